@@ -1,0 +1,16 @@
+"""Critics: whatever answers a graded rollout with a critique in the paper's schema."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+
+
+class Critic(Protocol):
+    """Answers attempts, in the order in which answers are ready."""
+
+    name: str
+
+    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
+        """Yield one answer an attempt. Rollouts are graded; a failure is an answer, not an exception."""
+        ...

@@ -1,0 +1,497 @@
+"""A recipe: everything a run does, in one TOML file.
+
+`load` reads the file, follows `extends`, lays `key=value` overrides over it and checks the whole before anything
+heavy starts: an unknown key, a wrong type or an impossible combination is an error with the key's full name, the
+value and what is allowed. Two conditions of the paper differ in one visible field of their recipes.
+
+    stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from stepalign.errors import StepalignError
+
+VERSION = 1
+"""The format of recipes this release reads and writes."""
+
+Probability = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the recipe: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """The solver's base weights."""
+
+    path: str
+    """A directory, or a name on the Hugging Face hub."""
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 on a GPU that has it, float32 on the CPU."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    chat_template: Path | None = None
+    """A Jinja file, for a tokenizer that has no chat template of its own."""
+
+
+# ── problems ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Source(Section):
+    limit: PositiveInt | None = None
+    """Take at most this many problems, in the source's order."""
+
+
+class OpenMath(_Source):
+    """`nvidia/OpenMathReasoning` from the hub (the paper's data)."""
+
+    source: Literal["openmath"] = "openmath"
+    split: str = "cot"
+    min_pass_rate: Annotated[float, Field(ge=0, le=1)] | None = 0.85
+    """Keep problems whose `pass_rate_72b_tir` is above this (paper: 0.85)."""
+
+
+class Gsm8k(_Source):
+    """`openai/gsm8k` from the hub, or its raw JSONL."""
+
+    source: Literal["gsm8k"] = "gsm8k"
+    split: Literal["train", "test"] = "train"
+    path: Path | None = None
+
+
+class GsmSymbolic(_Source):
+    """`gsm_symbolic` of reasoning-gym: generated word problems with a written derivation."""
+
+    source: Literal["gsm_symbolic"] = "gsm_symbolic"
+    count: PositiveInt = 100
+    seed: NonNegativeInt = 0
+    difficulty: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Sums(_Source):
+    """Generated sums: `terms` numbers of up to `digits` digits, added and taken away."""
+
+    source: Literal["sums"] = "sums"
+    count: PositiveInt = 100
+    seed: NonNegativeInt = 0
+    terms: Annotated[int, Field(ge=2, le=12)] = 4
+    digits: Annotated[int, Field(ge=1, le=6)] = 2
+    subtract: bool = False
+    """Whether some terms are taken away instead of added."""
+
+
+class Columns(Section):
+    """Which columns of a file hold a problem's parts."""
+
+    statement: str = "statement"
+    answer: str = "answer"
+    solution: str | None = "solution"
+    id: str | None = None
+
+
+class File(_Source):
+    """Any local JSONL or Parquet file."""
+
+    source: Literal["file"] = "file"
+    path: Path
+    columns: Columns = Columns()
+
+
+Source = Annotated[OpenMath | Gsm8k | GsmSymbolic | Sums | File, Field(discriminator="source")]
+
+
+class Problems(Section):
+    """What is trained on, and what is held out of it."""
+
+    train: Source
+    holdout: NonNegativeInt = 0
+    """Problems split off for evaluation, by `seed` (paper: 30)."""
+    seed: NonNegativeInt = 0
+    evaluation: Source | None = None
+    """Evaluate on these problems instead of on held-out ones."""
+
+    @model_validator(mode="after")
+    def _one_evaluation_set(self) -> Self:
+        if self.evaluation is not None and self.holdout:
+            raise ValueError("`holdout` and `evaluation` exclude each other: set holdout = 0, or leave out evaluation")
+        return self
+
+
+class Selection(Section):
+    """`stepalign select`: the paper's filter by the solver's own attempts."""
+
+    attempts: PositiveInt = 16
+    max_accuracy: Annotated[float, Field(ge=0, le=1)] = 5 / 16
+    """Keep problems whose accuracy over the attempts is below this."""
+    min_format: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """… and whose format accuracy is above this."""
+
+
+# ── the solver's side ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sampling(Section):
+    """How tokens are drawn."""
+
+    temperature: NonNegativeFloat = 1.0
+    """0 is greedy."""
+    top_p: Probability = 1.0
+    top_k: NonNegativeInt = 0
+    """0 is off."""
+    max_new_tokens: PositiveInt = 1024
+    thinking: bool = False
+    """The chat template's thinking switch."""
+
+
+class Sampler(Section):
+    """What draws rollouts."""
+
+    kind: Literal["transformers"] = "transformers"
+    batch_size: PositiveInt = 32
+    """Rows decoded together."""
+
+
+class Prompts(Section):
+    """The solver's prompt: the name of a template that ships with the package, or a file."""
+
+    solver: str = "solver"
+    system: str = ""
+
+
+class Grading(Section):
+    """Worker processes that compare answers, and what they may take."""
+
+    workers: PositiveInt = 2
+    timeout_s: PositiveFloat = 10.0
+    """For one rollout; a worker that exceeds it is killed and the rollout counts as wrong."""
+
+
+# ── the teacher's side ────────────────────────────────────────────────────────────────────────────────────────
+
+Fallback = Literal["refsol", "drop"]
+
+
+class ProgramCritic(Section):
+    """A program that checks each step's arithmetic and mends the first wrong step."""
+
+    kind: Literal["program"] = "program"
+    on_failure: Fallback = "drop"
+
+
+class OpenAICritic(Section):
+    """A model behind an OpenAI-compatible endpoint. The key is read from `api_key_env`, never from a recipe."""
+
+    kind: Literal["openai"] = "openai"
+    base_url: str
+    model: str
+    api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
+    prompt: str = "critic"
+    """The name of a template that ships with the package, or a file."""
+    temperature: NonNegativeFloat = 0.0
+    top_p: Probability = 0.95
+    max_tokens: PositiveInt = 8000
+    timeout_s: PositiveFloat = 240.0
+    retries: NonNegativeInt = 3
+    concurrency: PositiveInt = 32
+    min_fidelity: Annotated[float, Field(ge=0, le=1)] = 0.98
+    """Below this share of verbatim characters a critique does not teach."""
+    on_failure: Fallback = "refsol"
+
+
+Critic = Annotated[ProgramCritic | OpenAICritic, Field(discriminator="kind")]
+
+
+class Context(Section):
+    """What the teacher is shown beyond the problem: one template file."""
+
+    template: str = "refsol"
+    """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
+
+
+class Teacher(Section):
+    """Who teaches, and how its prompt ends."""
+
+    policy: Literal["base"] = "base"
+    """`base`: the initial policy, the same weights with the adapter disabled."""
+    thinking: bool = False
+    """The chat template's thinking switch for the teacher's prompt (paper: on)."""
+    close_think: bool = False
+    """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
+    max_tokens: PositiveInt = 20_000
+    """Teacher prompt and completion together. A longer context is cut, never the problem or the header."""
+
+
+class Objective(Section):
+    """The divergence between teacher and student (GKD's generalized JSD)."""
+
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """0 is forward KL(teacher‖student), 1 is reverse KL(student‖teacher)."""
+    student_temperature: PositiveFloat = 1.0
+    teacher_temperature: PositiveFloat = 1.0
+    clip: Literal["none", "token", "entry"] = "none"
+    clip_at: PositiveFloat | None = None
+    """The largest divergence (nats) that a token, or a vocabulary entry, may contribute."""
+    normalize: Literal["sequence", "token"] = "sequence"
+    """The mean over each sequence's tokens and then over sequences, or over all tokens at once."""
+    skip_first: NonNegativeInt = 0
+    """Leave the first tokens of each completion out of the loss (the thinking boundary)."""
+    horizon: Literal["all", "first_error"] = "all"
+    """`first_error`: tokens after the first wrong step, which the critique knows, carry no loss."""
+    chunk_tokens: PositiveInt | None = None
+    """Tokens whose logits exist at once; None chooses by vocabulary and device."""
+
+    @model_validator(mode="after")
+    def _clip_needs_a_bound(self) -> Self:
+        if (self.clip == "none") != (self.clip_at is None):
+            raise ValueError(f"clip = {self.clip!r} with clip_at = {self.clip_at}: set both or neither")
+        return self
+
+
+# ── training ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Adapter(Section):
+    """LoRA."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Optimizer(Section):
+    """AdamW."""
+
+    lr: PositiveFloat = 5e-6
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 0
+    """Linear from 0, then constant."""
+    max_grad_norm: PositiveFloat | None = 0.1
+    """The global norm that gradients are clipped to."""
+
+
+class Training(Section):
+    """How long, how much at once, and what is kept."""
+
+    steps: PositiveInt
+    """Optimizer steps."""
+    rollouts_per_step: PositiveInt = 32
+    group: PositiveInt = 1
+    """Rollouts a problem (the paper's G)."""
+    micro_batch: PositiveInt = 2
+    """Rollouts in one forward and backward pass."""
+    gradient_checkpointing: bool = False
+    checkpoint_every: PositiveInt = 10
+    evaluate_every: PositiveInt | None = 10
+    """None evaluates before the first and after the last step only."""
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.rollouts_per_step % self.group:
+            raise ValueError(
+                f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of group = {self.group}"
+            )
+        return self
+
+
+class Evaluation(Section):
+    """How a checkpoint is judged on the held-out problems (paper: n 12, T 1.0, top-p 0.95, 38,912 tokens)."""
+
+    samples: PositiveInt = 12
+    """n: attempts a problem."""
+    sampling: Sampling = Sampling(temperature=1.0, top_p=0.95)
+    bootstrap: PositiveInt = 2000
+    """Resamples behind every interval."""
+
+
+class Tracking(Section):
+    """Trackers of Accelerate that metrics are also sent to."""
+
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    project: str = "stepalign"
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    version: int = VERSION
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: NonNegativeInt = 0
+    output: Path = Path("runs")
+    """The run's folder is `output/name`."""
+    model: Model
+    problems: Problems
+    selection: Selection = Selection()
+    prompts: Prompts = Prompts()
+    sampler: Sampler = Sampler()
+    sampling: Sampling = Sampling()
+    grading: Grading = Grading()
+    critic: Critic | None = None
+    context: Context = Context()
+    teacher: Teacher = Teacher()
+    objective: Objective = Objective()
+    adapter: Adapter = Adapter()
+    optimizer: Optimizer = Optimizer()
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives."""
+        return self.output / self.name
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, what it extends, and overrides like `optimizer.lr=1e-5`.
+
+    Relative paths inside a recipe are relative to the working directory, `extends` to the recipe's own folder.
+
+    Raises:
+        StepalignError: naming the file and the key, what was found and what is allowed.
+    """
+    values = _read(path, seen=())
+    for override in overrides:
+        _lay_over(values, _parse_override(override))
+    version = values.get("version", VERSION)
+    if isinstance(version, int) and version > VERSION:
+        raise StepalignError(
+            f"{path}: version = {version}, but this release of stepalign reads recipes up to version {VERSION}: "
+            "upgrade stepalign"
+        )
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise StepalignError(_explain(path, error)) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as TOML. Keys that are None are left out."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys in which two recipes' values differ, as lines `key: old → new`."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        name = f"{prefix}{key}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{name}.")
+        elif before != after:
+            lines.append(f"{name}: {before!r} → {after!r}")
+    return lines
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    resolved = path.resolve()
+    if resolved in seen:
+        raise StepalignError(f"{path}: extends itself by way of {', '.join(map(str, seen))}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        by_whom = f" (extended by {seen[-1]})" if seen else ""
+        raise StepalignError(f"{path}: no such recipe{by_whom}") from None
+    except IsADirectoryError:
+        raise StepalignError(f"{path}: a folder, not a recipe file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StepalignError(f"{path}: not valid TOML: {error}") from None
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise StepalignError(f"{path}: extends: a recipe's path as a string is wanted, found {parent!r}")
+    inherited = _read(path.parent / parent, (*seen, resolved))
+    _lay_over(inherited, values)
+    return inherited
+
+
+def _lay_over(base: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Lay values over a base, table by table. A table that names another kind replaces the old one whole."""
+    for key, value in values.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping) and not _other_kind(old, value):
+            _lay_over(old, value)
+        else:
+            base[key] = value
+
+
+def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return any(tag in old and tag in new and old[tag] != new[tag] for tag in ("kind", "source"))
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise StepalignError(f"override {override!r}: key=value is wanted, like optimizer.lr=1e-5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = [f"{path}: not a valid recipe"]
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"] if part not in _TAGS) or "the recipe"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "unknown key" + _suggestion(fault["loc"])
+        elif fault["type"] == "missing":
+            lines.append(f"  {key}: missing")
+            continue
+        found = "" if isinstance(fault["input"], dict) else f" (found {fault['input']!r})"
+        lines.append(f"  {key}: {message}{found}")
+    return "\n".join(lines)
+
+
+_TAGS = {"openmath", "gsm8k", "gsm_symbolic", "sums", "file", "program", "openai"}
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    """What the unknown key's table does allow, the likeliest first."""
+    section = _section(location[:-1])
+    if section is None:
+        return ""
+    allowed = list(section.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(allowed)}"
+
+
+def _section(location: tuple[int | str, ...]) -> type[Section] | None:
+    by_tag: dict[str, type[Section]] = {
+        "openmath": OpenMath, "gsm8k": Gsm8k, "gsm_symbolic": GsmSymbolic, "sums": Sums, "file": File,
+        "program": ProgramCritic, "openai": OpenAICritic,
+    }  # fmt: skip
+    section: type[Section] | None = Recipe
+    for part in location:
+        if part in by_tag:
+            section = by_tag[str(part)]
+        elif section is not None and part in section.model_fields:
+            annotation = section.model_fields[str(part)].annotation
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+    return section

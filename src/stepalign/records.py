@@ -1,0 +1,200 @@
+"""The payloads that flow between stages: frozen, checked when made, one line of JSON each.
+
+Problem ─▶ Rollout (graded) ─▶ Critique ─▶ … every arrow of the pipeline can be written to a file with
+`write_jsonl` and read back with `read_jsonl`, so each stage also runs alone. Left out: anything that can be
+derived again from a record (a rollout's steps come from `traces.parse`, its views from `views`).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from stepalign.errors import StepalignError
+
+_STRICT = ConfigDict(extra="forbid")
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+TokenIds = tuple[int, ...]
+Case = Literal["A", "B", "C", "D"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Problem:
+    """One problem with what is known about it."""
+
+    id: Text
+    statement: Text
+    answer: Text
+    solution: str = ""
+    """The reference solution; empty where the source has none."""
+    source: str = ""
+    meta: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Grade:
+    """A rollout's final answer held against the reference."""
+
+    correct: bool
+    outcome: Literal["correct", "wrong", "missing", "ambiguous", "timeout", "error"]
+    answer: str = ""
+    """The extracted answer in a canonical form, so that equal answers are equal strings (Maj@n counts them)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Rollout:
+    """One sampled response. `completion_ids` are the very ids that were sampled, a final EOS included."""
+
+    id: Text
+    problem_id: Text
+    sample: Annotated[int, Field(ge=0)] = 0
+    """Which of the problem's samples this is."""
+    prompt_ids: TokenIds = ()
+    completion_ids: TokenIds
+    text: str
+    """The completion decoded, special tokens as text, without the EOS that ended it."""
+    token_starts: tuple[int, ...]
+    """For each completion id the character of `text` where its text begins (a final EOS begins at the end)."""
+    finish: FinishReason
+    policy_step: Annotated[int, Field(ge=0)] = 0
+    """The optimizer step of the policy that sampled it."""
+    seed: int = 0
+    grade: Grade | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.token_starts) != len(self.completion_ids):
+            raise ValueError(
+                f"rollout {self.id}: {len(self.completion_ids)} completion ids but "
+                f"{len(self.token_starts)} token starts"
+            )
+
+    @property
+    def correct(self) -> bool:
+        """Whether it was graded and found correct."""
+        return self.grade is not None and self.grade.correct
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Verdict:
+    """A critique's line `Step k: Correct.` or `Step k: Incorrect -- reason`."""
+
+    step: Annotated[int, Field(ge=1)]
+    """Counted from 1 in the order of the trace, the final-answer section as one more step."""
+    correct: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Critique:
+    """A critic's checked output on one rollout (paper, Appendix B)."""
+
+    rollout_id: Text
+    critic: Text
+    case: Case
+    """A fully correct, B correct answer with an unjustified step, C ran out of tokens, D incorrect answer."""
+    verdicts: tuple[Verdict, ...]
+    correct_part: str
+    """The student's own text up to (and without) the first wrong step, verbatim; in case A all of it."""
+    corrected_step: str = ""
+    continuation: str = ""
+    text: Text
+    """The whole critique in the paper's schema, as a teacher is shown it."""
+    fidelity: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How much of what should be verbatim is, as a share of its characters."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def first_error(self) -> int | None:
+        """The first step found wrong, counted from 1; None where every step is right."""
+        return next((v.step for v in self.verdicts if not v.correct), None)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class CritiqueFailure:
+    """A rollout for which no critique can be trusted, and why. The recipe's fallback decides what follows."""
+
+    rollout_id: Text
+    critic: Text
+    reason: Text
+    """A short name that is counted in the report: `parse`, `unfaithful`, `truncated`, `timeout`, `server` …"""
+    detail: str = ""
+
+
+R = TypeVar("R")
+
+
+def to_json(record: Any) -> str:
+    """One record as one line of JSON, without the line break."""
+    return TypeAdapter(type(record)).dump_json(record).decode()
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write records one a line. The file appears whole or not at all."""
+    write_atomically(path, "".join(to_json(record) + "\n" for record in records))
+
+
+def read_jsonl(path: Path, kind: type[R]) -> list[R]:
+    """Read the records of `kind` in a file.
+
+    Raises:
+        StepalignError: naming file, line, key and value where a line is not such a record.
+    """
+    adapter = TypeAdapter(kind)
+    records = []
+    for number, line in _lines(path):
+        try:
+            records.append(adapter.validate_json(line))
+        except ValidationError as error:
+            raise StepalignError(f"{path}, line {number}: not a {kind.__name__}: {explain(error)}") from None
+    return records
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as text: for each fault its key, what was found and what is allowed."""
+    faults = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"]) or "the whole"
+        found = repr(fault["input"])
+        found = found if len(found) <= 80 else found[:77] + "..."
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{key}: {message} (found {found})")
+    return "; ".join(faults)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain values as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError:
+        raise StepalignError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise StepalignError(f"{path}: not UTF-8 text ({error})") from None
