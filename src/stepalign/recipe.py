@@ -84,7 +84,6 @@ class GsmSymbolic(_Source):
     source: Literal["gsm_symbolic"] = "gsm_symbolic"
     count: PositiveInt = 100
     seed: NonNegativeInt = 0
-    difficulty: Annotated[float, Field(ge=0)] = 1.0
 
 
 class Sums(_Source):
@@ -170,11 +169,21 @@ class Sampler(Section):
     """Rows decoded together."""
 
 
+class Example(Section):
+    """A worked example, shown as a turn of its own before the problem."""
+
+    problem: str
+    solution: str
+
+
 class Prompts(Section):
-    """The solver's prompt: the name of a template that ships with the package, or a file."""
+    """The solver's prompt."""
 
     solver: str = "solver"
+    """The name of a template that ships with the package, or a file."""
     system: str = ""
+    examples: tuple[Example, ...] = ()
+    """For solvers too small to follow the format by instruction alone (the paper shows none)."""
 
 
 class Grading(Section):
@@ -448,10 +457,12 @@ def _parse_override(override: str) -> dict[str, Any]:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+        value = text  # a bare word is text: model.path=gpt2 needs no quotes
+    *tables, last = key.split(".")
+    nested: dict[str, Any] = {last: value}
+    for table in reversed(tables):
+        nested = {table: nested}
+    return nested
 
 
 def _explain(path: Path, error: ValidationError) -> str:

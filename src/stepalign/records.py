@@ -94,6 +94,7 @@ class Verdict:
 class Critique:
     """A critic's checked output on one rollout (paper, Appendix B)."""
 
+    kind: Literal["critique"] = "critique"
     rollout_id: Text
     critic: Text
     case: Case
@@ -121,11 +122,16 @@ class Critique:
 class CritiqueFailure:
     """A rollout for which no critique can be trusted, and why. The recipe's fallback decides what follows."""
 
+    kind: Literal["failure"] = "failure"
     rollout_id: Text
     critic: Text
     reason: Text
     """A short name that is counted in the report: `parse`, `unfaithful`, `truncated`, `timeout`, `server` …"""
     detail: str = ""
+
+
+Answer = Annotated[Critique | CritiqueFailure, Field(discriminator="kind")]
+"""What a critic gives back for a rollout."""
 
 
 R = TypeVar("R")
@@ -142,7 +148,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
 
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:
-    """Read the records of `kind` in a file.
+    """Read the records of `kind` (a record class, or `Answer`) in a file.
 
     Raises:
         StepalignError: naming file, line, key and value where a line is not such a record.
@@ -153,7 +159,8 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
         try:
             records.append(adapter.validate_json(line))
         except ValidationError as error:
-            raise StepalignError(f"{path}, line {number}: not a {kind.__name__}: {explain(error)}") from None
+            name = getattr(kind, "__name__", "critic's answer")
+            raise StepalignError(f"{path}, line {number}: not a {name}: {explain(error)}") from None
     return records
 
 

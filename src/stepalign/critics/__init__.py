@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from stepalign import recipe
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 
 
@@ -14,3 +15,18 @@ class Critic(Protocol):
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt. Rollouts are graded; a failure is an answer, not an exception."""
         ...
+
+
+def make(settings: recipe.Critic) -> Critic:
+    """The critic that a recipe names.
+
+    Raises:
+        StepalignError: its settings cannot work.
+    """
+    if settings.kind == "program":
+        from stepalign.critics.program import ProgramCritic
+
+        return ProgramCritic()
+    from stepalign.critics.openai import OpenAICritic
+
+    return OpenAICritic(settings)

@@ -1,0 +1,78 @@
+"""Where problems come from, the paper's filter by the solver's own attempts, and the hold-out.
+
+Every source gives id, statement, final answer and (most) a reference solution; what is left out of a source
+is counted by reason and named.
+"""
+
+from collections.abc import Iterable
+
+from stepalign import recipe
+from stepalign.errors import StepalignError
+from stepalign.problems.holdout import split
+from stepalign.problems.loaded import Candidate, Loaded, collect, statement_digest
+from stepalign.records import Problem
+
+__all__ = ["Loaded", "load", "prepare", "split"]
+
+
+def prepare(settings: recipe.Problems) -> tuple[list[Problem], list[Problem], dict[str, int]]:
+    """What to train on, what to evaluate on, and how many rows were left out, by reason.
+
+    A training problem whose statement is also an evaluation problem's is left out of training.
+
+    Raises:
+        StepalignError: as `load` and `split` do, or where evaluation leaves nothing to train on.
+    """
+    loaded = load(settings.train)
+    dropped = dict(loaded.dropped)
+    if settings.evaluation is None:
+        train, evaluation = split(loaded.problems, settings.holdout, settings.seed)
+        return train, evaluation, dropped
+    evaluation = list(load(settings.evaluation).problems)
+    held_out = {statement_digest(problem.statement) for problem in evaluation}
+    train = [problem for problem in loaded.problems if statement_digest(problem.statement) not in held_out]
+    if len(train) < len(loaded.problems):
+        dropped["also an evaluation problem"] = len(loaded.problems) - len(train)
+    if not train:
+        raise StepalignError("problems.train: every problem is also one of problems.evaluation")
+    return train, evaluation, dropped
+
+
+def load(source: recipe.Source) -> Loaded:
+    """Load a recipe's source of problems, at most `source.limit` of them.
+
+    Raises:
+        StepalignError: where the source cannot be read (naming file, line and column, or the data set) or
+            gives no problem at all (with the counts of what was left out).
+    """
+    return collect(_name(source), _candidates(source), source.limit)
+
+
+def _candidates(source: recipe.Source) -> Iterable[Candidate]:
+    # Each source's libraries (datasets, pyarrow, reasoning-gym) are imported only where it is used.
+    match source:
+        case recipe.OpenMath():
+            from stepalign.problems import openmath
+
+            return openmath.candidates(source)
+        case recipe.Gsm8k():
+            from stepalign.problems import gsm8k
+
+            return gsm8k.candidates(source)
+        case recipe.GsmSymbolic():
+            from stepalign.problems import symbolic
+
+            return symbolic.candidates(source)
+        case recipe.Sums():
+            from stepalign.problems import sums
+
+            return sums.candidates(source)
+        case recipe.File():
+            from stepalign.problems import files
+
+            return files.candidates(source)
+
+
+def _name(source: recipe.Source) -> str:
+    path = getattr(source, "path", None)
+    return source.source if path is None else str(path)

@@ -1,0 +1,65 @@
+"""The wording: text templates as whole files beside this one, or anywhere a recipe points to.
+
+The authors' templates are lost (the paper's Figures 8–11 are images); each file says whether it is reconstructed or
+ours. Templates are Jinja, sandboxed; what a model or a data set wrote enters as values and is never evaluated.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, meta
+from jinja2.sandbox import SandboxedEnvironment
+
+from stepalign.errors import StepalignError
+
+_HERE = Path(__file__).parent
+
+
+def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
+    """A template and the variables it uses.
+
+    Args:
+        name: a template that ships with the package (`solver`, `refsol`, …), or the path of a file.
+        allowed: the variables that a template in this place may use.
+
+    Raises:
+        StepalignError: there is no such template, it is not valid Jinja, or it uses another variable.
+    """
+    path = _find(name)
+    environment = _environment(path.parent)
+    try:
+        used = frozenset(_undeclared(environment, path.name))
+        template = environment.get_template(path.name)
+    except TemplateError as error:
+        raise StepalignError(f"{path}: not a valid template: {error}") from None
+    if unknown := used - allowed:
+        raise StepalignError(
+            f"{path}: unknown variables {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(allowed))}"
+        )
+    return template, used
+
+
+def _find(name: str) -> Path:
+    shipped = _HERE / f"{name}.txt"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    names = sorted(path.stem for path in _HERE.glob("*.txt"))
+    raise StepalignError(f"no template {name!r}: neither a file nor one of {', '.join(names)}")
+
+
+@cache
+def _environment(folder: Path) -> SandboxedEnvironment:
+    # A template of the user's may include the ones that ship with the package.
+    return SandboxedEnvironment(
+        loader=FileSystemLoader([folder, _HERE]), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _undeclared(environment: SandboxedEnvironment, name: str) -> set[str]:
+    """The variables that a template uses, its includes counted in."""
+    assert environment.loader is not None
+    tree = environment.parse(environment.loader.get_source(environment, name)[0])
+    included = {reference for reference in meta.find_referenced_templates(tree) if reference}
+    return meta.find_undeclared_variables(tree).union(*(_undeclared(environment, other) for other in included))

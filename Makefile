@@ -1,0 +1,50 @@
+# The only way to install, run, test, lint and bench; the README and .ci/run use these targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SMOLLM2 := models/SmolLM2-135M-Instruct
+
+.PHONY: quickstart test test-all lint format bench bench-step clean
+
+quickstart: $(VENV)/.run $(SMOLLM2)/config.json  ## Train a small solver on two cores and write its report
+	$(BIN)/stepalign train recipes/quickstart.toml
+
+test: $(VENV)/.dev  ## The tests that run in minutes
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev $(SMOLLM2)/config.json  ## And the slow ones, on a real model
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.dev  ## Format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with the floor
+	$(BIN)/python bench/objective.py
+	$(BIN)/python bench/sampling.py
+	$(BIN)/python bench/step.py
+	$(BIN)/python bench/grading.py
+
+clean:
+	rm -rf $(VENV) models runs dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[smollm2]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[dev]"
+	touch $@ $(VENV)/.run
+
+$(SMOLLM2)/config.json: | $(VENV)/.run
+	$(BIN)/python scripts/smollm2.py $(@D)

@@ -1,0 +1,135 @@
+"""The command line: reads arguments, calls a room, prints an error's message and nothing else of it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stepalign import __version__, recipe
+from stepalign.errors import StepalignError
+
+app = typer.Typer(
+    help="Post-train reasoning models from feedback whose structure you design.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe (TOML).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Values laid over it, like optimizer.lr=1e-5.", show_default=False)
+]
+AdapterFolder = Annotated[Path | None, typer.Option(help="A PEFT adapter's folder; without it the base is used.")]
+
+
+@app.command()
+def train(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+) -> None:
+    """Train a solver, or go on with a run that was stopped, and write its report."""
+    settings = recipe.load(file, overrides or ())
+    if dry_run:
+        typer.echo(recipe.dump(settings), nl=False)
+        return
+    from stepalign.training.loop import train as train_run
+
+    try:
+        report = train_run(settings)
+    except KeyboardInterrupt:
+        typer.echo(f"\nstopped; the same command goes on from {settings.folder}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(report)
+
+
+@app.command()
+def evaluate(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    adapter: AdapterFolder = None,
+    out: Annotated[Path, typer.Option(help="Where the evaluation goes (JSON).")] = Path("evaluation.json"),
+) -> None:
+    """Judge an adapter, or the base, on a recipe's evaluation problems."""
+    settings = recipe.load(file, overrides or ())
+    from stepalign import stages
+
+    evaluation = stages.evaluate(settings, out, adapter=adapter)
+    for name, measure in evaluation.measures.items():
+        typer.echo(f"{name:<10} {measure.value:8.3f}   [{measure.low:.3f}, {measure.high:.3f}]")
+
+
+@app.command()
+def sample(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    adapter: AdapterFolder = None,
+    samples: Annotated[int, typer.Option(min=1, help="Rollouts a problem.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where the rollouts go (JSONL).")] = Path("rollouts.jsonl"),
+) -> None:
+    """Draw and grade rollouts of a recipe's training problems."""
+    settings = recipe.load(file, overrides or ())
+    from stepalign import stages
+
+    rollouts = stages.sample(settings, out, adapter=adapter, samples=samples)
+    typer.echo(f"{out}: {len(rollouts)} rollouts, {sum(rollout.correct for rollout in rollouts)} correct")
+
+
+@app.command()
+def critique(
+    file: RecipeFile,
+    rollouts: Annotated[Path, typer.Argument(help="Graded rollouts (JSONL).")],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Where the critiques go (JSONL).")] = Path("critiques.jsonl"),
+) -> None:
+    """Have a recipe's critic answer a file of rollouts."""
+    settings = recipe.load(file, overrides or ())
+    from stepalign import stages
+
+    answers = stages.critique(settings, rollouts, out)
+    failed = sum(answer.kind == "failure" for answer in answers)
+    typer.echo(f"{out}: {len(answers) - failed} critiques, {failed} failures")
+
+
+@app.command()
+def select(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The folder of the selection.")] = Path("selection"),
+) -> None:
+    """Keep the problems that the solver finds hard but writes well (the paper's filter)."""
+    settings = recipe.load(file, overrides or ())
+    from stepalign import stages
+
+    typer.echo(stages.select(settings, out))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="One run's folder, or several to compare.")],
+    out: Annotated[Path, typer.Option(help="Where a comparison goes.")] = Path("comparison.html"),
+) -> None:
+    """Write a run's report again, or one page that compares several runs."""
+    from stepalign import report as reports
+
+    typer.echo(reports.write(folders[0]) if len(folders) == 1 else reports.write_comparison(folders, out))
+
+
+@app.command()
+def version() -> None:
+    """Print the release."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line. Bad input exits with 2, an interrupt with 130."""
+    try:
+        app()
+    except StepalignError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

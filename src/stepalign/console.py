@@ -1,0 +1,84 @@
+"""What the terminal shows: which stage a run is in, how fast it is, and when it will be done.
+
+On a terminal one live line a stage and one for the whole; elsewhere (a log file) a line a step. Each stage's seconds
+are measured here as well, so that what is shown and what is recorded cannot differ.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+Advance = Callable[[float], None]
+
+
+class Console:
+    """Progress of one run."""
+
+    def __init__(self, total_steps: int, first_step: int = 0) -> None:
+        self.rich = RichConsole(stderr=True, highlight=False)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._progress = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.rich,
+            disable=not self.rich.is_terminal,
+            speed_estimate_period=600,
+            transient=True,
+        )
+        self._whole: TaskID = self._progress.add_task(
+            "optimizer steps", total=total_steps, completed=first_step, speed=""
+        )
+
+    def __enter__(self) -> "Console":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def stage(self, name: str, total: float, unit: str = "rollouts") -> Iterator[Advance]:
+        """Show a stage while it runs and add its time to `seconds[name]`.
+
+        Yields:
+            A function that is told the units done since it was last called.
+        """
+        task = self._progress.add_task(name, total=total, speed="")
+        start = time.perf_counter()
+        done = 0.0
+
+        def advance(units: float) -> None:
+            nonlocal done
+            done += units
+            speed = done / max(time.perf_counter() - start, 1e-9)
+            self._progress.update(task, advance=units, speed=f"{speed:,.1f} {unit}/s")
+
+        try:
+            yield advance
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+            self._progress.remove_task(task)
+
+    def timed(self, name: str, start: float) -> None:
+        """Add the time since `start` (of `time.perf_counter`) to a stage that is not shown by itself."""
+        self.seconds[name] += time.perf_counter() - start
+
+    def step_done(self, summary: str) -> None:
+        """One more optimizer step."""
+        self._progress.update(self._whole, advance=1)
+        self.say(summary)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.rich.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A line that stays and stands out."""
+        self.rich.print(f"warning: {text}", style="yellow", markup=False)

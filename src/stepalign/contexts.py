@@ -1,0 +1,90 @@
+"""What the teacher is shown beyond the problem: one template file a design, under one fixed objective.
+
+A template may use the problem, the reference solution and answer, the solver's own attempt and the critique of it.
+Whether a design needs a critic follows from the variables it uses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+
+from jinja2 import Template, UndefinedError
+from jinja2.exceptions import SecurityError
+
+from stepalign import prompts
+from stepalign.errors import StepalignError
+from stepalign.records import Critique, Problem, Rollout
+
+VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "critique"})
+
+_CUT = "\n[…]"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context design, ready to be rendered into teachers' messages."""
+
+    name: str
+    template: Template
+    variables: frozenset[str]
+
+    @property
+    def needs_critique(self) -> bool:
+        """Whether the design shows anything of a critique."""
+        return "critique" in self.variables
+
+    @property
+    def needs_solution(self) -> bool:
+        """Whether the design shows the reference solution."""
+        return "solution" in self.variables
+
+    def render(
+        self, problem: Problem, rollout: Rollout, critique: Critique | None = None, *, keep: float = 1.0
+    ) -> str:
+        """The teacher's message.
+
+        Args:
+            problem: its statement is always shown whole.
+            rollout: the attempt that is taught.
+            critique: of that rollout; only designs that use none may go without.
+            keep: the share of each shown text (solution, attempt, the critique's parts) to keep, from its
+                beginning; below 1 the cut is marked.
+
+        Raises:
+            StepalignError: the template fails, or needs a critique and has none.
+        """
+        if critique is None and self.needs_critique:
+            raise StepalignError(f"context {self.name}: rollout {rollout.id} has no critique to show")
+        values: Mapping[str, object] = {
+            "problem": problem.statement,
+            "solution": _head(problem.solution, keep),
+            "answer": problem.answer,
+            "attempt": _head(rollout.text, keep),
+            "critique": critique and _shorten(critique, keep),
+        }
+        try:
+            return self.template.render(values).strip()
+        except (UndefinedError, SecurityError, TypeError) as error:
+            raise StepalignError(f"context {self.name}: {error}") from None
+
+
+def load(name: str) -> Context:
+    """A context that ships with the package, or a template file of the user's own."""
+    template, used = prompts.load(name, VARIABLES)
+    return Context(name=name, template=template, variables=used)
+
+
+def _shorten(critique: Critique, keep: float) -> Critique:
+    if keep >= 1:
+        return critique
+    return replace(
+        critique,
+        text=_head(critique.text, keep),
+        correct_part=_head(critique.correct_part, keep),
+        corrected_step=_head(critique.corrected_step, keep),
+        continuation=_head(critique.continuation, keep),
+    )
+
+
+def _head(text: str, keep: float) -> str:
+    return text if keep >= 1 or not text else text[: ceil(len(text) * keep)] + _CUT

@@ -1,0 +1,296 @@
+"""The critique's schema (arXiv 2606.11173, Appendix B): written out, and read back from what a model wrote.
+
+First `### Summary` and a line a step, `Step k: Correct.` or `Step k: Incorrect -- reason`. Then, by case:
+
+- A, fully correct: the whole solution verbatim.
+- D, wrong answer: the correct part verbatim, the corrected step, the rest of the solution from there.
+- B, right answer but a step that is not justified, and C, out of tokens: the same three parts.
+
+The headings of A and D are the paper's, letter for letter. Those of B and C did not survive and are ours, in
+the same manner. The solver's wrong step itself is never quoted: a teacher that sees it copies it (Section
+4.3).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from stepalign.records import Case, Verdict
+from stepalign.traces import Trace
+
+SUMMARY = "### Summary"
+FULLY_CORRECT = "# Your solution is fully correct."
+
+
+@dataclass(frozen=True)
+class Headings:
+    """The four headings of a case with a step to correct; `{k}` is that step."""
+
+    opening: str
+    correct_part: str
+    corrected_step: str
+    continuation: str
+
+
+HEADINGS: dict[Case, Headings] = {
+    "B": Headings(  # ours
+        "# Your final answer is correct, but Step {k} is not justified. Below is your correct work, the "
+        "completed step, and the remainder of the solution.",
+        "# This is the correct part of your solution:",
+        "# You did not justify Step {k}. Here is the completed step:",
+        "# Continuing the solution from the completed step:",
+    ),
+    "C": Headings(  # ours
+        "# Your solution ran out of tokens and needs completing from Step {k} on. Below is your usable work, "
+        "that step completed, and the remainder of the solution.",
+        "# This is the usable part of your solution:",
+        "# You did not finish from Step {k} on. Here is the completed step:",
+        "# Continuing the solution from the completed step:",
+    ),
+    "D": Headings(  # the paper's
+        "# Your solution has an error at Step {k}. Below is your correct work, the corrected step, and the "
+        "remainder of the solution.",
+        "# This is the correct part of your solution:",
+        "# You made an error at Step {k}. Here is the corrected step:",
+        "# Continuing the solution from the corrected step:",
+    ),
+}
+
+
+class CritiqueFormatError(Exception):
+    """A text that is not a critique of the trace; the message says what could not be accepted."""
+
+
+@dataclass(frozen=True)
+class ParsedCritique:
+    """A critique's parts, without the whitespace and rules that set them apart."""
+
+    case: Case
+    verdicts: tuple[Verdict, ...]
+    correct_part: str
+    corrected_step: str = ""
+    continuation: str = ""
+
+    @property
+    def first_error(self) -> int | None:
+        """The first step found wrong, counted from 1."""
+        return next((verdict.step for verdict in self.verdicts if not verdict.correct), None)
+
+
+def compose(
+    case: Case,
+    verdicts: Sequence[Verdict],
+    correct_part: str,
+    corrected_step: str = "",
+    continuation: str = "",
+) -> str:
+    """A critique in the paper's layout. The step to correct is the first that the verdicts find wrong.
+
+    Raises:
+        ValueError: the verdicts do not fit the case.
+    """
+    first_error = next((verdict.step for verdict in verdicts if not verdict.correct), None)
+    if (case == "A") != (first_error is None):
+        raise ValueError(f"case {case} with the first error at step {first_error}")
+    lines = [SUMMARY, *(_verdict_line(verdict) for verdict in verdicts)]
+    if case == "A":
+        return "\n".join([*lines, FULLY_CORRECT, "---", trim(correct_part)])
+    headings = HEADINGS[case]
+    return "\n".join([
+        *lines,
+        headings.opening.format(k=first_error),
+        headings.correct_part, "---", trim(correct_part), "---",
+        headings.corrected_step.format(k=first_error), "---", trim(corrected_step), "---",
+        headings.continuation, "---", trim(continuation),
+    ])  # fmt: skip
+
+
+def trim(text: str) -> str:
+    """A part without what sets it apart from the next: the whitespace and rules (`---`) at its end."""
+    text = text.rstrip()
+    while text.endswith("---"):
+        above, _, last = text.rpartition("\n")
+        if last.strip().strip("-"):
+            break
+        text = above.rstrip()
+    return text
+
+
+def sections(trace: Trace) -> int:
+    """How many sections a critique may judge: the steps and the final answer, even a missing one."""
+    return len(trace.steps) + 1
+
+
+def prefix(trace: Trace, k: int) -> str:
+    """The text before section k: what a critique with its first error at step k quotes.
+
+    All of the text where section k is what the solution lacks, nothing where it has no steps at all.
+    """
+    if not trace.steps:
+        return ""
+    if k > len(trace.steps) and trace.answer is None:
+        return trim(trace.text)
+    return trim(trace.before(k))
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Repetitions are bounded: whatever a model writes, reading it takes linear time.
+_VERDICT = re.compile(
+    r"^[ \t>*#_-]{0,8}Step[ \t]{1,3}(?P<step>\d{1,4})(?:[ \t]{0,3}\([^()\n]{0,80}\))?[*_ \t]{0,5}:"
+    r"[*_ \t]{0,6}(?P<word>Correct|Incorrect)\b[*_]{0,3}[ \t]{0,3}(?:--|[-—–:.,])?"
+    r"[ \t]{0,3}(?P<reason>[^\n]*)$",
+    re.MULTILINE | re.IGNORECASE,
+)
+_BEGINNING = re.compile(
+    r"(?:[ \t]{0,20}\n){0,20}(?:[ \t]{0,3}-{3,}[ \t]{0,20}(?:\n|$)(?:[ \t]{0,20}\n){0,20})?"
+)
+
+
+def parse(text: str, trace: Trace) -> ParsedCritique:
+    """Read a critique that a model wrote on a trace.
+
+    Heading levels, capitals, spacing and missing rules are forgiven; a critique must have its verdicts, from
+    step 1 on without gaps, and its case's headings in order, and both must name the same step.
+
+    Raises:
+        CritiqueFormatError: with what could not be accepted.
+    """
+    case, opening = _opening(text)
+    verdicts = _verdicts(text[: opening.start()], trace)
+    first_error = next((verdict.step for verdict in verdicts if not verdict.correct), None)
+    if case == "A":
+        if first_error is not None:
+            raise CritiqueFormatError(
+                f"says fully correct, but its summary finds step {first_error} incorrect"
+            )
+        solution = _part(text, opening.end(), len(text))
+        if not solution.strip():
+            raise CritiqueFormatError("says fully correct, but does not repeat the solution")
+        return ParsedCritique(case, verdicts, solution)
+    if first_error != int(opening["k"]):
+        raise CritiqueFormatError(
+            f"its heading puts the error at step {opening['k']}, its summary at "
+            + ("none" if first_error is None else f"step {first_error}")
+        )
+    headings = HEADINGS[case]
+    first = _heading(text, headings.correct_part, opening.end())
+    quoted = prefix(trace, first_error).strip()
+    begin = _beginning(text, first.end())
+    # A solution may hold lines like the headings: what is the solver's own is jumped over.
+    second = _heading(text, headings.corrected_step, begin + len(quoted) * text.startswith(quoted, begin))
+    third = _heading(text, headings.continuation, second.end())
+    if int(second["k"]) != first_error:
+        raise CritiqueFormatError(f"corrects step {second['k']}, but finds the error at step {first_error}")
+    corrected = _part(text, second.end(), third.start())
+    if not corrected.strip():
+        raise CritiqueFormatError(f"has no corrected step {first_error}")
+    return ParsedCritique(
+        case,
+        verdicts,
+        _part(text, first.end(), second.start()),
+        corrected,
+        _part(text, third.end(), len(text)),
+    )
+
+
+def fidelity(copied: str, original: str) -> float:
+    """The share of the original's characters that the copy has, in order; whitespace at either end aside.
+
+    This is the longest common subsequence over the original's length, computed bit-parallel (Hyyrö 2004)
+    after the common beginning and end: exact, and m·n/64 steps at worst. Unrelated English text already
+    shares about half of its characters in order, so a faithful copy is near 1, not above one half.
+    """
+    copied, original = copied.strip(), original.strip()
+    if not original:
+        return 1.0
+    front = _common(copied, original)
+    back = _common(copied[front:][::-1], original[front:][::-1])
+    middle = original[front : len(original) - back]
+    return (front + back + _subsequence(copied[front : len(copied) - back], middle)) / len(original)
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    if verdict.correct:
+        return f"Step {verdict.step}: Correct."
+    return f"Step {verdict.step}: Incorrect" + (f" -- {verdict.reason}" if verdict.reason else ".")
+
+
+def _opening(text: str) -> tuple[Case, re.Match[str]]:
+    """The case, by the heading that comes first."""
+    found = [(case, match) for case, pattern in _OPENINGS.items() if (match := pattern.search(text))]
+    if not found:
+        raise CritiqueFormatError("has none of the headings that say whether the solution is correct")
+    return min(found, key=lambda one: one[1].start())
+
+
+def _verdicts(summary: str, trace: Trace) -> tuple[Verdict, ...]:
+    verdicts = []
+    for number, match in enumerate(_VERDICT.finditer(summary), start=1):
+        if int(match["step"]) != number:
+            raise CritiqueFormatError(f"its summary judges step {match['step']} where step {number} is due")
+        correct = match["word"].lower() == "correct"
+        verdicts.append(
+            Verdict(step=number, correct=correct, reason="" if correct else match["reason"].strip(" \t*_"))
+        )
+    most = sections(trace)
+    if not max(most - 1, 1) <= len(verdicts) <= most and all(verdict.correct for verdict in verdicts):
+        raise CritiqueFormatError(
+            f"its summary judges {len(verdicts)} steps of a solution that has {most - 1}"
+        )
+    if len(verdicts) > most:
+        raise CritiqueFormatError(f"its summary judges step {most + 1} of a solution that has {most - 1}")
+    return tuple(verdicts)
+
+
+def _heading(text: str, heading: str, begin: int) -> re.Match[str]:
+    match = _pattern(heading).search(text, begin)
+    if match is None:
+        raise CritiqueFormatError(f"has no heading {heading.format(k='K')!r}")
+    return match
+
+
+@cache
+def _pattern(heading: str, *, first_sentence: bool = False) -> re.Pattern[str]:
+    """A heading of any level, whatever its capitals and spacing; `{k}` is a group."""
+    words = re.escape(heading.partition(". ")[0] if first_sentence else heading).lstrip("\\# ").rstrip("\\.:")
+    words = words.replace(r"\{k\}", r"(?P<k>\d{1,4})").replace(r"\ ", r"[ \t]{1,4}")
+    rest = r"[^\n]*$" if first_sentence else r"[.: \t*]{0,8}$"
+    return re.compile(r"^[ \t]{0,3}#{0,6}[ \t]{0,3}\*{0,2}" + words + rest, re.MULTILINE | re.IGNORECASE)
+
+
+_OPENINGS: dict[Case, re.Pattern[str]] = {
+    "A": _pattern(FULLY_CORRECT, first_sentence=True),
+    **{case: _pattern(headings.opening, first_sentence=True) for case, headings in HEADINGS.items()},
+}
+
+
+def _beginning(text: str, at: int) -> int:
+    """Where a part begins behind its heading: after blank lines and a rule."""
+    match = _BEGINNING.match(text, at)
+    return match.end() if match else at
+
+
+def _part(text: str, start: int, end: int) -> str:
+    return trim(text[_beginning(text, start) : end])
+
+
+def _common(left: str, right: str) -> int:
+    """The length of the common beginning."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+    )
+
+
+def _subsequence(left: str, right: str) -> int:
+    """The length of the longest common subsequence."""
+    places: dict[str, int] = {}
+    for index, character in enumerate(right):
+        places[character] = places.get(character, 0) | 1 << index
+    everywhere = (1 << len(right)) - 1
+    unmatched = everywhere
+    for character in left:
+        matched = unmatched & places.get(character, 0)
+        unmatched = ((unmatched + matched) | (unmatched - matched)) & everywhere
+    return len(right) - unmatched.bit_count()

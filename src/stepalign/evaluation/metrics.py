@@ -1,0 +1,178 @@
+"""Avg@n, Maj@n, Pass@n, answer length, format accuracy and truncation rate, each with its interval.
+
+The four metrics of Table 1 and Figure 2 of "The Role of Feedback Alignment in Self-Distillation" (arXiv
+2606.11173), and two that explain them. Every metric is a mean over problems of one value a problem. Those
+values are kept, so that two adapters can be compared problem by problem (`stepalign.evaluation.compare`).
+Shares are between 0 and 1; percent exists only in display. Pass@n is the unbiased estimator of Chen et al.
+(arXiv 2107.03374, Eq. 1). Left out: choosing a checkpoint, which is the reader's or the report's decision.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from stepalign import traces
+from stepalign.errors import StepalignError
+from stepalign.evaluation.bootstrap import interval, resampled_means
+from stepalign.records import Grade, Rollout, Text, explain
+from stepalign.seeding import derive_seed
+
+Metric = Literal["avg", "maj", "pass", "length", "formatted", "truncated"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Measure:
+    """One metric: its mean over problems, the 95 % bootstrap interval, and the problems' own values."""
+
+    value: float
+    low: float
+    high: float
+    by_problem: tuple[float, ...]
+    """In the order of the evaluation's `problem_ids`."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Evaluation:
+    """What an adapter does on a set of problems. One JSON file each."""
+
+    step: Annotated[int, Field(ge=0)]
+    """The optimizer step of the adapter; 0 is before training."""
+    n: Annotated[int, Field(ge=1)]
+    """The n of Avg@n, Maj@n and Pass@n."""
+    problem_ids: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """Sorted."""
+    measures: dict[Metric, Measure]
+    """Every metric. `length` is in tokens, all others are shares."""
+    ties: Annotated[int, Field(ge=0)]
+    """Problems in which several answers have the most votes."""
+    resamples: Annotated[int, Field(ge=1)]
+    """Bootstrap resamples behind each interval."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if missing := [metric for metric in METRICS if metric not in self.measures]:
+            raise ValueError(f"no measure of {', '.join(missing)}")
+        for metric, measure in self.measures.items():
+            if len(measure.by_problem) != len(self.problem_ids):
+                raise ValueError(
+                    f"{metric}: {len(measure.by_problem)} values for {len(self.problem_ids)} problems"
+                )
+
+
+def score(rollouts: Sequence[Rollout], *, n: int, bootstrap: int, seed: int, step: int) -> Evaluation:
+    """Score graded rollouts. Their order does not matter.
+
+    A problem may have more than n samples: Pass@n then is the unbiased estimator over all of them, Maj@n
+    takes the n with the lowest `sample` numbers, and the other metrics are means over all.
+
+    Args:
+        rollouts: graded, at least n of each problem.
+        n: votes of Maj@n and attempts of Pass@n.
+        bootstrap: how many resamples of the problems stand behind the intervals.
+        seed: the run's seed.
+        step: the optimizer step of the adapter that sampled the rollouts.
+
+    Raises:
+        StepalignError: where there are no rollouts, a rollout is not graded or occurs twice, or a problem has
+            fewer than n samples; it names the rollout or problem.
+    """
+    grades = _graded(rollouts)
+    by_problem: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in sorted(rollouts, key=lambda rollout: (rollout.problem_id, rollout.sample, rollout.id)):
+        by_problem[rollout.problem_id].append(rollout)
+
+    ties = 0
+    values = np.empty((len(by_problem), len(METRICS)))
+    for row, (problem_id, samples) in enumerate(by_problem.items()):
+        if len(samples) < n:
+            raise StepalignError(
+                f"problem {problem_id!r}: {len(samples)} samples, but n = {n} needs at least {n} a problem"
+            )
+        share, tied = majority([grades[rollout.id] for rollout in samples[:n]])
+        ties += tied
+        correct = sum(rollout.correct for rollout in samples)
+        problem: dict[Metric, float] = {
+            "avg": correct / len(samples),
+            "maj": share,
+            "pass": pass_at(n, samples=len(samples), correct=correct),
+            "length": sum(len(rollout.completion_ids) for rollout in samples) / len(samples),
+            "formatted": sum(traces.parse(rollout.text).formatted for rollout in samples) / len(samples),
+            "truncated": sum(rollout.finish == "length" for rollout in samples) / len(samples),
+        }
+        values[row] = [problem[metric] for metric in METRICS]
+
+    # The same resamples at every step: the intervals of two steps differ by the adapters alone.
+    low, high = interval(resampled_means(values, resamples=bootstrap, seed=derive_seed(seed, "bootstrap")))
+    measures = {
+        metric: Measure(
+            value=float(values[:, column].mean()),
+            low=float(low[column]),
+            high=float(high[column]),
+            by_problem=tuple(values[:, column].tolist()),
+        )
+        for column, metric in enumerate(METRICS)
+    }
+    return Evaluation(
+        step=step,
+        n=n,
+        problem_ids=tuple(by_problem),
+        measures=measures,
+        ties=ties,
+        resamples=bootstrap,
+        seed=seed,
+    )
+
+
+def majority(grades: Sequence[Grade]) -> tuple[float, bool]:
+    """Whether the answer with the most votes is right, and whether several answers have the most votes.
+
+    Votes are counted by `Grade.answer`. A missing answer does not vote; without any vote the majority is
+    wrong. Of tied answers one is taken at random, so the value expected is the share of them that are
+    right. An answer is right if a sample that gave it was graded correct.
+    """
+    votes = Counter(grade.answer for grade in grades if grade.answer)
+    right = {grade.answer for grade in grades if grade.correct}
+    most = max(votes.values(), default=0)
+    tied = [answer for answer, count in votes.items() if count == most]
+    return (sum(answer in right for answer in tied) / len(tied) if tied else 0.0), len(tied) > 1
+
+
+def pass_at(k: int, *, samples: int, correct: int) -> float:
+    """The chance that k of m samples, c of them correct, hold a correct one: 1 − C(m−c, k) / C(m, k)."""
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def read(path: Path) -> Evaluation:
+    """Read an evaluation.
+
+    Raises:
+        StepalignError: naming the file and the key, where it is missing or not an evaluation.
+    """
+    try:
+        return TypeAdapter(Evaluation).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise StepalignError(f"{path}: no such file") from None
+    except ValidationError as error:
+        raise StepalignError(f"{path}: not an evaluation: {explain(error)}") from None
+
+
+def _graded(rollouts: Sequence[Rollout]) -> Mapping[str, Grade]:
+    if not rollouts:
+        raise StepalignError("no rollouts to evaluate")
+    grades: dict[str, Grade] = {}
+    for rollout in rollouts:
+        if rollout.grade is None:
+            raise StepalignError(f"rollout {rollout.id!r}: not graded")
+        if rollout.id in grades:
+            raise StepalignError(f"rollout {rollout.id!r}: occurs twice")
+        grades[rollout.id] = rollout.grade
+    return grades

@@ -1,0 +1,73 @@
+"""Products with the frozen output head: hidden states to logits, and gradients of logits back.
+
+Logits are float32 whatever the model's dtype is: rounded to bfloat16, a logit of 20 would be off by
+up to 0.06 nats. GPUs give such products of half-precision factors; elsewhere the head is widened slice by
+slice, so that no second copy of it is ever whole.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 512 << 20}
+"""What one model's logits of a chunk may take: enough for the products to keep their speed."""
+
+_SLICE = 8192
+"""Vocabulary entries of a half-precision head that are widened at once."""
+
+
+def chunk_tokens(tokens: int, vocab: int, device: torch.device) -> int:
+    """How many tokens to project at once: even chunks, each within a budget of memory."""
+    budget = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
+    most = max(1, budget // (4 * vocab))
+    return math.ceil(tokens / max(1, math.ceil(tokens / most)))
+
+
+def logit_dtype(head: Float[Tensor, "vocab hidden"]) -> torch.dtype:
+    """The dtype of logits and of everything summed from them: float32, or float64 for such a head."""
+    return torch.promote_types(head.dtype, torch.float32)
+
+
+def project(
+    hidden: Float[Tensor, "rows hidden"],
+    head: Float[Tensor, "vocab hidden"],
+    out: Float[Tensor, "rows vocab"],
+) -> None:
+    """Write hidden · headᵀ to `out`, which has the `logit_dtype`. `hidden` has the head's dtype."""
+    if head.dtype == out.dtype:
+        torch.mm(hidden, head.T, out=out)
+    elif head.is_cuda:
+        torch.mm(hidden, head.T, out_dtype=out.dtype, out=out)
+    else:
+        wide = hidden.to(out.dtype)
+        for start in range(0, len(head), _SLICE):
+            part = slice(start, start + _SLICE)
+            torch.mm(wide, head[part].to(out.dtype).T, out=out[:, part])
+
+
+def pull_back(
+    logit_gradient: Float[Tensor, "rows vocab"], head: Float[Tensor, "vocab hidden"]
+) -> Float[Tensor, "rows hidden"]:
+    """logit_gradient · head in the `logit_dtype`, for a gradient in the dtype of `gradient_room`."""
+    dtype = logit_dtype(head)
+    if head.dtype == dtype:
+        return torch.mm(logit_gradient, head)
+    if head.is_cuda:
+        return torch.mm(logit_gradient, head, out_dtype=dtype)
+    total = torch.zeros((len(logit_gradient), head.shape[1]), dtype=dtype, device=head.device)
+    for start in range(0, len(head), _SLICE):
+        part = slice(start, start + _SLICE)
+        total.addmm_(logit_gradient[:, part], head[part].to(dtype))
+    return total
+
+
+def gradient_room(
+    logits: Float[Tensor, "rows vocab"], head: Float[Tensor, "vocab hidden"]
+) -> Float[Tensor, "rows vocab"]:
+    """The memory of logits as room for their gradient, row for row, in the dtype that `pull_back` multiplies.
+
+    On a GPU both factors of a product share a dtype; half-precision values then fill the first half of a row.
+    """
+    return logits.view(head.dtype)[:, : len(head)] if head.is_cuda else logits

@@ -1,0 +1,38 @@
+"""The turns of a prompt: what stands before the problem, and the problem itself."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stepalign import prompts, recipe
+from stepalign.records import Problem
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class SolverPrompt:
+    """What the solver sees, the same in training and evaluation (paper, Figure 8)."""
+
+    def __init__(self, settings: recipe.Prompts) -> None:
+        """
+        Raises:
+            StepalignError: the template is missing or uses other variables than `problem`.
+        """
+        self._template, _ = prompts.load(settings.solver, frozenset({"problem"}))
+        before = [Turn("system", settings.system)] if settings.system else []
+        for example in settings.examples:
+            before += [Turn("user", self._message(example.problem)), Turn("assistant", example.solution)]
+        self.before = tuple(before)
+        """System message and worked examples. The teacher is shown them too: the views differ in the context alone."""
+
+    def turns(self, problem: Problem) -> tuple[Turn, ...]:
+        """The whole conversation up to the solver's answer."""
+        return (*self.before, Turn("user", self._message(problem.statement)))
+
+    def _message(self, statement: str) -> str:
+        return self._template.render(problem=statement).strip()

@@ -1,0 +1,93 @@
+"""What is drawn: the four curves of the paper's Figure 2, and the training's own."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stepalign.evaluation.metrics import Evaluation, Metric
+from stepalign.report import display
+
+FIGURE_2: tuple[Metric, ...] = ("avg", "maj", "pass", "length")
+
+_TRAINING: tuple[tuple[str, "Unit", dict[str, str]], ...] = (
+    ("Loss and divergence", "nats a token", {"loss": "loss", "kl": "KL(teacher‖student)"}),
+    ("Entropy", "nats a token", {"entropy_student": "student", "entropy_teacher": "teacher"}),
+    ("Agreement of teacher and student", "share", {"agreement": "same likeliest token"}),
+    (
+        "Training rollouts",
+        "share",
+        {"correct": "correct", "formatted": "well formatted", "truncated": "truncated"},
+    ),
+)
+
+Unit = Literal["share", "tokens", "nats a token"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a panel."""
+
+    label: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    """NaN where a step has no value."""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    """The interval's ends; empty for a line without one."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes over optimizer steps."""
+
+    title: str
+    unit: Unit
+    curves: tuple[Curve, ...]
+
+
+def of_evaluations(by_run: Mapping[str, Sequence[Evaluation]]) -> list[Panel]:
+    """Figure 2: one panel a metric, one curve a run, all of one n. No panels where nothing was evaluated."""
+    evaluated = {run: evaluations for run, evaluations in by_run.items() if evaluations}
+    if not evaluated:
+        return []
+    n = next(iter(evaluated.values()))[0].n
+    return [
+        Panel(
+            display.label(metric, n),
+            "tokens" if metric == "length" else "share",
+            tuple(_curve(run, metric, evaluations) for run, evaluations in evaluated.items()),
+        )
+        for metric in FIGURE_2
+    ]
+
+
+def of_training(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """The training's curves. What a condition does not measure (a teacher, a divergence) has none."""
+    panels = []
+    at = tuple(int(step["step"]) for step in steps)
+    for title, unit, names in _TRAINING:
+        curves = []
+        for key, name in names.items():
+            values = tuple(_number(step.get(key)) for step in steps)
+            if not all(map(math.isnan, values)):
+                curves.append(Curve(name, at, values))
+        if curves:
+            panels.append(Panel(title, unit, tuple(curves)))
+    return panels
+
+
+def _curve(run: str, metric: Metric, evaluations: Sequence[Evaluation]) -> Curve:
+    measures = [evaluation.measures[metric] for evaluation in evaluations]
+    return Curve(
+        run,
+        steps=tuple(evaluation.step for evaluation in evaluations),
+        values=tuple(measure.value for measure in measures),
+        low=tuple(measure.low for measure in measures),
+        high=tuple(measure.high for measure in measures),
+    )
+
+
+def _number(found: object) -> float:
+    """A metric as a number that can be drawn; NaN, which leaves a gap, for what is missing or infinite."""
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else math.nan

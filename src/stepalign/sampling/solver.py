@@ -1,0 +1,100 @@
+"""The solver as the rest of the pipeline sees it: problems in, graded rollouts out."""
+
+from collections.abc import Callable, Sequence
+
+from stepalign import recipe
+from stepalign.grading import Grader
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Problem, Rollout, TokenIds
+from stepalign.sampling import Completion, Request, Sampler
+from stepalign.seeding import derive_seed
+from stepalign.tokens import Chat
+
+
+class Solver:
+    """A sampler with a prompt before it and a grader behind it."""
+
+    def __init__(self, chat: Chat, sampler: Sampler, grader: Grader, prompt: SolverPrompt) -> None:
+        self.chat, self.sampler, self.grader, self.prompt = chat, sampler, grader, prompt
+
+    def prompt_ids(self, problem: Problem, *, thinking: bool) -> TokenIds:
+        """What the solver sees of a problem."""
+        return self.chat.prompt_ids(self.prompt.turns(problem), thinking=thinking)
+
+    def attempt(
+        self,
+        problems: Sequence[Problem],
+        samples: int,
+        sampling: recipe.Sampling,
+        *,
+        adapter: str | None,
+        policy_step: int,
+        seed: int,
+        prefix: str,
+        done: Callable[[Completion], None] = lambda _: None,
+    ) -> list[Rollout]:
+        """Attempt each problem `samples` times and grade the attempts.
+
+        Args:
+            problems: may hold a problem more than once; its attempts are numbered on.
+            samples: attempts an entry.
+            sampling: how tokens are drawn.
+            adapter: the adapter in use; None is the base.
+            policy_step: the optimizer step the adapter is at, for the record.
+            seed: every attempt's own seed is derived from it.
+            prefix: what the rollouts' ids begin with.
+            done: called with each completion as it ends.
+
+        Returns:
+            The rollouts in the order of `problems`, samples of one problem side by side.
+        """
+        owners: list[Problem] = [problem for problem in problems for _ in range(samples)]
+        numbers = _count_up(owners)
+        cached = {
+            problem.id: self.prompt_ids(problem, thinking=sampling.thinking)
+            for problem in {problem.id: problem for problem in problems}.values()
+        }
+        requests = [
+            Request(
+                id=f"{prefix}/{problem.id}/{number}",
+                prompt_ids=cached[problem.id],
+                seed=derive_seed(seed, problem.id, number),
+            )
+            for problem, number in zip(owners, numbers, strict=True)
+        ]
+        completions: dict[str, Completion] = {}
+        for completion in self.sampler.sample(requests, sampling, adapter=adapter):
+            completions[completion.id] = completion
+            done(completion)
+        rollouts = [
+            self._rollout(request, completions[request.id], problem, number, policy_step)
+            for request, problem, number in zip(requests, owners, numbers, strict=True)
+        ]
+        return self.grader.grade(rollouts, {problem.id: problem for problem in problems})
+
+    def _rollout(
+        self, request: Request, completion: Completion, problem: Problem, number: int, policy_step: int
+    ) -> Rollout:
+        text, starts = self.chat.decode(completion.ids)
+        return Rollout(
+            id=request.id,
+            problem_id=problem.id,
+            sample=number,
+            prompt_ids=request.prompt_ids,
+            completion_ids=completion.ids,
+            text=text,
+            token_starts=starts,
+            finish=completion.finish,
+            policy_step=policy_step,
+            seed=request.seed,
+        )
+
+
+def _count_up(problems: Sequence[Problem]) -> list[int]:
+    """For each entry how many entries of the same problem stand before it."""
+    seen: dict[str, int] = {}
+    numbers = []
+    for problem in problems:
+        numbers.append(seen.get(problem.id, 0))
+        seen[problem.id] = numbers[-1] + 1
+    return numbers

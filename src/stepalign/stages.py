@@ -1,0 +1,165 @@
+"""Each stage of the pipeline by itself, on a recipe and files: what the command line runs.
+
+A stage reads and writes the same records as the loop does, so that rollouts of one run can be critiqued, scored or
+looked at without training anything.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from peft import PeftModel
+
+from stepalign import critics, problems, recipe, tokens
+from stepalign.console import Console
+from stepalign.errors import StepalignError
+from stepalign.evaluation.metrics import Evaluation, score
+from stepalign.grading import Grader
+from stepalign.problems import selection
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout, read_jsonl, to_json, write_atomically, write_jsonl
+from stepalign.sampling.solver import Solver
+from stepalign.sampling.transformers import TransformersSampler
+from stepalign.seeding import derive_seed
+from stepalign.training.policy import ADAPTER, load_base
+
+
+def sample(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
+    """Draw and grade `samples` rollouts for every training problem of a recipe, and write them to `out`."""
+    train_problems, _, _ = problems.prepare(settings.problems)
+    with solver(settings, adapter) as solve, Console(1) as console:
+        with console.stage("sample", len(train_problems) * samples) as advance:
+            rollouts = solve.attempt(
+                train_problems,
+                samples,
+                settings.sampling,
+                adapter=ADAPTER if adapter else None,
+                policy_step=0,
+                seed=derive_seed(settings.seed, "rollouts", 0),
+                prefix="sample",
+                done=lambda _: advance(1),
+            )
+    write_jsonl(out, rollouts)
+    return rollouts
+
+
+def evaluate(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None) -> Evaluation:
+    """Judge an adapter (None: the base) on a recipe's evaluation problems.
+
+    Writes the evaluation to `out` and the rollouts behind it beside it, as `.jsonl`.
+    """
+    _, evaluation_problems, _ = problems.prepare(settings.problems)
+    if not evaluation_problems:
+        raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
+    chosen = settings.evaluation
+    with solver(settings, adapter) as solve, Console(1) as console:
+        with console.stage("evaluate", len(evaluation_problems) * chosen.samples) as advance:
+            rollouts = solve.attempt(
+                evaluation_problems,
+                chosen.samples,
+                chosen.sampling,
+                adapter=ADAPTER if adapter else None,
+                policy_step=0,
+                seed=derive_seed(settings.seed, "evaluation"),
+                prefix="evaluation",
+                done=lambda _: advance(1),
+            )
+    evaluation = score(rollouts, n=chosen.samples, bootstrap=chosen.bootstrap, seed=settings.seed, step=0)
+    write_jsonl(out.with_suffix(".jsonl"), rollouts)
+    write_atomically(out, to_json(evaluation) + "\n")
+    return evaluation
+
+
+def critique(settings: recipe.Recipe, rollouts: Path, out: Path) -> list[Critique | CritiqueFailure]:
+    """Have a recipe's critic answer a file of graded rollouts of its training problems, and write the answers.
+
+    Raises:
+        StepalignError: the recipe has no critic, or a rollout's problem is not among the recipe's.
+    """
+    if settings.critic is None:
+        raise StepalignError("the recipe has no [critic]")
+    by_id = {problem.id: problem for problem in problems.prepare(settings.problems)[0]}
+    attempts = read_jsonl(rollouts, Rollout)
+    for rollout in attempts:
+        if rollout.problem_id not in by_id:
+            raise StepalignError(f"{rollouts}: rollout {rollout.id}: no problem {rollout.problem_id!r} in the recipe")
+        if rollout.grade is None:
+            raise StepalignError(f"{rollouts}: rollout {rollout.id} is not graded")
+    answers = []
+    with Console(1) as console, console.stage("critique", len(attempts)) as advance:
+        pairs = ((by_id[rollout.problem_id], rollout) for rollout in attempts)
+        for answer in critics.make(settings.critic).critique(pairs):
+            answers.append(answer)
+            advance(1)
+    order = {rollout.id: place for place, rollout in enumerate(attempts)}
+    answers.sort(key=lambda answer: order[answer.rollout_id])
+    write_jsonl(out, answers)
+    return answers
+
+
+def select(settings: recipe.Recipe, out: Path) -> Path:
+    """Keep the training problems that the base solver finds hard but writes well (the paper's filter).
+
+    Writes `train.jsonl`, `evaluation.jsonl` and `manifest.json` into the folder `out`, and goes on where a killed
+    selection stopped. A recipe then trains on them with `source = "file"`.
+    """
+    loaded = problems.load(settings.problems.train)
+    seed = derive_seed(settings.seed, "selection")
+    fingerprint = {
+        "seed": settings.seed,
+        **{
+            name: getattr(settings, name).model_dump(mode="json")
+            for name in ("model", "prompts", "sampling", "grading")
+        },
+    }
+    with solver(settings, None) as solve, Console(1) as console:
+        with console.stage("select", len(loaded.problems), "problems") as advance:
+
+            def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
+                return solve.attempt(
+                    batch,
+                    settings.selection.attempts,
+                    settings.sampling,
+                    adapter=None,
+                    policy_step=0,
+                    seed=seed,
+                    prefix="select",
+                )
+
+            finished = 0
+
+            def progress(done: int, _: int) -> None:
+                nonlocal finished
+                advance(done - finished)
+                finished = done
+
+            selection.select(
+                loaded,
+                attempt,
+                settings.selection,
+                folder=out,
+                holdout=settings.problems.holdout,
+                seed=settings.problems.seed,
+                batch=max(1, 4 * settings.sampler.batch_size // settings.selection.attempts),
+                fingerprint=fingerprint,
+                progress=progress,
+            )
+    return out
+
+
+@contextmanager
+def solver(settings: recipe.Recipe, adapter: Path | None) -> Iterator[Solver]:
+    """The recipe's solver with any PEFT adapter, or with none."""
+    chat = tokens.load(settings.model)
+    device = Accelerator().device
+    model = load_base(settings.model, device)
+    if adapter is not None:
+        try:
+            model = PeftModel.from_pretrained(model, adapter)
+        except (OSError, ValueError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line}") from None
+    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.batch_size)
+    with Grader(settings.grading) as grader:
+        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

@@ -1,0 +1,291 @@
+"""The loop: rollouts, critiques, lessons, an update; checkpoints and evaluations along the way.
+
+One loop for every condition. What differs between two conditions is a field of their recipes, read in `teaching`
+(what the teacher sees) and `objectives` (what is made of it).
+
+    stepalign train recipes/quickstart.toml
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import count, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from stepalign import critics, problems, recipe, report, tokens, traces
+from stepalign.console import Console
+from stepalign.errors import StepalignError
+from stepalign.evaluation.metrics import Evaluation, score
+from stepalign.grading import Grader
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.sampling.solver import Solver
+from stepalign.sampling.transformers import TransformersSampler
+from stepalign.seeding import derive_seed
+from stepalign.training import checkpoints
+from stepalign.training import policy as policies
+from stepalign.training.policy import ADAPTER
+from stepalign.training.run import Run
+from stepalign.training.teaching import Teaching
+from stepalign.training.update import learning_rate, optimizer_of, update
+
+
+def train(settings: recipe.Recipe) -> Path:
+    """Do a run, or go on with it where it was stopped, and return its report.
+
+    Raises:
+        StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
+            computed up to then is in the run's folder.
+    """
+    with ExitStack() as stack:
+        run = Run(settings)
+        stack.callback(run.close)
+        trainer = Trainer(settings, run, stack)
+        trainer.run_all()
+    return report.write(settings.folder)
+
+
+class Trainer:
+    """Everything a run needs, put together once."""
+
+    def __init__(self, settings: recipe.Recipe, run: Run, stack: ExitStack) -> None:
+        self.settings, self.run = settings, run
+        self.chat = tokens.load(settings.model)
+        self.train_problems, self.evaluation_problems, dropped = problems.prepare(settings.problems)
+        torch.manual_seed(settings.seed)  # LoRA dropout; nothing else draws from the global generator
+        self.accelerator = _accelerator(settings)
+        self.policy = policies.load(settings.model, settings.adapter, settings.seed, self.accelerator.device)
+        self.context_limit: int | None = getattr(
+            self.policy.base.config.get_text_config(), "max_position_embeddings", None
+        )
+        prompt = SolverPrompt(settings.prompts)
+        self.teaching = Teaching(self.chat, prompt, settings, self.context_limit)
+        self.grader = stack.enter_context(Grader(settings.grading))
+        sampler = TransformersSampler(
+            self.policy.model, eos_ids=self.chat.eos_ids, batch_size=settings.sampler.batch_size
+        )
+        self.solver = Solver(self.chat, sampler, self.grader, prompt)
+        self._leave_out_long_problems(dropped)
+        self.teaching.check(self.train_problems)
+        self.critic = critics.make(settings.critic) if settings.critic and self.teaching.needs_critique else None
+        if settings.training.gradient_checkpointing:
+            self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+        self.wrapped, self.optimizer = self.accelerator.prepare(
+            self.policy, optimizer_of(self.policy, settings.optimizer)
+        )
+        run.describe(self.train_problems, self.evaluation_problems, dropped)
+        last = checkpoints.latest(run.checkpoints)
+        self.step = checkpoints.load(last, self.policy, self.optimizer) if last else 0
+        run.forget_metrics_after(self.step)
+        self.console = stack.enter_context(Console(settings.training.steps, self.step))
+        if settings.teacher.thinking and not self.chat.has_thinking_switch():
+            self.console.warn("teacher.thinking = true, but the chat template has no thinking switch")
+        if last:
+            self.console.say(f"{run.folder}: going on from {last.name}")
+
+    def run_all(self) -> None:
+        """Evaluate, then train and evaluate until the last step is done."""
+        training = self.settings.training
+        if not self.evaluation_problems:
+            self.console.warn("no evaluation problems (problems.holdout = 0): nothing will be evaluated")
+        self.evaluate()
+        batches = _batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
+        for batch in islice(batches, self.step, training.steps):
+            self.learn_from(batch)
+            last = self.step == training.steps
+            if last or self.step % training.checkpoint_every == 0:
+                checkpoints.save(self.run.checkpoints, self.policy, self.optimizer, self.step)
+            if last or (training.evaluate_every and self.step % training.evaluate_every == 0):
+                self.evaluate()
+        self.accelerator.end_training()
+
+    def learn_from(self, batch: Sequence[Problem]) -> None:
+        """One optimizer step on these problems."""
+        step = self.step + 1
+        self.console.seconds.clear()
+        rollouts = self.run.rollouts(step) or self._draw(step, batch)
+        answers = self._critiques(step, batch, rollouts)
+        by_id = {problem.id: problem for problem in batch}
+        taught = self.teaching.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
+        rate = learning_rate(self.settings.optimizer, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(derive_seed(self.settings.seed, "dropout", step))
+        learnt: dict[str, float] = {}
+        if taught.lessons:
+            try:
+                learnt = update(
+                    self.accelerator, self.wrapped, self.optimizer, taught.lessons, self.settings, self.console
+                )
+            except StepalignError as error:
+                raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
+        self.step = step
+        self._record(rollouts, {"lr": rate, **learnt}, taught.outcomes, taught.cases, taught.failures)
+
+    def evaluate(self) -> Evaluation | None:
+        """Judge the policy as it is on the evaluation problems, once a step."""
+        if not self.evaluation_problems:
+            return None
+        if done := self.run.evaluation(self.step):
+            return done
+        settings = self.settings.evaluation
+        with self.console.stage("evaluate", len(self.evaluation_problems) * settings.samples) as advance:
+            rollouts = self.solver.attempt(
+                self.evaluation_problems,
+                settings.samples,
+                settings.sampling,
+                adapter=ADAPTER,
+                policy_step=self.step,
+                # The same seeds at every step: what differs between two evaluations is the policy.
+                seed=derive_seed(self.settings.seed, "evaluation"),
+                prefix=f"evaluation-{self.step:06d}",
+                done=lambda _: advance(1),
+            )
+        evaluation = score(
+            rollouts, n=settings.samples, bootstrap=settings.bootstrap, seed=self.settings.seed, step=self.step
+        )
+        self.run.keep_evaluation(evaluation, rollouts)
+        shown = {name: measure.value for name, measure in evaluation.measures.items()}
+        self.accelerator.log({f"evaluation/{name}": value for name, value in shown.items()}, step=self.step)
+        self.console.say(
+            f"step {self.step}: Avg@{settings.samples} {shown['avg']:.1%}, Maj@{settings.samples} {shown['maj']:.1%}, "
+            f"Pass@{settings.samples} {shown['pass']:.1%}, {shown['length']:.0f} tokens"
+        )
+        return evaluation
+
+    def _draw(self, step: int, batch: Sequence[Problem]) -> list[Rollout]:
+        training = self.settings.training
+        tokens_at_most = training.rollouts_per_step * self.settings.sampling.max_new_tokens
+        with self.console.stage("sample", tokens_at_most, "tokens") as advance:
+            rollouts = self.solver.attempt(
+                batch,
+                training.group,
+                self.settings.sampling,
+                adapter=ADAPTER,
+                policy_step=self.step,
+                seed=derive_seed(self.settings.seed, "rollouts", step),
+                prefix=f"step-{step:06d}",
+                done=lambda completion: advance(len(completion.ids)),
+            )
+        self.run.keep_rollouts(step, rollouts)
+        return rollouts
+
+    def _critiques(
+        self, step: int, batch: Sequence[Problem], rollouts: Sequence[Rollout]
+    ) -> list[Critique | CritiqueFailure]:
+        if self.critic is None:
+            return []
+        if (kept := self.run.critiques(step)) is not None:
+            return kept
+        by_id = {problem.id: problem for problem in batch}
+        answers = []
+        with self.console.stage("critique", len(rollouts)) as advance:
+            for answer in self.critic.critique((by_id[rollout.problem_id], rollout) for rollout in rollouts):
+                answers.append(answer)
+                advance(1)
+        self.run.keep_critiques(step, answers)
+        return answers
+
+    def _record(
+        self,
+        rollouts: Sequence[Rollout],
+        learnt: Mapping[str, float],
+        outcomes: Mapping[str, int],
+        cases: Mapping[str, int],
+        failures: Mapping[str, int],
+    ) -> None:
+        """Keep a step's metrics, send them to trackers, and say what a person should know."""
+        drawn = len(rollouts)
+        shares = {
+            "correct": sum(rollout.correct for rollout in rollouts) / drawn,
+            "formatted": sum(traces.parse(rollout.text).formatted for rollout in rollouts) / drawn,
+            "truncated": sum(rollout.finish == "length" for rollout in rollouts) / drawn,
+        }
+        completion_tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
+        seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
+        values: dict[str, Any] = {
+            "step": self.step,
+            "epoch": self.step * self.settings.training.rollouts_per_step
+            / self.settings.training.group / len(self.train_problems),
+            **learnt,
+            "rollouts": drawn,
+            "completion_tokens": completion_tokens,
+            **shares,
+        }
+        self.run.add_metrics(
+            {**values, "cases": cases, "failures": failures, "outcomes": outcomes, "seconds": seconds}
+        )
+        self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
+        if shares["truncated"] == 1:
+            self.console.warn(
+                f"step {self.step}: every rollout ran into sampling.max_new_tokens = "
+                f"{self.settings.sampling.max_new_tokens}"
+            )
+        if len({rollout.text for rollout in rollouts}) == 1 and drawn > 1:
+            self.console.warn(f"step {self.step}: all {drawn} rollouts are the same text: {rollouts[0].text[:60]!r}")
+        if not learnt or "loss" not in learnt:
+            self.console.warn(f"step {self.step}: nothing to learn from, no update (dropped: {dict(failures)})")
+        loss = f"loss {learnt['loss']:.4f}, " if "loss" in learnt else ""
+        spent = sum(seconds.values())
+        self.console.step_done(
+            f"step {self.step}: {loss}correct {shares['correct']:.0%}, {completion_tokens / drawn:.0f} tokens, "
+            + ", ".join(f"{name} {value / spent:.0%}" for name, value in seconds.items())
+            + f" of {spent:.0f} s"
+        )
+
+    def _leave_out_long_problems(self, dropped: dict[str, int]) -> None:
+        """Problems whose prompt leaves no room for a completion cannot be attempted."""
+        limit = self.context_limit
+        if limit is None:
+            return
+
+        def fits(problem: Problem, sampling: recipe.Sampling) -> bool:
+            prompt = self.solver.prompt_ids(problem, thinking=sampling.thinking)
+            return len(prompt) + sampling.max_new_tokens <= limit
+
+        before = len(self.train_problems) + len(self.evaluation_problems)
+        self.train_problems = [p for p in self.train_problems if fits(p, self.settings.sampling)]
+        self.evaluation_problems = [p for p in self.evaluation_problems if fits(p, self.settings.evaluation.sampling)]
+        left_out = before - len(self.train_problems) - len(self.evaluation_problems)
+        if left_out:
+            dropped["longer than the model's context"] = left_out
+        if not self.train_problems:
+            raise StepalignError(
+                f"problems.train: no problem leaves room for sampling.max_new_tokens = "
+                f"{self.settings.sampling.max_new_tokens} in the model's context of {self.context_limit} tokens"
+            )
+
+
+def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:
+    """Batches of problems without end: every epoch in an order of its own, batches running on across epochs."""
+
+    def endless() -> Iterator[Problem]:
+        for epoch in count():
+            yield from Random(derive_seed(seed, "epoch", epoch)).sample(train_problems, len(train_problems))
+
+    stream = endless()
+    while True:
+        yield list(islice(stream, size))
+
+
+def _accelerator(settings: recipe.Recipe) -> Accelerator:
+    folder = str(settings.folder / "trackers")
+    accelerator = Accelerator(
+        log_with=list(settings.tracking.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
+    )
+    if accelerator.num_processes > 1:
+        raise StepalignError(f"{accelerator.num_processes} processes: this release trains in one")
+    if settings.tracking.trackers:
+        accelerator.init_trackers(settings.tracking.project, init_kwargs=_run_names(settings))
+    return accelerator
+
+
+def _run_names(settings: recipe.Recipe) -> dict[str, dict[str, str]]:
+    """Each tracker's own way to be told the run's name."""
+    return {"wandb": {"name": settings.name}, "trackio": {"name": settings.name}}

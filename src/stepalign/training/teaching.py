@@ -1,0 +1,112 @@
+"""From rollouts and a critic's answers to lessons; what cannot be taught falls back or drops out, and is counted."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stepalign import contexts, recipe
+from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.tokens import Chat
+from stepalign.views import DoesNotFit, Lesson, lesson
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """A step's lessons, and what became of every rollout."""
+
+    lessons: list[Lesson]
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """`taught`, of which `fallback` under the fallback's context and `cut` with a shortened one; `dropped`."""
+    cases: Counter[str] = field(default_factory=Counter)
+    """The critiques' cases."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Why there is no critique, or no lesson."""
+
+
+class Teaching:
+    """The teacher's side of a recipe: context, fallback, limits."""
+
+    def __init__(
+        self, chat: Chat, prompt: SolverPrompt, settings: recipe.Recipe, context_limit: int | None
+    ) -> None:
+        """`context_limit` is the model's own; the teacher's views stay within both.
+
+        Raises:
+            StepalignError: context, horizon and critic do not go together.
+        """
+        self.chat, self.before = chat, prompt.before
+        self.settings = settings
+        self.context = contexts.load(settings.context.template)
+        self.needs_critique = self.context.needs_critique or settings.objective.horizon == "first_error"
+        if self.needs_critique and settings.critic is None:
+            why = (
+                f"context.template = {settings.context.template!r} shows a critique"
+                if self.context.needs_critique
+                else "objective.horizon = 'first_error' needs a critique that knows the first error"
+            )
+            raise StepalignError(f"{why}, but the recipe has no [critic]")
+        self.fallback: contexts.Context | None = None
+        if self.needs_critique and settings.critic is not None and settings.critic.on_failure == "refsol":
+            self.fallback = contexts.load("refsol")
+        limit = settings.teacher.max_tokens
+        self.teacher = settings.teacher.model_copy(
+            update={"max_tokens": limit if context_limit is None else min(limit, context_limit)}
+        )
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Raise a StepalignError where the contexts show a reference solution that problems lack."""
+        shown = [context for context in (self.context, self.fallback) if context and context.needs_solution]
+        lacking = [problem.id for problem in problems if not problem.solution]
+        if shown and lacking:
+            raise StepalignError(
+                f"context {shown[0].name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
+                f"problems have none (the first: {lacking[0]})"
+            )
+
+    def teach(
+        self,
+        rollouts: Sequence[Rollout],
+        problems: Mapping[str, Problem],
+        answers: Mapping[str, Critique | CritiqueFailure],
+    ) -> Taught:
+        """A lesson for every rollout that can be taught.
+
+        Args:
+            rollouts: one step's, graded.
+            problems: by id.
+            answers: the critic's, by rollout id; empty where no critique is needed.
+        """
+        taught = Taught(lessons=[])
+        for rollout in rollouts:
+            answer = answers.get(rollout.id)
+            if isinstance(answer, Critique):
+                taught.cases[answer.case] += 1
+            elif answer is not None:
+                taught.failures[answer.reason] += 1
+            made = self._lesson(rollout, problems[rollout.problem_id], answer, taught)
+            if made is None or not made.student.counted:
+                taught.outcomes["dropped"] += 1
+                continue
+            taught.outcomes["taught"] += 1
+            taught.outcomes["cut"] += made.cut
+            taught.lessons.append(made)
+        return taught
+
+    def _lesson(
+        self, rollout: Rollout, problem: Problem, answer: Critique | CritiqueFailure | None, taught: Taught
+    ) -> Lesson | None:
+        critique = answer if isinstance(answer, Critique) else None
+        context, objective = self.context, self.settings.objective
+        if critique is None and self.needs_critique:
+            if self.fallback is None:
+                return None
+            taught.outcomes["fallback"] += 1
+            # Without a critique nothing knows where the first error is.
+            context, objective = self.fallback, objective.model_copy(update={"horizon": "all"})
+        try:
+            return lesson(self.chat, self.before, context, problem, rollout, critique, self.teacher, objective)
+        except DoesNotFit:
+            taught.failures["teacher prompt too long"] += 1
+            return None

@@ -1,0 +1,213 @@
+"""The same completion seen twice: behind the student's prompt and behind the teacher's.
+
+A view is a prompt's ids ++ the very ids that were sampled, never text encoded again. Views are batched by padding on
+the right, where a causal model's real positions cannot see it, so no attention mask is needed, and which positions
+count follows from lengths alone: a pad id may be any id, an EOS among them (`FACTS.md`, traps 1 and 2).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stepalign import recipe
+from stepalign.contexts import Context
+from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import Turn
+from stepalign.records import Critique, Problem, Rollout, TokenIds
+from stepalign.tokens import Chat
+from stepalign.traces import parse, token_span
+
+
+class DoesNotFit(StepalignError):
+    """A problem and its completion exceed the teacher's limit even without any context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A prompt, a completion behind it, and which of the completion's tokens count: `start` … `stop`."""
+
+    prompt_ids: TokenIds
+    completion_ids: TokenIds
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids or not 0 <= self.start <= self.stop <= len(self.completion_ids):
+            raise ValueError(
+                f"a view needs a prompt ({len(self.prompt_ids)} ids) and a span within the completion's "
+                f"{len(self.completion_ids)} ids (found {self.start} … {self.stop})"
+            )
+
+    @property
+    def counted(self) -> int:
+        """How many tokens count."""
+        return self.stop - self.start
+
+    @property
+    def input_ids(self) -> TokenIds:
+        """What a model must read to predict every token that counts, and nothing after it."""
+        return (*self.prompt_ids, *self.completion_ids[: max(self.stop - 1, 0)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """One rollout's two views. They differ in the prompt alone."""
+
+    rollout_id: str
+    student: View
+    teacher: View
+    cut: bool = False
+    """Whether the teacher's context had to be shortened."""
+
+    def __post_init__(self) -> None:
+        if (self.student.completion_ids, self.student.start, self.student.stop) != (
+            self.teacher.completion_ids,
+            self.teacher.start,
+            self.teacher.stop,
+        ):
+            raise ValueError(f"rollout {self.rollout_id}: student and teacher see different completions")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views padded into one tensor, and where the hidden states that predict counted tokens lie."""
+
+    input_ids: Int[Tensor, "rows columns"]
+    rows: Int[Tensor, " tokens"]
+    columns: Int[Tensor, " tokens"]
+    targets: Int[Tensor, " tokens"]
+    """The counted tokens themselves, row by row."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(*(tensor.to(device) for tensor in (self.input_ids, self.rows, self.columns, self.targets)))
+
+
+def collate(views: Sequence[View]) -> Batch:
+    """Pad views on the right. The order of tokens is: by row, then by position."""
+    longest = max(len(view.input_ids) for view in views)
+    input_ids = torch.zeros(len(views), longest, dtype=torch.long)
+    rows, columns, targets = [], [], []
+    for row, view in enumerate(views):
+        ids = torch.tensor(view.input_ids)
+        input_ids[row, : len(ids)] = ids
+        # The hidden state at a position predicts the token after it.
+        first = len(view.prompt_ids) - 1
+        columns.append(torch.arange(first + view.start, first + view.stop))
+        rows.append(torch.full((view.counted,), row))
+        targets.append(torch.tensor(view.completion_ids[view.start : view.stop], dtype=torch.long))
+    return Batch(input_ids, torch.cat(rows), torch.cat(columns), torch.cat(targets))
+
+
+def weights(
+    views: Sequence[View], *, normalize: Literal["sequence", "token"], sequences: int, tokens: int
+) -> Float[Tensor, " tokens"]:
+    """What each counted token's loss is multiplied by, so that sums over micro-batches and ranks are the mean.
+
+    Args:
+        views: one micro-batch's.
+        normalize: `sequence` is the mean over each sequence's tokens, then over sequences; `token` the mean over
+            all tokens.
+        sequences: how many views with counted tokens the whole optimizer step has, over all ranks.
+        tokens: how many counted tokens it has.
+    """
+    if normalize == "token":
+        return torch.full((sum(view.counted for view in views),), 1 / tokens)
+    return torch.cat([torch.full((view.counted,), 1 / (max(view.counted, 1) * sequences)) for view in views])
+
+
+def micro_batches(lessons: Sequence[Lesson], size: int) -> Iterator[list[Lesson]]:
+    """Lessons in groups of similar length, the longest first (running out of memory shows at once)."""
+    ordered = sorted(lessons, key=lambda lesson: (-len(lesson.teacher.input_ids), lesson.rollout_id))
+    for first in range(0, len(ordered), size):
+        yield ordered[first : first + size]
+
+
+def lesson(
+    chat: Chat,
+    before: Sequence[Turn],
+    context: Context,
+    problem: Problem,
+    rollout: Rollout,
+    critique: Critique | None,
+    teacher: recipe.Teacher,
+    objective: recipe.Objective,
+) -> Lesson:
+    """Both views of a rollout under a context.
+
+    Args:
+        chat: encodes the teacher's prompt; the student's ids are those of the rollout.
+        before: the turns before the problem, which the solver was shown as well.
+        context: what the teacher is shown.
+        problem: the rollout's.
+        rollout: the attempt.
+        critique: of the rollout, where context or horizon need one.
+        teacher: limits and thinking boundary.
+        objective: `skip_first` and `horizon` are used.
+
+    Raises:
+        DoesNotFit: problem and completion alone, without any context, exceed `teacher.max_tokens`.
+    """
+    start, stop = _span(rollout, critique, objective)
+    prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, critique, teacher)
+    student = View(prompt_ids=rollout.prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
+    shown = View(prompt_ids=prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
+    return Lesson(rollout_id=rollout.id, student=student, teacher=shown, cut=cut)
+
+
+def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Objective) -> tuple[int, int]:
+    """The completion's tokens that count: from `skip_first` on, up to the horizon."""
+    stop = len(rollout.completion_ids)
+    if objective.horizon == "first_error":
+        if critique is None:
+            raise StepalignError(
+                f"objective.horizon = 'first_error': rollout {rollout.id} has no critique that knows its first error"
+            )
+        if critique.first_error is not None:
+            section = parse(rollout.text).section(critique.first_error)
+            # The wrong step itself counts: it is where the teacher differs.
+            stop = token_span(rollout, section.start, section.end)[1]
+    return min(objective.skip_first, stop), stop
+
+
+def _teacher_prompt(
+    chat: Chat,
+    before: Sequence[Turn],
+    context: Context,
+    problem: Problem,
+    rollout: Rollout,
+    critique: Critique | None,
+    teacher: recipe.Teacher,
+) -> tuple[TokenIds, bool]:
+    """The teacher's prompt within its length limit, and whether what it shows was cut for that.
+
+    Only the shown texts are cut, each to the same share, found by bisection; problem and header stay whole.
+    """
+
+    def prompt(keep: float) -> TokenIds:
+        shown = Turn("user", context.render(problem, rollout, critique, keep=keep))
+        return chat.prompt_ids([*before, shown], thinking=teacher.thinking, close_think=teacher.close_think)
+
+    room = teacher.max_tokens - len(rollout.completion_ids)
+    whole = prompt(1.0)
+    if len(whole) <= room:
+        return whole, False
+    best = prompt(0.0)
+    if len(best) > room:
+        raise DoesNotFit(
+            f"teacher.max_tokens = {teacher.max_tokens}: problem {problem.id} ({len(best)} prompt tokens without any "
+            f"context) and its completion of {len(rollout.completion_ids)} tokens do not fit"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(10):
+        middle = (low + high) / 2
+        tried = prompt(middle)
+        if len(tried) <= room:
+            best, low = tried, middle
+        else:
+            high = middle
+    return best, True

@@ -1,0 +1,239 @@
+import time
+from pathlib import Path
+
+import pytest
+
+from stepalign.critics.schema import (
+    HEADINGS,
+    CritiqueFormatError,
+    compose,
+    fidelity,
+    parse,
+    prefix,
+    trim,
+)
+from stepalign.records import Verdict
+from stepalign.traces import Trace
+from stepalign.traces import parse as read
+
+APPENDIX_B = Path(__file__).parents[2] / "../shared/paper/appendix-b"
+
+TRACE = read("""We add.
+
+### Step 1: Add 38
+47 + 38 = 85
+
+---
+
+### Step 2: Add 12
+85 + 12 = 98
+
+---
+
+### Final Answer:
+\\boxed{98}""")
+
+RIGHT = tuple(Verdict(step=k, correct=True) for k in (1, 2, 3))
+WRONG = (RIGHT[0], Verdict(step=2, correct=False, reason="85 + 12 is 97."), RIGHT[2])
+
+CASE_D = """### Summary
+Step 1: Correct.
+Step 2: Incorrect -- 85 + 12 is 97.
+Step 3: Correct.
+# Your solution has an error at Step 2. Below is your correct work, the corrected step, and the remainder of the solution.
+# This is the correct part of your solution:
+---
+We add.
+
+### Step 1: Add 38
+47 + 38 = 85
+---
+# You made an error at Step 2. Here is the corrected step:
+---
+### Step 2: Add 12
+85 + 12 = 97
+---
+# Continuing the solution from the corrected step:
+---
+### Final Answer:
+\\boxed{97}"""  # noqa: E501
+
+
+def rejection(text: str, trace: Trace = TRACE) -> str:
+    with pytest.raises(CritiqueFormatError) as error:
+        parse(text, trace)
+    return str(error.value)
+
+
+def appendix(name: str) -> tuple[Trace, str]:
+    folder = APPENDIX_B / name
+    if not folder.is_dir():
+        pytest.skip("the paper's Appendix B is not beside the repository")
+    student = (folder / "student.md").read_text().removesuffix("\n").removesuffix("<|im_end|>")
+    return read(student), (folder / "critique.md").read_text().removesuffix("\n")
+
+
+def test_the_papers_correct_critique_copies_its_student_verbatim() -> None:
+    trace, text = appendix("correct")
+    found = parse(text, trace)
+    assert (found.case, found.first_error, len(found.verdicts)) == ("A", None, 5)
+    assert found.correct_part == trace.text
+    assert fidelity(found.correct_part, trace.text) == 1.0
+
+
+def test_the_papers_incorrect_critique_copies_its_student_up_to_step_4() -> None:
+    trace, text = appendix("incorrect")
+    found = parse(text, trace)
+    assert (found.case, found.first_error, len(found.verdicts)) == ("D", 4, 5)
+    assert found.verdicts[3].reason == "failed to consider non-negative constraints on x and y."
+    assert found.correct_part == prefix(trace, 4)
+    assert found.corrected_step.startswith("### Step 4: Find all integer values")
+    assert found.continuation.startswith("### Step 5: Count")
+    assert "\\boxed{127}" in found.continuation
+
+
+@pytest.mark.parametrize("name", ["correct", "incorrect"])
+def test_composing_what_was_read_from_the_papers_critiques_gives_them_back(name: str) -> None:
+    trace, text = appendix(name)
+    found = parse(text, trace)
+    assert (
+        compose(found.case, found.verdicts, found.correct_part, found.corrected_step, found.continuation)
+        == text
+    )
+
+
+def test_a_critique_of_a_wrong_answer_is_laid_out_as_in_the_paper() -> None:
+    corrected, rest = "### Step 2: Add 12\n85 + 12 = 97\n\n---\n", "### Final Answer:\n\\boxed{97}\n"
+    assert compose("D", WRONG, prefix(TRACE, 2), corrected, rest) == CASE_D
+
+
+def test_case_a_repeats_the_whole_solution() -> None:
+    text = compose("A", RIGHT, TRACE.text)
+    assert text == (
+        "### Summary\nStep 1: Correct.\nStep 2: Correct.\nStep 3: Correct.\n"
+        f"# Your solution is fully correct.\n---\n{TRACE.text}"
+    )
+    assert parse(text, TRACE).correct_part == TRACE.text
+
+
+@pytest.mark.parametrize("case", ["B", "C", "D"])
+def test_what_was_composed_is_read_back(case: str) -> None:
+    parts = (prefix(TRACE, 2), "### Step 2: Add 12\n85 + 12 = 97", "### Final Answer:\n\\boxed{97}")
+    found = parse(compose(case, WRONG, *parts), TRACE)  # type: ignore[arg-type]
+    assert (found.case, found.verdicts) == (case, WRONG)
+    assert (found.correct_part, found.corrected_step, found.continuation) == parts
+
+
+def test_the_solvers_own_lines_that_look_like_headings_do_not_tear_its_part_apart() -> None:
+    headings = HEADINGS["D"]
+    text = TRACE.text.replace(
+        "We add.", f"{headings.corrected_step.format(k=2)}\n---\n{headings.continuation}"
+    )
+    trace = read(text)
+    found = parse(compose("D", WRONG, prefix(trace, 2), "### Step 2: so", "end"), trace)
+    assert (found.correct_part, found.corrected_step, found.continuation) == (
+        prefix(trace, 2), "### Step 2: so", "end",
+    )  # fmt: skip
+
+
+def test_other_levels_spacing_capitals_and_missing_rules_are_forgiven() -> None:
+    text = CASE_D.replace("\n# ", "\n\n##  ").replace("\n---\n", "\n\n").replace("### Summary", "**Summary**")
+    text = text.replace("Step 1: Correct.", "- **Step 1:** correct").replace(" -- 85", ": 85")
+    found = parse(text.replace("Here is the corrected step:", "here is the  corrected step"), TRACE)
+    assert (found.first_error, found.verdicts[1].reason) == (2, "85 + 12 is 97.")
+    assert found.correct_part == prefix(TRACE, 2)
+    assert found.corrected_step == "### Step 2: Add 12\n85 + 12 = 97"
+
+
+def test_the_opening_may_be_cut_to_its_first_sentence() -> None:
+    opening = HEADINGS["D"].opening.format(k=2)
+    assert parse(CASE_D.replace(opening, "# Your solution has an error at Step 2."), TRACE).case == "D"
+
+
+@pytest.mark.parametrize(
+    ("found", "put", "message"),
+    [
+        ("# Your solution has an error", "# Your solution has a flaw", "none of the headings"),
+        ("at Step 2. Below", "at Step 1. Below", "puts the error at step 1, its summary at step 2"),
+        ("Step 2: Incorrect -- 85 + 12 is 97.", "Step 2: Correct.", "its summary at none"),
+        ("Step 2: Incorrect -- 85 + 12 is 97.\n", "", "judges step 3 where step 2 is due"),
+        ("Step 3: Correct.", "Step 3: Correct.\nStep 4: Correct.", "judges step 4 of a solution that has 2"),
+        (
+            "# You made an error at Step 2. Here is",
+            "# Here is",
+            "has no heading '# You made an error at Step K",
+        ),
+        (
+            "# You made an error at Step 2",
+            "# You made an error at Step 1",
+            "corrects step 1, but finds the error at",
+        ),
+        ("# Continuing the solution", "# The solution", "has no heading '# Continuing the solution"),
+        ("### Step 2: Add 12\n85 + 12 = 97", "", "has no corrected step 2"),
+    ],
+)
+def test_what_cannot_be_accepted_is_said(found: str, put: str, message: str) -> None:
+    assert found in CASE_D
+    assert message in rejection(CASE_D.replace(found, put))
+
+
+def test_full_correctness_must_fit_the_summary() -> None:
+    right = compose("A", RIGHT, TRACE.text)
+    assert "finds step 2 incorrect" in rejection(right.replace("Step 2: Correct.", "Step 2: Incorrect."))
+    assert "does not repeat the solution" in rejection(right[: right.index("---")])
+    short = right.replace("Step 2: Correct.\nStep 3: Correct.\n", "")
+    assert "judges 1 steps of a solution that has 2" in rejection(short)
+
+
+def test_a_case_and_its_verdicts_must_fit_when_composing() -> None:
+    with pytest.raises(ValueError, match="case A with the first error at step 2"):
+        compose("A", WRONG, "x")
+    with pytest.raises(ValueError, match="case D with the first error at step None"):
+        compose("D", RIGHT, "x")
+
+
+def test_the_quoted_part_ends_before_the_rule_and_is_everything_where_the_answer_is_missing() -> None:
+    assert prefix(TRACE, 2) == "We add.\n\n### Step 1: Add 38\n47 + 38 = 85"
+    assert TRACE.text.startswith(prefix(TRACE, 3))
+    unfinished = read("### Step 1: a\n1 + 1 = 2\n")
+    assert prefix(unfinished, 2) == "### Step 1: a\n1 + 1 = 2"
+    assert prefix(read("no steps"), 1) == ""
+
+
+def test_only_rules_of_their_own_line_are_trimmed() -> None:
+    assert trim("a\n\n---\n----  \n") == "a"
+    assert trim("a ---") == "a ---"
+    assert trim("| a |\n|---") == "| a |\n|---"
+    assert trim("---") == ""
+
+
+def test_fidelity_is_the_share_of_the_original_that_the_copy_has_in_order() -> None:
+    assert fidelity("  abc\n", "abc") == 1.0
+    assert fidelity("axbxc", "abc") == 1.0
+    assert fidelity("acb", "abc") == pytest.approx(2 / 3)
+    assert fidelity("", "abc") == 0.0
+    assert fidelity("anything", "") == 1.0
+    text = "The quick brown fox jumps over the lazy dog. " * 50
+    assert fidelity(text.replace("brown ", "", 1), text) == pytest.approx(1 - 6 / len(text.strip()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Step 1: Correct.\n" * 20_000,
+        "Step 1:" * 50_000,
+        " \n" * 100_000,
+        "# Your solution has an error at Step " * 10_000,
+        "# Your solution is fully correct.\n" + "---\n" * 20_000,
+        "\t" * 200_000 + "---",
+    ],
+)
+def test_hostile_text_is_read_in_linear_time(text: str) -> None:
+    start = time.perf_counter()
+    for critique in (text, f"Step 1: Correct.\n# Your solution is fully correct.\n{text}"):
+        try:
+            found = parse(critique, TRACE)
+            fidelity(found.correct_part, TRACE.text)
+        except CritiqueFormatError:
+            pass
+    assert time.perf_counter() - start < 2

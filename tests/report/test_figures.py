@@ -1,0 +1,45 @@
+import re
+
+from stepalign.report.figures import svg
+from stepalign.report.panels import Curve, Panel
+
+
+def panel(*labels: str) -> Panel:
+    curves = tuple(Curve(label, (0, 5, 10), (0.1, 0.2, float("nan"))) for label in labels)
+    return Panel("Avg@12", "share", curves)
+
+
+def test_labels_are_drawn_as_they_are_written() -> None:
+    drawing = svg(panel("_first", "a$x^2$b", "<script>"))
+    assert "> _first<" in drawing
+    assert ">a$x^2$b<" in drawing
+    assert ">&lt;script&gt;<" in drawing
+
+
+def test_of_a_long_label_the_end_is_drawn() -> None:
+    drawing = svg(panel("short", "runs/" * 50 + "end"))
+    (label,) = re.findall(r">(…[^<]*)<", drawing)
+    assert label.endswith("/end")
+    assert len(label) == 40
+
+
+def test_a_character_that_the_font_lacks_is_drawn_as_a_question_mark() -> None:
+    assert ">run ?<" in svg(panel("run 数", "other"))
+
+
+def test_a_drawing_takes_its_colours_and_fonts_from_the_page() -> None:
+    drawing = svg(panel("a", "b"))
+    assert "var(--series-1)" in drawing
+    assert "var(--series-2)" in drawing
+    assert "var(--ink)" in drawing
+    assert "var(--sans)" in drawing
+    assert "DejaVu" not in drawing
+    assert not re.search(
+        r"#(?!000000|ffffff)[0-9a-f]{6}\b", re.sub(r'(id|href|url)[=(]"?#?[^")]*', "", drawing)
+    )
+
+
+def test_a_seventh_curve_does_not_look_like_the_first() -> None:
+    drawing = svg(panel(*"abcdefg"))
+    dashes = re.findall(r'style="fill: none;([^"]*var\(--series-1\)[^"]*)"', drawing)
+    assert len(set(dashes)) > 1
