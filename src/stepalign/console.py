@@ -18,7 +18,8 @@ Advance = Callable[[float], None]
 class Console:
     """Progress of one run."""
 
-    def __init__(self, total_steps: int, first_step: int = 0) -> None:
+    def __init__(self, total_steps: int | None = None, first_step: int = 0) -> None:
+        """A run of `total_steps` optimizer steps, `first_step` of them done; None where there are no steps."""
         self.rich = RichConsole(stderr=True, highlight=False)
         self.seconds: dict[str, float] = defaultdict(float)
         self._progress = Progress(
@@ -32,9 +33,9 @@ class Console:
             speed_estimate_period=600,
             transient=True,
         )
-        self._whole: TaskID = self._progress.add_task(
-            "optimizer steps", total=total_steps, completed=first_step, speed=""
-        )
+        self._whole: TaskID | None = None
+        if total_steps is not None:
+            self._whole = self._progress.add_task("optimizer steps", total=total_steps, completed=first_step, speed="")
 
     def __enter__(self) -> "Console":
         self._progress.start()
@@ -72,13 +73,14 @@ class Console:
 
     def step_done(self, summary: str) -> None:
         """One more optimizer step."""
-        self._progress.update(self._whole, advance=1)
+        if self._whole is not None:
+            self._progress.update(self._whole, advance=1)
         self.say(summary)
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.rich.print(text, markup=False)
+        self.rich.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A line that stays and stands out."""
-        self.rich.print(f"warning: {text}", style="yellow", markup=False)
+        self.rich.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)

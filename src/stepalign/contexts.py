@@ -6,10 +6,8 @@ Whether a design needs a critic follows from the variables it uses.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil
 
-from jinja2 import Template, UndefinedError
-from jinja2.exceptions import SecurityError
+from jinja2 import Template
 
 from stepalign import prompts
 from stepalign.errors import StepalignError
@@ -38,9 +36,7 @@ class Context:
         """Whether the design shows the reference solution."""
         return "solution" in self.variables
 
-    def render(
-        self, problem: Problem, rollout: Rollout, critique: Critique | None = None, *, keep: float = 1.0
-    ) -> str:
+    def render(self, problem: Problem, rollout: Rollout, critique: Critique | None = None, *, keep: float = 1.0) -> str:
         """The teacher's message.
 
         Args:
@@ -62,10 +58,7 @@ class Context:
             "attempt": _head(rollout.text, keep),
             "critique": critique and _shorten(critique, keep),
         }
-        try:
-            return self.template.render(values).strip()
-        except (UndefinedError, SecurityError, TypeError) as error:
-            raise StepalignError(f"context {self.name}: {error}") from None
+        return prompts.render(self.template, values)
 
 
 def load(name: str) -> Context:
@@ -87,4 +80,4 @@ def _shorten(critique: Critique, keep: float) -> Critique:
 
 
 def _head(text: str, keep: float) -> str:
-    return text if keep >= 1 or not text else text[: ceil(len(text) * keep)] + _CUT
+    return text if keep >= 1 or not text else text[: int(len(text) * keep)] + _CUT

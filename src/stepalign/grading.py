@@ -351,18 +351,14 @@ def _value(answer: str) -> Any:
 
     boxed_only = [LatexExtractionConfig(boxed_match_priority=0)]
     # In the box that math-verify looks for first, plain answers like 1/2 and 10% are read as LaTeX is.
-    values = parse(
-        rf"\boxed{{{_clean(answer)}}}", boxed_only, fallback_mode="no_fallback", parsing_timeout=None
-    )
+    values = parse(rf"\boxed{{{_clean(answer)}}}", boxed_only, fallback_mode="no_fallback", parsing_timeout=None)
     return values[0] if values else None
 
 
 _SPACE = re.compile(r"(?<!\\)\\[,;:! ]|~|\s+")
 _THOUSANDS = re.compile(r"(?<=\d) +(?=\d{3}(?![\d/]))")
 _MIXED = re.compile(r"(?<![\d.])(\d+) +(\d+)/(\d+)(?![\d.])")
-_TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|underline) *\{([^{}]*)\}"
-)
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|underline) *\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '’,-]+[^\W\d_]+)*")
 _WORD = re.compile(r"[^\W\d_]{4}")
 

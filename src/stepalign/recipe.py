@@ -264,7 +264,7 @@ class Objective(Section):
     skip_first: NonNegativeInt = 0
     """Leave the first tokens of each completion out of the loss (the thinking boundary)."""
     horizon: Literal["all", "first_error"] = "all"
-    """`first_error`: tokens after the first wrong step, which the critique knows, carry no loss."""
+    """`first_error`: tokens after the first wrong one, which the critique knows, carry no loss."""
     chunk_tokens: PositiveInt | None = None
     """Tokens whose logits exist at once; None chooses by vocabulary and device."""
 
@@ -303,7 +303,7 @@ class Optimizer(Section):
 class Training(Section):
     """How long, how much at once, and what is kept."""
 
-    steps: PositiveInt
+    steps: PositiveInt = 100
     """Optimizer steps."""
     rollouts_per_step: PositiveInt = 32
     group: PositiveInt = 1
@@ -318,9 +318,7 @@ class Training(Section):
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
         if self.rollouts_per_step % self.group:
-            raise ValueError(
-                f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of group = {self.group}"
-            )
+            raise ValueError(f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of group = {self.group}")
         return self
 
 
@@ -362,7 +360,7 @@ class Recipe(Section):
     objective: Objective = Objective()
     adapter: Adapter = Adapter()
     optimizer: Optimizer = Optimizer()
-    training: Training
+    training: Training = Training()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
 
@@ -372,7 +370,7 @@ class Recipe(Section):
         return self.output / self.name
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, what it extends, and overrides like `optimizer.lr=1e-5`.
 
     Relative paths inside a recipe are relative to the working directory, `extends` to the recipe's own folder.
@@ -380,6 +378,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         StepalignError: naming the file and the key, what was found and what is allowed.
     """
+    path = Path(path)
     values = _read(path, seen=())
     for override in overrides:
         _lay_over(values, _parse_override(override))
@@ -468,7 +467,8 @@ def _parse_override(override: str) -> dict[str, Any]:
 def _explain(path: Path, error: ValidationError) -> str:
     lines = [f"{path}: not a valid recipe"]
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"] if part not in _TAGS) or "the recipe"
+        *tables, last = fault["loc"] or ("the recipe",)
+        key = ".".join(str(part) for part in (*(part for part in tables if part not in _TAGS), last))
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = "unknown key" + _suggestion(fault["loc"])

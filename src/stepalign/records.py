@@ -159,7 +159,7 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
         try:
             records.append(adapter.validate_json(line))
         except ValidationError as error:
-            name = getattr(kind, "__name__", "critic's answer")
+            name = kind.__name__ if isinstance(kind, type) else "critic's answer"
             raise StepalignError(f"{path}, line {number}: not a {name}: {explain(error)}") from None
     return records
 
@@ -201,7 +201,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
-    except FileNotFoundError:
-        raise StepalignError(f"{path}: no such file") from None
+    except OSError as error:
+        raise StepalignError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise StepalignError(f"{path}: not UTF-8 text ({error})") from None

@@ -14,11 +14,21 @@ from peft import PeftModel
 from stepalign import critics, problems, recipe, tokens
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import Evaluation, score
+from stepalign.evaluation.judging import judge
+from stepalign.evaluation.metrics import Evaluation
 from stepalign.grading import Grader
 from stepalign.problems import selection
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Critique, CritiqueFailure, Problem, Rollout, read_jsonl, to_json, write_atomically, write_jsonl
+from stepalign.records import (
+    Critique,
+    CritiqueFailure,
+    Problem,
+    Rollout,
+    read_jsonl,
+    to_json,
+    write_atomically,
+    write_jsonl,
+)
 from stepalign.sampling.solver import Solver
 from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
@@ -28,18 +38,21 @@ from stepalign.training.policy import ADAPTER, load_base
 def sample(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
     """Draw and grade `samples` rollouts for every training problem of a recipe, and write them to `out`."""
     train_problems, _, _ = problems.prepare(settings.problems)
-    with solver(settings, adapter) as solve, Console(1) as console:
-        with console.stage("sample", len(train_problems) * samples) as advance:
-            rollouts = solve.attempt(
-                train_problems,
-                samples,
-                settings.sampling,
-                adapter=ADAPTER if adapter else None,
-                policy_step=0,
-                seed=derive_seed(settings.seed, "rollouts", 0),
-                prefix="sample",
-                done=lambda _: advance(1),
-            )
+    with (
+        solver(settings, adapter) as solve,
+        Console() as console,
+        console.stage("sample", len(train_problems) * samples) as advance,
+    ):
+        rollouts = solve.attempt(
+            train_problems,
+            samples,
+            settings.sampling,
+            adapter=ADAPTER if adapter else None,
+            policy_step=0,
+            seed=derive_seed(settings.seed, "rollouts", 0),
+            prefix="sample",
+            done=lambda _: advance(1),
+        )
     write_jsonl(out, rollouts)
     return rollouts
 
@@ -52,20 +65,10 @@ def evaluate(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None)
     _, evaluation_problems, _ = problems.prepare(settings.problems)
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
-    chosen = settings.evaluation
-    with solver(settings, adapter) as solve, Console(1) as console:
-        with console.stage("evaluate", len(evaluation_problems) * chosen.samples) as advance:
-            rollouts = solve.attempt(
-                evaluation_problems,
-                chosen.samples,
-                chosen.sampling,
-                adapter=ADAPTER if adapter else None,
-                policy_step=0,
-                seed=derive_seed(settings.seed, "evaluation"),
-                prefix="evaluation",
-                done=lambda _: advance(1),
-            )
-    evaluation = score(rollouts, n=chosen.samples, bootstrap=chosen.bootstrap, seed=settings.seed, step=0)
+    with solver(settings, adapter) as solve, Console() as console:
+        evaluation, rollouts = judge(
+            solve, evaluation_problems, settings, console, adapter=ADAPTER if adapter else None, step=0
+        )
     write_jsonl(out.with_suffix(".jsonl"), rollouts)
     write_atomically(out, to_json(evaluation) + "\n")
     return evaluation
@@ -87,7 +90,7 @@ def critique(settings: recipe.Recipe, rollouts: Path, out: Path) -> list[Critiqu
         if rollout.grade is None:
             raise StepalignError(f"{rollouts}: rollout {rollout.id} is not graded")
     answers = []
-    with Console(1) as console, console.stage("critique", len(attempts)) as advance:
+    with Console() as console, console.stage("critique", len(attempts)) as advance:
         pairs = ((by_id[rollout.problem_id], rollout) for rollout in attempts)
         for answer in critics.make(settings.critic).critique(pairs):
             answers.append(answer)
@@ -113,38 +116,41 @@ def select(settings: recipe.Recipe, out: Path) -> Path:
             for name in ("model", "prompts", "sampling", "grading")
         },
     }
-    with solver(settings, None) as solve, Console(1) as console:
-        with console.stage("select", len(loaded.problems), "problems") as advance:
+    with (
+        solver(settings, None) as solve,
+        Console() as console,
+        console.stage("select", len(loaded.problems), "problems") as advance,
+    ):
 
-            def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
-                return solve.attempt(
-                    batch,
-                    settings.selection.attempts,
-                    settings.sampling,
-                    adapter=None,
-                    policy_step=0,
-                    seed=seed,
-                    prefix="select",
-                )
-
-            finished = 0
-
-            def progress(done: int, _: int) -> None:
-                nonlocal finished
-                advance(done - finished)
-                finished = done
-
-            selection.select(
-                loaded,
-                attempt,
-                settings.selection,
-                folder=out,
-                holdout=settings.problems.holdout,
-                seed=settings.problems.seed,
-                batch=max(1, 4 * settings.sampler.batch_size // settings.selection.attempts),
-                fingerprint=fingerprint,
-                progress=progress,
+        def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
+            return solve.attempt(
+                batch,
+                settings.selection.attempts,
+                settings.sampling,
+                adapter=None,
+                policy_step=0,
+                seed=seed,
+                prefix="select",
             )
+
+        finished = 0
+
+        def progress(done: int, _: int) -> None:
+            nonlocal finished
+            advance(done - finished)
+            finished = done
+
+        selection.select(
+            loaded,
+            attempt,
+            settings.selection,
+            folder=out,
+            holdout=settings.problems.holdout,
+            seed=settings.problems.seed,
+            batch=max(1, 4 * settings.sampler.batch_size // settings.selection.attempts),
+            fingerprint=fingerprint,
+            progress=progress,
+        )
     return out
 
 

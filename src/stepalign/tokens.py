@@ -6,10 +6,12 @@ are decoded once, for reading; they are never encoded again.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
@@ -57,7 +59,7 @@ class Chat:
                 first token is not expected to be `<think>`.
 
         Raises:
-            StepalignError: the template does not show every turn exactly once and in order.
+            StepalignError: the template does not show every turn exactly once and in order, or refuses one.
         """
         slots = [_SLOT.format(number) for number in range(len(turns))]
         messages = [{"role": turn.role, "content": slot} for turn, slot in zip(turns, slots, strict=True)]
@@ -104,9 +106,12 @@ class Chat:
         return self._render(message, True) != self._render(message, False)
 
     def _render(self, messages: list[dict[str, str]], thinking: bool) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+            )
+        except TemplateError as error:
+            raise StepalignError(f"the chat template: {error}") from None
         return str(rendered)
 
     def _closing(self, rendered: str) -> str:
@@ -136,14 +141,16 @@ class Chat:
 
     def _decode_in_windows(self, ids: list[int]) -> tuple[str, list[int]]:
         """Id by id in growing windows, for characters of several ids and tokenizers that mind what stands before."""
-        text, starts, settled, done = "", [], 0, 0
-        for position in range(len(ids)):
-            starts.append(len(text))
+        text, starts = self._decode(ids), [0]
+        written, settled, done = 0, 0, 0
+        for position in range(1, len(ids)):
             before = self._decode(ids[settled:done])
-            window = self._decode(ids[settled : position + 1])
-            if not window.endswith("\ufffd") or position + 1 == len(ids):
-                text += window[len(before) :]
-                settled, done = done, position + 1
+            new = self._decode(ids[settled:position])[len(before) :]
+            # Where a character is still incomplete, the window and the whole text part.
+            agreed = len(os.path.commonprefix([new, text[written : written + len(new)]]))
+            starts.append(max(starts[-1], written + agreed))
+            if agreed == len(new) and not new.endswith("\ufffd"):
+                written, settled, done = written + agreed, done, position
         return text, starts
 
 

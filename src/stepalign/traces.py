@@ -85,9 +85,7 @@ class Trace:
         """
         counted = self.steps if self.answer is None else (*self.steps, self.answer)
         if not 1 <= k <= len(counted):
-            raise IndexError(
-                f"section {k} of a trace with {len(counted)} (counted from 1, the final answer included)"
-            )
+            raise IndexError(f"section {k} of a trace with {len(counted)} (counted from 1, the final answer included)")
         return counted[k - 1]
 
     def before(self, k: int) -> str:
@@ -107,8 +105,7 @@ def parse(text: str) -> Trace:
     begin = end_of_thinking(text)
     fences = _fences(text, begin)
     by_style = [
-        [match for match in style.finditer(text, begin) if not _within(match.start(), fences)]
-        for style in _STYLES
+        [match for match in style.finditer(text, begin) if not _within(match.start(), fences)] for style in _STYLES
     ]
     steps = _most_explicit([[match for match in matches if not match["answer"]] for matches in by_style])
     answers = _most_explicit([[match for match in matches if match["answer"]] for matches in by_style])

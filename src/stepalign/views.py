@@ -7,6 +7,7 @@ count follows from lengths alone: a pad id may be any id, an EOS among them (`FA
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Literal
 
 import torch
@@ -167,11 +168,26 @@ def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Objecti
             raise StepalignError(
                 f"objective.horizon = 'first_error': rollout {rollout.id} has no critique that knows its first error"
             )
-        if critique.first_error is not None:
-            section = parse(rollout.text).section(critique.first_error)
-            # The wrong step itself counts: it is where the teacher differs.
-            stop = token_span(rollout, section.start, section.end)[1]
+        trace = parse(rollout.text)
+        # A critique may find that the final answer is missing: then nothing comes after the error.
+        sections = len(trace.steps) + (trace.answer is not None)
+        if critique.first_error is not None and critique.first_error <= sections:
+            wrong = trace.section(critique.first_error)
+            end = _departure(trace.content(wrong), critique.corrected_step)
+            # The first wrong token itself counts: it is where the teacher differs.
+            stop = token_span(rollout, wrong.start, wrong.start + end)[1]
     return min(objective.skip_first, stop), stop
+
+
+def _departure(wrong: str, corrected: str) -> int:
+    """How far the loss goes into the first wrong step, in characters.
+
+    Through the first character in which it departs from the corrected step; to its end where they differ in the
+    heading already, since then the correction is in other words and does not tell where the error is.
+    """
+    common = len(commonprefix([wrong, corrected]))
+    heading = wrong.find("\n")
+    return common + 1 if 0 <= heading < common < len(wrong) else len(wrong)
 
 
 def _teacher_prompt(

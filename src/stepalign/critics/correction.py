@@ -48,7 +48,9 @@ _WORDS = {
 }  # fmt: skip
 _COMMON = {Fraction(number) for number in (0, 1, 2, 100)}
 """Numbers that a computation may need although nobody stated them."""
-_MAX_CANDIDATES = 20
+_MAX_CANDIDATES = 12
+_MAX_STEPS = 40
+"""What the search for a miscopied number may take."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,7 @@ class Attempt:
     @cached_property
     def given(self) -> frozenset[Fraction]:
         """The numbers of the problem's statement, in digits or in words."""
-        words = {
-            _WORDS[word]
-            for word in self.problem.statement.lower().replace("-", " ").split()
-            if word in _WORDS
-        }
+        words = {_WORDS[word] for word in self.problem.statement.lower().replace("-", " ").split() if word in _WORDS}
         return frozenset(number.value for number in equations.numbers(self.problem.statement)) | words
 
     @cached_property
@@ -129,10 +127,11 @@ class Attempt:
         text = self.texts[-1] if self.trace.answer is not None and not self.truncated else ""
         boxes = boxed(text)
         old = equations.value(boxes[-1]) if boxes else None
-        if old is not None and self.answer is not None and old != self.answer and min(old, self.answer) >= 0:
-            text = replaced(text, {old: self.answer})
-            if all(number.value in (*self.given, self.answer) for number in equations.numbers(text)):
-                return text
+        if old is not None and self.answer is not None and len(boxes) == 1 and min(old, self.answer) >= 0:
+            new = replaced(text, {old: self.answer})
+            known = self.given | {self.answer}
+            if old != self.answer and all(number.value in known for number in equations.numbers(new)):
+                return new
         return f"### Final Answer:\n\\boxed{{{self.problem.answer}}}"
 
 
@@ -148,18 +147,15 @@ def correct(attempt: Attempt) -> Correction | None:
 def justify(attempt: Attempt) -> Correction | None:
     """A right answer with its first false equation mended.
 
-    The mended value is carried on, or else stays alone, as long as the steps still end in the answer; where
-    they do not, the way is taken over as for a wrong answer.
+    The mended value is carried on, or else stays alone; None where the steps then do not end in the answer.
     """
-    if not attempt.usable:
-        return None
     k = min(attempt.false)
     mended = recompute(attempt.texts[k - 1], {}, attempt.given)[0]
     alone = (mended, *attempt.texts[k:])
     carried = _recomputed(attempt)
     if carried is None and _reaches(attempt, alone):
         return Correction(k, _is(attempt.false[k]), alone)
-    return carried or _taken_over(attempt)
+    return carried
 
 
 def false_link(text: str) -> tuple[Expression, Expression] | None:
@@ -176,7 +172,7 @@ def _recomputed(attempt: Attempt) -> Correction | None:
 
 
 def _recopied(attempt: Attempt) -> Correction | None:
-    if tally.terms(attempt.problem.meta):
+    if tally.terms(attempt.problem.meta) or len(attempt.steps) > _MAX_STEPS:
         return None
     known = attempt.given | _COMMON | reference.values(attempt.problem.solution)
     earlier: list[Fraction] = []
@@ -190,14 +186,13 @@ def _recopied(attempt: Attempt) -> Correction | None:
             for literal in part.literals
         ]
         results = [chain.result for chain in chains if chain.result is not None]
-        unknown = next((value for value in operands if value not in (*known, *earlier, *results)), None)
+        there = known | set(earlier) | set(results)
+        unknown = next((value for value in operands if value not in there), None)
         if unknown is not None:
             stated = [number.value for number in equations.numbers(attempt.problem.statement)]
-            for candidate in [*stated, *earlier][:_MAX_CANDIDATES]:
+            for candidate in list(dict.fromkeys([*stated, *earlier]))[:_MAX_CANDIDATES]:
                 for pieces in _carried(attempt, k, {unknown: candidate}):
-                    return Correction(
-                        k, "a number in it is neither in the problem nor an earlier result.", pieces
-                    )
+                    return Correction(k, "a number in it is neither in the problem nor an earlier result.", pieces)
             return None
         if k in attempt.false:
             return None
@@ -219,6 +214,8 @@ def _carried(attempt: Attempt, k: int, changes: Changes) -> Iterator[tuple[str, 
         if _reaches(attempt, pieces):
             ended = attempt.trace.answer is not None or boxed("".join(pieces))
             yield tuple(pieces if ended else [*pieces, attempt.final()])
+        if not changes.keys() & attempt.given:
+            return  # nothing was protected
 
 
 def _reaches(attempt: Attempt, pieces: Sequence[str]) -> bool:
@@ -317,9 +314,7 @@ def _by_reference(attempt: Attempt, steps: Sequence[str]) -> _Way | None:
         obtained |= set() if value is None else {value}
         kept += 1
     number = _next_number(attempt, kept)
-    rest = [
-        step.numbered(at) for at, step in enumerate(reference.remaining(solution, obtained), start=number)
-    ]
+    rest = [step.numbered(at) for at, step in enumerate(reference.remaining(solution, obtained), start=number)]
     return _Way(kept, rest, "it does not lead to the answer.")
 
 

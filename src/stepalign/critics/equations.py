@@ -59,12 +59,7 @@ class Chain:
 
 def linked(left: Expression, right: Expression) -> bool:
     """Whether an equation between two expressions can be judged."""
-    return (
-        left.judged
-        and right.judged
-        and (left.computes or right.computes)
-        and all((left.values(), right.values()))
-    )
+    return left.judged and right.judged and (left.computes or right.computes) and all((left.values(), right.values()))
 
 
 def holds(left: Expression, right: Expression, rough: bool = False) -> bool:
@@ -114,9 +109,7 @@ def value(text: str) -> Fraction | None:
         return None
     rest = stream[reader.after :]
     found = expression.values()
-    return (
-        found[-1] if found and all(token.kind in ("word", "unit", "punctuation") for token in rest) else None
-    )
+    return found[-1] if found and all(token.kind in ("word", "unit", "punctuation") for token in rest) else None
 
 
 _SIGNS = {"plus": "+", "minus": "-", "times": "*", "divide": "/"}
@@ -197,9 +190,7 @@ class _Reader:
     def _product(self, depth: int) -> Tree | None:
         return self._series(self._factor, ("*", "/"), depth)
 
-    def _series(
-        self, operand: "Callable[[int], Tree | None]", signs: tuple[str, str], depth: int
-    ) -> Tree | None:
+    def _series(self, operand: "Callable[[int], Tree | None]", signs: tuple[str, str], depth: int) -> Tree | None:
         """Operands joined by operators, from left to right; what cannot be read is left behind it."""
         tree = operand(depth)
         while tree is not None and (found := self._operator()) is not None and found[0] in signs:
@@ -232,9 +223,7 @@ class _Reader:
             tree = Operation("%", (tree,))
             self._take()
         units = self._units(self.after)
-        if units > self.after and (
-            self._operator(units) or self._kind(units) in ("equals", "rough", "close")
-        ):
+        if units > self.after and (self._operator(units) or self._kind(units) in ("equals", "rough", "close")):
             self.after = units
         return tree
 
@@ -349,9 +338,7 @@ class _Reader:
         if token.kind == "word":
             word = token.text.lower()
             kinds = (self._kind(at - 2), self._kind(at - 3))
-            shared = word == "of" and (
-                self._word(at - 2) in _SHARES or "number" in kinds or "percent" in kinds
-            )
+            shared = word == "of" and (self._word(at - 2) in _SHARES or "number" in kinds or "percent" in kinds)
             return word not in _COMPUTING and not shared and not (touching and first.kind == "open")
         return {
             "left": self._kind(at - 2) == "boxed",

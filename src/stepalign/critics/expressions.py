@@ -76,9 +76,7 @@ class Expression:
 
     def replaced(self, literals: Sequence[Fraction]) -> "Expression":
         """The same expression with other numbers in it."""
-        numbers = (
-            replace(number, value=value) for number, value in zip(self.literals, literals, strict=True)
-        )
+        numbers = (replace(number, value=value) for number, value in zip(self.literals, literals, strict=True))
         return replace(self, literals=tuple(numbers))
 
     def values(self) -> tuple[Fraction, ...]:

@@ -37,9 +37,7 @@ def recompute(text: str, changes: Changes, protected: Set[Fraction] = frozenset(
     chains = find(text)
     for chain in chains:
         mending.chain(chain)
-    judged = {
-        literal.start for chain in chains for part in chain.parts if part.judged for literal in part.literals
-    }
+    judged = {literal.start for chain in chains for part in chain.parts if part.judged for literal in part.literals}
     for number in numbers(text):
         if number.start not in judged and mending.stands_for(number.value) != number.value:
             mending.write(number, mending.changes[number.value])
@@ -82,15 +80,11 @@ class _Mending:
     def chain(self, chain: Chain) -> None:
         """Make a chain true from its first computation on; numbers before it are its result."""
         parts = [self._operands(part) for part in chain.parts]
-        first = next(
-            (i for i, part in enumerate(parts) if part.computes and part.judged and part.values()), None
-        )
+        first = next((i for i, part in enumerate(parts) if part.computes and part.judged and part.values()), None)
         if first is None:
             return
         for i in range(first - 1, -1, -1):
-            parts[i] = self._follow(
-                parts[i + 1], parts[i], chain.parts[i + 1], chain.parts[i], rough=chain.rough[i]
-            )
+            parts[i] = self._follow(parts[i + 1], parts[i], chain.parts[i + 1], chain.parts[i], rough=chain.rough[i])
         for i in range(first, len(parts) - 1):
             parts[i + 1] = self._follow(
                 parts[i], parts[i + 1], chain.parts[i], chain.parts[i + 1], rough=chain.rough[i]

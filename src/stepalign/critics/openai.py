@@ -93,9 +93,7 @@ class OpenAICritic:
             failure = _Rejected("server", detail if key == _NO_KEY else detail.replace(key, "***"))
         except _Rejected as rejected:
             failure = rejected
-        return CritiqueFailure(
-            rollout_id=rollout.id, critic=self.name, reason=failure.reason, detail=failure.detail
-        )
+        return CritiqueFailure(rollout_id=rollout.id, critic=self.name, reason=failure.reason, detail=failure.detail)
 
     async def _ask(self, client: openai.AsyncOpenAI, problem: Problem, rollout: Rollout) -> ChatCompletion:
         message = self._template.render(
@@ -113,9 +111,7 @@ class OpenAICritic:
             max_tokens=self._settings.max_tokens,
         )
 
-    def _checked(
-        self, completion: ChatCompletion, problem: Problem, rollout: Rollout, seconds: float
-    ) -> Critique:
+    def _checked(self, completion: ChatCompletion, problem: Problem, rollout: Rollout, seconds: float) -> Critique:
         text = _said(completion)
         trace = parse(rollout.text)
         try:
@@ -187,9 +183,7 @@ def _agree_with_reference(found: schema.ParsedCritique, problem: Problem) -> Non
     else:
         same = wanted in {number.value for number in equations.numbers(boxes[-1])}
     if not same:
-        raise _Rejected(
-            "inconsistent", f"the correction ends in {boxes[-1]!r}, the reference in {problem.answer!r}"
-        )
+        raise _Rejected("inconsistent", f"the correction ends in {boxes[-1]!r}, the reference in {problem.answer!r}")
 
 
 def _faithful(found: schema.ParsedCritique, trace: Trace, least: float) -> float:
@@ -198,9 +192,7 @@ def _faithful(found: schema.ParsedCritique, trace: Trace, least: float) -> float
     original = trace.text if k is None else schema.prefix(trace, k)
     fidelity = schema.fidelity(found.correct_part, original)
     if fidelity < least:
-        raise _Rejected(
-            "unfaithful", f"{fidelity:.1%} of the correct part is verbatim, {least:.1%} is wanted"
-        )
+        raise _Rejected("unfaithful", f"{fidelity:.1%} of the correct part is verbatim, {least:.1%} is wanted")
     if found.case == "D" and k is not None and k <= len(trace.steps):
         wrong = trace.content(trace.section(k)).strip()
         if schema.trim(wrong) in f"{found.corrected_step}\n{found.continuation}":

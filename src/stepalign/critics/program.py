@@ -44,7 +44,11 @@ class ProgramCritic:
             case = "B" if rollout.correct else "C" if attempt.truncated else "D"
             correction = justify(attempt) if case == "B" else correct(attempt)
             if correction is None:
-                return self._failure(rollout, "no way to the answer", "no reference solution to go on with")
+                return self._failure(
+                    rollout,
+                    "no way to the answer",
+                    "neither its own steps nor a reference solution lead there",
+                )
         verdicts = _verdicts(attempt, correction)
         if correction is None:
             correct_part, corrected_step, continuation = trim(rollout.text), "", ""

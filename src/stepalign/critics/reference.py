@@ -32,9 +32,7 @@ def steps(solution: str) -> list[Step]:
     """The solution's steps, without the lines that only state the final answer (`#### 72`)."""
     trace = parse(solution)
     if trace.steps:
-        found = [
-            (section.title, trace.content(section).partition("\n")[2].strip()) for section in trace.steps
-        ]
+        found = [(section.title, trace.content(section).partition("\n")[2].strip()) for section in trace.steps]
     else:
         text = _ANSWER_LINE.sub("", solution).strip()
         found = [_titled(piece) for piece in _pieces(text)] if text else []
@@ -44,9 +42,7 @@ def steps(solution: str) -> list[Step]:
 def remaining(solution: str, obtained: Set[Fraction]) -> list[Step]:
     """The steps whose results are not obtained yet, and what stands between them."""
     every = steps(solution)
-    first = next(
-        (i for i, step in enumerate(every) if step.result is not None and step.result not in obtained), None
-    )
+    first = next((i for i, step in enumerate(every) if step.result is not None and step.result not in obtained), None)
     if first is None:
         return every if not obtained or all(step.result is None for step in every) else []
     begin = first if obtained else 0
@@ -79,9 +75,7 @@ def _pieces(text: str) -> list[str]:
 
 def _balanced(piece: str) -> bool:
     pairs = (("\\[", "\\]"), ("\\begin{", "\\end{"))
-    return piece.count("$$") % 2 == 0 and all(
-        piece.count(left) == piece.count(right) for left, right in pairs
-    )
+    return piece.count("$$") % 2 == 0 and all(piece.count(left) == piece.count(right) for left, right in pairs)
 
 
 def _titled(piece: str) -> tuple[str, str]:

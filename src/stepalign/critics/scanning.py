@@ -70,9 +70,7 @@ def scan(text: str) -> list[Token]:
             continue
         number = None
         if kind == "number":
-            label = (fresh and _ITEM.match(text, end)) or (
-                tokens and tokens[-1].text.lower() in ("step", "steps")
-            )
+            label = (fresh and _ITEM.match(text, end)) or (tokens and tokens[-1].text.lower() in ("step", "steps"))
             if label or _named(text, start, end) or end - start > MAX_DIGITS:
                 kind = "symbol"
             else:
@@ -91,9 +89,7 @@ _ORDINAL = re.compile(r"(?:st|nd|rd|th)(?![^\W_])|[^\W\d_²³](?![^\W\d_])")
 def _named(text: str, start: int, end: int) -> bool:
     """Whether a number is part of a name: `x2`, `3rd`, `3y`. In `3x4` it is not."""
     before, behind = text[start - 1 : start], text[end : end + 1]
-    if before == "_" or (
-        before.isalpha() and (before not in "xX" or not text[start - 2 : start - 1].isdigit())
-    ):
+    if before == "_" or (before.isalpha() and (before not in "xX" or not text[start - 2 : start - 1].isdigit())):
         return True
     times = behind in ("x", "X") and text[end + 1 : end + 2].isdigit()
     return not times and _ORDINAL.match(text, end) is not None

@@ -143,9 +143,7 @@ _VERDICT = re.compile(
     r"[ \t]{0,3}(?P<reason>[^\n]*)$",
     re.MULTILINE | re.IGNORECASE,
 )
-_BEGINNING = re.compile(
-    r"(?:[ \t]{0,20}\n){0,20}(?:[ \t]{0,3}-{3,}[ \t]{0,20}(?:\n|$)(?:[ \t]{0,20}\n){0,20})?"
-)
+_BEGINNING = re.compile(r"(?:[ \t]{0,20}\n){0,20}(?:[ \t]{0,3}-{3,}[ \t]{0,20}(?:\n|$)(?:[ \t]{0,20}\n){0,20})?")
 
 
 def parse(text: str, trace: Trace) -> ParsedCritique:
@@ -162,9 +160,7 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     first_error = next((verdict.step for verdict in verdicts if not verdict.correct), None)
     if case == "A":
         if first_error is not None:
-            raise CritiqueFormatError(
-                f"says fully correct, but its summary finds step {first_error} incorrect"
-            )
+            raise CritiqueFormatError(f"says fully correct, but its summary finds step {first_error} incorrect")
         solution = _part(text, opening.end(), len(text))
         if not solution.strip():
             raise CritiqueFormatError("says fully correct, but does not repeat the solution")
@@ -199,16 +195,14 @@ def fidelity(copied: str, original: str) -> float:
     """The share of the original's characters that the copy has, in order; whitespace at either end aside.
 
     This is the longest common subsequence over the original's length, computed bit-parallel (Hyyrö 2004)
-    after the common beginning and end: exact, and m·n/64 steps at worst. Unrelated English text already
-    shares about half of its characters in order, so a faithful copy is near 1, not above one half.
+    after the common beginning: exact, and m·n/64 steps at worst. Unrelated English text already shares about
+    half of its characters in order, so a faithful copy is near 1, not above one half.
     """
     copied, original = copied.strip(), original.strip()
     if not original:
         return 1.0
     front = _common(copied, original)
-    back = _common(copied[front:][::-1], original[front:][::-1])
-    middle = original[front : len(original) - back]
-    return (front + back + _subsequence(copied[front : len(copied) - back], middle)) / len(original)
+    return (front + _subsequence(copied[front:], original[front:])) / len(original)
 
 
 def _verdict_line(verdict: Verdict) -> str:
@@ -231,14 +225,10 @@ def _verdicts(summary: str, trace: Trace) -> tuple[Verdict, ...]:
         if int(match["step"]) != number:
             raise CritiqueFormatError(f"its summary judges step {match['step']} where step {number} is due")
         correct = match["word"].lower() == "correct"
-        verdicts.append(
-            Verdict(step=number, correct=correct, reason="" if correct else match["reason"].strip(" \t*_"))
-        )
+        verdicts.append(Verdict(step=number, correct=correct, reason="" if correct else match["reason"].strip(" \t*_")))
     most = sections(trace)
     if not max(most - 1, 1) <= len(verdicts) <= most and all(verdict.correct for verdict in verdicts):
-        raise CritiqueFormatError(
-            f"its summary judges {len(verdicts)} steps of a solution that has {most - 1}"
-        )
+        raise CritiqueFormatError(f"its summary judges {len(verdicts)} steps of a solution that has {most - 1}")
     if len(verdicts) > most:
         raise CritiqueFormatError(f"its summary judges step {most + 1} of a solution that has {most - 1}")
     return tuple(verdicts)
@@ -278,9 +268,7 @@ def _part(text: str, start: int, end: int) -> str:
 
 def _common(left: str, right: str) -> int:
     """The length of the common beginning."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
-    )
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def _subsequence(left: str, right: str) -> int:

@@ -63,9 +63,7 @@ class Evaluation:
             raise ValueError(f"no measure of {', '.join(missing)}")
         for metric, measure in self.measures.items():
             if len(measure.by_problem) != len(self.problem_ids):
-                raise ValueError(
-                    f"{metric}: {len(measure.by_problem)} values for {len(self.problem_ids)} problems"
-                )
+                raise ValueError(f"{metric}: {len(measure.by_problem)} values for {len(self.problem_ids)} problems")
 
 
 def score(rollouts: Sequence[Rollout], *, n: int, bootstrap: int, seed: int, step: int) -> Evaluation:

@@ -32,9 +32,7 @@ def token_weights(
     lengths = counted.sum(-1)
     own = int((lengths > 0).sum() if normalize == "sequence" else lengths.sum())
     if denominator < own:
-        raise ValueError(
-            f"denominator = {denominator}, but this micro-batch alone has {own} to a {normalize}"
-        )
+        raise ValueError(f"denominator = {denominator}, but this micro-batch alone has {own} to a {normalize}")
     if normalize == "token":
         return counted.float() / max(1, denominator)
     return counted.float() / lengths.clamp(min=1)[:, None] / max(1, denominator)

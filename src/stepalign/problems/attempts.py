@@ -62,9 +62,7 @@ class Journal:
         """
         problems = {rollout.problem_id for rollout in rollouts}
         if len(rollouts) != self.attempts or len(problems) != 1:
-            raise ValueError(
-                f"{self.attempts} attempts at one problem wanted, found {len(rollouts)} at {problems}"
-            )
+            raise ValueError(f"{self.attempts} attempts at one problem wanted, found {len(rollouts)} at {problems}")
         tally = _tally(rollouts)
         with self.path.open("ab") as file:
             file.write("".join(to_json(rollout) + "\n" for rollout in rollouts).encode())
@@ -85,9 +83,7 @@ class Journal:
                     rollout = adapter.validate_json(line)
                 except ValidationError as error:
                     raise StepalignError(f"{where}: not a Rollout: {explain(error)}") from None
-                if rollout.problem_id in self.tallies or (
-                    begun and begun[0].problem_id != rollout.problem_id
-                ):
+                if rollout.problem_id in self.tallies or (begun and begun[0].problem_id != rollout.problem_id):
                     raise StepalignError(
                         f"{where}: an attempt at {rollout.problem_id} outside its group of {self.attempts}"
                     )

@@ -36,9 +36,7 @@ def rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """
     readers = {".jsonl": _json_lines, ".parquet": _parquet_rows}
     if path.suffix not in readers:
-        raise StepalignError(
-            f"{path}: a file ending in {' or '.join(readers)} is wanted, found {path.suffix!r}"
-        )
+        raise StepalignError(f"{path}: a file ending in {' or '.join(readers)} is wanted, found {path.suffix!r}")
     try:
         yield from readers[path.suffix](path)
     except OSError as error:
@@ -57,15 +55,11 @@ def candidates(source: recipe.File) -> Iterator[Candidate]:
     names = source.columns
     for number, where, row in rows(source.path):
         whole_record = names == _DEFAULT and row.keys() == _RECORD
-        no_solution = names.solution is None or (
-            names.solution == _DEFAULT.solution and names.solution not in row
-        )
+        no_solution = names.solution is None or (names.solution == _DEFAULT.solution and names.solution not in row)
         identity = "id" if whole_record else names.id
         yield Candidate(
             where=where,
-            id=f"{source.path.stem}-{number}"
-            if identity is None
-            else column.text_or_number(row, identity, where),
+            id=f"{source.path.stem}-{number}" if identity is None else column.text_or_number(row, identity, where),
             statement=column.text(row, names.statement, where),
             answer=column.text_or_number(row, names.answer, where),
             solution="" if no_solution else column.text(row, str(names.solution), where),

@@ -28,8 +28,6 @@ def rows(
         for number, row in enumerate(loaded):
             yield number, f"{dataset}, {split}, row {number}", row
     except OSError as error:
-        raise StepalignError(
-            f"{dataset} cannot be read from the Hugging Face hub: {error}. {otherwise}"
-        ) from None
+        raise StepalignError(f"{dataset} cannot be read from the Hugging Face hub: {error}. {otherwise}") from None
     except ValueError as error:
         raise StepalignError(f"{dataset}, split {split!r}: {error}") from None

@@ -72,6 +72,4 @@ def _rate(text: str, where: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise StepalignError(
-            f"{where}: pass_rate_72b_tir: a number or n/a is wanted, found {text!r}"
-        ) from None
+        raise StepalignError(f"{where}: pass_rate_72b_tir: a number or n/a is wanted, found {text!r}") from None

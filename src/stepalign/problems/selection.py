@@ -137,9 +137,7 @@ def _attempt_all(
     report(len(journal.tallies), len(problems))
     waiting = [problem for problem in problems if problem.id not in journal.tallies]
     for start in range(0, len(waiting), batch):
-        open_rollouts: dict[str, list[Rollout]] = {
-            problem.id: [] for problem in waiting[start : start + batch]
-        }
+        open_rollouts: dict[str, list[Rollout]] = {problem.id: [] for problem in waiting[start : start + batch]}
         for rollout in attempt(waiting[start : start + batch]):
             rollouts = open_rollouts[rollout.problem_id]
             rollouts.append(rollout)

@@ -82,9 +82,7 @@ def derivations(terms: Sequence[int]) -> dict[str, list[Step]]:
     return found
 
 
-def _draw(
-    source: recipe.Sums, index: int, seen: set[tuple[int, ...]]
-) -> tuple[tuple[int, ...], str, list[Step]]:
+def _draw(source: recipe.Sums, index: int, seen: set[tuple[int, ...]]) -> tuple[tuple[int, ...], str, list[Step]]:
     for attempt in range(_DRAWS):
         random = Random(derive_seed(source.seed, "sums", index, attempt))
         terms: list[int] = []
@@ -169,7 +167,5 @@ def _spelled(terms: Sequence[int]) -> str:
 
 def _written(steps: Sequence[Step], answer: int) -> str:
     """The paper's format (Appendix B): a heading for each step and for the final answer."""
-    written = [
-        f"### Step {number}: {step.text}\n{step.equation}" for number, step in enumerate(steps, start=1)
-    ]
+    written = [f"### Step {number}: {step.text}\n{step.equation}" for number, step in enumerate(steps, start=1)]
     return "\n\n".join([*written, f"### Final Answer:\n\\boxed{{{answer}}}"])

@@ -26,9 +26,7 @@ def candidates(source: recipe.GsmSymbolic) -> Iterator[Candidate]:
     try:
         import reasoning_gym
     except ModuleNotFoundError:
-        raise StepalignError(
-            'source = "gsm_symbolic" needs reasoning-gym: install stepalign[reasoning-gym]'
-        ) from None
+        raise StepalignError('source = "gsm_symbolic" needs reasoning-gym: install stepalign[reasoning-gym]') from None
     generated = reasoning_gym.create_dataset(
         "gsm_symbolic", size=source.count, seed=derive_seed(source.seed, "gsm_symbolic")
     )

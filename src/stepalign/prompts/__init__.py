@@ -4,6 +4,7 @@ The authors' templates are lost (the paper's Figures 8–11 are images); each fi
 ours. Templates are Jinja, sandboxed; what a model or a data set wrote enters as values and is never evaluated.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -30,13 +31,25 @@ def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
     try:
         used = frozenset(_undeclared(environment, path.name))
         template = environment.get_template(path.name)
-    except TemplateError as error:
+    except (TemplateError, UnicodeDecodeError) as error:
         raise StepalignError(f"{path}: not a valid template: {error}") from None
     if unknown := used - allowed:
         raise StepalignError(
             f"{path}: unknown variables {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(allowed))}"
         )
     return template, used
+
+
+def render(template: Template, values: Mapping[str, object]) -> str:
+    """A template's text with its values filled in, without white space around it.
+
+    Raises:
+        StepalignError: the template asks for what a value does not have, or must not be asked.
+    """
+    try:
+        return template.render(values).strip()
+    except (TemplateError, TypeError) as error:
+        raise StepalignError(f"{template.filename}: {error}") from None
 
 
 def _find(name: str) -> Path:
@@ -53,13 +66,20 @@ def _find(name: str) -> Path:
 def _environment(folder: Path) -> SandboxedEnvironment:
     # A template of the user's may include the ones that ship with the package.
     return SandboxedEnvironment(
-        loader=FileSystemLoader([folder, _HERE]), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([folder, _HERE]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
-def _undeclared(environment: SandboxedEnvironment, name: str) -> set[str]:
+def _undeclared(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> set[str]:
     """The variables that a template uses, its includes counted in."""
     assert environment.loader is not None
+    if name in within:
+        raise TemplateError(f"{name} includes itself")
     tree = environment.parse(environment.loader.get_source(environment, name)[0])
     included = {reference for reference in meta.find_referenced_templates(tree) if reference}
-    return meta.find_undeclared_variables(tree).union(*(_undeclared(environment, other) for other in included))
+    return meta.find_undeclared_variables(tree).union(
+        *(_undeclared(environment, other, (*within, name)) for other in included)
+    )

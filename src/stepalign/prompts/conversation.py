@@ -35,4 +35,4 @@ class SolverPrompt:
         return (*self.before, Turn("user", self._message(problem.statement)))
 
     def _message(self, statement: str) -> str:
-        return self._template.render(problem=statement).strip()
+        return prompts.render(self._template, {"problem": statement})

@@ -44,9 +44,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         StepalignError: fewer than two folders, one twice, one without a run, or evaluations with different n.
     """
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
-        raise StepalignError(
-            f"two or more different runs make a comparison, found {', '.join(map(str, folders))}"
-        )
+        raise StepalignError(f"two or more different runs make a comparison, found {', '.join(map(str, folders))}")
     runs = _labelled([read(folder) for folder in folders])
     comparison = Comparison(runs)
     evaluation = panels.of_evaluations({label: run.evaluations for label, run in runs.items()})

@@ -59,16 +59,13 @@ class Comparison:
             if summary.before
         }
         winning = {
-            metric: (min if metric in LOWER_IS_BETTER else max)(
-                row[metric][1].value for row in reached.values()
-            )
+            metric: (min if metric in LOWER_IS_BETTER else max)(row[metric][1].value for row in reached.values())
             for metric in FIGURE_2
             if reached
         }
         return {
             label: {
-                metric: Best(measure, step, measure.value == winning[metric])
-                for metric, (step, measure) in row.items()
+                metric: Best(measure, step, measure.value == winning[metric]) for metric, (step, measure) in row.items()
             }
             for label, row in reached.items()
         }

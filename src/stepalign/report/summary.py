@@ -157,9 +157,7 @@ class Summary:
         seconds = self._total("seconds")
         whole = sum(seconds.values())
         return [
-            Stage(name, spent, spent / whole, self._rate(name, spent))
-            for name, spent in seconds.items()
-            if spent > 0
+            Stage(name, spent, spent / whole, self._rate(name, spent)) for name, spent in seconds.items() if spent > 0
         ]
 
     @property

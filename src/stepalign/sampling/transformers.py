@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
-from stepalign.records import FinishReason, TokenIds
+from stepalign.records import FinishReason
 from stepalign.sampling import Completion, Request
 
 _COMPACT_EVERY = 256
@@ -50,7 +50,6 @@ class TransformersSampler:
                 "allowed are full_attention and sliding_attention: sample with an engine that knows them"
             )
 
-    @torch.no_grad()
     def sample(
         self, requests: Sequence[Request], sampling: recipe.Sampling, *, adapter: str | None
     ) -> Iterator[Completion]:
@@ -76,9 +75,7 @@ class _Row:
 class _Batch:
     """The rows being decoded, their cache and the queue behind them."""
 
-    def __init__(
-        self, model: PreTrainedModel, eos_ids: frozenset[int], size: int, sampling: recipe.Sampling
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int], size: int, sampling: recipe.Sampling) -> None:
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.device = self.head.weight.device
         self.eos_ids, self.size, self.sampling = eos_ids, size, sampling
@@ -103,8 +100,9 @@ class _Batch:
             if self.rows:
                 yield from self._draw(self._decode(), first=0)
 
-    def _prefill(self, requests: Sequence[Request]) -> Float[Tensor, "joining hidden"]:
-        """Lay the prompts into the last slots and return the hidden states behind their last ids."""
+    @torch.no_grad()
+    def _prefill(self, requests: Sequence[Request]) -> Float[Tensor, "joining vocab"]:
+        """Lay the prompts into the last slots and return the logits behind their last ids."""
         lengths = [len(request.prompt_ids) for request in requests]
         longest = max(lengths)
         ids = torch.zeros(len(requests), longest, dtype=torch.long)
@@ -125,11 +123,12 @@ class _Batch:
             noise = torch.rand(self.sampling.max_new_tokens, generator=generator)
             self.rows.append(_Row(request, noise))
             self.starts.append(self.now - length)
-        hidden: Tensor = output.last_hidden_state[:, -1]
-        return hidden
+        logits: Tensor = self.head(output.last_hidden_state[:, -1])
+        return logits.float()
 
-    def _decode(self) -> Float[Tensor, "rows hidden"]:
-        """Feed each row's last id and return the hidden states behind it."""
+    @torch.no_grad()
+    def _decode(self) -> Float[Tensor, "rows vocab"]:
+        """Feed each row's last id and return the logits behind it."""
         if self.now + 1 > self.cache.layers[0].capacity:
             self._compact()
         starts = torch.tensor(self.starts)
@@ -144,13 +143,12 @@ class _Batch:
             past_key_values=self.cache,
             use_cache=True,
         )
-        hidden: Tensor = output.last_hidden_state[:, -1]
-        return hidden
+        logits: Tensor = self.head(output.last_hidden_state[:, -1])
+        return logits.float()
 
-    def _draw(self, hidden: Float[Tensor, "some hidden"], first: int) -> Iterator[Completion]:
+    def _draw(self, logits: Float[Tensor, "some vocab"], first: int) -> Iterator[Completion]:
         """Draw a token for the rows from `first` on; rows that end leave."""
         rows = self.rows[first:]
-        logits = self.head(hidden).float()
         noise = torch.stack([row.noise[len(row.ids)] for row in rows]).to(logits.device)
         ended = []
         for slot, (row, token) in enumerate(zip(rows, draw(logits, noise, self.sampling).tolist(), strict=True)):
@@ -210,7 +208,9 @@ class _SharedAxisLayer(DynamicLayer):  # type: ignore[misc]
         self.values = value_states.new_zeros(self.slots, value_states.shape[1], self.capacity, value_states.shape[3])
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.column + key_states.shape[2]
@@ -277,7 +277,7 @@ def _invert(weights: Float[Tensor, "rows choices"], noise: Float[Tensor, " rows"
 
 
 def _base(model: torch.nn.Module) -> PreTrainedModel:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[no-any-return, operator]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def _using(model: torch.nn.Module, adapter: str | None) -> AbstractContextManager[None]:
@@ -286,7 +286,8 @@ def _using(model: torch.nn.Module, adapter: str | None) -> AbstractContextManage
             raise StepalignError(f"the model carries no adapters, asked for {adapter!r}")
         return nullcontext()
     if adapter is None:
-        return model.disable_adapter()  # type: ignore[operator]
+        disabled: AbstractContextManager[None] = model.disable_adapter()  # type: ignore[operator]
+        return disabled
     if adapter != model.active_adapter:
         raise StepalignError(f"adapter {adapter!r} is not the active one ({model.active_adapter!r})")
     return nullcontext()
@@ -304,5 +305,3 @@ def _check_room(model: PreTrainedModel, requests: Sequence[Request], sampling: r
                 f"{request.id}: a prompt of {len(request.prompt_ids)} tokens and max_new_tokens = "
                 f"{sampling.max_new_tokens} need {needed} positions, the model has {limit}"
             )
-
-

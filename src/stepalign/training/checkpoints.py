@@ -56,8 +56,8 @@ def load(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> 
     Raises:
         StepalignError: naming the file that is missing or half-written, and how to go on.
     """
-    policy.load(checkpoint)
     try:
+        policy.load(checkpoint)
         step = int(json.loads((checkpoint / _STATE).read_text())["step"])
         tensors = load_file(checkpoint / _OPTIMIZER)
         _unflatten(optimizer, tensors)

@@ -20,7 +20,8 @@ from accelerate.utils import ProjectConfiguration
 from stepalign import critics, problems, recipe, report, tokens, traces
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import Evaluation, score
+from stepalign.evaluation.judging import judge
+from stepalign.evaluation.metrics import Evaluation
 from stepalign.grading import Grader
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
@@ -93,14 +94,14 @@ class Trainer:
         training = self.settings.training
         if not self.evaluation_problems:
             self.console.warn("no evaluation problems (problems.holdout = 0): nothing will be evaluated")
-        self.evaluate()
+        if self._evaluates_now():
+            self.evaluate()
         batches = _batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
         for batch in islice(batches, self.step, training.steps):
             self.learn_from(batch)
-            last = self.step == training.steps
-            if last or self.step % training.checkpoint_every == 0:
+            if self.step == training.steps or self.step % training.checkpoint_every == 0:
                 checkpoints.save(self.run.checkpoints, self.policy, self.optimizer, self.step)
-            if last or (training.evaluate_every and self.step % training.evaluate_every == 0):
+            if self._evaluates_now():
                 self.evaluate()
         self.accelerator.end_training()
 
@@ -120,7 +121,12 @@ class Trainer:
         if taught.lessons:
             try:
                 learnt = update(
-                    self.accelerator, self.wrapped, self.optimizer, taught.lessons, self.settings, self.console
+                    self.accelerator,
+                    self.wrapped,
+                    self.optimizer,
+                    taught.lessons,
+                    self.settings,
+                    self.console,
                 )
             except StepalignError as error:
                 raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
@@ -133,30 +139,22 @@ class Trainer:
             return None
         if done := self.run.evaluation(self.step):
             return done
-        settings = self.settings.evaluation
-        with self.console.stage("evaluate", len(self.evaluation_problems) * settings.samples) as advance:
-            rollouts = self.solver.attempt(
-                self.evaluation_problems,
-                settings.samples,
-                settings.sampling,
-                adapter=ADAPTER,
-                policy_step=self.step,
-                # The same seeds at every step: what differs between two evaluations is the policy.
-                seed=derive_seed(self.settings.seed, "evaluation"),
-                prefix=f"evaluation-{self.step:06d}",
-                done=lambda _: advance(1),
-            )
-        evaluation = score(
-            rollouts, n=settings.samples, bootstrap=settings.bootstrap, seed=self.settings.seed, step=self.step
+        evaluation, rollouts = judge(
+            self.solver, self.evaluation_problems, self.settings, self.console, adapter=ADAPTER, step=self.step
         )
         self.run.keep_evaluation(evaluation, rollouts)
         shown = {name: measure.value for name, measure in evaluation.measures.items()}
         self.accelerator.log({f"evaluation/{name}": value for name, value in shown.items()}, step=self.step)
         self.console.say(
-            f"step {self.step}: Avg@{settings.samples} {shown['avg']:.1%}, Maj@{settings.samples} {shown['maj']:.1%}, "
-            f"Pass@{settings.samples} {shown['pass']:.1%}, {shown['length']:.0f} tokens"
+            f"step {self.step}: Avg@{evaluation.n} {shown['avg']:.1%}, Maj@{evaluation.n} {shown['maj']:.1%}, "
+            f"Pass@{evaluation.n} {shown['pass']:.1%}, {shown['length']:.0f} tokens"
         )
         return evaluation
+
+    def _evaluates_now(self) -> bool:
+        """Whether an evaluation is due. A run that goes on must not add one where it happened to be stopped."""
+        every = self.settings.training.evaluate_every
+        return self.step in (0, self.settings.training.steps) or (every is not None and self.step % every == 0)
 
     def _draw(self, step: int, batch: Sequence[Problem]) -> list[Rollout]:
         training = self.settings.training
@@ -210,16 +208,16 @@ class Trainer:
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         values: dict[str, Any] = {
             "step": self.step,
-            "epoch": self.step * self.settings.training.rollouts_per_step
-            / self.settings.training.group / len(self.train_problems),
+            "epoch": self.step
+            * self.settings.training.rollouts_per_step
+            / self.settings.training.group
+            / len(self.train_problems),
             **learnt,
             "rollouts": drawn,
             "completion_tokens": completion_tokens,
             **shares,
         }
-        self.run.add_metrics(
-            {**values, "cases": cases, "failures": failures, "outcomes": outcomes, "seconds": seconds}
-        )
+        self.run.add_metrics({**values, "cases": cases, "failures": failures, "outcomes": outcomes, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
         if shares["truncated"] == 1:
             self.console.warn(
@@ -231,7 +229,7 @@ class Trainer:
         if not learnt or "loss" not in learnt:
             self.console.warn(f"step {self.step}: nothing to learn from, no update (dropped: {dict(failures)})")
         loss = f"loss {learnt['loss']:.4f}, " if "loss" in learnt else ""
-        spent = sum(seconds.values())
+        spent = sum(seconds.values()) or 1.0
         self.console.step_done(
             f"step {self.step}: {loss}correct {shares['correct']:.0%}, {completion_tokens / drawn:.0f} tokens, "
             + ", ".join(f"{name} {value / spent:.0%}" for name, value in seconds.items())

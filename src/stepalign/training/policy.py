@@ -84,8 +84,10 @@ class Policy(nn.Module):
                 outcome = set_peft_model_state_dict(self.model, weights)
             except (RuntimeError, UserWarning) as error:
                 raise StepalignError(f"{path}: another adapter than the recipe's: {error}") from None
-        if outcome.unexpected_keys:
-            raise StepalignError(f"{path}: another adapter than the recipe's: {outcome.unexpected_keys[:3]} …")
+        # Loading is lenient: the base's own weights are missing from an adapter's file as a matter of course.
+        wanting = [key for key in outcome.missing_keys if f".{ADAPTER}." in key]
+        if strange := [*outcome.unexpected_keys, *wanting]:
+            raise StepalignError(f"{path}: another adapter than the recipe's: {strange[:3]} …")
 
 
 def load(model: recipe.Model, adapter: recipe.Adapter, seed: int, device: torch.device) -> Policy:
@@ -105,9 +107,12 @@ def load(model: recipe.Model, adapter: recipe.Adapter, seed: int, device: torch.
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "adapter"))
         try:
-            policy = Policy(get_peft_model(base, config))
+            with warnings.catch_warnings():  # PEFT asks transformers by a name that is on its way out
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                policy = Policy(get_peft_model(base, config))
         except ValueError as error:
             raise StepalignError(f"adapter.targets = {list(adapter.targets)}: {error}") from None
+    _check_targets(policy, adapter)
     _check_head(policy)
     return policy
 
@@ -144,6 +149,14 @@ def precision(dtype: str, device: torch.device) -> torch.dtype:
     chosen = getattr(torch, dtype)
     assert isinstance(chosen, torch.dtype)
     return chosen
+
+
+def _check_targets(policy: Policy, adapter: recipe.Adapter) -> None:
+    """PEFT minds only if no target names a layer; one that is misspelt would train less than the recipe says."""
+    found = policy.model.base_model.targeted_module_names
+    lost = [target for target in adapter.targets if not any(f".{name}".endswith(f".{target}") for name in found)]
+    if lost:
+        raise StepalignError(f"adapter.targets: the model has no layers named {', '.join(lost)}")
 
 
 @torch.no_grad()

@@ -39,7 +39,16 @@ from stepalign.records import (
     write_jsonl,
 )
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "math-verify")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "tokenizers",
+    "math-verify",
+)
 _FREE_TO_CHANGE = ("training.steps:", "tracking.")
 """What may differ when a run goes on: neither changes what was computed so far."""
 
@@ -64,7 +73,11 @@ class Run:
             raise StepalignError(f"{self.folder}: another process is writing to this run") from None
         except OSError as error:
             raise StepalignError(f"{self.folder}: cannot be written: {error.strerror}") from None
-        self._claim()
+        try:
+            self._claim()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let others write to the folder."""

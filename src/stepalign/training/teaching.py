@@ -28,9 +28,7 @@ class Taught:
 class Teaching:
     """The teacher's side of a recipe: context, fallback, limits."""
 
-    def __init__(
-        self, chat: Chat, prompt: SolverPrompt, settings: recipe.Recipe, context_limit: int | None
-    ) -> None:
+    def __init__(self, chat: Chat, prompt: SolverPrompt, settings: recipe.Recipe, context_limit: int | None) -> None:
         """`context_limit` is the model's own; the teacher's views stay within both.
 
         Raises:
@@ -90,6 +88,7 @@ class Teaching:
                 taught.outcomes["dropped"] += 1
                 continue
             taught.outcomes["taught"] += 1
+            taught.outcomes["fallback"] += self.needs_critique and not isinstance(answer, Critique)
             taught.outcomes["cut"] += made.cut
             taught.lessons.append(made)
         return taught
@@ -102,7 +101,6 @@ class Teaching:
         if critique is None and self.needs_critique:
             if self.fallback is None:
                 return None
-            taught.outcomes["fallback"] += 1
             # Without a critique nothing knows where the first error is.
             context, objective = self.fallback, objective.model_copy(update={"horizon": "all"})
         try:

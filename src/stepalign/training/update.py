@@ -57,9 +57,9 @@ def update(
                 policy(collate(views).to(accelerator.device)),
                 teacher_hidden,
                 model.head,
-                weights(
-                    views, normalize=settings.objective.normalize, sequences=len(lessons), tokens=tokens
-                ).to(accelerator.device),
+                weights(views, normalize=settings.objective.normalize, sequences=len(lessons), tokens=tokens).to(
+                    accelerator.device
+                ),
                 settings.objective,
             )
             if not torch.isfinite(loss):
@@ -93,6 +93,7 @@ def update(
         "first_token_kl": first_token_kl / len(lessons),
         "grad_norm": float(norm),
         "tokens": tokens,
+        "student_tokens": sum(len(lesson.student.input_ids) for lesson in lessons),
         "teacher_tokens": sum(len(lesson.teacher.input_ids) for lesson in lessons),
     }
 
@@ -115,7 +116,11 @@ def _settle(device: torch.device) -> None:
 
 def optimizer_of(policy: Policy, settings: recipe.Optimizer) -> torch.optim.Optimizer:
     """AdamW over the adapter."""
-    options: dict[str, Any] = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    options: dict[str, Any] = {
+        "betas": settings.betas,
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
     return torch.optim.AdamW(policy.trainable(), lr=settings.lr, **options)
 
 

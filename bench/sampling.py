@@ -1,0 +1,87 @@
+"""Tokens a second of the sampler beside transformers' own `generate`, on the same prompts.
+
+`generate` decodes fixed batches until the last row ends; ours lets rows leave and (refill) others join. Two loads: one
+batch of 32, as in a training step, and 96 requests at batch 32, as in an evaluation, where responses end at different
+times.
+
+    python bench/sampling.py
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from stepalign import problems, prompts, recipe, tokens
+from stepalign.prompts.conversation import Turn
+from stepalign.sampling import Request
+from stepalign.sampling.transformers import TransformersSampler
+from stepalign.training.policy import load_base
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = recipe.Model(path=options.model)
+    chat, model = tokens.load(settings), load_base(settings, device)
+    template, _ = prompts.load("solver", frozenset({"problem"}))
+    loaded = problems.load(recipe.Sums(count=96, terms=4)).problems
+    prompt_ids = [
+        chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded
+    ]
+    sampling = recipe.Sampling(temperature=1.0, top_p=0.95, max_new_tokens=options.tokens)
+    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=32)
+
+    def ours(count: int) -> int:
+        requests = [Request(id=str(n), prompt_ids=ids, seed=n) for n, ids in enumerate(prompt_ids[:count])]
+        return sum(len(completion.ids) for completion in sampler.sample(requests, sampling, adapter=None))
+
+    def generate(count: int) -> int:
+        torch.manual_seed(0)
+        drawn = 0
+        for first in range(0, count, 32):
+            rows = prompt_ids[first : min(first + 32, count)]
+            width = max(map(len, rows))
+            padded = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+            output = model.generate(
+                padded, attention_mask=mask, do_sample=True, temperature=1.0, top_p=0.95, top_k=0,
+                max_new_tokens=options.tokens, eos_token_id=sorted(chat.eos_ids), pad_token_id=min(chat.eos_ids),
+            )  # fmt: skip
+            for row in output[:, width:].tolist():
+                drawn += next(
+                    (place + 1 for place, token in enumerate(row) if token in chat.eos_ids), len(row)
+                )
+        return drawn
+
+    results: dict[str, list[float]] = {}
+    for _ in range(options.repeats):
+        for count in (32, 96):
+            for name, draw in (("generate", generate), ("stepalign", ours)):
+                start = time.perf_counter()
+                drawn = draw(count)
+                results.setdefault(f"{name}, {count} requests", []).append(
+                    drawn / (time.perf_counter() - start)
+                )
+    print(f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {options.repeats} repeats")
+    for name, speeds in results.items():
+        print(f"{name:<24} {median(speeds):7.1f} tokens/s  [{min(speeds):.1f}, {max(speeds):.1f}]")
+    if options.json:
+        summary: dict[str, Any] = {"device": str(device), "tokens_per_second": results}
+        options.json.write_text(json.dumps(summary, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What the tests share: run-time shape checks, and tiny real models with a real tokenizer."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: sums are then added in one order everywhere
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from jaxtyping import install_import_hook
+
+# Every shape in a signature of these modules, the ones with tensors in them, is checked at every call of a test.
+install_import_hook(
+    ["stepalign.objectives", "stepalign.views", "stepalign.sampling.transformers", "stepalign.training"],
+    "beartype.beartype",
+)
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepalign import recipe
+from stepalign.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # PEFT asks transformers by a name that transformers has renamed.
+    config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+_CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+_THINK = ["<think>", "</think>"]
+# ChatML with the switch of Qwen3: thinking off closes an empty think block in the prompt.
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+_SENTENCES = [
+    "### Step 1: Add 12 and 25\n12 + 25 = 37\n\n### Step 2: Add 37 and 31\n37 + 31 = 68",
+    "### Final Answer:\n\n\\boxed{68}",
+    "Compute 47 + 38 - 15 + 62. Solve the problem step by step.",
+    "Here is step-by-step feedback on an earlier attempt of yours at this problem:",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Llama of two layers, random weights, and a byte-level tokenizer of about 400 tokens."""
+    from transformers import LlamaConfig
+
+    return _save(tmp_path_factory.mktemp("tiny-llama"), LlamaConfig, num_key_value_heads=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a Qwen3 whose second layer attends to a sliding window of 12 tokens, head and embedding tied."""
+    from transformers import Qwen3Config
+
+    return _save(
+        tmp_path_factory.mktemp("tiny-qwen3"),
+        Qwen3Config,
+        num_key_value_heads=2,
+        head_dim=8,
+        layer_types=["full_attention", "sliding_attention"],
+        use_sliding_window=True,
+        sliding_window=12,
+        tie_word_embeddings=True,
+    )
+
+
+@pytest.fixture
+def make_recipe(tiny_llama: Path, tmp_path: Path) -> MakeRecipe:
+    """A function: the recipe of a short run on the tiny model, sums and the program critic, with overrides."""
+
+    def make(*overrides: str) -> Recipe:
+        file = tmp_path / "recipe.toml"
+        file.write_text(_RECIPE, encoding="utf-8")
+        return recipe.load(file, [f"model.path={tiny_llama}", f"output={tmp_path / 'runs'}", *overrides])
+
+    return make
+
+
+_RECIPE = """
+name = "tiny"
+seed = 5
+
+[model]
+path = "given by the fixture"
+
+[problems]
+holdout = 3
+train = { source = "sums", terms = 3, digits = 1, count = 12 }
+
+[sampling]
+max_new_tokens = 24
+
+[sampler]
+batch_size = 6
+
+[grading]
+workers = 1
+
+[critic]
+kind = "program"
+
+[context]
+template = "stepalign"
+
+[adapter]
+rank = 4
+alpha = 8
+
+[optimizer]
+lr = 1e-2
+max_grad_norm = 1.0
+
+[training]
+steps = 3
+rollouts_per_step = 4
+group = 2
+micro_batch = 2
+checkpoint_every = 1
+evaluate_every = 2
+
+[evaluation]
+samples = 2
+sampling = { max_new_tokens = 16 }
+bootstrap = 50
+"""
+
+
+def _save(folder: Path, config: Any, **options: Any) -> Path:
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    tokenizer = _tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(
+            config(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=1024,
+                # Ten times the usual range: attention is sharp, so a wrong position or mask changes what is drawn.
+                initializer_range=0.2,
+                **options,
+            )
+        )
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(sentences: Sequence[str] = _SENTENCES) -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        sentences,
+        trainers.BpeTrainer(
+            vocab_size=380,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=_CONTROL,
+            show_progress=False,
+        ),
+    )
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in _THINK])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=_TEMPLATE
+    )

@@ -1,0 +1,144 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stepalign import __version__, cli, recipe
+
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "openai", "peft", "accelerate", "numpy"}
+LIGHT = [
+    "cli",
+    "contexts",
+    "critics.program",
+    "critics.schema",
+    "errors",
+    "prompts",
+    "recipe",
+    "records",
+    "seeding",
+    "traces",
+]
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def stepalign(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """A function: the command line with these arguments, its exit status, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["stepalign", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(stopped.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'name = "small"\nseed = 1\nmodel = { path = "a/model" }\nproblems = { train = { source = "sums" } }\n'
+        "training = { steps = 3 }\n"
+    )
+    return file
+
+
+def imported_by(code: str) -> set[str]:
+    program = f"import sys\n{code}\nprint('imported:', *{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("imported:")[2].split())
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
+    program = "from stepalign.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass"
+    assert not imported_by(program) & HEAVY
+    done = subprocess.run([sys.executable, "-m", "stepalign.cli", "--help"], capture_output=True, text=True, check=True)
+    for command in ("train", "evaluate", "sample", "critique", "select", "report", "version"):
+        assert f" {command} " in done.stdout
+
+
+def test_the_light_modules_import_nothing_heavy() -> None:
+    modules = imported_by("import stepalign, " + ", ".join(f"stepalign.{name}" for name in LIGHT))
+    assert "stepalign" in modules
+    assert not modules & HEAVY
+
+
+def test_a_dry_run_prints_a_recipe_that_loads_as_the_same(stepalign: Cli, file: Path, tmp_path: Path) -> None:
+    overrides = ["optimizer.lr=1e-4", "context.template=stepalign", "critic.kind=program"]
+    status, printed, complaints = stepalign("train", str(file), *overrides, "--dry-run")
+    assert (status, complaints) == (0, "")
+    again = tmp_path / "again.toml"
+    again.write_text(printed)
+    assert recipe.load(again) == recipe.load(file, overrides)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_last_override_wins(stepalign: Cli, file: Path) -> None:
+    assert "seed = 1\n" in stepalign("train", str(file), "--dry-run")[1]
+    assert "seed = 3\n" in stepalign("train", str(file), "seed=2", "seed=3", "--dry-run")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "gone.toml"], "gone.toml: no such recipe"),
+        (["train", "recipe.toml", "optimizer.lrr=1", "--dry-run"], "optimizer.lrr: unknown key; did you mean lr?"),
+        (["train", "recipe.toml", "steps"], "override 'steps': key=value is wanted"),
+        (["evaluate", "recipe.toml", "sampling.top_p=2"], "sampling.top_p: "),
+        (["sample", "gone.toml"], "gone.toml: no such recipe"),
+        (["select", "gone.toml"], "gone.toml: no such recipe"),
+        (["critique", "recipe.toml", "gone.jsonl", "critic.kind=program"], "gone.jsonl: No such file"),
+        (["report", "gone"], "gone"),
+    ],
+)
+def test_bad_input_is_one_error_and_no_traceback(
+    stepalign: Cli, file: Path, arguments: list[str], expected: str
+) -> None:
+    status, printed, complaints = stepalign(*arguments)
+    assert status == 2
+    assert printed == ""
+    assert complaints.startswith("error: ")
+    assert complaints.count("error:") == 1
+    assert expected in complaints
+    assert "Traceback" not in complaints
+
+
+def test_the_console_command_exits_with_2_on_bad_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stepalign.cli", "train", "gone.toml"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: gone.toml: no such recipe\n")
+
+
+def test_an_interrupt_says_how_to_go_on(stepalign: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(settings: recipe.Recipe) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stepalign.training.loop.train", interrupted)
+    status, _, complaints = stepalign("train", str(file))
+    assert status == 130
+    assert f"the same command goes on from {Path('runs/small')}" in complaints
+
+
+def test_an_interrupt_elsewhere_exits_with_130(stepalign: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stepalign.stages.sample", interrupted)
+    status, _, complaints = stepalign("sample", str(file))
+    assert status == 130
+    assert "Traceback" not in complaints
+
+
+def test_the_version_is_the_packages(stepalign: Cli) -> None:
+    assert stepalign("version") == (0, f"{__version__}\n", "")

@@ -1,0 +1,150 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from stepalign import contexts, prompts
+from stepalign.errors import StepalignError
+from stepalign.records import Critique, Problem, Rollout, Verdict
+
+GOLDEN = Path(__file__).parent / "golden"
+
+PROBLEM = Problem(id="p", statement="What is 2 + 3 + 4?", solution="2 + 3 = 5 and 5 + 4 = 9.", answer="9")
+ATTEMPT = "### Step 1: Add 2 and 3\n2 + 3 = 6\n\n### Step 2: Add 4\n6 + 4 = 10\n\n### Final Answer:\n\n\\boxed{10}"
+ROLLOUT = Rollout(id="r", problem_id="p", completion_ids=(1,), text=ATTEMPT, token_starts=(0,), finish="stop")
+CRITIQUE = Critique(
+    rollout_id="r",
+    critic="program",
+    case="D",
+    verdicts=(
+        Verdict(step=1, correct=False, reason="2 + 3 is 5"),
+        Verdict(step=2, correct=True),
+        Verdict(step=3, correct=False, reason="the answer is 9"),
+    ),
+    correct_part="(nothing)",
+    corrected_step="### Step 1: Add 2 and 3\n2 + 3 = 5",
+    continuation="### Step 2: Add 4\n5 + 4 = 9\n\n### Final Answer:\n\n\\boxed{9}",
+    text="### Summary\nStep 1: Incorrect -- 2 + 3 is 5\n(and so on)",
+)
+RIGHT = Critique(
+    rollout_id="r",
+    critic="program",
+    case="A",
+    verdicts=(Verdict(step=1, correct=True), Verdict(step=2, correct=True)),
+    correct_part=ATTEMPT,
+    text="### Summary\nStep 1: Correct.",
+)
+
+
+def own(folder: Path, text: str) -> contexts.Context:
+    file = folder / "mine.txt"
+    file.write_text(text, encoding="utf-8")
+    return contexts.load(str(file))
+
+
+@pytest.mark.parametrize(
+    ("golden", "name", "critique"),
+    [
+        ("refsol", "refsol", None),
+        ("stepalign", "stepalign", CRITIQUE),
+        ("quoted", "quoted", CRITIQUE),
+        ("quoted-correct", "quoted", RIGHT),
+        ("verdicts", "verdicts", CRITIQUE),
+    ],
+)
+def test_a_teachers_message_reads_as_it_did(golden: str, name: str, critique: Critique | None) -> None:
+    shown = contexts.load(name).render(PROBLEM, ROLLOUT, critique)
+    assert shown + "\n" == (GOLDEN / f"{golden}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "critique", "solution"),
+    [
+        ("refsol", False, True),
+        ("stepalign", True, False),
+        ("quoted", True, False),
+        ("verdicts", True, False),
+    ],
+)
+def test_what_a_design_needs_follows_from_what_it_shows(name: str, critique: bool, solution: bool) -> None:
+    context = contexts.load(name)
+    assert (context.needs_critique, context.needs_solution) == (critique, solution)
+
+
+def test_all_designs_begin_with_the_problem_and_end_with_the_solvers_format() -> None:
+    format_text = prompts.render(prompts.load("format", frozenset())[0], {})
+    for name in ("refsol", "stepalign", "quoted", "verdicts"):
+        shown = contexts.load(name).render(PROBLEM, ROLLOUT, CRITIQUE)
+        assert shown.startswith(PROBLEM.statement)
+        assert shown.endswith(format_text)
+
+
+def test_a_design_that_shows_a_critique_does_not_go_without() -> None:
+    with pytest.raises(StepalignError, match="context stepalign: rollout r has no critique"):
+        contexts.load("stepalign").render(PROBLEM, ROLLOUT)
+    contexts.load("refsol").render(PROBLEM, ROLLOUT)
+
+
+def test_only_the_faithful_designs_keep_the_wrong_step_from_the_teacher() -> None:
+    assert "2 + 3 = 6" in contexts.load("quoted").render(PROBLEM, ROLLOUT, CRITIQUE)
+    for name in ("refsol", "stepalign", "verdicts"):
+        assert "2 + 3 = 6" not in contexts.load(name).render(PROBLEM, ROLLOUT, CRITIQUE)
+
+
+@pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% for x in y %}", "{# gone #}"])
+def test_jinja_in_what_models_and_data_wrote_is_text(text: str, tmp_path: Path) -> None:
+    context = own(tmp_path, "{{ problem }}|{{ solution }}|{{ answer }}|{{ attempt }}|{{ critique.text }}")
+    problem = Problem(id="p", statement=text, solution=text, answer=text)
+    rollout = Rollout(id="r", problem_id="p", completion_ids=(), text=text, token_starts=(), finish="stop")
+    critique = Critique(rollout_id="r", critic="c", case="A", verdicts=(), correct_part="", text=text)
+    assert context.render(problem, rollout, critique) == "|".join([text] * 5)
+
+
+def test_keep_cuts_what_is_shown_and_never_problem_or_answer(tmp_path: Path) -> None:
+    context = own(
+        tmp_path,
+        "{{ problem }}|{{ answer }}|{{ solution }}|{{ attempt }}|{{ critique.text }}|{{ critique.correct_part }}"
+        "|{{ critique.corrected_step }}|{{ critique.continuation }}",
+    )
+    whole = context.render(PROBLEM, ROLLOUT, CRITIQUE).split("|")
+    for keep in (0.0, 0.3, 0.5, 0.999):
+        problem, answer, *shown = context.render(PROBLEM, ROLLOUT, CRITIQUE, keep=keep).split("|")
+        assert (problem, answer) == (PROBLEM.statement, PROBLEM.answer)
+        for text, before in zip(shown, whole[2:], strict=True):
+            kept = text.removesuffix("\n[…]")
+            assert text != kept, "the cut is marked"
+            assert before.startswith(kept)
+            assert len(kept) == int(len(before) * keep) < len(before)
+
+
+def test_keep_leaves_what_is_empty_empty(tmp_path: Path) -> None:
+    context = own(tmp_path, "[{{ solution }}][{{ critique.corrected_step }}][{{ critique.continuation }}]")
+    problem = Problem(id="p", statement="s", answer="a")
+    assert context.render(problem, ROLLOUT, RIGHT, keep=0.5) == "[][][]"
+
+
+def test_a_template_of_ones_own_may_use_all_of_a_critique(tmp_path: Path) -> None:
+    context = own(
+        tmp_path,
+        "{% for verdict in critique.verdicts if not verdict.correct %}{{ verdict.reason }}\n{% endfor %}"
+        "{{ critique.case }} {{ critique.first_error }}\n{% include 'format.txt' %}",
+    )
+    assert context.needs_critique
+    lines = context.render(PROBLEM, ROLLOUT, CRITIQUE).splitlines()
+    assert lines[:3] == ["2 + 3 is 5", "the answer is 9", "D 1"]
+    assert lines[3].startswith("Solve the problem step by step.")
+
+
+def test_an_unknown_variable_is_refused_with_all_that_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(
+        StepalignError,
+        match=r"mine\.txt: unknown variables rollout; allowed: answer, attempt, critique, problem, solution",
+    ):
+        own(tmp_path, "{{ rollout.text }}")
+
+
+@pytest.mark.parametrize("text", ["{{ critique.grade }}", "{{ critique.__init__.__globals__ }}", "{{ attempt - 1 }}"])
+def test_what_a_template_must_not_ask_is_an_error_that_names_its_file(text: str, tmp_path: Path) -> None:
+    context = own(tmp_path, text)
+    with pytest.raises(StepalignError, match=re.escape(str(tmp_path / "mine.txt"))):
+        context.render(PROBLEM, ROLLOUT, CRITIQUE)

@@ -1,0 +1,336 @@
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from stepalign import contexts, recipe, tokens
+from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import SolverPrompt, Turn
+from stepalign.records import Critique, Problem, Rollout, Verdict
+from stepalign.tokens import Chat
+from stepalign.views import DoesNotFit, Lesson, View, collate, lesson, micro_batches, weights
+
+STEPS = ("### Step 1: Add 12 and 25\n12 + 25 = 37\n\n", "### Step 2: Add 31\n37 + 31 = 69 🙂\n\n")
+ANSWER = "### Final Answer:\n\n\\boxed{69}"
+PROBLEM = Problem(
+    id="sum", statement="Compute 12 + 25 + 31.<|im_end|>", solution="First 12 + 25 = 37. " * 12, answer="68"
+)
+CRITIC_TEXT = "### Summary\nStep 1: Correct.\nStep 2: Incorrect -- 37 + 31 is 68\n" + "12 + 25 = 37\n" * 12
+
+Teach = Callable[..., Lesson]
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_llama: Path) -> Chat:
+    return tokens.load(recipe.Model(path=str(tiny_llama)))
+
+
+@pytest.fixture(scope="module")
+def prompt() -> SolverPrompt:
+    return SolverPrompt(recipe.Prompts(system="Be brief.", examples=(recipe.Example(problem="1?", solution="1"),)))
+
+
+def attempt(chat: Chat, prompt: SolverPrompt, text: str = "".join([*STEPS, ANSWER]), end: int | None = 2) -> Rollout:
+    ids = (*chat.encode_text(text), *(() if end is None else (end,)))
+    decoded, starts = chat.decode(ids)
+    return Rollout(
+        id="sum/0",
+        problem_id=PROBLEM.id,
+        prompt_ids=chat.prompt_ids(prompt.turns(PROBLEM)),
+        completion_ids=ids,
+        text=decoded,
+        token_starts=starts,
+        finish="length" if end is None else "stop",
+    )
+
+
+def critique(*wrong: int, judged: int = 3) -> Critique:
+    verdicts = tuple(Verdict(step=step, correct=step not in wrong) for step in range(1, judged + 1))
+    return Critique(
+        rollout_id="sum/0",
+        critic="program",
+        case="D" if wrong else "A",
+        verdicts=verdicts,
+        correct_part=STEPS[0],
+        text=CRITIC_TEXT,
+    )
+
+
+@pytest.fixture
+def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
+    """A function: the lesson of a rollout under a context, with settings of teacher and objective."""
+
+    def teach(
+        rollout: Rollout,
+        context: str = "stepalign",
+        answer: Critique | None = None,
+        objective: recipe.Objective | None = None,
+        problem: Problem = PROBLEM,
+        **teacher: Any,
+    ) -> Lesson:
+        return lesson(
+            chat,
+            prompt.before,
+            contexts.load(context),
+            problem,
+            rollout,
+            answer,
+            recipe.Teacher(**teacher),
+            objective or recipe.Objective(),
+        )
+
+    return teach
+
+
+def view(prompt: int = 3, completion: int = 4, start: int = 0, stop: int | None = None, first: int = 10) -> View:
+    ids = tuple(range(first, first + prompt + completion))
+    return View(
+        prompt_ids=ids[:prompt],
+        completion_ids=ids[prompt:],
+        start=start,
+        stop=completion if stop is None else stop,
+    )
+
+
+# ── two views of one completion ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("context", ["refsol", "stepalign", "quoted", "verdicts"])
+def test_student_and_teacher_end_in_the_very_ids_that_were_sampled(
+    chat: Chat, prompt: SolverPrompt, teach: Teach, context: str
+) -> None:
+    text = attempt(chat, prompt)
+    # Ids that their own text would not be encoded as: one by one instead of merged.
+    ids = (*(token for character in text.text for token in chat.encode_text(character)), 2)
+    assert len(ids) > len(text.completion_ids)
+    decoded, starts = chat.decode(ids)
+    rollout = Rollout(
+        id="sum/0", problem_id="sum", prompt_ids=text.prompt_ids, completion_ids=ids, text=decoded,
+        token_starts=starts, finish="stop",
+    )  # fmt: skip
+    taught = teach(rollout, context, critique(2))
+    for shown in (taught.student, taught.teacher):
+        assert shown.completion_ids == ids
+        assert shown.input_ids == (*shown.prompt_ids, *ids[:-1])
+        assert shown.counted == len(ids)
+    assert taught.student.prompt_ids == text.prompt_ids
+    assert taught.teacher.prompt_ids != text.prompt_ids
+    assert not taught.cut
+
+
+def test_the_teacher_is_shown_the_turns_before_the_problem_too(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
+    taught = teach(attempt(chat, prompt), "refsol")
+    shown = contexts.load("refsol").render(PROBLEM, attempt(chat, prompt))
+    assert taught.teacher.prompt_ids == chat.prompt_ids([*prompt.before, Turn("user", shown)])
+
+
+def test_the_thinking_boundary_is_the_teachers_choice(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
+    rollout = attempt(chat, prompt)
+    off, on, closed = (
+        teach(rollout, "refsol", thinking=thinking, close_think=close).teacher.prompt_ids
+        for thinking, close in ((False, False), (True, False), (True, True))
+    )
+    assert off == closed
+    assert len(on) < len(off)
+    assert off[: len(on)] == on
+
+
+def test_a_truncated_completion_gets_no_eos_and_an_eos_that_is_the_pad_token_counts(
+    chat: Chat, prompt: SolverPrompt, teach: Teach
+) -> None:
+    pad = chat.tokenizer.pad_token_id
+    assert pad in chat.eos_ids
+    ended = teach(attempt(chat, prompt, end=pad), "refsol")
+    cut_off = teach(attempt(chat, prompt, end=None), "refsol")
+    assert ended.student.completion_ids == (*cut_off.student.completion_ids, pad)
+    targets = collate([cut_off.student, ended.student, cut_off.teacher, ended.teacher]).targets.tolist()
+    ids = [*cut_off.student.completion_ids]
+    assert targets == [*ids, *ids, pad] * 2
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 5)])
+def test_a_view_counts_within_its_completion(start: int, stop: int) -> None:
+    with pytest.raises(ValueError, match="a span within the completion's 4 ids"):
+        view(start=start, stop=stop)
+    with pytest.raises(ValueError, match="a view needs a prompt"):
+        view(prompt=0)
+
+
+def test_a_lesson_of_two_completions_is_refused() -> None:
+    with pytest.raises(ValueError, match="see different completions"):
+        Lesson(rollout_id="r", student=view(), teacher=view(first=11))
+    with pytest.raises(ValueError, match="see different completions"):
+        Lesson(rollout_id="r", student=view(), teacher=view(start=1))
+
+
+# ── which tokens count ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_first_tokens_can_be_left_out(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
+    rollout = attempt(chat, prompt)
+    taught = teach(rollout, "refsol", objective=recipe.Objective(skip_first=3))
+    assert (taught.student.start, taught.student.stop) == (3, len(rollout.completion_ids))
+    assert collate([taught.teacher]).targets.tolist() == list(rollout.completion_ids[3:])
+    none = teach(rollout, "refsol", objective=recipe.Objective(skip_first=10_000))
+    assert none.student.counted == 0
+
+
+FIRST_ERROR = recipe.Objective(horizon="first_error")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "counts"), [((2,), "".join(STEPS)), ((1, 2), STEPS[0]), ((3,), "".join([*STEPS, ANSWER]))]
+)
+def test_the_horizon_ends_with_the_first_wrong_step(
+    chat: Chat, prompt: SolverPrompt, teach: Teach, wrong: tuple[int, ...], counts: str
+) -> None:
+    rollout = attempt(chat, prompt)
+    taught = teach(rollout, "stepalign", critique(*wrong), FIRST_ERROR)
+    assert chat.decode(rollout.completion_ids[: taught.student.stop])[0] == counts
+    assert taught.teacher.stop == taught.student.stop < len(rollout.completion_ids)
+    assert taught.student.completion_ids == rollout.completion_ids
+    assert len(taught.student.input_ids) == len(rollout.prompt_ids) + taught.student.stop - 1
+
+
+def test_the_horizon_of_a_correct_attempt_is_its_end(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
+    rollout = attempt(chat, prompt)
+    taught = teach(rollout, "stepalign", critique(), FIRST_ERROR)
+    assert (taught.student.start, taught.student.stop) == (0, len(rollout.completion_ids))
+
+
+@pytest.mark.parametrize(("text", "judged"), [("".join(STEPS), 3), ("12 + 25 is 37", 1), ("", 1)])
+def test_a_final_answer_that_never_came_is_an_error_at_the_end(
+    chat: Chat, prompt: SolverPrompt, teach: Teach, text: str, judged: int
+) -> None:
+    rollout = attempt(chat, prompt, text)
+    taught = teach(rollout, "stepalign", critique(judged, judged=judged), FIRST_ERROR)
+    assert taught.student.stop == len(rollout.completion_ids)
+
+
+def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
+    with pytest.raises(StepalignError, match="rollout sum/0 has no critique that knows its first error"):
+        teach(attempt(chat, prompt), "refsol", objective=FIRST_ERROR)
+
+
+def test_skipping_past_the_horizon_leaves_nothing(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
+    objective = recipe.Objective(horizon="first_error", skip_first=10_000)
+    taught = teach(attempt(chat, prompt), "stepalign", critique(1), objective)
+    assert taught.student.counted == 0
+
+
+# ── the teacher's limit ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("context", ["refsol", "stepalign", "quoted"])
+def test_a_context_is_cut_to_the_limit_and_problem_and_header_stay(
+    chat: Chat, prompt: SolverPrompt, teach: Teach, context: str
+) -> None:
+    rollout = attempt(chat, prompt)
+    completion = len(rollout.completion_ids)
+    whole = teach(rollout, context, critique(2))
+    exactly = len(whole.teacher.prompt_ids) + completion
+    assert teach(rollout, context, critique(2), max_tokens=exactly) == whole
+
+    told = chat.decode(whole.teacher.prompt_ids)[0]
+    beginning = told[: told.index(PROBLEM.statement) + len(PROBLEM.statement)]
+    header = chat.tokenizer("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")["input_ids"]
+    lengths = []
+    for limit in range(exactly - 1, exactly - 120, -7):
+        try:
+            taught = teach(rollout, context, critique(2), max_tokens=limit)
+        except DoesNotFit:
+            break
+        assert taught.cut
+        assert taught.student == whole.student
+        ids = taught.teacher.prompt_ids
+        assert len(ids) + completion <= limit
+        text = chat.decode(ids)[0]
+        assert text.startswith(beginning)
+        assert "[…]" in text
+        assert list(ids[-len(header) :]) == header
+        lengths.append(limit - len(ids) - completion)
+    assert len(lengths) > 3
+    assert max(lengths) < 12, "what is left unused of the limit is less than the mark of a cut"
+
+
+def test_what_does_not_fit_without_any_context_is_refused(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
+    rollout = attempt(chat, prompt)
+    with pytest.raises(DoesNotFit, match=r"teacher\.max_tokens = 60: problem sum \(\d+ prompt tokens without any"):
+        teach(rollout, "refsol", max_tokens=60)
+    long = Problem(id="long", statement="Compute 12 + 25. " * 300, solution="37", answer="37")
+    with pytest.raises(DoesNotFit, match="problem long"):
+        teach(rollout, "refsol", problem=long, max_tokens=1500)
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_batch_done_by_hand() -> None:
+    first = View(prompt_ids=(5, 6), completion_ids=(7, 8, 9), start=0, stop=3)
+    second = View(prompt_ids=(5,), completion_ids=(1, 2, 3), start=1, stop=2)
+    third = View(prompt_ids=(4, 4, 4), completion_ids=(1, 2), start=0, stop=0)
+    batch = collate([first, second, third])
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [5, 1, 0, 0], [4, 4, 4, 0]]
+    assert batch.rows.tolist() == [0, 0, 0, 1]
+    assert batch.columns.tolist() == [1, 2, 3, 1]
+    assert batch.targets.tolist() == [7, 8, 9, 2]
+
+
+@pytest.mark.parametrize("model_folder", ["tiny_llama", "tiny_qwen3"])
+@torch.no_grad()
+def test_a_row_is_seen_the_same_alone_and_in_a_batch(model_folder: str, request: pytest.FixtureRequest) -> None:
+    model = AutoModelForCausalLM.from_pretrained(request.getfixturevalue(model_folder)).eval()
+    views = [view(3, 5, 1, 4), view(17, 20, 0, 20, first=40), view(2, 1, first=90), view(9, 13, 6, 13, first=200)]
+    batch = collate(views)
+    together = model.model(batch.input_ids).last_hidden_state[batch.rows, batch.columns]
+    alone = []
+    for single in views:
+        # The whole of it, without padding and with what comes after: position by position.
+        hidden = model.model(torch.tensor([[*single.prompt_ids, *single.completion_ids]])).last_hidden_state[0]
+        offset = len(single.prompt_ids) - 1
+        alone.append(hidden[offset + single.start : offset + single.stop])
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+# ── weights ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("normalize", ["sequence", "token"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_weights_sum_to_one_over_any_split(normalize: Literal["sequence", "token"], size: int) -> None:
+    draw = random.Random(size)
+    views = [view(2, n, start=draw.randrange(n)) for n in (1, 2, 5, 9, 9, 40)] + [view(2, 3, start=3)]
+    draw.shuffle(views)
+    counted = sum(shown.counted for shown in views)
+    taught = sum(shown.counted > 0 for shown in views)
+    parts = [
+        weights(views[i : i + size], normalize=normalize, sequences=taught, tokens=counted)
+        for i in range(0, len(views), size)
+    ]
+    every = torch.cat(parts)
+    assert len(every) == counted
+    torch.testing.assert_close(every.sum(), torch.tensor(1.0))
+    by_view = [part.sum().item() for part in every.split([shown.counted for shown in views])]
+    for shown, share in zip(views, by_view, strict=True):
+        expected = shown.counted / counted if normalize == "token" else (shown.counted > 0) / taught
+        assert share == pytest.approx(expected)
+
+
+def test_micro_batches_hold_every_lesson_once_the_longest_first_in_a_settled_order() -> None:
+    lengths = [4, 9, 1, 9, 7, 3, 2]
+    lessons = [
+        Lesson(rollout_id=f"r{i}", student=view(1, 2), teacher=view(n, 2, first=10 + 1 - n))
+        for i, n in enumerate(lengths)
+        for view in [lambda p, c, first=10: View(prompt_ids=(first,) * p, completion_ids=(1,) * c, start=0, stop=c)]
+    ]
+    batches = list(micro_batches(lessons, 3))
+    assert [[taught.rollout_id for taught in batch] for batch in batches] == [
+        ["r1", "r3", "r4"],
+        ["r0", "r5", "r6"],
+        ["r2"],
+    ]
+    assert list(micro_batches(lessons[::-1], 3)) == batches
