@@ -35,9 +35,7 @@ def ordinary(n: int) -> tuple[str, str]:
 
 def rollout(name: str, problem_id: str, answer: str) -> Rollout:
     text = f"### Step 1: Work it out\nIt follows.\n---\n### Final Answer:\n$$\n\\boxed{{{answer}}}\n$$"
-    return Rollout(
-        id=name, problem_id=problem_id, completion_ids=(1,), text=text, token_starts=(0,), finish="stop"
-    )
+    return Rollout(id=name, problem_id=problem_id, completion_ids=(1,), text=text, token_starts=(0,), finish="stop")
 
 
 def main() -> None:
@@ -60,9 +58,7 @@ def main() -> None:
         print(f"  {late} time-outs of {TIMEOUT_S} s cost {extra:.1f} s, {extra / HANGING:.2f} s each")
 
 
-def timed(
-    workers: int, rollouts: list[Rollout], problems: dict[str, Problem]
-) -> tuple[float, float, list[Rollout]]:
+def timed(workers: int, rollouts: list[Rollout], problems: dict[str, Problem]) -> tuple[float, float, list[Rollout]]:
     """The seconds until new workers have answered, the seconds that grading took, and the graded rollouts."""
     with Grader(recipe.Grading(workers=workers, timeout_s=TIMEOUT_S)) as grader:
         began = time.perf_counter()

@@ -110,9 +110,7 @@ def contender(name: str, inputs: Inputs, floor_chunk: int) -> Callable[[], None]
 
 def fastest_floor_chunk(inputs: Inputs) -> int:
     chunks = sorted({min(chunk, len(inputs.student)) for chunk in FLOOR_CHUNKS})
-    best = {
-        chunk: min(seconds(lambda c=chunk: floor(inputs, c), inputs) for _ in range(3)) for chunk in chunks
-    }
+    best = {chunk: min(seconds(lambda c=chunk: floor(inputs, c), inputs) for _ in range(3)) for chunk in chunks}
     return min(best, key=best.__getitem__)
 
 
@@ -153,9 +151,7 @@ def high_water_bytes() -> int:
 
 
 def peak_in_a_fresh_process(name: str, arguments: argparse.Namespace, floor_chunk: int) -> int:
-    options = [
-        f"--{key}={getattr(arguments, key)}" for key in ("device", "dtype", "tokens", "hidden", "vocab")
-    ]
+    options = [f"--{key}={getattr(arguments, key)}" for key in ("device", "dtype", "tokens", "hidden", "vocab")]
     command = [sys.executable, __file__, *options, f"--peak={name}", f"--floor-chunk={floor_chunk}"]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
@@ -209,9 +205,7 @@ def show(console: Console, summary: dict[str, dict[str, object]], title: str) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--tokens", type=int, default=2048)
@@ -226,9 +220,7 @@ def main() -> None:
 
     sizes = {"tokens": arguments.tokens, "hidden": arguments.hidden, "vocab": arguments.vocab}
     if arguments.peak:
-        print(
-            peak_extra_bytes(arguments.peak, sizes, arguments.device, arguments.dtype, arguments.floor_chunk)
-        )
+        print(peak_extra_bytes(arguments.peak, sizes, arguments.device, arguments.dtype, arguments.floor_chunk))
         return
 
     names = [name for name in CONTENDERS if name not in arguments.skip]

@@ -25,9 +25,7 @@ from stepalign.training.policy import load_base
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
@@ -38,9 +36,7 @@ def main() -> None:
     chat, model = tokens.load(settings), load_base(settings, device)
     template, _ = prompts.load("solver", frozenset({"problem"}))
     loaded = problems.load(recipe.Sums(count=96, terms=4)).problems
-    prompt_ids = [
-        chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded
-    ]
+    prompt_ids = [chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded]
     sampling = recipe.Sampling(temperature=1.0, top_p=0.95, max_new_tokens=options.tokens)
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=32)
 
@@ -61,9 +57,7 @@ def main() -> None:
                 max_new_tokens=options.tokens, eos_token_id=sorted(chat.eos_ids), pad_token_id=min(chat.eos_ids),
             )  # fmt: skip
             for row in output[:, width:].tolist():
-                drawn += next(
-                    (place + 1 for place, token in enumerate(row) if token in chat.eos_ids), len(row)
-                )
+                drawn += next((place + 1 for place, token in enumerate(row) if token in chat.eos_ids), len(row))
         return drawn
 
     results: dict[str, list[float]] = {}
@@ -72,9 +66,7 @@ def main() -> None:
             for name, draw in (("generate", generate), ("stepalign", ours)):
                 start = time.perf_counter()
                 drawn = draw(count)
-                results.setdefault(f"{name}, {count} requests", []).append(
-                    drawn / (time.perf_counter() - start)
-                )
+                results.setdefault(f"{name}, {count} requests", []).append(drawn / (time.perf_counter() - start))
     print(f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {options.repeats} repeats")
     for name, speeds in results.items():
         print(f"{name:<24} {median(speeds):7.1f} tokens/s  [{min(speeds):.1f}, {max(speeds):.1f}]")

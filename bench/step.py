@@ -25,9 +25,7 @@ ROLLOUTS, MICRO_BATCH, TOKENS = 16, 4, 96
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
     parser.add_argument("--gsm8k", type=Path, help="GSM8K's raw train.jsonl")
     parser.add_argument("--repeats", type=int, default=3)
@@ -52,12 +50,9 @@ def main() -> None:
 
 def show(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
     middle = {
-        side: {key: median(run[key] for run in runs) for key in ("seconds", "rss_gb")}
-        for side, runs in results.items()
+        side: {key: median(run[key] for run in runs) for key in ("seconds", "rss_gb")} for side, runs in results.items()
     }
-    print(
-        f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.repeats} repeats a side"
-    )
+    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.repeats} repeats a side")
     for side, values in middle.items():
         seconds = sorted(run["seconds"] for run in results[side])
         print(f"{side:<10} {values['seconds']:6.1f} s a step [{seconds[0]:.1f}, {seconds[-1]:.1f}]"
@@ -102,8 +97,7 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
             "student": metrics["student_tokens"],
         }
         stages = {
-            name: {"seconds": spent, "tokens": lengths.get(name, 0)}
-            for name, spent in metrics["seconds"].items()
+            name: {"seconds": spent, "tokens": lengths.get(name, 0)} for name, spent in metrics["seconds"].items()
         }
     return {
         "seconds": seconds,

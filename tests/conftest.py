@@ -1,29 +1,25 @@
 """What the tests share: run-time shape checks, and tiny real models with a real tokenizer."""
 
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jaxtyping import install_import_hook
+
+from stepalign import recipe
+from stepalign.recipe import Recipe
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: sums are then added in one order everywhere
+os.environ["OMP_NUM_THREADS"] = "1"  # torch is not imported yet: its sums are then added in one order everywhere
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-from jaxtyping import install_import_hook
 
 # Every shape in a signature of these modules, the ones with tensors in them, is checked at every call of a test.
 install_import_hook(
     ["stepalign.objectives", "stepalign.views", "stepalign.sampling.transformers", "stepalign.training"],
     "beartype.beartype",
 )
-
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-from stepalign import recipe
-from stepalign.recipe import Recipe
-
-MakeRecipe = Callable[..., Recipe]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,16 +68,32 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture
-def make_recipe(tiny_llama: Path, tmp_path: Path) -> MakeRecipe:
-    """A function: the recipe of a short run on the tiny model, sums and the program critic, with overrides."""
+@pytest.fixture(scope="session")
+def recipe_in(tiny_llama: Path) -> Callable[..., Recipe]:
+    """A function: the recipe of a short run on the tiny model, sums and the program critic, kept in a folder."""
 
-    def make(*overrides: str) -> Recipe:
-        file = tmp_path / "recipe.toml"
+    def make(folder: Path, *overrides: str) -> Recipe:
+        file = folder / "recipe.toml"
         file.write_text(_RECIPE, encoding="utf-8")
-        return recipe.load(file, [f"model.path={tiny_llama}", f"output={tmp_path / 'runs'}", *overrides])
+        return recipe.load(file, [f"model.path={tiny_llama}", f"output={folder / 'runs'}", *overrides])
 
     return make
+
+
+@pytest.fixture
+def make_recipe(recipe_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Recipe]:
+    """The same in the test's own folder: only overrides are wanted."""
+    return lambda *overrides: recipe_in(tmp_path, *overrides)
+
+
+@pytest.fixture(scope="session")
+def finished_run(recipe_in: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The recipe of a run that was done once, undisturbed. Its folder is to be read only."""
+    from stepalign.training.loop import train
+
+    settings = recipe_in(tmp_path_factory.mktemp("finished"))
+    train(settings)
+    return settings
 
 
 _RECIPE = """
@@ -119,12 +131,12 @@ lr = 1e-2
 max_grad_norm = 1.0
 
 [training]
-steps = 3
+steps = 4
 rollouts_per_step = 4
 group = 2
 micro_batch = 2
-checkpoint_every = 1
-evaluate_every = 2
+checkpoint_every = 2
+evaluate_every = 3
 
 [evaluation]
 samples = 2

@@ -35,9 +35,7 @@ def problem(answer: str) -> Problem:
 
 
 def rollout(name: str, problem_id: str, text: str) -> Rollout:
-    return Rollout(
-        id=name, problem_id=problem_id, completion_ids=(1,), text=text, token_starts=(0,), finish="stop"
-    )
+    return Rollout(id=name, problem_id=problem_id, completion_ids=(1,), text=text, token_starts=(0,), finish="stop")
 
 
 def grades(grader: Grader, reference: str, *texts: str) -> list[Grade]:
@@ -231,9 +229,7 @@ def test_a_hanging_answer_costs_one_timeout():
 
 
 def test_every_answer_has_the_whole_time_to_itself():
-    pairs = [
-        (rf"{k}\sqrt{{3}}", rf"\sqrt{{{3 * k * k}}}") for k in range(2, 302)
-    ]  # about two seconds of work
+    pairs = [(rf"{k}\sqrt{{3}}", rf"\sqrt{{{3 * k * k}}}") for k in range(2, 302)]  # about two seconds of work
     with started(workers=1, timeout_s=1) as (grader, _):
         assert grader.same(pairs) == [True] * 300
 
@@ -454,9 +450,7 @@ def test_a_forked_child_grades_without_disturbing_its_parent():
 
 
 def test_a_worker_imports_no_torch():
-    source = (
-        "import sys; from stepalign.grading import _judge; _judge('1/2', '2'); print('torch' in sys.modules)"
-    )
+    source = "import sys; from stepalign.grading import _judge; _judge('1/2', '2'); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
 
@@ -478,8 +472,6 @@ def test_real_solutions_are_graded_as_their_labels_say(grader):
     problems = {reference: problem(reference) for reference, _ in pairs}
     graded = grader.grade([rollout(str(i), ref, text) for i, (ref, text) in enumerate(pairs)], problems)
     wrongly = [
-        (pair, label, r.grade)
-        for pair, label, r in zip(pairs, labels, graded, strict=True)
-        if r.correct != label
+        (pair, label, r.grade) for pair, label, r in zip(pairs, labels, graded, strict=True) if r.correct != label
     ]
     assert wrongly == []

@@ -76,7 +76,9 @@ def test_control_tokens_in_a_turn_stay_text(chat: Chat, text: str, place: int) -
     assert chat.decode(ids)[0] == before + text + after
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, *(turn.content for turn in BENIGN), "", " ", "\n\n a\u00a0b\t"])
+@pytest.mark.parametrize(
+    "text", [*HOSTILE, *(turn.content for turn in BENIGN), "", " ", "\n\n a\u00a0b\t", "<|im_end|>" * 2000]
+)
 def test_text_is_decoded_to_what_was_encoded(chat: Chat, text: str) -> None:
     ids = chat.encode_text(text)
     assert chat.control_ids.isdisjoint(ids)
@@ -152,10 +154,12 @@ def test_a_template_that_opens_the_thinking_itself_is_closed_once(tokenizer: Any
     assert ending(chat, thinking=True, close_think=True) == "assistant\n<think>\n\n</think>\n\n"
 
 
-def test_a_think_tag_in_the_problem_does_not_close_the_thinking(tokenizer: Any) -> None:
-    chat = with_template(tokenizer, "<|im_start|>{% for m in messages %}{{ m.content }}{% endfor %}")
-    ids = chat.prompt_ids([Turn("user", "what is </think>")], thinking=True, close_think=True)
-    assert controls(chat, ids) == ["<|im_start|>", "<think>", "</think>"]
+def test_only_a_block_at_the_very_end_closes_the_thinking(tokenizer: Any) -> None:
+    example = "{% if m.role == 'assistant' %}<think></think>{% endif %}"
+    chat = with_template(tokenizer, "{% for m in messages %}" + example + "{{ m.content }}{% endfor %}<|im_start|>")
+    turns = [Turn("assistant", "2"), Turn("user", "what is </think>")]
+    ids = chat.prompt_ids(turns, thinking=True, close_think=True)
+    assert controls(chat, ids) == ["<think>", "</think>", "<|im_start|>", "<think>", "</think>"]
 
 
 def test_a_template_without_the_switch_says_so(tokenizer: Any) -> None:

@@ -43,9 +43,7 @@ def test_the_papers_format_is_read_into_preamble_steps_and_answer():
     ]
     assert trace.faults == ()
     assert trace.formatted
-    assert trace.content(trace.steps[0]) == (
-        "### Step 1: Add the tens\n20 + 30 = 50\n#### Try: something\n---\n"
-    )
+    assert trace.content(trace.steps[0]) == ("### Step 1: Add the tens\n20 + 30 = 50\n#### Try: something\n---\n")
     assert trace.answer is not None
     assert trace.content(trace.answer) == "### Final Answer:\n$$\n\\boxed{55}\n$$"
 
@@ -217,9 +215,7 @@ def test_sections_tile_any_text():
         trace = parse(text)
         assert "".join(map(trace.content, trace.sections)) == text
         assert all(section.start < section.end for section in trace.sections)
-        assert [section.kind == "preamble" for section in trace.sections[1:]] == [False] * len(
-            trace.sections[1:]
-        )
+        assert [section.kind == "preamble" for section in trace.sections[1:]] == [False] * len(trace.sections[1:])
         kinds.update(section.kind for section in trace.sections)
     assert kinds == {"preamble", "step", "answer"}
 
@@ -302,18 +298,14 @@ def test_every_token_of_a_split_character_is_in_its_span():
 def test_spans_agree_with_their_definition():
     chance = random.Random(1)
     for _ in range(300):
-        pieces = [
-            chance.choice(["a", "bc", "def", ("🙂", 2), ("é", 3)]) for _ in range(chance.randrange(1, 8))
-        ]
+        pieces = [chance.choice(["a", "bc", "def", ("🙂", 2), ("é", 3)]) for _ in range(chance.randrange(1, 8))]
         sample = rollout(*pieces, "")
         starts = sample.token_starts
         ends = [*starts[1:], len(sample.text)]
         for start in range(len(sample.text)):
             for end in range(start + 1, len(sample.text) + 1):
                 overlapping = [
-                    i
-                    for i in range(len(starts))
-                    if (ends[i] > start and starts[i] < end) or start <= starts[i] < end
+                    i for i in range(len(starts)) if (ends[i] > start and starts[i] < end) or start <= starts[i] < end
                 ]
                 assert token_span(sample, start, end) == (overlapping[0], overlapping[-1] + 1)
 

@@ -48,7 +48,7 @@ def attempt(chat: Chat, prompt: SolverPrompt, text: str = "".join([*STEPS, ANSWE
     )
 
 
-def critique(*wrong: int, judged: int = 3) -> Critique:
+def critique(*wrong: int, judged: int = 3, corrected: str = "") -> Critique:
     verdicts = tuple(Verdict(step=step, correct=step not in wrong) for step in range(1, judged + 1))
     return Critique(
         rollout_id="sum/0",
@@ -56,6 +56,7 @@ def critique(*wrong: int, judged: int = 3) -> Critique:
         case="D" if wrong else "A",
         verdicts=verdicts,
         correct_part=STEPS[0],
+        corrected_step=corrected,
         text=CRITIC_TEXT,
     )
 
@@ -185,7 +186,7 @@ FIRST_ERROR = recipe.Objective(horizon="first_error")
 @pytest.mark.parametrize(
     ("wrong", "counts"), [((2,), "".join(STEPS)), ((1, 2), STEPS[0]), ((3,), "".join([*STEPS, ANSWER]))]
 )
-def test_the_horizon_ends_with_the_first_wrong_step(
+def test_the_horizon_of_a_critique_without_a_correction_is_the_end_of_the_first_wrong_step(
     chat: Chat, prompt: SolverPrompt, teach: Teach, wrong: tuple[int, ...], counts: str
 ) -> None:
     rollout = attempt(chat, prompt)
@@ -194,6 +195,25 @@ def test_the_horizon_ends_with_the_first_wrong_step(
     assert taught.teacher.stop == taught.student.stop < len(rollout.completion_ids)
     assert taught.student.completion_ids == rollout.completion_ids
     assert len(taught.student.input_ids) == len(rollout.prompt_ids) + taught.student.stop - 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "corrected", "counts"),
+    [
+        (2, "### Step 2: Add 31\n37 + 31 = 68", STEPS[0] + "### Step 2: Add 31\n37 + 31 = 69"),
+        (2, "### Step 2: Add 31\n37 + 31 = 69 √", STEPS[0] + "### Step 2: Add 31\n37 + 31 = 69 🙂"),
+        (2, "### Step 2: Carry\n37 + 31 = 68", "".join(STEPS)),
+        (2, STEPS[1] + "and more", "".join(STEPS)),
+        (3, "### Final Answer:\n\n\\boxed{68}", "".join([*STEPS, "### Final Answer:\n\n\\boxed{69"])),
+    ],
+    ids=["a number", "a character of several ids", "another heading", "something missing", "the final answer"],
+)
+def test_the_horizon_is_the_token_in_which_the_wrong_step_departs_from_its_correction(
+    chat: Chat, prompt: SolverPrompt, teach: Teach, wrong: int, corrected: str, counts: str
+) -> None:
+    rollout = attempt(chat, prompt)
+    stop = teach(rollout, "stepalign", critique(wrong, corrected=corrected), FIRST_ERROR).student.stop
+    assert chat.decode(rollout.completion_ids[:stop])[0] == counts
 
 
 def test_the_horizon_of_a_correct_attempt_is_its_end(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:

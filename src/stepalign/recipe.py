@@ -37,7 +37,7 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 class Section(BaseModel):
     """A table of the recipe: unknown keys are errors, values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -66,7 +66,7 @@ class OpenMath(_Source):
 
     source: Literal["openmath"] = "openmath"
     split: str = "cot"
-    min_pass_rate: Annotated[float, Field(ge=0, le=1)] | None = 0.85
+    min_pass_rate: Annotated[float, Field(ge=0, le=1)] = 0.85
     """Keep problems whose `pass_rate_72b_tir` is above this (paper: 0.85)."""
 
 
@@ -103,7 +103,8 @@ class Columns(Section):
 
     statement: str = "statement"
     answer: str = "answer"
-    solution: str | None = "solution"
+    solution: str = "solution"
+    """Empty where there is none."""
     id: str | None = None
 
 
@@ -296,8 +297,8 @@ class Optimizer(Section):
     weight_decay: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 0
     """Linear from 0, then constant."""
-    max_grad_norm: PositiveFloat | None = 0.1
-    """The global norm that gradients are clipped to."""
+    max_grad_norm: NonNegativeFloat = 0.1
+    """The global norm that gradients are clipped to; 0 is off."""
 
 
 class Training(Section):
@@ -312,8 +313,8 @@ class Training(Section):
     """Rollouts in one forward and backward pass."""
     gradient_checkpointing: bool = False
     checkpoint_every: PositiveInt = 10
-    evaluate_every: PositiveInt | None = 10
-    """None evaluates before the first and after the last step only."""
+    evaluate_every: NonNegativeInt = 10
+    """0 evaluates before the first and after the last step only."""
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:

@@ -4,12 +4,14 @@ A stage reads and writes the same records as the loop does, so that rollouts of 
 looked at without training anything.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
 from peft import PeftModel
+from safetensors import SafetensorError
 
 from stepalign import critics, problems, recipe, tokens
 from stepalign.console import Console
@@ -162,8 +164,11 @@ def solver(settings: recipe.Recipe, adapter: Path | None) -> Iterator[Solver]:
     model = load_base(settings.model, device)
     if adapter is not None:
         try:
-            model = PeftModel.from_pretrained(model, adapter)
-        except (OSError, ValueError) as error:
+            with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
+                warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                model = PeftModel.from_pretrained(model, adapter)
+        except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
             first_line = str(error).strip().splitlines()[0]
             raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line}") from None
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.batch_size)

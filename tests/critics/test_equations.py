@@ -77,9 +77,7 @@ def test_a_true_equation_is_found_and_holds(text: str, result: str) -> None:
         ("48/2 = $<<48/2=24>>23", [("48/2", "23")]),
     ],
 )
-def test_a_false_equation_is_told_by_the_link_that_does_not_hold(
-    text: str, links: list[tuple[str, str]]
-) -> None:
+def test_a_false_equation_is_told_by_the_link_that_does_not_hold(text: str, links: list[tuple[str, str]]) -> None:
     assert false(text) == links
 
 
@@ -116,9 +114,7 @@ def test_what_arithmetic_alone_cannot_judge_is_left_unjudged(text: str) -> None:
 def test_random_expressions_have_the_value_that_exact_arithmetic_gives() -> None:
     rng = random.Random(0)
     for _ in range(300):
-        terms = [
-            f"{rng.randint(1, 99)}{rng.choice('*/')}{rng.randint(1, 99)}" for _ in range(rng.randint(1, 4))
-        ]
+        terms = [f"{rng.randint(1, 99)}{rng.choice('*/')}{rng.randint(1, 99)}" for _ in range(rng.randint(1, 4))]
         text = "".join(rng.choice("+-") + term for term in terms).lstrip("+-")
         exact = eval(text.translate({ord("/"): "*one/"}), {"one": Fraction(1)})
         assert value(f"({text})") == exact

@@ -135,17 +135,13 @@ def attempt(
     return PROBLEM, rollout
 
 
-def ask(
-    *replies: Reply, given: tuple[Problem, Rollout] | None = None, **settings: Any
-) -> Critique | CritiqueFailure:
+def ask(*replies: Reply, given: tuple[Problem, Rollout] | None = None, **settings: Any) -> Critique | CritiqueFailure:
     with serving(*replies) as server:
         (found,) = critic(server.url, **settings).critique([given or attempt()])
     return found
 
 
-def failure(
-    *replies: Reply, given: tuple[Problem, Rollout] | None = None, **settings: Any
-) -> CritiqueFailure:
+def failure(*replies: Reply, given: tuple[Problem, Rollout] | None = None, **settings: Any) -> CritiqueFailure:
     found = ask(*replies, given=given, **settings)
     assert isinstance(found, CritiqueFailure), found
     return found
@@ -259,9 +255,7 @@ def test_a_hanging_answer_costs_one_timeout() -> None:
         (Reply(GOOD.replace("### Final", "### Step 2: b\n85 + 12 = 98\n### Final")), "not silent", "step 2"),
     ],
 )  # fmt: skip
-def test_an_answer_that_may_not_teach_is_a_failure_with_its_reason(
-    reply: Reply, reason: str, detail: str
-) -> None:
+def test_an_answer_that_may_not_teach_is_a_failure_with_its_reason(reply: Reply, reason: str, detail: str) -> None:
     found = failure(reply, retries=0)
     assert found.reason == reason
     assert detail in found.detail
@@ -350,9 +344,7 @@ def test_the_key_is_sent_and_never_shown(caplog: pytest.LogCaptureFixture) -> No
     assert isinstance(found, CritiqueFailure)
     assert (found.reason, "Incorrect API key provided" in found.detail) == ("server", True)
     assert KEY not in found.detail + repr(asked) + repr(vars(asked))
-    assert KEY not in "".join(
-        record.getMessage() for record in caplog.records if record.name[:10] == "stepalign"
-    )
+    assert KEY not in "".join(record.getMessage() for record in caplog.records if record.name[:10] == "stepalign")
 
 
 def test_a_server_that_needs_no_key_gets_a_placeholder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,7 @@ EGGS = Problem(
 
 def attempt(text: str, *, correct: bool = False, finish: FinishReason = "stop") -> Rollout:
     grade = Grade(correct=correct, outcome="correct" if correct else "wrong")
-    return Rollout(
-        id="r", problem_id="p", completion_ids=(), token_starts=(), text=text, finish=finish, grade=grade
-    )
+    return Rollout(id="r", problem_id="p", completion_ids=(), token_starts=(), text=text, finish=finish, grade=grade)
 
 
 def answer(problem: Problem, rollout: Rollout) -> Critique | CritiqueFailure:
@@ -192,18 +190,14 @@ def test_other_orders_and_groups_of_a_sum_are_not_errors() -> None:
 
 
 def test_what_is_still_to_be_taken_away_may_be_added_up_first() -> None:
-    problem = Problem(
-        id="s", statement="Compute 47 - 12 + 38 - 20.", answer="53", meta={"terms": [47, -12, 38, -20]}
-    )
+    problem = Problem(id="s", statement="Compute 47 - 12 + 38 - 20.", answer="53", meta={"terms": [47, -12, 38, -20]})
     text = "### Step 1: go\n12 + 20 = 32\n\n### Step 2: go\n47 + 38 = 85\n\n### Step 3: go\n85 - 23 = 62"
     found = critique(problem, attempt(f"{text}\n\n### Final Answer:\n\\boxed{{62}}"))
     assert (found.first_error, found.corrected_step) == (3, "### Step 3: go\n85 - 32 = 53")
 
 
 def test_terms_that_are_taken_away_keep_their_sign() -> None:
-    problem = Problem(
-        id="s", statement="Compute 47 - 12 + 38 - 20.", answer="53", meta={"terms": [47, -12, 38, -20]}
-    )
+    problem = Problem(id="s", statement="Compute 47 - 12 + 38 - 20.", answer="53", meta={"terms": [47, -12, 38, -20]})
     text = "### Step 1: go\n47 - 12 = 35\n\n### Step 2: go\n35 + 83 = 118\n\n### Final Answer:\n\\boxed{118}"
     found = critique(problem, attempt(text))
     assert found.corrected_step == "### Step 2: go\n35 + 38 = 73"
@@ -277,9 +271,7 @@ def test_a_slip_and_a_wrong_setup_after_it_are_both_mended() -> None:
 
 
 def test_a_right_answer_without_a_false_equation_is_copied_whole() -> None:
-    text = (
-        "### Step 1: Eggs\n16 - 3 - 4 = 9\n\n### Step 2: Money\n9 * 2 = 18\n\n### Final Answer:\n\\boxed{18}"
-    )
+    text = "### Step 1: Eggs\n16 - 3 - 4 = 9\n\n### Step 2: Money\n9 * 2 = 18\n\n### Final Answer:\n\\boxed{18}"
     assert (
         critique(EGGS, attempt(text, correct=True)).text
         == f"""### Summary
@@ -334,9 +326,7 @@ Step 3: Correct.
 
 
 def test_a_right_answer_that_its_mended_steps_do_not_reach_is_a_failure() -> None:
-    found = answer(
-        EGGS, attempt("### Step 1: a\n16 * 2 = 18\n\n### Final Answer:\n\\boxed{18}", correct=True)
-    )
+    found = answer(EGGS, attempt("### Step 1: a\n16 * 2 = 18\n\n### Final Answer:\n\\boxed{18}", correct=True))
     assert isinstance(found, CritiqueFailure)
     assert found.reason == "no way to the answer"
 
@@ -425,9 +415,7 @@ def test_a_displayed_formula_of_the_reference_is_not_torn_apart() -> None:
 
 
 def test_a_reference_solution_in_algebra_is_followed_whole() -> None:
-    problem = Problem(
-        id="s", statement="They sold 88 together.", answer="8", solution="So 11h = 88.\nSo h = 8."
-    )
+    problem = Problem(id="s", statement="They sold 88 together.", answer="8", solution="So 11h = 88.\nSo h = 8.")
     found = critique(problem, attempt("### Step 1: a\n10/10*88 = 88\n\n### Final Answer:\n\\boxed{88}"))
     assert (found.first_error, found.corrected_step) == (2, "### Step 2:\nSo 11h = 88.")
     assert found.continuation == "### Step 3:\nSo h = 8.\n\n### Final Answer:\n\\boxed{8}"
@@ -441,13 +429,9 @@ def test_of_two_stated_answers_neither_is_kept() -> None:
 
 def test_an_answer_that_is_no_number_is_taken_from_the_reference() -> None:
     problem = Problem(id="s", statement="Solve.", answer="\\text{none}", solution="There is none.")
-    (found,) = ProgramCritic().critique(
-        [(problem, attempt("### Step 1: a\nx = 5\n\n### Final Answer:\n\\boxed{5}"))]
-    )
+    (found,) = ProgramCritic().critique([(problem, attempt("### Step 1: a\nx = 5\n\n### Final Answer:\n\\boxed{5}"))])
     assert isinstance(found, Critique)
-    assert found.continuation.endswith("\\boxed{\\text{none}}") or found.corrected_step.endswith(
-        "\\text{none}}"
-    )
+    assert found.continuation.endswith("\\boxed{\\text{none}}") or found.corrected_step.endswith("\\text{none}}")
 
 
 def test_without_a_reference_solution_a_wrong_setup_is_a_failure() -> None:
@@ -466,9 +450,7 @@ def test_a_wrong_step_that_the_correction_would_have_to_repeat_is_a_failure() ->
 
 
 def test_a_reason_never_shows_the_wrong_number() -> None:
-    text = (
-        "### Step 1: a\n16 - 7 = 7777\n\n### Step 2: b\n7777 * 2 = 15554\n\n### Final Answer:\n\\boxed{15554}"
-    )
+    text = "### Step 1: a\n16 - 7 = 7777\n\n### Step 2: b\n7777 * 2 = 15554\n\n### Final Answer:\n\\boxed{15554}"
     found = critique(EGGS, attempt(text))
     assert "7777" not in found.text
     assert "15554" not in found.text
@@ -493,9 +475,7 @@ def wrong_sums(rng: random.Random) -> Iterator[tuple[str, Problem, Rollout]]:
         total, steps = terms[0], []
         for number, term in enumerate(terms[1:], start=1):
             result = total + term + 10 * (kind == "slip" and number == place)
-            steps.append(
-                f"### Step {number}: Next\n{total} {'-' if term < 0 else '+'} {abs(term)} = {result}"
-            )
+            steps.append(f"### Step {number}: Next\n{total} {'-' if term < 0 else '+'} {abs(term)} = {result}")
             total = result
         steps.append(f"### Final Answer:\n\\boxed{{{total + (kind == 'answer')}}}")
         yield kind, problem, attempt("\n\n".join(steps))
@@ -514,14 +494,10 @@ def real_attempts() -> Iterator[tuple[Problem, Rollout]]:
         row = json.loads(line)
         reference, _, wanted = re.sub(r"<<[^<>]*>>", "", row["ground_truth"]).rpartition("A:")
         wanted = wanted.strip().replace(",", "")
-        problem = Problem(
-            id=str(number), statement=row["question"], answer=wanted, solution=reference.strip()
-        )
+        problem = Problem(id=str(number), statement=row["question"], answer=wanted, solution=reference.strip())
         for model in ("6b_finetuning", "175b_verification"):
             lines = row[model]["solution"].split("\n")
-            steps = [
-                f"### Step {k}: Go on\n{text}" for k, text in enumerate(lines, start=1) if text[:2] != "A:"
-            ]
+            steps = [f"### Step {k}: Go on\n{text}" for k, text in enumerate(lines, start=1) if text[:2] != "A:"]
             if lines[-1].startswith("A:"):
                 steps.append(f"### Final Answer:\n\\boxed{{{lines[-1][2:].strip()}}}")
             yield problem, attempt("\n\n".join(steps), correct=row[model]["is_correct"])

@@ -96,10 +96,7 @@ def test_the_papers_incorrect_critique_copies_its_student_up_to_step_4() -> None
 def test_composing_what_was_read_from_the_papers_critiques_gives_them_back(name: str) -> None:
     trace, text = appendix(name)
     found = parse(text, trace)
-    assert (
-        compose(found.case, found.verdicts, found.correct_part, found.corrected_step, found.continuation)
-        == text
-    )
+    assert compose(found.case, found.verdicts, found.correct_part, found.corrected_step, found.continuation) == text
 
 
 def test_a_critique_of_a_wrong_answer_is_laid_out_as_in_the_paper() -> None:
@@ -126,9 +123,7 @@ def test_what_was_composed_is_read_back(case: str) -> None:
 
 def test_the_solvers_own_lines_that_look_like_headings_do_not_tear_its_part_apart() -> None:
     headings = HEADINGS["D"]
-    text = TRACE.text.replace(
-        "We add.", f"{headings.corrected_step.format(k=2)}\n---\n{headings.continuation}"
-    )
+    text = TRACE.text.replace("We add.", f"{headings.corrected_step.format(k=2)}\n---\n{headings.continuation}")
     trace = read(text)
     found = parse(compose("D", WRONG, prefix(trace, 2), "### Step 2: so", "end"), trace)
     assert (found.correct_part, found.corrected_step, found.continuation) == (

@@ -17,9 +17,7 @@ def evaluation(values: dict[str, float], n: int = 4) -> Evaluation:
 
 
 def test_a_difference_is_second_minus_first() -> None:
-    difference = compare(
-        evaluation({"p": 0.25, "q": 0.5}), evaluation({"p": 0.5, "q": 1.0}), bootstrap=500, seed=0
-    )
+    difference = compare(evaluation({"p": 0.25, "q": 0.5}), evaluation({"p": 0.5, "q": 1.0}), bootstrap=500, seed=0)
     assert difference["avg"].value == pytest.approx(0.375)
     # Two problems: a resample is (p, p), (p, q) or (q, q).
     assert difference["avg"].low == pytest.approx(0.25)

@@ -13,9 +13,7 @@ from stepalign.records import Grade, Rollout, to_json, write_atomically
 FORMATTED = "### Step 1: Add\n2 + 2 = 4\n\n### Final Answer:\n\\boxed{4}\n"
 
 
-def rollout(
-    problem: str, sample: int, answer: str, *, truth: str = "4", tokens: int = 5, **fields: object
-) -> Rollout:
+def rollout(problem: str, sample: int, answer: str, *, truth: str = "4", tokens: int = 5, **fields: object) -> Rollout:
     outcome = "correct" if answer == truth else "wrong" if answer else "missing"
     values = {
         "id": f"{problem}-{sample}",
@@ -68,21 +66,15 @@ def test_avg_maj_and_pass_of_a_case_done_by_hand() -> None:
         ("4555", 0.0, False),
     ],
 )
-def test_a_tie_counts_as_a_random_choice_among_the_tied_answers(
-    answers: str, share: float, tied: bool
-) -> None:
+def test_a_tie_counts_as_a_random_choice_among_the_tied_answers(answers: str, share: float, tied: bool) -> None:
     grades = [attempt.grade for attempt in attempts("p", answers) if attempt.grade]
     assert majority(grades) == (pytest.approx(share), tied)
 
 
 @pytest.mark.parametrize(("samples", "correct", "k"), [(4, 1, 2), (6, 2, 3), (5, 0, 2), (5, 5, 1), (5, 4, 3)])
-def test_pass_at_k_is_the_share_of_subsets_that_hold_a_correct_sample(
-    samples: int, correct: int, k: int
-) -> None:
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_correct_sample(samples: int, correct: int, k: int) -> None:
     subsets = list(combinations([True] * correct + [False] * (samples - correct), k))
-    assert pass_at(k, samples=samples, correct=correct) == pytest.approx(
-        sum(map(any, subsets)) / len(subsets)
-    )
+    assert pass_at(k, samples=samples, correct=correct) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
 def test_samples_beyond_n_sharpen_pass_and_avg_but_do_not_vote() -> None:
@@ -117,9 +109,7 @@ def test_the_order_of_rollouts_does_not_matter() -> None:
 
 def test_the_intervals_come_from_the_seed_alone() -> None:
     rollouts = [attempt for i in range(20) for attempt in attempts(f"p{i}", "4445" if i % 3 else "5555")]
-    first, again, other = (
-        score(rollouts, n=4, bootstrap=200, seed=seed, step=0).measures["avg"] for seed in (0, 0, 1)
-    )
+    first, again, other = (score(rollouts, n=4, bootstrap=200, seed=seed, step=0).measures["avg"] for seed in (0, 0, 1))
     assert first == again
     assert (first.low, first.high) != (other.low, other.high)
     assert first.value == other.value
@@ -129,15 +119,10 @@ def test_the_interval_is_as_wide_as_statistics_says() -> None:
     """At 33 % of 30 × 12: 2.5 points if samples are independent, 8.5 if a problem's samples agree."""
     draw = random.Random(0)
     independent = [
-        rollout(f"p{i}", sample, "4" if draw.random() < 1 / 3 else "5")
-        for i in range(30)
-        for sample in range(12)
+        rollout(f"p{i}", sample, "4" if draw.random() < 1 / 3 else "5") for i in range(30) for sample in range(12)
     ]
     agreeing = [rollout(f"p{i}", sample, "4" if i < 10 else "5") for i in range(30) for sample in range(12)]
-    widths = [
-        (m.high - m.low) / (2 * 1.96)
-        for m in (evaluate(r, 12).measures["avg"] for r in (independent, agreeing))
-    ]
+    widths = [(m.high - m.low) / (2 * 1.96) for m in (evaluate(r, 12).measures["avg"] for r in (independent, agreeing))]
     assert widths[0] == pytest.approx(0.025, rel=0.25)
     assert widths[1] == pytest.approx(math.sqrt(1 / 3 * 2 / 3 / 30), rel=0.05)  # 0.086
 
@@ -168,9 +153,7 @@ def test_table_1_of_the_paper_is_made_of_whole_problems_and_whole_samples() -> N
     ("percent", "denominator"),
     [(p, 30) for p in (76.67, 26.67, 86.67, 43.33, 90.00, 56.67)] + [(p, 360) for p in (19.72, 30.56, 35.83)],
 )
-def test_the_recovered_values_of_table_1_are_fractions_of_30_and_360(
-    percent: float, denominator: int
-) -> None:
+def test_the_recovered_values_of_table_1_are_fractions_of_30_and_360(percent: float, denominator: int) -> None:
     numerator = round(percent / 100 * denominator)
     assert f"{100 * numerator / denominator:.2f}" == f"{percent:.2f}"
 

@@ -29,9 +29,7 @@ def test_a_jsonl_file_with_a_column_map(tmp_path: Path) -> None:
     )
     result = load(source(path, statement="question", answer="target", solution="worked", id="key"))
     assert result.problems == (
-        Problem(
-            id="17", statement="What is 6 · 7?", answer="42", solution="6 · 7 = 42", source="algebra.jsonl"
-        ),
+        Problem(id="17", statement="What is 6 · 7?", answer="42", solution="6 · 7 = 42", source="algebra.jsonl"),
     )
 
 
@@ -112,9 +110,7 @@ def test_null_and_nan_are_missing_answers(tmp_path: Path) -> None:
         (["A", "1"], "line 2: a JSON object is wanted, found a list"),
     ],
 )
-def test_a_bad_row_is_an_error_with_line_column_and_what_was_found(
-    tmp_path: Path, row: object, message: str
-) -> None:
+def test_a_bad_row_is_an_error_with_line_column_and_what_was_found(tmp_path: Path, row: object, message: str) -> None:
     path = json_lines(tmp_path / "a.jsonl", [{"statement": "Good", "answer": "1"}, row])
     with pytest.raises(StepalignError, match=r"a\.jsonl, " + message):
         load(source(path))
@@ -123,16 +119,14 @@ def test_a_bad_row_is_an_error_with_line_column_and_what_was_found(
 def test_the_default_solution_column_may_be_absent_but_a_named_one_may_not(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", [{"statement": "A", "answer": "1"}])
     assert load(source(path)).problems[0].solution == ""
-    assert load(source(path, solution=None)).problems[0].solution == ""
-    with pytest.raises(
-        StepalignError, match="line 1: no column 'worked'; columns present: statement, answer"
-    ):
+    assert load(source(path, solution="")).problems[0].solution == ""
+    with pytest.raises(StepalignError, match="line 1: no column 'worked'; columns present: statement, answer"):
         load(source(path, solution="worked"))
 
 
 def test_solutions_are_left_out_where_the_recipe_maps_no_column(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", [{"statement": "A", "answer": "1", "solution": "1 is 1"}])
-    assert load(source(path, solution=None)).problems[0].solution == ""
+    assert load(source(path, solution="")).problems[0].solution == ""
 
 
 def test_records_come_back_whole(tmp_path: Path) -> None:
@@ -156,9 +150,7 @@ def test_records_come_back_whole(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_damaged_or_foreign_file_is_an_error(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
+def test_a_damaged_or_foreign_file_is_an_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(StepalignError, match=message):
         load(source(tmp_path / name))

@@ -21,9 +21,7 @@ def raw(tmp_path: Path, *answers: str) -> recipe.Gsm8k:
 
 
 def test_the_solution_is_shown_without_annotations_and_last_line(tmp_path: Path) -> None:
-    (problem,) = load(
-        raw(tmp_path, "In May 48/2 = <<48/2=24>>24.\nThat is $<<48+24=72>>72.\n#### 1,072")
-    ).problems
+    (problem,) = load(raw(tmp_path, "In May 48/2 = <<48/2=24>>24.\nThat is $<<48+24=72>>72.\n#### 1,072")).problems
     assert problem.solution == "In May 48/2 = 24.\nThat is $72."
     assert problem.answer == "1072"
     assert problem.id == "gsm8k-train-0"
@@ -70,8 +68,6 @@ def test_without_network_the_error_names_the_data_set_and_what_to_do(
         "except errors.StepalignError as error: print(error)\n"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"{dataset} cannot be read from the Hugging Face hub")
     assert advice in done.stdout

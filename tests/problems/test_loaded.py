@@ -41,9 +41,7 @@ def test_what_is_left_out_is_counted_and_named() -> None:
 
 
 def test_the_same_letters_in_another_unicode_form_are_a_duplicate_but_another_case_is_not() -> None:
-    result = collect(
-        "rows", [candidate(1, "caf\u00e9"), candidate(2, "cafe\u0301"), candidate(3, "CAF\u00c9")]
-    )
+    result = collect("rows", [candidate(1, "caf\u00e9"), candidate(2, "cafe\u0301"), candidate(3, "CAF\u00c9")])
     assert [problem.id for problem in result.problems] == ["p-1", "p-3"]
 
 
@@ -71,19 +69,14 @@ def test_no_row_is_read_after_the_limit_is_full() -> None:
 
 
 def test_nothing_left_is_an_error_with_the_counts() -> None:
-    with pytest.raises(
-        StepalignError, match=r"a\.jsonl: no problems left: 2 missing answer, 1 empty statement"
-    ):
+    with pytest.raises(StepalignError, match=r"a\.jsonl: no problems left: 2 missing answer, 1 empty statement"):
         collect("a.jsonl", [candidate(1, answer=""), candidate(2, answer=""), candidate(3, " ")])
     with pytest.raises(StepalignError, match=r"a\.jsonl: no problems left: it is empty"):
         collect("a.jsonl", [])
 
 
 def test_two_problems_of_one_id_are_an_error_that_names_both_places() -> None:
-    twice = [
-        Candidate(where=f"line {number}", id="x", statement=f"Problem {number}", answer="1")
-        for number in (1, 2)
-    ]
+    twice = [Candidate(where=f"line {number}", id="x", statement=f"Problem {number}", answer="1") for number in (1, 2)]
     with pytest.raises(StepalignError, match="line 2: id 'x' is already that of line 1"):
         collect("rows", twice)
 

@@ -74,16 +74,6 @@ def test_the_pass_rate_must_be_known_and_above_the_bound(dataset: str) -> None:
     assert result.places["empty statement"] == [f"{dataset}, cot, row 8"]
 
 
-def test_without_a_bound_every_problem_is_kept(dataset: str) -> None:
-    assert [problem.statement for problem in load(dataset, min_pass_rate=None).problems] == [
-        "Solved by nearly all",
-        "Not known",
-        "At the bound",
-        "Hard",
-        "Solved by all",
-    ]
-
-
 def test_the_reference_is_the_first_solution_without_its_reasoning(dataset: str) -> None:
     first = load(dataset).problems[0]
     assert first.solution == "First solution."
@@ -102,18 +92,12 @@ def test_an_unknown_split_is_an_error_that_names_those_there_are(dataset: str) -
 
 
 def test_a_data_set_of_other_columns_is_an_error_that_names_its_columns(tmp_path: Path) -> None:
-    parquet.write_table(
-        pyarrow.Table.from_pylist([{"question": "A", "answer": "1"}]), tmp_path / "cot.parquet"
-    )
-    (tmp_path / "README.md").write_text(
-        CARD.replace("data/cot-*", "cot.parquet").split("  - split: tir")[0] + "---\n"
-    )
+    parquet.write_table(pyarrow.Table.from_pylist([{"question": "A", "answer": "1"}]), tmp_path / "cot.parquet")
+    (tmp_path / "README.md").write_text(CARD.replace("data/cot-*", "cot.parquet").split("  - split: tir")[0] + "---\n")
     with pytest.raises(StepalignError, match="row 0: no column 'problem'; columns present: question, answer"):
         load(str(tmp_path))
 
 
 def test_a_pass_rate_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(
-        StepalignError, match="row 3: pass_rate_72b_tir: a number or n/a is wanted, found 'high'"
-    ):
+    with pytest.raises(StepalignError, match="row 3: pass_rate_72b_tir: a number or n/a is wanted, found 'high'"):
         openmath.candidate(row("A", "high"), "row 3", 0.85)

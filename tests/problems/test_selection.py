@@ -49,9 +49,7 @@ def solve(problems: Sequence[Problem], log: Path | None = None, delay: float = 0
             text=text,
             token_starts=(0,),
             finish="stop",
-            grade=Grade(
-                correct=sample < correct, outcome="correct" if sample < correct else "wrong", answer=answer
-            ),
+            grade=Grade(correct=sample < correct, outcome="correct" if sample < correct else "wrong", answer=answer),
         )
 
 
@@ -79,9 +77,7 @@ def run(
 
 
 def results(folder: Path) -> dict[str, str]:
-    return {
-        name: (folder / name).read_text() for name in ("train.jsonl", "evaluation.jsonl", "manifest.json")
-    }
+    return {name: (folder / name).read_text() for name in ("train.jsonl", "evaluation.jsonl", "manifest.json")}
 
 
 def test_problems_within_both_bounds_are_kept(tmp_path: Path) -> None:
@@ -107,15 +103,11 @@ def test_what_is_written_is_what_is_returned(tmp_path: Path) -> None:
     selected = run(tmp_path)
     assert tuple(read_jsonl(tmp_path / "train.jsonl", Problem)) == selected.train
     assert load(recipe.File(path=tmp_path / "evaluation.jsonl")).problems == selected.evaluation
-    assert [rollout.sample for rollout in read_jsonl(tmp_path / "attempts.jsonl", Rollout)] == 24 * list(
-        range(8)
-    )
+    assert [rollout.sample for rollout in read_jsonl(tmp_path / "attempts.jsonl", Rollout)] == 24 * list(range(8))
 
 
 def test_the_manifest_says_what_was_dropped_and_why(tmp_path: Path) -> None:
-    loaded = Loaded(
-        problems=LOADED.problems, dropped={"duplicate": 1}, places={"duplicate": ["a.jsonl, line 3"]}
-    )
+    loaded = Loaded(problems=LOADED.problems, dropped={"duplicate": 1}, places={"duplicate": ["a.jsonl, line 3"]})
     selected = run(tmp_path, loaded=loaded)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["selection"] == {"attempts": 8, "max_accuracy": 0.5, "min_format": 0.8}
@@ -206,9 +198,7 @@ def test_a_journal_damaged_in_the_middle_is_an_error_with_its_line(tmp_path: Pat
     with pytest.raises(StepalignError, match=r"attempts\.jsonl, line 3: not a Rollout"):
         run(tmp_path)
     journal.write_text("".join([*lines[:2], *lines[3:]]))
-    with pytest.raises(
-        StepalignError, match=r"attempts\.jsonl, line 8: an attempt at .* outside its group of 8"
-    ):
+    with pytest.raises(StepalignError, match=r"attempts\.jsonl, line 8: an attempt at .* outside its group of 8"):
         run(tmp_path)
 
 
@@ -245,9 +235,7 @@ def test_attempts_without_their_settings_are_an_error(tmp_path: Path) -> None:
 
 
 def test_no_problem_left_is_an_error_with_the_counts(tmp_path: Path) -> None:
-    with pytest.raises(
-        StepalignError, match=r"none of 24 problems passed the selection: dropped .* by accuracy"
-    ):
+    with pytest.raises(StepalignError, match=r"none of 24 problems passed the selection: dropped .* by accuracy"):
         run(tmp_path, settings=SETTINGS.model_copy(update={"max_accuracy": 0.0}))
 
 

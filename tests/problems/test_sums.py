@@ -63,8 +63,7 @@ def test_from_left_to_right_nothing_goes_below_zero() -> None:
 
 def test_the_derivations_of_one_sum() -> None:
     found = {
-        name: [(step.text, step.equation) for step in steps]
-        for name, steps in derivations([47, 38, -15, 62]).items()
+        name: [(step.text, step.equation) for step in steps] for name, steps in derivations([47, 38, -15, 62]).items()
     }
     assert found == {
         "left to right": [

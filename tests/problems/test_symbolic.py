@@ -28,9 +28,7 @@ def test_a_seed_gives_the_same_problems_in_another_process() -> None:
     )
     here = "".join(f"{problem}\n" for problem in load(recipe.GsmSymbolic(count=30, seed=5)).problems)
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONUTF8": "1"}
-    there = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    there = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert there.stdout == here
 
 

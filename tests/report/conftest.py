@@ -25,9 +25,7 @@ from stepalign.records import (
 
 BuildRun = Callable[..., Path]
 
-_STATEMENT = (
-    "Mia has {a} marbles and buys {b} bags of {c}. She gives away {d}. How many marbles does she have?"
-)
+_STATEMENT = "Mia has {a} marbles and buys {b} bags of {c}. She gives away {d}. How many marbles does she have?"
 
 
 def problem(i: int) -> Problem:
@@ -83,8 +81,7 @@ def critique(problem: Problem, rollout: Rollout) -> Critique | CritiqueFailure:
         Verdict(step=k, correct=right or k != 1, reason="" if right else "b * c is off") for k in (1, 2, 3)
     )
     summary = "\n".join(
-        f"Step {v.step}: Correct." if v.correct else f"Step {v.step}: Incorrect -- {v.reason}"
-        for v in verdicts
+        f"Step {v.step}: Correct." if v.correct else f"Step {v.step}: Incorrect -- {v.reason}" for v in verdicts
     )
     if right:
         text = f"### Summary\n{summary}\n\n# Your solution is fully correct.\n---\n{rollout.text}"
@@ -177,9 +174,7 @@ def build_run_in() -> BuildRun:
             rollouts, answers = [], []
             for sample, chosen in enumerate(draw.sample(train, 16)):
                 right = draw.random() < 0.3 + gain * step / steps
-                rollouts.append(
-                    edit(rollout(chosen, sample, right=right, step=step - 1, prefix=f"step-{step:06}"))
-                )
+                rollouts.append(edit(rollout(chosen, sample, right=right, step=step - 1, prefix=f"step-{step:06}")))
                 answers.append(critique(chosen, rollouts[-1]))
             write_jsonl(folder / "rollouts" / f"step-{step:06}.jsonl", rollouts)
             failed = sum(answer.kind == "failure" for answer in answers) if critic else 0
@@ -201,6 +196,7 @@ def build_run_in() -> BuildRun:
                     "grad_norm": 1.3,
                     "tokens": tokens,
                     "teacher_tokens": 4 * tokens,
+                    "student_tokens": 2 * tokens,
                     "rollouts": 16,
                     "completion_tokens": tokens,
                     "correct": sum(r.correct for r in rollouts) / 16,

@@ -34,9 +34,7 @@ def test_a_drawing_takes_its_colours_and_fonts_from_the_page() -> None:
     assert "var(--ink)" in drawing
     assert "var(--sans)" in drawing
     assert "DejaVu" not in drawing
-    assert not re.search(
-        r"#(?!000000|ffffff)[0-9a-f]{6}\b", re.sub(r'(id|href|url)[=(]"?#?[^")]*', "", drawing)
-    )
+    assert not re.search(r"#(?!000000|ffffff)[0-9a-f]{6}\b", re.sub(r'(id|href|url)[=(]"?#?[^")]*', "", drawing))
 
 
 def test_a_seventh_curve_does_not_look_like_the_first() -> None:

@@ -158,10 +158,7 @@ def test_what_a_model_wrote_stays_text(written: Path) -> None:
     html = (written / "report.html").read_text()
     read_back = Page(html)
     assert read_back.count("script", "img") == 0
-    assert (
-        "</pre></script><script>alert(1)</script><img src=x onerror=alert(1)> &amp; {{ 7 * 7 }}"
-        in read_back.text
-    )
+    assert "</pre></script><script>alert(1)</script><img src=x onerror=alert(1)> &amp; {{ 7 * 7 }}" in read_back.text
     assert not set("\u202e\u202c\u200b\x07\u2066") & set(html)
     assert {"U+202E", "U+202C", "U+200B", "U+0007", "U+2066"} <= set(read_back.words)
     assert "more characters" in read_back.text  # of fifty thousand braces

@@ -22,9 +22,7 @@ PROBLEMS = [Problem(id=f"p{i}", statement=f"Compute {i} + 2.", answer=str(i + 2)
 def solver(tiny_llama: Path, make_recipe: Callable[..., Recipe]) -> Iterator[Solver]:
     settings = make_recipe()
     chat = tokens.load(settings.model)
-    sampler = TransformersSampler(
-        AutoModelForCausalLM.from_pretrained(tiny_llama), eos_ids=chat.eos_ids, batch_size=3
-    )
+    sampler = TransformersSampler(AutoModelForCausalLM.from_pretrained(tiny_llama), eos_ids=chat.eos_ids, batch_size=3)
     with Grader(settings.grading) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 

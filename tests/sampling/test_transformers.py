@@ -279,9 +279,7 @@ def test_adapter_none_samples_from_the_base(adapted: Any, tiny_llama: Path) -> N
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("adapter", [None, "default"])
-def test_a_sampler_closed_early_leaves_the_model_as_it_was(
-    adapted: Any, training: bool, adapter: str | None
-) -> None:
+def test_a_sampler_closed_early_leaves_the_model_as_it_was(adapted: Any, training: bool, adapter: str | None) -> None:
     adapted.train(training)
     before = adapted(torch.tensor([[5, 6, 7]])).logits
     wanted = [(name, p.requires_grad) for name, p in adapted.named_parameters()]

@@ -197,8 +197,9 @@ def test_a_head_that_scales_or_caps_is_refused(architecture: str, tmp_path: Path
         **options,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = recipe.Model(path=str(tmp_path), attention="eager")
     with pytest.raises(StepalignError, match=rf"{architecture}: its logits are more than hidden · headᵀ"):
-        load(tmp_path)
+        policies.load(model, recipe.Adapter(rank=4), 0, CPU)
 
 
 def test_an_adapter_on_the_head_is_refused(tiny_llama: Path) -> None:

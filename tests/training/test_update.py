@@ -112,6 +112,7 @@ def test_gradient_and_loss_equal_the_plain_computation_for_every_micro_batch(
     assert metrics["tokens"] == 35
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_gradient_checkpointing_changes_nothing(policy: Policy, make_recipe: MakeRecipe) -> None:
     wanted, _ = step(policy, make_recipe(UNCLIPPED))
     policy.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -163,8 +164,7 @@ def _logits(policy: Policy, ids: Tensor, *, teacher: bool) -> Tensor:
 
 def unchanged(policy: Policy, before: list[Tensor]) -> bool:
     return all(
-        torch.equal(now.nan_to_num(), then.nan_to_num())
-        for now, then in zip(policy.trainable(), before, strict=True)
+        torch.equal(now.nan_to_num(), then.nan_to_num()) for now, then in zip(policy.trainable(), before, strict=True)
     )
 
 

@@ -96,13 +96,14 @@ class OpenAICritic:
         return CritiqueFailure(rollout_id=rollout.id, critic=self.name, reason=failure.reason, detail=failure.detail)
 
     async def _ask(self, client: openai.AsyncOpenAI, problem: Problem, rollout: Rollout) -> ChatCompletion:
-        message = self._template.render(
-            problem=problem.statement,
-            solution=problem.solution,
-            answer=problem.answer,
-            attempt=rollout.text,
-            truncated=rollout.finish == "length",
-        )
+        values = {
+            "problem": problem.statement,
+            "solution": problem.solution,
+            "answer": problem.answer,
+            "attempt": rollout.text,
+            "truncated": rollout.finish == "length",
+        }
+        message = prompts.render(self._template, values)
         return await client.chat.completions.create(
             model=self._settings.model,
             messages=[{"role": "user", "content": message}],

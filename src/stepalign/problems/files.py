@@ -55,14 +55,14 @@ def candidates(source: recipe.File) -> Iterator[Candidate]:
     names = source.columns
     for number, where, row in rows(source.path):
         whole_record = names == _DEFAULT and row.keys() == _RECORD
-        no_solution = names.solution is None or (names.solution == _DEFAULT.solution and names.solution not in row)
+        no_solution = not names.solution or (names.solution == _DEFAULT.solution and names.solution not in row)
         identity = "id" if whole_record else names.id
         yield Candidate(
             where=where,
             id=f"{source.path.stem}-{number}" if identity is None else column.text_or_number(row, identity, where),
             statement=column.text(row, names.statement, where),
             answer=column.text_or_number(row, names.answer, where),
-            solution="" if no_solution else column.text(row, str(names.solution), where),
+            solution="" if no_solution else column.text(row, names.solution, where),
             source=column.text(row, "source", where) if whole_record else source.path.name,
             meta=row["meta"] if whole_record else {},
         )

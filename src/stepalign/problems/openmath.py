@@ -40,7 +40,7 @@ def candidates(source: recipe.OpenMath, dataset: str = DATASET) -> Iterator[Cand
         yield candidate(row, where, source.min_pass_rate)
 
 
-def candidate(row: dict[str, Any], where: str, min_pass_rate: float | None) -> Candidate:
+def candidate(row: dict[str, Any], where: str, min_pass_rate: float) -> Candidate:
     """One row; rejected for its `pass rate` where that is not above the bound, or not known."""
     statement = column.text(row, "problem", where)
     solution = _known(column.text(row, "generated_solution", where))
@@ -57,7 +57,7 @@ def candidate(row: dict[str, Any], where: str, min_pass_rate: float | None) -> C
             "problem_type": column.text(row, "problem_type", where),
             "generation_model": column.text(row, "generation_model", where),
         },
-        rejected=None if min_pass_rate is None or _rate(rate, where) > min_pass_rate else "pass rate",
+        rejected=None if _rate(rate, where) > min_pass_rate else "pass rate",
     )
 
 

@@ -15,7 +15,7 @@ from stepalign.report.run import Example, Run
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
 """As in the paper's Table 1 for the answer length, though a short answer is not by itself a good one."""
 
-_RATES = {"sample": "completion_tokens", "teacher": "teacher_tokens", "student": "tokens"}
+_RATES = {"sample": "completion_tokens", "teacher": "teacher_tokens", "student": "student_tokens"}
 """The metric that counts the tokens which a stage handles."""
 
 _CASES = {

@@ -56,24 +56,22 @@ class Trainer:
 
     def __init__(self, settings: recipe.Recipe, run: Run, stack: ExitStack) -> None:
         self.settings, self.run = settings, run
+        # All that can be wrong with a recipe shows before the weights are loaded.
         self.chat = tokens.load(settings.model)
+        self.prompt = SolverPrompt(settings.prompts)
+        context_limit = policies.context_limit(settings.model)
+        self.teaching = Teaching(self.chat, self.prompt, settings, context_limit)
+        self.critic = critics.make(settings.critic) if settings.critic and self.teaching.needs_critique else None
         self.train_problems, self.evaluation_problems, dropped = problems.prepare(settings.problems)
-        torch.manual_seed(settings.seed)  # LoRA dropout; nothing else draws from the global generator
+        self._leave_out_long_problems(context_limit, dropped)
+        self.teaching.check(self.train_problems)
+
         self.accelerator = _accelerator(settings)
         self.policy = policies.load(settings.model, settings.adapter, settings.seed, self.accelerator.device)
-        self.context_limit: int | None = getattr(
-            self.policy.base.config.get_text_config(), "max_position_embeddings", None
-        )
-        prompt = SolverPrompt(settings.prompts)
-        self.teaching = Teaching(self.chat, prompt, settings, self.context_limit)
-        self.grader = stack.enter_context(Grader(settings.grading))
         sampler = TransformersSampler(
             self.policy.model, eos_ids=self.chat.eos_ids, batch_size=settings.sampler.batch_size
         )
-        self.solver = Solver(self.chat, sampler, self.grader, prompt)
-        self._leave_out_long_problems(dropped)
-        self.teaching.check(self.train_problems)
-        self.critic = critics.make(settings.critic) if settings.critic and self.teaching.needs_critique else None
+        self.solver = Solver(self.chat, sampler, stack.enter_context(Grader(settings.grading)), self.prompt)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
         self.wrapped, self.optimizer = self.accelerator.prepare(
@@ -154,7 +152,7 @@ class Trainer:
     def _evaluates_now(self) -> bool:
         """Whether an evaluation is due. A run that goes on must not add one where it happened to be stopped."""
         every = self.settings.training.evaluate_every
-        return self.step in (0, self.settings.training.steps) or (every is not None and self.step % every == 0)
+        return self.step in (0, self.settings.training.steps) or (every > 0 and self.step % every == 0)
 
     def _draw(self, step: int, batch: Sequence[Problem]) -> list[Rollout]:
         training = self.settings.training
@@ -236,14 +234,13 @@ class Trainer:
             + f" of {spent:.0f} s"
         )
 
-    def _leave_out_long_problems(self, dropped: dict[str, int]) -> None:
+    def _leave_out_long_problems(self, limit: int | None, dropped: dict[str, int]) -> None:
         """Problems whose prompt leaves no room for a completion cannot be attempted."""
-        limit = self.context_limit
         if limit is None:
             return
 
         def fits(problem: Problem, sampling: recipe.Sampling) -> bool:
-            prompt = self.solver.prompt_ids(problem, thinking=sampling.thinking)
+            prompt = self.chat.prompt_ids(self.prompt.turns(problem), thinking=sampling.thinking)
             return len(prompt) + sampling.max_new_tokens <= limit
 
         before = len(self.train_problems) + len(self.evaluation_problems)
@@ -255,7 +252,7 @@ class Trainer:
         if not self.train_problems:
             raise StepalignError(
                 f"problems.train: no problem leaves room for sampling.max_new_tokens = "
-                f"{self.settings.sampling.max_new_tokens} in the model's context of {self.context_limit} tokens"
+                f"{self.settings.sampling.max_new_tokens} in the model's context of {limit} tokens"
             )
 
 

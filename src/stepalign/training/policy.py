@@ -13,7 +13,7 @@ from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stepalign import recipe
@@ -139,6 +139,16 @@ def load_base(model: recipe.Model, device: torch.device) -> PreTrainedModel:
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
     return base.to(device).requires_grad_(False)
+
+
+def context_limit(model: recipe.Model) -> int | None:
+    """How many positions a model has; None where its configuration does not say. No weights are loaded."""
+    try:
+        config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    except (OSError, ValueError) as error:
+        raise StepalignError(f"model.path = {model.path!r}: {str(error).strip().splitlines()[0]}") from None
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 def precision(dtype: str, device: torch.device) -> torch.dtype:

@@ -141,7 +141,8 @@ class Run:
     def _claim(self) -> None:
         path = self.folder / "recipe.toml"
         mine = recipes.dump(self.recipe)
-        if not path.exists():
+        # Without a manifest nothing has been computed: the recipe was refused, and has been mended since.
+        if not (self.folder / "manifest.json").exists():
             write_atomically(path, mine)
             return
         changed = recipes.differences(tomllib.loads(path.read_text()), tomllib.loads(mine))
