@@ -34,9 +34,9 @@ def train(
     if dry_run:
         typer.echo(recipe.dump(settings), nl=False)
         return
-    from stepalign.training.loop import train as train_run
-
     try:
+        from stepalign.training.loop import train as train_run
+
         report = train_run(settings)
     except KeyboardInterrupt:
         typer.echo(f"\nstopped; the same command goes on from {settings.folder}", err=True)

@@ -32,6 +32,7 @@ VERSION = 1
 """The format of recipes this release reads and writes."""
 
 Probability = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -292,7 +293,7 @@ class Optimizer(Section):
     """AdamW."""
 
     lr: PositiveFloat = 5e-6
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 0

@@ -62,7 +62,7 @@ def sample(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None, s
 def evaluate(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None) -> Evaluation:
     """Judge an adapter (None: the base) on a recipe's evaluation problems.
 
-    Writes the evaluation to `out` and the rollouts behind it beside it, as `.jsonl`.
+    Writes the evaluation to `out` and the rollouts behind it to `STEM-rollouts.jsonl` beside it.
     """
     _, evaluation_problems, _ = problems.prepare(settings.problems)
     if not evaluation_problems:
@@ -71,7 +71,7 @@ def evaluate(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None)
         evaluation, rollouts = judge(
             solve, evaluation_problems, settings, console, adapter=ADAPTER if adapter else None, step=0
         )
-    write_jsonl(out.with_suffix(".jsonl"), rollouts)
+    write_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), rollouts)
     write_atomically(out, to_json(evaluation) + "\n")
     return evaluation
 

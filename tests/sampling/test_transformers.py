@@ -94,7 +94,7 @@ def test_temperature_zero_takes_the_best_token_whatever_the_noise() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 8}, {"top_p": 0.999}, {"top_k": 8, "top_p": 0.999}])
-@pytest.mark.parametrize("noise", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("noise", [0.0, 1 - 2**-24, 1.0])  # the least and the most of float32, and rounded up
 def test_a_token_without_probability_is_never_drawn(settings: dict[str, float], noise: float) -> None:
     logits = torch.full((200, 1000), float("-inf"))
     possible = 3 * torch.randn(200, 5, generator=torch.Generator().manual_seed(1))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
@@ -328,8 +329,12 @@ def test_a_loss_that_is_not_finite_names_run_and_step(make_recipe: MakeRecipe, m
 
 
 def test_the_learning_rate_warms_up_over_the_runs_steps(make_recipe: MakeRecipe) -> None:
-    folder = run(make_recipe("optimizer.lr=8e-3", "optimizer.warmup_steps=4"))
-    assert [values["lr"] for values in metrics(folder)] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3])
+    short = ("problems.holdout=0", "training.steps=2", "training.checkpoint_every=1", "optimizer.max_grad_norm=1e9")
+    folder = run(make_recipe(*short, "optimizer.lr=8e-3", "optimizer.warmup_steps=8"))
+    assert [values["lr"] for values in metrics(folder)] == pytest.approx([1e-3, 2e-3])
+    first = load_file(folder / "checkpoints" / "step-000001" / "adapter_model.safetensors")
+    moved = max(weight.abs().max().item() for name, weight in first.items() if "lora_B" in name)
+    assert moved == pytest.approx(1e-3, rel=0.01), "from zero, AdamW's first step is as long as its rate"
 
 
 def test_a_run_without_evaluation_problems_says_so(make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:

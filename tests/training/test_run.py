@@ -117,7 +117,7 @@ def test_a_file_in_the_folders_place_is_an_error(settings: Recipe) -> None:
 def test_problems_and_manifest_are_written_once(run: Run) -> None:
     run.describe(PROBLEMS[:2], PROBLEMS[2:], {"duplicate": 3})
     manifest = (run.folder / "manifest.json").read_bytes()
-    run.describe(PROBLEMS, [], {})
+    run.describe(PROBLEMS[:2], PROBLEMS[2:], {})
     assert (run.folder / "manifest.json").read_bytes() == manifest
     found = json.loads(manifest)
     assert found["problems"] == {"train": 2, "evaluation": 1, "dropped": {"duplicate": 3}}
@@ -127,6 +127,12 @@ def test_problems_and_manifest_are_written_once(run: Run) -> None:
     assert {"cpu", "cores", "memory_gib", "gpus"} <= found["hardware"].keys()
     lines = (run.folder / "problems" / "train.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["p0", "p1"]
+
+
+def test_a_source_that_gives_other_problems_than_the_run_began_with_is_refused(run: Run) -> None:
+    run.describe(PROBLEMS[:2], PROBLEMS[2:], {})
+    with pytest.raises(StepalignError, match=r"train\.jsonl: the recipe's source no longer gives the problems"):
+        run.describe(PROBLEMS[1:], PROBLEMS[2:], {})
 
 
 def test_rollouts_and_critiques_of_a_step_come_back_as_they_were(run: Run) -> None:

@@ -70,7 +70,7 @@ def divergence(
         student_hidden: final hidden states (after the last norm) at the positions that predict the tokens.
         teacher_hidden: the teacher's, at the positions that predict the same tokens.
         head: the output embedding. Hidden states are cast to its dtype; sums and the softmax are in float32.
-        weights: masks and denominators in one (`weights.token_weights`). A token of weight 0 is never read.
+        weights: masks and denominators in one (`views.weights`). A token of weight 0 is never read.
         settings: `beta`, the two temperatures, `clip`, `clip_at` and `chunk_tokens` are used here.
         teacher_head: the teacher's output embedding, where it is not the student's.
 

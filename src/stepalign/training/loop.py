@@ -91,7 +91,7 @@ class Trainer:
         """Evaluate, then train and evaluate until the last step is done."""
         training = self.settings.training
         if not self.evaluation_problems:
-            self.console.warn("no evaluation problems (problems.holdout = 0): nothing will be evaluated")
+            self.console.warn("there are no evaluation problems: nothing will be evaluated")
         if self._evaluates_now():
             self.evaluate()
         batches = _batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)

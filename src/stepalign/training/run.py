@@ -49,8 +49,8 @@ _PACKAGES = (
     "tokenizers",
     "math-verify",
 )
-_FREE_TO_CHANGE = ("training.steps:", "tracking.")
-"""What may differ when a run goes on: neither changes what was computed so far."""
+_FREE_TO_CHANGE = ("training.steps:", "tracking.", "output:")
+"""What may differ when a run goes on: none of it changes what was computed so far."""
 
 
 class Run:
@@ -84,11 +84,22 @@ class Run:
         self._lock.release()
 
     def describe(self, train: Sequence[Problem], evaluation: Sequence[Problem], dropped: Mapping[str, int]) -> None:
-        """Write the problems and the manifest, once."""
+        """Write the problems and the manifest, once.
+
+        Raises:
+            StepalignError: a run goes on, and its source no longer gives the problems it began with.
+        """
+        chosen = {"train": train, "evaluation": evaluation}
         if (self.folder / "manifest.json").exists():
+            for name, problems_now in chosen.items():
+                path = self.folder / "problems" / f"{name}.jsonl"
+                if read_jsonl(path, Problem) != list(problems_now):
+                    raise StepalignError(
+                        f"{path}: the recipe's source no longer gives the problems this run began with"
+                    )
             return
-        write_jsonl(self.folder / "problems" / "train.jsonl", train)
-        write_jsonl(self.folder / "problems" / "evaluation.jsonl", evaluation)
+        for name, problems_now in chosen.items():
+            write_jsonl(self.folder / "problems" / f"{name}.jsonl", problems_now)
         problems = {"train": len(train), "evaluation": len(evaluation), "dropped": dict(dropped)}
         write_json(self.folder / "manifest.json", {**manifest(), "seed": self.recipe.seed, "problems": problems})
 
