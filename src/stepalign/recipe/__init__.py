@@ -1,0 +1,78 @@
+"""A recipe: everything a run does, in one TOML file.
+
+`load` reads the file, follows `extends`, lays `key=value` overrides over it and checks the whole before anything
+heavy starts: an unknown key, a wrong type or an impossible combination is an error with the key's full name, the
+value and what is allowed. Two conditions of the paper differ in one visible field of their recipes.
+
+    stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
+"""
+
+from stepalign.recipe.files import differences, dump, load
+from stepalign.recipe.sections import (
+    VERSION,
+    Adapter,
+    Columns,
+    Context,
+    Critic,
+    Evaluation,
+    Example,
+    Fallback,
+    File,
+    Grading,
+    Gsm8k,
+    GsmSymbolic,
+    Model,
+    Objective,
+    OpenAICritic,
+    OpenMath,
+    Optimizer,
+    Problems,
+    ProgramCritic,
+    Prompts,
+    Recipe,
+    Sampler,
+    Sampling,
+    Section,
+    Selection,
+    Source,
+    Sums,
+    Teacher,
+    Tracking,
+    Training,
+)
+
+__all__ = [
+    "VERSION",
+    "Adapter",
+    "Columns",
+    "Context",
+    "Critic",
+    "Evaluation",
+    "Example",
+    "Fallback",
+    "File",
+    "Grading",
+    "Gsm8k",
+    "GsmSymbolic",
+    "Model",
+    "Objective",
+    "OpenAICritic",
+    "OpenMath",
+    "Optimizer",
+    "Problems",
+    "ProgramCritic",
+    "Prompts",
+    "Recipe",
+    "Sampler",
+    "Sampling",
+    "Section",
+    "Selection",
+    "Source",
+    "Sums",
+    "Teacher",
+    "Tracking",
+    "Training",
+    "differences",
+    "dump",
+    "load",
+]
