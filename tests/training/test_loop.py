@@ -340,7 +340,7 @@ def test_the_learning_rate_warms_up_over_the_runs_steps(make_recipe: MakeRecipe)
 def test_a_run_without_evaluation_problems_says_so(make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
     settings = make_recipe("problems.holdout=0", "training.steps=1")
     run(settings)
-    assert "warning: no evaluation problems" in capsys.readouterr().err
+    assert "warning: there are no evaluation problems" in capsys.readouterr().err
     assert not (settings.folder / "evaluations").exists()
 
 
