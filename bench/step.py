@@ -1,7 +1,7 @@
 """One whole training step beside TRL's: SmolLM2-135M on GSM8K, refsol, LoRA r 16, 16 rollouts of 96 tokens.
 
 Ours is `stepalign.training.loop`, TRL's is `SDFTTrainer` with full-vocabulary forward KL and the base as teacher, both
-with the same prompts, micro-batches of 4, sampling settings and thread count. Each repeat runs in a process of its
+with the same prompts, micro-batches, sampling settings and thread count. Each repeat runs in a process of its
 own, ours and TRL's in turn, so that peak memory is the process's and the machine's mood falls on both alike.
 
     python bench/step.py --gsm8k train.jsonl        # without it the data set comes from the hub
@@ -21,13 +21,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROLLOUTS, MICRO_BATCH, TOKENS = 16, 4, 96
+ROLLOUTS, TOKENS = 16, 96
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
     parser.add_argument("--gsm8k", type=Path, help="GSM8K's raw train.jsonl")
+    parser.add_argument("--micro-batch", type=int, default=4, help="rollouts in one forward and backward pass")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=("stepalign", "trl"), help=argparse.SUPPRESS)
@@ -39,6 +40,7 @@ def main() -> None:
     for _ in range(options.repeats):
         for side, measured in results.items():
             command = [sys.executable, __file__, "--side", side, "--model", options.model]
+            command += ["--micro-batch", str(options.micro_batch)]
             command += ["--gsm8k", str(options.gsm8k)] if options.gsm8k else []
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode:
@@ -82,7 +84,7 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
             problems=recipe.Problems(train=recipe.Gsm8k(path=options.gsm8k, limit=ROLLOUTS)),
             sampling=recipe.Sampling(temperature=1.0, max_new_tokens=TOKENS),
             adapter=recipe.Adapter(rank=16, alpha=32),
-            training=recipe.Training(steps=1, rollouts_per_step=ROLLOUTS, micro_batch=MICRO_BATCH),
+            training=recipe.Training(steps=1, rollouts_per_step=ROLLOUTS, micro_batch=options.micro_batch),
         )
         run = Run(settings)
         stack.callback(run.close)
@@ -142,8 +144,8 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
             model=options.model,
             args=SDFTConfig(
                 output_dir=folder,
-                per_device_train_batch_size=MICRO_BATCH,
-                gradient_accumulation_steps=ROLLOUTS // MICRO_BATCH,
+                per_device_train_batch_size=options.micro_batch,
+                gradient_accumulation_steps=ROLLOUTS // options.micro_batch,
                 num_generations=1,
                 max_steps=1,
                 max_completion_length=TOKENS,

@@ -169,7 +169,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     write_json(file, {"step": 1})
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StepalignError, match=r"state\.json: could not be written: No space left"):
             write_json(file, {"step": 2})
     assert json.loads(file.read_text()) == {"step": 1}
     assert list(tmp_path.iterdir()) == [file]

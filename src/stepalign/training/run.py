@@ -125,8 +125,12 @@ class Run:
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one step's metrics."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost") from None
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the metrics of steps that are about to be done again."""
