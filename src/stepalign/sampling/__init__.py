@@ -13,7 +13,11 @@ from stepalign.records import FinishReason, TokenIds
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One completion to draw. Equal requests of one policy get equal completions, whatever else is drawn beside."""
+    """One completion to draw.
+
+    What is drawn depends on the seed and the prompt, not on what is drawn beside it, but for the rounding of
+    products of another batch size: equal lists of requests get equal completions, bit for bit on the CPU.
+    """
 
     id: str
     prompt_ids: TokenIds
