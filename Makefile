@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := models/SmolLM2-135M-Instruct
 
-.PHONY: quickstart test test-all lint format bench bench-step clean
+.PHONY: quickstart test test-all lint format bench clean
 
 quickstart: $(VENV)/.run $(SMOLLM2)/config.json  ## Train a small solver on two cores and write its report
 	$(BIN)/stepalign train recipes/quickstart.toml

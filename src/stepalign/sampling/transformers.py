@@ -110,7 +110,7 @@ class _Batch:
             ids[row, longest - lengths[row] :] = torch.tensor(request.prompt_ids)
         pads = longest - torch.tensor(lengths)
         column = torch.arange(longest)
-        self._to(slots=slice(len(self.rows), len(self.rows) + len(requests)), column=self.now - longest)
+        self._aim(slots=slice(len(self.rows), len(self.rows) + len(requests)), column=self.now - longest)
         output = self.decoder(
             input_ids=ids.to(self.device),
             attention_mask=(column >= pads[:, None]).long().to(self.device) if pads.any() else None,
@@ -133,7 +133,7 @@ class _Batch:
             self._compact()
         starts = torch.tensor(self.starts)
         first = int(starts.min())
-        self._to(slots=slice(0, len(self.rows)), column=self.now, first=first)
+        self._aim(slots=slice(0, len(self.rows)), column=self.now, first=first)
         self.now += 1
         mask = torch.arange(first, self.now) >= starts[:, None]
         output = self.decoder(
@@ -182,7 +182,7 @@ class _Batch:
         self.now -= shift
         self.starts = [start - shift for start in self.starts]
 
-    def _to(self, *, slots: slice, column: int, first: int | None = None) -> None:
+    def _aim(self, *, slots: slice, column: int, first: int | None = None) -> None:
         for layer in self.cache.layers:
             layer.aim(slots, column, column if first is None else first)
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter
 
 import stepalign
 from stepalign import recipe as recipes
 from stepalign.errors import StepalignError
+from stepalign.evaluation import metrics
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.records import (
     Answer,
@@ -142,7 +142,7 @@ class Run:
     def evaluation(self, step: int) -> Evaluation | None:
         """The evaluation at a step, if there is one."""
         path = self._of_step("evaluations", step).with_suffix(".json")
-        return TypeAdapter(Evaluation).validate_json(path.read_bytes()) if path.exists() else None
+        return metrics.read(path) if path.exists() else None
 
     def keep_evaluation(self, evaluation: Evaluation, rollouts: Iterable[Rollout]) -> None:
         """Keep an evaluation and the rollouts behind it."""
