@@ -66,7 +66,7 @@ def critique(
     """
     attempts = _attempts(settings, rollouts, problems_file)
     answers = _asked(settings, attempts, out)
-    write_report(fidelity.summarize(answers, prices), out)
+    write_atomically(report_of(out), to_json(fidelity.summarize(answers, prices)) + "\n")
     return answers
 
 
@@ -92,11 +92,9 @@ def verify(
     return answers
 
 
-def write_report(report: FidelityReport, out: Path) -> Path:
-    """Write a report beside a file of answers; where it is."""
-    path = out.with_name(f"{out.stem}-report.json")
-    write_atomically(path, to_json(report) + "\n")
-    return path
+def report_of(out: Path) -> Path:
+    """Where the report on a file of answers is."""
+    return out.with_name(f"{out.stem}-report.json")
 
 
 # ── the benchmark ──────────────────────────────────────────────────────────────────────────────────────────────
