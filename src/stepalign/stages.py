@@ -92,9 +92,13 @@ def critique(settings: recipe.Recipe, rollouts: Path, out: Path) -> list[Critiqu
         if rollout.grade is None:
             raise StepalignError(f"{rollouts}: rollout {rollout.id} is not graded")
     answers = []
-    with Console() as console, console.stage("critique", len(attempts)) as advance:
+    with (
+        Grader(settings.grading) as grader,
+        Console() as console,
+        console.stage("critique", len(attempts)) as advance,
+    ):
         pairs = ((by_id[rollout.problem_id], rollout) for rollout in attempts)
-        for answer in critics.make(settings.critic).critique(pairs):
+        for answer in critics.make(settings.critic, grader, settings.folder).critique(pairs):
             answers.append(answer)
             advance(1)
     order = {rollout.id: place for place, rollout in enumerate(attempts)}

@@ -1,9 +1,11 @@
 """Critics: whatever answers a graded rollout with a critique in the paper's schema."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 from stepalign import recipe
+from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 
 
@@ -17,16 +19,22 @@ class Critic(Protocol):
         ...
 
 
-def make(settings: recipe.Critic) -> Critic:
+def make(settings: recipe.Critic, grader: Grader, folder: Path) -> Critic:
     """The critic that a recipe names.
+
+    Args:
+        settings: the recipe's table.
+        grader: compares final answers that only computer algebra can.
+        folder: the run's, for what a critic keeps.
 
     Raises:
         StepalignError: its settings cannot work.
     """
     if settings.kind == "program":
+        from stepalign.critics.policy import CheckedCritic, Rules
         from stepalign.critics.program import ProgramCritic
 
-        return ProgramCritic()
+        return CheckedCritic(ProgramCritic(), Rules(settings, grader))
     from stepalign.critics.openai import OpenAICritic
 
-    return OpenAICritic(settings)
+    return OpenAICritic(settings, grader, folder)

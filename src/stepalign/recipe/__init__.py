@@ -7,32 +7,29 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
+from stepalign.recipe.critics import Checked, Checks, Critic, Fallback, OpenAICritic, Policy, ProgramCritic
 from stepalign.recipe.files import differences, dump, load
+from stepalign.recipe.section import Section
 from stepalign.recipe.sections import (
     VERSION,
     Adapter,
     Columns,
     Context,
-    Critic,
     Evaluation,
     Example,
-    Fallback,
     File,
     Grading,
     Gsm8k,
     GsmSymbolic,
     Model,
     Objective,
-    OpenAICritic,
     OpenMath,
     Optimizer,
     Problems,
-    ProgramCritic,
     Prompts,
     Recipe,
     Sampler,
     Sampling,
-    Section,
     Selection,
     Source,
     Sums,
@@ -44,6 +41,8 @@ from stepalign.recipe.sections import (
 __all__ = [
     "VERSION",
     "Adapter",
+    "Checked",
+    "Checks",
     "Columns",
     "Context",
     "Critic",
@@ -59,6 +58,7 @@ __all__ = [
     "OpenAICritic",
     "OpenMath",
     "Optimizer",
+    "Policy",
     "Problems",
     "ProgramCritic",
     "Prompts",

@@ -10,8 +10,9 @@ import tomli_w
 from pydantic import ValidationError
 
 from stepalign.errors import StepalignError
-from stepalign.recipe import sections
-from stepalign.recipe.sections import VERSION, Recipe, Section
+from stepalign.recipe import critics, sections
+from stepalign.recipe.section import Section
+from stepalign.recipe.sections import VERSION, Recipe
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -130,8 +131,8 @@ _TAGS: dict[str, type[Section]] = {
     "gsm_symbolic": sections.GsmSymbolic,
     "sums": sections.Sums,
     "file": sections.File,
-    "program": sections.ProgramCritic,
-    "openai": sections.OpenAICritic,
+    "program": critics.ProgramCritic,
+    "openai": critics.OpenAICritic,
 }
 """What pydantic puts into a key's path where a table may be of several kinds."""
 

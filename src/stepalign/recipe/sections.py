@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -14,17 +12,11 @@ from pydantic import (
     model_validator,
 )
 
+from stepalign.recipe.critics import Critic
+from stepalign.recipe.section import Decay, Probability, Section, Share
+
 VERSION = 1
 """The format of recipes this release reads and writes."""
-
-Probability = Annotated[float, Field(gt=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A table of the recipe: unknown keys are errors, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -53,7 +45,7 @@ class OpenMath(_Source):
 
     source: Literal["openmath"] = "openmath"
     split: str = "cot"
-    min_pass_rate: Annotated[float, Field(ge=0, le=1)] = 0.85
+    min_pass_rate: Share = 0.85
     """Keep problems whose `pass_rate_72b_tir` is above this (paper: 0.85)."""
 
 
@@ -127,9 +119,9 @@ class Selection(Section):
     """`stepalign select`: the paper's filter by the solver's own attempts."""
 
     attempts: PositiveInt = 16
-    max_accuracy: Annotated[float, Field(ge=0, le=1)] = 5 / 16
+    max_accuracy: Share = 5 / 16
     """Keep problems whose accuracy over the attempts is below this."""
-    min_format: Annotated[float, Field(ge=0, le=1)] = 0.9
+    min_format: Share = 0.9
     """… and whose format accuracy is above this."""
 
 
@@ -184,38 +176,6 @@ class Grading(Section):
 
 # ── the teacher's side ────────────────────────────────────────────────────────────────────────────────────────
 
-Fallback = Literal["refsol", "drop"]
-
-
-class ProgramCritic(Section):
-    """A program that checks each step's arithmetic and mends the first wrong step."""
-
-    kind: Literal["program"] = "program"
-    on_failure: Fallback = "drop"
-
-
-class OpenAICritic(Section):
-    """A model behind an OpenAI-compatible endpoint. The key is read from `api_key_env`, never from a recipe."""
-
-    kind: Literal["openai"] = "openai"
-    base_url: str
-    model: str
-    api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
-    prompt: str = "critic"
-    """The name of a template that ships with the package, or a file."""
-    temperature: NonNegativeFloat = 0.0
-    top_p: Probability = 0.95
-    max_tokens: PositiveInt = 8000
-    timeout_s: PositiveFloat = 240.0
-    retries: NonNegativeInt = 3
-    concurrency: PositiveInt = 32
-    min_fidelity: Annotated[float, Field(ge=0, le=1)] = 0.98
-    """Below this share of verbatim characters a critique does not teach."""
-    on_failure: Fallback = "refsol"
-
-
-Critic = Annotated[ProgramCritic | OpenAICritic, Field(discriminator="kind")]
-
 
 class Context(Section):
     """What the teacher is shown beyond the problem: one template file."""
@@ -240,7 +200,7 @@ class Teacher(Section):
 class Objective(Section):
     """The divergence between teacher and student (GKD's generalized JSD)."""
 
-    beta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    beta: Share = 0.0
     """0 is forward KL(teacher‖student), 1 is reverse KL(student‖teacher)."""
     student_temperature: PositiveFloat = 1.0
     teacher_temperature: PositiveFloat = 1.0

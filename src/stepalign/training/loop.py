@@ -61,7 +61,12 @@ class Trainer:
         self.prompt = SolverPrompt(settings.prompts)
         context_limit = policies.context_limit(settings.model)
         self.teaching = Teaching(self.chat, self.prompt, settings, context_limit)
-        self.critic = critics.make(settings.critic) if settings.critic and self.teaching.needs_critique else None
+        grader = stack.enter_context(Grader(settings.grading))
+        self.critic = (
+            critics.make(settings.critic, grader, run.folder)
+            if settings.critic and self.teaching.needs_critique
+            else None
+        )
         self.train_problems, self.evaluation_problems, dropped = problems.prepare(settings.problems)
         self._leave_out_long_problems(context_limit, dropped)
         self.teaching.check(self.train_problems)
@@ -71,7 +76,7 @@ class Trainer:
         sampler = TransformersSampler(
             self.policy.model, eos_ids=self.chat.eos_ids, batch_size=settings.sampler.batch_size
         )
-        self.solver = Solver(self.chat, sampler, stack.enter_context(Grader(settings.grading)), self.prompt)
+        self.solver = Solver(self.chat, sampler, grader, self.prompt)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
         self.wrapped, self.optimizer = self.accelerator.prepare(
