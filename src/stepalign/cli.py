@@ -55,11 +55,7 @@ def train(
 def evaluate(
     file: RecipeFile,
     overrides: Overrides = None,
-    adapter: ProblemsFile = Annotated[Path | None, typer.Option(help="The problems (JSONL) that the rollouts belong to.")]
-PriceOption = Annotated[
-    tuple[float, float] | None, typer.Option(help="What a million tokens cost: read, written.", show_default=False)
-]
-AdapterFolder = None,
+    adapter: AdapterFolder = None,
     out: Annotated[Path, typer.Option(help="Where the evaluation goes (JSON).")] = Path("evaluation.json"),
 ) -> None:
     """Judge an adapter, or the base, on a recipe's evaluation problems."""
@@ -75,11 +71,7 @@ AdapterFolder = None,
 def sample(
     file: RecipeFile,
     overrides: Overrides = None,
-    adapter: ProblemsFile = Annotated[Path | None, typer.Option(help="The problems (JSONL) that the rollouts belong to.")]
-PriceOption = Annotated[
-    tuple[float, float] | None, typer.Option(help="What a million tokens cost: read, written.", show_default=False)
-]
-AdapterFolder = None,
+    adapter: AdapterFolder = None,
     samples: Annotated[int, typer.Option(min=1, help="Rollouts a problem.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the rollouts go (JSONL).")] = Path("rollouts.jsonl"),
 ) -> None:
@@ -109,7 +101,7 @@ def critique(
     if check is not None:
         report = fidelity.summarize(critiquing.verify(settings, rollouts, check, problems_file=problems))
         typer.echo(fidelity.table(report))
-        raise typer.Exit(int(not report.sound))
+        raise typer.Exit(int(not critiquing.sound(settings, report)))
     answers = critiquing.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
     typer.echo(fidelity.table(fidelity.summarize(answers, _prices(prices))))
     typer.echo(f"\n{out}, {critiquing.report_of(out)}")

@@ -37,7 +37,7 @@ from stepalign.records import (
     to_json,
     write_atomically,
 )
-from stepalign.sampling.solver import Solver
+from stepalign.training.policy import context_limit
 
 Attempts = list[tuple[Problem, Rollout]]
 
@@ -90,6 +90,13 @@ def verify(
             answers.append(answer)
             advance(1)
     return answers
+
+
+def sound(settings: recipe.Recipe, report: FidelityReport) -> bool:
+    """Whether every rollout has a critique, and each passed every check that the recipe's policy does not ignore."""
+    policy = settings.critic.policy if settings.critic else recipe.Policy()
+    failed = [name for name, counts in report.checks.items() if counts["failed"]]
+    return report.answers == report.critiques and all(getattr(policy, name) == "ignore" for name in failed)
 
 
 def report_of(out: Path) -> Path:
@@ -212,10 +219,11 @@ def _asked(settings: recipe.Recipe, attempts: Attempts, out: Path) -> list[Criti
     with ExitStack() as stack:
         grader = stack.enter_context(Grader(settings.grading))
 
-        def solver() -> Solver:
-            return stack.enter_context(stages.solver(settings, None))
+        def own_model() -> critics.OwnModel:
+            solver = stack.enter_context(stages.solver(settings, None))
+            return critics.OwnModel(solver.chat, solver.sampler, context_limit(settings.model))
 
-        critic = critics.make(chosen, grader, out.parent, solver)
+        critic = critics.make(chosen, grader, out.parent, own_model)
         console = stack.enter_context(Console())
         with console.stage("critique", len(attempts)) as advance:
             return answer_all(critic, attempts, out, advance)

@@ -51,8 +51,6 @@ def test_everything_is_counted_as_the_critic_wrote_it() -> None:
     assert (report.fidelity["min"], report.fidelity["median"]) == (0.5, 1.0)
     assert (report.prompt_tokens, report.completion_tokens, report.seconds) == (5000, 700, 1.5)
     assert report.cost == 0.012
-    assert not report.sound
-    assert summarize(ANSWERS[:2]).sound
     assert summarize(ANSWERS).cost is None
 
 
@@ -74,5 +72,5 @@ def test_the_table_shows_it_and_the_file_is_json() -> None:
 
 def test_no_answers_are_no_fault() -> None:
     report = summarize([])
-    assert (report.answers, report.fidelity, report.sound) == (0, {}, True)
+    assert (report.answers, report.fidelity) == (0, {})
     assert "tokens        0 read, 0 written" in table(report)

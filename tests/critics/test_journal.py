@@ -17,9 +17,7 @@ def attempts(names: str) -> list[tuple[Problem, Rollout]]:
     return [
         (
             PROBLEM,
-            Rollout(
-                id=name, problem_id="p", completion_ids=(), token_starts=(), text=TEXT, finish="stop", grade=grade
-            ),
+            Rollout(id=name, problem_id="p", completion_ids=(), token_starts=(), text=TEXT, finish="stop", grade=grade),
         )
         for name in names
     ]

@@ -52,11 +52,6 @@ class FidelityReport:
     """The sum of the answers' own times; those that overlap count each."""
     cost: float | None = None
 
-    @property
-    def sound(self) -> bool:
-        """Whether every rollout has a critique, and every critique passed every check."""
-        return self.answers == self.critiques and not any(counts["failed"] for counts in self.checks.values())
-
 
 def summarize(answers: Sequence[Critique | CritiqueFailure], prices: Prices | None = None) -> FidelityReport:
     """The report on a critic's answers."""

@@ -77,6 +77,4 @@ def by_kind(trials: Iterable[tuple[str, Trial]], *, resamples: int = 2000, seed:
     groups: dict[str, list[Trial]] = {}
     for kind, trial in trials:
         groups.setdefault(kind, []).append(trial)
-    return {
-        kind: accuracies(group, resamples=resamples, seed=seed)["wrong"] for kind, group in sorted(groups.items())
-    }
+    return {kind: accuracies(group, resamples=resamples, seed=seed)["wrong"] for kind, group in sorted(groups.items())}

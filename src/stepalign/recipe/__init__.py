@@ -7,7 +7,16 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
-from stepalign.recipe.critics import Checked, Checks, Critic, Fallback, OpenAICritic, Policy, ProgramCritic
+from stepalign.recipe.critics import (
+    Checked,
+    Checks,
+    Critic,
+    Fallback,
+    OpenAICritic,
+    Policy,
+    ProgramCritic,
+    ReplayCritic,
+)
 from stepalign.recipe.files import differences, dump, load
 from stepalign.recipe.section import Section
 from stepalign.recipe.sections import (
@@ -63,6 +72,7 @@ __all__ = [
     "ProgramCritic",
     "Prompts",
     "Recipe",
+    "ReplayCritic",
     "Sampler",
     "Sampling",
     "Section",

@@ -1,5 +1,6 @@
 """The critics' tables: who writes critiques, what the checks ask of them, and what becomes of those that fail."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -80,6 +81,14 @@ class ProgramCritic(Checked):
     on_failure: Fallback = "drop"
 
 
+class ReplayCritic(Checked):
+    """Critiques that are there already: an earlier run's, planted ones, a person's. They belong to rollouts by id."""
+
+    kind: Literal["replay"] = "replay"
+    path: Path
+    """Critiques and failures (JSONL)."""
+
+
 def _listed(found: object) -> object:
     return (found,) if isinstance(found, str) else found
 
@@ -119,4 +128,4 @@ class OpenAICritic(Checked):
     anything else is the path of a file."""
 
 
-Critic = Annotated[ProgramCritic | OpenAICritic, Field(discriminator="kind")]
+Critic = Annotated[ProgramCritic | ReplayCritic | OpenAICritic, Field(discriminator="kind")]

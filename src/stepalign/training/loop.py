@@ -63,7 +63,7 @@ class Trainer:
         self.teaching = Teaching(self.chat, self.prompt, settings, context_limit)
         grader = stack.enter_context(Grader(settings.grading))
         self.critic = (
-            critics.make(settings.critic, grader, run.folder)
+            critics.make(settings.critic, grader, run.folder, self._own_model)
             if settings.critic and self.teaching.needs_critique
             else None
         )
@@ -91,6 +91,10 @@ class Trainer:
             self.console.warn("teacher.thinking = true, but the chat template has no thinking switch")
         if last:
             self.console.say(f"{run.folder}: going on from {last.name}")
+
+    def _own_model(self) -> critics.OwnModel:
+        limit = policies.context_limit(self.settings.model)
+        return critics.OwnModel(self.chat, self.solver.sampler, limit)
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
