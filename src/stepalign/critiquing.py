@@ -119,8 +119,8 @@ class CriticBenchmark:
     natural: dict[str, Estimate] = Field(default_factory=dict)
     """The same with labels by final answer only: a hit is any error in a wrong one."""
     answers: FidelityReport
-    seconds: float
-    """By the clock, with everything that ran at once."""
+    seconds: float | None
+    """By the clock, with everything that ran at once; None where a second start went on with the answers of a first."""
 
 
 def benchmark(
@@ -144,9 +144,10 @@ def benchmark(
     pairs = [(slip, wrong[slip.rollout_id], right[slip.problem_id, slip.correct_text]) for slip in slips]
     # A correct trace is a natural solution as well: it is asked about once.
     rollouts = {rollout.id: rollout for rollout in [*(r for _, *two in pairs for r in two), *natural]}
-    start = time.perf_counter()
-    answers = _asked(settings, [(by_id[r.problem_id], r) for r in rollouts.values()], out / "critiques.jsonl")
-    seconds = time.perf_counter() - start
+    path = out / "critiques.jsonl"
+    goes_on, start = path.exists(), time.perf_counter()
+    answers = _asked(settings, [(by_id[r.problem_id], r) for r in rollouts.values()], path)
+    seconds = None if goes_on else round(time.perf_counter() - start, 3)
 
     answered = {answer.rollout_id: answer for answer in answers}
     found_slip = [
@@ -166,7 +167,7 @@ def benchmark(
         kinds=by_kind(found_slip),
         natural=accuracies(outcomes),
         answers=fidelity.summarize(answers, prices),
-        seconds=round(seconds, 3),
+        seconds=seconds,
     )
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found
@@ -178,7 +179,9 @@ def table(found: CriticBenchmark) -> str:
     rows += [(f"planted, wrong: {kind}", estimate) for kind, estimate in found.kinds.items()]
     rows += [(f"natural, {name}", estimate) for name, estimate in found.natural.items()]
     lines = [f"{name:<32}{e.value:>7.1%}   [{e.low:.1%}, {e.high:.1%}]   n {e.n}" for name, e in rows]
-    return "\n".join([*lines, f"{'seconds':<32}{found.seconds:>7.1f}", "", fidelity.table(found.answers)])
+    if found.seconds is not None:
+        lines.append(f"{'seconds':<32}{found.seconds:>7.1f}")
+    return "\n".join([*lines, "", fidelity.table(found.answers)])
 
 
 def _spaced(records: Sequence[R], limit: int | None) -> list[R]:
