@@ -126,7 +126,7 @@ def critic_bench(
 
 @app.command()
 def plant(
-    source: Annotated[str, typer.Argument(help="Model solutions or graded rollouts (JSONL), or gsm_symbolic.")],
+    source: Annotated[str, typer.Argument(help="Model solutions, rollouts or problems (JSONL), or gsm_symbolic.")],
     model: Annotated[str, typer.Option(help="The solver whose tokenizer is used: a folder or a name on the hub.")],
     problems: ProblemsFile = None,
     prompt: Annotated[str, typer.Option(help="The solver's template: shipped or a file.")] = "solver",

@@ -54,7 +54,8 @@ def plant_set(
     """Plant slips into every correct solution of a source, and write the folder `out`.
 
     Args:
-        source: a JSONL file of model solutions or of graded rollouts, or `gsm_symbolic`.
+        source: a JSONL file of model solutions, of graded rollouts or of problems with reference solutions (records,
+            or GSM8K's), or `gsm_symbolic`.
         out: the folder.
         model: whose tokenizer makes the solutions completions.
         prompts: what that solver is shown of a problem; by default the shipped template alone.
@@ -152,8 +153,12 @@ def _solutions(source: str, problems_file: Path | None, limit: int | None) -> It
             first = json.loads(file.readline())
     except (OSError, ValueError) as error:
         raise StepalignError(f"{source}: neither a JSONL file nor {SYMBOLIC!r}: {error}") from None
-    if isinstance(first, dict) and "ground_truth" in first:
+    columns = first.keys() if isinstance(first, dict) else set()
+    if "ground_truth" in columns:
         return sources.model_solutions(path)
-    if problems_file is None:
-        raise StepalignError(f"{source}: rollouts need the file of their problems: --problems FILE")
-    return sources.rollouts(read_jsonl(path, Rollout), read_jsonl(problems_file, Problem))
+    if "completion_ids" in columns:
+        if problems_file is None:
+            raise StepalignError(f"{source}: rollouts need the file of their problems: --problems FILE")
+        return sources.rollouts(read_jsonl(path, Rollout), read_jsonl(problems_file, Problem))
+    written = recipe.Gsm8k(path=path) if "question" in columns else recipe.File(path=path)
+    return sources.derivations(problems.load(written).problems)
