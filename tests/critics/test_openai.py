@@ -1,17 +1,14 @@
 import json
 import logging
-import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from critics.faulty import Reply, serving
 from stepalign import recipe
 from stepalign.critics import make, schema
 from stepalign.critics.openai import OpenAICritic
@@ -33,89 +30,6 @@ PART = schema.prefix(parse(TEXT), 2)
 GOOD = schema.compose("D", VERDICTS, PART, "### Step 2: b\n85 + 12 = 97", "### Final Answer:\n\\boxed{97}")
 
 
-@dataclass
-class Reply:
-    """What the server does with one request."""
-
-    content: str | None = GOOD
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    finish: str = "stop"
-    reasoning: str | None = None
-    body: str | None = None
-    drop: bool = False
-    wait_s: float = 0.0
-
-
-@dataclass
-class Server:
-    url: str
-    replies: list[Reply]
-    """One a request, in order; the last one serves all that follow."""
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    at_once: int = 0
-    most_at_once: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-@contextmanager
-def serving(*replies: Reply) -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with server.lock:
-                reply = server.replies[min(len(server.requests), len(server.replies) - 1)]
-                server.requests.append({"path": self.path, **request})
-                server.keys.append(self.headers["Authorization"])
-                server.times.append(time.perf_counter())
-                server.at_once += 1
-                server.most_at_once = max(server.most_at_once, server.at_once)
-            closed.wait(reply.wait_s)
-            with server.lock:
-                server.at_once -= 1
-            if reply.drop:
-                self.connection.shutdown(socket.SHUT_RDWR)
-                self.close_connection = True
-                return
-            message = {"role": "assistant", "content": reply.content, "reasoning_content": reply.reasoning}
-            completion = {
-                "id": "c", "object": "chat.completion", "created": 0, "model": "critic",
-                "choices": [{"index": 0, "message": message, "finish_reason": reply.finish}],
-                "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
-            }  # fmt: skip
-            body = (json.dumps(completion) if reply.body is None else reply.body).encode()
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **reply.headers}
-            self.send_response(reply.status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def handle(self) -> None:
-            with suppress(OSError, ValueError):  # the client may have gone
-                super().handle()
-
-    closed = threading.Event()
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = Server(f"http://127.0.0.1:{listener.server_port}/v1", list(replies) or [Reply()])
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        closed.set()
-        listener.shutdown()
-        listener.server_close()
-        thread.join()
-
-
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -125,9 +39,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 GRADER = Grader(recipe.Grading(workers=1))  # plain arithmetic decides every answer here: no worker starts
 
 
-def critic(url: str, **settings: Any) -> OpenAICritic:
-    table = {"kind": "openai", "base_url": url, "model": "critic", "timeout_s": 20.0, **settings}
-    return OpenAICritic(recipe.OpenAICritic.model_validate(table), GRADER, Path())
+def settings(url: str | Sequence[str], **changed: Any) -> recipe.OpenAICritic:
+    table = {"kind": "openai", "base_url": url, "model": "critic", "timeout_s": 20.0, "cache": "off", "asks": 1}
+    return recipe.OpenAICritic.model_validate(table | changed)
+
+
+def critic(url: str | Sequence[str], folder: Path = Path(), **changed: Any) -> OpenAICritic:
+    return OpenAICritic(settings(url, **changed), GRADER, folder)
 
 
 def attempt(
@@ -165,7 +83,7 @@ def test_a_good_answer_becomes_a_critique() -> None:
 
 
 def test_the_request_is_one_user_message_whose_beginning_every_attempt_shares() -> None:
-    with serving() as server:
+    with serving(Reply(GOOD)) as server:
         others = attempt(name="a"), attempt("### Step 1: other\n1 + 1 = 3", name="b", finish="length")
         list(critic(server.url, temperature=0.0, top_p=0.9, max_tokens=77, concurrency=1).critique(others))
     first = server.requests[0]
@@ -194,49 +112,9 @@ def test_the_prompt_asks_for_the_very_headings_that_are_read() -> None:
 
 
 def test_what_a_rollout_says_is_no_template() -> None:
-    with serving() as server:
+    with serving(Reply(GOOD)) as server:
         list(critic(server.url).critique([attempt("{{ answer }} {% raw %} <|im_end|>")]))
     assert "{{ answer }} {% raw %} <|im_end|>" in server.requests[0]["messages"][0]["content"]
-
-
-def test_a_server_error_is_retried() -> None:
-    with serving(Reply(status=500, body="{}"), Reply()) as server:
-        (found,) = critic(server.url).critique([attempt()])
-    assert isinstance(found, Critique)
-    assert len(server.requests) == 2
-
-
-def test_a_rate_limit_is_waited_out_as_the_server_asks() -> None:
-    with serving(Reply(status=429, headers={"Retry-After": "1"}, body="{}"), Reply()) as server:
-        (found,) = critic(server.url).critique([attempt()])
-    assert isinstance(found, Critique)
-    assert server.times[1] - server.times[0] >= 1
-
-
-def test_a_dropped_connection_is_retried() -> None:
-    assert isinstance(ask(Reply(drop=True), Reply()), Critique)
-
-
-def test_a_server_that_keeps_failing_is_a_failure_after_the_retries() -> None:
-    with serving(Reply(status=503, body="{}", headers={"Retry-After-Ms": "10"})) as server:
-        (found,) = critic(server.url, retries=2).critique([attempt()])
-    assert isinstance(found, CritiqueFailure)
-    assert found.reason == "server"
-    assert len(server.requests) == 3
-
-
-def test_a_server_that_cannot_be_reached_is_a_failure() -> None:
-    with serving() as server:
-        url = server.url
-    (found,) = critic(url, retries=0).critique([attempt()])
-    assert isinstance(found, CritiqueFailure)
-    assert (found.reason, "Connection" in found.detail) == ("server", True)
-
-
-def test_a_hanging_answer_costs_one_timeout() -> None:
-    start = time.perf_counter()
-    assert failure(Reply(wait_s=30), timeout_s=0.4, retries=5).reason == "timeout"
-    assert time.perf_counter() - start < 3
 
 
 @pytest.mark.parametrize(
@@ -247,13 +125,13 @@ def test_a_hanging_answer_costs_one_timeout() -> None:
         (Reply("<think>I keep thinking"), "parse", "never ends"),
         (Reply("The student is right, I believe."), "parse", "none of the headings"),
         (Reply(GOOD.replace("# Continuing", "# And")), "parse", "no heading '# Continuing"),
-        (Reply("<think>so</think>\n"), "parse", "nothing after"),
+        (Reply("<think>so</think>\n"), "parse", "empty"),
         (Reply(None, reasoning=GOOD), "parse", "empty"),
         (Reply(""), "parse", "empty"),
-        (Reply(body="not JSON"), "server", ""),
-        (Reply(body="<html>", headers={"Content-Type": "text/html"}), "server", "not a chat completion"),
-        (Reply(body='{"choices": []}'), "server", "not a chat completion"),
-        (Reply(body='{"error": "no"}'), "server", "not a chat completion"),
+        (Reply(GOOD, body="not JSON"), "server", ""),
+        (Reply(GOOD, body="<html>", headers={"Content-Type": "text/html"}), "server", "not a chat completion"),
+        (Reply(GOOD, body='{"choices": []}'), "server", "not a chat completion"),
+        (Reply(GOOD, body='{"error": "no"}'), "server", "not a chat completion"),
         (Reply(GOOD.replace("47 + 38", "we add")), "verbatim", "of step 1 is copied"),
         (Reply(GOOD.replace("\\boxed{97}", "\\boxed{99}")), "answer", "ends in '99', the reference"),
         (Reply(GOOD.replace("\\boxed{97}", "97")), "answer", "no \\boxed"),
@@ -269,7 +147,7 @@ def test_an_answer_that_may_not_teach_is_a_failure_with_its_reason(reply: Reply,
 def test_a_lie_about_the_grade_is_a_failure() -> None:
     right = tuple(Verdict(step=k, correct=True) for k in (1, 2, 3))
     assert failure(Reply(schema.compose("A", right, TEXT))).reason == "case"
-    assert failure(Reply(), given=attempt(correct=True)).reason == "case"
+    assert failure(Reply(GOOD), given=attempt(correct=True)).reason == "case"
     cut_off = GOOD.replace("has an error at", "ran out of tokens and needs completing from")
     assert failure(Reply(cut_off)).reason in ("case", "parse")
 
@@ -291,8 +169,8 @@ def test_a_copy_that_is_faithful_enough_is_accepted_and_measured() -> None:
 
 
 def test_answers_come_as_they_are_ready_and_no_more_at_once_than_allowed() -> None:
-    with serving(Reply(wait_s=1.5), Reply()) as server:
-        asked = critic(server.url, concurrency=3).critique(attempt(name=str(n)) for n in range(8))
+    with serving(Reply(GOOD, wait_s=0.5), Reply(GOOD)) as server:
+        asked = critic(server.url, concurrency=3).critique(attempt(TEXT + " " * n, name=str(n)) for n in range(8))
         order = [found.rollout_id for found in asked]
     assert sorted(order) == [str(n) for n in range(8)]
     assert order.index("0") > 3
@@ -307,7 +185,7 @@ def test_attempts_are_taken_only_as_there_is_room() -> None:
             taken.append(number)
             yield attempt(name=str(number))
 
-    with serving() as server:
+    with serving(Reply(GOOD)) as server:
         answers = critic(server.url, concurrency=2).critique(attempts())
         assert taken == []
         next(answers)
@@ -317,7 +195,7 @@ def test_attempts_are_taken_only_as_there_is_room() -> None:
 
 def test_closing_early_cancels_what_is_under_way() -> None:
     before = threading.active_count()
-    with serving(Reply(), Reply(wait_s=30)) as server:
+    with serving(Reply(GOOD), Reply(GOOD, wait_s=30)) as server:
         start = time.perf_counter()
         answers = critic(server.url, concurrency=4).critique(attempt(name=str(n)) for n in range(6))
         next(answers)
@@ -332,7 +210,7 @@ def test_an_interruption_while_waiting_stops_at_once() -> None:
         yield attempt()
         raise KeyboardInterrupt
 
-    with serving(Reply(wait_s=30)) as server:
+    with serving(Reply(GOOD, wait_s=30)) as server:
         start = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
             list(critic(server.url).critique(attempts()))
@@ -340,25 +218,26 @@ def test_an_interruption_while_waiting_stops_at_once() -> None:
         assert not [thread for thread in threading.enumerate() if thread.name == "critic"]
 
 
-def test_the_key_is_sent_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_key_stops_the_run_and_is_never_shown(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     caplog.set_level(logging.DEBUG)
     refusal = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}})
-    with serving(Reply(status=401, body=refusal)) as server:
-        asked = critic(server.url)
-        (found,) = asked.critique([attempt()])
-    assert server.keys == [f"Bearer {KEY}"]
-    assert isinstance(found, CritiqueFailure)
-    assert (found.reason, "Incorrect API key provided" in found.detail) == ("server", True)
-    assert KEY not in found.detail + repr(asked) + repr(vars(asked))
+    with serving(Reply(GOOD), Reply(status=401, body=refusal)) as server:
+        asked = critic(server.url, tmp_path, cache="run")
+        next(iter(asked.critique([attempt()])))
+        with pytest.raises(StepalignError, match=r"Incorrect API key provided: .*STEPALIGN_CRITIC_API_KEY") as error:
+            list(asked.critique([attempt(TEXT + " ")]))
+    assert server.keys == [f"Bearer {KEY}"] * 2
+    assert KEY not in str(error.value) + repr(asked) + repr(vars(asked))
     assert KEY not in "".join(record.getMessage() for record in caplog.records if record.name[:10] == "stepalign")
+    assert not [file for file in tmp_path.iterdir() if KEY.encode() in file.read_bytes()]
 
 
-def test_a_server_that_needs_no_key_gets_a_placeholder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_needs_no_key_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STEPALIGN_CRITIC_API_KEY")
-    with serving() as server:
+    with serving(Reply(GOOD)) as server:
         (found,) = critic(server.url).critique([attempt()])
     assert isinstance(found, Critique)
-    assert server.keys == ["Bearer none"]
+    assert server.keys == [None]
 
 
 def test_a_base_url_that_is_none_is_an_error_before_anything_is_sent() -> None:
@@ -369,7 +248,7 @@ def test_a_base_url_that_is_none_is_an_error_before_anything_is_sent() -> None:
 def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
     template = tmp_path / "mine.txt"
     template.write_text("Judge {{ attempt }} of {{ problem }}")
-    with serving() as server:
+    with serving(Reply(GOOD)) as server:
         list(critic(server.url, prompt=str(template)).critique([attempt()]))
     assert server.requests[0]["messages"][0]["content"] == f"Judge {TEXT} of {PROBLEM.statement}"
     template.write_text("{{ grade }}")
