@@ -48,17 +48,18 @@ class SelfCritic:
         A failure's reason is a check's name, `parse`, `truncated`, or `no room` where the message and `max_tokens` do
         not fit into the model's context.
         """
-        source = iter(attempts)
+        own, source = self._own(), iter(attempts)
         while batch := list(islice(source, self._settings.batch_size)):
             waiting = [Opened(problem, rollout) for problem, rollout in batch]
             while waiting:
-                answers = list(self._asked(waiting))
+                answers = list(self._asked(own, waiting))
                 waiting = [opened for opened, answer in answers if answer is None]
                 yield from (answer for _, answer in answers if answer is not None)
 
-    def _asked(self, waiting: Sequence[Opened]) -> Iterator[tuple[Opened, Critique | CritiqueFailure | None]]:
+    def _asked(
+        self, own: OwnModel, waiting: Sequence[Opened]
+    ) -> Iterator[tuple[Opened, Critique | CritiqueFailure | None]]:
         """Each attempt with what the model's next words on it come to."""
-        own = self._own()
         requests: dict[str, Request] = {}
         by_id = {opened.rollout.id: opened for opened in waiting}
         for name, opened in by_id.items():
