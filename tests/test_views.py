@@ -354,3 +354,20 @@ def test_micro_batches_hold_every_lesson_once_the_longest_first_in_a_settled_ord
         ["r2"],
     ]
     assert list(micro_batches(lessons[::-1], 3)) == batches
+
+
+def test_micro_batches_keep_the_student_s_padded_tokens_within_their_bound() -> None:
+    lengths = [40, 12, 12, 11, 3, 3, 3, 2]
+    lessons = [
+        Lesson(
+            rollout_id=f"r{i}",
+            student=View(prompt_ids=(1,) * (n - 1), completion_ids=(2, 3), start=0, stop=2),
+            teacher=View(prompt_ids=(1,) * (100 - i), completion_ids=(2, 3), start=0, stop=2),
+        )
+        for i, n in enumerate(lengths)
+    ]
+    batches = [[taught.rollout_id for taught in batch] for batch in micro_batches(lessons, 3, 24)]
+    assert batches == [["r0"], ["r1", "r2"], ["r3", "r4"], ["r5", "r6", "r7"]], "40 tokens are alone, 3 × 11 too many"
+    assert [len(batch) for batch in micro_batches(lessons, 100, 24)] == [1, 2, 2, 3]
+    assert [len(batch) for batch in micro_batches(lessons, 100, 1)] == [1] * 8
+    assert list(micro_batches([], 3, 24)) == []

@@ -121,11 +121,26 @@ def weights(
     return torch.cat([torch.full((view.counted,), 1 / (max(view.counted, 1) * sequences)) for view in views])
 
 
-def micro_batches(lessons: Sequence[Lesson], size: int) -> Iterator[list[Lesson]]:
-    """Lessons in groups of similar length, the longest first (running out of memory shows at once)."""
-    ordered = sorted(lessons, key=lambda lesson: (-len(lesson.teacher.input_ids), lesson.rollout_id))
-    for first in range(0, len(ordered), size):
-        yield ordered[first : first + size]
+def micro_batches(lessons: Sequence[Lesson], size: int, tokens: int | None = None) -> Iterator[list[Lesson]]:
+    """Lessons in groups of similar length, the longest first (running out of memory shows at once).
+
+    Args:
+        lessons: one step's.
+        size: lessons in a group, at most.
+        tokens: padded tokens of a group's student views, at most, since it is their activations that a backward
+            pass keeps. A lesson beyond it makes a group of its own.
+    """
+    group: list[Lesson] = []
+    longest = 0
+    for lesson in sorted(lessons, key=lambda lesson: (-len(lesson.teacher.input_ids), lesson.rollout_id)):
+        longest = max(longest, len(lesson.student.input_ids))
+        over = tokens is not None and longest * (len(group) + 1) > tokens
+        if group and (len(group) == size or over):
+            yield group
+            group, longest = [], len(lesson.student.input_ids)
+        group.append(lesson)
+    if group:
+        yield group
 
 
 def lesson(

@@ -95,11 +95,11 @@ def plain(policy: Policy, normalize: str) -> tuple[list[Tensor], float, float]:
 
 
 @pytest.mark.parametrize("normalize", ["sequence", "token"])
-@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", ["micro_batch=1", "micro_batch=2", "micro_batch=4", "micro_batch_tokens=20"])
 def test_gradient_and_loss_equal_the_plain_computation_for_every_micro_batch(
-    normalize: str, micro_batch: int, policy: Policy, make_recipe: MakeRecipe
+    normalize: str, micro_batch: str, policy: Policy, make_recipe: MakeRecipe
 ) -> None:
-    settings = make_recipe(f"training.micro_batch={micro_batch}", f"objective.normalize={normalize}", UNCLIPPED)
+    settings = make_recipe(f"training.{micro_batch}", f"objective.normalize={normalize}", UNCLIPPED)
     gradients, loss, kl = plain(policy, normalize)
     taken, metrics = step(policy, settings)
     assert max(gradient.abs().max() for gradient in gradients) > 1e-3

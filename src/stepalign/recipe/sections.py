@@ -297,7 +297,9 @@ class Training(Section):
     group: PositiveInt = 1
     """Rollouts a problem (the paper's G)."""
     micro_batch: PositiveInt = 2
-    """Rollouts in one forward and backward pass."""
+    """Rollouts in one forward and backward pass, at most."""
+    micro_batch_tokens: PositiveInt | None = None
+    """The student's padded tokens in one pass, at most (a longer rollout has one to itself); None is no bound."""
     gradient_checkpointing: bool = False
     checkpoint_every: PositiveInt = 10
     evaluate_every: NonNegativeInt = 10

@@ -45,7 +45,7 @@ def update(
     loss_sum = first_token_kl = 0.0
     policy.train()
     with console.stage("learn", len(lessons)) as advance:
-        for micro in micro_batches(lessons, settings.training.micro_batch):
+        for micro in micro_batches(lessons, settings.training.micro_batch, settings.training.micro_batch_tokens):
             start = time.perf_counter()
             teacher_hidden = model.teacher(collate([lesson.teacher for lesson in micro]).to(accelerator.device))
             _settle(accelerator.device)
