@@ -22,6 +22,7 @@ from stepalign import recipe
 from stepalign.console import Console
 from stepalign.sampling import Request
 from stepalign.sampling.transformers import TransformersSampler
+from stepalign.training.distilling import Distiller
 from stepalign.training.policy import ADAPTER, Policy, precision
 from stepalign.training.update import optimizer_of, update
 from stepalign.views import Lesson, View
@@ -127,7 +128,9 @@ def learn(
         if cuda and repeat == 1:
             torch.cuda.reset_peak_memory_stats()
         with Console(1) as console:
-            metrics = update(accelerator, wrapped, optimizer, taught, settings, console)
+            metrics = update(
+                accelerator, wrapped, optimizer, taught, Distiller(recipe.Distillation()), settings, console
+            )
         if repeat:
             for stage in ("teacher", "student", "optimizer"):
                 spent[stage] = spent.get(stage, 0.0) + console.seconds[stage] / options.repeats

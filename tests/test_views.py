@@ -69,7 +69,7 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
         rollout: Rollout,
         context: str = "stepalign",
         answer: Critique | None = None,
-        objective: recipe.Objective | None = None,
+        objective: recipe.Distillation | None = None,
         problem: Problem = PROBLEM,
         **teacher: Any,
     ) -> Lesson:
@@ -81,7 +81,7 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
             rollout,
             answer,
             recipe.Teacher(**teacher),
-            objective or recipe.Objective(),
+            objective or recipe.Distillation(),
         )
 
     return teach
@@ -173,14 +173,14 @@ def test_a_lesson_of_two_completions_is_refused() -> None:
 
 def test_the_first_tokens_can_be_left_out(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     rollout = attempt(chat, prompt)
-    taught = teach(rollout, "refsol", objective=recipe.Objective(skip_first=3))
+    taught = teach(rollout, "refsol", objective=recipe.Distillation(skip_first=3))
     assert (taught.student.start, taught.student.stop) == (3, len(rollout.completion_ids))
     assert collate([taught.teacher]).targets.tolist() == list(rollout.completion_ids[3:])
-    none = teach(rollout, "refsol", objective=recipe.Objective(skip_first=10_000))
+    none = teach(rollout, "refsol", objective=recipe.Distillation(skip_first=10_000))
     assert none.student.counted == 0
 
 
-FIRST_ERROR = recipe.Objective(horizon="first_error")
+FIRST_ERROR = recipe.Distillation(horizon="first_error")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPromp
 
 
 def test_skipping_past_the_horizon_leaves_nothing(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
-    objective = recipe.Objective(horizon="first_error", skip_first=10_000)
+    objective = recipe.Distillation(horizon="first_error", skip_first=10_000)
     taught = teach(attempt(chat, prompt), "stepalign", critique(1), objective)
     assert taught.student.counted == 0
 
