@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from stepalign.records import Case, Verdict
+from stepalign.records import Case, Critique, Verdict
 from stepalign.traces import Trace
 
 SUMMARY = "### Summary"
@@ -106,6 +106,21 @@ def compose(
     ])  # fmt: skip
 
 
+def text_of(critique: Critique | ParsedCritique) -> str:
+    """The text of a critique by its parts.
+
+    Raises:
+        ValueError: the verdicts do not fit the case.
+    """
+    return compose(
+        critique.case,
+        critique.verdicts,
+        critique.correct_part,
+        critique.corrected_step,
+        critique.continuation,
+    )
+
+
 def trim(text: str) -> str:
     """A part without what sets it apart from the next: the whitespace and rules (`---`) at its end."""
     text = text.rstrip()
@@ -132,6 +147,16 @@ def prefix(trace: Trace, k: int) -> str:
     if k > len(trace.steps) and trace.answer is None:
         return trim(trace.text)
     return trim(trace.before(k))
+
+
+def original(trace: Trace, first_error: int | None) -> str:
+    """What a critique copies: the text before the first error, all of it where there is none.
+
+    Nothing where the trace has no such step.
+    """
+    if first_error is None:
+        return trim(trace.text)
+    return prefix(trace, first_error) if first_error <= sections(trace) else ""
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
