@@ -20,6 +20,7 @@ from stepalign.recipe.critics import (
     SelfCritic,
 )
 from stepalign.recipe.files import differences, dump, load
+from stepalign.recipe.objectives import Distillation, Grpo, Objective
 from stepalign.recipe.section import Section
 from stepalign.recipe.sections import (
     VERSION,
@@ -33,7 +34,6 @@ from stepalign.recipe.sections import (
     Gsm8k,
     GsmSymbolic,
     Model,
-    Objective,
     OpenMath,
     Optimizer,
     Problems,
@@ -58,11 +58,13 @@ __all__ = [
     "Columns",
     "Context",
     "Critic",
+    "Distillation",
     "Evaluation",
     "Example",
     "Fallback",
     "File",
     "Grading",
+    "Grpo",
     "Gsm8k",
     "GsmSymbolic",
     "Model",
