@@ -20,8 +20,11 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -87,7 +90,6 @@ class Transport:
             timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
             headers={"Content-Type": "application/json"}
             | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-            trust_env=True,
         )
         return self
 
@@ -161,7 +163,7 @@ class Transport:
     async def _send(self, visit: Visit, body: bytes) -> Answer:
         url = visit.endpoint.url.rstrip("/") + "/chat/completions"
         try:
-            async with self._session.post(url, data=body) as response:
+            async with self._session.post(url, data=body, proxy=_proxy(url)) as response:
                 received = await self._read(response)
         except TimeoutError:
             raise _PassingError("timeout", f"no answer within {self._settings.timeout_s:g} s") from None
@@ -210,6 +212,13 @@ class Transport:
         if self._key:
             found = found.replace(self._key.encode(), b"***")
         return " ".join(found[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
+
+
+@cache
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for a URL. aiohttp would ask for it in a thread, at every request."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
