@@ -179,6 +179,17 @@ def test_thinking_is_taken_off_wherever_it_stands() -> None:
         assert ask(server.url).text == ""
 
 
+def test_text_that_no_file_could_hold_is_mended(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache.sqlite")
+    with serving(Reply("a\ud83d b")) as server:
+        for _ in range(2):
+            assert ask_all(server.url, ["?\ud83d"], cache=cache)[0] == Answer(
+                text="a? b", prompt_tokens=11, completion_tokens=7
+            )
+    assert server.requests[0]["messages"][0]["content"] == "?\ud83d"
+    cache.close()
+
+
 def test_megabytes_end_where_an_answer_ends() -> None:
     with serving(Reply("x" * 1_000_000)) as server:
         found = ask(server.url, max_tokens=100)

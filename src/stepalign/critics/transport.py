@@ -108,7 +108,7 @@ class Transport:
             UnansweredError: there is none, and why.
             StepalignError: no request can be answered.
         """
-        body = json.dumps(request, ensure_ascii=False, sort_keys=True).encode()
+        body = json.dumps(request, sort_keys=True).encode()
         key = hashlib.sha256(body).hexdigest()
         if self._cache and (kept := self._cache.get(key)) is not None:
             return Answer(**json.loads(kept))
@@ -135,7 +135,7 @@ class Transport:
                             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
                     else:
                         if self._cache:
-                            self._cache.put(key, json.dumps(asdict(answer), ensure_ascii=False))
+                            self._cache.put(key, json.dumps(asdict(answer)))
                         return answer
         except TimeoutError:
             raise UnansweredError("timeout", f"no answer within {total_s:g} s; at last: {last.detail}") from None
@@ -208,7 +208,7 @@ class Transport:
 
     def _shown(self, text: str | bytes) -> str:
         """A server's words for a person: short, and without the key, which a server may repeat."""
-        found = text.encode() if isinstance(text, str) else text
+        found = text.encode(errors="replace") if isinstance(text, str) else text
         if self._key:
             found = found.replace(self._key.encode(), b"***")
         return " ".join(found[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
@@ -248,5 +248,6 @@ def _read_completion(body: bytes, limit: int) -> Answer | None:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
     text = content.rpartition("</think>")[2]  # a server may give thinking in a field of its own: that is not read
+    text = text.encode(errors="replace").decode()  # half a surrogate pair could not be written to a file
     truncated = choice.get("finish_reason") == "length" or len(text) > limit
     return Answer(text=text[:limit], truncated=truncated, **tokens)
