@@ -49,9 +49,6 @@ class Cache:
         """Keep a value. The first one under a key stays: others that wait for it have been given it."""
         self._guarded(lambda: self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, value)))
 
-    def __len__(self) -> int:
-        return int(self._guarded(lambda: self._database.execute("SELECT count(*) FROM answers").fetchone()[0]))
-
     def close(self) -> None:
         """Close the file."""
         self._database.close()

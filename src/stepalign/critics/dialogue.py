@@ -101,7 +101,7 @@ class Dialogue:
     def _judged(self, answer: Answer, opened: Opened) -> Critique | Refusal:
         if answer.truncated:
             return self._rules.refuse("truncated", "the answer reached max_tokens")
-        if "<think>" in answer.text:
+        if answer.text.lstrip().startswith("<think>"):
             return self._rules.refuse("parse", "its thinking never ends")
         if not answer.text.strip():
             return self._rules.refuse("parse", "an empty answer")

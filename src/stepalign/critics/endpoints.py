@@ -2,9 +2,9 @@
 
 The endpoint with the fewest requests under way takes the next one. An endpoint is *dead* when it cannot be connected
 to, or when requests of three different prompts have failed there with no success between (one prompt that always
-fails kills none). It rests, then one request tries it: success brings it back, failure doubles the rest. When all are
-dead the requests wait, the log says so, and after `outage_s` the run stops with an error. An endpoint that says when
-it wants to be asked again (`Retry-After`) is *held* until then.
+fails kills none). It rests, then the next request tries it: success brings it back, failure doubles the rest. When
+all are dead the requests wait, the log says so, and after `outage_s` the run stops with an error. An endpoint that
+says when it wants to be asked again (`Retry-After`) is *held* until then.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class Endpoints:
             if ready:
                 self._turn += 1
                 turn = self._turn % len(ready)
-                chosen = min(ready[turn:] + ready[:turn], key=lambda one: (one.dead, one.in_flight))
+                chosen = min(ready[turn:] + ready[:turn], key=lambda one: (not one.dead, one.in_flight))
                 chosen.in_flight += 1
                 chosen.on_trial = chosen.dead
                 return Visit(chosen, chosen.dead)

@@ -20,8 +20,11 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -77,7 +80,6 @@ class Transport:
             timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
             headers={"Content-Type": "application/json"}
             | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-            trust_env=True,
         )
         return self
 
@@ -96,7 +98,7 @@ class Transport:
             UnansweredError: there is none, and why.
             StepalignError: no request can be answered.
         """
-        body = json.dumps(request, ensure_ascii=False, sort_keys=True).encode()
+        body = json.dumps(request, sort_keys=True).encode()
         key = hashlib.sha256(body).hexdigest()
         if self._cache and (kept := self._cache.get(key)) is not None:
             return Answer(**json.loads(kept))
@@ -123,7 +125,7 @@ class Transport:
                             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
                     else:
                         if self._cache:
-                            self._cache.put(key, json.dumps(asdict(answer), ensure_ascii=False))
+                            self._cache.put(key, json.dumps(asdict(answer)))
                         return answer
         except TimeoutError:
             raise UnansweredError("timeout", f"no answer within {total_s:g} s; at last: {last.detail}") from None
@@ -151,7 +153,7 @@ class Transport:
     async def _send(self, visit: Visit, body: bytes) -> Answer:
         url = visit.endpoint.url.rstrip("/") + "/chat/completions"
         try:
-            async with self._session.post(url, data=body) as response:
+            async with self._session.post(url, data=body, proxy=_proxy(url)) as response:
                 received = await self._read(response)
         except TimeoutError:
             raise _PassingError("timeout", f"no answer within {self._settings.timeout_s:g} s") from None
@@ -196,10 +198,17 @@ class Transport:
 
     def _shown(self, text: str | bytes) -> str:
         """A server's words for a person: short, and without the key, which a server may repeat."""
-        found = text.encode() if isinstance(text, str) else text
+        found = text.encode(errors="replace") if isinstance(text, str) else text
         if self._key:
             found = found.replace(self._key.encode(), b"***")
         return " ".join(found[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
+
+
+@cache
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for a URL. aiohttp would ask for it in a thread, at every request."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -229,5 +238,6 @@ def _read_completion(body: bytes, limit: int) -> Answer | None:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
     text = content.rpartition("</think>")[2]  # a server may give thinking in a field of its own: that is not read
+    text = text.encode(errors="replace").decode()  # half a surrogate pair could not be written to a file
     truncated = choice.get("finish_reason") == "length" or len(text) > limit
     return Answer(text=text[:limit], truncated=truncated, **tokens)
