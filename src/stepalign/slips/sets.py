@@ -3,8 +3,8 @@
     stepalign plant model_solutions.jsonl --model models/SmolLM2-135M-Instruct --out planted
 
 `problems.jsonl`, `rollouts.jsonl` (each correct trace and, under its slip's id, the one with a slip), `critiques.jsonl`
-(the ground truth for both), `slips.jsonl`, `natural.jsonl` (solutions that were wrong by themselves and as many that
-were right, labelled by their final answer only) and `manifest.json` with what could not be planted, by reason.
+(the ground truth for both), `slips.jsonl`, `natural.jsonl` (every solution as it was found, labelled by its final answer
+only) and `manifest.json` with what could not be planted, by reason.
 """
 
 import json
@@ -144,7 +144,7 @@ def kinds_of(names: Sequence[str]) -> list[SlipKind]:
 
 def _solutions(source: str, problems_file: Path | None, limit: int | None) -> Iterable[Solution]:
     if source == SYMBOLIC:
-        # About one derivation in four has an equation that does not hold, or no place for a slip.
+        # About one derivation in seven has an equation that does not hold, or no place for a slip.
         generated = recipe.GsmSymbolic(count=2 * limit if limit else 200)
         return sources.derivations(problems.load(generated).problems)
     path = Path(source)
