@@ -3,8 +3,8 @@
     stepalign plant model_solutions.jsonl --model models/SmolLM2-135M-Instruct --out planted
 
 `problems.jsonl`, `rollouts.jsonl` (each correct trace and, under its slip's id, the one with a slip), `critiques.jsonl`
-(the ground truth for both), `slips.jsonl`, `natural.jsonl` (every solution as it was found, labelled by its final answer
-only) and `manifest.json` with what could not be planted, by reason.
+(the ground truth for both), `slips.jsonl`, `natural.jsonl` (every solution as it was found, labelled by its final
+answer only) and `manifest.json` with what could not be planted, by reason.
 """
 
 import json
