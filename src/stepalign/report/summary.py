@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from stepalign.critics import counts
 from stepalign.evaluation.compare import Difference, compare
 from stepalign.evaluation.metrics import METRICS, Evaluation, Measure, Metric
 from stepalign.records import Critique
@@ -181,7 +182,7 @@ class Summary:
                 (
                     "fell back",
                     outcomes["fallback"],
-                    "without a critique, to the context of critic.on_failure",
+                    "without a critique, to the reference solution",
                 ),
                 ("cut", outcomes["cut"], "taught with a teacher's prompt shortened to teacher.max_tokens"),
             ]
@@ -189,6 +190,15 @@ class Summary:
         rows += [(f"failed: {why}", failures[why], "no critique, or no lesson") for why in sorted(failures)]
         rows += [(f"left out: {why}", dropped[why], "problems, before training") for why in sorted(dropped)]
         return rows
+
+    @property
+    def checks(self) -> list[tuple[str, list[int]]]:
+        """What became of the critiques, check by check: a number for each of `counts.OUTCOMES`."""
+        total: dict[str, Counter[str]] = {}
+        for step in self.run.steps:
+            for name, found in step.get("checks", {}).items():
+                total.setdefault(name, Counter()).update(found)
+        return [(name, [total[name][outcome] for outcome in counts.OUTCOMES]) for name in counts.ordered(total)]
 
     @property
     def examples(self) -> list[Example]:

@@ -32,7 +32,7 @@ from stepalign.training import checkpoints
 from stepalign.training import policy as policies
 from stepalign.training.policy import ADAPTER
 from stepalign.training.run import Run
-from stepalign.training.teaching import Teaching
+from stepalign.training.teaching import Taught, Teaching
 from stepalign.training.update import learning_rate, optimizer_of, update
 
 
@@ -134,7 +134,7 @@ class Trainer:
             except StepalignError as error:
                 raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
         self.step = step
-        self._record(rollouts, {"lr": rate, **learnt}, taught.outcomes, taught.cases, taught.failures)
+        self._record(rollouts, {"lr": rate, **learnt}, taught)
 
     def evaluate(self) -> Evaluation | None:
         """Judge the policy as it is on the evaluation problems, once a step."""
@@ -192,14 +192,7 @@ class Trainer:
         self.run.keep_critiques(step, answers)
         return answers
 
-    def _record(
-        self,
-        rollouts: Sequence[Rollout],
-        learnt: Mapping[str, float],
-        outcomes: Mapping[str, int],
-        cases: Mapping[str, int],
-        failures: Mapping[str, int],
-    ) -> None:
+    def _record(self, rollouts: Sequence[Rollout], learnt: Mapping[str, float], taught: Taught) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
         drawn = len(rollouts)
         shares = {
@@ -220,7 +213,8 @@ class Trainer:
             "completion_tokens": completion_tokens,
             **shares,
         }
-        self.run.add_metrics({**values, "cases": cases, "failures": failures, "outcomes": outcomes, "seconds": seconds})
+        counted = {name: getattr(taught, name) for name in ("cases", "failures", "checks", "outcomes")}
+        self.run.add_metrics({**values, **counted, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
         if shares["truncated"] == 1:
             self.console.warn(
@@ -230,7 +224,7 @@ class Trainer:
         if len({rollout.text for rollout in rollouts}) == 1 and drawn > 1:
             self.console.warn(f"step {self.step}: all {drawn} rollouts are the same text: {rollouts[0].text[:60]!r}")
         if not learnt or "loss" not in learnt:
-            self.console.warn(f"step {self.step}: nothing to learn from, no update (dropped: {dict(failures)})")
+            self.console.warn(f"step {self.step}: nothing to learn from, no update (dropped: {dict(taught.failures)})")
         loss = f"loss {learnt['loss']:.4f}, " if "loss" in learnt else ""
         spent = sum(seconds.values()) or 1.0
         self.console.step_done(

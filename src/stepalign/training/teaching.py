@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stepalign import contexts, recipe
+from stepalign.critics import counts
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
@@ -23,6 +24,8 @@ class Taught:
     """The critiques' cases."""
     failures: Counter[str] = field(default_factory=Counter)
     """Why there is no critique, or no lesson."""
+    checks: dict[str, Counter[str]] = field(default_factory=dict)
+    """What became of the critiques, check by check (`critics.counts`)."""
 
 
 class Teaching:
@@ -76,7 +79,7 @@ class Teaching:
             problems: by id.
             answers: the critic's, by rollout id; empty where no critique is needed.
         """
-        taught = Taught(lessons=[])
+        taught = Taught(lessons=[], checks=counts.outcomes(answers.values()))
         for rollout in rollouts:
             answer = answers.get(rollout.id)
             if isinstance(answer, Critique):
