@@ -12,6 +12,7 @@ the caller's. What fails for good is a `CritiqueFailure` whose reason is a check
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -82,24 +83,31 @@ class OpenAICritic:
             StepalignError: no endpoint answers any more, or all that were asked refuse everything.
         """
         results: SimpleQueue[tuple[_Open, Answer | BaseException]] = SimpleQueue()
-        source, more, under_way = iter(attempts), True, 0
+        fresh = (_Open(problem, rollout, perf_counter()) for problem, rollout in attempts)
+        again: deque[_Open] = deque()
+        under_way = 0
         with self._asking(results) as ask:
-            while more or under_way:
-                while more and under_way < self._settings.concurrency and results.empty():
-                    if (attempt := next(source, None)) is None:
-                        more = False
-                    else:
-                        opened = _Open(*attempt, perf_counter())
-                        ask(opened, self._request(opened))
-                        under_way += 1
-                if under_way:
-                    opened, outcome = results.get()
-                    settled = self._settle(opened, outcome)
-                    if settled is None:
-                        ask(opened, self._request(opened))
-                    else:
-                        under_way -= 1
-                        yield settled
+
+            def fill() -> None:
+                nonlocal under_way
+                while under_way < self._settings.concurrency:
+                    opened = again.popleft() if again else next(fresh, None)
+                    if opened is None:
+                        break
+                    ask(opened, self._request(opened))
+                    under_way += 1
+
+            fill()
+            while under_way:
+                opened, outcome = results.get()
+                under_way -= 1
+                fill()  # the servers must not wait for the checks
+                settled = self._settle(opened, outcome)
+                if settled is not None:
+                    yield settled
+                else:
+                    again.append(opened)
+                    fill()
 
     def _request(self, opened: _Open) -> dict[str, Any]:
         problem, rollout, settings = opened.problem, opened.rollout, self._settings
