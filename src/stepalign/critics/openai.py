@@ -185,7 +185,7 @@ class OpenAICritic:
     @contextmanager
     def _asking(self, results: "SimpleQueue[tuple[_Open, Answer | BaseException]]") -> Iterator[Any]:
         """A function that sends a request for an attempt; what comes of it is put into `results`."""
-        key = os.environ.get(self._settings.api_key_env)
+        key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = Cache(self._kept) if self._kept else None
         transport = Transport(self._settings, key, cache)
         loop = asyncio.new_event_loop()
