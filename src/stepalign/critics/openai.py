@@ -12,6 +12,7 @@ the caller's. What fails for good is a `CritiqueFailure` whose reason is a check
 
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
 
 CACHE = "critic-cache.sqlite"
 """The cache's file in a run's folder."""
+
+_SWITCH_S = 0.0005
+"""How long the checks may keep the requests' thread from running. Python's own 5 ms, a tenth of what a quick server
+takes to answer, lets answers pile up and leaves the server idle."""
 
 _PROMPTS = {"copy": "critic", "splice": "critic-splice"}
 
@@ -188,6 +193,8 @@ class OpenAICritic:
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = Cache(self._kept) if self._kept else None
         transport = Transport(self._settings, key, cache)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, _SWITCH_S))
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         thread.start()
@@ -218,5 +225,6 @@ class OpenAICritic:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+            sys.setswitchinterval(interval)
             if cache:
                 cache.close()
