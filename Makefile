@@ -30,6 +30,7 @@ bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with th
 	$(BIN)/python bench/sampling.py
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/grading.py
+	$(BIN)/python bench/critic_throughput.py
 
 clean:
 	rm -rf $(VENV) models runs dist

@@ -165,6 +165,19 @@ def test_an_objective_without_a_kind_is_distillation(write: Write) -> None:
     assert recipe.load(write(base), ["objective.kind=grpo"]).objective == recipe.Grpo(kind="grpo")
 
 
+def test_a_critic_has_one_endpoint_or_several_and_a_policy_for_each_check(write: Write) -> None:
+    critic = '[critic]\nkind = "openai"\nmodel = "m"\n'
+    one = recipe.load(write(SMALLEST + critic + 'base_url = "http://a/v1"')).critic
+    two = recipe.load(
+        write(SMALLEST + critic + 'base_url = ["http://a/v1", "http://b/v1"]'), ["critic.policy.answer=drop"]
+    )
+    assert isinstance(one, recipe.OpenAICritic)
+    assert isinstance(two.critic, recipe.OpenAICritic)
+    assert (one.base_url, two.critic.base_url) == (("http://a/v1",), ("http://a/v1", "http://b/v1"))
+    assert (one.fallbacks, two.critic.fallbacks) == ({"refsol"}, {"refsol", "drop"})
+    assert recipe.load(write(recipe.dump(two))) == two
+
+
 def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write) -> None:
     file = write(SMALLEST.replace('"sums"', '"sums", count = 5, terms = 3'))
     assert recipe.load(file, ["problems.train.count=6"]).problems.train == recipe.Sums(count=6, terms=3)
@@ -213,6 +226,9 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ("problems.train.source=nowhere", "problems.train:", ""),
         ("critic.kind=person", "critic:", ""),
         ("objective.kind=ppo", "objective: kind: 'distillation' or 'grpo'", ""),
+        ("critic={kind='program', policy={answer='repair'}}", "critic.policy.answer:", "'repair'"),
+        ("critic={kind='program', checks={max_echo=2}}", "critic.checks.max_echo:", "2"),
+        ("critic={kind='openai', model='m', base_url=[]}", "critic.base_url:", "[]"),
         ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),
     ],
 )

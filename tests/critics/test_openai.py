@@ -2,6 +2,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -409,10 +410,10 @@ def test_what_was_answered_is_not_asked_for_again(tmp_path: Path) -> None:
         first = critic(server.url, tmp_path, cache="run", concurrency=1).critique(given)
         before = [next(first) for _ in range(4)]
         first.close()  # type: ignore[attr-defined]
-        asked = len(server.requests)
         after = list(critic(server.url, tmp_path, cache="run", concurrency=1).critique(given))
-        assert len(server.requests) == 6
-    assert asked in (4, 5)
+    asked = Counter(said(server, number) for number in range(len(server.requests)))
+    assert len(asked) == 6
+    assert sum(asked.values()) <= 7  # one was under way when the first critic was stopped
     assert [one.rollout_id for one in after] == [one.rollout_id for one in before] + ["4", "5"]
     assert (tmp_path / "critic-cache.sqlite").exists()
     assert [type(one) for one in after[:4]] == [type(one) for one in before]

@@ -77,11 +77,10 @@ class Checker:
         return _made(name, measure, measure >= least, f"{measure:.1%} of {worst} is copied, {least:.1%} is wanted")
 
     def _answer(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
-        equal = answers_agree(critique, problem, rollout)
         stated = _stated(critique)
+        equal = stated is not None and _agree(stated, critique, problem, rollout)
         if equal is None:
-            assert stated is not None
-            (equal,) = self._grader.same([(problem.answer, stated)])
+            (equal,) = self._grader.same([(problem.answer, stated or "")])
         detail = (
             "the correction has no \\boxed final answer"
             if stated is None
@@ -104,11 +103,8 @@ class Checker:
         return _made("length", measure, measure <= most, f"{measure:.1f} times as long, at most {most:g} is allowed")
 
 
-def answers_agree(critique: Critique, problem: Problem, rollout: Rollout) -> bool | None:
-    """Whether a critique ends in the reference answer; None where only computer algebra can tell."""
-    stated = _stated(critique)
-    if stated is None:
-        return False
+def _agree(stated: str, critique: Critique, problem: Problem, rollout: Rollout) -> bool | None:
+    """Whether a final answer is the reference's; None where only computer algebra can tell."""
     if critique.case == "A" and stated == next(reversed(boxed(rollout.text)), "").strip():
         return rollout.correct
     if stated == problem.answer.strip():

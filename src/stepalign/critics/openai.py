@@ -7,6 +7,8 @@ loop (`transport`); everything else, which needs the processor, is done in the c
 
 import asyncio
 import os
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,10 @@ from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 
 CACHE = "critic-cache.sqlite"
 """The cache's file in a run's folder."""
+
+_SWITCH_S = 0.0005
+"""How long the checks may keep the requests' thread from running. Python's own 5 ms, a tenth of what a quick server
+takes to answer, lets answers pile up and leaves the server idle."""
 
 
 class OpenAICritic:
@@ -56,24 +62,31 @@ class OpenAICritic:
             StepalignError: no endpoint answers any more, or all that were asked refuse everything.
         """
         results: SimpleQueue[tuple[Opened, Answer | BaseException]] = SimpleQueue()
-        source, more, under_way = iter(attempts), True, 0
+        fresh = (Opened(problem, rollout) for problem, rollout in attempts)
+        again: deque[Opened] = deque()
+        under_way = 0
         with self._asking(results) as ask:
-            while more or under_way:
-                while more and under_way < self._settings.concurrency and results.empty():
-                    if (attempt := next(source, None)) is None:
-                        more = False
-                    else:
-                        opened = Opened(*attempt)
-                        ask(opened, self._request(opened))
-                        under_way += 1
-                if under_way:
-                    opened, outcome = results.get()
-                    settled = self._settle(opened, outcome)
-                    if settled is None:
-                        ask(opened, self._request(opened))
-                    else:
-                        under_way -= 1
-                        yield settled
+
+            def fill() -> None:
+                nonlocal under_way
+                while under_way < self._settings.concurrency:
+                    opened = again.popleft() if again else next(fresh, None)
+                    if opened is None:
+                        break
+                    ask(opened, self._request(opened))
+                    under_way += 1
+
+            fill()
+            while under_way:
+                opened, outcome = results.get()
+                under_way -= 1
+                fill()  # the servers must not wait for the checks
+                settled = self._settle(opened, outcome)
+                if settled is not None:
+                    yield settled
+                else:
+                    again.append(opened)
+                    fill()
 
     def _request(self, opened: Opened) -> dict[str, Any]:
         settings = self._settings
@@ -97,9 +110,11 @@ class OpenAICritic:
     @contextmanager
     def _asking(self, results: "SimpleQueue[tuple[Opened, Answer | BaseException]]") -> Iterator[Any]:
         """A function that sends a request for an attempt; what comes of it is put into `results`."""
-        key = os.environ.get(self._settings.api_key_env)
+        key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = Cache(self._kept) if self._kept else None
         transport = Transport(self._settings, key, cache)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, _SWITCH_S))
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         thread.start()
@@ -130,5 +145,6 @@ class OpenAICritic:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+            sys.setswitchinterval(interval)
             if cache:
                 cache.close()

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 import stepalign
 from stepalign import traces
+from stepalign.critics.counts import OUTCOMES
 from stepalign.records import Critique, CritiqueFailure, Rollout
 from stepalign.report import display, figures
 from stepalign.report.comparison import Comparison
@@ -63,6 +64,7 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "attempt": attempt,
+        "check_outcomes": OUTCOMES,
         "count": count,
         "difference": display.difference,
         "label": display.label,

@@ -49,7 +49,18 @@ _PACKAGES = (
     "tokenizers",
     "math-verify",
 )
-_FREE_TO_CHANGE = ("training.steps:", "tracking.", "output:")
+_TRANSPORT = (
+    "base_url",
+    "api_key_env",
+    "timeout_s",
+    "total_timeout_s",
+    "retries",
+    "rest_s",
+    "outage_s",
+    "concurrency",
+    "cache",
+)
+_FREE_TO_CHANGE = ("training.steps:", "tracking.", "output:", *(f"critic.{key}:" for key in _TRANSPORT))
 """What may differ when a run goes on: none of it changes what was computed so far."""
 
 
