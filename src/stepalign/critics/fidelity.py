@@ -86,9 +86,10 @@ def table(report: FidelityReport) -> str:
         + ("" if report.cost is None else f"; cost {report.cost:,.4f}")
     )
     if report.checks:
-        lines += ["", f"{'':<14}" + "".join(f"{outcome:>11}" for outcome in counts.OUTCOMES)]
+        width = max(14, *(len(name) + 2 for name in report.checks))
+        lines += ["", " " * width + "".join(f"{outcome:>11}" for outcome in counts.OUTCOMES)]
         for name, outcome in report.checks.items():
-            lines.append(f"{name:<14}" + "".join(f"{outcome.get(column, 0) or '':>11}" for column in counts.OUTCOMES))
+            lines.append(f"{name:<{width}}" + "".join(f"{outcome.get(key, 0) or '':>11}" for key in counts.OUTCOMES))
     return "\n".join(lines)
 
 
