@@ -61,6 +61,8 @@ class Lesson:
     rollout_id: str
     student: View
     teacher: View
+    message: str = ""
+    """What the teacher was shown, as text."""
     cut: bool = False
     """Whether the teacher's context had to be shortened."""
 
@@ -154,10 +156,10 @@ def lesson(
         DoesNotFit: problem and completion alone, without any context, exceed `teacher.max_tokens`.
     """
     start, stop = _span(rollout, critique, objective)
-    prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, critique, teacher)
+    message, prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, critique, teacher)
     student = View(prompt_ids=rollout.prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
     shown = View(prompt_ids=prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
-    return Lesson(rollout_id=rollout.id, student=student, teacher=shown, cut=cut)
+    return Lesson(rollout_id=rollout.id, student=student, teacher=shown, message=message, cut=cut)
 
 
 def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Objective) -> tuple[int, int]:
@@ -198,21 +200,22 @@ def _teacher_prompt(
     rollout: Rollout,
     critique: Critique | None,
     teacher: recipe.Teacher,
-) -> tuple[TokenIds, bool]:
-    """The teacher's prompt within its length limit, and whether what it shows was cut for that.
+) -> tuple[str, TokenIds, bool]:
+    """The teacher's message and prompt within its length limit, and whether what it shows was cut for that.
 
     Only the shown texts are cut, each to the same share, found by bisection; problem and header stay whole.
     """
 
-    def prompt(keep: float) -> TokenIds:
-        shown = Turn("user", context.render(problem, rollout, critique, keep=keep))
-        return chat.prompt_ids([*before, shown], thinking=teacher.thinking, close_think=teacher.close_think)
+    def prompt(keep: float) -> tuple[str, TokenIds]:
+        message = context.render(problem, rollout, critique, keep=keep)
+        turns = [*before, Turn("user", message)]
+        return message, chat.prompt_ids(turns, thinking=teacher.thinking, close_think=teacher.close_think)
 
     room = teacher.max_tokens - len(rollout.completion_ids)
-    whole = prompt(1.0)
+    message, whole = prompt(1.0)
     if len(whole) <= room:
-        return whole, False
-    best = prompt(0.0)
+        return message, whole, False
+    message, best = prompt(0.0)
     if len(best) > room:
         raise DoesNotFit(
             f"teacher.max_tokens = {teacher.max_tokens}: problem {problem.id} ({len(best)} prompt tokens without any "
@@ -221,9 +224,9 @@ def _teacher_prompt(
     low, high = 0.0, 1.0
     for _ in range(10):
         middle = (low + high) / 2
-        tried = prompt(middle)
+        shown, tried = prompt(middle)
         if len(tried) <= room:
-            best, low = tried, middle
+            message, best, low = shown, tried, middle
         else:
             high = middle
-    return best, True
+    return message, best, True

@@ -27,15 +27,7 @@ from torch import Tensor
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
-from stepalign.objectives.projection import chunk_tokens, gradient_room, logit_dtype, project, pull_back
-
-_TILE_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
-"""What one model's logits of a tile may take, on the CPU for each thread.
-
-Smaller is no faster, and each operation on a tile ends with threads waiting for each other: on cores that are
-shared with other processes, tiles of 1 MiB took twice as long as these.
-"""
-
+from stepalign.objectives.projection import chunk_tokens, gradient_room, logit_dtype, project, pull_back, tile_rows
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
@@ -141,7 +133,7 @@ def _evaluate(
     cap = settings.clip_at if settings.clip == "token" and settings.clip_at is not None else math.inf
     counted = weights.nonzero().squeeze(-1)
     chunk = max(1, min(len(counted), settings.chunk_tokens or chunk_tokens(len(counted), vocab, device)))
-    rows = min(chunk, _tile_rows(vocab, device))
+    rows = min(chunk, tile_rows(vocab, device))
 
     loss = torch.zeros((), dtype=dtype, device=device)
     per_token = torch.full((5, len(weights)), math.nan, dtype=dtype, device=device)
@@ -247,11 +239,6 @@ def _by_entry(
     mixture = torch.logaddexp(gap + math.log(beta), floor)  # log m − log p_student
     slope = (beta - 1) * p_student * mixture
     return beta * p_teacher * (gap - mixture) + slope, slope
-
-
-def _tile_rows(vocab: int, device: torch.device) -> int:
-    rows = max(1, _TILE_BYTES.get(device.type, _TILE_BYTES["cuda"]) // (4 * vocab))
-    return rows * torch.get_num_threads() if device.type == "cpu" else rows
 
 
 def _check_shapes(
