@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from stepalign.recipe import load as load_recipe
+    from stepalign.slips.sets import plant_set as plant
     from stepalign.stages import critique, evaluate, sample, select
     from stepalign.training.loop import train
 
@@ -23,10 +24,11 @@ _WHERE = {
     "sample": ("stepalign.stages", "sample"),
     "critique": ("stepalign.stages", "critique"),
     "evaluate": ("stepalign.stages", "evaluate"),
+    "plant": ("stepalign.slips.sets", "plant_set"),
     "select": ("stepalign.stages", "select"),
 }
 
-__all__ = ["__version__", "critique", "evaluate", "load_recipe", "sample", "select", "train"]
+__all__ = ["__version__", "critique", "evaluate", "load_recipe", "plant", "sample", "select", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -93,6 +93,35 @@ def critique(
 
 
 @app.command()
+def plant(
+    source: Annotated[str, typer.Argument(help="Model solutions or graded rollouts (JSONL), or gsm_symbolic.")],
+    model: Annotated[str, typer.Option(help="The solver whose tokenizer is used: a folder or a name on the hub.")],
+    problems: Annotated[Path | None, typer.Option(help="The problems (JSONL) that rollouts belong to.")] = None,
+    prompt: Annotated[str, typer.Option(help="The solver's template: shipped or a file.")] = "solver",
+    limit: Annotated[int | None, typer.Option(min=1, help="Plant at most this many slips.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="arithmetic, sign, 'copied number' or 'dropped term'; all without it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the slips, rollouts and critiques.")] = Path("planted"),
+) -> None:
+    """Put one slip into each of a set of correct solutions: where they go wrong is then known exactly."""
+    from stepalign.slips import sets
+
+    planted = sets.plant_set(
+        source,
+        out,
+        model=recipe.Model(path=model),
+        prompts=recipe.Prompts(solver=prompt),
+        problems_file=problems,
+        limit=limit,
+        seed=seed,
+        kinds=sets.kinds_of(kind or ()),
+    )
+    typer.echo(f"{out}: {len(planted.slips)} slips; not planted: {dict(planted.not_planted)}")
+
+
+@app.command()
 def select(
     file: RecipeFile,
     overrides: Overrides = None,

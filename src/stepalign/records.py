@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from os.path import commonprefix
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -133,6 +134,38 @@ class CritiqueFailure:
     reason: Text
     """A short name that is counted in the report: `parse`, `unfaithful`, `truncated`, `timeout`, `server` …"""
     detail: str = ""
+
+
+SlipKind = Literal["arithmetic", "sign", "copied number", "dropped term"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PlantedSlip:
+    """A correct trace with one slip put into it and carried on: where it first goes wrong is known exactly."""
+
+    rollout_id: Text
+    """The rollout that has the slip."""
+    problem_id: Text
+    kind: SlipKind
+    step: Annotated[int, Field(ge=1)]
+    """Counted from 1 as critiques count."""
+    start: Annotated[int, Field(ge=0)]
+    end: int
+    """`text[start:end]` is the first wrong number or sign, whole."""
+    text: Text
+    correct_text: Text
+
+    def __post_init__(self) -> None:
+        if not self.start <= self.departure < self.end <= len(self.text):
+            raise ValueError(
+                f"slip {self.rollout_id}: its texts part at character {self.departure}, "
+                f"not in [{self.start}, {self.end})"
+            )
+
+    @property
+    def departure(self) -> int:
+        """The first character that differs. The token that holds it is the first wrong one."""
+        return len(commonprefix([self.text, self.correct_text]))
 
 
 Answer = Annotated[Critique | CritiqueFailure, Field(discriminator="kind")]
