@@ -175,21 +175,23 @@ def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Objecti
         sections = len(trace.steps) + (trace.answer is not None)
         if critique.first_error is not None and critique.first_error <= sections:
             wrong = trace.section(critique.first_error)
-            end = _departure(trace.content(wrong), critique.corrected_step)
+            content = trace.content(wrong)
+            at = departure(content, critique.corrected_step)
+            end = len(content) if at is None else at + 1
             # The first wrong token itself counts: it is where the teacher differs.
             stop = token_span(rollout, wrong.start, wrong.start + end)[1]
     return min(objective.skip_first, stop), stop
 
 
-def _departure(wrong: str, corrected: str) -> int:
-    """How far the loss goes into the first wrong step, in characters.
+def departure(wrong: str, corrected: str) -> int | None:
+    """The first character in which a wrong step departs from the corrected one.
 
-    Through the first character in which it departs from the corrected step; to its end where they differ in the
-    heading already, since then the correction is in other words and does not tell where the error is.
+    None where they differ in the heading already, since then the correction is in other words and does not tell
+    where the error is.
     """
     common = len(commonprefix([wrong, corrected]))
     heading = wrong.find("\n")
-    return common + 1 if 0 <= heading < common < len(wrong) else len(wrong)
+    return common if 0 <= heading < common < len(wrong) else None
 
 
 def _teacher_prompt(

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
-from stepalign.objectives import divergence as divergence_module
+from stepalign.objectives import projection
 from stepalign.objectives.divergence import divergence
 
 TOKENS, HIDDEN, VOCAB = 13, 8, 37
@@ -150,7 +150,7 @@ def test_a_tile_smaller_than_its_chunk_changes_nothing(monkeypatch):
     student, teacher, head, weights = tensors(tokens=5 * torch.get_num_threads())
     settings = recipe.Objective(beta=0.3)
     whole = evaluate(divergence, student, teacher, head, weights, settings)
-    monkeypatch.setitem(divergence_module._TILE_BYTES, "cpu", 1)  # one row a thread
+    monkeypatch.setitem(projection._TILE_BYTES, "cpu", 1)  # one row a thread
     loss, gradient, metrics = evaluate(divergence, student, teacher, head, weights, settings)
     torch.testing.assert_close(loss, whole[0])
     torch.testing.assert_close(gradient, whole[1])

@@ -29,6 +29,7 @@ from stepalign import recipe
 from stepalign.errors import StepalignError
 from stepalign.objectives.projection import chunk_tokens, gradient_room, logit_dtype, project, pull_back, tile_rows
 
+
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """What the loss saw of each token, without gradients; NaN where a token's weight is 0.
