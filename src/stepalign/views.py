@@ -8,7 +8,7 @@ count follows from lengths alone: a pad id may be any id, an EOS among them (`FA
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
-from typing import Literal
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,8 @@ from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, Problem, Rollout, TokenIds
 from stepalign.tokens import Chat
 from stepalign.traces import parse, token_span
+
+L = TypeVar("L", bound="Learnable")
 
 
 class DoesNotFit(StepalignError):
@@ -74,6 +76,31 @@ class Lesson:
         ):
             raise ValueError(f"rollout {self.rollout_id}: student and teacher see different completions")
 
+    @property
+    def longest(self) -> int:
+        """How many tokens the longer of the passes over it reads."""
+        return max(len(self.student.input_ids), len(self.teacher.input_ids))
+
+
+@runtime_checkable
+class Learnable(Protocol):
+    """What can be learnt from: a `Lesson`, or a rollout with its reward."""
+
+    @property
+    def rollout_id(self) -> str:
+        """Whose it is."""
+        ...
+
+    @property
+    def student(self) -> View:
+        """What the student learns on."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """How many tokens the longest of the passes over it reads."""
+        ...
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -123,11 +150,26 @@ def weights(
     return torch.cat([torch.full((view.counted,), 1 / (max(view.counted, 1) * sequences)) for view in views])
 
 
-def micro_batches(lessons: Sequence[Lesson], size: int) -> Iterator[list[Lesson]]:
-    """Lessons in groups of similar length, the longest first (running out of memory shows at once)."""
-    ordered = sorted(lessons, key=lambda lesson: (-len(lesson.teacher.input_ids), lesson.rollout_id))
-    for first in range(0, len(ordered), size):
-        yield ordered[first : first + size]
+def micro_batches(lessons: Sequence[L], size: int, tokens: int | None = None) -> Iterator[list[L]]:
+    """Lessons in groups of similar length, the longest first (running out of memory shows at once).
+
+    Args:
+        lessons: one step's.
+        size: lessons in a group, at most.
+        tokens: padded tokens of a group's student views, at most, since it is their activations that a backward
+            pass keeps. A lesson beyond it makes a group of its own.
+    """
+    group: list[L] = []
+    longest = 0
+    for lesson in sorted(lessons, key=lambda lesson: (-lesson.longest, lesson.rollout_id)):
+        longest = max(longest, len(lesson.student.input_ids))
+        over = tokens is not None and longest * (len(group) + 1) > tokens
+        if group and (len(group) == size or over):
+            yield group
+            group, longest = [], len(lesson.student.input_ids)
+        group.append(lesson)
+    if group:
+        yield group
 
 
 def lesson(
@@ -138,7 +180,7 @@ def lesson(
     rollout: Rollout,
     critique: Critique | None,
     teacher: recipe.Teacher,
-    objective: recipe.Objective,
+    objective: recipe.Distillation,
 ) -> Lesson:
     """Both views of a rollout under a context.
 
@@ -162,7 +204,7 @@ def lesson(
     return Lesson(rollout_id=rollout.id, student=student, teacher=shown, message=message, cut=cut)
 
 
-def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Objective) -> tuple[int, int]:
+def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Distillation) -> tuple[int, int]:
     """The completion's tokens that count: from `skip_first` on, up to the horizon."""
     stop = len(rollout.completion_ids)
     if objective.horizon == "first_error":

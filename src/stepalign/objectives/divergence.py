@@ -19,7 +19,6 @@ models at hand have neither), and a top-k support.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
+from stepalign.objectives.gradient import with_gradient
 from stepalign.objectives.projection import chunk_tokens, gradient_room, logit_dtype, project, pull_back, tile_rows
 
 
@@ -50,7 +50,7 @@ def divergence(
     teacher_hidden: Float[Tensor, "tokens teacher_hidden"],
     head: Float[Tensor, "vocab hidden"],
     weights: Float[Tensor, " tokens"],
-    settings: recipe.Objective,
+    settings: recipe.Distillation,
     *,
     teacher_head: Float[Tensor, "vocab teacher_hidden"] | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
@@ -86,7 +86,7 @@ def divergence(
             settings=settings, wants_gradient=wants_gradient,
         )  # fmt: skip
     if gradient is not None:
-        loss = _WithGradient.apply(student_hidden, loss, gradient)  # type: ignore[no-untyped-call]
+        loss = with_gradient(student_hidden, loss, gradient)
     _, kl, entropy_student, entropy_teacher, agreement = per_token
     return loss, Metrics(
         kl_teacher_student=kl,
@@ -96,29 +96,6 @@ def divergence(
     )
 
 
-class _WithGradient(torch.autograd.Function):
-    """A loss whose gradient is known already: backward only scales it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Float[Tensor, "tokens hidden"],
-        loss: Float[Tensor, ""],
-        gradient: Float[Tensor, "tokens hidden"],
-    ) -> Float[Tensor, ""]:
-        ctx.save_for_backward(gradient)
-        ctx.dtype = hidden.dtype
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, loss_gradient: Float[Tensor, ""]) -> tuple[Tensor, None, None]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("the divergence has no second derivative: backward with create_graph=True")
-        (gradient,) = ctx.saved_tensors
-        # Scaled before it is narrowed: float16 would lose what a loss scale is there to keep.
-        return (gradient * loss_gradient).to(ctx.dtype), None, None
-
-
 def _evaluate(
     student_hidden: Float[Tensor, "tokens hidden"],
     teacher_hidden: Float[Tensor, "tokens teacher_hidden"],
@@ -126,7 +103,7 @@ def _evaluate(
     teacher_head: Float[Tensor, "vocab teacher_hidden"],
     weights: Float[Tensor, " tokens"],
     *,
-    settings: recipe.Objective,
+    settings: recipe.Distillation,
     wants_gradient: bool,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "5 tokens"], Float[Tensor, "tokens hidden"] | None]:
     """The loss, each token's measures as `_compare` orders them, and d loss / d student_hidden."""
@@ -177,7 +154,7 @@ def _evaluate(
 def _compare(
     student_logits: Float[Tensor, "rows vocab"],
     teacher_logits: Float[Tensor, "rows vocab"],
-    settings: recipe.Objective,
+    settings: recipe.Distillation,
     scratch: Float[Tensor, "4 at_least_rows vocab"],
     gradient: Float[Tensor, "rows vocab"] | None,
 ) -> Float[Tensor, "5 rows"]:

@@ -8,6 +8,8 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
 """
 
 from stepalign.recipe.files import differences, dump, load
+from stepalign.recipe.objectives import Distillation, Grpo, Objective
+from stepalign.recipe.section import Section
 from stepalign.recipe.sections import (
     VERSION,
     Adapter,
@@ -22,7 +24,6 @@ from stepalign.recipe.sections import (
     Gsm8k,
     GsmSymbolic,
     Model,
-    Objective,
     OpenAICritic,
     OpenMath,
     Optimizer,
@@ -32,7 +33,6 @@ from stepalign.recipe.sections import (
     Recipe,
     Sampler,
     Sampling,
-    Section,
     Selection,
     Source,
     Sums,
@@ -47,11 +47,13 @@ __all__ = [
     "Columns",
     "Context",
     "Critic",
+    "Distillation",
     "Evaluation",
     "Example",
     "Fallback",
     "File",
     "Grading",
+    "Grpo",
     "Gsm8k",
     "GsmSymbolic",
     "Model",

@@ -1,7 +1,7 @@
 """The loop: rollouts, critiques, lessons, an update; checkpoints and evaluations along the way.
 
-One loop for every condition. What differs between two conditions is a field of their recipes, read in `teaching`
-(what the teacher sees) and `objectives` (what is made of it).
+One loop for every condition. What differs between two conditions is a field of their recipes, read by a `Method`:
+`teaching` (what the teacher sees, what is made of it) or `rewarding` (GRPO).
 
     stepalign train recipes/quickstart.toml
 """
@@ -30,7 +30,9 @@ from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
 from stepalign.training import checkpoints
 from stepalign.training import policy as policies
+from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
+from stepalign.training.rewarding import Rewarding
 from stepalign.training.run import Run
 from stepalign.training.teaching import Teaching
 from stepalign.training.update import learning_rate, optimizer_of, update
@@ -60,11 +62,11 @@ class Trainer:
         self.chat = tokens.load(settings.model)
         self.prompt = SolverPrompt(settings.prompts)
         context_limit = policies.context_limit(settings.model)
-        self.teaching = Teaching(self.chat, self.prompt, settings, context_limit)
-        self.critic = critics.make(settings.critic) if settings.critic and self.teaching.needs_critique else None
+        self.method = _method(settings, self.chat, self.prompt, context_limit)
+        self.critic = critics.make(settings.critic) if settings.critic and self.method.needs_critique else None
         self.train_problems, self.evaluation_problems, dropped = problems.prepare(settings.problems)
         self._leave_out_long_problems(context_limit, dropped)
-        self.teaching.check(self.train_problems)
+        self.method.check(self.train_problems)
 
         self.accelerator = _accelerator(settings)
         self.policy = policies.load(settings.model, settings.adapter, settings.seed, self.accelerator.device)
@@ -110,22 +112,26 @@ class Trainer:
         rollouts = self.run.rollouts(step) or self._draw(step, batch)
         answers = self._critiques(step, batch, rollouts)
         by_id = {problem.id: problem for problem in batch}
-        taught = self.teaching.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
+        taught = self.method.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
         rate = learning_rate(self.settings.optimizer, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.settings.seed, "dropout", step))
         learnt: dict[str, float] = {}
         if taught.lessons:
+            learner = self.method.learner()
             try:
-                learnt = update(
-                    self.accelerator,
-                    self.wrapped,
-                    self.optimizer,
-                    taught.lessons,
-                    self.settings,
-                    self.console,
-                )
+                for _ in range(self.method.updates):
+                    learnt = update(
+                        self.accelerator,
+                        self.wrapped,
+                        self.optimizer,
+                        taught.lessons,
+                        learner,
+                        self.settings,
+                        self.console,
+                        unmoved=taught.unmoved,
+                    )
             except StepalignError as error:
                 raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
         self.step = step
@@ -254,6 +260,12 @@ class Trainer:
                 f"problems.train: no problem leaves room for sampling.max_new_tokens = "
                 f"{self.settings.sampling.max_new_tokens} in the model's context of {limit} tokens"
             )
+
+
+def _method(settings: recipe.Recipe, chat: tokens.Chat, prompt: SolverPrompt, context_limit: int | None) -> Method[Any]:
+    if isinstance(settings.objective, recipe.Grpo):
+        return Rewarding(settings, settings.objective)
+    return Teaching(chat, prompt, settings, settings.objective, context_limit)
 
 
 def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:
