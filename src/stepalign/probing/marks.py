@@ -1,6 +1,7 @@
 """Where rollouts first go wrong, in characters and in tokens."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from stepalign.critics.scanning import scan
 from stepalign.records import Critique, Mark, PlantedSlip, Rollout
@@ -46,6 +47,17 @@ class Parts:
     """Counted from 1; the place of `error`."""
     end: int
     """Completion tokens, the EOS included."""
+
+    def step_of(self, position: int) -> int:
+        """Which step a token is in; 0 before the first."""
+        return sum(start <= position for start, _ in self.steps)
+
+    def place_of(self, position: int) -> Literal["before", "at", "after", ""]:
+        """Where a token is in relation to the error; empty without one."""
+        if self.error is None:
+            return ""
+        start, stop = self.error
+        return "before" if position < start else "at" if position < stop else "after"
 
 
 def parts(rollout: Rollout, mark: Mark | None) -> Parts:

@@ -77,11 +77,12 @@ def _ratios(rollout: Rollout, part: Parts, values: Sequence[float]) -> dict[str,
 
     def add(name: str, chosen: Sequence[float]) -> None:
         if chosen:
-            found[name] = (sum(chosen), len(chosen))
-            found[f"{name}_negative"] = (len([value for value in chosen if value < 0]), len(chosen))
+            count = float(len(chosen))
+            found[name] = (sum(chosen), count)
+            found[f"{name}_negative"] = (float(sum(value < 0 for value in chosen)), count)
 
     if values:
-        found["first_token"] = (values[0], 1)
+        found["first_token"] = (values[0], 1.0)
     if part.error is None or part.wrong_step is None:
         if rollout.correct:
             add("correct", values)
@@ -139,7 +140,7 @@ class _Bootstrap:
         for name, of_steps in scores.items():
             k = self.split[name].wrong_step
             if k is not None and len(of_steps) > 1:
-                hits[name] = (_hit(of_steps, k), 1)
+                hits[name] = (_hit(of_steps, k), 1.0)
             if k is not None or name in self.right:
                 counted.add(name)
                 for step, score in enumerate(of_steps[:k], start=1):
