@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stepalign.probing.stage import probe
     from stepalign.recipe import load as load_recipe
     from stepalign.slips.sets import plant_set as plant
     from stepalign.stages import critique, evaluate, sample, select
@@ -25,10 +26,11 @@ _WHERE = {
     "critique": ("stepalign.stages", "critique"),
     "evaluate": ("stepalign.stages", "evaluate"),
     "plant": ("stepalign.slips.sets", "plant_set"),
+    "probe": ("stepalign.probing.stage", "probe"),
     "select": ("stepalign.stages", "select"),
 }
 
-__all__ = ["__version__", "critique", "evaluate", "load_recipe", "plant", "sample", "select", "train"]
+__all__ = ["__version__", "critique", "evaluate", "load_recipe", "plant", "probe", "sample", "select", "train"]
 
 
 def __getattr__(name: str) -> Any:

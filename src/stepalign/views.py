@@ -7,7 +7,6 @@ count follows from lengths alone: a pad id may be any id, an EOS among them (`FA
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from stepalign import recipe
 from stepalign.contexts import Context
+from stepalign.critics.schema import departure
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, Problem, Rollout, TokenIds
@@ -223,17 +223,6 @@ def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Distill
             # The first wrong token itself counts: it is where the teacher differs.
             stop = token_span(rollout, wrong.start, wrong.start + end)[1]
     return min(objective.skip_first, stop), stop
-
-
-def departure(wrong: str, corrected: str) -> int | None:
-    """The first character in which a wrong step departs from the corrected one.
-
-    None where they differ in the heading already, since then the correction is in other words and does not tell
-    where the error is.
-    """
-    common = len(commonprefix([wrong, corrected]))
-    heading = wrong.find("\n")
-    return common if 0 <= heading < common < len(wrong) else None
 
 
 def _teacher_prompt(

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stepalign.critics.scanning import scan
+from stepalign.critics.schema import departure
 from stepalign.records import Critique, Mark, PlantedSlip, Rollout
 from stepalign.traces import parse, token_span
-from stepalign.views import departure
 
 
 def of_slip(slip: PlantedSlip) -> Mark:

@@ -82,11 +82,12 @@ def probe(
     policies.check_head(policy)
     with Console() as console:
         if (out / "rollouts.jsonl").exists():
-            shown = material.read(out)
+            begun = material.read(out)
         else:
-            drawn = given or _sampled(settings, chat, policy, adapter, console).first(limit)
-            shown = _settled(drawn, settings, chat, prompt, console)
-            shown.write(out)
+            begun = given or _sampled(settings, chat, policy, adapter, console).first(limit)
+            begun.write(out)
+        shown = _settled(begun, settings, chat, prompt, console)
+        shown.write(out)
         kept = _kept(out / "credits.jsonl")
         crediting = Crediting(policy, chat, prompt.before, chosen, _within(settings), top=top)
         views = len(shown.rollouts) * len(chosen)
