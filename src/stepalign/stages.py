@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch.nn import Module
 
-from stepalign import critics, problems, recipe, tokens
+from stepalign import problems, recipe, tokens
 from stepalign.console import Console
 from stepalign.errors import StepalignError
 from stepalign.evaluation.judging import judge
@@ -20,11 +20,8 @@ from stepalign.grading import Grader
 from stepalign.problems import selection
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import (
-    Critique,
-    CritiqueFailure,
     Problem,
     Rollout,
-    read_jsonl,
     to_json,
     write_atomically,
     write_jsonl,
@@ -74,33 +71,6 @@ def evaluate(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None)
     write_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), rollouts)
     write_atomically(out, to_json(evaluation) + "\n")
     return evaluation
-
-
-def critique(settings: recipe.Recipe, rollouts: Path, out: Path) -> list[Critique | CritiqueFailure]:
-    """Have a recipe's critic answer a file of graded rollouts of its training problems, and write the answers.
-
-    Raises:
-        StepalignError: the recipe has no critic, or a rollout's problem is not among the recipe's.
-    """
-    if settings.critic is None:
-        raise StepalignError("the recipe has no [critic]")
-    by_id = {problem.id: problem for problem in problems.prepare(settings.problems)[0]}
-    attempts = read_jsonl(rollouts, Rollout)
-    for rollout in attempts:
-        if rollout.problem_id not in by_id:
-            raise StepalignError(f"{rollouts}: rollout {rollout.id}: no problem {rollout.problem_id!r} in the recipe")
-        if rollout.grade is None:
-            raise StepalignError(f"{rollouts}: rollout {rollout.id} is not graded")
-    answers = []
-    with Console() as console, console.stage("critique", len(attempts)) as advance:
-        pairs = ((by_id[rollout.problem_id], rollout) for rollout in attempts)
-        for answer in critics.make(settings.critic).critique(pairs):
-            answers.append(answer)
-            advance(1)
-    order = {rollout.id: place for place, rollout in enumerate(attempts)}
-    answers.sort(key=lambda answer: order[answer.rollout_id])
-    write_jsonl(out, answers)
-    return answers
 
 
 def select(settings: recipe.Recipe, out: Path) -> Path:

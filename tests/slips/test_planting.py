@@ -131,6 +131,21 @@ def test_a_value_that_may_also_be_something_else_is_not_changed() -> None:
         assert planted(seed=seed, problem=problem, text=text).step == 2
 
 
+def test_a_value_that_is_computed_twice_is_not_mistaken_for_the_other() -> None:
+    # Both results are 12. With a term less the first is 8 and the second 18: the 12 in between would be neither.
+    problem = Problem(id="p", statement="6 gifts, 4 gifts, 2 gifts and 144 inches of ribbon.", answer="12")
+    text = """### Step 1: Gifts
+6+4+2 = 12 gifts
+
+### Step 2: Ribbon for each
+144 inches are for 12 gifts, so 144/12 = 12 inches.
+
+### Final Answer:
+\\boxed{12}"""
+    with pytest.raises(NotPlantable, match=planting.NO_PLACE):
+        planted("dropped term", problem=problem, text=text)
+
+
 @pytest.mark.skipif(not GSM8K.exists(), reason="needs the GSM8K model solutions")
 def test_most_right_solutions_of_gsm8k_can_be_planted() -> None:
     right = [s for s, _ in zip(sources.model_solutions(GSM8K), range(400), strict=False) if s.correct]

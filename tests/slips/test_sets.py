@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
-from stepalign.records import Critique, PlantedSlip, Problem, Rollout, read_jsonl
+from stepalign.records import Critique, PlantedSlip, Problem, Rollout, read_jsonl, write_jsonl
 from stepalign.slips.sets import kinds_of, plant_set
 
 ROWS = [
@@ -59,11 +60,18 @@ def test_a_set_is_a_folder_whose_files_belong_together(file: Path, model: recipe
 def test_rollouts_of_ones_own_are_planted_as_they_are(file: Path, model: recipe.Model, tmp_path: Path) -> None:
     first = tmp_path / "first"
     plant_set(str(file), first, model=model)
+    # Rollouts keep the ids that were sampled, whatever the tokenizer would make of their text.
+    sampled = [
+        replace(r, completion_ids=r.completion_ids[:-1], token_starts=r.token_starts[:-1])
+        for r in read_jsonl(first / "rollouts.jsonl", Rollout)
+    ]
+    write_jsonl(first / "rollouts.jsonl", sampled)
     rollouts, again = str(first / "rollouts.jsonl"), tmp_path / "again"
     with pytest.raises(StepalignError, match="--problems"):
         plant_set(rollouts, again, model=model)
     planted = plant_set(rollouts, again, model=model, problems_file=first / "problems.jsonl", limit=2, seed=1)
     assert len(planted.slips) == 2
+    assert [r for r in planted.rollouts if r.correct] == [r for r in sampled if r.correct][:2]
     assert {slip.correct_text for slip in planted.slips} <= {
         r.text for r in read_jsonl(first / "natural.jsonl", Rollout)
     }

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,17 @@ from accelerate import Accelerator
 from pydantic import TypeAdapter, ValidationError
 
 from stepalign import contexts as designs
-from stepalign import critics, problems, recipe, tokens
+from stepalign import problems, recipe, tokens
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.grading import Grader
 from stepalign.probing import folder, material
 from stepalign.probing.crediting import Crediting, Key
 from stepalign.probing.folder import Probe
+from stepalign.probing.gathering import drawn, settled
 from stepalign.probing.material import Material
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit, Problem, Rollout, to_json, write_json
-from stepalign.seeding import derive_seed
 from stepalign.stages import solver_on
 from stepalign.tokens import Chat
 from stepalign.training import policy as policies
@@ -77,17 +75,15 @@ def probe(
     }
     _claim(out, asked)
     chat, prompt = tokens.load(settings.model), SolverPrompt(settings.prompts)
-    given = material.read(rollouts, _problems(settings, rollouts)).first(limit) if rollouts else None
+    given = (
+        material.read(rollouts, _problems(settings, rollouts)).first(limit)
+        if rollouts
+        else problems.prepare(settings.problems)[0][:limit]
+    )
     policy = Policy(policies.load_trained(settings.model, adapter, Accelerator().device)).eval()
     policies.check_head(policy)
     with Console() as console:
-        if (out / "rollouts.jsonl").exists():
-            begun = material.read(out)
-        else:
-            begun = given or _sampled(settings, chat, policy, adapter, console).first(limit)
-            begun.write(out)
-        shown = _settled(begun, settings, chat, prompt, console)
-        shown.write(out)
+        shown = _shown(settings, out, given, chat, policy, adapter, console)
         kept = _kept(out / "credits.jsonl")
         crediting = Crediting(policy, chat, prompt.before, chosen, _within(settings), top=top)
         views = len(shown.rollouts) * len(chosen)
@@ -124,55 +120,35 @@ def probe(
     return found
 
 
+def _shown(
+    settings: recipe.Recipe,
+    out: Path,
+    given: Material | Sequence[Problem],
+    chat: Chat,
+    policy: Policy,
+    adapter: Path | None,
+    console: Console,
+) -> Material:
+    """What is looked at: as the folder has it, as given, or drawn of problems; kept in the folder from then on."""
+    with solver_on(settings, chat, policy.model) as solver:
+        if (out / "rollouts.jsonl").exists():
+            begun = material.read(out)
+        else:
+            name = ADAPTER if adapter else None
+            begun = given if isinstance(given, Material) else drawn(given, settings, solver, console, adapter=name)
+            begun.write(out)
+        shown = settled(begun, settings, solver, console, out)
+    shown.write(out)
+    (out / "asked.jsonl").unlink(missing_ok=True)
+    return shown
+
+
 def _problems(settings: recipe.Recipe, rollouts: Path) -> dict[str, Problem]:
     """The recipe's problems, where the rollouts do not bring their own."""
     if (rollouts / "problems.jsonl").exists():
         return {}
     train, evaluation, _ = problems.prepare(settings.problems)
     return {problem.id: problem for problem in (*train, *evaluation)}
-
-
-def _sampled(settings: recipe.Recipe, chat: Chat, policy: Policy, adapter: Path | None, console: Console) -> Material:
-    train, _, _ = problems.prepare(settings.problems)
-    with solver_on(settings, chat, policy.model) as solve, console.stage("sample", len(train)) as advance:
-        rollouts = solve.attempt(
-            train,
-            1,
-            settings.sampling,
-            adapter=ADAPTER if adapter else None,
-            policy_step=0,
-            seed=derive_seed(settings.seed, "rollouts", 0),
-            prefix="probe",
-            done=lambda _: advance(1),
-        )
-    return Material(rollouts=rollouts, problems={problem.id: problem for problem in train})
-
-
-def _settled(given: Material, settings: recipe.Recipe, chat: Chat, prompt: SolverPrompt, console: Console) -> Material:
-    """Prompts, grades and critiques where they are missing."""
-    rollouts = [_with_prompt(rollout, given, settings, chat, prompt) for rollout in given.rollouts]
-    if any(rollout.grade is None for rollout in rollouts):
-        with Grader(settings.grading) as grader:
-            rollouts = grader.grade(rollouts, given.problems)
-    answered = {answer.rollout_id for answer in given.answers}
-    waiting = [rollout for rollout in rollouts if rollout.id not in answered]
-    answers = list(given.answers)
-    if settings.critic is not None and waiting:
-        with console.stage("critique", len(waiting)) as advance:
-            pairs = ((given.problems[rollout.problem_id], rollout) for rollout in waiting)
-            for answer in critics.make(settings.critic).critique(pairs):
-                answers.append(answer)
-                advance(1)
-    return replace(given, rollouts=rollouts, answers=answers)
-
-
-def _with_prompt(
-    rollout: Rollout, given: Material, settings: recipe.Recipe, chat: Chat, prompt: SolverPrompt
-) -> Rollout:
-    if rollout.prompt_ids:
-        return rollout
-    turns = prompt.turns(given.problems[rollout.problem_id])
-    return replace(rollout, prompt_ids=chat.prompt_ids(turns, thinking=settings.sampling.thinking))
 
 
 def _within(settings: recipe.Recipe) -> recipe.Teacher:

@@ -11,7 +11,7 @@ from stepalign.report import display
 FIGURE_2: tuple[Metric, ...] = ("avg", "maj", "pass", "length")
 
 _TRAINING: tuple[tuple[str, "Unit", dict[str, str]], ...] = (
-    ("Loss and divergence", "nats a token", {"loss": "loss", "kl": "KL(teacher‖student)"}),
+    ("Loss", "nats a token", {"loss": "loss", "kl": "KL(teacher‖student)"}),
     ("Entropy", "nats a token", {"entropy_student": "student", "entropy_teacher": "teacher"}),
     ("Agreement of teacher and student", "share", {"agreement": "same likeliest token"}),
     (
@@ -19,6 +19,7 @@ _TRAINING: tuple[tuple[str, "Unit", dict[str, str]], ...] = (
         "share",
         {"correct": "correct", "formatted": "well formatted", "truncated": "truncated"},
     ),
+    ("Tokens that the clip holds", "share", {"clipped": "clipped"}),
 )
 
 Unit = Literal["share", "tokens", "nats a token"]

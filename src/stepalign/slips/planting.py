@@ -158,15 +158,18 @@ class _Original:
         old = [number for number in self.numbers if number.start >= edit.end]
         new = numbers[len(numbers) - len(old) :]
         known = {*self.stated, *(number.value for number in self.numbers if number.start < edit.start)}
-        derived = set(dict(edit.changes))
+        derived = dict(edit.changes)
         results = {chain.parts[-1].literals[-1].start for chain in self.chains if chain.result is not None}
         for before, after in zip(old, new, strict=True):
             if before.value not in changes:
                 continue
-            if before.start in results:
-                (derived if after.value != before.value else known).add(before.value)
-            elif before.value in known or before.value not in derived:
-                return True
+            if before.start not in results:
+                if before.value in known or derived.get(before.value) != after.value:
+                    return True
+            elif after.value != before.value:
+                derived[before.value] = after.value
+            else:
+                known.add(before.value)
         return False
 
 

@@ -112,7 +112,7 @@ def plant_all(
         problem = solution.problem
         if not found.problems or found.problems[-1] != problem:
             found.problems.append(problem)
-        right = as_rollout(
+        right = solution.rollout or as_rollout(
             problem, solution.text, rollout_id=solution.id, correct=solution.correct, chat=chat, prompt=prompt
         )
         found.natural.append(right)

@@ -28,6 +28,8 @@ class Solution:
     problem: Problem
     text: str
     correct: bool
+    rollout: Rollout | None = None
+    """As it was sampled, where it was."""
 
 
 def model_solutions(path: Path) -> Iterator[Solution]:
@@ -78,7 +80,13 @@ def rollouts(attempts: Iterable[Rollout], problems: Iterable[Problem]) -> Iterat
             raise StepalignError(f"rollout {rollout.id}: there is no problem {rollout.problem_id!r}")
         if rollout.grade is None:
             raise StepalignError(f"rollout {rollout.id} is not graded")
-        yield Solution(id=rollout.id, problem=by_id[rollout.problem_id], text=rollout.text, correct=rollout.correct)
+        yield Solution(
+            id=rollout.id,
+            problem=by_id[rollout.problem_id],
+            text=rollout.text,
+            correct=rollout.correct,
+            rollout=rollout,
+        )
 
 
 def in_steps(solution: str, answer: str | None) -> str | None:

@@ -63,7 +63,12 @@ class Trainer:
         self.prompt = SolverPrompt(settings.prompts)
         context_limit = policies.context_limit(settings.model)
         self.method = _method(settings, self.chat, self.prompt, context_limit)
-        self.critic = critics.make(settings.critic) if settings.critic and self.method.needs_critique else None
+        grader = stack.enter_context(Grader(settings.grading))
+        self.critic = (
+            critics.make(settings.critic, grader, run.folder, self._own_model)
+            if settings.critic and self.method.needs_critique
+            else None
+        )
         self.train_problems, self.evaluation_problems, dropped = problems.prepare(settings.problems)
         self._leave_out_long_problems(context_limit, dropped)
         self.method.check(self.train_problems)
@@ -73,7 +78,7 @@ class Trainer:
         sampler = TransformersSampler(
             self.policy.model, eos_ids=self.chat.eos_ids, batch_size=settings.sampler.batch_size
         )
-        self.solver = Solver(self.chat, sampler, stack.enter_context(Grader(settings.grading)), self.prompt)
+        self.solver = Solver(self.chat, sampler, grader, self.prompt)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
         self.wrapped, self.optimizer = self.accelerator.prepare(
@@ -88,6 +93,10 @@ class Trainer:
             self.console.warn("teacher.thinking = true, but the chat template has no thinking switch")
         if last:
             self.console.say(f"{run.folder}: going on from {last.name}")
+
+    def _own_model(self) -> critics.OwnModel:
+        limit = policies.context_limit(self.settings.model)
+        return critics.OwnModel(self.chat, self.solver.sampler, limit)
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""

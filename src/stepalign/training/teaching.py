@@ -42,7 +42,7 @@ class Teaching:
             )
             raise StepalignError(f"{why}, but the recipe has no [critic]")
         self.fallback: contexts.Context | None = None
-        if self.needs_critique and settings.critic is not None and settings.critic.on_failure == "refsol":
+        if self.needs_critique and settings.critic is not None and "refsol" in settings.critic.fallbacks:
             self.fallback = contexts.load("refsol")
         limit = settings.teacher.max_tokens
         self.teacher = settings.teacher.model_copy(
@@ -99,7 +99,7 @@ class Teaching:
         critique = answer if isinstance(answer, Critique) else None
         context, objective = self.context, self.objective
         if critique is None and self.needs_critique:
-            if self.fallback is None:
+            if self.fallback is None or self._stands_in(answer) == "drop":
                 return None
             # Without a critique nothing knows where the first error is.
             context, objective = self.fallback, objective.model_copy(update={"horizon": "all"})
@@ -108,3 +108,9 @@ class Teaching:
         except DoesNotFit:
             taught.failures["teacher prompt too long"] += 1
             return None
+
+    def _stands_in(self, answer: CritiqueFailure | Critique | None) -> recipe.Fallback:
+        """What takes the place of a critique that is not there: the policy's word, or else the last resort."""
+        assert self.settings.critic is not None
+        own = answer.fallback if isinstance(answer, CritiqueFailure) else None
+        return own or self.settings.critic.on_failure
