@@ -129,9 +129,19 @@ def read(folder: Path) -> Probe:
         marks=tuple(read_jsonl(folder / "marks.jsonl", Mark)),
         credits=tuple(read_jsonl(folder / "credits.jsonl", Credit)),
         tokens=_json(folder / "tokens.json", dict[int, str]),
-        measures=_json(folder / "measures.json", Measures),
+        measures=read_measures(folder / "measures.json"),
         manifest=_json(folder / "manifest.json", dict[str, Any]),
     )
+
+
+def read_measures(path: Path) -> Measures:
+    """Read a file of measures.
+
+    Raises:
+        StepalignError: it is missing, or holds something else.
+    """
+    found: Measures = _json(path, Measures)
+    return found
 
 
 def write(probe: Probe, folder: Path) -> None:

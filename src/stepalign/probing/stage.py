@@ -34,6 +34,7 @@ from stepalign.tokens import Chat
 from stepalign.training import policy as policies
 from stepalign.training.policy import ADAPTER, Policy
 from stepalign.training.run import manifest
+from stepalign.training.teaching import within
 
 
 def probe(
@@ -85,7 +86,14 @@ def probe(
     with Console() as console:
         shown = _shown(settings, out, given, chat, policy, adapter, console)
         kept = _kept(out / "credits.jsonl")
-        crediting = Crediting(policy, chat, prompt.before, chosen, _within(settings), top=top)
+        crediting = Crediting(
+            policy,
+            chat,
+            prompt.before,
+            chosen,
+            within(settings.teacher, policies.context_limit(settings.model)),
+            top=top,
+        )
         views = len(shown.rollouts) * len(chosen)
         with console.stage("credit", views, "views") as advance:
             advance(len(kept))
@@ -149,14 +157,6 @@ def _problems(settings: recipe.Recipe, rollouts: Path) -> dict[str, Problem]:
         return {}
     train, evaluation, _ = problems.prepare(settings.problems)
     return {problem.id: problem for problem in (*train, *evaluation)}
-
-
-def _within(settings: recipe.Recipe) -> recipe.Teacher:
-    """The recipe's teacher within the model's own limit."""
-    limit = policies.context_limit(settings.model)
-    if limit is None:
-        return settings.teacher
-    return settings.teacher.model_copy(update={"max_tokens": min(limit, settings.teacher.max_tokens)})
 
 
 def _texts(chat: Chat, rollouts: Iterable[Rollout], credits: Iterable[Credit]) -> dict[int, str]:
