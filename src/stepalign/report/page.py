@@ -19,7 +19,9 @@ _SHOWN_CHARACTERS = 20_000
 """Of one text. What is longer is in the run's folder."""
 
 
-def of_run(summary: Summary, *, evaluation: Sequence[Panel], training: Sequence[Panel], probe: Sequence[Panel]) -> str:
+def of_run(
+    summary: Summary, *, evaluation: Sequence[Panel], training: Sequence[Panel], probe: Sequence[Panel] = ()
+) -> str:
     """A run's report as HTML."""
     return (
         _environment()
