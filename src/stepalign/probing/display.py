@@ -7,6 +7,7 @@ _COLUMNS = {
     "correct_negative": "negative",
     "before": "before",
     "at": "at error",
+    "departure": "1st wrong",
     "after": "after",
     "contrast": "contrast",
     "diffuseness": "diffuse",
