@@ -125,6 +125,39 @@ def critic_bench(
 
 
 @app.command()
+def probe(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    rollouts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rollouts (JSONL), or a folder of them with problems, critiques, slips or marks; else they are drawn.",
+            show_default=False,
+        ),
+    ] = None,
+    context: Annotated[
+        list[str] | None, typer.Option(help="A context design, by name or file; again for more.", show_default=False)
+    ] = None,
+    adapter: AdapterFolder = None,
+    top: Annotated[int, typer.Option(min=0, help="Keep so many of the likeliest tokens in each place.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at the first so many rollouts only.")] = None,
+    out: Annotated[Path, typer.Option(help="The probe's folder.")] = Path("probe"),
+) -> None:
+    """See where each context's signal lands, token by token, before training; goes on where it was stopped."""
+    settings = recipe.load(file, overrides or ())
+    try:
+        from stepalign.probing.stage import probe as look
+
+        found = look(settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit)
+    except KeyboardInterrupt:
+        typer.echo(f"\nstopped; the same command goes on from {out}", err=True)
+        raise typer.Exit(130) from None
+    from stepalign.probing.display import table
+
+    typer.echo(table(found.measures))
+
+
+@app.command()
 def plant(
     source: Annotated[str, typer.Argument(help="Model solutions, rollouts or problems (JSONL), or gsm_symbolic.")],
     model: Annotated[str, typer.Option(help="The solver whose tokenizer is used: a folder or a name on the hub.")],

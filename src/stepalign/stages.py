@@ -4,14 +4,12 @@ A stage reads and writes the same records as the loop does, so that rollouts of 
 looked at without training anything.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
-from peft import PeftModel
-from safetensors import SafetensorError
+from torch.nn import Module
 
 from stepalign import problems, recipe, tokens
 from stepalign.console import Console
@@ -31,7 +29,9 @@ from stepalign.records import (
 from stepalign.sampling.solver import Solver
 from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
-from stepalign.training.policy import ADAPTER, load_base
+from stepalign.tokens import Chat
+from stepalign.training import policy as policies
+from stepalign.training.policy import ADAPTER
 
 
 def sample(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
@@ -130,17 +130,14 @@ def select(settings: recipe.Recipe, out: Path) -> Path:
 def solver(settings: recipe.Recipe, adapter: Path | None) -> Iterator[Solver]:
     """The recipe's solver with any PEFT adapter, or with none."""
     chat = tokens.load(settings.model)
-    device = Accelerator().device
-    model = load_base(settings.model, device)
-    if adapter is not None:
-        try:
-            with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
-                warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-                model = PeftModel.from_pretrained(model, adapter)
-        except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line}") from None
+    model = policies.load_trained(settings.model, adapter, Accelerator().device)
+    with solver_on(settings, chat, model) as solve:
+        yield solve
+
+
+@contextmanager
+def solver_on(settings: recipe.Recipe, chat: Chat, model: Module) -> Iterator[Solver]:
+    """The recipe's solver on a model that is there already."""
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.batch_size)
     with Grader(settings.grading) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
