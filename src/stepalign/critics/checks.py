@@ -71,6 +71,11 @@ class Checker:
             self._length(critique, problem, rollout),
         )
 
+    def needs_algebra(self, critique: Critique, problem: Problem, rollout: Rollout) -> bool:
+        """Whether the check of the answer waits for the grader's processes."""
+        stated = _stated(critique)
+        return stated is not None and _agree(stated, critique, problem, rollout) is None
+
     def _copied(self, name: str, likeness: dict[str, float]) -> Check:
         worst = min(likeness, key=lambda section: likeness[section], default="")
         measure, least = likeness.get(worst, 1.0), self._settings.min_fidelity

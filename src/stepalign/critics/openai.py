@@ -5,18 +5,17 @@ then the rollout, so that a server's prefix cache shares as much as there is. Wh
 thinking, read by the mode (`schema` for copy, `splice` for splice), checked (`checks`), and settled by the recipe's
 policy (`policy`). An answer that may not teach is asked for again with what was wrong with it, at the message's end.
 
-Requests run in a thread with its own event loop (`transport`); everything else, which needs the processor, is done in
-the caller's. What fails for good is a `CritiqueFailure` whose reason is a check's name, `parse`, `truncated`,
-`timeout`, `server` or `refused`.
+Requests and checks run in a thread with its own event loop (`transport`), answers that only computer algebra can
+compare in further ones, so that neither a hanging comparison nor a busy caller keeps the servers waiting. What fails
+for good is a `CritiqueFailure` whose reason is a check's name, `parse`, `truncated`, `timeout`, `server` or `refused`.
 """
 
 import asyncio
 import os
-import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -39,11 +38,10 @@ VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
 CACHE = "critic-cache.sqlite"
 """The cache's file in a run's folder."""
 
-_SWITCH_S = 0.0005
-"""How long the checks may keep the requests' thread from running. Python's own 5 ms, a tenth of what a quick server
-takes to answer, lets answers pile up and leaves the server idle."""
-
 _PROMPTS = {"copy": "critic", "splice": "critic-splice"}
+
+
+_Found = Critique | CritiqueFailure
 
 
 @dataclass(eq=False)
@@ -52,7 +50,7 @@ class _Open:
 
     problem: Problem
     rollout: Rollout
-    start: float
+    start: float = 0.0
     faults: list[Refusal] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -81,38 +79,30 @@ class OpenAICritic:
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt, at most `concurrency` of them asked for at a time.
 
-        Attempts are taken one by one as there is room. Closing the iterator, or interrupting it, cancels what is
-        under way.
+        Attempts are taken one by one as there is room, a few ahead of it. Closing the iterator, or interrupting it,
+        cancels what is under way.
 
         Raises:
             StepalignError: no endpoint answers any more, or all that were asked refuse everything.
         """
-        results: SimpleQueue[tuple[_Open, Answer | BaseException]] = SimpleQueue()
-        fresh = (_Open(problem, rollout, perf_counter()) for problem, rollout in attempts)
-        again: deque[_Open] = deque()
-        under_way = 0
-        with self._asking(results) as ask:
-
-            def fill() -> None:
-                nonlocal under_way
-                while under_way < self._settings.concurrency:
-                    opened = again.popleft() if again else next(fresh, None)
-                    if opened is None:
-                        break
-                    ask(opened, self._request(opened))
-                    under_way += 1
-
-            fill()
-            while under_way:
-                opened, outcome = results.get()
-                under_way -= 1
-                fill()  # the servers must not wait for the checks
-                settled = self._settle(opened, outcome)
-                if settled is not None:
-                    yield settled
-                else:
-                    again.append(opened)
-                    fill()
+        opened = (_Open(problem, rollout) for problem, rollout in attempts)
+        ahead = self._settings.concurrency + self._settings.concurrency // 8 + 1
+        with self._answering() as (start, results):
+            under_way = 0
+            while True:
+                taken = list(islice(opened, ahead - under_way))
+                under_way += len(taken)
+                start(taken)
+                if not under_way:
+                    return
+                found = [results.get()]
+                while not results.empty():
+                    found.append(results.get())
+                under_way -= len(found)
+                for one in found:
+                    if isinstance(one, BaseException):
+                        raise one
+                    yield one
 
     def _request(self, opened: _Open) -> dict[str, Any]:
         problem, rollout, settings = opened.problem, opened.rollout, self._settings
@@ -135,33 +125,45 @@ class OpenAICritic:
         }
         return request | self._format
 
-    def _settle(self, opened: _Open, outcome: Answer | BaseException) -> Critique | CritiqueFailure | None:
-        """What an answer comes to; None where the model is to be asked again."""
-        found: Critique | Refusal
-        if isinstance(outcome, UnansweredError):
-            found = Refusal(reason=outcome.reason, detail=outcome.detail)
-        elif isinstance(outcome, BaseException):
-            raise outcome
-        else:
-            opened.prompt_tokens += outcome.prompt_tokens
-            opened.completion_tokens += outcome.completion_tokens
-            found = self._judged(outcome, opened)
-        if isinstance(found, Refusal):
-            if found.again and len(opened.faults) + 1 < self._settings.asks:
-                opened.faults.append(found)
-                return None
-            answer: Critique | CritiqueFailure = found.failure(opened.rollout, self.name)
-        else:
-            answer = found
+    async def _answer(self, opened: _Open, transport: Transport, room: asyncio.Semaphore) -> _Found:
+        """Ask until an answer may teach, or may not be asked for again."""
+        while True:
+            try:
+                async with room:
+                    opened.start = opened.start or perf_counter()
+                    said = await transport.ask(self._request(opened))
+                await asyncio.sleep(0)  # the next request goes out before this answer is looked at
+                opened.prompt_tokens += said.prompt_tokens
+                opened.completion_tokens += said.completion_tokens
+                found = await self._settled(said, opened)
+            except UnansweredError as error:
+                found = Refusal(reason=error.reason, detail=error.detail)
+            if not isinstance(found, Refusal):
+                last: _Found = found
+                break
+            if not found.again or len(opened.faults) + 1 >= self._settings.asks:
+                last = found.failure(opened.rollout, self.name)
+                break
+            opened.faults.append(found)
         return replace(
-            answer,
+            last,
             retried=tuple(fault.reason for fault in opened.faults),
             prompt_tokens=opened.prompt_tokens,
             completion_tokens=opened.completion_tokens,
             seconds=perf_counter() - opened.start,
         )
 
-    def _judged(self, answer: Answer, opened: _Open) -> Critique | Refusal:
+    async def _settled(self, said: Answer, opened: _Open) -> Critique | Refusal:
+        found = self._read(said, opened)
+        if isinstance(found, Refusal):
+            return found
+        given = (found, opened.problem, opened.rollout)
+        if self._rules.checker.needs_algebra(*given):
+            return await asyncio.to_thread(self._rules.settle, *given)
+        return self._rules.settle(*given)
+
+    def _read(self, answer: Answer, opened: _Open) -> Critique | Refusal:
+        """What an answer says, not checked yet."""
         if answer.truncated:
             return self._rules.refuse("truncated", "the answer reached max_tokens")
         if answer.text.lstrip().startswith("<think>"):
@@ -174,7 +176,7 @@ class OpenAICritic:
             found = read(answer.text, trace)
         except schema.CritiqueFormatError as error:
             return self._rules.refuse("parse", f"the answer {error}")
-        critique = Critique(
+        return Critique(
             rollout_id=opened.rollout.id,
             critic=self.name,
             case=found.case,
@@ -185,46 +187,46 @@ class OpenAICritic:
             text=schema.text_of(found),
             fidelity=schema.fidelity(found.correct_part, schema.original(trace, found.first_error)),
         )
-        return self._rules.settle(critique, opened.problem, opened.rollout)
 
     @contextmanager
-    def _asking(self, results: "SimpleQueue[tuple[_Open, Answer | BaseException]]") -> Iterator[Any]:
-        """A function that sends a request for an attempt; what comes of it is put into `results`."""
+    def _answering(self) -> Iterator[tuple[Callable[[list[_Open]], object], "SimpleQueue[_Found | BaseException]"]]:
+        """A function that has attempts answered in the background, and the queue that their answers are put into."""
+        results: SimpleQueue[_Found | BaseException] = SimpleQueue()
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = Cache(self._kept) if self._kept else None
         transport = Transport(self._settings, key, cache)
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(min(interval, _SWITCH_S))
+        room = asyncio.Semaphore(self._settings.concurrency)
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         thread.start()
         asyncio.run_coroutine_threadsafe(transport.__aenter__(), loop).result()
-        asked: set[asyncio.Task[None]] = set()
+        tasks: set[asyncio.Task[None]] = set()
 
-        async def answer(opened: _Open, request: Mapping[str, Any]) -> None:
+        async def put(opened: _Open) -> None:
             try:
-                results.put((opened, await transport.ask(request)))
+                results.put(await self._answer(opened, transport, room))
             except Exception as error:  # raised again in the caller's thread
-                results.put((opened, error))
+                results.put(error)
 
-        def send(opened: _Open, request: Mapping[str, Any]) -> None:
-            task = loop.create_task(answer(opened, request))
-            asked.add(task)
-            task.add_done_callback(asked.discard)
+        def start(taken: list[_Open]) -> None:
+            for opened in taken:
+                task = loop.create_task(put(opened))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
 
         async def stop() -> None:
-            for task in asked:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await transport.__aexit__(None, None, None)
+            await loop.shutdown_default_executor()
 
         try:
-            yield lambda opened, request: loop.call_soon_threadsafe(send, opened, request)
+            yield lambda taken: loop.call_soon_threadsafe(start, taken), results
         finally:
             asyncio.run_coroutine_threadsafe(stop(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
-            sys.setswitchinterval(interval)
             if cache:
                 cache.close()
