@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -39,7 +38,6 @@ CACHE = "critic-cache.sqlite"
 """The cache's file in a run's folder."""
 
 _PROMPTS = {"copy": "critic", "splice": "critic-splice"}
-
 
 _Found = Critique | CritiqueFailure
 
@@ -90,19 +88,17 @@ class OpenAICritic:
         with self._answering() as (start, results):
             under_way = 0
             while True:
-                taken = list(islice(opened, ahead - under_way))
-                under_way += len(taken)
-                start(taken)
+                # Answers that are ready go first: the next attempt may still have to be sampled.
+                while under_way < ahead and results.empty() and (one := next(opened, None)) is not None:
+                    start(one)
+                    under_way += 1
                 if not under_way:
                     return
-                found = [results.get()]
-                while not results.empty():
-                    found.append(results.get())
-                under_way -= len(found)
-                for one in found:
-                    if isinstance(one, BaseException):
-                        raise one
-                    yield one
+                found = results.get()
+                under_way -= 1
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
 
     def _request(self, opened: _Open) -> dict[str, Any]:
         problem, rollout, settings = opened.problem, opened.rollout, self._settings
@@ -189,8 +185,8 @@ class OpenAICritic:
         )
 
     @contextmanager
-    def _answering(self) -> Iterator[tuple[Callable[[list[_Open]], object], "SimpleQueue[_Found | BaseException]"]]:
-        """A function that has attempts answered in the background, and the queue that their answers are put into."""
+    def _answering(self) -> Iterator[tuple[Callable[[_Open], object], "SimpleQueue[_Found | BaseException]"]]:
+        """A function that has an attempt answered in the background, and the queue that its answer is put into."""
         results: SimpleQueue[_Found | BaseException] = SimpleQueue()
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = Cache(self._kept) if self._kept else None
@@ -208,11 +204,10 @@ class OpenAICritic:
             except Exception as error:  # raised again in the caller's thread
                 results.put(error)
 
-        def start(taken: list[_Open]) -> None:
-            for opened in taken:
-                task = loop.create_task(put(opened))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+        def start(opened: _Open) -> None:
+            task = loop.create_task(put(opened))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
         async def stop() -> None:
             for task in tasks:
@@ -222,7 +217,7 @@ class OpenAICritic:
             await loop.shutdown_default_executor()
 
         try:
-            yield lambda taken: loop.call_soon_threadsafe(start, taken), results
+            yield lambda opened: loop.call_soon_threadsafe(start, opened), results
         finally:
             asyncio.run_coroutine_threadsafe(stop(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
