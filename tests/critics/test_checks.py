@@ -1,5 +1,6 @@
 """Each check on a critique that passes all of them, changed so that this one alone fails."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ from stepalign.traces import parse
 
 APPENDIX_B = Path(__file__).parents[2] / "../shared/paper/appendix-b"
 GRADER = Grader(recipe.Grading(workers=1))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def grader_closed() -> Iterator[None]:
+    yield
+    GRADER.close()
+
 
 PROBLEM = Problem(
     id="p",

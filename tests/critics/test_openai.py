@@ -173,8 +173,10 @@ def test_answers_come_as_they_are_ready_and_no_more_at_once_than_allowed() -> No
     with serving(Reply(GOOD, wait_s=0.5), Reply(GOOD)) as server:
         asked = critic(server.url, concurrency=3).critique(attempt(TEXT + " " * n, name=str(n)) for n in range(8))
         order = [found.rollout_id for found in asked]
+        said = server.requests[0]["messages"][0]["content"]
     assert sorted(order) == [str(n) for n in range(8)]
-    assert order.index("0") > 3
+    slow = next(str(n) for n in range(8) if f"{TEXT}{' ' * n}\n" in said)  # requests under way may overtake each other
+    assert order.index(slow) > 3
     assert 1 < server.most_at_once <= 3
 
 
@@ -354,10 +356,10 @@ FAULTS = {
 def test_every_fault_ends_in_the_policys_outcome(name: str, action: str) -> None:
     reply, reason = FAULTS[name]
     policy = dict.fromkeys(recipe.Policy.model_fields, action)
-    limits: dict[str, Any] = {"timeout_s": 0.2, "total_timeout_s": 0.5, "retries": 0, "checks": {"max_length": 10.0}}
+    limits: dict[str, Any] = {"timeout_s": 0.2, "total_timeout_s": 0.5} if reason == "timeout" else {"timeout_s": 10.0}
     start = time.perf_counter()
-    found = failure(reply, policy=policy, on_failure=action, **limits)
-    assert time.perf_counter() - start < 3
+    found = failure(reply, policy=policy, on_failure=action, retries=0, checks={"max_length": 10.0}, **limits)
+    assert time.perf_counter() - start < 5
     assert found.reason == reason
     assert (found.fallback or action) == action
 

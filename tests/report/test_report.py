@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import report
+from stepalign import recipe, report
 from stepalign.errors import StepalignError
 from stepalign.records import Rollout, read_jsonl
 from stepalign.report import page
@@ -86,6 +86,16 @@ def test_the_first_screen_says_what_ran_whether_it_helped_and_where_the_time_wen
     assert "sample 4" in rest[:700]
 
 
+def test_a_run_without_a_teacher_says_so(build_run) -> None:
+    folder = build_run()
+    file = folder / "recipe.toml"
+    grpo = recipe.load(file, ["objective.kind=grpo", "training.group=8"])
+    file.write_text(recipe.dump(grpo))
+    text = text_of(folder)
+    assert "Condition GRPO, 8 rollouts a problem" in text
+    assert "critic program" not in text
+
+
 def test_an_interval_that_includes_zero_is_said_to(build_run) -> None:
     text = text_of(build_run(gain=0.0))
     assert ": no difference is shown." in text
@@ -143,11 +153,14 @@ def test_checks_are_counted_over_all_steps_in_their_order(build_run) -> None:
     def checked(steps) -> None:
         steps[0]["checks"] = {"parse": {"fell back": 3}, "verbatim": {"passed": 1000, "repaired": 7}}
         steps[1]["checks"] = {"case": {"passed": 16, "retried": 2, "ignored": 1}, "verbatim": {"passed": 300}}
+        for step in steps:
+            step["critic_tokens"] = {"read": 600, "written": 40}
 
     folder = build_run(steps=2)
     rewrite_metrics(folder, checked)
     text = text_of(folder)
     assert "passed repaired retried ignored fell back case 16 2 1 verbatim 1,300 7 parse 3 " in text
+    assert "critic's tokens: written 80 " in text
     assert "Checks of the critiques" not in text_of(build_run(steps=1))
 
 

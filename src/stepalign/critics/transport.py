@@ -19,7 +19,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +30,7 @@ import aiohttp
 
 from stepalign import recipe
 from stepalign.critics.cache import Cache
+from stepalign.critics.dialogue import Answer
 from stepalign.critics.endpoints import Endpoints, Visit
 from stepalign.errors import StepalignError
 
@@ -40,17 +41,6 @@ _PER_TOKEN = 16
 """More characters than a token stands for on average, in any text."""
 _ENVELOPE = 2**20
 _SHOWN = 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a server answered, without the thinking that it ends."""
-
-    text: str
-    truncated: bool = False
-    """It reached `max_tokens`, or is longer than they can be."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 class UnansweredError(Exception):

@@ -7,8 +7,20 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
-from stepalign.recipe.critics import Checked, Checks, Critic, Fallback, OpenAICritic, Policy, ProgramCritic
+from stepalign.recipe.critics import (
+    AskedCritic,
+    Checked,
+    Checks,
+    Critic,
+    Fallback,
+    OpenAICritic,
+    Policy,
+    ProgramCritic,
+    ReplayCritic,
+    SelfCritic,
+)
 from stepalign.recipe.files import differences, dump, load
+from stepalign.recipe.objectives import Distillation, Grpo, Objective
 from stepalign.recipe.section import Section
 from stepalign.recipe.sections import (
     VERSION,
@@ -22,9 +34,9 @@ from stepalign.recipe.sections import (
     Gsm8k,
     GsmSymbolic,
     Model,
-    Objective,
     OpenMath,
     Optimizer,
+    Probe,
     Problems,
     Prompts,
     Recipe,
@@ -41,16 +53,19 @@ from stepalign.recipe.sections import (
 __all__ = [
     "VERSION",
     "Adapter",
+    "AskedCritic",
     "Checked",
     "Checks",
     "Columns",
     "Context",
     "Critic",
+    "Distillation",
     "Evaluation",
     "Example",
     "Fallback",
     "File",
     "Grading",
+    "Grpo",
     "Gsm8k",
     "GsmSymbolic",
     "Model",
@@ -59,14 +74,17 @@ __all__ = [
     "OpenMath",
     "Optimizer",
     "Policy",
+    "Probe",
     "Problems",
     "ProgramCritic",
     "Prompts",
     "Recipe",
+    "ReplayCritic",
     "Sampler",
     "Sampling",
     "Section",
     "Selection",
+    "SelfCritic",
     "Source",
     "Sums",
     "Teacher",

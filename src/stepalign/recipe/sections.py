@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from stepalign.recipe.critics import Critic
+from stepalign.recipe.objectives import Distillation, Grpo, Objective
 from stepalign.recipe.section import Decay, Probability, Section, Share
 
 VERSION = 1
@@ -197,32 +198,6 @@ class Teacher(Section):
     """Teacher prompt and completion together. A longer context is cut, never the problem or the header."""
 
 
-class Objective(Section):
-    """The divergence between teacher and student (GKD's generalized JSD)."""
-
-    beta: Share = 0.0
-    """0 is forward KL(teacher‖student), 1 is reverse KL(student‖teacher)."""
-    student_temperature: PositiveFloat = 1.0
-    teacher_temperature: PositiveFloat = 1.0
-    clip: Literal["none", "token", "entry"] = "none"
-    clip_at: PositiveFloat | None = None
-    """The largest divergence (nats) that a token, or a vocabulary entry, may contribute."""
-    normalize: Literal["sequence", "token"] = "sequence"
-    """The mean over each sequence's tokens and then over sequences, or over all tokens at once."""
-    skip_first: NonNegativeInt = 0
-    """Leave the first tokens of each completion out of the loss (the thinking boundary)."""
-    horizon: Literal["all", "first_error"] = "all"
-    """`first_error`: tokens after the first wrong one, which the critique knows, carry no loss."""
-    chunk_tokens: PositiveInt | None = None
-    """Tokens whose logits exist at once; None chooses by vocabulary and device."""
-
-    @model_validator(mode="after")
-    def _clip_needs_a_bound(self) -> Self:
-        if (self.clip == "none") != (self.clip_at is None):
-            raise ValueError(f"clip = {self.clip!r} with clip_at = {self.clip_at}: set both or neither")
-        return self
-
-
 # ── training ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -257,7 +232,9 @@ class Training(Section):
     group: PositiveInt = 1
     """Rollouts a problem (the paper's G)."""
     micro_batch: PositiveInt = 2
-    """Rollouts in one forward and backward pass."""
+    """Rollouts in one forward and backward pass, at most."""
+    micro_batch_tokens: PositiveInt | None = None
+    """The student's padded tokens in one pass, at most (a longer rollout has one to itself); None is no bound."""
     gradient_checkpointing: bool = False
     checkpoint_every: PositiveInt = 10
     evaluate_every: NonNegativeInt = 10
@@ -278,6 +255,17 @@ class Evaluation(Section):
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.95)
     bootstrap: PositiveInt = 2000
     """Resamples behind every interval."""
+
+
+class Probe(Section):
+    """Rollouts that a run looks at under several contexts at every checkpoint; without this table it does not."""
+
+    contexts: tuple[str, ...] = ()
+    """Designs by name or file; none means the run's own."""
+    rollouts: Path | None = None
+    """A file or folder as `stepalign probe --rollouts` takes it; None draws from the initial policy."""
+    count: PositiveInt = 16
+    """The first so many rollouts, or problems to draw one of each."""
 
 
 class Tracking(Section):
@@ -305,12 +293,26 @@ class Recipe(Section):
     critic: Critic | None = None
     context: Context = Context()
     teacher: Teacher = Teacher()
-    objective: Objective = Objective()
+    objective: Objective = Distillation()
     adapter: Adapter = Adapter()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    probe: Probe | None = None
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _grpo_needs_something_to_compare(self) -> Self:
+        if isinstance(self.objective, Grpo):
+            if self.training.group == 1:
+                raise ValueError(
+                    "objective.kind = 'grpo' compares a problem's rollouts: training.group = 1, set 2 or more"
+                )
+            if self.sampling.temperature == 0:
+                raise ValueError(
+                    "objective.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy"
+                )
+        return self
 
     @property
     def folder(self) -> Path:

@@ -16,8 +16,15 @@ from stepalign.report.run import Example, Run
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
 """As in the paper's Table 1 for the answer length, though a short answer is not by itself a good one."""
 
-_RATES = {"sample": "completion_tokens", "teacher": "teacher_tokens", "student": "student_tokens"}
+_RATES = {
+    "sample": "completion_tokens",
+    "teacher": "teacher_tokens",
+    "base": "base_tokens",
+    "student": "student_tokens",
+}
 """The metric that counts the tokens which a stage handles."""
+
+_SPENT = "by the critic, answers asked for again included"
 
 _CASES = {
     "A": "fully correct",
@@ -80,7 +87,9 @@ class Summary:
 
     @property
     def condition(self) -> str:
-        """What the teacher sees, and who wrote it."""
+        """What the teacher sees, and who wrote it; or that there is none."""
+        if self.setting("objective.kind") == "grpo":
+            return f"GRPO, {count(int(self.setting('training.group') or 1), 'rollout')} a problem"
         critic = self.setting("critic.model") or self.setting("critic.kind")
         shown = f"context {self.setting('context.template') or 'unknown'}"
         return f"{shown}, critic {critic}" if critic else f"{shown}, no critic"
@@ -188,6 +197,8 @@ class Summary:
             ]
         rows += [(f"critiques of case {case}", cases[case], _CASES.get(case, "")) for case in sorted(cases)]
         rows += [(f"failed: {why}", failures[why], "no critique, or no lesson") for why in sorted(failures)]
+        spent = self._total("critic_tokens")
+        rows += [(f"critic's tokens: {what}", spent[what], _SPENT) for what in sorted(spent) if spent[what]]
         rows += [(f"left out: {why}", dropped[why], "problems, before training") for why in sorted(dropped)]
         return rows
 
