@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from stepalign import critiquing, recipe, stages
+from stepalign import critiquing, recipe
 from stepalign.critics import fidelity
 from stepalign.critics.fidelity import Prices
 from stepalign.errors import StepalignError
 from stepalign.recipe import Recipe
 from stepalign.records import Answer, Critique, Problem, Rollout, read_jsonl, write_jsonl
 from stepalign.slips.sets import plant_set
+from stepalign.training import policy
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -74,8 +75,8 @@ def test_the_solvers_own_base_is_loaded_once_and_asked(
     planted: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loads = []
-    load_base = stages.load_base
-    monkeypatch.setattr(stages, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
+    load_base = policy.load_base
+    monkeypatch.setattr(policy, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
     template = tmp_path / "critic.txt"
     template.write_text("{{ attempt }}")
     settings = make_recipe(

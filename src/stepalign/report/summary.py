@@ -24,6 +24,8 @@ _RATES = {
 }
 """The metric that counts the tokens which a stage handles."""
 
+_SPENT = "by the critic, answers asked for again included"
+
 _CASES = {
     "A": "fully correct",
     "B": "right answer, an unjustified step",
@@ -195,6 +197,8 @@ class Summary:
             ]
         rows += [(f"critiques of case {case}", cases[case], _CASES.get(case, "")) for case in sorted(cases)]
         rows += [(f"failed: {why}", failures[why], "no critique, or no lesson") for why in sorted(failures)]
+        spent = self._total("critic_tokens")
+        rows += [(f"critic's tokens: {what}", spent[what], _SPENT) for what in sorted(spent) if spent[what]]
         rows += [(f"left out: {why}", dropped[why], "problems, before training") for why in sorted(dropped)]
         return rows
 

@@ -19,6 +19,7 @@ from accelerate.utils import ProjectConfiguration
 
 from stepalign import critics, problems, recipe, report, tokens, traces
 from stepalign.console import Console
+from stepalign.critics.counts import outcomes
 from stepalign.errors import StepalignError
 from stepalign.evaluation.judging import judge
 from stepalign.evaluation.metrics import Evaluation
@@ -31,7 +32,7 @@ from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
 from stepalign.training import checkpoints
 from stepalign.training import policy as policies
-from stepalign.training.methods import Method, Taught
+from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
 from stepalign.training.rewarding import Rewarding
 from stepalign.training.run import Run
@@ -148,7 +149,18 @@ class Trainer:
             except StepalignError as error:
                 raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
         self.step = step
-        self._record(rollouts, {"lr": rate, **learnt}, taught)
+        tokens = {
+            "read": sum(answer.prompt_tokens for answer in answers),
+            "written": sum(answer.completion_tokens for answer in answers),
+        }
+        counts: dict[str, Mapping[str, Any]] = {
+            "cases": taught.cases,
+            "failures": taught.failures,
+            "outcomes": taught.outcomes,
+            "checks": outcomes(answers),
+            "critic_tokens": tokens,
+        }
+        self._record(rollouts, {"lr": rate, **learnt}, counts)
 
     def evaluate(self) -> Evaluation | None:
         """Judge the policy as it is on the evaluation problems, once a step."""
@@ -224,7 +236,12 @@ class Trainer:
         self.run.keep_critiques(step, answers)
         return answers
 
-    def _record(self, rollouts: Sequence[Rollout], learnt: Mapping[str, float], taught: Taught[Any]) -> None:
+    def _record(
+        self,
+        rollouts: Sequence[Rollout],
+        learnt: Mapping[str, float],
+        counts: Mapping[str, Mapping[str, Any]],
+    ) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
         drawn = len(rollouts)
         shares = {
@@ -245,8 +262,7 @@ class Trainer:
             "completion_tokens": completion_tokens,
             **shares,
         }
-        counted = {name: getattr(taught, name) for name in ("cases", "failures", "checks", "outcomes")}
-        self.run.add_metrics({**values, **counted, "seconds": seconds})
+        self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
         if shares["truncated"] == 1:
             self.console.warn(
@@ -256,7 +272,9 @@ class Trainer:
         if len({rollout.text for rollout in rollouts}) == 1 and drawn > 1:
             self.console.warn(f"step {self.step}: all {drawn} rollouts are the same text: {rollouts[0].text[:60]!r}")
         if not learnt or "loss" not in learnt:
-            self.console.warn(f"step {self.step}: nothing to learn from, no update (dropped: {dict(taught.failures)})")
+            self.console.warn(
+                f"step {self.step}: nothing to learn from, no update (dropped: {dict(counts['failures'])})"
+            )
         loss = f"loss {learnt['loss']:.4f}, " if "loss" in learnt else ""
         spent = sum(seconds.values()) or 1.0
         self.console.step_done(

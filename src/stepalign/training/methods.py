@@ -29,8 +29,6 @@ class Taught(Generic[L]):
     """The critiques' cases."""
     failures: Counter[str] = field(default_factory=Counter)
     """Why there is no critique, or no lesson."""
-    checks: dict[str, Counter[str]] = field(default_factory=dict)
-    """What became of the critiques, check by check (`critics.counts`)."""
 
 
 @runtime_checkable

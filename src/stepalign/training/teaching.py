@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from stepalign import contexts, recipe
-from stepalign.critics import counts
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
@@ -70,7 +69,7 @@ class Teaching:
             problems: by id.
             answers: the critic's, by rollout id; empty where no critique is needed.
         """
-        taught: Taught[Lesson] = Taught(lessons=[], checks=counts.outcomes(answers.values()))
+        taught: Taught[Lesson] = Taught(lessons=[])
         for rollout in rollouts:
             answer = answers.get(rollout.id)
             if isinstance(answer, Critique):
