@@ -101,7 +101,7 @@ def critique(
     if check is not None:
         report = fidelity.summarize(critiquing.verify(settings, rollouts, check, problems_file=problems))
         typer.echo(fidelity.table(report))
-        raise typer.Exit(int(not critiquing.sound(settings, report)))
+        raise typer.Exit(int(not critiquing.sound(report)))
     answers = critiquing.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
     typer.echo(fidelity.table(fidelity.summarize(answers, _prices(prices))))
     typer.echo(f"\n{out}, {critiquing.report_of(out)}")
