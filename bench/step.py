@@ -1,8 +1,9 @@
 """One whole training step beside TRL's: SmolLM2-135M on GSM8K, refsol, LoRA r 16, 16 rollouts of 96 tokens.
 
 Ours is `stepalign.training.loop`, TRL's is `SDFTTrainer` with full-vocabulary forward KL and the base as teacher, both
-with the same prompts, micro-batches, sampling settings and thread count. Each repeat runs in a process of its
-own, ours and TRL's in turn, so that peak memory is the process's and the machine's mood falls on both alike.
+with the same prompts, micro-batches, sampling settings and thread count. Ours divides a micro-batch further by tokens
+(`training.micro_batch_tokens`), a bound that TRL does not have. Each repeat runs in a process of its own, ours and
+TRL's in turn, so that peak memory is the process's and the machine's mood falls on both alike.
 
     python bench/step.py --gsm8k train.jsonl        # without it the data set comes from the hub
 """
@@ -29,6 +30,8 @@ def main() -> None:
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
     parser.add_argument("--gsm8k", type=Path, help="GSM8K's raw train.jsonl")
     parser.add_argument("--micro-batch", type=int, default=4, help="rollouts in one forward and backward pass")
+    parser.add_argument("--micro-batch-tokens", type=int, default=256,
+                        help="ours alone: the student's tokens in one pass, at most; 0 is no bound")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=("stepalign", "trl"), help=argparse.SUPPRESS)
@@ -41,6 +44,7 @@ def main() -> None:
         for side, measured in results.items():
             command = [sys.executable, __file__, "--side", side, "--model", options.model]
             command += ["--micro-batch", str(options.micro_batch)]
+            command += ["--micro-batch-tokens", str(options.micro_batch_tokens)]
             command += ["--gsm8k", str(options.gsm8k)] if options.gsm8k else []
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode:
@@ -84,7 +88,12 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
             problems=recipe.Problems(train=recipe.Gsm8k(path=options.gsm8k, limit=ROLLOUTS)),
             sampling=recipe.Sampling(temperature=1.0, max_new_tokens=TOKENS),
             adapter=recipe.Adapter(rank=16, alpha=32),
-            training=recipe.Training(steps=1, rollouts_per_step=ROLLOUTS, micro_batch=options.micro_batch),
+            training=recipe.Training(
+                steps=1,
+                rollouts_per_step=ROLLOUTS,
+                micro_batch=options.micro_batch,
+                micro_batch_tokens=options.micro_batch_tokens or None,
+            ),
         )
         run = Run(settings)
         stack.callback(run.close)

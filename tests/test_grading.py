@@ -282,13 +282,13 @@ def test_an_idle_worker_that_is_killed_is_replaced():
 
 
 def test_a_worker_killed_at_work_loses_no_answer():
-    pairs = [(str(n), f"{n}.0") for n in range(120)]
+    pairs = [(str(n), f"{n}.0") for n in range(1000)]
     with started(workers=2) as (grader, workers):
         killed = workers()
         assert len(killed) == 2
         killer = threading.Timer(0.1, lambda: [os.kill(worker, signal.SIGKILL) for worker in killed])
         killer.start()
-        assert grader.same(pairs) == [True] * 120
+        assert grader.same(pairs) == [True] * 1000
         killer.join()
         assert workers().isdisjoint(killed)
 

@@ -157,6 +157,14 @@ def test_a_table_that_names_another_kind_replaces_the_inherited_one_whole(write:
     assert recipe.load(write(base), ["critic.kind=program"]).critic == recipe.ProgramCritic()
 
 
+def test_an_objective_without_a_kind_is_distillation(write: Write) -> None:
+    base = SMALLEST + "[objective]\nbeta = 0.5\n[training]\ngroup = 8"
+    write(base, "base.toml")
+    same = recipe.load(write('extends = "base.toml"\n[objective]\nkind = "distillation"\nskip_first = 2', "same.toml"))
+    assert same.objective == recipe.Distillation(beta=0.5, skip_first=2)
+    assert recipe.load(write(base), ["objective.kind=grpo"]).objective == recipe.Grpo(kind="grpo")
+
+
 def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write) -> None:
     file = write(SMALLEST.replace('"sums"', '"sums", count = 5, terms = 3'))
     assert recipe.load(file, ["problems.train.count=6"]).problems.train == recipe.Sums(count=6, terms=3)
@@ -173,6 +181,8 @@ def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write)
         ("trainig.steps=1", "trainig: unknown key; did you mean training?"),
         ("evaluation.sampling.temprature=1", "evaluation.sampling.temprature: unknown key; did you mean temperature?"),
         ("problems.train.term=3", "problems.train.term: unknown key; did you mean terms?"),
+        ("objective.bet=1", "objective.bet: unknown key; did you mean beta?"),
+        ('objective={kind="grpo", clip_hi=1}', "objective.clip_hi: unknown key; did you mean clip_high?"),
         ("tracking.zzz=1", "tracking.zzz: unknown key; allowed: trackers, project"),
         ("sums=1", "sums: unknown key; allowed: version, name,"),
     ],
@@ -202,6 +212,7 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ("problems.train.terms=99", "problems.train.terms:", "99"),
         ("problems.train.source=nowhere", "problems.train:", ""),
         ("critic.kind=person", "critic:", ""),
+        ("objective.kind=ppo", "objective: kind: 'distillation' or 'grpo'", ""),
         ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),
     ],
 )
@@ -225,6 +236,11 @@ def test_every_fault_of_a_recipe_is_listed_at_once(write: Write) -> None:
         (
             ["problems.holdout=3", "problems.evaluation={source='sums'}"],
             "`holdout` and `evaluation` exclude each other",
+        ),
+        (["objective.kind=grpo"], "compares a problem's rollouts: training.group = 1, set 2 or more"),
+        (
+            ["objective.kind=grpo", "training.group=4", "sampling.temperature=0"],
+            "needs rollouts that differ: sampling.temperature = 0 is greedy",
         ),
         (["training.rollouts_per_step=6", "training.group=4"], "rollouts_per_step = 6 is not a multiple of group = 4"),
     ],
@@ -265,7 +281,7 @@ def test_differences_are_exactly_the_keys_that_differ(write: Write) -> None:
     assert recipe.differences(values("seed=1"), values("context.template=stepalign", "seed=1")) == [
         "context.template: 'refsol' → 'stepalign'"
     ]
-    assert recipe.differences(values(), values("optimizer.lr=1.0", "critic.kind=program")) == [
-        "critic: None → {'kind': 'program', 'on_failure': 'drop'}",
+    assert recipe.differences(values(), values("optimizer.lr=1.0", "selection.attempts=8")) == [
         "optimizer.lr: 5e-06 → 1.0",
+        "selection.attempts: 16 → 8",
     ]

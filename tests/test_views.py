@@ -69,7 +69,7 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
         rollout: Rollout,
         context: str = "stepalign",
         answer: Critique | None = None,
-        objective: recipe.Objective | None = None,
+        objective: recipe.Distillation | None = None,
         problem: Problem = PROBLEM,
         **teacher: Any,
     ) -> Lesson:
@@ -81,7 +81,7 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
             rollout,
             answer,
             recipe.Teacher(**teacher),
-            objective or recipe.Objective(),
+            objective or recipe.Distillation(),
         )
 
     return teach
@@ -173,14 +173,14 @@ def test_a_lesson_of_two_completions_is_refused() -> None:
 
 def test_the_first_tokens_can_be_left_out(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     rollout = attempt(chat, prompt)
-    taught = teach(rollout, "refsol", objective=recipe.Objective(skip_first=3))
+    taught = teach(rollout, "refsol", objective=recipe.Distillation(skip_first=3))
     assert (taught.student.start, taught.student.stop) == (3, len(rollout.completion_ids))
     assert collate([taught.teacher]).targets.tolist() == list(rollout.completion_ids[3:])
-    none = teach(rollout, "refsol", objective=recipe.Objective(skip_first=10_000))
+    none = teach(rollout, "refsol", objective=recipe.Distillation(skip_first=10_000))
     assert none.student.counted == 0
 
 
-FIRST_ERROR = recipe.Objective(horizon="first_error")
+FIRST_ERROR = recipe.Distillation(horizon="first_error")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPromp
 
 
 def test_skipping_past_the_horizon_leaves_nothing(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
-    objective = recipe.Objective(horizon="first_error", skip_first=10_000)
+    objective = recipe.Distillation(horizon="first_error", skip_first=10_000)
     taught = teach(attempt(chat, prompt), "stepalign", critique(1), objective)
     assert taught.student.counted == 0
 
@@ -354,3 +354,20 @@ def test_micro_batches_hold_every_lesson_once_the_longest_first_in_a_settled_ord
         ["r2"],
     ]
     assert list(micro_batches(lessons[::-1], 3)) == batches
+
+
+def test_micro_batches_keep_the_student_s_padded_tokens_within_their_bound() -> None:
+    lengths = [40, 12, 12, 11, 3, 3, 3, 2]
+    lessons = [
+        Lesson(
+            rollout_id=f"r{i}",
+            student=View(prompt_ids=(1,) * (n - 1), completion_ids=(2, 3), start=0, stop=2),
+            teacher=View(prompt_ids=(1,) * (100 - i), completion_ids=(2, 3), start=0, stop=2),
+        )
+        for i, n in enumerate(lengths)
+    ]
+    batches = [[taught.rollout_id for taught in batch] for batch in micro_batches(lessons, 3, 24)]
+    assert batches == [["r0"], ["r1", "r2"], ["r3", "r4"], ["r5", "r6", "r7"]], "40 tokens are alone, 3 × 11 too many"
+    assert [len(batch) for batch in micro_batches(lessons, 100, 24)] == [1, 2, 2, 3]
+    assert [len(batch) for batch in micro_batches(lessons, 100, 1)] == [1] * 8
+    assert list(micro_batches([], 3, 24)) == []

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from os.path import commonprefix
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -96,6 +97,18 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Check:
+    """What one check of a critique found (`critics/checks.py`)."""
+
+    name: Text
+    measure: float
+    """What was measured; each check defines its own."""
+    passed: bool
+    detail: str = ""
+    """What is wrong, in a few words; empty where it passed."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Critique:
     """A critic's checked output on one rollout (paper, Appendix B)."""
 
@@ -113,7 +126,14 @@ class Critique:
     """The whole critique in the paper's schema, as a teacher is shown it."""
     fidelity: Annotated[float, Field(ge=0, le=1)] = 1.0
     """How much of what should be verbatim is, as a share of its characters."""
+    checks: tuple[Check, ...] = ()
+    """What the checks found in the critique as its critic wrote it; empty where none were made."""
+    repaired: tuple[str, ...] = ()
+    """The checks that failed then and pass since the program put the solver's own text in."""
+    retried: tuple[str, ...] = ()
+    """What earlier answers failed on, one name an answer, in order."""
     prompt_tokens: int = 0
+    """Of all answers, the earlier ones included."""
     completion_tokens: int = 0
     seconds: float = 0.0
 
@@ -131,8 +151,50 @@ class CritiqueFailure:
     rollout_id: Text
     critic: Text
     reason: Text
-    """A short name that is counted in the report: `parse`, `unfaithful`, `truncated`, `timeout`, `server` …"""
+    """A short name that is counted in the report: a check's (`verbatim`, `answer` …), or `parse`, `truncated`,
+    `timeout`, `server` …"""
     detail: str = ""
+    fallback: Literal["refsol", "drop"] | None = None
+    """What the policy puts in the critique's place; None: what `critic.on_failure` says."""
+    checks: tuple[Check, ...] = ()
+    """What the checks found in the last answer that could be read."""
+    retried: tuple[str, ...] = ()
+    """What earlier answers failed on, one name an answer, in order."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+SlipKind = Literal["arithmetic", "sign", "copied number", "dropped term"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PlantedSlip:
+    """A correct trace with one slip put into it and carried on: where it first goes wrong is known exactly."""
+
+    rollout_id: Text
+    """The rollout that has the slip."""
+    problem_id: Text
+    kind: SlipKind
+    step: Annotated[int, Field(ge=1)]
+    """Counted from 1 as critiques count."""
+    start: Annotated[int, Field(ge=0)]
+    end: int
+    """`text[start:end]` is the first wrong number or sign, whole."""
+    text: Text
+    correct_text: Text
+
+    def __post_init__(self) -> None:
+        if not self.start <= self.departure < self.end <= len(self.text):
+            raise ValueError(
+                f"slip {self.rollout_id}: its texts part at character {self.departure}, "
+                f"not in [{self.start}, {self.end})"
+            )
+
+    @property
+    def departure(self) -> int:
+        """The first character that differs. The token that holds it is the first wrong one."""
+        return len(commonprefix([self.text, self.correct_text]))
 
 
 Answer = Annotated[Critique | CritiqueFailure, Field(discriminator="kind")]

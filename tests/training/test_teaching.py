@@ -7,10 +7,12 @@ import pytest
 from stepalign import tokens
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.recipe import Recipe
+from stepalign.recipe import Distillation, Recipe
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
 from stepalign.tokens import Chat
-from stepalign.training.teaching import Taught, Teaching
+from stepalign.training.methods import Taught
+from stepalign.training.teaching import Teaching
+from stepalign.views import Lesson
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -24,7 +26,9 @@ def chat(make_recipe: MakeRecipe) -> Chat:
 
 
 def teaching(chat: Chat, settings: Recipe, context_limit: int | None = None) -> Teaching:
-    return Teaching(chat, SolverPrompt(settings.prompts), settings, context_limit)
+    objective = settings.objective
+    assert isinstance(objective, Distillation)
+    return Teaching(chat, SolverPrompt(settings.prompts), settings, objective, context_limit)
 
 
 def rollout(chat: Chat, number: int = 0) -> Rollout:
@@ -58,13 +62,13 @@ def failure(number: int) -> CritiqueFailure:
     return CritiqueFailure(rollout_id=f"r{number}", critic="program", reason="parse")
 
 
-def teach(made: Teaching, chat: Chat, *answers: Critique | CritiqueFailure) -> Taught:
+def teach(made: Teaching, chat: Chat, *answers: Critique | CritiqueFailure) -> Taught[Lesson]:
     """Teach as many rollouts as there are answers."""
     rollouts = [rollout(chat, number) for number in range(len(answers))]
     return made.teach(rollouts, {"p": PROBLEM}, {answer.rollout_id: answer for answer in answers})
 
 
-def shown(chat: Chat, taught: Taught, place: int) -> str:
+def shown(chat: Chat, taught: Taught[Lesson], place: int) -> str:
     return str(chat.tokenizer.decode(taught.lessons[place].teacher.prompt_ids))
 
 

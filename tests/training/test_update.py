@@ -14,6 +14,7 @@ from stepalign.console import Console
 from stepalign.errors import StepalignError
 from stepalign.recipe import Optimizer, Recipe
 from stepalign.training import policy as policies
+from stepalign.training.distilling import Distiller
 from stepalign.training.policy import Policy
 from stepalign.training.update import learning_rate, optimizer_of, update
 from stepalign.views import Lesson, View
@@ -63,7 +64,7 @@ def step(policy: Policy, settings: Recipe) -> tuple[list[Tensor], dict[str, floa
     moved = copy.deepcopy(policy)
     optimizer = torch.optim.SGD(moved.trainable(), lr=1.0)
     with Console(1) as console:
-        metrics = update(Accelerator(), moved, optimizer, lessons(), settings, console)
+        metrics = update(Accelerator(), moved, optimizer, lessons(), Distiller(settings.objective), settings, console)
     taken = [
         before.detach().double() - after.detach().double()
         for before, after in zip(policy.trainable(), moved.trainable(), strict=True)
@@ -95,11 +96,11 @@ def plain(policy: Policy, normalize: str) -> tuple[list[Tensor], float, float]:
 
 
 @pytest.mark.parametrize("normalize", ["sequence", "token"])
-@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", ["micro_batch=1", "micro_batch=2", "micro_batch=4", "micro_batch_tokens=20"])
 def test_gradient_and_loss_equal_the_plain_computation_for_every_micro_batch(
-    normalize: str, micro_batch: int, policy: Policy, make_recipe: MakeRecipe
+    normalize: str, micro_batch: str, policy: Policy, make_recipe: MakeRecipe
 ) -> None:
-    settings = make_recipe(f"training.micro_batch={micro_batch}", f"objective.normalize={normalize}", UNCLIPPED)
+    settings = make_recipe(f"training.{micro_batch}", f"objective.normalize={normalize}", UNCLIPPED)
     gradients, loss, kl = plain(policy, normalize)
     taken, metrics = step(policy, settings)
     assert max(gradient.abs().max() for gradient in gradients) > 1e-3
@@ -146,7 +147,9 @@ def test_metrics_of_the_first_token_and_the_seconds(policy: Policy, make_recipe:
         ]
         teacher, student = (torch.log_softmax(logits, dim=-1) for logits in hidden)
         firsts.append((teacher.exp() * (teacher - student)).sum())
-    metrics = update(Accelerator(), policy, optimizer, lessons(), make_recipe(), console)
+    metrics = update(
+        Accelerator(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), console
+    )
     assert metrics["first_token_kl"] == pytest.approx(torch.stack(firsts).mean().item(), rel=1e-4)
     assert {"teacher", "student", "optimizer"} <= console.seconds.keys()
 
@@ -176,7 +179,9 @@ def test_a_loss_that_is_not_finite_updates_nothing_and_names_the_rollouts(
     before = [parameter.detach().clone() for parameter in policy.trainable()]
     optimizer = optimizer_of(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the loss is nan on rollouts rollout 1, rollout 2; nothing was upd"):
-        update(Accelerator(), policy, optimizer, lessons(), make_recipe(), Console(1))
+        update(
+            Accelerator(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
+        )
     assert unchanged(policy, before)
     assert not optimizer.state
 
@@ -186,7 +191,9 @@ def test_a_gradient_that_is_not_finite_updates_nothing(policy: Policy, make_reci
     before = [parameter.detach().clone() for parameter in policy.trainable()]
     optimizer = optimizer_of(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the gradient's norm is (nan|inf); nothing was updated"):
-        update(Accelerator(), policy, optimizer, lessons(), make_recipe(), Console(1))
+        update(
+            Accelerator(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
+        )
     assert unchanged(policy, before)
     assert not optimizer.state
 

@@ -19,7 +19,6 @@ models at hand have neither), and a top-k support.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,14 +26,8 @@ from torch import Tensor
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
-from stepalign.objectives.projection import chunk_tokens, gradient_room, logit_dtype, project, pull_back
-
-_TILE_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
-"""What one model's logits of a tile may take, on the CPU for each thread.
-
-Smaller is no faster, and each operation on a tile ends with threads waiting for each other: on cores that are
-shared with other processes, tiles of 1 MiB took twice as long as these.
-"""
+from stepalign.objectives.gradient import with_gradient
+from stepalign.objectives.projection import chunk_tokens, gradient_room, logit_dtype, project, pull_back, tile_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +50,7 @@ def divergence(
     teacher_hidden: Float[Tensor, "tokens teacher_hidden"],
     head: Float[Tensor, "vocab hidden"],
     weights: Float[Tensor, " tokens"],
-    settings: recipe.Objective,
+    settings: recipe.Distillation,
     *,
     teacher_head: Float[Tensor, "vocab teacher_hidden"] | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
@@ -93,7 +86,7 @@ def divergence(
             settings=settings, wants_gradient=wants_gradient,
         )  # fmt: skip
     if gradient is not None:
-        loss = _WithGradient.apply(student_hidden, loss, gradient)  # type: ignore[no-untyped-call]
+        loss = with_gradient(student_hidden, loss, gradient)
     _, kl, entropy_student, entropy_teacher, agreement = per_token
     return loss, Metrics(
         kl_teacher_student=kl,
@@ -103,29 +96,6 @@ def divergence(
     )
 
 
-class _WithGradient(torch.autograd.Function):
-    """A loss whose gradient is known already: backward only scales it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Float[Tensor, "tokens hidden"],
-        loss: Float[Tensor, ""],
-        gradient: Float[Tensor, "tokens hidden"],
-    ) -> Float[Tensor, ""]:
-        ctx.save_for_backward(gradient)
-        ctx.dtype = hidden.dtype
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, loss_gradient: Float[Tensor, ""]) -> tuple[Tensor, None, None]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("the divergence has no second derivative: backward with create_graph=True")
-        (gradient,) = ctx.saved_tensors
-        # Scaled before it is narrowed: float16 would lose what a loss scale is there to keep.
-        return (gradient * loss_gradient).to(ctx.dtype), None, None
-
-
 def _evaluate(
     student_hidden: Float[Tensor, "tokens hidden"],
     teacher_hidden: Float[Tensor, "tokens teacher_hidden"],
@@ -133,7 +103,7 @@ def _evaluate(
     teacher_head: Float[Tensor, "vocab teacher_hidden"],
     weights: Float[Tensor, " tokens"],
     *,
-    settings: recipe.Objective,
+    settings: recipe.Distillation,
     wants_gradient: bool,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "5 tokens"], Float[Tensor, "tokens hidden"] | None]:
     """The loss, each token's measures as `_compare` orders them, and d loss / d student_hidden."""
@@ -141,7 +111,7 @@ def _evaluate(
     cap = settings.clip_at if settings.clip == "token" and settings.clip_at is not None else math.inf
     counted = weights.nonzero().squeeze(-1)
     chunk = max(1, min(len(counted), settings.chunk_tokens or chunk_tokens(len(counted), vocab, device)))
-    rows = min(chunk, _tile_rows(vocab, device))
+    rows = min(chunk, tile_rows(vocab, device))
 
     loss = torch.zeros((), dtype=dtype, device=device)
     per_token = torch.full((5, len(weights)), math.nan, dtype=dtype, device=device)
@@ -184,7 +154,7 @@ def _evaluate(
 def _compare(
     student_logits: Float[Tensor, "rows vocab"],
     teacher_logits: Float[Tensor, "rows vocab"],
-    settings: recipe.Objective,
+    settings: recipe.Distillation,
     scratch: Float[Tensor, "4 at_least_rows vocab"],
     gradient: Float[Tensor, "rows vocab"] | None,
 ) -> Float[Tensor, "5 rows"]:
@@ -247,11 +217,6 @@ def _by_entry(
     mixture = torch.logaddexp(gap + math.log(beta), floor)  # log m − log p_student
     slope = (beta - 1) * p_student * mixture
     return beta * p_teacher * (gap - mixture) + slope, slope
-
-
-def _tile_rows(vocab: int, device: torch.device) -> int:
-    rows = max(1, _TILE_BYTES.get(device.type, _TILE_BYTES["cuda"]) // (4 * vocab))
-    return rows * torch.get_num_threads() if device.type == "cpu" else rows
 
 
 def _check_shapes(

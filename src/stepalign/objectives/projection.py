@@ -14,6 +14,13 @@ from torch import Tensor
 _CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 512 << 20}
 """What one model's logits of a chunk may take: enough for the products to keep their speed."""
 
+_TILE_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
+"""What one model's logits of a tile may take, on the CPU for each thread.
+
+Smaller is no faster, and each operation on a tile ends with threads waiting for each other: on cores that are
+shared with other processes, tiles of 1 MiB took twice as long as these.
+"""
+
 _SLICE = 8192
 """Vocabulary entries of a half-precision head that are widened at once."""
 
@@ -23,6 +30,12 @@ def chunk_tokens(tokens: int, vocab: int, device: torch.device) -> int:
     budget = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
     most = max(1, budget // (4 * vocab))
     return math.ceil(tokens / max(1, math.ceil(tokens / most)))
+
+
+def tile_rows(vocab: int, device: torch.device) -> int:
+    """How many rows of a chunk's logits to work on at once, element by element: as many as stay in a cache."""
+    rows = max(1, _TILE_BYTES.get(device.type, _TILE_BYTES["cuda"]) // (4 * vocab))
+    return rows * torch.get_num_threads() if device.type == "cpu" else rows
 
 
 def logit_dtype(head: Float[Tensor, "vocab hidden"]) -> torch.dtype:

@@ -8,12 +8,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stepalign.errors import StepalignError
+from stepalign.probing.marks import parts
 from stepalign.records import (
     Answer,
     Credit,
@@ -27,6 +28,9 @@ from stepalign.records import (
     write_json,
     write_jsonl,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -77,6 +81,39 @@ class Probe:
         """The designs' names, in the order in which they were asked for."""
         return tuple(dict.fromkeys(credit.context for credit in self.credits))
 
+    def frame(self) -> "pandas.DataFrame":
+        """A row a token and context, as a pandas DataFrame.
+
+        `place` is `before`, `at` or `after` the error, and empty where nobody knows one; `step` counts from 1, 0 is
+        what comes before step 1.
+        """
+        import pandas
+
+        split = {mark.rollout_id: mark for mark in self.marks}
+        rollouts = {rollout.id: rollout for rollout in self.rollouts}
+        parted = {name: parts(rollout, split.get(name)) for name, rollout in rollouts.items()}
+        return pandas.DataFrame(
+            [
+                {
+                    "problem": rollouts[credit.rollout_id].problem_id,
+                    "rollout": credit.rollout_id,
+                    "context": credit.context,
+                    "position": position,
+                    "token": token,
+                    "text": self.tokens.get(token, ""),
+                    "step": parted[credit.rollout_id].step_of(position),
+                    "place": parted[credit.rollout_id].place_of(position),
+                    "student": student,
+                    "teacher": teacher,
+                    "credit": teacher - student,
+                }
+                for credit in self.credits
+                for position, (token, student, teacher) in enumerate(
+                    zip(rollouts[credit.rollout_id].completion_ids, credit.student, credit.teacher, strict=True)
+                )
+            ]
+        )
+
 
 def read(folder: Path) -> Probe:
     """Read a probe's folder.
@@ -92,9 +129,19 @@ def read(folder: Path) -> Probe:
         marks=tuple(read_jsonl(folder / "marks.jsonl", Mark)),
         credits=tuple(read_jsonl(folder / "credits.jsonl", Credit)),
         tokens=_json(folder / "tokens.json", dict[int, str]),
-        measures=_json(folder / "measures.json", Measures),
+        measures=read_measures(folder / "measures.json"),
         manifest=_json(folder / "manifest.json", dict[str, Any]),
     )
+
+
+def read_measures(path: Path) -> Measures:
+    """Read a file of measures.
+
+    Raises:
+        StepalignError: it is missing, or holds something else.
+    """
+    found: Measures = _json(path, Measures)
+    return found
 
 
 def write(probe: Probe, folder: Path) -> None:

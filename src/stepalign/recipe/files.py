@@ -10,8 +10,9 @@ import tomli_w
 from pydantic import ValidationError
 
 from stepalign.errors import StepalignError
-from stepalign.recipe import sections
-from stepalign.recipe.sections import VERSION, Recipe, Section
+from stepalign.recipe import critics, objectives, sections
+from stepalign.recipe.section import Section
+from stepalign.recipe.sections import VERSION, Recipe
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -83,13 +84,15 @@ def _lay_over(base: dict[str, Any], values: Mapping[str, Any]) -> None:
     """Lay values over a base, table by table. A table that names another kind replaces the old one whole."""
     for key, value in values.items():
         old = base.get(key)
-        if isinstance(old, dict) and isinstance(value, Mapping) and not _other_kind(old, value):
+        if isinstance(old, dict) and isinstance(value, Mapping) and not _other_kind(key, old, value):
             _lay_over(old, value)
         else:
             base[key] = value
 
 
-def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _other_kind(table: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    implied = {"kind": objectives.DEFAULT_KIND} if table == "objective" else {}
+    old = {**implied, **old}
     return any(tag in old and tag in new and old[tag] != new[tag] for tag in ("kind", "source"))
 
 
@@ -130,8 +133,10 @@ _TAGS: dict[str, type[Section]] = {
     "gsm_symbolic": sections.GsmSymbolic,
     "sums": sections.Sums,
     "file": sections.File,
-    "program": sections.ProgramCritic,
-    "openai": sections.OpenAICritic,
+    "program": critics.ProgramCritic,
+    "openai": critics.OpenAICritic,
+    "distillation": objectives.Distillation,
+    "grpo": objectives.Grpo,
 }
 """What pydantic puts into a key's path where a table may be of several kinds."""
 

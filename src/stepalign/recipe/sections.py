@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -14,17 +12,12 @@ from pydantic import (
     model_validator,
 )
 
+from stepalign.recipe.critics import Critic
+from stepalign.recipe.objectives import Distillation, Grpo, Objective
+from stepalign.recipe.section import Decay, Probability, Section, Share
+
 VERSION = 1
 """The format of recipes this release reads and writes."""
-
-Probability = Annotated[float, Field(gt=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A table of the recipe: unknown keys are errors, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -53,7 +46,7 @@ class OpenMath(_Source):
 
     source: Literal["openmath"] = "openmath"
     split: str = "cot"
-    min_pass_rate: Annotated[float, Field(ge=0, le=1)] = 0.85
+    min_pass_rate: Share = 0.85
     """Keep problems whose `pass_rate_72b_tir` is above this (paper: 0.85)."""
 
 
@@ -127,9 +120,9 @@ class Selection(Section):
     """`stepalign select`: the paper's filter by the solver's own attempts."""
 
     attempts: PositiveInt = 16
-    max_accuracy: Annotated[float, Field(ge=0, le=1)] = 5 / 16
+    max_accuracy: Share = 5 / 16
     """Keep problems whose accuracy over the attempts is below this."""
-    min_format: Annotated[float, Field(ge=0, le=1)] = 0.9
+    min_format: Share = 0.9
     """… and whose format accuracy is above this."""
 
 
@@ -184,38 +177,6 @@ class Grading(Section):
 
 # ── the teacher's side ────────────────────────────────────────────────────────────────────────────────────────
 
-Fallback = Literal["refsol", "drop"]
-
-
-class ProgramCritic(Section):
-    """A program that checks each step's arithmetic and mends the first wrong step."""
-
-    kind: Literal["program"] = "program"
-    on_failure: Fallback = "drop"
-
-
-class OpenAICritic(Section):
-    """A model behind an OpenAI-compatible endpoint. The key is read from `api_key_env`, never from a recipe."""
-
-    kind: Literal["openai"] = "openai"
-    base_url: str
-    model: str
-    api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
-    prompt: str = "critic"
-    """The name of a template that ships with the package, or a file."""
-    temperature: NonNegativeFloat = 0.0
-    top_p: Probability = 0.95
-    max_tokens: PositiveInt = 8000
-    timeout_s: PositiveFloat = 240.0
-    retries: NonNegativeInt = 3
-    concurrency: PositiveInt = 32
-    min_fidelity: Annotated[float, Field(ge=0, le=1)] = 0.98
-    """Below this share of verbatim characters a critique does not teach."""
-    on_failure: Fallback = "refsol"
-
-
-Critic = Annotated[ProgramCritic | OpenAICritic, Field(discriminator="kind")]
-
 
 class Context(Section):
     """What the teacher is shown beyond the problem: one template file."""
@@ -235,32 +196,6 @@ class Teacher(Section):
     """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
     max_tokens: PositiveInt = 20_000
     """Teacher prompt and completion together. A longer context is cut, never the problem or the header."""
-
-
-class Objective(Section):
-    """The divergence between teacher and student (GKD's generalized JSD)."""
-
-    beta: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """0 is forward KL(teacher‖student), 1 is reverse KL(student‖teacher)."""
-    student_temperature: PositiveFloat = 1.0
-    teacher_temperature: PositiveFloat = 1.0
-    clip: Literal["none", "token", "entry"] = "none"
-    clip_at: PositiveFloat | None = None
-    """The largest divergence (nats) that a token, or a vocabulary entry, may contribute."""
-    normalize: Literal["sequence", "token"] = "sequence"
-    """The mean over each sequence's tokens and then over sequences, or over all tokens at once."""
-    skip_first: NonNegativeInt = 0
-    """Leave the first tokens of each completion out of the loss (the thinking boundary)."""
-    horizon: Literal["all", "first_error"] = "all"
-    """`first_error`: tokens after the first wrong one, which the critique knows, carry no loss."""
-    chunk_tokens: PositiveInt | None = None
-    """Tokens whose logits exist at once; None chooses by vocabulary and device."""
-
-    @model_validator(mode="after")
-    def _clip_needs_a_bound(self) -> Self:
-        if (self.clip == "none") != (self.clip_at is None):
-            raise ValueError(f"clip = {self.clip!r} with clip_at = {self.clip_at}: set both or neither")
-        return self
 
 
 # ── training ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,7 +232,9 @@ class Training(Section):
     group: PositiveInt = 1
     """Rollouts a problem (the paper's G)."""
     micro_batch: PositiveInt = 2
-    """Rollouts in one forward and backward pass."""
+    """Rollouts in one forward and backward pass, at most."""
+    micro_batch_tokens: PositiveInt | None = None
+    """The student's padded tokens in one pass, at most (a longer rollout has one to itself); None is no bound."""
     gradient_checkpointing: bool = False
     checkpoint_every: PositiveInt = 10
     evaluate_every: NonNegativeInt = 10
@@ -318,6 +255,17 @@ class Evaluation(Section):
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.95)
     bootstrap: PositiveInt = 2000
     """Resamples behind every interval."""
+
+
+class Probe(Section):
+    """Rollouts that a run looks at under several contexts at every checkpoint; without this table it does not."""
+
+    contexts: tuple[str, ...] = ()
+    """Designs by name or file; none means the run's own."""
+    rollouts: Path | None = None
+    """A file or folder as `stepalign probe --rollouts` takes it; None draws from the initial policy."""
+    count: PositiveInt = 16
+    """The first so many rollouts, or problems to draw one of each."""
 
 
 class Tracking(Section):
@@ -345,12 +293,26 @@ class Recipe(Section):
     critic: Critic | None = None
     context: Context = Context()
     teacher: Teacher = Teacher()
-    objective: Objective = Objective()
+    objective: Objective = Distillation()
     adapter: Adapter = Adapter()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    probe: Probe | None = None
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _grpo_needs_something_to_compare(self) -> Self:
+        if isinstance(self.objective, Grpo):
+            if self.training.group == 1:
+                raise ValueError(
+                    "objective.kind = 'grpo' compares a problem's rollouts: training.group = 1, set 2 or more"
+                )
+            if self.sampling.temperature == 0:
+                raise ValueError(
+                    "objective.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy"
+                )
+        return self
 
     @property
     def folder(self) -> Path:

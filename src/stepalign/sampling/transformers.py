@@ -90,7 +90,9 @@ class _Batch:
             return
         self.size = min(self.size, len(queue))
         self.now = len(queue[0].prompt_ids)
-        capacity = self.now + self.sampling.max_new_tokens + _COMPACT_EVERY
+        # Only rows that join later carry the axis on past the first ones' longest completion.
+        slack = _COMPACT_EVERY if len(queue) > self.size else 0
+        capacity = self.now + self.sampling.max_new_tokens + slack
         self.cache = Cache(layers=[_SharedAxisLayer(self.size, capacity) for _ in range(self.layers)])
         refill_at = self.size - max(1, self.size // 4)
         while queue or self.rows:

@@ -1,7 +1,7 @@
 """The loop: rollouts, critiques, lessons, an update; checkpoints and evaluations along the way.
 
-One loop for every condition. What differs between two conditions is a field of their recipes, read in `teaching`
-(what the teacher sees) and `objectives` (what is made of it).
+One loop for every condition. What differs between two conditions is a field of their recipes, read by a `Method`:
+`teaching` (what the teacher sees, what is made of it) or `rewarding` (GRPO).
 
     stepalign train recipes/quickstart.toml
 """
@@ -23,6 +23,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.judging import judge
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.grading import Grader
+from stepalign.probing.watch import Watch
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.sampling.solver import Solver
@@ -30,9 +31,11 @@ from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
 from stepalign.training import checkpoints
 from stepalign.training import policy as policies
+from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
+from stepalign.training.rewarding import Rewarding
 from stepalign.training.run import Run
-from stepalign.training.teaching import Teaching
+from stepalign.training.teaching import Teaching, within
 from stepalign.training.update import learning_rate, optimizer_of, update
 
 
@@ -60,18 +63,23 @@ class Trainer:
         self.chat = tokens.load(settings.model)
         self.prompt = SolverPrompt(settings.prompts)
         context_limit = policies.context_limit(settings.model)
-        self.teaching = Teaching(self.chat, self.prompt, settings, context_limit)
-        self.critic = critics.make(settings.critic) if settings.critic and self.teaching.needs_critique else None
+        self.method = _method(settings, self.chat, self.prompt, context_limit)
+        grader = stack.enter_context(Grader(settings.grading))
+        self.critic = (
+            critics.make(settings.critic, grader, run.folder, self._own_model)
+            if settings.critic and self.method.needs_critique
+            else None
+        )
         self.train_problems, self.evaluation_problems, dropped = problems.prepare(settings.problems)
         self._leave_out_long_problems(context_limit, dropped)
-        self.teaching.check(self.train_problems)
+        self.method.check(self.train_problems)
 
         self.accelerator = _accelerator(settings)
         self.policy = policies.load(settings.model, settings.adapter, settings.seed, self.accelerator.device)
         sampler = TransformersSampler(
             self.policy.model, eos_ids=self.chat.eos_ids, batch_size=settings.sampler.batch_size
         )
-        self.solver = Solver(self.chat, sampler, stack.enter_context(Grader(settings.grading)), self.prompt)
+        self.solver = Solver(self.chat, sampler, grader, self.prompt)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
         self.wrapped, self.optimizer = self.accelerator.prepare(
@@ -86,12 +94,18 @@ class Trainer:
             self.console.warn("teacher.thinking = true, but the chat template has no thinking switch")
         if last:
             self.console.say(f"{run.folder}: going on from {last.name}")
+        self.watch = self._watch(context_limit) if settings.probe else None
+
+    def _own_model(self) -> critics.OwnModel:
+        limit = policies.context_limit(self.settings.model)
+        return critics.OwnModel(self.chat, self.solver.sampler, limit)
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
         training = self.settings.training
         if not self.evaluation_problems:
             self.console.warn("there are no evaluation problems: nothing will be evaluated")
+        self.look()
         if self._evaluates_now():
             self.evaluate()
         batches = _batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
@@ -99,6 +113,7 @@ class Trainer:
             self.learn_from(batch)
             if self.step == training.steps or self.step % training.checkpoint_every == 0:
                 checkpoints.save(self.run.checkpoints, self.policy, self.optimizer, self.step)
+                self.look()
             if self._evaluates_now():
                 self.evaluate()
         self.accelerator.end_training()
@@ -110,22 +125,26 @@ class Trainer:
         rollouts = self.run.rollouts(step) or self._draw(step, batch)
         answers = self._critiques(step, batch, rollouts)
         by_id = {problem.id: problem for problem in batch}
-        taught = self.teaching.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
+        taught = self.method.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
         rate = learning_rate(self.settings.optimizer, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.settings.seed, "dropout", step))
         learnt: dict[str, float] = {}
         if taught.lessons:
+            learner = self.method.learner()
             try:
-                learnt = update(
-                    self.accelerator,
-                    self.wrapped,
-                    self.optimizer,
-                    taught.lessons,
-                    self.settings,
-                    self.console,
-                )
+                for _ in range(self.method.updates):
+                    learnt = update(
+                        self.accelerator,
+                        self.wrapped,
+                        self.optimizer,
+                        taught.lessons,
+                        learner,
+                        self.settings,
+                        self.console,
+                        unmoved=taught.unmoved,
+                    )
             except StepalignError as error:
                 raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
         self.step = step
@@ -148,6 +167,24 @@ class Trainer:
             f"Pass@{evaluation.n} {shown['pass']:.1%}, {shown['length']:.0f} tokens"
         )
         return evaluation
+
+    def look(self) -> None:
+        """Measure the credit of the recipe's probe, where it has one, with the policy as it is."""
+        if self.watch is not None:
+            for context, found in self.watch.at(self.step).contexts.items():
+                shown = {name: found[name].value for name in ("correct", "at") if name in found}
+                self.accelerator.log({f"probe/{context}/{name}": v for name, v in shown.items()}, step=self.step)
+
+    def _watch(self, context_limit: int | None) -> Watch:
+        return Watch(
+            self.settings,
+            self.policy,
+            self.solver,
+            within(self.settings.teacher, context_limit),
+            self.console,
+            self.train_problems,
+            self.run.folder / "probe",
+        )
 
     def _evaluates_now(self) -> bool:
         """Whether an evaluation is due. A run that goes on must not add one where it happened to be stopped."""
@@ -254,6 +291,12 @@ class Trainer:
                 f"problems.train: no problem leaves room for sampling.max_new_tokens = "
                 f"{self.settings.sampling.max_new_tokens} in the model's context of {limit} tokens"
             )
+
+
+def _method(settings: recipe.Recipe, chat: tokens.Chat, prompt: SolverPrompt, context_limit: int | None) -> Method[Any]:
+    if isinstance(settings.objective, recipe.Grpo):
+        return Rewarding(settings, settings.objective)
+    return Teaching(chat, prompt, settings, settings.objective, context_limit)
 
 
 def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:

@@ -1,43 +1,39 @@
 """From rollouts and a critic's answers to lessons; what cannot be taught falls back or drops out, and is counted."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from stepalign import contexts, recipe
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.tokens import Chat
+from stepalign.training.distilling import Distiller
+from stepalign.training.methods import Taught
 from stepalign.views import DoesNotFit, Lesson, lesson
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taught:
-    """A step's lessons, and what became of every rollout."""
-
-    lessons: list[Lesson]
-    outcomes: Counter[str] = field(default_factory=Counter)
-    """`taught`, of which `fallback` under the fallback's context and `cut` with a shortened one; `dropped`."""
-    cases: Counter[str] = field(default_factory=Counter)
-    """The critiques' cases."""
-    failures: Counter[str] = field(default_factory=Counter)
-    """Why there is no critique, or no lesson."""
 
 
 class Teaching:
     """The teacher's side of a recipe: context, fallback, limits."""
 
-    def __init__(self, chat: Chat, prompt: SolverPrompt, settings: recipe.Recipe, context_limit: int | None) -> None:
+    updates = 1
+
+    def __init__(
+        self,
+        chat: Chat,
+        prompt: SolverPrompt,
+        settings: recipe.Recipe,
+        objective: recipe.Distillation,
+        context_limit: int | None,
+    ) -> None:
         """`context_limit` is the model's own; the teacher's views stay within both.
 
         Raises:
             StepalignError: context, horizon and critic do not go together.
         """
         self.chat, self.before = chat, prompt.before
-        self.settings = settings
+        self.settings, self.objective = settings, objective
         self.context = contexts.load(settings.context.template)
-        self.needs_critique = self.context.needs_critique or settings.objective.horizon == "first_error"
+        self.needs_critique = self.context.needs_critique or objective.horizon == "first_error"
         if self.needs_critique and settings.critic is None:
             why = (
                 f"context.template = {settings.context.template!r} shows a critique"
@@ -46,12 +42,9 @@ class Teaching:
             )
             raise StepalignError(f"{why}, but the recipe has no [critic]")
         self.fallback: contexts.Context | None = None
-        if self.needs_critique and settings.critic is not None and settings.critic.on_failure == "refsol":
+        if self.needs_critique and settings.critic is not None and "refsol" in settings.critic.fallbacks:
             self.fallback = contexts.load("refsol")
-        limit = settings.teacher.max_tokens
-        self.teacher = settings.teacher.model_copy(
-            update={"max_tokens": limit if context_limit is None else min(limit, context_limit)}
-        )
+        self.teacher = within(settings.teacher, context_limit)
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the contexts show a reference solution that problems lack."""
@@ -68,7 +61,7 @@ class Teaching:
         rollouts: Sequence[Rollout],
         problems: Mapping[str, Problem],
         answers: Mapping[str, Critique | CritiqueFailure],
-    ) -> Taught:
+    ) -> Taught[Lesson]:
         """A lesson for every rollout that can be taught.
 
         Args:
@@ -76,7 +69,7 @@ class Teaching:
             problems: by id.
             answers: the critic's, by rollout id; empty where no critique is needed.
         """
-        taught = Taught(lessons=[])
+        taught: Taught[Lesson] = Taught(lessons=[])
         for rollout in rollouts:
             answer = answers.get(rollout.id)
             if isinstance(answer, Critique):
@@ -93,13 +86,17 @@ class Teaching:
             taught.lessons.append(made)
         return taught
 
+    def learner(self) -> Distiller:
+        """The loss for one step's lessons."""
+        return Distiller(self.objective)
+
     def _lesson(
-        self, rollout: Rollout, problem: Problem, answer: Critique | CritiqueFailure | None, taught: Taught
+        self, rollout: Rollout, problem: Problem, answer: Critique | CritiqueFailure | None, taught: Taught[Lesson]
     ) -> Lesson | None:
         critique = answer if isinstance(answer, Critique) else None
-        context, objective = self.context, self.settings.objective
+        context, objective = self.context, self.objective
         if critique is None and self.needs_critique:
-            if self.fallback is None:
+            if self.fallback is None or self._stands_in(answer) == "drop":
                 return None
             # Without a critique nothing knows where the first error is.
             context, objective = self.fallback, objective.model_copy(update={"horizon": "all"})
@@ -108,3 +105,16 @@ class Teaching:
         except DoesNotFit:
             taught.failures["teacher prompt too long"] += 1
             return None
+
+    def _stands_in(self, answer: CritiqueFailure | Critique | None) -> recipe.Fallback:
+        """What takes the place of a critique that is not there: the policy's word, or else the last resort."""
+        assert self.settings.critic is not None
+        own = answer.fallback if isinstance(answer, CritiqueFailure) else None
+        return own or self.settings.critic.on_failure
+
+
+def within(teacher: recipe.Teacher, context_limit: int | None) -> recipe.Teacher:
+    """A recipe's teacher within the model's own limit, where it has one."""
+    if context_limit is None:
+        return teacher
+    return teacher.model_copy(update={"max_tokens": min(teacher.max_tokens, context_limit)})

@@ -1,27 +1,67 @@
-"""One optimizer step: every lesson seen by teacher and student, one exact denominator, one clipped update (Eq. 3)."""
+"""One optimizer step: every lesson seen, one exact denominator, one clipped update.
+
+What a lesson is worth is a `Learner`'s business: `distilling` (Eq. 3 of arXiv 2606.11173) or `rewarding` (GRPO, Eq. 2).
+"""
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from stepalign import recipe
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.objectives.divergence import Metrics, divergence
 from stepalign.training.policy import Policy
-from stepalign.views import Lesson, View, collate, micro_batches, weights
+from stepalign.views import Batch, Learnable, View, collate, micro_batches, weights
+
+L = TypeVar("L", bound=Learnable)
+L_contra = TypeVar("L_contra", bound=Learnable, contravariant=True)
+
+
+@runtime_checkable
+class Learner(Protocol[L_contra]):
+    """An objective at work on the lessons of one step."""
+
+    frozen: str
+    """What the pass without gradients is called: the stage whose seconds are kept."""
+
+    def look(self, model: Policy, micro: Sequence[L_contra], batch: Batch) -> Tensor | None:
+        """What the frozen side has to say of a micro-batch; `batch` is its student views."""
+        ...
+
+    def loss(
+        self,
+        hidden: Float[Tensor, "tokens hidden"],
+        seen: Tensor | None,
+        head: Float[Tensor, "vocab hidden"],
+        micro: Sequence[L_contra],
+        batch: Batch,
+        token_weights: Float[Tensor, " tokens"],
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
+        """The micro-batch's part of the step's loss, and what it saw of each token, by the metric's name."""
+        ...
+
+    def counts(self, lessons: Sequence[L_contra]) -> Mapping[str, int]:
+        """Metrics of its own for the step: what the frozen pass read."""
+        ...
 
 
 def update(
     accelerator: Accelerator,
     policy: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    lessons: Sequence[Lesson],
+    lessons: Sequence[L],
+    learner: Learner[L],
     settings: recipe.Recipe,
     console: Console,
+    *,
+    unmoved: Sequence[View] = (),
 ) -> dict[str, float]:
     """Learn from a step's lessons and return its metrics.
 
@@ -33,35 +73,39 @@ def update(
         policy: as prepared by `accelerator`.
         optimizer: as prepared by `accelerator`.
         lessons: each with at least one counted token.
+        learner: has the loss.
         settings: objective, training and optimizer are used.
-        console: shows progress, and keeps the seconds of `teacher`, `student` and `optimizer`.
+        console: shows progress, and keeps the seconds of the frozen pass, `student` and `optimizer`.
+        unmoved: what counts in the means but has no gradient.
 
     Raises:
         StepalignError: loss or gradient is not finite; nothing was updated.
     """
     model: Policy = accelerator.unwrap_model(policy)
-    tokens = sum(lesson.student.counted for lesson in lessons)
-    summed = dict.fromkeys(_SUMMED, 0.0)
+    counted = [*(lesson.student for lesson in lessons), *unmoved]
+    mean = partial(
+        weights,
+        normalize=settings.objective.normalize,
+        sequences=len(counted),
+        tokens=sum(view.counted for view in counted),
+    )
     loss_sum = first_token_kl = 0.0
+    sums: dict[str, float] = defaultdict(float)
     policy.train()
+    training = settings.training
     with console.stage("learn", len(lessons)) as advance:
-        for micro in micro_batches(lessons, settings.training.micro_batch):
+        for micro in micro_batches(lessons, training.micro_batch, training.micro_batch_tokens):
+            views = [lesson.student for lesson in micro]
+            batch = collate(views).to(accelerator.device)
             start = time.perf_counter()
-            teacher_hidden = model.teacher(collate([lesson.teacher for lesson in micro]).to(accelerator.device))
-            _settle(accelerator.device)
-            console.timed("teacher", start)
+            seen = learner.look(model, micro, batch)
+            if seen is not None:
+                _settle(accelerator.device)
+                console.timed(learner.frozen, start)
 
             start = time.perf_counter()
-            views = [lesson.student for lesson in micro]
-            loss, metrics = divergence(
-                policy(collate(views).to(accelerator.device)),
-                teacher_hidden,
-                model.head,
-                weights(views, normalize=settings.objective.normalize, sequences=len(lessons), tokens=tokens).to(
-                    accelerator.device
-                ),
-                settings.objective,
-            )
+            token_weights = mean(views).to(accelerator.device)
+            loss, measures = learner.loss(policy(batch), seen, model.head, micro, batch, token_weights)
             if not torch.isfinite(loss):
                 raise StepalignError(
                     f"the loss is {loss.item()} on rollouts {', '.join(lesson.rollout_id for lesson in micro)}; "
@@ -72,9 +116,10 @@ def update(
             console.timed("student", start)
 
             loss_sum += loss.item()
-            for name in _SUMMED:
-                summed[name] += getattr(metrics, name).sum().item()
-            first_token_kl += _first_tokens(metrics, views)
+            for name, measure in measures.items():
+                sums[name] += measure.sum().item()
+            if "kl" in measures:  # the thinking boundary shows there
+                first_token_kl += measures["kl"][_first_tokens(views).to(accelerator.device)].sum().item()
             advance(len(micro))
     start = time.perf_counter()
     norm = accelerator.clip_grad_norm_(model.trainable(), settings.optimizer.max_grad_norm or float("inf"))
@@ -84,28 +129,22 @@ def update(
     optimizer.zero_grad()
     _settle(accelerator.device)
     console.timed("optimizer", start)
+    tokens = sum(lesson.student.counted for lesson in lessons)
     return {
         "loss": loss_sum,
-        "kl": summed["kl_teacher_student"] / tokens,
-        "entropy_student": summed["entropy_student"] / tokens,
-        "entropy_teacher": summed["entropy_teacher"] / tokens,
-        "agreement": summed["agreement"] / tokens,
-        "first_token_kl": first_token_kl / len(lessons),
+        **{name: total / tokens for name, total in sums.items()},
+        **({"first_token_kl": first_token_kl / len(lessons)} if "kl" in sums else {}),
         "grad_norm": float(norm),
         "tokens": tokens,
         "student_tokens": sum(len(lesson.student.input_ids) for lesson in lessons),
-        "teacher_tokens": sum(len(lesson.teacher.input_ids) for lesson in lessons),
+        **learner.counts(lessons),
     }
 
 
-_SUMMED = ("kl_teacher_student", "entropy_student", "entropy_teacher", "agreement")
-
-
-def _first_tokens(metrics: Metrics, views: Sequence[View]) -> float:
-    """The sum over rows of the KL at the first counted token (the thinking boundary shows there)."""
+def _first_tokens(views: Sequence[View]) -> Int[Tensor, " rows"]:
+    """Where each view's first counted token stands among all of theirs."""
     lengths = torch.tensor([view.counted for view in views])
-    firsts = (lengths.cumsum(0) - lengths).to(metrics.kl_teacher_student.device)
-    return float(metrics.kl_teacher_student[firsts].sum())
+    return lengths.cumsum(0) - lengths
 
 
 def _settle(device: torch.device) -> None:
