@@ -94,9 +94,10 @@ def regions(probe: Probe) -> Figure | None:
         n = max(found[name].n for found in measured.values() if name in found)
         axes.set_title(f"{title}\n", fontsize=10)
         axes.text(0, 1.03, f"{wanted} · n = {n}", transform=axes.transAxes, color=MUTED, fontsize=7.8)
+    gap = 4 * "\N{NO-BREAK SPACE}"
     figure.supxlabel(
         "mean credit of the sampled tokens in nats: log p(teacher) − log p(student), 95 % intervals over problems\n"
-        "●  reinforced      ◆  suppressed      ○  the interval includes zero",
+        f"● reinforced{gap}◆ suppressed{gap}○ the interval includes zero",
         fontsize=8.5,
         color=MUTED,
     )
@@ -152,7 +153,8 @@ def positions(probe: Probe) -> Figure | None:
     axes.set_xlim(-0.5, len(BINS) - 0.5)
     axes.set_xticks(at, [one.label.lstrip("−") for one in BINS])
     axes.get_xticklabels()[middle].set_fontweight("bold")
-    axes.set_xlabel("tokens before the error  ←                                          →  tokens after it")
+    gap = 4 * "\N{NO-BREAK SPACE}"
+    axes.set_xlabel(f"tokens before the error ←{10 * gap}→ tokens after it")
     axes.set_ylabel("mean credit, nats a token")
     rollouts = max(estimates[middle].n for estimates in found.values() if estimates[middle])
     axes.set_title(f"Credit by distance from the error, {rollouts:,} solutions with a known one")

@@ -2,8 +2,8 @@
 
 A tree is a text, or `[element, attributes, …children]`; `html/text.js` builds it without ever parsing HTML.
 Mathematics is what stands between `$…$`, `$$…$$`, `\\(…\\)` and `\\[…\\]`, and a bare `\\boxed{…}`. A `$` opens
-only before a sign that is no space and closes only after one, not before a digit and within its paragraph, so
-that "$5 and $6" stays money. latex2mathml converts; what it cannot read stays as it was written, in code.
+only before a sign that is no space and closes only after one, within its line and not before a digit, so that "$5
+and $6" stays money; with spaces inside, what stands there must look like a formula. latex2mathml converts; what it cannot read stays as it was written, in code.
 
 Left out: the rest of Markdown. The tokens are the truth, this is an aid beside them.
 """
@@ -40,6 +40,7 @@ _MATH = re.compile(
     r"|\\\[(?P<bracket>.{1,4000}?)\\\]"
     r"|\\\((?P<paren>.{1,4000}?)\\\)"
     r"|(?<![\\$])\$(?=[^\s$])(?P<inline>(?:[^$\n\\]|\\.){1,1000}?)(?<=\S)\$(?![\d$])"
+    r"|(?<![\\$])\$[ \t](?P<spaced>(?=[^$\n]*[\\^_=])[^$\n]{1,1000}?)[ \t]\$(?![\d$])"
     r"|(?P<boxed>\\boxed\s*\{)"
     r"|\*\*(?=\S)(?P<bold>[^*\n]{1,1000}?)(?<=\S)\*\*",
     re.DOTALL,
@@ -91,7 +92,7 @@ def _inline(text: str) -> list[Tree]:
     for match in _MATH.finditer(text):
         if match.start() < end:  # inside a box that was read as a whole
             continue
-        stop = match.end()
+        stop, display = match.end(), bool(match["display"] or match["bracket"])
         if match["bold"] is not None:
             made: Tree = ["strong", {}, *_inline(match["bold"])]
         else:
@@ -100,12 +101,15 @@ def _inline(text: str) -> list[Tree]:
                 if content is None:
                     continue
                 stop = text.index(content, match.end()) + len(content) + 1
-                latex, display = text[match.start() : stop], False
+                latex = text[match.start() : stop]
             else:
-                latex = next(match[name] for name in ("display", "bracket", "paren", "inline") if match[name])
-                display = bool(match["display"] or match["bracket"])
-            made = formula(latex.strip(), display=display) or ["code", {}, match[0] if not match["boxed"] else latex]
-        parts += [text[end : match.start()], made]
+                latex = next(match[name] for name in ("display", "bracket", "paren", "inline", "spaced") if match[name])
+            made = formula(latex.strip(), display=display) or ["code", {}, latex if match["boxed"] else match[0]]
+        before = text[end : match.start()]
+        if display:  # it stands on a line of its own anyway
+            before = before.removesuffix("\n")
+            stop += text.startswith("\n", stop)
+        parts += [before, made]
         end = stop
     return [part for part in [*parts, text[end:]] if part]
 

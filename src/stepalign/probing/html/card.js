@@ -33,7 +33,7 @@ function numbers(rollout, i, context) {
     const nats = credit.credit[i];
     body.append(element("tr", { class: k === context ? "current" : "" },
       element("th", { scope: "row" }, visible(INDEX.contexts[k])),
-      element("td", { class: nats < 0 ? "credit below" : "credit above" }, signed(nats)),
+      element("td", { class: nats < 0 ? "credit below" : "credit above" }, signed(nats, 3)),
       element("td", {}, logarithm(credit.teacher[i])),
       element("td", {}, percent(credit.teacher[i]))));
   });

@@ -14,7 +14,7 @@ const state = {
   reading: false,
 };
 
-/** @type {Rollout} */
+/** @type {Rollout | undefined} */
 let rollout;
 let order = /** @type {number[]} */ ([]);
 /** Counts requests for a rollout: a slower, older one must not be shown over a newer one. */
@@ -86,6 +86,7 @@ function tintAll() {
 }
 
 function drawStrips() {
+  if (!rollout) return; // resized before the first rollout is unpacked
   INDEX.contexts.forEach((_, k) => {
     drawStrip(byId(`strip-${k}`), rollout, rollout.credits[k]?.credit ?? null, state.scale, state.token);
   });
@@ -169,6 +170,7 @@ function showContexts(shown) {
   });
   byId("list-context").replaceChildren(visible(INDEX.contexts[context()]));
   showList();
+  showHead();
   showSolution();
   showAsides();
   remember();

@@ -17,8 +17,11 @@ function drawStrip(canvas, rollout, credit, scale, active) {
   canvas.height = Math.round(height * dots);
   const pen = canvas.getContext("2d");
   pen.scale(dots, dots);
-  const style = getComputedStyle(canvas);
-  const colour = (name) => style.getPropertyValue(name);
+  // A canvas knows no variables: the style sheet resolves each into the colour of an element.
+  const colour = (name) => {
+    canvas.style.color = `var(${name})`;
+    return getComputedStyle(canvas).color;
+  };
   const count = rollout.pieces.length;
   const step = width / count;
   const middle = height / 2;
@@ -30,9 +33,10 @@ function drawStrip(canvas, rollout, credit, scale, active) {
   }
   pen.fillStyle = colour("--rule");
   for (const section of rollout.sections) pen.fillRect(section.first * step, 0, 1, height);
+  const [plus, minus] = [colour("--plus"), colour("--minus")];
   for (let i = 0; credit !== null && i < count; i += 1) {
     const size = Math.min(1, Math.abs(credit[i]) / scale) * (middle - 1);
-    pen.fillStyle = colour(credit[i] < 0 ? "--minus" : "--plus");
+    pen.fillStyle = credit[i] < 0 ? minus : plus;
     pen.fillRect(i * step, credit[i] < 0 ? middle : middle - size, Math.max(step - 0.25, 0.6), size);
   }
   pen.fillStyle = colour("--muted");
