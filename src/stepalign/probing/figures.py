@@ -151,12 +151,12 @@ def positions(probe: Probe) -> Figure | None:
         axes.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
         axes.plot(at, value, color=colour, linestyle=LINES[style], marker=MARKERS[style], label=printable(context))
     axes.set_xlim(-0.5, len(BINS) - 0.5)
-    axes.set_xticks(at, [one.label.lstrip("−") for one in BINS])
+    axes.set_xticks(at, [one.label for one in BINS])
     axes.get_xticklabels()[middle].set_fontweight("bold")
     gap = 4 * "\N{NO-BREAK SPACE}"
     axes.set_xlabel(f"tokens before the error ←{10 * gap}→ tokens after it")
     axes.set_ylabel("mean credit, nats a token")
-    rollouts = max(estimates[middle].n for estimates in found.values() if estimates[middle])
+    rollouts = max(at_error.n for estimates in found.values() if (at_error := estimates[middle]))
     axes.set_title(f"Credit by distance from the error, {rollouts:,} solutions with a known one")
     axes.legend(ncols=min(4, len(found)), loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure

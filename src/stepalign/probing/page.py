@@ -9,7 +9,6 @@ the template escaped, in the blocks of `packing` base64, and on the page only ev
 
 import base64
 import hashlib
-import json
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -29,7 +28,6 @@ from stepalign.probing.packing import FLOOR, UNIT, Arrays, Table, block, encode,
 from stepalign.records import Answer, Credit, Critique, Mark, Problem, Rollout, write_atomically
 from stepalign.report.display import HIDDEN
 from stepalign.report.page import environment
-from stepalign.report.summary import count
 
 _FOLDER = Path(__file__).parent / "html"
 _SCRIPTS = ("data", "text", "solution", "card", "strips", "list", "main")
@@ -53,20 +51,24 @@ def render(probe: Probe, *, drawn: Mapping[str, str]) -> str:
     """A probe's page as HTML, with the set's pictures (SVG by name) in it."""
     index, table_block, blocks = pack(probe)
     script = _script()
-    return environment(_FOLDER).get_template("probe.html.jinja").render(
-        index=index,
-        index_json=Markup(script_json(index)),
-        token_block=Markup(table_block),
-        blocks=map(Markup, blocks),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        drawn={name: Markup(svg) for name, svg in drawn.items()},  # Matplotlib escapes the labels
-        model=str(probe.manifest.get("asked", {}).get("model", {}).get("path", "unknown")),
-        created=str(probe.manifest.get("created", ""))[:10],
-        problems=len({rollout.problem_id for rollout in probe.rollouts}),
-        tokens=sum(len(rollout.completion_ids) for rollout in probe.rollouts),
-        errors=_errors(probe),
-        **_measures(probe),
+    return (
+        environment(_FOLDER)
+        .get_template("probe.html.jinja")
+        .render(
+            index=index,
+            index_json=Markup(script_json(index)),
+            token_block=Markup(table_block),
+            blocks=map(Markup, blocks),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            drawn={name: Markup(svg) for name, svg in drawn.items()},  # Matplotlib escapes the labels
+            model=str(probe.manifest.get("asked", {}).get("model", {}).get("path", "unknown")),
+            created=str(probe.manifest.get("created", ""))[:10],
+            problems=len({rollout.problem_id for rollout in probe.rollouts}),
+            tokens=sum(len(rollout.completion_ids) for rollout in probe.rollouts),
+            errors=_errors(probe),
+            **_measures(probe),
+        )
     )
 
 
@@ -165,7 +167,11 @@ def _answer(answer: Answer | None) -> dict[str, Any] | None:
 
 def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: list[Credit | None]) -> dict[str, Any]:
     correct = rollout.grade.correct if rollout.grade else None
-    words = (rollout.id, problem.statement[:_SEARCHED] if problem else "", rollout.grade.answer if rollout.grade else "")
+    words = (
+        rollout.id,
+        problem.statement[:_SEARCHED] if problem else "",
+        rollout.grade.answer if rollout.grade else "",
+    )
     return {
         "id": rollout.id,
         "search": " ".join(words).lower(),

@@ -5,6 +5,7 @@ the measures are, a bin's mean is pooled over tokens, and its interval over prob
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,15 +28,12 @@ class Bin:
 
     @property
     def label(self) -> str:
-        """`−4…−3`, `error`, `1`."""
-        if self.first == 0:
-            return "error"
+        """`33–64`, `1`, `error`: how far away, on whichever side."""
         near, far = sorted((abs(self.first), abs(self.last)))
-        shown = str(near) if near == far else f"{near}–{far}"
-        return f"−{shown}" if self.first < 0 and near == far else shown
+        return "error" if far == 0 else str(near) if near == far else f"{near}–{far}"
 
 
-_AFTER = tuple(Bin(start, stop - 1) for start, stop in zip(EDGES, EDGES[1:], strict=False))
+_AFTER = tuple(Bin(start, stop - 1) for start, stop in pairwise(EDGES))
 BINS = (*(Bin(-one.last, -one.first) for one in reversed(_AFTER)), Bin(0, 0), *_AFTER)
 
 
@@ -46,7 +44,9 @@ def by_position(probe: Probe, *, seed: int = 0) -> dict[str, list[Estimate | Non
     problems = {name: place for place, name in enumerate(sorted({one.problem_id for one in marked.values()}))}
     if not problems:
         return {}
-    bin_of = {name: _bins(parts(rollout, marks[name]).error, len(rollout.completion_ids)) for name, rollout in marked.items()}
+    bin_of = {
+        name: _bins(parts(rollout, marks[name]).error, len(rollout.completion_ids)) for name, rollout in marked.items()
+    }
     counts = np.vstack([np.ones((1, len(problems))), draws(len(problems), RESAMPLES, seed)])
     found = {}
     for context in probe.contexts:

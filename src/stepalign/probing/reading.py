@@ -3,7 +3,8 @@
 A tree is a text, or `[element, attributes, …children]`; `html/text.js` builds it without ever parsing HTML.
 Mathematics is what stands between `$…$`, `$$…$$`, `\\(…\\)` and `\\[…\\]`, and a bare `\\boxed{…}`. A `$` opens
 only before a sign that is no space and closes only after one, within its line and not before a digit, so that "$5
-and $6" stays money; with spaces inside, what stands there must look like a formula. latex2mathml converts; what it cannot read stays as it was written, in code.
+and $6" stays money; with spaces inside, what stands there must look like a formula. latex2mathml converts; what it
+cannot read stays as it was written, in code.
 
 Left out: the rest of Markdown. The tokens are the truth, this is an aid beside them.
 """
@@ -19,16 +20,18 @@ from stepalign.traces import boxed
 
 Tree = str | list[Any]
 
-MATHML = frozenset(
+_MATHML = (
     "math maction menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow ms mspace msqrt "
-    "mstyle msub msubsup msup mtable mtd mtext mtr munder munderover".split()
+    "mstyle msub msubsup msup mtable mtd mtext mtr munder munderover"
 )
-ELEMENTS = MATHML | frozenset("div h4 hr strong code".split())
-ATTRIBUTES = frozenset(
+_ATTRIBUTES = (
     "accent accentunder class columnalign depth display displaystyle fence form height largeop linethickness lspace "
     "mathvariant maxsize minsize movablelimits notation rowspacing rspace scriptlevel separator stretchy symmetric "
-    "voffset width".split()
+    "voffset width"
 )
+MATHML = frozenset(_MATHML.split())
+ELEMENTS = MATHML | {"div", "h4", "hr", "strong", "code"}
+ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 """What an element of a tree may carry: neither style nor href nor anything that acts."""
 
 _LONGEST = 4_000

@@ -17,6 +17,8 @@ const state = {
 /** @type {Rollout | undefined} */
 let rollout;
 let order = /** @type {number[]} */ ([]);
+/** Whose card is shown. */
+let carded = /** @type {{column: HTMLElement, i: number} | null} */ (null);
 /** Counts requests for a rollout: a slower, older one must not be shown over a newer one. */
 let request = 0;
 
@@ -74,7 +76,7 @@ function showSolution() {
     byId("reading").replaceChildren(...rollout.reading.map(build));
     byId("solution").replaceChildren();
   } else {
-    byId("solution").replaceChildren(...state.shown.map((shown) => solutionColumn(rollout, shown)));
+    byId("solution").replaceChildren(...[...state.shown].sort((a, b) => a - b).map((shown) => solutionColumn(rollout, shown)));
   }
   tintAll();
   if (state.token !== null) activate(state.token, { card: false });
@@ -151,11 +153,22 @@ function showCard(column, i) {
   const card = byId("card");
   card.replaceChildren(cardContent(rollout, i, Number(column.dataset.context)));
   card.hidden = false;
+  carded = { column, i };
   placeCard(card, tokenAt(column, i));
 }
 
 function hideCard() {
   byId("card").hidden = true;
+}
+
+/** The card goes with its token, and away with it. */
+function followScroll() {
+  const card = byId("card");
+  if (card.hidden) return;
+  const token = tokenAt(carded.column, carded.i);
+  const box = token?.getBoundingClientRect();
+  if (!box || box.bottom < 0 || box.top > window.innerHeight) hideCard();
+  else placeCard(card, token);
 }
 
 // ── contexts, scale, list ───────────────────────────────────────────────────────────────────────────────────
@@ -316,7 +329,7 @@ function listenToControls() {
   });
   for (const choice of document.getElementsByName("theme")) choice.addEventListener("change", setTheme);
   window.addEventListener("resize", drawStrips);
-  window.addEventListener("scroll", hideCard, { passive: true, capture: true });
+  window.addEventListener("scroll", followScroll, { passive: true, capture: true });
   window.addEventListener("hashchange", () => {
     const { index, token } = recall();
     showRollout(index, token).then(() => showContexts(state.shown));
@@ -349,7 +362,7 @@ const KEYS = {
   j: () => go(1),
   k: () => go(-1),
   c: () => showContexts([(context() + 1) % INDEX.contexts.length]),
-  s: () => showContexts(state.shown.length > 1 ? [context()] : INDEX.contexts.map((_, k) => k).slice(0, 4)),
+  s: () => showContexts(state.shown.length > 1 ? [context()] : [context(), ...INDEX.contexts.keys().filter((k) => k !== context())].slice(0, 4)),
   e: toError,
   r: () => setReading(!state.reading),
   "?": () => byId("keys").showModal(),
