@@ -211,11 +211,16 @@ class Mark:
     start: Annotated[int, Field(ge=0)]
     end: int
     """The characters `[start, end)` of the rollout's text: the first wrong number, or all of the wrong step."""
+    departure: int | None = None
+    """The first wrong character, where that is known: 136 departs from 126 at its second digit."""
     source: Literal["planted", "critique"]
 
     def __post_init__(self) -> None:
-        if self.end <= self.start:
-            raise ValueError(f"rollout {self.rollout_id}: an error in the characters [{self.start}, {self.end})")
+        if self.end <= self.start or not (self.departure is None or self.start <= self.departure < self.end):
+            raise ValueError(
+                f"rollout {self.rollout_id}: an error in the characters [{self.start}, {self.end}) that begins at "
+                f"{self.departure}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

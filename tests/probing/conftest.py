@@ -93,7 +93,9 @@ def build_probe() -> BuildProbe:
             error = (len(pieces) // 2, len(pieces) // 2 + 1)
             if wrong:
                 span = starts[error[0]], starts[error[1]]
-                marks.append(Mark(rollout_id=rollout.id, step=1, start=span[0], end=span[1], source="planted"))
+                marks.append(
+                    Mark(rollout_id=rollout.id, step=1, start=span[0], end=span[1], departure=span[0], source="planted")
+                )
             answers.append(
                 Critique(
                     rollout_id=rollout.id,

@@ -84,7 +84,7 @@ def test_keys_lead_through_rollouts_and_tokens(show, build_probe) -> None:
     press(browser, "j")
     settled(browser, "state.rollout", 1)
     press(browser, "e")
-    error = int(browser.execute_script("return rollout.mark.first"))
+    error = int(browser.execute_script("return rollout.mark.wrong"))
     assert active(browser) == error
     press(browser, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
     assert active(browser) == error + 1

@@ -28,13 +28,14 @@ def test_a_slip_is_marked_where_it_was_planted() -> None:
     )  # fmt: skip
     mark = marks.of_slip(slip)
     assert (TEXT[mark.start : mark.end], mark.step, mark.source) == ("48", 2, "planted")
+    assert mark.departure == start + 1
 
 
 def test_a_critique_marks_the_whole_number_in_which_the_steps_part() -> None:
     mark = marks.of_critique(rollout(), critique(2, "### Step 2: Add 41\n5 + 41 = 46"))
     assert mark is not None
     assert (TEXT[mark.start : mark.end], mark.step, mark.source) == ("48", 2, "critique")
-    assert mark.start == TEXT.index("48")
+    assert (mark.start, mark.departure) == (TEXT.index("48"), TEXT.index("48") + 1)
 
 
 def test_a_correction_in_other_words_marks_the_whole_step() -> None:
@@ -42,6 +43,7 @@ def test_a_correction_in_other_words_marks_the_whole_step() -> None:
     assert mark is not None
     assert TEXT[mark.start : mark.end].startswith("### Step 2")
     assert mark.end == TEXT.index("### Final")
+    assert mark.departure is None
 
 
 def test_what_is_right_or_only_unfinished_or_missing_has_no_mark() -> None:
@@ -54,9 +56,11 @@ def test_what_is_right_or_only_unfinished_or_missing_has_no_mark() -> None:
 
 def test_parts_are_the_steps_in_tokens_and_what_is_before_at_and_after() -> None:
     start = TEXT.index("48")
-    part = parts(rollout(), Mark(rollout_id="r", step=2, start=start, end=start + 2, source="planted"))
+    mark = Mark(rollout_id="r", step=2, start=start, end=start + 2, departure=start + 1, source="planted")
+    part = parts(rollout(), mark)
     second, answer = TEXT.index("### Step 2"), TEXT.index("### Final")
     assert part.steps == ((0, second), (second, answer), (answer, len(TEXT) + 1))
+    assert part.departure == start + 1
     assert (part.error, part.wrong_step, part.end) == ((start, start + 2), 2, len(TEXT) + 1)
     unmarked = parts(rollout(), None)
     assert (unmarked.error, unmarked.wrong_step) == (None, None)

@@ -22,7 +22,7 @@ def rollout(name: str, *, problem: str = "p", correct: bool = False) -> Rollout:
 
 def mark(name: str, step: int = 2) -> Mark:
     start = STARTS[2 * step - 1]
-    return Mark(rollout_id=name, step=step, start=start, end=start + 1, source="planted")
+    return Mark(rollout_id=name, step=step, start=start, end=start + 1, departure=start, source="planted")
 
 
 def credit(name: str, *values: float, context: str = "c") -> Credit:
@@ -38,6 +38,8 @@ def test_one_rollouts_measures_are_those_done_by_hand() -> None:
             "before_negative": 1 / 3,
             "at": -4,
             "at_negative": 1,
+            "departure": -4,
+            "departure_negative": 1,
             "after": 2 / 4,
             "after_negative": 1 / 4,
             "rest": 4 / 7,

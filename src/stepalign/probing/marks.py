@@ -11,7 +11,14 @@ from stepalign.traces import parse, token_span
 
 def of_slip(slip: PlantedSlip) -> Mark:
     """A planted slip's place: the first wrong number or sign, known exactly."""
-    return Mark(rollout_id=slip.rollout_id, step=slip.step, start=slip.start, end=slip.end, source="planted")
+    return Mark(
+        rollout_id=slip.rollout_id,
+        step=slip.step,
+        start=slip.start,
+        end=slip.end,
+        departure=slip.departure,
+        source="planted",
+    )
 
 
 def of_critique(rollout: Rollout, critique: Critique) -> Mark | None:
@@ -33,7 +40,7 @@ def of_critique(rollout: Rollout, critique: Critique) -> Mark | None:
     else:
         at += section.start
         start, end = next(((t.start, t.end) for t in scan(rollout.text) if t.start <= at < t.end), (at, at + 1))
-    return Mark(rollout_id=rollout.id, step=critique.first_error, start=start, end=end, source="critique")
+    return Mark(rollout_id=rollout.id, step=critique.first_error, start=start, end=end, departure=at, source="critique")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Parts:
     steps: tuple[tuple[int, int], ...]
     """As critiques count them: the steps and the final answer. Tokens between two belong to the first."""
     error: tuple[int, int] | None
+    departure: int | None
+    """The first wrong token, where it is known."""
     wrong_step: int | None
     """Counted from 1; the place of `error`."""
     end: int
@@ -69,6 +78,9 @@ def parts(rollout: Rollout, mark: Mark | None) -> Parts:
     return Parts(
         steps=tuple(zip(starts, [*starts[1:], end], strict=False)),
         error=None if mark is None else token_span(rollout, mark.start, mark.end),
+        departure=None
+        if mark is None or mark.departure is None
+        else token_span(rollout, mark.departure, mark.departure + 1)[0],
         wrong_step=None if mark is None else mark.step,
         end=end,
     )

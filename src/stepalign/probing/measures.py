@@ -90,6 +90,8 @@ def _ratios(rollout: Rollout, part: Parts, values: Sequence[float]) -> dict[str,
     start, stop = part.error
     add("before", values[:start])
     add("at", values[start:stop])
+    if part.departure is not None:
+        add("departure", values[part.departure : part.departure + 1])
     add("after", values[stop:])
     add("rest", (*values[:start], *values[stop:]))
     wrong_from, wrong_to = part.steps[part.wrong_step - 1]

@@ -30,7 +30,7 @@ from stepalign.report.display import HIDDEN
 from stepalign.report.page import environment
 
 _FOLDER = Path(__file__).parent / "html"
-_SCRIPTS = ("data", "text", "solution", "card", "strips", "list", "main")
+_SCRIPTS = ("data", "text", "solution", "card", "strips", "list", "view", "events")
 _SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Credits in nats at which a tint may be strongest before a reader moves it."""
 _SEARCHED = 2_000
@@ -110,12 +110,11 @@ def _block(
 ) -> str:
     arrays = Arrays()
     ends = [*rollout.token_starts[1:], len(rollout.text)]
-    error = parts(rollout, mark).error
     head = {
         "ids": arrays.ids([table.dense(token) for token in rollout.completion_ids], table.bound),
         "pieces": [rollout.text[start:end] for start, end in zip(rollout.token_starts, ends, strict=False)],
         "sections": _sections(rollout),
-        "mark": error and mark and {"step": mark.step, "first": error[0], "last": error[1], "source": mark.source},
+        "mark": mark and _mark(rollout, mark),
         "reading": reading.read(rollout.text),
         "problem": problem
         and {"reading": reading.read(problem.statement), "answer": problem.answer, "solution": problem.solution},
@@ -133,6 +132,14 @@ def _block(
         ],
     }
     return block(head, arrays)
+
+
+def _mark(rollout: Rollout, mark: Mark) -> dict[str, Any]:
+    """The error in tokens, and the first wrong one of them."""
+    part = parts(rollout, mark)
+    first, last = part.error or (0, 0)
+    wrong = first if part.departure is None else part.departure
+    return {"step": mark.step, "first": first, "last": last, "wrong": wrong, "source": mark.source}
 
 
 def _sections(rollout: Rollout) -> list[dict[str, Any]]:
