@@ -11,9 +11,11 @@ function cardContent(rollout, i, context) {
   const where = rollout.sections.filter((section) => section.first <= i).at(-1);
   const mark = rollout.mark;
   const wrong = mark && i >= mark.first && i < mark.last;
+  const said = [`token ${i + 1} of ${rollout.pieces.length}`, where?.label, wrong && "in the error"];
   card.append(
-    element("p", { class: "card-token" }, element("b", {}, oneLine(rollout.pieces[i] || bareLabel(rollout, i))),
-      element("small", {}, `token ${i + 1} of ${rollout.pieces.length}${where?.label ? `, ${where.label}` : ""}${wrong ? ", in the error" : ""}`)),
+    element("p", { class: "card-token" },
+      element("b", {}, oneLine(rollout.pieces[i] || bareLabel(rollout, i))),
+      element("small", {}, said.filter(Boolean).join(", "))),
     numbers(rollout, i, context),
   );
   const credit = rollout.credits[context];
@@ -39,8 +41,11 @@ function numbers(rollout, i, context) {
   });
   const own = rollout.credits[context] ?? rollout.credits.find((credit) => credit !== null);
   if (own) {
-    body.append(element("tr", { class: "student" }, element("th", { scope: "row" }, "student"), element("td", {}, "–"),
-      element("td", {}, logarithm(own.student[i])), element("td", {}, percent(own.student[i]))));
+    body.append(element("tr", { class: "student" },
+      element("th", { scope: "row" }, "student"),
+      element("td", {}, "–"),
+      element("td", {}, logarithm(own.student[i])),
+      element("td", {}, percent(own.student[i]))));
   }
   const head = ["", "A", "log p", "p"].map((name) => element("th", { scope: "col" }, name));
   head[1].append(element("sub", {}, "t"));
@@ -57,7 +62,7 @@ function topList(title, top, logs, ids, i) {
     sampled ||= hit;
     rows.push(topRow(TOKENS[top.ids[k]], top.logs[k], hit));
   }
-  if (!sampled) rows.push(element("li", { class: "gap", "aria-hidden": "true" }, "…"), topRow(TOKENS[ids[i]], logs[i], true));
+  if (!sampled) rows.push(element("li", { "aria-hidden": "true" }, "…"), topRow(TOKENS[ids[i]], logs[i], true));
   return element("div", {}, element("h5", {}, visible(title)), element("ol", {}, ...rows));
 }
 

@@ -9,8 +9,10 @@
  * @typedef {{ids: Uint16Array | Uint32Array, logs: Float32Array, size: number}} Top  `size` entries a token
  * @typedef {{prompt: string, student: Float32Array, teacher: Float32Array, credit: Float32Array,
  *   studentTop: Top | null, teacherTop: Top | null}} Credit
- * @typedef {{pieces: string[], ids: Uint16Array | Uint32Array, sections: {label: string, step: number, first: number}[],
- *   mark: {step: number, first: number, last: number, wrong: number, source: string} | null, reading: Node[], problem: object | null,
+ * @typedef {{pieces: string[], ids: Uint16Array | Uint32Array,
+ *   sections: {label: string, step: number, first: number}[],
+ *   mark: {step: number, first: number, last: number, wrong: number, source: string} | null,
+ *   reading: any[], problem: object | null,
  *   answer: object | null, credits: (Credit | null)[]}} Rollout  one credit a context, in the index's order
  */
 

@@ -116,12 +116,18 @@ function toError() {
   activate(rollout.mark.wrong);
 }
 
+/** Up to four contexts side by side, or the current one alone again. */
+function besideOrAlone() {
+  const others = INDEX.contexts.map((_, k) => k).filter((k) => k !== context());
+  showContexts(state.shown.length > 1 ? [context()] : [context(), ...others.slice(0, 3)]);
+}
+
 const KEYS = {
   "/": () => byId("search").focus(),
   j: () => go(1),
   k: () => go(-1),
   c: () => showContexts([(context() + 1) % INDEX.contexts.length]),
-  s: () => showContexts(state.shown.length > 1 ? [context()] : [context(), ...INDEX.contexts.keys().filter((k) => k !== context())].slice(0, 4)),
+  s: besideOrAlone,
   e: toError,
   r: () => setReading(!state.reading),
   "?": () => byId("keys").showModal(),

@@ -4,24 +4,34 @@
  */
 
 /** @typedef {{key: string, label: string, title: string, value: (row: object, context: number) => any,
- *    shown?: (value: any) => string}} Column */
+ *    shown?: (value: any) => string, tinted?: boolean}} Column */
 
 const OUTCOMES = { true: "✓ right", false: "✗ wrong", null: "not graded" };
 
+const outcome = (value) => OUTCOMES[value];
+const stepOf = (value) => (value === null ? "–" : `step ${value}`);
 const measure = (key) => (row, context) => row.measures[context]?.[key] ?? null;
 const share = (value) => (value === null ? "–" : `${Math.round(100 * value)} %`);
+
+const credit = (key, label, title) => ({ key, label, title, value: measure(key), shown: signed, tinted: true });
 
 /** @type {Column[]} */
 const COLUMNS = [
   { key: "id", label: "rollout", title: "", value: (row) => row.id },
-  { key: "outcome", label: "answer", title: "graded against the reference", value: (row) => row.correct, shown: (value) => OUTCOMES[value] },
-  { key: "step", label: "error in", title: "the first wrong step", value: (row) => row.step, shown: (value) => (value === null ? "–" : `step ${value}`) },
+  { key: "outcome", label: "answer", title: "graded by the reference", value: (row) => row.correct, shown: outcome },
+  { key: "step", label: "error in", title: "the first wrong step", value: (row) => row.step, shown: stepOf },
   { key: "tokens", label: "tokens", title: "sampled tokens", value: (row) => row.tokens, shown: String },
-  { key: "mean", label: "credit", title: "mean credit of all tokens, nats", value: measure("mean"), shown: signed },
-  { key: "before", label: "before", title: "mean credit before the error, nats", value: measure("before"), shown: signed },
-  { key: "at", label: "at the error", title: "mean credit of the error's tokens, nats", value: measure("at"), shown: signed },
-  { key: "after", label: "after", title: "mean credit after the error, nats", value: measure("after"), shown: signed },
-  { key: "negative", label: "negative", title: "share of tokens with credit below zero", value: measure("negative"), shown: share },
+  credit("mean", "credit", "mean credit of all tokens, nats"),
+  credit("before", "before", "mean credit before the error, nats"),
+  credit("at", "at the error", "mean credit of the error's tokens, nats"),
+  credit("after", "after", "mean credit after the error, nats"),
+  {
+    key: "negative",
+    label: "negative",
+    title: "share of tokens with credit below zero",
+    value: measure("negative"),
+    shown: share,
+  },
 ];
 
 /**
@@ -34,7 +44,8 @@ function listed(words, sort, context) {
   const rows = INDEX.rollouts
     .map((row, index) => ({ index, value: column ? column.value(row, context) : index, text: row.search }))
     .filter(({ text }) => wanted.every((word) => text.includes(word)));
-  rows.sort((a, b) => (sort.down ? -1 : 1) * compare(a.value, b.value) || missingLast(a.value, b.value) || a.index - b.index);
+  const sign = sort.down ? -1 : 1;
+  rows.sort((a, b) => sign * compare(a.value, b.value) || missingLast(a.value, b.value) || a.index - b.index);
   return rows.map((row) => row.index);
 }
 
@@ -62,14 +73,14 @@ function listRows(body, order, context, current) {
   body.replaceChildren(...order.map((index) => {
     const row = INDEX.rollouts[index];
     const made = element("tr", { "data-index": String(index) });
-    for (const { key, value, shown } of COLUMNS) {
+    for (const { key, value, shown, tinted } of COLUMNS) {
       const found = value(row, context);
       if (key === "id") {
         const button = element("button", { type: "button", tabindex: "-1" }, visible(row.id));
         made.append(element("th", { scope: "row" }, button));
       } else {
-        const sign = typeof found === "number" && ["mean", "before", "at", "after"].includes(key) ? (found < 0 ? "below" : "above") : "";
-        made.append(element("td", { class: key === "outcome" && found === false ? "no" : sign }, shown(found)));
+        const sign = !tinted || found === null ? "" : found < 0 ? "below" : "above";
+        made.append(element("td", { class: found === false ? "no" : sign }, shown(found)));
       }
     }
     return made;

@@ -28,7 +28,8 @@ function solutionColumn(rollout, context) {
   rollout.sections.forEach((section, k) => {
     const end = bounds[k + 1] ?? rollout.pieces.length;
     const wrong = rollout.mark !== null && section.step === rollout.mark.step;
-    const group = element("div", { role: "group", "aria-label": stepName(section, wrong), class: wrong ? "step wrong" : "step" });
+    const named = { role: "group", "aria-label": stepName(section, wrong) };
+    const group = element("div", { ...named, class: wrong ? "step wrong" : "step" });
     group.append(element("span", { class: "gutter", "aria-hidden": "true", "data-label": section.label }));
     for (let i = section.first; i < end; i += 1) group.append(tokenElement(rollout, i));
     list.append(group);

@@ -37,7 +37,7 @@ function drawStrip(canvas, rollout, credit, scale, active) {
   for (let i = 0; credit !== null && i < count; i += 1) {
     const size = Math.min(1, Math.abs(credit[i]) / scale) * (middle - 1);
     pen.fillStyle = credit[i] < 0 ? minus : plus;
-    pen.fillRect(i * step, credit[i] < 0 ? middle : middle - size, Math.max(step - 0.25, 0.6), size);
+    pen.fillRect(i * step, credit[i] < 0 ? middle : middle - size, Math.max(step - 0.25, 1), size);
   }
   pen.fillStyle = colour("--muted");
   pen.fillRect(0, middle - 0.5, width, 1);

@@ -26,7 +26,7 @@ const context = () => state.shown[0];
 const columns = () => [...document.querySelectorAll("#solution .tokens")];
 const currentColumn = () => document.querySelector(`#solution .tokens[data-context="${context()}"]`);
 
-// ── the rollout ─────────────────────────────────────────────────────────────────────────────────────────────
+// ── the rollout ────────────────────────────────────────────────────────────────────────────────────────
 
 /** Show a rollout. @param {number} index  @param {number | null} [token] */
 async function showRollout(index, token = null) {
@@ -53,7 +53,7 @@ function showHead() {
   byId("facts").textContent = [
     OUTCOMES[row.correct],
     row.finish === "length" ? "cut off at its length" : null,
-    mark ? `first wrong in step ${mark.step} (${mark.source === "planted" ? "a planted slip" : "as the critique says"})` : null,
+    mark && `first wrong in step ${mark.step}, ${mark.source === "planted" ? "a planted slip" : "as the critique says"}`,
     `${row.tokens.toLocaleString("en")} tokens`,
   ].filter(Boolean).join(" · ");
   const at = order.indexOf(state.rollout);
@@ -76,7 +76,8 @@ function showSolution() {
     byId("reading").replaceChildren(...rollout.reading.map(build));
     byId("solution").replaceChildren();
   } else {
-    byId("solution").replaceChildren(...[...state.shown].sort((a, b) => a - b).map((shown) => solutionColumn(rollout, shown)));
+    const inOrder = [...state.shown].sort((a, b) => a - b);
+    byId("solution").replaceChildren(...inOrder.map((shown) => solutionColumn(rollout, shown)));
   }
   tintAll();
   if (state.token !== null) activate(state.token, { card: false });
@@ -99,11 +100,13 @@ function showAsides() {
   const open = new Set([...byId("asides").querySelectorAll("details[open]")].map((fold) => fold.dataset.name));
   const folds = [];
   const fold = (name, title, ...content) => {
-    folds.push(element("details", { "data-name": name, open: open.has(name) }, element("summary", {}, visible(title)), ...content));
+    const summary = element("summary", {}, visible(title));
+    folds.push(element("details", { "data-name": name, open: open.has(name) }, summary, ...content));
   };
   const { problem, answer } = rollout;
   if (answer?.kind === "critique") {
-    fold("critique", `Critique by ${answer.critic}, case ${answer.case}`, element("div", { class: "reading" }, ...answer.reading.map(build)));
+    const read = element("div", { class: "reading", dir: "auto" }, ...answer.reading.map(build));
+    fold("critique", `Critique by ${answer.critic}, case ${answer.case}`, read);
   } else if (answer) {
     fold("critique", `No critique: ${answer.reason}`, pre(answer.detail));
   }
@@ -119,7 +122,7 @@ function pre(text) {
   return element("pre", { dir: "auto", tabindex: "0" }, visible(text));
 }
 
-// ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────
+// ── tokens ─────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
  * Make a token the active one in every column.
@@ -171,7 +174,7 @@ function followScroll() {
   else placeCard(card, token);
 }
 
-// ── contexts, scale, list ───────────────────────────────────────────────────────────────────────────────────
+// ── contexts, scale, list ──────────────────────────────────────────────────────────────────────────────
 
 /** @param {number[]} shown */
 function showContexts(shown) {
@@ -195,7 +198,8 @@ function showScale() {
   const shares = [-1, -0.5, -0.15, 0, 0.15, 0.5, 1];
   byId("legend").replaceChildren(...shares.map((part) => {
     const nats = part * state.scale;
-    const swatch = element("span", { class: `token ${part > 0 ? "plus" : part < 0 ? "minus" : ""}` }, signed(nats, Math.abs(nats) < 1 ? 2 : 1));
+    const sign = part > 0 ? "plus" : part < 0 ? "minus" : "";
+    const swatch = element("span", { class: `token ${sign}` }, signed(nats, Math.abs(nats) < 1 ? 2 : 1));
     swatch.style.setProperty("--mix", `${Math.round(STRONGEST * Math.abs(part))}%`);
     swatch.style.setProperty("--line", `${thickness(Math.abs(part))}px`);
     return swatch;
@@ -222,10 +226,11 @@ function go(by) {
   return undefined;
 }
 
-// ── the address ─────────────────────────────────────────────────────────────────────────────────────────────
+// ── the address ────────────────────────────────────────────────────────────────────────────────────────
 
 function remember() {
-  const kept = new URLSearchParams({ rollout: String(state.rollout + 1), contexts: state.shown.map((k) => k + 1).join("-") });
+  const contexts = state.shown.map((k) => k + 1).join("-");
+  const kept = new URLSearchParams({ rollout: String(state.rollout + 1), contexts });
   if (state.token !== null) kept.set("token", String(state.token + 1));
   if (state.reading) kept.set("view", "reading");
   history.replaceState(null, "", `#${kept}`);
@@ -233,8 +238,9 @@ function remember() {
 
 function recall() {
   const kept = new URLSearchParams(location.hash.slice(1));
-  const within = (text, size) => (/^\d+$/.test(text ?? "") && Number(text) >= 1 && Number(text) <= size ? Number(text) - 1 : null);
-  const shown = (kept.get("contexts") ?? "").split("-").map((k) => within(k, INDEX.contexts.length)).filter((k) => k !== null);
+  const within = (text, size) => (/^[1-9]\d*$/.test(text ?? "") && Number(text) <= size ? Number(text) - 1 : null);
+  const asked = (kept.get("contexts") ?? "").split("-").map((k) => within(k, INDEX.contexts.length));
+  const shown = asked.filter((k) => k !== null);
   if (shown.length) state.shown = [...new Set(shown)];
   state.reading = kept.get("view") === "reading";
   byId(state.reading ? "view-reading" : "view-tokens").checked = true;
