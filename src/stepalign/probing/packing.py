@@ -48,8 +48,8 @@ class Table:
 
     @property
     def bound(self) -> int:
-        """More than the largest dense id that a probe's tokens can get."""
-        return len(self._texts) + 1
+        """More than any dense id so far, and than any that the tokens with a text will get."""
+        return max(len(self._texts), len(self._dense)) + 1
 
 
 class Arrays:
