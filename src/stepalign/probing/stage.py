@@ -21,7 +21,7 @@ from stepalign import contexts as designs
 from stepalign import problems, recipe, tokens
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.probing import folder, material
+from stepalign.probing import figures, folder, material, page
 from stepalign.probing.crediting import Crediting, Key
 from stepalign.probing.folder import Probe
 from stepalign.probing.gathering import drawn, settled
@@ -125,6 +125,8 @@ def probe(
         },
     )
     folder.write(found, out)
+    figures.write(found, out / "figures")
+    page.write(found, out / "probe.html")
     return found
 
 
