@@ -149,6 +149,26 @@ def test_what_was_taught_dropped_and_fell_back_is_counted(build_run) -> None:
     assert "left out: duplicate 3 problems" in text
 
 
+def test_what_the_checks_caught_is_counted(build_run) -> None:
+    def caught(steps: list[dict[str, object]]) -> None:
+        for step in steps:
+            step |= {
+                "checks": {"verbatim": 3, "answer": 1},
+                "repaired": {"verbatim": 2},
+                "retried": {"answer": 1},
+                "critic_tokens": {"read": 600, "written": 40},
+            }
+
+    folder = build_run(steps=2)
+    rewrite_metrics(folder, caught)
+    text = text_of(folder)
+    assert "check failed: verbatim 6 critiques, as their critic wrote them" in text
+    assert "check failed: answer 2 " in text
+    assert "repaired: verbatim 4 " in text
+    assert "asked again: answer 2 " in text
+    assert "critic's tokens: written 80 " in text
+
+
 def test_the_first_wrong_step_is_marked_in_the_rollout(build_run) -> None:
     marked = html_of(build_run()).partition("<mark>")[2].partition("</mark>")[0]
     assert marked.startswith("### Step 1: Count the marbles that she buys")

@@ -8,6 +8,7 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
 """
 
 from stepalign.recipe.critics import (
+    AskedCritic,
     Checked,
     Checks,
     Critic,
@@ -16,6 +17,7 @@ from stepalign.recipe.critics import (
     Policy,
     ProgramCritic,
     ReplayCritic,
+    SelfCritic,
 )
 from stepalign.recipe.files import differences, dump, load
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
@@ -51,6 +53,7 @@ from stepalign.recipe.sections import (
 __all__ = [
     "VERSION",
     "Adapter",
+    "AskedCritic",
     "Checked",
     "Checks",
     "Columns",
@@ -81,6 +84,7 @@ __all__ = [
     "Sampling",
     "Section",
     "Selection",
+    "SelfCritic",
     "Source",
     "Sums",
     "Teacher",

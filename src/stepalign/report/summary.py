@@ -23,6 +23,14 @@ _RATES = {
 }
 """The metric that counts the tokens which a stage handles."""
 
+_CAUGHT = (
+    ("checks", "check failed", "critiques, as their critic wrote them"),
+    ("repaired", "repaired", "critiques, by the program"),
+    ("retried", "asked again", "answers that were not accepted"),
+    ("critic_tokens", "critic's tokens", "read and written by the critic, answers asked for again included"),
+)
+"""What the checks found: a step's key, the row's name, what it means."""
+
 _CASES = {
     "A": "fully correct",
     "B": "right answer, an unjustified step",
@@ -194,6 +202,9 @@ class Summary:
             ]
         rows += [(f"critiques of case {case}", cases[case], _CASES.get(case, "")) for case in sorted(cases)]
         rows += [(f"failed: {why}", failures[why], "no critique, or no lesson") for why in sorted(failures)]
+        for key, name, meaning in _CAUGHT:
+            total = self._total(key)
+            rows += [(f"{name}: {what}", total[what], meaning) for what in sorted(total) if total[what]]
         rows += [(f"left out: {why}", dropped[why], "problems, before training") for why in sorted(dropped)]
         return rows
 

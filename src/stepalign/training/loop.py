@@ -6,6 +6,7 @@ One loop for every condition. What differs between two conditions is a field of 
     stepalign train recipes/quickstart.toml
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count, islice
@@ -148,7 +149,8 @@ class Trainer:
             except StepalignError as error:
                 raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
         self.step = step
-        self._record(rollouts, {"lr": rate, **learnt}, taught.outcomes, taught.cases, taught.failures)
+        counts = {"cases": taught.cases, "failures": taught.failures, "outcomes": taught.outcomes, **_caught(answers)}
+        self._record(rollouts, {"lr": rate, **learnt}, counts)
 
     def evaluate(self) -> Evaluation | None:
         """Judge the policy as it is on the evaluation problems, once a step."""
@@ -228,9 +230,7 @@ class Trainer:
         self,
         rollouts: Sequence[Rollout],
         learnt: Mapping[str, float],
-        outcomes: Mapping[str, int],
-        cases: Mapping[str, int],
-        failures: Mapping[str, int],
+        counts: Mapping[str, Mapping[str, int]],
     ) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
         drawn = len(rollouts)
@@ -252,7 +252,7 @@ class Trainer:
             "completion_tokens": completion_tokens,
             **shares,
         }
-        self.run.add_metrics({**values, "cases": cases, "failures": failures, "outcomes": outcomes, "seconds": seconds})
+        self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
         if shares["truncated"] == 1:
             self.console.warn(
@@ -262,7 +262,9 @@ class Trainer:
         if len({rollout.text for rollout in rollouts}) == 1 and drawn > 1:
             self.console.warn(f"step {self.step}: all {drawn} rollouts are the same text: {rollouts[0].text[:60]!r}")
         if not learnt or "loss" not in learnt:
-            self.console.warn(f"step {self.step}: nothing to learn from, no update (dropped: {dict(failures)})")
+            self.console.warn(
+                f"step {self.step}: nothing to learn from, no update (dropped: {dict(counts['failures'])})"
+            )
         loss = f"loss {learnt['loss']:.4f}, " if "loss" in learnt else ""
         spent = sum(seconds.values()) or 1.0
         self.console.step_done(
@@ -297,6 +299,20 @@ def _method(settings: recipe.Recipe, chat: tokens.Chat, prompt: SolverPrompt, co
     if isinstance(settings.objective, recipe.Grpo):
         return Rewarding(settings, settings.objective)
     return Teaching(chat, prompt, settings, settings.objective, context_limit)
+
+
+def _caught(answers: Sequence[Critique | CritiqueFailure]) -> dict[str, Counter[str]]:
+    """What the checks found in a step's critiques as their critic wrote them, and what was done about it."""
+    critiques = [answer for answer in answers if isinstance(answer, Critique)]
+    return {
+        "checks": Counter(check.name for answer in answers for check in answer.checks if not check.passed),
+        "repaired": Counter(name for critique in critiques for name in critique.repaired),
+        "retried": Counter(name for answer in answers for name in answer.retried),
+        "critic_tokens": Counter(
+            read=sum(answer.prompt_tokens for answer in answers),
+            written=sum(answer.completion_tokens for answer in answers),
+        ),
+    }
 
 
 def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:
