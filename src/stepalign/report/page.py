@@ -25,7 +25,7 @@ def of_run(
 ) -> str:
     """A run's report as HTML."""
     return (
-        _environment()
+        environment()
         .get_template("run.html.jinja")
         .render(
             summary=summary,
@@ -40,7 +40,7 @@ def of_run(
 def of_comparison(comparison: Comparison, *, evaluation: Sequence[Panel]) -> str:
     """A comparison's page as HTML."""
     return (
-        _environment()
+        environment()
         .get_template("comparison.html.jinja")
         .render(comparison=comparison, evaluation=[(panel.title, _svg(panel)) for panel in evaluation])
     )
@@ -51,9 +51,10 @@ def _svg(panel: Panel) -> Markup:
 
 
 @cache
-def _environment() -> Environment:
+def environment(*folders: Path) -> Environment:
+    """The templates beside this file, and those in `folders`."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
