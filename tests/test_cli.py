@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ LIGHT = [
     "critics.program",
     "critics.schema",
     "errors",
+    "probing.folder",
     "prompts",
     "recipe",
     "records",
@@ -59,7 +61,18 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     program = "from stepalign.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass"
     assert not imported_by(program) & HEAVY
     done = subprocess.run([sys.executable, "-m", "stepalign.cli", "--help"], capture_output=True, text=True, check=True)
-    for command in ("train", "evaluate", "sample", "critique", "select", "report", "version"):
+    for command in (
+        "train",
+        "evaluate",
+        "sample",
+        "critique",
+        "critic-bench",
+        "plant",
+        "probe",
+        "select",
+        "report",
+        "version",
+    ):
         assert f" {command} " in done.stdout
 
 
@@ -94,6 +107,12 @@ def test_the_last_override_wins(stepalign: Cli, file: Path) -> None:
         (["sample", "gone.toml"], "gone.toml: no such recipe"),
         (["select", "gone.toml"], "gone.toml: no such recipe"),
         (["critique", "recipe.toml", "gone.jsonl", "critic.kind=program"], "gone.jsonl: No such file"),
+        (["probe", "gone.toml"], "gone.toml: no such recipe"),
+        (["probe", "recipe.toml", "--context", "stepalin"], "no template 'stepalin'"),
+        (["critique", "recipe.toml", "gone.jsonl", "--problems", "gone.jsonl"], "gone.jsonl: No such file"),
+        (["critic-bench", "recipe.toml", "gone", "critic.kind=program"], "problems.jsonl: No such file"),
+        (["plant", "gone.jsonl", "--model", "a/model"], "model.path = 'a/model': no tokenizer there"),
+        (["plant", "gsm_symbolic", "--model", "a/model", "--kind", "typo"], "no kind of slip 'typo'"),
         (["report", "gone"], "gone"),
     ],
 )
@@ -138,6 +157,36 @@ def test_an_interrupt_elsewhere_exits_with_130(stepalign: Cli, file: Path, monke
     status, _, complaints = stepalign("sample", str(file))
     assert status == 130
     assert "Traceback" not in complaints
+
+
+def test_planted_slips_are_critiqued_checked_and_measured(
+    stepalign: Cli, file: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    solution = "2*17 = 34 pens\n34+18 = 52\nA: 52"
+    row = {
+        "question": "Two boxes of 17 pens and 18 more?",
+        "ground_truth": solution,
+        "model": {"is_correct": True, "solution": solution},
+    }
+    (tmp_path / "solutions.jsonl").write_text(json.dumps(row) + "\n")
+    status, printed, _ = stepalign("plant", "solutions.jsonl", "--model", str(tiny_llama), "--kind", "arithmetic")
+    assert (status, printed) == (0, "planted: 1 slips; not planted: {}\n")
+    with_problems = ["recipe.toml", "planted/rollouts.jsonl", "--problems", "planted/problems.jsonl"]
+    status, printed, _ = stepalign("critique", *with_problems, "critic.kind=program", "--prices", "1", "2.5")
+    assert status == 0
+    assert "critiques     2  (1 A, 1 D)" in printed
+    assert "cost 0.0000" in printed
+    assert printed.endswith("critiques.jsonl, critiques-report.json\n")
+    assert stepalign("critique", *with_problems, "--check", "critiques.jsonl")[0] == 0
+    lines = (tmp_path / "critiques.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "critiques.jsonl").write_text(lines[0])
+    status, printed, _ = stepalign("critique", *with_problems, "--check", "critiques.jsonl")
+    assert status == 1
+    assert "failures      1  (1 missing)" in printed
+    status, printed, _ = stepalign("critic-bench", "recipe.toml", "planted", "critic.kind=program")
+    assert status == 0
+    assert "planted, F1                      100.0%" in printed
+    assert (tmp_path / "critic-bench" / "benchmark.json").exists()
 
 
 def test_the_version_is_the_packages(stepalign: Cli) -> None:

@@ -281,7 +281,7 @@ def test_differences_are_exactly_the_keys_that_differ(write: Write) -> None:
     assert recipe.differences(values("seed=1"), values("context.template=stepalign", "seed=1")) == [
         "context.template: 'refsol' → 'stepalign'"
     ]
-    assert recipe.differences(values(), values("optimizer.lr=1.0", "critic.kind=program")) == [
-        "critic: None → {'kind': 'program', 'on_failure': 'drop'}",
+    assert recipe.differences(values(), values("optimizer.lr=1.0", "selection.attempts=8")) == [
         "optimizer.lr: 5e-06 → 1.0",
+        "selection.attempts: 16 → 8",
     ]

@@ -1,10 +1,8 @@
 """Each stage alone, on a tiny model and on the files of a real run."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -15,7 +13,7 @@ from stepalign import stages
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.recipe import Recipe
-from stepalign.records import Answer, Rollout, read_jsonl, write_jsonl
+from stepalign.records import Rollout, read_jsonl
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -61,34 +59,6 @@ def test_evaluating_a_checkpoint_gives_the_numbers_of_the_run(
 def test_there_must_be_something_to_evaluate_on(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match="nothing to evaluate on"):
         stages.evaluate(make_recipe("problems.holdout=0"), tmp_path / "evaluation.json")
-
-
-def test_critiquing_a_runs_rollouts_gives_the_runs_critiques(finished_run: Recipe, tmp_path: Path) -> None:
-    def untimed(path: Path) -> list[dict[str, Any]]:
-        return [{**json.loads(line), "seconds": 0} for line in path.read_text().splitlines()]
-
-    rollouts = finished_run.folder / "rollouts" / "step-000002.jsonl"
-    out = tmp_path / "critiques.jsonl"
-    answers = stages.critique(finished_run, rollouts, out)
-    assert read_jsonl(out, Answer) == answers  # type: ignore[arg-type]
-    assert untimed(out) == untimed(finished_run.folder / "critiques" / "step-000002.jsonl")
-
-
-def test_what_cannot_be_critiqued_is_an_error_that_names_it(
-    finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
-) -> None:
-    rollouts = finished_run.folder / "rollouts" / "step-000001.jsonl"
-    out = tmp_path / "critiques.jsonl"
-    with pytest.raises(StepalignError, match=r"no \[critic\]"):
-        stages.critique(finished_run.model_copy(update={"critic": None}), rollouts, out)
-    with pytest.raises(StepalignError, match=r"step-000001\.jsonl: rollout step-000001/.* no problem 'sums-"):
-        stages.critique(make_recipe("problems.train.seed=99", "problems.train.digits=3"), rollouts, out)
-    ungraded = tmp_path / "ungraded.jsonl"
-    first, *_ = read_jsonl(rollouts, Rollout)
-    write_jsonl(ungraded, [Rollout(**{**vars(first), "grade": None})])
-    with pytest.raises(StepalignError, match=r"ungraded\.jsonl: rollout .* is not graded"):
-        stages.critique(finished_run, ungraded, out)
-    assert not out.exists()
 
 
 def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(

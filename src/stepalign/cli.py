@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stepalign import __version__, recipe
 from stepalign.errors import StepalignError
+
+if TYPE_CHECKING:
+    from stepalign.critics.fidelity import Prices
 
 app = typer.Typer(
     help="Post-train reasoning models from feedback whose structure you design.",
@@ -19,6 +22,10 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe (TOML).", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Values laid over it, like optimizer.lr=1e-5.", show_default=False)
+]
+ProblemsFile = Annotated[Path | None, typer.Option(help="The problems (JSONL) that the rollouts belong to.")]
+PriceOption = Annotated[
+    tuple[float, float] | None, typer.Option(help="What a million tokens cost: read, written.", show_default=False)
 ]
 AdapterFolder = Annotated[Path | None, typer.Option(help="A PEFT adapter's folder; without it the base is used.")]
 
@@ -81,15 +88,102 @@ def critique(
     file: RecipeFile,
     rollouts: Annotated[Path, typer.Argument(help="Graded rollouts (JSONL).")],
     overrides: Overrides = None,
+    problems: ProblemsFile = None,
+    check: Annotated[Path | None, typer.Option(help="Only check this file of critiques; no critic is asked.")] = None,
+    prices: PriceOption = None,
     out: Annotated[Path, typer.Option(help="Where the critiques go (JSONL).")] = Path("critiques.jsonl"),
 ) -> None:
-    """Have a recipe's critic answer a file of rollouts."""
+    """Have a recipe's critic answer a file of rollouts, and say how faithful it was. A second start goes on."""
     settings = recipe.load(file, overrides or ())
-    from stepalign import stages
+    from stepalign import critiquing
+    from stepalign.critics import fidelity
 
-    answers = stages.critique(settings, rollouts, out)
-    failed = sum(answer.kind == "failure" for answer in answers)
-    typer.echo(f"{out}: {len(answers) - failed} critiques, {failed} failures")
+    if check is not None:
+        report = fidelity.summarize(critiquing.verify(settings, rollouts, check, problems_file=problems))
+        typer.echo(fidelity.table(report))
+        raise typer.Exit(int(not critiquing.sound(settings, report)))
+    answers = critiquing.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
+    typer.echo(fidelity.table(fidelity.summarize(answers, _prices(prices))))
+    typer.echo(f"\n{out}, {critiquing.report_of(out)}")
+
+
+@app.command()
+def critic_bench(
+    file: RecipeFile,
+    folder: Annotated[Path, typer.Argument(help="A folder of planted slips (`stepalign plant`).")],
+    overrides: Overrides = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many slips and natural solutions, no more.")] = None,
+    prices: PriceOption = None,
+    out: Annotated[Path, typer.Option(help="The folder of answers and figures.")] = Path("critic-bench"),
+) -> None:
+    """Measure how often a recipe's critic finds the first wrong step, and how faithfully it copies."""
+    settings = recipe.load(file, overrides or ())
+    from stepalign import critiquing
+
+    found = critiquing.benchmark(settings, folder, out, limit=limit, prices=_prices(prices))
+    typer.echo(critiquing.table(found))
+
+
+@app.command()
+def probe(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    rollouts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rollouts (JSONL), or a folder of them with problems, critiques, slips or marks; else they are drawn.",
+            show_default=False,
+        ),
+    ] = None,
+    context: Annotated[
+        list[str] | None, typer.Option(help="A context design, by name or file; again for more.", show_default=False)
+    ] = None,
+    adapter: AdapterFolder = None,
+    top: Annotated[int, typer.Option(min=0, help="Keep so many of the likeliest tokens in each place.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at the first so many rollouts only.")] = None,
+    out: Annotated[Path, typer.Option(help="The probe's folder.")] = Path("probe"),
+) -> None:
+    """See where each context's signal lands, token by token, before training; goes on where it was stopped."""
+    settings = recipe.load(file, overrides or ())
+    try:
+        from stepalign.probing.stage import probe as look
+
+        found = look(settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit)
+    except KeyboardInterrupt:
+        typer.echo(f"\nstopped; the same command goes on from {out}", err=True)
+        raise typer.Exit(130) from None
+    from stepalign.probing.display import table
+
+    typer.echo(table(found.measures))
+
+
+@app.command()
+def plant(
+    source: Annotated[str, typer.Argument(help="Model solutions or graded rollouts (JSONL), or gsm_symbolic.")],
+    model: Annotated[str, typer.Option(help="The solver whose tokenizer is used: a folder or a name on the hub.")],
+    problems: ProblemsFile = None,
+    prompt: Annotated[str, typer.Option(help="The solver's template: shipped or a file.")] = "solver",
+    limit: Annotated[int | None, typer.Option(min=1, help="Plant at most this many slips.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="arithmetic, sign, 'copied number' or 'dropped term'; all without it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the slips, rollouts and critiques.")] = Path("planted"),
+) -> None:
+    """Put one slip into each of a set of correct solutions: where they go wrong is then known exactly."""
+    from stepalign.slips import sets
+
+    planted = sets.plant_set(
+        source,
+        out,
+        model=recipe.Model(path=model),
+        prompts=recipe.Prompts(solver=prompt),
+        problems_file=problems,
+        limit=limit,
+        seed=seed,
+        kinds=sets.kinds_of(kind or ()),
+    )
+    typer.echo(f"{out}: {len(planted.slips)} slips; not planted: {dict(planted.not_planted)}")
 
 
 @app.command()
@@ -120,6 +214,12 @@ def report(
 def version() -> None:
     """Print the release."""
     typer.echo(__version__)
+
+
+def _prices(prices: tuple[float, float] | None) -> "Prices | None":
+    from stepalign.critics.fidelity import Prices
+
+    return None if prices is None else Prices(prompt=prices[0], completion=prices[1])
 
 
 def main() -> None:

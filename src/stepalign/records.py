@@ -1,6 +1,6 @@
 """The payloads that flow between stages: frozen, checked when made, one line of JSON each.
 
-Problem ─▶ Rollout (graded) ─▶ Critique ─▶ … every arrow of the pipeline can be written to a file with
+Problem ─▶ Rollout (graded) ─▶ Critique ─▶ Credit … every arrow of the pipeline can be written to a file with
 `write_jsonl` and read back with `read_jsonl`, so each stage also runs alone. Left out: anything that can be
 derived again from a record (a rollout's steps come from `traces.parse`, its views from `views`).
 """
@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from os.path import commonprefix
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,6 +24,10 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 TokenIds = tuple[int, ...]
 Case = Literal["A", "B", "C", "D"]
 FinishReason = Literal["stop", "length"]
+Nats = Annotated[float, Field(allow_inf_nan=False)]
+"""A log-probability."""
+TopTokens = tuple[tuple[int, Nats], ...]
+"""Token ids with their log-probabilities, the likeliest first."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -92,6 +97,18 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Check:
+    """What one check of a critique found (`critics/checks.py`)."""
+
+    name: Text
+    measure: float
+    """What was measured; each check defines its own."""
+    passed: bool
+    detail: str = ""
+    """What is wrong, in a few words; empty where it passed."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Critique:
     """A critic's checked output on one rollout (paper, Appendix B)."""
 
@@ -109,7 +126,14 @@ class Critique:
     """The whole critique in the paper's schema, as a teacher is shown it."""
     fidelity: Annotated[float, Field(ge=0, le=1)] = 1.0
     """How much of what should be verbatim is, as a share of its characters."""
+    checks: tuple[Check, ...] = ()
+    """What the checks found in the critique as its critic wrote it; empty where none were made."""
+    repaired: tuple[str, ...] = ()
+    """The checks that failed then and pass since the program put the solver's own text in."""
+    retried: tuple[str, ...] = ()
+    """What earlier answers failed on, one name an answer, in order."""
     prompt_tokens: int = 0
+    """Of all answers, the earlier ones included."""
     completion_tokens: int = 0
     seconds: float = 0.0
 
@@ -127,12 +151,103 @@ class CritiqueFailure:
     rollout_id: Text
     critic: Text
     reason: Text
-    """A short name that is counted in the report: `parse`, `unfaithful`, `truncated`, `timeout`, `server` …"""
+    """A short name that is counted in the report: a check's (`verbatim`, `answer` …), or `parse`, `truncated`,
+    `timeout`, `server` …"""
     detail: str = ""
+    fallback: Literal["refsol", "drop"] | None = None
+    """What the policy puts in the critique's place; None: what `critic.on_failure` says."""
+    checks: tuple[Check, ...] = ()
+    """What the checks found in the last answer that could be read."""
+    retried: tuple[str, ...] = ()
+    """What earlier answers failed on, one name an answer, in order."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+SlipKind = Literal["arithmetic", "sign", "copied number", "dropped term"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PlantedSlip:
+    """A correct trace with one slip put into it and carried on: where it first goes wrong is known exactly."""
+
+    rollout_id: Text
+    """The rollout that has the slip."""
+    problem_id: Text
+    kind: SlipKind
+    step: Annotated[int, Field(ge=1)]
+    """Counted from 1 as critiques count."""
+    start: Annotated[int, Field(ge=0)]
+    end: int
+    """`text[start:end]` is the first wrong number or sign, whole."""
+    text: Text
+    correct_text: Text
+
+    def __post_init__(self) -> None:
+        if not self.start <= self.departure < self.end <= len(self.text):
+            raise ValueError(
+                f"slip {self.rollout_id}: its texts part at character {self.departure}, "
+                f"not in [{self.start}, {self.end})"
+            )
+
+    @property
+    def departure(self) -> int:
+        """The first character that differs. The token that holds it is the first wrong one."""
+        return len(commonprefix([self.text, self.correct_text]))
 
 
 Answer = Annotated[Critique | CritiqueFailure, Field(discriminator="kind")]
 """What a critic gives back for a rollout."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Mark:
+    """Where a rollout first goes wrong: known exactly where it was planted, else as a critique says."""
+
+    rollout_id: Text
+    step: Annotated[int, Field(ge=1)]
+    """Counted from 1, as critiques count."""
+    start: Annotated[int, Field(ge=0)]
+    end: int
+    """The characters `[start, end)` of the rollout's text: the first wrong number, or all of the wrong step."""
+    source: Literal["planted", "critique"]
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start:
+            raise ValueError(f"rollout {self.rollout_id}: an error in the characters [{self.start}, {self.end})")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Credit:
+    """Eq. 4: what each token of a rollout is worth in the eyes of a teacher under one context."""
+
+    rollout_id: Text
+    context: Text
+    """The context design's name."""
+    prompt: str
+    """The message that the teacher was shown."""
+    student: tuple[Nats, ...]
+    """log p(ŷ_t | x, y_<t) for each completion id, at temperature 1."""
+    teacher: tuple[Nats, ...]
+    """log p(ŷ_t | x, c, y_<t), likewise."""
+    student_top: tuple[TopTokens, ...] = ()
+    """For each completion id the likeliest tokens in its place; empty unless they were asked for."""
+    teacher_top: tuple[TopTokens, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({len(self.student), len(self.teacher)}) > 1:
+            raise ValueError(
+                f"rollout {self.rollout_id}: {len(self.student)} tokens seen by the student, {len(self.teacher)} by "
+                "the teacher"
+            )
+        if any(top and len(top) != len(self.student) for top in (self.student_top, self.teacher_top)):
+            raise ValueError(f"rollout {self.rollout_id}: likeliest tokens for some of its tokens only")
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """A_t = teacher − student: positive where the context makes the sampled token likelier."""
+        return tuple(teacher - student for student, teacher in zip(self.student, self.teacher, strict=True))
 
 
 R = TypeVar("R")

@@ -4,16 +4,14 @@ A stage reads and writes the same records as the loop does, so that rollouts of 
 looked at without training anything.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
-from peft import PeftModel
-from safetensors import SafetensorError
+from torch.nn import Module
 
-from stepalign import critics, problems, recipe, tokens
+from stepalign import problems, recipe, tokens
 from stepalign.console import Console
 from stepalign.errors import StepalignError
 from stepalign.evaluation.judging import judge
@@ -22,11 +20,8 @@ from stepalign.grading import Grader
 from stepalign.problems import selection
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import (
-    Critique,
-    CritiqueFailure,
     Problem,
     Rollout,
-    read_jsonl,
     to_json,
     write_atomically,
     write_jsonl,
@@ -34,7 +29,9 @@ from stepalign.records import (
 from stepalign.sampling.solver import Solver
 from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
-from stepalign.training.policy import ADAPTER, load_base
+from stepalign.tokens import Chat
+from stepalign.training import policy as policies
+from stepalign.training.policy import ADAPTER
 
 
 def sample(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
@@ -74,33 +71,6 @@ def evaluate(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None)
     write_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), rollouts)
     write_atomically(out, to_json(evaluation) + "\n")
     return evaluation
-
-
-def critique(settings: recipe.Recipe, rollouts: Path, out: Path) -> list[Critique | CritiqueFailure]:
-    """Have a recipe's critic answer a file of graded rollouts of its training problems, and write the answers.
-
-    Raises:
-        StepalignError: the recipe has no critic, or a rollout's problem is not among the recipe's.
-    """
-    if settings.critic is None:
-        raise StepalignError("the recipe has no [critic]")
-    by_id = {problem.id: problem for problem in problems.prepare(settings.problems)[0]}
-    attempts = read_jsonl(rollouts, Rollout)
-    for rollout in attempts:
-        if rollout.problem_id not in by_id:
-            raise StepalignError(f"{rollouts}: rollout {rollout.id}: no problem {rollout.problem_id!r} in the recipe")
-        if rollout.grade is None:
-            raise StepalignError(f"{rollouts}: rollout {rollout.id} is not graded")
-    answers = []
-    with Console() as console, console.stage("critique", len(attempts)) as advance:
-        pairs = ((by_id[rollout.problem_id], rollout) for rollout in attempts)
-        for answer in critics.make(settings.critic).critique(pairs):
-            answers.append(answer)
-            advance(1)
-    order = {rollout.id: place for place, rollout in enumerate(attempts)}
-    answers.sort(key=lambda answer: order[answer.rollout_id])
-    write_jsonl(out, answers)
-    return answers
 
 
 def select(settings: recipe.Recipe, out: Path) -> Path:
@@ -160,17 +130,14 @@ def select(settings: recipe.Recipe, out: Path) -> Path:
 def solver(settings: recipe.Recipe, adapter: Path | None) -> Iterator[Solver]:
     """The recipe's solver with any PEFT adapter, or with none."""
     chat = tokens.load(settings.model)
-    device = Accelerator().device
-    model = load_base(settings.model, device)
-    if adapter is not None:
-        try:
-            with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
-                warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-                model = PeftModel.from_pretrained(model, adapter)
-        except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line}") from None
+    model = policies.load_trained(settings.model, adapter, Accelerator().device)
+    with solver_on(settings, chat, model) as solve:
+        yield solve
+
+
+@contextmanager
+def solver_on(settings: recipe.Recipe, chat: Chat, model: Module) -> Iterator[Solver]:
+    """The recipe's solver on a model that is there already."""
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.batch_size)
     with Grader(settings.grading) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

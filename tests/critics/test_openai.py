@@ -16,6 +16,7 @@ from stepalign import recipe
 from stepalign.critics import make, schema
 from stepalign.critics.openai import OpenAICritic
 from stepalign.errors import StepalignError
+from stepalign.grading import Grader
 from stepalign.prompts import load
 from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Problem, Rollout, Verdict
 from stepalign.traces import parse
@@ -121,8 +122,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPALIGN_CRITIC_API_KEY", KEY)
 
 
+GRADER = Grader(recipe.Grading(workers=1))  # plain arithmetic decides every answer here: no worker starts
+
+
 def critic(url: str, **settings: Any) -> OpenAICritic:
-    return OpenAICritic(recipe.OpenAICritic(base_url=url, model="critic", **{"timeout_s": 20.0, **settings}))
+    table = {"kind": "openai", "base_url": url, "model": "critic", "timeout_s": 20.0, **settings}
+    return OpenAICritic(recipe.OpenAICritic.model_validate(table), GRADER, Path())
 
 
 def attempt(
@@ -249,24 +254,24 @@ def test_a_hanging_answer_costs_one_timeout() -> None:
         (Reply(body="<html>", headers={"Content-Type": "text/html"}), "server", "not a chat completion"),
         (Reply(body='{"choices": []}'), "server", "not a chat completion"),
         (Reply(body='{"error": "no"}'), "server", "not a chat completion"),
-        (Reply(GOOD.replace("47 + 38", "we add")), "unfaithful", "of the correct part is verbatim"),
-        (Reply(GOOD.replace("\\boxed{97}", "\\boxed{99}")), "inconsistent", "ends in '99', the reference"),
-        (Reply(GOOD.replace("\\boxed{97}", "97")), "inconsistent", "no \\boxed"),
-        (Reply(GOOD.replace("### Final", "### Step 2: b\n85 + 12 = 98\n### Final")), "not silent", "step 2"),
+        (Reply(GOOD.replace("47 + 38", "we add")), "verbatim", "of step 1 is copied"),
+        (Reply(GOOD.replace("\\boxed{97}", "\\boxed{99}")), "answer", "ends in '99', the reference"),
+        (Reply(GOOD.replace("\\boxed{97}", "97")), "answer", "no \\boxed"),
+        (Reply(GOOD.replace("### Final", "### Step 2: b\n85 + 12 = 98\n### Final")), "withheld", "step 2"),
     ],
 )  # fmt: skip
 def test_an_answer_that_may_not_teach_is_a_failure_with_its_reason(reply: Reply, reason: str, detail: str) -> None:
-    found = failure(reply, retries=0)
+    found = failure(reply, retries=0, policy={"verbatim": "fail"})
     assert found.reason == reason
     assert detail in found.detail
 
 
 def test_a_lie_about_the_grade_is_a_failure() -> None:
     right = tuple(Verdict(step=k, correct=True) for k in (1, 2, 3))
-    assert failure(Reply(schema.compose("A", right, TEXT))).reason == "inconsistent"
-    assert failure(Reply(), given=attempt(correct=True)).reason == "inconsistent"
+    assert failure(Reply(schema.compose("A", right, TEXT))).reason == "case"
+    assert failure(Reply(), given=attempt(correct=True)).reason == "case"
     cut_off = GOOD.replace("has an error at", "ran out of tokens and needs completing from")
-    assert failure(Reply(cut_off)).reason in ("inconsistent", "parse")
+    assert failure(Reply(cut_off)).reason in ("case", "parse")
 
 
 def test_a_right_answer_is_copied_whole_or_fails() -> None:
@@ -275,11 +280,12 @@ def test_a_right_answer_is_copied_whole_or_fails() -> None:
     found = ask(Reply(schema.compose("A", right, TEXT)), given=given)
     assert isinstance(found, Critique)
     assert (found.case, found.correct_part) == ("A", TEXT)
-    assert failure(Reply(schema.compose("A", right, TEXT[:40])), given=given).reason == "unfaithful"
+    copied = {"verbatim": "drop"}
+    assert failure(Reply(schema.compose("A", right, TEXT[:40])), given=given, policy=copied).reason == "verbatim"
 
 
 def test_a_copy_that_is_faithful_enough_is_accepted_and_measured() -> None:
-    found = ask(Reply(GOOD.replace("47 + 38", "47+38")), min_fidelity=0.9)
+    found = ask(Reply(GOOD.replace("47 + 38", "47+38")), checks={"min_fidelity": 0.8})
     assert isinstance(found, Critique)
     assert found.fidelity == pytest.approx(1 - 2 / len(PART))
 
@@ -357,7 +363,7 @@ def test_a_server_that_needs_no_key_gets_a_placeholder(monkeypatch: pytest.Monke
 
 def test_a_base_url_that_is_none_is_an_error_before_anything_is_sent() -> None:
     with pytest.raises(StepalignError, match=r"critic\.base_url: .*found 'localhost:8000'"):
-        make(recipe.OpenAICritic(base_url="localhost:8000", model="critic"))
+        make(recipe.OpenAICritic(base_url=("localhost:8000",), model="critic"), GRADER, Path())
 
 
 def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:

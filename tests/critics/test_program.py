@@ -9,7 +9,9 @@ import pytest
 
 from stepalign import problems, recipe
 from stepalign.critics import equations, make, schema
+from stepalign.critics.checks import NAMES
 from stepalign.critics.program import ProgramCritic
+from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Problem, Rollout
 from stepalign.traces import boxed, parse
 
@@ -457,7 +459,13 @@ def test_a_reason_never_shows_the_wrong_number() -> None:
 
 
 def test_a_recipe_makes_the_critic() -> None:
-    assert make(recipe.ProgramCritic()).name == "program"
+    made = make(recipe.ProgramCritic(), Grader(recipe.Grading()), Path())
+    (found,) = made.critique(
+        [(EGGS, attempt("### Step 1: a\n9 * 2 = 18\n\n### Final Answer:\n\\boxed{18}", correct=True))]
+    )
+    assert made.name == "program"
+    assert isinstance(found, Critique)
+    assert [check.name for check in found.checks if check.passed] == list(NAMES)
 
 
 def wrong_sums(rng: random.Random) -> Iterator[tuple[str, Problem, Rollout]]:

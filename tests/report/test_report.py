@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import report
+from stepalign import recipe, report
 from stepalign.errors import StepalignError
 from stepalign.records import Rollout, read_jsonl
 from stepalign.report import page
@@ -84,6 +84,16 @@ def test_the_first_screen_says_what_ran_whether_it_helped_and_where_the_time_wen
     assert "paired over 20 problems." in rest[:200]
     assert "in 6 optimizer steps" in rest[:700]
     assert "sample 4" in rest[:700]
+
+
+def test_a_run_without_a_teacher_says_so(build_run) -> None:
+    folder = build_run()
+    file = folder / "recipe.toml"
+    grpo = recipe.load(file, ["objective.kind=grpo", "training.group=8"])
+    file.write_text(recipe.dump(grpo))
+    text = text_of(folder)
+    assert "Condition GRPO, 8 rollouts a problem" in text
+    assert "critic program" not in text
 
 
 def test_an_interval_that_includes_zero_is_said_to(build_run) -> None:

@@ -1,10 +1,17 @@
 """Critics: whatever answers a graded rollout with a critique in the paper's schema."""
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from stepalign import recipe
+from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+
+if TYPE_CHECKING:
+    from stepalign.sampling import Sampler
+    from stepalign.tokens import Chat
 
 
 class Critic(Protocol):
@@ -17,16 +24,40 @@ class Critic(Protocol):
         ...
 
 
-def make(settings: recipe.Critic) -> Critic:
+@dataclass(frozen=True)
+class OwnModel:
+    """The solver as a critic may use it: with the weights that are loaded already, its adapter off."""
+
+    chat: "Chat"
+    sampler: "Sampler"
+    context_limit: int | None
+    """How many positions the model has."""
+
+
+def make(settings: recipe.Critic, grader: Grader, folder: Path, own: Callable[[], OwnModel] | None = None) -> Critic:
     """The critic that a recipe names.
+
+    Args:
+        settings: the recipe's table.
+        grader: compares final answers that only computer algebra can.
+        folder: the run's, for what a critic keeps.
+        own: gives the solver's own model, called when that is first asked, so that nobody loads it in vain.
 
     Raises:
         StepalignError: its settings cannot work.
     """
-    if settings.kind == "program":
-        from stepalign.critics.program import ProgramCritic
+    match settings:
+        case recipe.ProgramCritic():
+            from stepalign.critics.policy import CheckedCritic, Rules
+            from stepalign.critics.program import ProgramCritic
 
-        return ProgramCritic()
-    from stepalign.critics.openai import OpenAICritic
+            return CheckedCritic(ProgramCritic(), Rules(settings, grader))
+        case recipe.ReplayCritic():
+            from stepalign.critics.policy import CheckedCritic, Rules
+            from stepalign.critics.replay import ReplayCritic
 
-    return OpenAICritic(settings)
+            return CheckedCritic(ReplayCritic(settings.path), Rules(settings, grader))
+        case recipe.OpenAICritic():
+            from stepalign.critics.openai import OpenAICritic
+
+            return OpenAICritic(settings, grader, folder)

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 from time import perf_counter
 
@@ -23,10 +24,12 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from stepalign import prompts, recipe
-from stepalign.critics import equations, schema
+from stepalign.critics import schema
+from stepalign.critics.policy import Refusal, Rules
 from stepalign.errors import StepalignError
+from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.traces import Trace, boxed, parse
+from stepalign.traces import parse
 
 VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
 """What a critic's template may use."""
@@ -38,19 +41,19 @@ _NO_KEY = "none"
 class OpenAICritic:
     """Asks a model. Answers come in the order in which they are ready."""
 
-    def __init__(self, settings: recipe.OpenAICritic) -> None:
+    def __init__(self, settings: recipe.OpenAICritic, grader: Grader, folder: Path) -> None:
         """Check the settings; nothing is sent yet.
 
         Raises:
             StepalignError: the base URL is none, or there is no such template.
         """
-        if not settings.base_url.startswith(("http://", "https://")):
-            raise StepalignError(
-                f"critic.base_url: a URL like http://localhost:8000/v1 is wanted, found {settings.base_url!r}"
-            )
+        for url in settings.base_url:
+            if not url.startswith(("http://", "https://")):
+                raise StepalignError(f"critic.base_url: a URL like http://localhost:8000/v1 is wanted, found {url!r}")
         self.name = settings.model
         self._settings = settings
-        self._template, _ = prompts.load(settings.prompt, VARIABLES)
+        self._rules = Rules(settings, grader)
+        self._template, _ = prompts.load(settings.prompt or "critic", VARIABLES)
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt, at most `concurrency` of them asked for at a time.
@@ -60,7 +63,7 @@ class OpenAICritic:
         """
         key = os.environ.get(self._settings.api_key_env) or _NO_KEY
         client = openai.AsyncOpenAI(
-            base_url=self._settings.base_url,
+            base_url=self._settings.base_url[0],
             api_key=key,
             max_retries=self._settings.retries,
             timeout=self._settings.timeout_s,
@@ -119,11 +122,7 @@ class OpenAICritic:
             found = schema.parse(text, trace)
         except schema.CritiqueFormatError as error:
             raise _Rejected("parse", str(error)) from None
-        _agree_with_grade(found, rollout)
-        if found.case != "A":
-            _agree_with_reference(found, problem)
-        fidelity = _faithful(found, trace, self._settings.min_fidelity)
-        return Critique(
+        critique = Critique(
             rollout_id=rollout.id,
             critic=self.name,
             case=found.case,
@@ -131,14 +130,16 @@ class OpenAICritic:
             correct_part=found.correct_part,
             corrected_step=found.corrected_step,
             continuation=found.continuation,
-            text=schema.compose(
-                found.case, found.verdicts, found.correct_part, found.corrected_step, found.continuation
-            ),
-            fidelity=fidelity,
+            text=schema.text_of(found),
+            fidelity=schema.fidelity(found.correct_part, schema.original(trace, found.first_error)),
             prompt_tokens=completion.usage.prompt_tokens if completion.usage else 0,
             completion_tokens=completion.usage.completion_tokens if completion.usage else 0,
             seconds=seconds,
         )
+        settled = self._rules.settle(critique, problem, rollout)
+        if isinstance(settled, Refusal):
+            raise _Rejected(settled.reason, settled.detail)
+        return settled
 
 
 class _Rejected(Exception):
@@ -162,43 +163,6 @@ def _said(completion: ChatCompletion) -> str:
     if not answer.strip():
         raise _Rejected("parse", "nothing after its thinking" if end or thinking else "an empty answer")
     return answer
-
-
-def _agree_with_grade(found: schema.ParsedCritique, rollout: Rollout) -> None:
-    allowed = "AB" if rollout.correct else "CD" if rollout.finish == "length" else "D"
-    if found.case not in allowed:
-        graded = "correct" if rollout.correct else "not correct"
-        raise _Rejected("inconsistent", f"case {found.case} for a final answer that was graded {graded}")
-
-
-def _agree_with_reference(found: schema.ParsedCritique, problem: Problem) -> None:
-    """The correction must end in the reference answer, as far as plain comparison can tell."""
-    boxes = boxed(f"{found.corrected_step}\n{found.continuation}")
-    if not boxes:
-        raise _Rejected("inconsistent", "the correction has no \\boxed final answer")
-    wanted, stated = equations.value(problem.answer), equations.value(boxes[-1])
-    if wanted is None:
-        return
-    if stated is not None:
-        same = stated == wanted
-    else:
-        same = wanted in {number.value for number in equations.numbers(boxes[-1])}
-    if not same:
-        raise _Rejected("inconsistent", f"the correction ends in {boxes[-1]!r}, the reference in {problem.answer!r}")
-
-
-def _faithful(found: schema.ParsedCritique, trace: Trace, least: float) -> float:
-    """The fidelity of the copy, if it is high enough and the wrong step is not quoted."""
-    k = found.first_error
-    original = trace.text if k is None else schema.prefix(trace, k)
-    fidelity = schema.fidelity(found.correct_part, original)
-    if fidelity < least:
-        raise _Rejected("unfaithful", f"{fidelity:.1%} of the correct part is verbatim, {least:.1%} is wanted")
-    if found.case == "D" and k is not None and k <= len(trace.steps):
-        wrong = trace.content(trace.section(k)).strip()
-        if schema.trim(wrong) in f"{found.corrected_step}\n{found.continuation}":
-            raise _Rejected("not silent", f"the wrong step {k} is quoted")
-    return fidelity
 
 
 @contextmanager

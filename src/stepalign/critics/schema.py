@@ -15,8 +15,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from os.path import commonprefix
 
-from stepalign.records import Case, Verdict
+from stepalign.records import Case, Critique, Verdict
 from stepalign.traces import Trace
 
 SUMMARY = "### Summary"
@@ -106,6 +107,21 @@ def compose(
     ])  # fmt: skip
 
 
+def text_of(critique: Critique | ParsedCritique) -> str:
+    """The text of a critique by its parts.
+
+    Raises:
+        ValueError: the verdicts do not fit the case.
+    """
+    return compose(
+        critique.case,
+        critique.verdicts,
+        critique.correct_part,
+        critique.corrected_step,
+        critique.continuation,
+    )
+
+
 def trim(text: str) -> str:
     """A part without what sets it apart from the next: the whitespace and rules (`---`) at its end."""
     text = text.rstrip()
@@ -132,6 +148,27 @@ def prefix(trace: Trace, k: int) -> str:
     if k > len(trace.steps) and trace.answer is None:
         return trim(trace.text)
     return trim(trace.before(k))
+
+
+def departure(wrong: str, corrected: str) -> int | None:
+    """The first character in which a wrong step departs from the corrected one.
+
+    None where they differ in the heading already, since then the correction is in other words and does not tell
+    where the error is.
+    """
+    common = len(commonprefix([wrong, corrected]))
+    heading = wrong.find("\n")
+    return common if 0 <= heading < common < len(wrong) else None
+
+
+def original(trace: Trace, first_error: int | None) -> str:
+    """What a critique copies: the text before the first error, all of it where there is none.
+
+    Nothing where the trace has no such step.
+    """
+    if first_error is None:
+        return trim(trace.text)
+    return prefix(trace, first_error) if first_error <= sections(trace) else ""
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────

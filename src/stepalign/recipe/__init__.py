@@ -7,6 +7,16 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
+from stepalign.recipe.critics import (
+    Checked,
+    Checks,
+    Critic,
+    Fallback,
+    OpenAICritic,
+    Policy,
+    ProgramCritic,
+    ReplayCritic,
+)
 from stepalign.recipe.files import differences, dump, load
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
 from stepalign.recipe.section import Section
@@ -15,20 +25,17 @@ from stepalign.recipe.sections import (
     Adapter,
     Columns,
     Context,
-    Critic,
     Evaluation,
     Example,
-    Fallback,
     File,
     Grading,
     Gsm8k,
     GsmSymbolic,
     Model,
-    OpenAICritic,
     OpenMath,
     Optimizer,
+    Probe,
     Problems,
-    ProgramCritic,
     Prompts,
     Recipe,
     Sampler,
@@ -44,6 +51,8 @@ from stepalign.recipe.sections import (
 __all__ = [
     "VERSION",
     "Adapter",
+    "Checked",
+    "Checks",
     "Columns",
     "Context",
     "Critic",
@@ -61,10 +70,13 @@ __all__ = [
     "OpenAICritic",
     "OpenMath",
     "Optimizer",
+    "Policy",
+    "Probe",
     "Problems",
     "ProgramCritic",
     "Prompts",
     "Recipe",
+    "ReplayCritic",
     "Sampler",
     "Sampling",
     "Section",

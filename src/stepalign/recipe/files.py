@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from stepalign.errors import StepalignError
-from stepalign.recipe import objectives, sections
+from stepalign.recipe import critics, objectives, sections
 from stepalign.recipe.section import Section
 from stepalign.recipe.sections import VERSION, Recipe
 
@@ -133,8 +133,8 @@ _TAGS: dict[str, type[Section]] = {
     "gsm_symbolic": sections.GsmSymbolic,
     "sums": sections.Sums,
     "file": sections.File,
-    "program": sections.ProgramCritic,
-    "openai": sections.OpenAICritic,
+    "program": critics.ProgramCritic,
+    "openai": critics.OpenAICritic,
     "distillation": objectives.Distillation,
     "grpo": objectives.Grpo,
 }

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from stepalign.recipe.critics import Critic
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
 from stepalign.recipe.section import Decay, Probability, Section, Share
 
@@ -176,38 +177,6 @@ class Grading(Section):
 
 # ── the teacher's side ────────────────────────────────────────────────────────────────────────────────────────
 
-Fallback = Literal["refsol", "drop"]
-
-
-class ProgramCritic(Section):
-    """A program that checks each step's arithmetic and mends the first wrong step."""
-
-    kind: Literal["program"] = "program"
-    on_failure: Fallback = "drop"
-
-
-class OpenAICritic(Section):
-    """A model behind an OpenAI-compatible endpoint. The key is read from `api_key_env`, never from a recipe."""
-
-    kind: Literal["openai"] = "openai"
-    base_url: str
-    model: str
-    api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
-    prompt: str = "critic"
-    """The name of a template that ships with the package, or a file."""
-    temperature: NonNegativeFloat = 0.0
-    top_p: Probability = 0.95
-    max_tokens: PositiveInt = 8000
-    timeout_s: PositiveFloat = 240.0
-    retries: NonNegativeInt = 3
-    concurrency: PositiveInt = 32
-    min_fidelity: Share = 0.98
-    """Below this share of verbatim characters a critique does not teach."""
-    on_failure: Fallback = "refsol"
-
-
-Critic = Annotated[ProgramCritic | OpenAICritic, Field(discriminator="kind")]
-
 
 class Context(Section):
     """What the teacher is shown beyond the problem: one template file."""
@@ -288,6 +257,17 @@ class Evaluation(Section):
     """Resamples behind every interval."""
 
 
+class Probe(Section):
+    """Rollouts that a run looks at under several contexts at every checkpoint; without this table it does not."""
+
+    contexts: tuple[str, ...] = ()
+    """Designs by name or file; none means the run's own."""
+    rollouts: Path | None = None
+    """A file or folder as `stepalign probe --rollouts` takes it; None draws from the initial policy."""
+    count: PositiveInt = 16
+    """The first so many rollouts, or problems to draw one of each."""
+
+
 class Tracking(Section):
     """Trackers of Accelerate that metrics are also sent to."""
 
@@ -318,6 +298,7 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    probe: Probe | None = None
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")

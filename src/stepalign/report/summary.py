@@ -15,7 +15,12 @@ from stepalign.report.run import Example, Run
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
 """As in the paper's Table 1 for the answer length, though a short answer is not by itself a good one."""
 
-_RATES = {"sample": "completion_tokens", "teacher": "teacher_tokens", "student": "student_tokens"}
+_RATES = {
+    "sample": "completion_tokens",
+    "teacher": "teacher_tokens",
+    "base": "base_tokens",
+    "student": "student_tokens",
+}
 """The metric that counts the tokens which a stage handles."""
 
 _CASES = {
@@ -79,7 +84,9 @@ class Summary:
 
     @property
     def condition(self) -> str:
-        """What the teacher sees, and who wrote it."""
+        """What the teacher sees, and who wrote it; or that there is none."""
+        if self.setting("objective.kind") == "grpo":
+            return f"GRPO, {count(int(self.setting('training.group') or 1), 'rollout')} a problem"
         critic = self.setting("critic.model") or self.setting("critic.kind")
         shown = f"context {self.setting('context.template') or 'unknown'}"
         return f"{shown}, critic {critic}" if critic else f"{shown}, no critic"

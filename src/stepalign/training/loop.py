@@ -23,6 +23,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.judging import judge
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.grading import Grader
+from stepalign.probing.watch import Watch
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.sampling.solver import Solver
@@ -34,7 +35,7 @@ from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
 from stepalign.training.rewarding import Rewarding
 from stepalign.training.run import Run
-from stepalign.training.teaching import Teaching
+from stepalign.training.teaching import Teaching, within
 from stepalign.training.update import learning_rate, optimizer_of, update
 
 
@@ -63,7 +64,12 @@ class Trainer:
         self.prompt = SolverPrompt(settings.prompts)
         context_limit = policies.context_limit(settings.model)
         self.method = _method(settings, self.chat, self.prompt, context_limit)
-        self.critic = critics.make(settings.critic) if settings.critic and self.method.needs_critique else None
+        grader = stack.enter_context(Grader(settings.grading))
+        self.critic = (
+            critics.make(settings.critic, grader, run.folder, self._own_model)
+            if settings.critic and self.method.needs_critique
+            else None
+        )
         self.train_problems, self.evaluation_problems, dropped = problems.prepare(settings.problems)
         self._leave_out_long_problems(context_limit, dropped)
         self.method.check(self.train_problems)
@@ -73,7 +79,7 @@ class Trainer:
         sampler = TransformersSampler(
             self.policy.model, eos_ids=self.chat.eos_ids, batch_size=settings.sampler.batch_size
         )
-        self.solver = Solver(self.chat, sampler, stack.enter_context(Grader(settings.grading)), self.prompt)
+        self.solver = Solver(self.chat, sampler, grader, self.prompt)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
         self.wrapped, self.optimizer = self.accelerator.prepare(
@@ -88,12 +94,18 @@ class Trainer:
             self.console.warn("teacher.thinking = true, but the chat template has no thinking switch")
         if last:
             self.console.say(f"{run.folder}: going on from {last.name}")
+        self.watch = self._watch(context_limit) if settings.probe else None
+
+    def _own_model(self) -> critics.OwnModel:
+        limit = policies.context_limit(self.settings.model)
+        return critics.OwnModel(self.chat, self.solver.sampler, limit)
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
         training = self.settings.training
         if not self.evaluation_problems:
             self.console.warn("there are no evaluation problems: nothing will be evaluated")
+        self.look()
         if self._evaluates_now():
             self.evaluate()
         batches = _batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
@@ -101,6 +113,7 @@ class Trainer:
             self.learn_from(batch)
             if self.step == training.steps or self.step % training.checkpoint_every == 0:
                 checkpoints.save(self.run.checkpoints, self.policy, self.optimizer, self.step)
+                self.look()
             if self._evaluates_now():
                 self.evaluate()
         self.accelerator.end_training()
@@ -154,6 +167,24 @@ class Trainer:
             f"Pass@{evaluation.n} {shown['pass']:.1%}, {shown['length']:.0f} tokens"
         )
         return evaluation
+
+    def look(self) -> None:
+        """Measure the credit of the recipe's probe, where it has one, with the policy as it is."""
+        if self.watch is not None:
+            for context, found in self.watch.at(self.step).contexts.items():
+                shown = {name: found[name].value for name in ("correct", "at") if name in found}
+                self.accelerator.log({f"probe/{context}/{name}": v for name, v in shown.items()}, step=self.step)
+
+    def _watch(self, context_limit: int | None) -> Watch:
+        return Watch(
+            self.settings,
+            self.policy,
+            self.solver,
+            within(self.settings.teacher, context_limit),
+            self.console,
+            self.train_problems,
+            self.run.folder / "probe",
+        )
 
     def _evaluates_now(self) -> bool:
         """Whether an evaluation is due. A run that goes on must not add one where it happened to be stopped."""

@@ -42,12 +42,9 @@ class Teaching:
             )
             raise StepalignError(f"{why}, but the recipe has no [critic]")
         self.fallback: contexts.Context | None = None
-        if self.needs_critique and settings.critic is not None and settings.critic.on_failure == "refsol":
+        if self.needs_critique and settings.critic is not None and "refsol" in settings.critic.fallbacks:
             self.fallback = contexts.load("refsol")
-        limit = settings.teacher.max_tokens
-        self.teacher = settings.teacher.model_copy(
-            update={"max_tokens": limit if context_limit is None else min(limit, context_limit)}
-        )
+        self.teacher = within(settings.teacher, context_limit)
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the contexts show a reference solution that problems lack."""
@@ -99,7 +96,7 @@ class Teaching:
         critique = answer if isinstance(answer, Critique) else None
         context, objective = self.context, self.objective
         if critique is None and self.needs_critique:
-            if self.fallback is None:
+            if self.fallback is None or self._stands_in(answer) == "drop":
                 return None
             # Without a critique nothing knows where the first error is.
             context, objective = self.fallback, objective.model_copy(update={"horizon": "all"})
@@ -108,3 +105,16 @@ class Teaching:
         except DoesNotFit:
             taught.failures["teacher prompt too long"] += 1
             return None
+
+    def _stands_in(self, answer: CritiqueFailure | Critique | None) -> recipe.Fallback:
+        """What takes the place of a critique that is not there: the policy's word, or else the last resort."""
+        assert self.settings.critic is not None
+        own = answer.fallback if isinstance(answer, CritiqueFailure) else None
+        return own or self.settings.critic.on_failure
+
+
+def within(teacher: recipe.Teacher, context_limit: int | None) -> recipe.Teacher:
+    """A recipe's teacher within the model's own limit, where it has one."""
+    if context_limit is None:
+        return teacher
+    return teacher.model_copy(update={"max_tokens": min(teacher.max_tokens, context_limit)})

@@ -1,0 +1,71 @@
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stepalign.critics.journal import answer_all
+from stepalign.critics.program import ProgramCritic
+from stepalign.errors import StepalignError
+from stepalign.records import Answer, Critique, CritiqueFailure, Grade, Problem, Rollout, read_jsonl, to_json
+
+PROBLEM = Problem(id="p", statement="What is 2 + 3?", answer="5")
+TEXT = "### Step 1: Add\n2 + 3 = 5\n\n### Final Answer:\n\\boxed{5}"
+
+
+def attempts(names: str) -> list[tuple[Problem, Rollout]]:
+    grade = Grade(correct=True, outcome="correct")
+    return [
+        (
+            PROBLEM,
+            Rollout(id=name, problem_id="p", completion_ids=(), token_starts=(), text=TEXT, finish="stop", grade=grade),
+        )
+        for name in names
+    ]
+
+
+class Counting(ProgramCritic):
+    """The program critic, backwards, that remembers what it was asked and may be killed after some answers."""
+
+    def __init__(self, dies_after: int | None = None) -> None:
+        self.asked: list[str] = []
+        self.dies_after = dies_after
+
+    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
+        for count, attempt in enumerate(reversed(list(attempts))):
+            if count == self.dies_after:
+                raise KeyboardInterrupt
+            self.asked.append(attempt[1].id)
+            yield from super().critique([attempt])
+
+
+def test_a_second_start_asks_only_for_what_is_missing(tmp_path: Path) -> None:
+    path, advanced = tmp_path / "critiques.jsonl", list[int]()
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(Counting(dies_after=2), attempts("abcd"), path)
+    with path.open("a") as file:
+        file.write('{"kind": "critique", "rollout_id": "a", "cri')  # what a kill leaves
+    second = Counting()
+    answers = answer_all(second, attempts("abcd"), path, advanced.append)
+    assert second.asked == ["b", "a"]
+    assert advanced == [2, 1, 1]
+    assert [answer.rollout_id for answer in answers] == list("abcd")
+    assert read_jsonl(path, Answer) == answers  # type: ignore[arg-type]
+    third = Counting()
+    assert answer_all(third, attempts("abcd"), path) == answers
+    assert third.asked == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{}", "line 1: not a critic's answer"),
+        (to_json(CritiqueFailure(rollout_id="z", critic="program", reason="x")), "line 1: rollout z is not among"),
+        (to_json(CritiqueFailure(rollout_id="a", critic="QwQ", reason="x")), "line 1: an answer of QwQ"),
+    ],
+)
+def test_a_file_of_something_else_is_an_error_and_is_left_alone(tmp_path: Path, line: str, expected: str) -> None:
+    path = tmp_path / "critiques.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(StepalignError, match=expected):
+        answer_all(Counting(), attempts("ab"), path)
+    assert path.read_text() == f"{line}\n"
