@@ -7,3 +7,5 @@ from pathlib import Path
 
 SOLVER = Path(__file__).parent / "solver"
 """The embedded solver's folder: weights, tokenizer, model card."""
+RECIPES = Path(__file__).parent / "recipes"
+"""The lab's conditions, one recipe each; `base.toml` is what they share."""

@@ -51,9 +51,9 @@ def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
     )
 
 
-def new_tokenizer(seed: int) -> PreTrainedTokenizerBase:
+def new_tokenizer(seed: int, examples: int = 4000) -> PreTrainedTokenizerBase:
     """A tokenizer of the corpus' phrases."""
-    texts = islice(corpus.examples(Random(derive_seed(seed, "tokenizer"))), 4000)
+    texts = islice(corpus.examples(Random(derive_seed(seed, "tokenizer"))), examples)
     return tokenizer.build(part for example in texts for part in (example.message, example.response))
 
 

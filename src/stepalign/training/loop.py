@@ -31,6 +31,7 @@ from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
 from stepalign.training import checkpoints
 from stepalign.training import policy as policies
+from stepalign.training.cost import spent
 from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
 from stepalign.training.rewarding import Rewarding
@@ -148,7 +149,9 @@ class Trainer:
             except StepalignError as error:
                 raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
         self.step = step
-        self._record(rollouts, {"lr": rate, **learnt}, taught.outcomes, taught.cases, taught.failures)
+        updates = self.method.updates if taught.lessons else 0
+        cost = spent(self.policy.parameters_read, batch, rollouts, answers, learnt, updates)
+        self._record(rollouts, {"lr": rate, **learnt}, taught.outcomes, taught.cases, taught.failures, cost)
 
     def evaluate(self) -> Evaluation | None:
         """Judge the policy as it is on the evaluation problems, once a step."""
@@ -231,6 +234,7 @@ class Trainer:
         outcomes: Mapping[str, int],
         cases: Mapping[str, int],
         failures: Mapping[str, int],
+        cost: Mapping[str, float],
     ) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
         drawn = len(rollouts)
@@ -252,7 +256,14 @@ class Trainer:
             "completion_tokens": completion_tokens,
             **shares,
         }
-        self.run.add_metrics({**values, "cases": cases, "failures": failures, "outcomes": outcomes, "seconds": seconds})
+        self.run.add_metrics({
+            **values,
+            "cases": cases,
+            "failures": failures,
+            "outcomes": outcomes,
+            "seconds": seconds,
+            "cost": {**cost, "seconds": round(sum(seconds.values()), 3)},
+        })  # fmt: skip
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
         if shares["truncated"] == 1:
             self.console.warn(
