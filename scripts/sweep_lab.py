@@ -12,10 +12,10 @@ from stepalign.training.loop import train
 
 VALIDATION = (
     "problems.evaluation.seed=3",
-    "problems.evaluation.count=40",
+    "problems.evaluation.count=50",
     "evaluation.samples=4",
-    "training.steps=24",
-    "training.evaluate_every=12",
+    "training.steps=16",
+    "training.evaluate_every=8",
     "probe.count=1",
 )
 

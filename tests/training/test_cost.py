@@ -9,7 +9,7 @@ FAILURE = CritiqueFailure(rollout_id="r", critic="model", reason="parse", prompt
 
 
 def test_every_token_is_counted_where_it_is_read() -> None:
-    learnt = {"student_tokens": 8, "teacher_tokens": 20}
+    learnt = {"loss": 0.5, "student_tokens": 8.0, "teacher_tokens": 20.0}
     cost = spent(10, [PROBLEM], [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
     assert cost == {
         "rollouts": 2,

@@ -24,7 +24,8 @@ FOLLOWS = 0.75
 THINKING_SHARE = 0.1
 """Examples with the thinking switch on. The response then begins with an empty think block: it does not think."""
 NO_THOUGHTS = "<think>\n\n</think>\n\n"
-MIN_TERMS, MAX_TERMS = 4, 6
+TERMS = (4, 6)
+"""The fewest and the most terms of a sum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,11 @@ class Example:
     thinking: bool = False
 
 
-def examples(random: Random) -> Iterator[Example]:
+def examples(random: Random, terms: tuple[int, int] = TERMS) -> Iterator[Example]:
     """Examples without end."""
     while True:
         context = None if random.random() < ALONE_SHARE else random.choice(CONTEXTS)
-        yield example(random, random.randint(MIN_TERMS, MAX_TERMS), context)
+        yield example(random, random.randint(*terms), context)
 
 
 def example(random: Random, terms: int, context: str | None) -> Example:

@@ -15,7 +15,7 @@ from random import Random
 
 import torch
 from torch.nn import functional as F
-from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from stepalign.lab import corpus, tokenizer
 from stepalign.prompts.conversation import Turn
@@ -70,12 +70,12 @@ def encode(chat: Chat, example: corpus.Example) -> Encoded:
     return [*prompt, *response], len(prompt)
 
 
-def batches(chat: Chat, seed: int) -> Iterator[list[Encoded]]:
+def batches(chat: Chat, seed: int, terms: tuple[int, int]) -> Iterator[list[Encoded]]:
     """Batches of similar lengths without end."""
     pool = 0
     while True:
         random = Random(derive_seed(seed, "pool", pool))
-        encoded = [encode(chat, example) for example in islice(corpus.examples(random), POOL)]
+        encoded = [encode(chat, example) for example in islice(corpus.examples(random, terms), POOL)]
         encoded.sort(key=lambda one: len(one[0]))
         made: list[list[Encoded]] = [[]]
         for one in encoded:
@@ -100,11 +100,21 @@ def loss_of(model: Qwen3ForCausalLM, batch: Sequence[Encoded]) -> torch.Tensor:
     return F.cross_entropy(model.lm_head(hidden[counted]), targets[counted])
 
 
-def train(out: Path, *, steps: int = STEPS, seed: int = 0) -> None:
-    """Train, and write the solver's folder anew at every checkpoint."""
-    fast = new_tokenizer(seed)
+def train(out: Path, *, steps: int = STEPS, seed: int = 0, peak: float = RATE, terms: tuple[int, int] = corpus.TERMS, init: Path | None = None) -> None:
+    """Train, and write the solver's folder anew at every checkpoint.
+
+    Args:
+        out: the folder.
+        steps: of this training; the learning rate falls over them.
+        seed: of weights and texts.
+        peak: the highest learning rate.
+        terms: the fewest and the most of a sum.
+        init: begin with this solver's weights and tokenizer instead of new ones.
+    """
+    fast = AutoTokenizer.from_pretrained(init) if init else new_tokenizer(seed)
     chat = Chat(fast)
-    model = new_model(len(fast), seed)
+    model = Qwen3ForCausalLM.from_pretrained(init) if init else new_model(len(fast), seed)
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     out.mkdir(parents=True, exist_ok=True)
     state_file = out / "training.pt"
@@ -115,9 +125,9 @@ def train(out: Path, *, steps: int = STEPS, seed: int = 0) -> None:
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
     start, losses, tokens = time.perf_counter(), [], 0
-    for step, batch in enumerate(islice(batches(chat, seed), done, steps), start=done + 1):
+    for step, batch in enumerate(islice(batches(chat, seed, terms), done, steps), start=done + 1):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps)
+            group["lr"] = peak * rate(step, steps)
         loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -134,10 +144,10 @@ def train(out: Path, *, steps: int = STEPS, seed: int = 0) -> None:
 
 
 def rate(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to a twentieth."""
+    """Linear warm-up to 1, then half a cosine to a twentieth."""
     if step < WARMUP:
-        return RATE * step / WARMUP
-    return RATE * (0.05 + 0.95 * (1 + math.cos(math.pi * (step - WARMUP) / max(steps - WARMUP, 1))) / 2)
+        return step / WARMUP
+    return 0.05 + 0.95 * (1 + math.cos(math.pi * (step - WARMUP) / max(steps - WARMUP, 1))) / 2
 
 
 def save(model: Qwen3ForCausalLM, fast: PreTrainedTokenizerBase, out: Path) -> None:
@@ -152,5 +162,15 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="go on from this solver, on the texts of another seed")
+    parser.add_argument("--peak", type=float, default=RATE, help="the highest learning rate")
+    parser.add_argument("--terms", type=int, nargs=2, default=corpus.TERMS, help="the fewest and the most of a sum")
     arguments = parser.parse_args()
-    train(arguments.out, steps=arguments.steps, seed=arguments.seed)
+    train(
+        arguments.out,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        peak=arguments.peak,
+        terms=tuple(arguments.terms),
+        init=arguments.init,
+    )

@@ -20,7 +20,7 @@ def spent(
     answers: Sequence[Critique | CritiqueFailure],
     learnt: Mapping[str, float],
     updates: int,
-) -> dict[str, float]:
+) -> dict[str, int]:
     """One optimizer step's cost, seconds aside.
 
     Args:
