@@ -1,6 +1,6 @@
 """The lab's stages: tokens a second of each, a step's seconds, and the run's peak memory.
 
-    python bench/lab.py
+python bench/lab.py
 """
 
 import argparse

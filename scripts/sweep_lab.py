@@ -1,6 +1,6 @@
 """Learning rates for the lab's conditions, tried on validation problems that no comparison uses.
 
-    python scripts/sweep_lab.py --condition stepalign --condition refsol --rate 5e-4 --rate 2e-3
+python scripts/sweep_lab.py --condition stepalign --condition refsol --rate 5e-4 --rate 2e-3
 """
 
 import argparse

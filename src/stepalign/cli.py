@@ -213,7 +213,8 @@ def report(
 @app.command()
 def lab(
     conditions: Annotated[
-        list[str] | None, typer.Option("--condition", help="A condition, by its recipe's name; may be given again.", show_default=False)
+        list[str] | None,
+        typer.Option("--condition", help="A condition, by its recipe's name; may be given again.", show_default=False),
     ] = None,
     overrides: Overrides = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each condition.")] = 1,

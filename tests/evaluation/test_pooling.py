@@ -42,7 +42,10 @@ def test_a_difference_pairs_problems_and_draws_each_sides_seeds() -> None:
     b = [evaluation([value + 0.05 for value in easy_to_hard])]
     found = difference(a, b)["avg"]
     assert (found.value, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
-    spread = [evaluation([value + 0.15 for value in easy_to_hard]), evaluation([value - 0.05 for value in easy_to_hard])]
+    spread = [
+        evaluation([value + 0.15 for value in easy_to_hard]),
+        evaluation([value - 0.05 for value in easy_to_hard]),
+    ]
     assert difference(a, spread)["avg"].includes_zero
 
 

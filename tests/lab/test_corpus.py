@@ -32,8 +32,13 @@ def test_behind_feedback_solutions_are_mostly_right_and_behind_verdicts_as_ever(
     def right(context: str | None) -> float:
         random = Random(5)
         texts = [corpus.example(random, 6, context) for _ in range(200)]
-        answers = [sum(map(int, text.message.partition(".")[0].removeprefix("Compute ").split(" + "))) for text in texts]
-        return sum(text.response.endswith(f"\\boxed{{{answer}}}") for text, answer in zip(texts, answers, strict=True)) / 200
+        answers = [
+            sum(map(int, text.message.partition(".")[0].removeprefix("Compute ").split(" + "))) for text in texts
+        ]
+        return (
+            sum(text.response.endswith(f"\\boxed{{{answer}}}") for text, answer in zip(texts, answers, strict=True))
+            / 200
+        )
 
     alone, verdicts, feedback = right(None), right("verdicts"), right("stepalign")
     assert 0.3 < alone < 0.55

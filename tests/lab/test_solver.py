@@ -29,7 +29,13 @@ def test_its_chat_is_one_that_the_pipeline_takes() -> None:
 @pytest.mark.slow
 def test_a_few_steps_of_feedback_help(tmp_path: Path) -> None:
     """An end-to-end regression test: real rollouts, real critiques, a real teacher, a real gain."""
-    short = ["training.steps=12", "training.evaluate_every=0", "problems.evaluation.count=30", "evaluation.samples=8", "probe.count=1"]
+    short = [
+        "training.steps=12",
+        "training.evaluate_every=0",
+        "problems.evaluation.count=30",
+        "evaluation.samples=8",
+        "probe.count=1",
+    ]
     settings = settings_of("stepalign", 0, tmp_path, short)
     train(settings)
     before, after = (evaluation.measures["avg"].value for evaluation in read(settings.folder).evaluations)

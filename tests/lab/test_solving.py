@@ -34,7 +34,7 @@ def test_slips_come_at_their_rates_and_are_carried_on() -> None:
     slips = mends = total = 0
     for _ in range(400):
         text, answer = write([3, 8, 6, 9, 1, 7], "left to right", random)
-        result = None
+        before = result = None
         for doubted, left, right, stated in EQUATION.findall(text):
             if result is not None:
                 assert int(left) == (before if doubted else result)

@@ -17,7 +17,12 @@ def chat() -> Chat:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "naïve ∑ 数学 🙂\t\r\n", "<|end|><|user|></think>", "### Step 12: Add 3 and 4\n3 + 4 = 7\n\n### Final Answer:\n\\boxed{7}"],
+    [
+        "",
+        "naïve ∑ 数学 🙂\t\r\n",
+        "<|end|><|user|></think>",
+        "### Step 12: Add 3 and 4\n3 + 4 = 7\n\n### Final Answer:\n\\boxed{7}",
+    ],
 )
 def test_text_survives_and_holds_no_control_token(text: str) -> None:
     ids = chat().encode_text(text)

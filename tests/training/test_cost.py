@@ -4,7 +4,9 @@ from stepalign.records import CritiqueFailure, Problem, Rollout
 from stepalign.training.cost import COSTS, spent
 
 PROBLEM = Problem(id="p", statement="Compute 2 + 3.", answer="5")
-ROLLOUT = Rollout(id="r", problem_id="p", prompt_ids=(1, 2, 3), completion_ids=(4, 5), text="ab", token_starts=(0, 1), finish="stop")
+ROLLOUT = Rollout(
+    id="r", problem_id="p", prompt_ids=(1, 2, 3), completion_ids=(4, 5), text="ab", token_starts=(0, 1), finish="stop"
+)
 FAILURE = CritiqueFailure(rollout_id="r", critic="model", reason="parse", prompt_tokens=40, completion_tokens=7)
 
 

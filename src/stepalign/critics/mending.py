@@ -161,7 +161,9 @@ def _without_echoes(old: str, new: str) -> str:
         return new
     said, says = map(_said, before), list(map(_said, after))
     pairs = zip(pairwise(said), pairwise(says), after[1:], strict=True)
-    return "\n".join([after[0], *(line for was, now, line in pairs if not now[1] or now[0] != now[1] or was[0] == was[1])])
+    return "\n".join(
+        [after[0], *(line for was, now, line in pairs if not now[1] or now[0] != now[1] or was[0] == was[1])]
+    )
 
 
 def _said(line: str) -> list[list[str]]:

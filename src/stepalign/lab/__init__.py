@@ -1,6 +1,6 @@
 """The lab: the paper's comparison on a laptop, with a solver that ships in the package and a task it finds hard.
 
-    stepalign lab --seeds 5
+stepalign lab --seeds 5
 """
 
 from pathlib import Path

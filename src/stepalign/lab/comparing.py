@@ -113,20 +113,40 @@ def markdown(conditions: Conditions) -> str:
             for metric, best in row.items()
         ]
         lines.append(f"| {condition} | {' | '.join(cells)} |")
-    lines += ["", f"Avg@{n}, first against last evaluation:", "", "| condition | before | after | gain, points |", "|---|---|---|---|"]
+    lines += [
+        "",
+        f"Avg@{n}, first against last evaluation:",
+        "",
+        "| condition | before | after | gain, points |",
+        "|---|---|---|---|",
+    ]
     for condition, run in conditions.pooled.items():
         before, after = (run.evaluations[at].measures["avg"].value for at in (0, -1))
         lines.append(
             f"| {condition} | {display.value('avg', before)} | {display.value('avg', after)} "
             f"| {_change(conditions.gains(condition)['avg'])} |"
         )
-    lines += ["", "Credit before training (nats a token):", "", f"| context | {' | '.join(_REGIONS.values())} |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "Credit before training (nats a token):",
+        "",
+        f"| context | {' | '.join(_REGIONS.values())} |",
+        "|---|---|---|---|---|",
+    ]
     for context, found in conditions.credit.items():
         lines.append(f"| {context.removeprefix('lab/')} | {' | '.join(_nats(found.get(name)) for name in _REGIONS)} |")
-    lines += ["", "Spent by the last step, the mean over seeds:", "", f"| condition | {' | '.join(COSTS)} |", "|---" * (len(COSTS) + 1) + "|"]
+    lines += [
+        "",
+        "Spent by the last step, the mean over seeds:",
+        "",
+        f"| condition | {' | '.join(COSTS)} |",
+        "|---" * (len(COSTS) + 1) + "|",
+    ]
     for condition, run in conditions.pooled.items():
         step = run.evaluations[-1].step
-        lines.append(f"| {condition} | {' | '.join(f'{conditions.cost(condition, step, axis):.4g}' for axis in COSTS)} |")
+        lines.append(
+            f"| {condition} | {' | '.join(f'{conditions.cost(condition, step, axis):.4g}' for axis in COSTS)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

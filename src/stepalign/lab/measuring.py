@@ -1,6 +1,6 @@
-"""What the lab's solver can do: alone, behind each context, and what each context's credit says. The model card's table.
+"""What the lab's solver can do, alone and behind each context, and what each context's credit says: the card's table.
 
-    python -m stepalign.lab.measuring --out lab-solver.json
+python -m stepalign.lab.measuring --out lab-solver.json
 """
 
 import argparse
@@ -53,7 +53,9 @@ def measured(settings: recipe.Recipe) -> dict[str, Any]:
         shown = settled(Material(rollouts=first, problems=by_id), settings, solver, console, Path(folder))
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
         policy = Policy(base).eval()
-        crediting = Crediting(policy, chat, solver.prompt.before, designs, within(settings.teacher, context_limit(settings.model)))
+        crediting = Crediting(
+            policy, chat, solver.prompt.before, designs, within(settings.teacher, context_limit(settings.model))
+        )
         credits = [one for some in crediting.run(shown.rollouts, by_id, shown.critiques, {}) for one in some]
         credit = measure(shown.rollouts, shown.marks, credits, seed=settings.seed)
         helped = {
@@ -132,7 +134,7 @@ def table(found: Mapping[str, Any]) -> str:
         f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted']['value']:.1%}, "
         f"{alone['length']['value']:.0f} tokens.",
         "",
-        "| context in the prompt | right (one attempt a problem) | credit: correct traces | before the error | at it | after it |",
+        "| context in the prompt | right, one attempt a problem | credit: correct traces | before the error | at it | after it |",
         "|---|---|---|---|---|---|",
     ]
     for context, right in found["with context"].items():
@@ -153,8 +155,12 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = recipe.load(
         lab.RECIPES / "base.toml",
-        [f"problems.evaluation.count={arguments.problems}", "problems.evaluation.seed=9", "evaluation.samples=8"]
-        + arguments.overrides,
+        [
+            f"problems.evaluation.count={arguments.problems}",
+            "problems.evaluation.seed=9",
+            "evaluation.samples=8",
+            *arguments.overrides,
+        ],
     )
     found = measured(settings)
     write_json(arguments.out, found)

@@ -100,7 +100,15 @@ def loss_of(model: Qwen3ForCausalLM, batch: Sequence[Encoded]) -> torch.Tensor:
     return F.cross_entropy(model.lm_head(hidden[counted]), targets[counted])
 
 
-def train(out: Path, *, steps: int = STEPS, seed: int = 0, peak: float = RATE, terms: tuple[int, int] = corpus.TERMS, init: Path | None = None) -> None:
+def train(
+    out: Path,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    peak: float = RATE,
+    terms: tuple[int, int] = corpus.TERMS,
+    init: Path | None = None,
+) -> None:
     """Train, and write the solver's folder anew at every checkpoint.
 
     Args:
@@ -129,7 +137,7 @@ def train(out: Path, *, steps: int = STEPS, seed: int = 0, peak: float = RATE, t
         for group in optimizer.param_groups:
             group["lr"] = peak * rate(step, steps)
         loss = loss_of(model, batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -12,8 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from stepalign.recipe.critics import Critic
 from stepalign.lab import SOLVER
+from stepalign.recipe.critics import Critic
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
 from stepalign.recipe.section import Decay, Probability, Section, Share
 
