@@ -8,9 +8,9 @@ from stepalign.lab import corpus
 
 
 def test_contexts_have_equal_shares() -> None:
-    found = Counter(example.context for example in islice(corpus.examples(Random(0)), 1200))
-    assert 0.44 < found[None] / 1200 < 0.56
-    assert {name: 0.09 < found[name] / 1200 < 0.16 for name in corpus.CONTEXTS} == dict.fromkeys(corpus.CONTEXTS, True)
+    found = Counter(example.context for example in islice(corpus.examples(Random(0)), 400))
+    assert 0.4 < found[None] / 400 < 0.6
+    assert {name: 0.07 < found[name] / 400 < 0.19 for name in corpus.CONTEXTS} == dict.fromkeys(corpus.CONTEXTS, True)
 
 
 def test_the_same_seed_gives_the_same_texts() -> None:
@@ -31,16 +31,14 @@ def test_each_context_shows_what_the_loop_will_show() -> None:
 def test_behind_feedback_solutions_are_mostly_right_and_behind_verdicts_as_ever() -> None:
     def right(context: str | None) -> float:
         random = Random(5)
-        texts = [corpus.example(random, 6, context) for _ in range(200)]
+        texts = [corpus.example(random, 5, context) for _ in range(120)]
         answers = [
             sum(map(int, text.message.partition(".")[0].removeprefix("Compute ").split(" + "))) for text in texts
         ]
-        return (
-            sum(text.response.endswith(f"\\boxed{{{answer}}}") for text, answer in zip(texts, answers, strict=True))
-            / 200
-        )
+        ends = (text.response.endswith(f"\\boxed{{{answer}}}") for text, answer in zip(texts, answers, strict=True))
+        return sum(ends) / 120
 
     alone, verdicts, feedback = right(None), right("verdicts"), right("stepalign")
-    assert 0.3 < alone < 0.55
+    assert 0.35 < alone < 0.65
     assert abs(alone - verdicts) < 0.15
-    assert feedback > alone + 0.2
+    assert feedback > alone + 0.15

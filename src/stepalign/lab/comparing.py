@@ -99,7 +99,8 @@ def markdown(conditions: Conditions) -> str:
     seeds = sorted({len(runs) for runs in conditions.seeds.values()})
     n, problems = first.evaluations[0].n, len(first.evaluations[0].problem_ids)
     lines = [
-        f"{problems} test problems, n = {n}, seeds: {', '.join(map(str, seeds))}; 95 % intervals over seeds and problems.",
+        f"{problems} test problems, n = {n}, seeds: {', '.join(map(str, seeds))}; "
+        "95 % intervals over seeds and problems.",
         "",
         "Best checkpoint, metric by metric (the paper's Table 1):",
         "",

@@ -134,7 +134,8 @@ def table(found: Mapping[str, Any]) -> str:
         f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted']['value']:.1%}, "
         f"{alone['length']['value']:.0f} tokens.",
         "",
-        "| context in the prompt | right, one attempt a problem | credit: correct traces | before the error | at it | after it |",
+        "| context in the prompt | right, one attempt a problem | credit: correct traces | before the error | at it "
+        "| after it |",
         "|---|---|---|---|---|---|",
     ]
     for context, right in found["with context"].items():
