@@ -64,3 +64,19 @@ def test_a_slip_is_one_digit_off_and_never_negative() -> None:
         for _ in range(20):
             assert abs(solving._slipped(result, random) - result) in (1, 10)
             assert solving._slipped(result, random) >= 0
+
+
+def test_a_solution_is_read_as_it_was_written() -> None:
+    random, terms = Random(3), [7, 2, 9, 4, 5]
+    for way in WAYS:
+        for _ in range(50):
+            text, answer = write(terms, way, random)
+            found = solving.read(text, terms)
+            assert (found.on_the_way, found.equations) == (True, 4)
+            assert found.unmended <= found.slips == text.count("Wait: ") + found.unmended
+            assert found.unmended > 0 or answer == sum(terms)
+
+
+def test_a_number_taken_twice_leaves_every_derivation() -> None:
+    assert solving.read("2 + 3 = 5\n5 + 3 = 8", [2, 3, 4]).on_the_way is False
+    assert solving.read("2 + 3 = 5\n5 + 4 = 9", [2, 3, 4]).on_the_way is True

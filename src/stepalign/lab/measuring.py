@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -19,6 +19,7 @@ from stepalign.evaluation.bootstrap import interval, resampled_means
 from stepalign.evaluation.judging import judge
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.lab.corpus import CONTEXTS
+from stepalign.lab.solving import read
 from stepalign.probing.crediting import Crediting
 from stepalign.probing.folder import Estimate, Measures
 from stepalign.probing.gathering import settled
@@ -68,6 +69,7 @@ def measured(settings: recipe.Recipe) -> dict[str, Any]:
         "problems": len(chosen),
         "samples": alone.n,
         "alone": {name: _as_dict(alone, name) for name in ("avg", "maj", "pass", "length", "formatted")},
+        "habits": _habits(rollouts, by_id),
         "with context": helped,
         "credit": _regions(credit),
     }
@@ -106,6 +108,17 @@ def _accuracy(
     return {"value": float(right.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(right)}
 
 
+def _habits(rollouts: Sequence[Rollout], by_id: Mapping[str, Problem]) -> dict[str, int]:
+    found = [read(one.text, cast(list[int], by_id[one.problem_id].meta["terms"])) for one in rollouts]
+    return {
+        "attempts": len(found),
+        "on the way": sum(one.on_the_way for one in found),
+        "equations": sum(one.equations for one in found),
+        "slips": sum(one.slips for one in found),
+        "unmended": sum(one.unmended for one in found),
+    }
+
+
 def _as_dict(evaluation: Evaluation, name: Any) -> dict[str, float]:
     one = evaluation.measures[name]
     return {"value": one.value, "low": one.low, "high": one.high, "n": len(evaluation.problem_ids)}
@@ -133,6 +146,9 @@ def table(found: Mapping[str, Any]) -> str:
         f"{found['problems']} problems, {found['samples']} attempts each: Avg {share(alone['avg'])}, "
         f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted']['value']:.1%}, "
         f"{alone['length']['value']:.0f} tokens.",
+        "",
+        "Of {attempts} attempts {on the way} take the numbers of one of the derivations; of {equations} results {slips} "
+        "are slips, and {unmended} of these are not mended.".format_map(found["habits"]),
         "",
         "| context in the prompt | right, one attempt a problem | credit: correct traces | before the error | at it "
         "| after it |",

@@ -15,6 +15,7 @@ What a context shows is made use of by one rule, the same for every context: an 
 right result, is slipped `SHOWN.slips` of the time instead of `ALONE.slips`. Nothing else depends on the context.
 """
 
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from random import Random
@@ -88,3 +89,43 @@ def write(
 def _slipped(result: int, random: Random) -> int:
     off = [-1, 1, 10] + [-10] * (result > 10)
     return result + random.choice(off)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a solution does, read from its equations."""
+
+    equations: int
+    """Corrections aside."""
+    slips: int
+    """Results that are wrong when they are first written."""
+    unmended: int
+    """Slips that nothing corrects."""
+    on_the_way: bool
+    """Whether it adds the numbers of one of the derivations, its own slips carried on."""
+
+
+def read(text: str, terms: Sequence[int]) -> Reading:
+    """Hold a solution against the derivations."""
+    steps: list[tuple[int, int, int]] = []
+    slips = mended = 0
+    for doubted, *found in _EQUATION.findall(text):
+        left, right, result = map(int, found)
+        if doubted and steps:
+            mended += sum(steps[-1][:2]) != steps[-1][2]
+            steps[-1] = (left, right, result)
+        else:
+            slips += left + right != result
+            steps.append((left, right, result))
+    return Reading(len(steps), slips, slips - mended, any(_follows(steps, terms, way) for way in WAYS))
+
+
+def _follows(steps: Sequence[tuple[int, int, int]], terms: Sequence[int], way: str) -> bool:
+    values = [*terms, *(result for *_, result in steps)]
+    pairs = operations(way, len(terms))
+    return len(steps) == len(pairs) and all(
+        (values[a], values[b]) == step[:2] for (a, b), step in zip(pairs, steps, strict=True)
+    )
+
+
+_EQUATION = re.compile(r"(Wait: )?(\d+) \+ (\d+) = (\d+)")
