@@ -147,8 +147,8 @@ def table(found: Mapping[str, Any]) -> str:
         f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted']['value']:.1%}, "
         f"{alone['length']['value']:.0f} tokens.",
         "",
-        "Of {attempts} attempts {on the way} take the numbers of one of the derivations; of {equations} results {slips} "
-        "are slips, and {unmended} of these are not mended.".format_map(found["habits"]),
+        "Of {attempts} attempts {on the way} take the numbers of one of the derivations; of {equations} results "
+        "{slips} are slips, and {unmended} of these are not mended.".format_map(found["habits"]),
         "",
         "| context in the prompt | right, one attempt a problem | credit: correct traces | before the error | at it "
         "| after it |",

@@ -234,7 +234,7 @@ class Trainer:
         outcomes: Mapping[str, int],
         cases: Mapping[str, int],
         failures: Mapping[str, int],
-        cost: Mapping[str, float],
+        cost: Mapping[str, int],
     ) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
         drawn = len(rollouts)
