@@ -41,8 +41,9 @@ class Conditions:
         if axis == "step":
             return step
         runs = self.seeds[condition]
-        spent = [one["cost"][axis] for run in runs for one in run.steps if one["step"] <= step and "cost" in one]
-        return float(sum(spent)) / len(runs)
+        done = [one for run in runs for one in run.steps if one["step"] <= step]
+        spent = sum(sum(one["seconds"].values()) if axis == "seconds" else one["cost"][axis] for one in done)
+        return float(spent) / len(runs)
 
     def panels(self, axis: str = "step") -> list[panels.Panel]:
         """Figure 2 against optimizer steps, or against what was spent."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 
 COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_tokens", "updates", "flops", "seconds")
-"""What is counted. `seconds` are the stages', as the loop measures them."""
+"""What conditions are compared by. `seconds` are the stages', which the metrics hold by themselves."""
 
 
 def spent(

@@ -262,7 +262,7 @@ class Trainer:
             "failures": failures,
             "outcomes": outcomes,
             "seconds": seconds,
-            "cost": {**cost, "seconds": round(sum(seconds.values()), 3)},
+            "cost": cost,
         })  # fmt: skip
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
         if shares["truncated"] == 1:
