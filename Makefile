@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := models/SmolLM2-135M-Instruct
 
-.PHONY: quickstart test test-all lint format bench clean
+.PHONY: quickstart lab test test-all lint format bench clean
 
-quickstart: $(VENV)/.run $(SMOLLM2)/config.json  ## Train a small solver on two cores and write its report
-	$(BIN)/stepalign train recipes/quickstart.toml
+quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a minute, and write the report
+	OMP_NUM_THREADS=1 $(BIN)/stepalign train recipes/quickstart.toml  # so small a model gains nothing from a second
+
+lab: $(VENV)/.run  ## StepAlignFB, RefSol and GRPO on the solver that ships with the package: nothing is downloaded
+	$(BIN)/stepalign lab --jobs 2
 
 test: $(VENV)/.dev  ## The tests that run in minutes
 	$(BIN)/python -m pytest
@@ -32,6 +35,7 @@ bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with th
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/grading.py
 	$(BIN)/python bench/critic_throughput.py
+	$(BIN)/python bench/lab.py
 
 clean:
 	rm -rf $(VENV) models runs dist

@@ -352,7 +352,10 @@ def test_what_is_missing_is_named_by_its_key(folder: Path, tmp_path: Path) -> No
         tokens.load(recipe.Model(path=str(tmp_path / "empty")))
 
 
-@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="models/SmolLM2-135M-Instruct is not there (make quickstart)")
+@pytest.mark.skipif(
+    not SMOLLM2.is_dir(),
+    reason="models/SmolLM2-135M-Instruct is not there (make models/SmolLM2-135M-Instruct/config.json)",
+)
 def test_a_real_tokenizer_gives_its_templates_ids_and_takes_no_orders() -> None:
     chat = tokens.load(recipe.Model(path=str(SMOLLM2)))
     messages = [{"role": turn.role, "content": turn.content} for turn in BENIGN]

@@ -214,6 +214,24 @@ def report(
 
 
 @app.command()
+def lab(
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option("--condition", help="A condition, by its recipe's name; may be given again.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each condition.")] = 1,
+    out: Annotated[Path, typer.Option(help="The folder of the runs and of their comparison.")] = Path("runs/lab"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = 1,
+) -> None:
+    """Compare feedback designs on a laptop: a solver and a task that ship with the package."""
+    from stepalign.lab import comparing, running
+
+    folders = running.run(conditions or running.DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides or ())
+    typer.echo(comparing.write(folders, out))
+
+
+@app.command()
 def version() -> None:
     """Print the release."""
     typer.echo(__version__)

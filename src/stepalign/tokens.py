@@ -161,13 +161,13 @@ class Chat:
 def load(model: recipe.Model) -> Chat:
     """The chat of a recipe's model: tokenizer, template, and every id that its generation config calls an EOS."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.path, revision=model.revision)
+        tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
         raise StepalignError(f"model.path = {model.path!r}: no tokenizer there: {_first_line(error)}") from None
     if model.chat_template is not None:
         tokenizer.chat_template = _read(model.chat_template)
     try:
-        configured = GenerationConfig.from_pretrained(model.path, revision=model.revision).eos_token_id
+        configured = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
     except OSError:
         configured = None
     ids = [] if configured is None else configured if isinstance(configured, list) else [configured]

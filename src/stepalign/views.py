@@ -181,6 +181,8 @@ def lesson(
     critique: Critique | None,
     teacher: recipe.Teacher,
     objective: recipe.Distillation,
+    *,
+    shown: Critique | None = None,
 ) -> Lesson:
     """Both views of a rollout under a context.
 
@@ -193,15 +195,16 @@ def lesson(
         critique: of the rollout, where context or horizon need one.
         teacher: limits and thinking boundary.
         objective: `skip_first` and `horizon` are used.
+        shown: another critique for the context to show, while the horizon stays the rollout's own.
 
     Raises:
         DoesNotFit: problem and completion alone, without any context, exceed `teacher.max_tokens`.
     """
     start, stop = _span(rollout, critique, objective)
-    message, prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, critique, teacher)
+    message, prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, shown or critique, teacher)
     student = View(prompt_ids=rollout.prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
-    shown = View(prompt_ids=prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
-    return Lesson(rollout_id=rollout.id, student=student, teacher=shown, message=message, cut=cut)
+    taught = View(prompt_ids=prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
+    return Lesson(rollout_id=rollout.id, student=student, teacher=taught, message=message, cut=cut)
 
 
 def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Distillation) -> tuple[int, int]:

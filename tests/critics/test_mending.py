@@ -55,3 +55,10 @@ def test_a_protected_value_is_not_what_was_changed() -> None:
         "47 * 2 = 94",
     ]
     assert mended(*texts)[1] == "85 * 2 = 170"
+
+
+def test_a_correction_of_a_slip_that_is_gone_is_not_repeated() -> None:
+    text = "### Step 2: Add 11 and 9\n11 + 9 = 10\nWait: 11 + 9 = 20\n\n"
+    assert mended(text) == ["### Step 2: Add 11 and 9\n11 + 9 = 20\n\n"]
+    twice = "11 + 9 = 20\nSo 11 + 9 = 20\n2 + 2 = 5"
+    assert mended(twice) == ["11 + 9 = 20\nSo 11 + 9 = 20\n2 + 2 = 4"]

@@ -203,3 +203,27 @@ def test_a_rollout_without_a_counted_token_is_dropped(chat: Chat, make_recipe: M
     taught = teach(teaching(chat, make_recipe("objective.skip_first=1000")), chat, critique(0))
     assert not taught.lessons
     assert taught.outcomes["dropped"] == 1
+
+
+def test_shuffled_shows_another_problems_critique_and_keeps_the_own_horizon(
+    chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe("context.shuffled=true", "objective.horizon=first_error")
+    other = replace(PROBLEM, id="q")
+    rollouts = [rollout(chat, 0), replace(rollout(chat, 1), problem_id="q"), rollout(chat, 2)]
+    answers = {
+        f"r{number}": replace(critique(number, first_error=number + 1), text=f"Feedback on attempt {number}.")
+        for number in range(3)
+    }
+    taught = teaching(chat, settings).teach(rollouts, {"p": PROBLEM, "q": other}, answers)
+    shown = [lesson.message.partition("Feedback on attempt ")[2][0] for lesson in taught.lessons]
+    assert shown == ["1", "2", "1"]
+    stops = [lesson.student.stop for lesson in taught.lessons]
+    assert stops[0] < stops[1] < stops[2]
+
+
+def test_shuffled_needs_another_problem(chat: Chat, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("context.shuffled=true")
+    taught = teaching(chat, settings).teach([rollout(chat)], {"p": PROBLEM}, {"r0": critique()})
+    assert not taught.lessons
+    assert taught.failures == {"no other problem's critique": 1}

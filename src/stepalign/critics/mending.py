@@ -12,6 +12,7 @@ either; the caller tries both and looks whether the answer comes out right.
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
 from stepalign.critics.equations import Chain, find, holds, linked, numbers
 from stepalign.critics.expressions import Expression, Number, Operation
@@ -41,7 +42,7 @@ def recompute(text: str, changes: Changes, protected: Set[Fraction] = frozenset(
     for number in numbers(text):
         if number.start not in judged and mending.stands_for(number.value) != number.value:
             mending.write(number, mending.changes[number.value])
-    return mending.applied(text), mending.changes
+    return _without_echoes(text, mending.applied(text)), mending.changes
 
 
 def replaced(text: str, changes: Changes) -> str:
@@ -151,6 +152,22 @@ class _Mending:
         shown = self.write(literal, target)
         self.changes[literal.value] = shown
         return right.replaced([shown])
+
+
+def _without_echoes(old: str, new: str) -> str:
+    """Mended text without the lines that corrected a slip and by now only say what the line before them says."""
+    before, after = old.split("\n"), new.split("\n")
+    if len(before) != len(after):
+        return new
+    said, says = map(_said, before), list(map(_said, after))
+    pairs = zip(pairwise(said), pairwise(says), after[1:], strict=True)
+    return "\n".join(
+        [after[0], *(line for was, now, line in pairs if not now[1] or now[0] != now[1] or was[0] == was[1])]
+    )
+
+
+def _said(line: str) -> list[list[str]]:
+    return [[" ".join(part.text.split()) for part in chain.parts] for chain in find(line)]
 
 
 def _exactly(left: Expression, right: Expression) -> bool:

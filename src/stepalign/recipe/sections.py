@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from stepalign.lab import SOLVER
 from stepalign.recipe.critics import Critic
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
 from stepalign.recipe.section import Decay, Probability, Section, Share
@@ -24,13 +25,18 @@ class Model(Section):
     """The solver's base weights."""
 
     path: str
-    """A directory, or a name on the Hugging Face hub."""
+    """A directory, a name on the Hugging Face hub, or `lab`: the solver that ships with the package."""
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it, float32 on the CPU."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     chat_template: Path | None = None
     """A Jinja file, for a tokenizer that has no chat template of its own."""
+
+    @property
+    def location(self) -> str:
+        """Where the weights are."""
+        return str(SOLVER) if self.path == "lab" else self.path
 
 
 # ── problems ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,6 +189,8 @@ class Context(Section):
 
     template: str = "refsol"
     """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
+    shuffled: bool = False
+    """Show another problem's critique: a control that must not help. The horizon stays the rollout's own."""
 
 
 class Teacher(Section):

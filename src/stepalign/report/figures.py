@@ -108,7 +108,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for number, curve in enumerate(panel.curves):
         _draw_curve(axes, curve, number)
     axes.set_title(panel.title)
-    axes.set_xlabel("optimizer step")
+    axes.set_xlabel(panel.over)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     if panel.unit == "share":
         low, high = axes.get_ylim()

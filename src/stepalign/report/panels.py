@@ -38,7 +38,8 @@ class Curve:
     """One line of a panel."""
 
     label: str
-    steps: tuple[int, ...]
+    steps: tuple[float, ...]
+    """Or what was spent by then, where the panel is over a cost."""
     values: tuple[float, ...]
     """NaN where a step has no value."""
     low: tuple[float, ...] = ()
@@ -48,11 +49,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes over optimizer steps."""
+    """One set of axes."""
 
     title: str
     unit: Unit
     curves: tuple[Curve, ...]
+    over: str = "optimizer step"
 
 
 def of_evaluations(by_run: Mapping[str, Sequence[Evaluation]]) -> list[Panel]:

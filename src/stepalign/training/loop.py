@@ -32,6 +32,7 @@ from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
 from stepalign.training import checkpoints
 from stepalign.training import policy as policies
+from stepalign.training.cost import spent
 from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
 from stepalign.training.rewarding import Rewarding
@@ -153,12 +154,14 @@ class Trainer:
             "read": sum(answer.prompt_tokens for answer in answers),
             "written": sum(answer.completion_tokens for answer in answers),
         }
+        updates = self.method.updates if taught.lessons else 0
         counts: dict[str, Mapping[str, Any]] = {
             "cases": taught.cases,
             "failures": taught.failures,
             "outcomes": taught.outcomes,
             "checks": outcomes(answers),
             "critic_tokens": tokens,
+            "cost": spent(self.policy.parameters_read, batch, rollouts, answers, learnt, updates),
         }
         self._record(rollouts, {"lr": rate, **learnt}, counts)
 

@@ -7,6 +7,7 @@ never merged, so the base, and with it the teacher, stays bit-identical (`FACTS.
 
 import warnings
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -67,6 +68,11 @@ class Policy(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         """The adapter's parameters, in a fixed order."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    @cached_property
+    def parameters_read(self) -> int:
+        """The base's parameters, which every token that is read is multiplied with."""
+        return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
 
     def save(self, folder: Path) -> None:
         """Write the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`."""
@@ -130,7 +136,7 @@ def load_base(model: recipe.Model, device: torch.device) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     try:
         base = AutoModelForCausalLM.from_pretrained(
-            model.path,
+            model.location,
             revision=model.revision,
             dtype=precision(model.dtype, device),
             attn_implementation=model.attention,
@@ -168,7 +174,7 @@ def load_trained(model: recipe.Model, adapter: Path | None, device: torch.device
 def context_limit(model: recipe.Model) -> int | None:
     """How many positions a model has; None where its configuration does not say. No weights are loaded."""
     try:
-        config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+        config = AutoConfig.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
         raise StepalignError(f"model.path = {model.path!r}: {str(error).strip().splitlines()[0]}") from None
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -70,13 +70,14 @@ class Teaching:
             answers: the critic's, by rollout id; empty where no critique is needed.
         """
         taught: Taught[Lesson] = Taught(lessons=[])
+        others = _others(rollouts, answers) if self.settings.context.shuffled else {}
         for rollout in rollouts:
             answer = answers.get(rollout.id)
             if isinstance(answer, Critique):
                 taught.cases[answer.case] += 1
             elif answer is not None:
                 taught.failures[answer.reason] += 1
-            made = self._lesson(rollout, problems[rollout.problem_id], answer, taught)
+            made = self._lesson(rollout, problems[rollout.problem_id], answer, others.get(rollout.id), taught)
             if made is None or not made.student.counted:
                 taught.outcomes["dropped"] += 1
                 continue
@@ -91,7 +92,12 @@ class Teaching:
         return Distiller(self.objective)
 
     def _lesson(
-        self, rollout: Rollout, problem: Problem, answer: Critique | CritiqueFailure | None, taught: Taught[Lesson]
+        self,
+        rollout: Rollout,
+        problem: Problem,
+        answer: Critique | CritiqueFailure | None,
+        other: Critique | None,
+        taught: Taught[Lesson],
     ) -> Lesson | None:
         critique = answer if isinstance(answer, Critique) else None
         context, objective = self.context, self.objective
@@ -100,8 +106,13 @@ class Teaching:
                 return None
             # Without a critique nothing knows where the first error is.
             context, objective = self.fallback, objective.model_copy(update={"horizon": "all"})
+        elif other is None and self.settings.context.shuffled:
+            taught.failures["no other problem's critique"] += 1
+            return None
         try:
-            return lesson(self.chat, self.before, context, problem, rollout, critique, self.teacher, objective)
+            return lesson(
+                self.chat, self.before, context, problem, rollout, critique, self.teacher, objective, shown=other
+            )
         except DoesNotFit:
             taught.failures["teacher prompt too long"] += 1
             return None
@@ -111,6 +122,18 @@ class Teaching:
         assert self.settings.critic is not None
         own = answer.fallback if isinstance(answer, CritiqueFailure) else None
         return own or self.settings.critic.on_failure
+
+
+def _others(rollouts: Sequence[Rollout], answers: Mapping[str, Critique | CritiqueFailure]) -> dict[str, Critique]:
+    """For each rollout the next critique, round about, that is of another problem's."""
+    critiques = [(rollout.problem_id, answers.get(rollout.id)) for rollout in rollouts]
+    others = {}
+    for place, rollout in enumerate(rollouts):
+        for problem_id, answer in (*critiques[place + 1 :], *critiques[:place]):
+            if problem_id != rollout.problem_id and isinstance(answer, Critique):
+                others[rollout.id] = answer
+                break
+    return others
 
 
 def within(teacher: recipe.Teacher, context_limit: int | None) -> recipe.Teacher:

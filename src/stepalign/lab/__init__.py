@@ -1,0 +1,11 @@
+"""The lab: the paper's comparison on a laptop, with a solver that ships in the package and a task it finds hard.
+
+stepalign lab --seeds 5
+"""
+
+from pathlib import Path
+
+SOLVER = Path(__file__).parent / "solver"
+"""The embedded solver's folder: weights, tokenizer, model card."""
+RECIPES = Path(__file__).parent / "recipes"
+"""The lab's conditions, one recipe each; `base.toml` is what they share."""

@@ -1,0 +1,188 @@
+"""What the lab's solver can do, alone and behind each context, and what each context's credit says: the card's table.
+
+python -m stepalign.lab.measuring --out lab-solver.json
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from stepalign import contexts, lab, problems, recipe
+from stepalign.console import Console
+from stepalign.evaluation.bootstrap import interval, resampled_means
+from stepalign.evaluation.judging import judge
+from stepalign.evaluation.metrics import Evaluation
+from stepalign.lab.corpus import CONTEXTS
+from stepalign.lab.solving import read
+from stepalign.probing.crediting import Crediting
+from stepalign.probing.folder import Estimate, Measures
+from stepalign.probing.gathering import settled
+from stepalign.probing.material import Material
+from stepalign.probing.measures import measure
+from stepalign.records import Problem, Rollout, write_json
+from stepalign.sampling import Request
+from stepalign.sampling.solver import Solver
+from stepalign.seeding import derive_seed
+from stepalign.stages import solver_on
+from stepalign.tokens import Chat, load
+from stepalign.training.policy import Policy, context_limit, load_base
+from stepalign.training.teaching import within
+
+_REGIONS = ("correct", "correct_negative", "before", "at", "at_negative", "after")
+
+
+def measured(settings: recipe.Recipe) -> dict[str, Any]:
+    """Avg and Pass alone, accuracy and credit with each context in the prompt; every figure with n and an interval.
+
+    Args:
+        settings: a lab recipe; its evaluation problems are attempted.
+    """
+    import torch
+
+    chat, base = load(settings.model), load_base(settings.model, torch.device("cpu"))
+    chosen = problems.prepare(settings.problems)[1]
+    by_id = {problem.id: problem for problem in chosen}
+    with Console() as console, TemporaryDirectory() as folder, solver_on(settings, chat, base) as solver:
+        alone, rollouts = judge(solver, chosen, settings, console, adapter=None, step=0)
+        first = [replace(one, id=f"alone/{one.problem_id}") for one in rollouts if one.sample == 0]
+        shown = settled(Material(rollouts=first, problems=by_id), settings, solver, console, Path(folder))
+        designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
+        policy = Policy(base).eval()
+        crediting = Crediting(
+            policy, chat, solver.prompt.before, designs, within(settings.teacher, context_limit(settings.model))
+        )
+        credits = [one for some in crediting.run(shown.rollouts, by_id, shown.critiques, {}) for one in some]
+        credit = measure(shown.rollouts, shown.marks, credits, seed=settings.seed)
+        helped = {
+            design.name: _accuracy(
+                solver, chat, by_id, [one for one in credits if one.context == design.name], settings
+            )
+            for design in designs
+        }
+    return {
+        "problems": len(chosen),
+        "samples": alone.n,
+        "alone": {name: _as_dict(alone, name) for name in ("avg", "maj", "pass", "length", "formatted")},
+        "habits": _habits(rollouts, by_id),
+        "with context": helped,
+        "credit": _regions(credit),
+    }
+
+
+def _accuracy(
+    solver: Solver, chat: Chat, by_id: Mapping[str, Problem], credits: Sequence[Any], settings: recipe.Recipe
+) -> dict[str, float]:
+    """How often the solver is right with a context in its prompt, one attempt a rollout that has one."""
+    from stepalign.prompts.conversation import Turn
+
+    problem_of = {one.rollout_id: by_id[one.rollout_id.removeprefix("alone/")] for one in credits}
+    requests = [
+        Request(
+            id=one.rollout_id,
+            prompt_ids=chat.prompt_ids([Turn("user", one.prompt)]),
+            seed=derive_seed(settings.seed, one.context, one.rollout_id),
+        )
+        for one in credits
+    ]
+    rollouts = []
+    for completion in solver.sampler.sample(requests, settings.evaluation.sampling, adapter=None):
+        text, starts = chat.decode(completion.ids)
+        rollouts.append(
+            Rollout(
+                id=completion.id,
+                problem_id=problem_of[completion.id].id,
+                completion_ids=completion.ids,
+                text=text,
+                token_starts=starts,
+                finish=completion.finish,
+            )
+        )
+    right = np.array([[float(one.correct)] for one in solver.grader.grade(rollouts, by_id)])
+    low, high = interval(resampled_means(right, resamples=settings.evaluation.bootstrap, seed=settings.seed))
+    return {"value": float(right.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(right)}
+
+
+def _habits(rollouts: Sequence[Rollout], by_id: Mapping[str, Problem]) -> dict[str, int]:
+    found = [read(one.text, cast(list[int], by_id[one.problem_id].meta["terms"])) for one in rollouts]
+    return {
+        "attempts": len(found),
+        "on the way": sum(one.on_the_way for one in found),
+        "equations": sum(one.equations for one in found),
+        "slips": sum(one.slips for one in found),
+        "unmended": sum(one.unmended for one in found),
+    }
+
+
+def _as_dict(evaluation: Evaluation, name: Any) -> dict[str, float]:
+    one = evaluation.measures[name]
+    return {"value": one.value, "low": one.low, "high": one.high, "n": len(evaluation.problem_ids)}
+
+
+def _regions(credit: Measures) -> dict[str, dict[str, Any]]:
+    adapter = TypeAdapter(Estimate)
+    return {
+        context: {name: adapter.dump_python(found[name]) for name in _REGIONS if name in found}
+        for context, found in credit.contexts.items()
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+
+    def share(one: Mapping[str, float]) -> str:
+        return f"{one['value']:.1%} [{one['low']:.1%}, {one['high']:.1%}]"
+
+    def nats(one: Mapping[str, float] | None) -> str:
+        return "–" if one is None else f"{one['value']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
+
+    alone = found["alone"]
+    lines = [
+        f"{found['problems']} problems, {found['samples']} attempts each: Avg {share(alone['avg'])}, "
+        f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted']['value']:.1%}, "
+        f"{alone['length']['value']:.0f} tokens.",
+        "",
+        "Of {attempts} attempts {on the way} take the numbers of one of the derivations; of {equations} results "
+        "{slips} are slips, and {unmended} of these are not mended.".format_map(found["habits"]),
+        "",
+        "| context in the prompt | right, one attempt a problem | credit: correct traces | before the error | at it "
+        "| after it |",
+        "|---|---|---|---|---|---|",
+    ]
+    for context, right in found["with context"].items():
+        credit = found["credit"].get(context, {})
+        cells = " | ".join(nats(credit.get(name)) for name in ("correct", "before", "at", "after"))
+        lines.append(f"| {context.removeprefix('lab/')} | {share(right)}, n = {right['n']} | {cells} |")
+    counts = next(iter(found["credit"].values()))
+    n = {name: counts[name]["n"] for name in ("correct", "at") if name in counts}
+    return "\n".join([*lines, "", f"Credit in nats a token (Eq. 4), rollouts: {n}. Intervals: 95 %, over problems."])
+
+
+def main() -> None:
+    """Measure, print the table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    settings = recipe.load(
+        lab.RECIPES / "base.toml",
+        [
+            f"problems.evaluation.count={arguments.problems}",
+            "problems.evaluation.seed=9",
+            "evaluation.samples=8",
+            *arguments.overrides,
+        ],
+    )
+    found = measured(settings)
+    write_json(arguments.out, found)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The lab's conditions as recipes, and a small lab from the first run to its page."""
+
+from pathlib import Path
+
+import pytest
+
+from stepalign.errors import StepalignError
+from stepalign.lab import comparing, running
+from stepalign.lab.running import settings_of
+from stepalign.recipe import differences
+from stepalign.training.cost import COSTS
+
+TINY = [
+    "training.steps=2",
+    "training.rollouts_per_step=8",
+    "training.evaluate_every=1",
+    "evaluation.samples=2",
+    "evaluation.bootstrap=50",
+    "problems.evaluation.count=4",
+    "probe.count=8",
+]
+
+
+@pytest.mark.parametrize(
+    ("condition", "keys"),
+    [
+        ("refsol", {"context.template"}),
+        ("quoted", {"context.template"}),
+        ("verdicts", {"context.template"}),
+        ("shuffled", {"context.shuffled"}),
+        ("stepalign-prefix", {"objective.horizon"}),
+        ("stepalign-reverse", {"objective.beta"}),
+        ("refsol-prefix", {"context.template", "objective.horizon"}),
+        ("refsol-reverse", {"context.template", "objective.beta"}),
+    ],
+)
+def test_a_condition_differs_from_stepalign_in_what_it_is_named_for(condition: str, keys: set[str]) -> None:
+    base, other = (settings_of(name, 0, Path("out")).model_dump(mode="json") for name in ("stepalign", condition))
+    changed = {line.partition(":")[0] for line in differences(base, other)}
+    assert changed - {"name", "optimizer.lr"} == keys
+
+
+def test_every_condition_is_a_recipe_of_the_embedded_solver() -> None:
+    for condition in running.conditions():
+        settings = settings_of(condition, 3, Path("out"), ["training.steps=5"])
+        assert (settings.model.path, settings.seed, settings.training.steps) == ("lab", 3, 5)
+        assert settings.folder == Path("out") / f"{condition}-3"
+
+
+def test_an_unknown_condition_is_an_error_that_names_the_others() -> None:
+    with pytest.raises(StepalignError, match="no condition 'stepaligned'; allowed: grpo, quoted, refsol"):
+        settings_of("stepaligned", 0, Path("out"))
+
+
+@pytest.mark.slow
+def test_a_lab_is_run_compared_and_gone_on_with(tmp_path: Path) -> None:
+    folders = running.run(["stepalign", "grpo"], seeds=2, out=tmp_path, overrides=TINY)
+    page = comparing.write(folders, tmp_path)
+    assert "Best checkpoint" in page.read_text()
+    table = (tmp_path / "comparison.md").read_text()
+    assert "| stepalign |" in table
+    assert "| refsol |" in table  # the probe looks at every context
+    before = (folders["grpo"][1] / "metrics.jsonl").read_bytes()
+    assert running.run(["grpo"], seeds=2, out=tmp_path, overrides=TINY)["grpo"] == folders["grpo"]
+    assert (folders["grpo"][1] / "metrics.jsonl").read_bytes() == before
+    conditions = comparing.Conditions(folders)
+    for axis in COSTS:
+        first, second = (conditions.cost("stepalign", step, axis) for step in (1, 2))
+        assert 0 <= first <= second
+    assert conditions.cost("stepalign", 2, "rollouts") == 16
+    assert conditions.panels("flops")[0].curves[0].steps[0] == 0
