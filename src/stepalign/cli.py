@@ -1,5 +1,6 @@
 """The command line: reads arguments, calls a room, prints an error's message and nothing else of it."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,9 +47,11 @@ def train(
 
         report = train_run(settings)
     except KeyboardInterrupt:
-        typer.echo(f"\nstopped; the same command goes on from {settings.folder}", err=True)
+        if _leads():
+            typer.echo(f"\nstopped; the same command goes on from {settings.folder}", err=True)
         raise typer.Exit(130) from None
-    typer.echo(report)
+    if _leads():
+        typer.echo(report)
 
 
 @app.command()
@@ -181,6 +184,11 @@ def report(
 def version() -> None:
     """Print the release."""
     typer.echo(__version__)
+
+
+def _leads() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _prices(prices: tuple[float, float] | None) -> "Prices | None":

@@ -247,6 +247,16 @@ class Training(Section):
         return self
 
 
+class Distribution(Section):
+    """Training in several processes, started by `accelerate launch` or `torchrun`."""
+
+    engine: Literal["auto", "replicated", "fsdp2"] = "auto"
+    """`replicated`: the whole model on each; `fsdp2`: the base sharded; `auto`: what the launcher's configuration
+    asks for, else `replicated`."""
+    processes: NonNegativeInt = 0
+    """How many there must be; 0 takes as many as were started."""
+
+
 class Evaluation(Section):
     """How a checkpoint is judged on the held-out problems (paper: n 12, T 1.0, top-p 0.95, 38,912 tokens)."""
 
@@ -286,6 +296,7 @@ class Recipe(Section):
     adapter: Adapter = Adapter()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
+    distribution: Distribution = Distribution()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
 

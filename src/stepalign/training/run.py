@@ -49,7 +49,7 @@ _PACKAGES = (
     "tokenizers",
     "math-verify",
 )
-_FREE_TO_CHANGE = ("training.steps:", "tracking.", "output:")
+_FREE_TO_CHANGE = ("training.steps:", "tracking.", "output:", "distribution.")
 """What may differ when a run goes on: none of it changes what was computed so far."""
 
 
