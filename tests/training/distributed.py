@@ -59,8 +59,8 @@ def policy(settings: recipe.Recipe) -> Policy:
 def moved(
     engine: Replicated, model: Policy, taught: list[Lesson], settings: recipe.Recipe
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The adapter after two updates with plain gradient descent, which hides no scale, and the last one's metrics."""
-    optimizer = torch.optim.SGD(model.trainable(), lr=1.0)
+    """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
+    optimizer = engine.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
     with Console(quiet=True) as console:
         for _ in range(2):
             metrics = update(engine, model, optimizer, taught, Distiller(settings.objective), settings, console)
@@ -76,9 +76,7 @@ def main() -> None:
         world.gather([0])
     start = policy(settings)
     before = torch.cat([parameter.detach().flatten() for parameter in start.trainable()])
-    spread = copy.deepcopy(start)
     engine = distribution.make(settings.distribution, world, torch.device("cpu"))
-    engine.prepare(spread)
     found = {}
     for count, normalize, size in itertools.product((1, 4, 7), ("sequence", "token"), (1, 3)):
         chosen = settings.model_copy(
@@ -89,10 +87,7 @@ def main() -> None:
         )
         alone = copy.deepcopy(start)
         wanted, metrics_of_one = moved(Replicated(), alone, lessons(count), chosen)
-        with torch.no_grad():
-            for parameter, first in zip(spread.trainable(), start.trainable(), strict=True):
-                parameter.copy_(first)
-        mine, metrics = moved(engine, spread, lessons(count), chosen)
+        mine, metrics = moved(engine, copy.deepcopy(start), lessons(count), chosen)
         everyones = world.gather([mine])
         found[f"{count} lessons, {normalize}, {size} a micro-batch"] = {
             "moved": (wanted - before).abs().max().item(),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,14 @@ def same_run(folder: Path, wanted: Path) -> None:
 # ── an update ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("engine", ["replicated", "fsdp2"])
+NO_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+ZERO = pytest.param("distribution.engine=zero2", marks=[NO_DEEPSPEED, pytest.mark.slow])
+ZERO_OFFLOAD = pytest.param("distribution={ engine = 'zero2', offload = true }", marks=[NO_DEEPSPEED, pytest.mark.slow])
+
+
+@pytest.mark.parametrize("engine", ["distribution.engine=replicated", "distribution.engine=fsdp2", ZERO, ZERO_OFFLOAD])
 def test_an_update_in_two_processes_is_that_of_one(engine: str, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    settings = make_recipe(f"distribution.engine={engine}", "optimizer.max_grad_norm=0.05")
+    settings = make_recipe(engine, "optimizer.max_grad_norm=0.05")
     file = tmp_path / "whole.toml"
     file.write_text(recipe.dump(settings))
     done = launch(2, str(RUNS), str(file), str(tmp_path / "updates.json"))

@@ -250,9 +250,11 @@ class Training(Section):
 class Distribution(Section):
     """Training in several processes, started by `accelerate launch` or `torchrun`."""
 
-    engine: Literal["auto", "replicated", "fsdp2"] = "auto"
-    """`replicated`: the whole model on each; `fsdp2`: the base sharded; `auto`: what the launcher's configuration
-    asks for, else `replicated`."""
+    engine: Literal["auto", "replicated", "fsdp2", "zero2"] = "auto"
+    """`replicated`: the whole model on each; `fsdp2`: the base sharded; `zero2`: the optimizer's state sharded by
+    DeepSpeed (the paper's); `auto`: what the launcher's configuration asks for, else `replicated`."""
+    offload: bool = False
+    """`zero2`: the optimizer's state in the host's memory (the paper's)."""
     processes: NonNegativeInt = 0
     """How many there must be; 0 takes as many as were started."""
 

@@ -92,7 +92,7 @@ class Trainer:
         run.forget_metrics_after(self.step)
         world.agree("model or adapter", distribution.fingerprint([self.policy.head[:64], *self.policy.trainable()]))
         self.engine = distribution.make(settings.distribution, world, self.accelerator.device)
-        self.engine.prepare(self.policy)
+        self.optimizer = self.engine.prepare(self.policy, self.optimizer)
         self.console = stack.enter_context(Console(settings.training.steps, self.step, quiet=not world.leads))
         if world.size > 1:
             self.console.say(f"{world.size} processes, {self.engine.name}")
@@ -123,8 +123,8 @@ class Trainer:
             tracker.finish()
 
     def _checkpoint(self) -> None:
-        folder = self.settings.folder / "checkpoints"
-        self.world.lead(lambda: checkpoints.save(folder, self.policy, self.optimizer, self.step))
+        folder, optimizer = self.settings.folder / "checkpoints", self.engine.whole(self.policy, self.optimizer)
+        self.world.lead(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
 
     def learn_from(self, batch: Sequence[Problem]) -> None:
         """One optimizer step on these problems."""

@@ -93,7 +93,7 @@ def update(
     training, device = settings.training, engine.device
     passes = list(engine.passes(list(micro_batches(lessons, training.micro_batch, training.micro_batch_tokens))))
     with console.stage("learn", sum(len(micro) for micro, _ in passes)) as advance:
-        for micro, counts in passes:
+        for number, (micro, counts) in enumerate(passes, 1):
             views = [lesson.student for lesson in micro]
             batch = collate(views).to(device)
             start = time.perf_counter()
@@ -110,7 +110,7 @@ def update(
                     f"the loss is {loss.item()} on rollouts {', '.join(lesson.rollout_id for lesson in micro)}; "
                     "nothing was updated (a lower optimizer.lr, model.dtype = 'float32'?)"
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
+            engine.backward(loss, last=number == len(passes))
             _settle(device)
             console.timed("student", start)
 
@@ -123,12 +123,7 @@ def update(
             if "kl" in measures:  # the thinking boundary shows there
                 sums["first_token_kl"] += measures["kl"][_first_tokens(views).to(device)].sum().item()
     start = time.perf_counter()
-    engine.reduce(policy.trainable())
-    norm = torch.nn.utils.clip_grad_norm_(policy.trainable(), settings.optimizer.max_grad_norm or float("inf"))
-    if not torch.isfinite(norm):
-        raise StepalignError(f"the gradient's norm is {float(norm)}; nothing was updated (a lower optimizer.lr?)")
-    optimizer.step()
-    optimizer.zero_grad()
+    norm = engine.step(policy, optimizer, settings.optimizer.max_grad_norm)
     _settle(device)
     console.timed("optimizer", start)
     totals = _added(engine.world.gather([dict(sums)]))
@@ -138,7 +133,7 @@ def update(
         "loss": loss_sum,
         **{name: total / tokens for name, total in totals.items()},
         **({} if first_token_kl is None else {"first_token_kl": first_token_kl / len(lessons)}),
-        "grad_norm": float(norm),
+        "grad_norm": norm,
         "tokens": tokens,
         "student_tokens": sum(len(lesson.student.input_ids) for lesson in lessons),
         **learner.counts(lessons),
