@@ -6,12 +6,14 @@ looked at without training anything.
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from stepalign import problems, recipe, tokens
 from stepalign.console import Console
@@ -28,10 +30,11 @@ from stepalign.records import (
     write_atomically,
     write_jsonl,
 )
+from stepalign.sampling import Engine, Handover
+from stepalign.sampling import making as samplers
 from stepalign.sampling.solver import Solver
-from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
-from stepalign.training.policy import ADAPTER, load_base
+from stepalign.training.policy import ADAPTER, load_base, precision
 
 
 def sample(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
@@ -131,16 +134,27 @@ def solver(settings: recipe.Recipe, adapter: Path | None) -> Iterator[Solver]:
     """The recipe's solver with any PEFT adapter, or with none."""
     chat = tokens.load(settings.model)
     device = Accelerator().device
-    model = load_base(settings.model, device)
-    if adapter is not None:
-        try:
-            with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
-                warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-                model = PeftModel.from_pretrained(model, adapter)
-        except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line}") from None
-    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.batch_size)
-    with Grader(settings.grading) as grader:
+
+    def model() -> PreTrainedModel | PeftModel:
+        base = load_base(settings.model, device)
+        return base if adapter is None else _with_adapter(base, adapter)
+
+    sampler = samplers.make(settings, model, precision(settings.model.dtype, device), eos_ids=chat.eos_ids)
+    with ExitStack() as stack:
+        if isinstance(sampler, Engine):
+            stack.callback(sampler.close)
+            if adapter is not None:
+                sampler.adopt(Handover(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
+        grader = stack.enter_context(Grader(settings.grading))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
+
+
+def _with_adapter(base: PreTrainedModel, adapter: Path) -> PeftModel:
+    try:
+        with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
+            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            return PeftModel.from_pretrained(base, adapter)
+    except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line}") from None

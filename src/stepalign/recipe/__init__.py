@@ -19,6 +19,7 @@ from stepalign.recipe.critics import (
 )
 from stepalign.recipe.files import differences, dump, load
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
+from stepalign.recipe.samplers import Sampler, Transformers, Vllm, VllmServer
 from stepalign.recipe.section import Section
 from stepalign.recipe.sections import (
     VERSION,
@@ -38,7 +39,6 @@ from stepalign.recipe.sections import (
     Problems,
     Prompts,
     Recipe,
-    Sampler,
     Sampling,
     Selection,
     Source,
@@ -86,6 +86,9 @@ __all__ = [
     "Teacher",
     "Tracking",
     "Training",
+    "Transformers",
+    "Vllm",
+    "VllmServer",
     "differences",
     "dump",
     "load",

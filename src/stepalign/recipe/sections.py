@@ -14,6 +14,7 @@ from pydantic import (
 
 from stepalign.recipe.critics import Critic
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
+from stepalign.recipe.samplers import Sampler, Transformers
 from stepalign.recipe.section import Decay, Probability, Section, Share
 
 VERSION = 1
@@ -140,14 +141,6 @@ class Sampling(Section):
     max_new_tokens: PositiveInt = 1024
     thinking: bool = False
     """The chat template's thinking switch."""
-
-
-class Sampler(Section):
-    """What draws rollouts."""
-
-    kind: Literal["transformers"] = "transformers"
-    batch_size: PositiveInt = 32
-    """Rows decoded together."""
 
 
 class Example(Section):
@@ -288,7 +281,7 @@ class Recipe(Section):
     problems: Problems
     selection: Selection = Selection()
     prompts: Prompts = Prompts()
-    sampler: Sampler = Sampler()
+    sampler: Sampler = Transformers()
     sampling: Sampling = Sampling()
     grading: Grading = Grading()
     critic: Critic | None = None

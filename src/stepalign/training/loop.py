@@ -25,11 +25,12 @@ from stepalign.evaluation.metrics import Evaluation
 from stepalign.grading import Grader
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.sampling import making as samplers
 from stepalign.sampling.solver import Solver
-from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
 from stepalign.training import checkpoints, distribution
 from stepalign.training import policy as policies
+from stepalign.training.handover import Handovers
 from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
 from stepalign.training.rewarding import Rewarding
@@ -79,10 +80,19 @@ class Trainer:
 
         self.accelerator = _accelerator(settings)
         self.policy = policies.load(settings.model, settings.adapter, settings.seed, self.accelerator.device)
-        sampler = TransformersSampler(
-            self.policy.model, eos_ids=self.chat.eos_ids, batch_size=settings.sampler.batch_size
+        sampler = samplers.make(
+            settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
         self.solver = Solver(self.chat, sampler, grader, self.prompt, world)
+        probes = [
+            (
+                *self.solver.prompt_ids(p, thinking=settings.sampling.thinking),
+                *self.chat.encode_text(p.solution or p.answer),
+            )
+            for p in self.train_problems[:8]
+        ]
+        self.handovers = Handovers(sampler, self.policy, settings, probes, world)
+        stack.callback(self.handovers.close)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer = optimizer_of(self.policy, settings.optimizer)
@@ -133,6 +143,7 @@ class Trainer:
         with self.engine.unsharded(self.policy):
             rollouts = self.run.rollouts(step) or self._draw(step, batch)
             answers = self._critiques(step, batch, rollouts)
+            self.handovers.rest()
         by_id = {problem.id: problem for problem in batch}
         taught = self.method.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
         rate = learning_rate(self.settings.optimizer, step)
@@ -166,6 +177,7 @@ class Trainer:
         if done := self.run.evaluation(self.step):
             return done
         with self.engine.unsharded(self.policy):
+            self.handovers.bring(self.step)
             evaluation, rollouts = judge(
                 self.solver, self.evaluation_problems, self.settings, self.console, adapter=ADAPTER, step=self.step
             )
@@ -184,6 +196,7 @@ class Trainer:
         return self.step in (0, self.settings.training.steps) or (every > 0 and self.step % every == 0)
 
     def _draw(self, step: int, batch: Sequence[Problem]) -> list[Rollout]:
+        self.handovers.bring(self.step)
         training = self.settings.training
         tokens_at_most = training.rollouts_per_step * self.settings.sampling.max_new_tokens / self.world.size
         with self.console.stage("sample", tokens_at_most, "tokens") as advance:
@@ -245,6 +258,7 @@ class Trainer:
             "rollouts": drawn,
             "completion_tokens": completion_tokens,
             **shares,
+            **({} if self.handovers.difference is None else {"handover_difference": self.handovers.difference}),
         }
         self.run.add_metrics({**values, "cases": cases, "failures": failures, "outcomes": outcomes, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)

@@ -8,6 +8,7 @@ shared out over the processes, and pays with communication in every pass: `repli
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class Zero(Lockstep):
             StepalignError: what comes back is not ZeRO's optimizer in a world of this size.
         """
         adapter = policy.trainable()
-        before = [dict(optimizer.state[parameter]) for parameter in adapter]
+        before = {parameter: optimizer.state.pop(parameter) for parameter in adapter if parameter in optimizer.state}
         engine, sharded, _, _ = self._deepspeed.initialize(
             model=nn.ParameterList(adapter),
             optimizer=optimizer,
@@ -68,15 +69,21 @@ class Zero(Lockstep):
         if kind != "DeepSpeedZeroOptimizer" or size != self.world.size:
             raise StepalignError(f"distribution.engine = 'zero2': DeepSpeed made a {kind} over {size} processes")
         self._engine = engine
-        steps = float(before[0]["step"]) if before[0] else 0.0
-        for state in sharded.optimizer.state.values():  # DeepSpeed makes a step without gradients to allocate them
-            state["step"] = torch.tensor(steps)
-        for parameter, state in zip(adapter, before, strict=True):
-            for moment in _MOMENTS:
-                value = state[moment] if state else torch.zeros_like(parameter)
-                self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, moment)
+        if before:
+            self._restore(sharded, before)
         prepared: torch.optim.Optimizer = sharded
         return prepared
+
+    def _restore(self, sharded: Any, before: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
+        """Each process takes its part of the state; ZeRO would allocate it with the first update."""
+        steps = next(iter(before.values()))["step"]
+        for flat in sharded.single_partition_of_fp32_groups:
+            moments = {moment: torch.zeros_like(flat) for moment in _MOMENTS}
+            sharded.optimizer.state[flat] = {"step": steps.clone(), **moments}
+        sharded._lazy_init_hp_params_optimizer_state()
+        for parameter, state in before.items():
+            for moment in _MOMENTS:
+                self._deepspeed.utils.safe_set_full_optimizer_state(parameter, state[moment], moment)
 
     def backward(self, loss: Float[Tensor, ""], *, last: bool) -> None:
         """DeepSpeed averages over the processes; the sum is wanted."""
