@@ -17,7 +17,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 # Every shape in a signature of these modules, the ones with tensors in them, is checked at every call of a test.
 install_import_hook(
-    ["stepalign.objectives", "stepalign.views", "stepalign.sampling.transformers", "stepalign.training"],
+    [
+        "stepalign.objectives",
+        "stepalign.probing",
+        "stepalign.views",
+        "stepalign.sampling.transformers",
+        "stepalign.training",
+    ],
     "beartype.beartype",
 )
 

@@ -15,6 +15,7 @@ LIGHT = [
     "critics.program",
     "critics.schema",
     "errors",
+    "probing.folder",
     "prompts",
     "recipe",
     "records",
@@ -60,7 +61,18 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     program = "from stepalign.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass"
     assert not imported_by(program) & HEAVY
     done = subprocess.run([sys.executable, "-m", "stepalign.cli", "--help"], capture_output=True, text=True, check=True)
-    for command in ("train", "evaluate", "sample", "critique", "critic-bench", "plant", "select", "report", "version"):
+    for command in (
+        "train",
+        "evaluate",
+        "sample",
+        "critique",
+        "critic-bench",
+        "plant",
+        "probe",
+        "select",
+        "report",
+        "version",
+    ):
         assert f" {command} " in done.stdout
 
 
@@ -95,6 +107,8 @@ def test_the_last_override_wins(stepalign: Cli, file: Path) -> None:
         (["sample", "gone.toml"], "gone.toml: no such recipe"),
         (["select", "gone.toml"], "gone.toml: no such recipe"),
         (["critique", "recipe.toml", "gone.jsonl", "critic.kind=program"], "gone.jsonl: No such file"),
+        (["probe", "gone.toml"], "gone.toml: no such recipe"),
+        (["probe", "recipe.toml", "--context", "stepalin"], "no template 'stepalin'"),
         (["critique", "recipe.toml", "gone.jsonl", "--problems", "gone.jsonl"], "gone.jsonl: No such file"),
         (["critic-bench", "recipe.toml", "gone", "critic.kind=program"], "problems.jsonl: No such file"),
         (["plant", "gone.jsonl", "--model", "a/model"], "model.path = 'a/model': no tokenizer there"),

@@ -36,6 +36,19 @@ RIGHT = Critique(
 )
 
 
+LATER = Critique(
+    rollout_id="r",
+    critic="program",
+    case="D",
+    verdicts=(Verdict(step=1, correct=True), Verdict(step=2, correct=False), Verdict(step=3, correct=False)),
+    correct_part="### Step 1: Add 2 and 3\n2 + 3 = 6",
+    corrected_step="### Step 2: Add 4\n5 + 4 = 9",
+    continuation="### Final Answer:\n\n\\boxed{9}",
+    text="(the whole)",
+)
+BETWEEN = ("through-error", "correction", "prefix", "paraphrased")
+
+
 def own(folder: Path, text: str) -> contexts.Context:
     file = folder / "mine.txt"
     file.write_text(text, encoding="utf-8")
@@ -50,6 +63,8 @@ def own(folder: Path, text: str) -> contexts.Context:
         ("quoted", "quoted", CRITIQUE),
         ("quoted-correct", "quoted", RIGHT),
         ("verdicts", "verdicts", CRITIQUE),
+        *((design, design, CRITIQUE) for design in BETWEEN),
+        *((f"{design}-correct", design, RIGHT) for design in BETWEEN),
     ],
 )
 def test_a_teachers_message_reads_as_it_did(golden: str, name: str, critique: Critique | None) -> None:
@@ -64,6 +79,7 @@ def test_a_teachers_message_reads_as_it_did(golden: str, name: str, critique: Cr
         ("stepalign", True, False),
         ("quoted", True, False),
         ("verdicts", True, False),
+        *((design, True, False) for design in BETWEEN),
     ],
 )
 def test_what_a_design_needs_follows_from_what_it_shows(name: str, critique: bool, solution: bool) -> None:
@@ -73,10 +89,35 @@ def test_what_a_design_needs_follows_from_what_it_shows(name: str, critique: boo
 
 def test_all_designs_begin_with_the_problem_and_end_with_the_solvers_format() -> None:
     format_text = prompts.render(prompts.load("format", frozenset())[0], {})
-    for name in ("refsol", "stepalign", "quoted", "verdicts"):
+    for name in ("refsol", "stepalign", "quoted", "verdicts", *BETWEEN):
         shown = contexts.load(name).render(PROBLEM, ROLLOUT, CRITIQUE)
         assert shown.startswith(PROBLEM.statement)
         assert shown.endswith(format_text)
+
+
+def test_between_the_regimes_each_design_shows_its_own_share_of_the_attempt() -> None:
+    prefix, wrong, corrected, rest = "2 + 3 = 6", "6 + 4 = 10", "5 + 4 = 9", "\\boxed{9}"
+    shows = {
+        "through-error": (prefix, wrong, corrected, rest),
+        "correction": (corrected, rest),
+        "prefix": (prefix,),
+        "paraphrased": ("2 plus 3 makes 6", corrected, rest),
+    }
+    for name, parts in shows.items():
+        message = contexts.load(name).render(PROBLEM, ROLLOUT, LATER)
+        for part in (prefix, wrong, corrected, rest, "2 plus 3 makes 6"):
+            assert (part in message) == (part in parts), (name, part)
+
+
+def test_a_step_that_was_never_written_has_no_text(tmp_path: Path) -> None:
+    context = own(tmp_path, "[{{ wrong_step }}]")
+    assert context.needs_critique
+    missing = Critique(
+        rollout_id="r", critic="c", case="D", verdicts=(Verdict(step=4, correct=False),), correct_part="", text="t"
+    )
+    assert context.render(PROBLEM, ROLLOUT, missing) == "[]"
+    assert context.render(PROBLEM, ROLLOUT, RIGHT) == "[]"
+    assert context.render(PROBLEM, ROLLOUT, LATER) == "[### Step 2: Add 4\n6 + 4 = 10]"
 
 
 def test_a_design_that_shows_a_critique_does_not_go_without() -> None:
@@ -86,8 +127,9 @@ def test_a_design_that_shows_a_critique_does_not_go_without() -> None:
 
 
 def test_only_the_faithful_designs_keep_the_wrong_step_from_the_teacher() -> None:
-    assert "2 + 3 = 6" in contexts.load("quoted").render(PROBLEM, ROLLOUT, CRITIQUE)
-    for name in ("refsol", "stepalign", "verdicts"):
+    for name in ("quoted", "through-error"):
+        assert "2 + 3 = 6" in contexts.load(name).render(PROBLEM, ROLLOUT, CRITIQUE)
+    for name in ("refsol", "stepalign", "verdicts", "correction", "prefix", "paraphrased"):
         assert "2 + 3 = 6" not in contexts.load(name).render(PROBLEM, ROLLOUT, CRITIQUE)
 
 
@@ -138,7 +180,8 @@ def test_a_template_of_ones_own_may_use_all_of_a_critique(tmp_path: Path) -> Non
 def test_an_unknown_variable_is_refused_with_all_that_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(
         StepalignError,
-        match=r"mine\.txt: unknown variables rollout; allowed: answer, attempt, critique, problem, solution",
+        match=r"mine\.txt: unknown variables rollout; allowed: answer, attempt, critique, paraphrase, problem, "
+        r"solution, wrong_step",
     ):
         own(tmp_path, "{{ rollout.text }}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepalign import critiquing, recipe
+from stepalign import critiquing, recipe, stages
 from stepalign.critics import fidelity
 from stepalign.critics.fidelity import Prices
 from stepalign.errors import StepalignError
@@ -68,6 +68,25 @@ def test_a_file_of_problems_stands_in_for_the_recipes(planted: Path, make_recipe
     report = json.loads((tmp_path / "critiques-report.json").read_text())
     assert (report["answers"], report["cost"]) == (16, 0.0)
     assert report["checks"]["verbatim"] == {"passed": report["critiques"], "failed": 0}
+
+
+def test_the_solvers_own_base_is_loaded_once_and_asked(
+    planted: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loads = []
+    load_base = stages.load_base
+    monkeypatch.setattr(stages, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
+    template = tmp_path / "critic.txt"
+    template.write_text("{{ attempt }}")
+    settings = make_recipe(
+        "critic.kind=self", f"critic.prompt={template}", "critic.max_tokens=8", "critic.asks=1", "critic.batch_size=6"
+    )
+    answers = critiquing.critique(
+        settings, planted / "rollouts.jsonl", tmp_path / "out.jsonl", problems_file=planted / "problems.jsonl"
+    )
+    assert [answer.critic for answer in answers] == ["self"] * 16
+    assert all(answer.completion_tokens for answer in answers)
+    assert len(loads) == 1
 
 
 def test_a_second_start_asks_only_for_what_is_missing(planted: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -53,8 +53,14 @@ def test_the_solver_prompt_reads_as_it_did() -> None:
     assert turn.content + "\n" == (GOLDEN / "solver.txt").read_text(encoding="utf-8")
 
 
-def test_the_critic_prompt_reads_as_it_did() -> None:
-    assert rendered("critic", CRITIC) + "\n" == (GOLDEN / "critic.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["critic", "critic-splice", "critic-material"])
+def test_the_critics_prompts_read_as_they_did(name: str) -> None:
+    assert rendered(name, CRITIC) + "\n" == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_asking_a_critic_again_reads_as_it_did() -> None:
+    faults = {"faults": ["the correction ends in '99', the reference in '9'", "the answer is not JSON"]}
+    assert rendered("critic-again", faults) + "\n" == (GOLDEN / "critic-again.txt").read_text(encoding="utf-8")
 
 
 def test_the_critic_prompt_adds_only_a_last_line_where_the_attempt_was_cut_off() -> None:
@@ -121,7 +127,9 @@ def test_the_variables_of_an_included_file_count(tmp_path: Path) -> None:
 
 
 def test_a_missing_template_is_named_with_the_shipped_ones() -> None:
-    with pytest.raises(StepalignError, match=r"no template 'stepalin': .*refsol, solver, stepalign, verdicts"):
+    with pytest.raises(
+        StepalignError, match=r"no template 'stepalin': .*refsol, solver, stepalign, summary, through-error, verdicts"
+    ):
         prompts.load("stepalin", frozenset())
 
 

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from stepalign.critiquing import benchmark as critic_bench
     from stepalign.critiquing import critique
+    from stepalign.probing.stage import probe
     from stepalign.recipe import load as load_recipe
     from stepalign.slips.sets import plant_set as plant
     from stepalign.stages import evaluate, sample, select
@@ -28,10 +29,22 @@ _WHERE = {
     "critic_bench": ("stepalign.critiquing", "benchmark"),
     "evaluate": ("stepalign.stages", "evaluate"),
     "plant": ("stepalign.slips.sets", "plant_set"),
+    "probe": ("stepalign.probing.stage", "probe"),
     "select": ("stepalign.stages", "select"),
 }
 
-__all__ = ["__version__", "critic_bench", "critique", "evaluate", "load_recipe", "plant", "sample", "select", "train"]
+__all__ = [
+    "__version__",
+    "critic_bench",
+    "critique",
+    "evaluate",
+    "load_recipe",
+    "plant",
+    "probe",
+    "sample",
+    "select",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -55,6 +55,26 @@ def train(
 
 
 @app.command()
+def plan(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    hardware: Annotated[str, typer.Option(help="this (measured), h100, h200, a100, l40s or rtx4090.")] = "this",
+    devices: Annotated[int, typer.Option(min=1, help="How many train and sample.")] = 1,
+    like: Annotated[Path | None, typer.Option(help="An earlier run's folder, for lengths of texts.")] = None,
+    completion: Annotated[int | None, typer.Option(min=1, help="Tokens of a completion; the cap without it.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Of a device for an hour.", show_default=False)] = None,
+) -> None:
+    """Say what a run will take: memory, tokens, operations, hours. Nothing is loaded but tokenizer and problems."""
+    settings = recipe.load(file, overrides or ())
+    from rich.console import Console
+
+    from stepalign import planning
+
+    options = {"hardware": hardware, "devices": devices, "like": like, "completion": completion, "price": price}
+    Console(highlight=False, soft_wrap=True).print(planning.write(settings, **options))  # type: ignore[arg-type]
+
+
+@app.command()
 def evaluate(
     file: RecipeFile,
     overrides: Overrides = None,
@@ -128,8 +148,41 @@ def critic_bench(
 
 
 @app.command()
+def probe(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    rollouts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rollouts (JSONL), or a folder of them with problems, critiques, slips or marks; else they are drawn.",
+            show_default=False,
+        ),
+    ] = None,
+    context: Annotated[
+        list[str] | None, typer.Option(help="A context design, by name or file; again for more.", show_default=False)
+    ] = None,
+    adapter: AdapterFolder = None,
+    top: Annotated[int, typer.Option(min=0, help="Keep so many of the likeliest tokens in each place.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at the first so many rollouts only.")] = None,
+    out: Annotated[Path, typer.Option(help="The probe's folder.")] = Path("probe"),
+) -> None:
+    """See where each context's signal lands, token by token, before training; goes on where it was stopped."""
+    settings = recipe.load(file, overrides or ())
+    try:
+        from stepalign.probing.stage import probe as look
+
+        found = look(settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit)
+    except KeyboardInterrupt:
+        typer.echo(f"\nstopped; the same command goes on from {out}", err=True)
+        raise typer.Exit(130) from None
+    from stepalign.probing.display import table
+
+    typer.echo(table(found.measures))
+
+
+@app.command()
 def plant(
-    source: Annotated[str, typer.Argument(help="Model solutions or graded rollouts (JSONL), or gsm_symbolic.")],
+    source: Annotated[str, typer.Argument(help="Model solutions, rollouts or problems (JSONL), or gsm_symbolic.")],
     model: Annotated[str, typer.Option(help="The solver whose tokenizer is used: a folder or a name on the hub.")],
     problems: ProblemsFile = None,
     prompt: Annotated[str, typer.Option(help="The solver's template: shipped or a file.")] = "solver",

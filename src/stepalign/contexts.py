@@ -1,19 +1,23 @@
 """What the teacher is shown beyond the problem: one template file a design, under one fixed objective.
 
-A template may use the problem, the reference solution and answer, the solver's own attempt and the critique of it.
-Whether a design needs a critic follows from the variables it uses.
+A template may use the problem, the reference solution and answer, the solver's own attempt, the critique of it, and
+what follows from attempt and critique together: the wrong step as the solver wrote it, and the correct part before it
+in other words. Whether a design needs a critic follows from the variables it uses.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from jinja2 import Template
 
 from stepalign import prompts
+from stepalign.critics.schema import trim
 from stepalign.errors import StepalignError
 from stepalign.records import Critique, Problem, Rollout
+from stepalign.rewording import reworded
+from stepalign.traces import parse
 
-VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "critique"})
+OF_CRITIQUE = frozenset({"critique", "wrong_step", "paraphrase"})
+VARIABLES = OF_CRITIQUE | {"problem", "solution", "answer", "attempt"}
 
 _CUT = "\n[…]"
 
@@ -29,7 +33,7 @@ class Context:
     @property
     def needs_critique(self) -> bool:
         """Whether the design shows anything of a critique."""
-        return "critique" in self.variables
+        return not OF_CRITIQUE.isdisjoint(self.variables)
 
     @property
     def needs_solution(self) -> bool:
@@ -51,13 +55,18 @@ class Context:
         """
         if critique is None and self.needs_critique:
             raise StepalignError(f"context {self.name}: rollout {rollout.id} has no critique to show")
-        values: Mapping[str, object] = {
+        values: dict[str, object] = {
             "problem": problem.statement,
             "solution": _head(problem.solution, keep),
             "answer": problem.answer,
             "attempt": _head(rollout.text, keep),
-            "critique": critique and _shorten(critique, keep),
         }
+        if critique is not None:
+            values |= {
+                "critique": _shorten(critique, keep),
+                "wrong_step": _head(_wrong_step(rollout, critique), keep),
+                "paraphrase": _head(reworded(critique.correct_part), keep),
+            }
         return prompts.render(self.template, values)
 
 
@@ -65,6 +74,15 @@ def load(name: str) -> Context:
     """A context that ships with the package, or a template file of the user's own."""
     template, used = prompts.load(name, VARIABLES)
     return Context(name=name, template=template, variables=used)
+
+
+def _wrong_step(rollout: Rollout, critique: Critique) -> str:
+    """The first wrong step in the solver's words; empty where nothing is wrong, or what is wrong was not written."""
+    try:
+        trace = parse(rollout.text)
+        return trim(trace.content(trace.section(critique.first_error or 0)))
+    except IndexError:
+        return ""
 
 
 def _shorten(critique: Critique, keep: float) -> Critique:

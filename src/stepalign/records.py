@@ -1,6 +1,6 @@
 """The payloads that flow between stages: frozen, checked when made, one line of JSON each.
 
-Problem ─▶ Rollout (graded) ─▶ Critique ─▶ … every arrow of the pipeline can be written to a file with
+Problem ─▶ Rollout (graded) ─▶ Critique ─▶ Credit … every arrow of the pipeline can be written to a file with
 `write_jsonl` and read back with `read_jsonl`, so each stage also runs alone. Left out: anything that can be
 derived again from a record (a rollout's steps come from `traces.parse`, its views from `views`).
 """
@@ -24,6 +24,10 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 TokenIds = tuple[int, ...]
 Case = Literal["A", "B", "C", "D"]
 FinishReason = Literal["stop", "length"]
+Nats = Annotated[float, Field(allow_inf_nan=False)]
+"""A log-probability."""
+TopTokens = tuple[tuple[int, Nats], ...]
+"""Token ids with their log-probabilities, the likeliest first."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -195,6 +199,60 @@ class PlantedSlip:
 
 Answer = Annotated[Critique | CritiqueFailure, Field(discriminator="kind")]
 """What a critic gives back for a rollout."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Mark:
+    """Where a rollout first goes wrong: known exactly where it was planted, else as a critique says."""
+
+    rollout_id: Text
+    step: Annotated[int, Field(ge=1)]
+    """Counted from 1, as critiques count."""
+    start: Annotated[int, Field(ge=0)]
+    end: int
+    """The characters `[start, end)` of the rollout's text: the first wrong number, or all of the wrong step."""
+    departure: int | None = None
+    """The first wrong character, where that is known: 136 departs from 126 at its second digit."""
+    source: Literal["planted", "critique"]
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start or not (self.departure is None or self.start <= self.departure < self.end):
+            raise ValueError(
+                f"rollout {self.rollout_id}: an error in the characters [{self.start}, {self.end}) that begins at "
+                f"{self.departure}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Credit:
+    """Eq. 4: what each token of a rollout is worth in the eyes of a teacher under one context."""
+
+    rollout_id: Text
+    context: Text
+    """The context design's name."""
+    prompt: str
+    """The message that the teacher was shown."""
+    student: tuple[Nats, ...]
+    """log p(ŷ_t | x, y_<t) for each completion id, at temperature 1."""
+    teacher: tuple[Nats, ...]
+    """log p(ŷ_t | x, c, y_<t), likewise."""
+    student_top: tuple[TopTokens, ...] = ()
+    """For each completion id the likeliest tokens in its place; empty unless they were asked for."""
+    teacher_top: tuple[TopTokens, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({len(self.student), len(self.teacher)}) > 1:
+            raise ValueError(
+                f"rollout {self.rollout_id}: {len(self.student)} tokens seen by the student, {len(self.teacher)} by "
+                "the teacher"
+            )
+        if any(top and len(top) != len(self.student) for top in (self.student_top, self.teacher_top)):
+            raise ValueError(f"rollout {self.rollout_id}: likeliest tokens for some of its tokens only")
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """A_t = teacher − student: positive where the context makes the sampled token likelier."""
+        return tuple(teacher - student for student, teacher in zip(self.student, self.teacher, strict=True))
 
 
 R = TypeVar("R")

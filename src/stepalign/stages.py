@@ -4,16 +4,13 @@ A stage reads and writes the same records as the loop does, so that rollouts of 
 looked at without training anything.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from accelerate import Accelerator
-from peft import PeftModel
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from torch.nn import Module
 
 from stepalign import problems, recipe, tokens
 from stepalign.console import Console
@@ -33,8 +30,11 @@ from stepalign.records import (
 from stepalign.sampling import Engine, Handover
 from stepalign.sampling import making as samplers
 from stepalign.sampling.solver import Solver
+from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
-from stepalign.training.policy import ADAPTER, load_base, precision
+from stepalign.tokens import Chat
+from stepalign.training import policy as policies
+from stepalign.training.policy import ADAPTER
 
 
 def sample(settings: recipe.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
@@ -134,13 +134,14 @@ def solver(settings: recipe.Recipe, adapter: Path | None) -> Iterator[Solver]:
     """The recipe's solver with any PEFT adapter, or with none."""
     chat = tokens.load(settings.model)
     device = Accelerator().device
+    dtype = policies.precision(settings.model.dtype, device)
 
-    def model() -> PreTrainedModel | PeftModel:
-        base = load_base(settings.model, device)
-        return base if adapter is None else _with_adapter(base, adapter)
+    def model() -> Module:
+        trained: Module = policies.load_trained(settings.model, adapter, device)
+        return trained
 
-    sampler = samplers.make(settings, model, precision(settings.model.dtype, device), eos_ids=chat.eos_ids)
     with ExitStack() as stack:
+        sampler = samplers.make(settings, model, dtype, eos_ids=chat.eos_ids)
         if isinstance(sampler, Engine):
             stack.callback(sampler.close)
             if adapter is not None:
@@ -149,12 +150,9 @@ def solver(settings: recipe.Recipe, adapter: Path | None) -> Iterator[Solver]:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 
 
-def _with_adapter(base: PreTrainedModel, adapter: Path) -> PeftModel:
-    try:
-        with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
-            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            return PeftModel.from_pretrained(base, adapter)
-    except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line}") from None
+@contextmanager
+def solver_on(settings: recipe.Recipe, chat: Chat, model: Module) -> Iterator[Solver]:
+    """The recipe's solver on a model that is there already, which is also what samples."""
+    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.batch_size)
+    with Grader(settings.grading) as grader:
+        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

@@ -100,6 +100,10 @@ class Chat:
         text, starts = self._decode_alone(body) or self._decode_in_windows(body)
         return text, (*starts, *[len(text)] * (len(ids) - len(body)))
 
+    def token_text(self, token: int) -> str:
+        """One id by itself as text; a part of a character shows as the replacement character."""
+        return self._decode([token])
+
     def has_thinking_switch(self) -> bool:
         """Whether the template answers to `enable_thinking`."""
         message = [{"role": "user", "content": "?"}]

@@ -7,7 +7,6 @@ count follows from lengths alone: a pad id may be any id, an EOS among them (`FA
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from stepalign import recipe
 from stepalign.contexts import Context
+from stepalign.critics.schema import departure
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, Problem, Rollout, TokenIds
@@ -63,6 +63,8 @@ class Lesson:
     rollout_id: str
     student: View
     teacher: View
+    message: str = ""
+    """What the teacher was shown, as text."""
     cut: bool = False
     """Whether the teacher's context had to be shortened."""
 
@@ -196,10 +198,10 @@ def lesson(
         DoesNotFit: problem and completion alone, without any context, exceed `teacher.max_tokens`.
     """
     start, stop = _span(rollout, critique, objective)
-    prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, critique, teacher)
+    message, prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, critique, teacher)
     student = View(prompt_ids=rollout.prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
     shown = View(prompt_ids=prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
-    return Lesson(rollout_id=rollout.id, student=student, teacher=shown, cut=cut)
+    return Lesson(rollout_id=rollout.id, student=student, teacher=shown, message=message, cut=cut)
 
 
 def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Distillation) -> tuple[int, int]:
@@ -215,21 +217,12 @@ def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Distill
         sections = len(trace.steps) + (trace.answer is not None)
         if critique.first_error is not None and critique.first_error <= sections:
             wrong = trace.section(critique.first_error)
-            end = _departure(trace.content(wrong), critique.corrected_step)
+            content = trace.content(wrong)
+            at = departure(content, critique.corrected_step)
+            end = len(content) if at is None else at + 1
             # The first wrong token itself counts: it is where the teacher differs.
             stop = token_span(rollout, wrong.start, wrong.start + end)[1]
     return min(objective.skip_first, stop), stop
-
-
-def _departure(wrong: str, corrected: str) -> int:
-    """How far the loss goes into the first wrong step, in characters.
-
-    Through the first character in which it departs from the corrected step; to its end where they differ in the
-    heading already, since then the correction is in other words and does not tell where the error is.
-    """
-    common = len(commonprefix([wrong, corrected]))
-    heading = wrong.find("\n")
-    return common + 1 if 0 <= heading < common < len(wrong) else len(wrong)
 
 
 def _teacher_prompt(
@@ -240,21 +233,22 @@ def _teacher_prompt(
     rollout: Rollout,
     critique: Critique | None,
     teacher: recipe.Teacher,
-) -> tuple[TokenIds, bool]:
-    """The teacher's prompt within its length limit, and whether what it shows was cut for that.
+) -> tuple[str, TokenIds, bool]:
+    """The teacher's message and prompt within its length limit, and whether what it shows was cut for that.
 
     Only the shown texts are cut, each to the same share, found by bisection; problem and header stay whole.
     """
 
-    def prompt(keep: float) -> TokenIds:
-        shown = Turn("user", context.render(problem, rollout, critique, keep=keep))
-        return chat.prompt_ids([*before, shown], thinking=teacher.thinking, close_think=teacher.close_think)
+    def prompt(keep: float) -> tuple[str, TokenIds]:
+        message = context.render(problem, rollout, critique, keep=keep)
+        turns = [*before, Turn("user", message)]
+        return message, chat.prompt_ids(turns, thinking=teacher.thinking, close_think=teacher.close_think)
 
     room = teacher.max_tokens - len(rollout.completion_ids)
-    whole = prompt(1.0)
+    message, whole = prompt(1.0)
     if len(whole) <= room:
-        return whole, False
-    best = prompt(0.0)
+        return message, whole, False
+    message, best = prompt(0.0)
     if len(best) > room:
         raise DoesNotFit(
             f"teacher.max_tokens = {teacher.max_tokens}: problem {problem.id} ({len(best)} prompt tokens without any "
@@ -263,9 +257,9 @@ def _teacher_prompt(
     low, high = 0.0, 1.0
     for _ in range(10):
         middle = (low + high) / 2
-        tried = prompt(middle)
+        shown, tried = prompt(middle)
         if len(tried) <= room:
-            best, low = tried, middle
+            message, best, low = shown, tried, middle
         else:
             high = middle
-    return best, True
+    return message, best, True

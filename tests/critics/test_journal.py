@@ -55,6 +55,20 @@ def test_a_second_start_asks_only_for_what_is_missing(tmp_path: Path) -> None:
     assert third.asked == []
 
 
+def test_what_no_server_answered_is_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "critiques.jsonl"
+    failures = [CritiqueFailure(rollout_id=n, critic="program", reason=r) for n, r in zip("abc", REASONS, strict=True)]
+    path.write_text("".join(f"{to_json(failure)}\n" for failure in failures))
+    critic = Counting()
+    answers = answer_all(critic, attempts("abc"), path)
+    assert critic.asked == ["b", "a"]
+    assert [answer.kind for answer in answers] == ["critique", "critique", "failure"]
+    assert read_jsonl(path, Answer) == answers  # type: ignore[arg-type]
+
+
+REASONS = ("server", "timeout", "parse")
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -50,7 +50,8 @@ def critique(problem: Problem, rollout: Rollout) -> Critique:
     trace = parse(rollout.text)
     again = schema.parse(found.text, trace)
     assert (again.case, again.verdicts) == (found.case, found.verdicts)
-    assert (again.corrected_step, again.continuation) == (found.corrected_step, found.continuation)
+    assert again.corrected_step == found.corrected_step
+    assert found.continuation.startswith(again.continuation)  # what a solver says behind its box counts as chatter
     assert again.correct_part == found.correct_part
     assert rollout.text.startswith(found.correct_part)
     if found.case != "A":

@@ -150,7 +150,7 @@ def test_the_opening_may_be_cut_to_its_first_sentence() -> None:
     [
         ("# Your solution has an error", "# Your solution has a flaw", "none of the headings"),
         ("at Step 2. Below", "at Step 1. Below", "puts the error at step 1, its summary at step 2"),
-        ("Step 2: Incorrect -- 85 + 12 is 97.", "Step 2: Correct.", "its summary at none"),
+        ("Step 2: Incorrect -- 85 + 12 is 97.", "Step 2: Correct.", "finds no step incorrect"),
         ("Step 2: Incorrect -- 85 + 12 is 97.\n", "", "judges step 3 where step 2 is due"),
         ("Step 3: Correct.", "Step 3: Correct.\nStep 4: Correct.", "judges step 4 of a solution that has 2"),
         (
@@ -176,8 +176,8 @@ def test_full_correctness_must_fit_the_summary() -> None:
     right = compose("A", RIGHT, TRACE.text)
     assert "finds step 2 incorrect" in rejection(right.replace("Step 2: Correct.", "Step 2: Incorrect."))
     assert "does not repeat the solution" in rejection(right[: right.index("---")])
-    short = right.replace("Step 2: Correct.\nStep 3: Correct.\n", "")
-    assert "judges 1 steps of a solution that has 2" in rejection(short)
+    assert parse(right.replace("Step 2: Correct.\nStep 3: Correct.\n", ""), TRACE).verdicts == RIGHT[:1]  # a check's
+    assert "has no verdicts" in rejection(right[right.index("# Your") :])
 
 
 def test_a_case_and_its_verdicts_must_fit_when_composing() -> None:
@@ -210,6 +210,59 @@ def test_fidelity_is_the_share_of_the_original_that_the_copy_has_in_order() -> N
     assert fidelity("anything", "") == 1.0
     text = "The quick brown fox jumps over the lazy dog. " * 50
     assert fidelity(text.replace("brown ", "", 1), text) == pytest.approx(1 - 6 / len(text.strip()))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Step 1: Correct.", "Step 2: Incorrect -- 85 + 12 is 97.", "Step 3: Correct."],
+        ["- Step 1: ✅ Correct", "- Step 2: ❌ Incorrect: 85 + 12 is 97.", "- Final Answer: ✅ Correct"],
+        ["* **Step 1:** Correct ✔️", "* **Step 2:** Incorrect ✗ – 85 + 12 is 97.", "* **Final Answer:** correct"],
+        ["1. Step 1 (Add 38): correct", "2. Step 2 (Add 12): incorrect - 85 + 12 is 97."],
+        ["**Step 1: Correct.**", "**Step 2: Incorrect.** 85 + 12 is 97.", "**Step 3: Correct.**"],
+        ["#### Step 1 — Correct", "#### Step 2 — Incorrect — 85 + 12 is 97."],
+        ["| Step 1 | Correct | |", "| Step 2 | Incorrect | 85 + 12 is 97. |"],
+        ["STEP 1: CORRECT", "", "STEP 2: INCORRECT (85 + 12 is 97.", "", "STEP 3: CORRECT"],
+    ],
+)
+def test_verdicts_as_models_write_them(lines: list[str]) -> None:
+    summary = CASE_D[: CASE_D.index("# Your")]
+    found = parse(CASE_D.replace(summary, "### Summary\n" + "\n".join(lines) + "\n\n"), TRACE)
+    assert found.first_error == 2
+    assert found.verdicts[1].reason.lstrip("(") == "85 + 12 is 97."
+    assert [verdict.correct for verdict in found.verdicts] == [True, False, True][: len(found.verdicts)]
+
+
+def test_a_final_answer_is_judged_behind_the_steps_alone() -> None:
+    text = CASE_D.replace("Step 1: Correct.\nStep 2", "Step 1: Correct.\nFinal Answer: Correct.\nStep 2", 1)
+    assert "judges the final answer where step 2 is due" in rejection(text)
+
+
+def test_what_comes_before_the_summary_and_around_the_critique_is_left_out() -> None:
+    preface = "Let me look at it.\nStep 1: Incorrect, or so I thought.\n\n"
+    assert parse(preface + CASE_D, TRACE) == parse(CASE_D, TRACE)
+    assert parse(f"```markdown\n{CASE_D}\n```\n", TRACE) == parse(CASE_D, TRACE)
+
+
+@pytest.mark.parametrize(
+    "chatter", ["\n\nI hope this helps!", "\n---\n**Note:** always add twice.\n\nGood luck!", "\n\n"]
+)
+def test_what_is_said_behind_the_end_is_left_out(chatter: str) -> None:
+    assert parse(CASE_D + chatter, TRACE) == parse(CASE_D, TRACE)
+    right = compose("A", RIGHT, TRACE.text)
+    assert parse(right + chatter, TRACE).correct_part == TRACE.text
+    displayed = CASE_D.replace("\\boxed{97}", "\\[\n\\boxed{97}\n\\]\nis the sum.")
+    assert parse(displayed + chatter, TRACE).continuation.endswith("\\boxed{97}\n\\]\nis the sum.")
+
+
+def test_a_solution_that_goes_on_behind_a_box_is_no_chatter() -> None:
+    more = "### Step 3: Check\n\\boxed{97} it is.\n\n### Step 4: Again\nYes.\n\n### Final Answer:"
+    assert parse(CASE_D.replace("### Final Answer:\n\\boxed{97}", more), TRACE).continuation == more
+
+
+def test_a_heading_may_be_cut_to_its_first_sentence() -> None:
+    cut = CASE_D.replace(" Here is the corrected step:", "")
+    assert parse(cut, TRACE) == parse(CASE_D, TRACE)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import report
+from stepalign import recipe, report
 from stepalign.errors import StepalignError
 from stepalign.records import Rollout, read_jsonl
 from stepalign.report import page
@@ -86,6 +86,16 @@ def test_the_first_screen_says_what_ran_whether_it_helped_and_where_the_time_wen
     assert "sample 4" in rest[:700]
 
 
+def test_a_run_without_a_teacher_says_so(build_run) -> None:
+    folder = build_run()
+    file = folder / "recipe.toml"
+    grpo = recipe.load(file, ["objective.kind=grpo", "training.group=8"])
+    file.write_text(recipe.dump(grpo))
+    text = text_of(folder)
+    assert "Condition GRPO, 8 rollouts a problem" in text
+    assert "critic program" not in text
+
+
 def test_an_interval_that_includes_zero_is_said_to(build_run) -> None:
     text = text_of(build_run(gain=0.0))
     assert ": no difference is shown." in text
@@ -137,6 +147,26 @@ def test_what_was_taught_dropped_and_fell_back_is_counted(build_run) -> None:
     assert f"failed: parse {failed} " in text
     assert f"critiques of case D {sum(step['cases']['D'] for step in steps)} incorrect answer" in text
     assert "left out: duplicate 3 problems" in text
+
+
+def test_what_the_checks_caught_is_counted(build_run) -> None:
+    def caught(steps: list[dict[str, object]]) -> None:
+        for step in steps:
+            step |= {
+                "checks": {"verbatim": 3, "answer": 1},
+                "repaired": {"verbatim": 2},
+                "retried": {"answer": 1},
+                "critic_tokens": {"read": 600, "written": 40},
+            }
+
+    folder = build_run(steps=2)
+    rewrite_metrics(folder, caught)
+    text = text_of(folder)
+    assert "check failed: verbatim 6 critiques, as their critic wrote them" in text
+    assert "check failed: answer 2 " in text
+    assert "repaired: verbatim 4 " in text
+    assert "asked again: answer 2 " in text
+    assert "critic's tokens: written 80 " in text
 
 
 def test_the_first_wrong_step_is_marked_in_the_rollout(build_run) -> None:

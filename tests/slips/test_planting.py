@@ -105,6 +105,7 @@ def test_a_number_that_only_loses_its_end_is_not_where_a_slip_shows() -> None:
     [
         ("3 + 4 = 7, so \\boxed{7}", planting.NOT_STEPS),
         ("### Step 1: Add\n3 + 4 = 7", planting.NOT_STEPS),
+        ("### Step 1: Add\n3 + 4 = <<3+4=7>>7\n\n### Final Answer:\n\\boxed{7}", planting.ANNOTATED),
         ("### Step 1: Add\n3 + 4 = 8\n\n### Final Answer:\n\\boxed{7}", planting.NOT_TRUE),
         ("### Step 1: Think\nIt is seven.\n\n### Final Answer:\n\\boxed{7}", planting.NO_PLACE),
         # The last equation's result is not the answer's: nothing is carried there.

@@ -84,6 +84,15 @@ def test_generated_problems_can_be_planted(model: recipe.Model, tmp_path: Path) 
     assert all(rollout.correct for rollout in planted.natural)
 
 
+def test_reference_solutions_can_be_planted(model: recipe.Model, tmp_path: Path) -> None:
+    solution = "2*17 = 34 pens\n34+18 = 52"
+    raw, records = tmp_path / "raw.jsonl", tmp_path / "records.jsonl"
+    raw.write_text(json.dumps({"question": "Two boxes of 17 and 18 more?", "answer": f"{solution}\n#### 52"}) + "\n")
+    write_jsonl(records, [Problem(id="p", statement="Two boxes of 17 and 18 more?", answer="52", solution=solution)])
+    slips = [plant_set(str(file), tmp_path / file.stem, model=model).slips for file in (raw, records)]
+    assert [slip.rollout_id for (slip,) in slips] == ["gsm8k-raw-0/reference/slip", "p/reference/slip"]
+
+
 def test_bad_input_is_named(model: recipe.Model, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match=r"gone\.jsonl: neither a JSONL file nor 'gsm_symbolic'"):
         plant_set("gone.jsonl", tmp_path, model=model)

@@ -95,6 +95,10 @@ def test_every_step_records_what_it_did(finished_run: Recipe) -> None:
         assert len({rollout["problem_id"] for rollout in drawn}) == 2, "two problems, two rollouts each"
         assert {rollout["policy_step"] for rollout in drawn} == {values["step"] - 1}
         assert sum(values["cases"].values()) + sum(values["failures"].values()) == 4
+        critiques = (finished_run.folder / "critiques" / f"step-{values['step']:06d}.jsonl").read_text().splitlines()
+        checks = [check for line in critiques for check in json.loads(line)["checks"]]
+        assert sum(values["checks"].values()) == sum(not check["passed"] for check in checks)
+        assert values["critic_tokens"] == {"read": 0, "written": 0}
         assert values["outcomes"]["taught"] + values["outcomes"].get("dropped", 0) == 4
         assert values["epoch"] == pytest.approx(values["step"] * 2 / 9)
         assert values["tokens"] <= values["completion_tokens"]

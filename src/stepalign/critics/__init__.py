@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stepalign import recipe
+from stepalign.errors import StepalignError
 from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 
@@ -57,6 +58,12 @@ def make(settings: recipe.Critic, grader: Grader, folder: Path, own: Callable[[]
             from stepalign.critics.replay import ReplayCritic
 
             return CheckedCritic(ReplayCritic(settings.path), Rules(settings, grader))
+        case recipe.SelfCritic():
+            from stepalign.critics.own import SelfCritic
+
+            if own is None:
+                raise StepalignError("critic.kind = 'self': there is no solver here that could be asked")
+            return SelfCritic(settings, grader, own)
         case recipe.OpenAICritic():
             from stepalign.critics.openai import OpenAICritic
 

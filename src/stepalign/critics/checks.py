@@ -19,9 +19,9 @@ file of critiques can be verified alone. In their order:
   Measured in case D, and in case C where the solver finished the step.
 - `answer`: 1 if the correction's last `\boxed{…}` equals the reference answer, else 0. Strings and plain arithmetic
   decide where they can, math-verify elsewhere. In case A the rollout's own answer counts, which was graded.
-- `echo`: the share of the correction's runs of four words or signs that the reference solution has, but neither the
-  problem nor the rollout, headings and marks aside. Two people who solve one problem share some; a copied solution
-  shares most.
+- `echo`: the share of the correction's runs of four words or signs, two of them words, that the reference solution
+  has, but neither the problem nor the rollout, headings and marks aside. Two people who solve one problem share some;
+  a copied solution shares most.
 - `length`: the critique's characters over those of the rollout or the reference solution, whichever is longer.
 
 Left out: whether what a critic calls correct is correct. That is the critic's judgement, and the critic benchmark's.
@@ -43,6 +43,8 @@ SHORT = 1_000
 """Characters. Against a shorter rollout and reference solution, a critique's length is measured as if against this."""
 
 _RUN = 4
+_WORDY = 2
+"""Words that a run must have: what there is to compute does not depend on whose way it is."""
 _QUOTE = 8
 """Characters, white space and markup aside, from which a line of the wrong step counts as quoted in a reason."""
 
@@ -237,7 +239,13 @@ def _false_equations(text: str) -> Iterator[str]:
 
 def _occurs(equation: str, text: str) -> bool:
     """Whether an equation stands in a text, not as a part of other numbers."""
-    return re.search(rf"(?<![\d.]){re.escape(equation)}(?!\.?\d)", text) is not None
+    at = text.find(equation)
+    while at >= 0:
+        before, behind = text[at - 1 : at] if at else "", text[at + len(equation) : at + len(equation) + 2]
+        if not (before.isdigit() or before == ".") and not behind.removeprefix(".")[:1].isdigit():
+            return True
+        at = text.find(equation, at + 1)
+    return False
 
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -245,7 +253,8 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 def _runs(text: str) -> set[tuple[str, ...]]:
     words = _WORD.findall(_SIGNS.sub(" ", text.casefold()))
-    return set(zip(*(words[start:] for start in range(_RUN)), strict=False))
+    runs = set(zip(*(words[start:] for start in range(_RUN)), strict=False))
+    return {run for run in runs if sum(map(str.isalpha, run)) >= _WORDY}
 
 
 _SIGNS = re.compile(r"^#{1,6}[ \t][^\n]*|\\boxed(?=\{)|[#*_`${}]+|\\[()\[\]]|^-{3,}$", re.MULTILINE)

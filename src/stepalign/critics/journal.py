@@ -1,7 +1,7 @@
 """A critic's answers in a file, appended as they come, so that a second start asks only for what is missing.
 
-What a kill can leave behind is a half-written last line: it is cut off and asked for again. When all is there the file
-is written once more, in the order of the rollouts.
+What a kill can leave behind is a half-written last line: it is cut off and asked for again, and so is what no server
+answered. When all is there the file is written once more, in the order of the rollouts.
 """
 
 import os
@@ -14,6 +14,9 @@ from stepalign.critics import Critic
 from stepalign.critics.replay import ReplayCritic
 from stepalign.errors import StepalignError
 from stepalign.records import Answer, Critique, CritiqueFailure, Problem, Rollout, explain, to_json, write_jsonl
+
+UNANSWERED = frozenset({"server", "timeout"})
+"""Failures that say nothing of the rollout: a second start asks again."""
 
 _ANSWER: TypeAdapter[Critique | CritiqueFailure] = TypeAdapter(Answer)
 
@@ -76,7 +79,8 @@ def _kept(path: Path, wanted: set[str], critic: str | None) -> dict[str, Critiqu
                 raise StepalignError(f"{where}: rollout {answer.rollout_id} is not among these rollouts: {_ELSEWHERE}")
             if critic is not None and answer.critic != critic:
                 raise StepalignError(f"{where}: an answer of {answer.critic}, not of {critic}: {_ELSEWHERE}")
-            answers[answer.rollout_id] = answer
+            if not (isinstance(answer, CritiqueFailure) and answer.reason in UNANSWERED):
+                answers[answer.rollout_id] = answer
             whole = file.tell()
     os.truncate(path, whole)
     return answers

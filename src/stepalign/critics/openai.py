@@ -1,41 +1,31 @@
-"""A critic behind an OpenAI-compatible endpoint: vLLM, llama.cpp, a hosted model (the paper's is QwQ-32B).
+"""A critic behind OpenAI-compatible endpoints: vLLM, SGLang, llama.cpp, a hosted model (the paper's is QwQ-32B).
 
-One user message an attempt (`prompts/critic.txt`). What comes back is stripped of its thinking, read
-against the schema and checked before it may teach: its case against the grade, its copy against the
-rollout, its final answer against the reference, and that it does not quote the wrong step. What fails is a
-`CritiqueFailure` with the reason `timeout`, `server`, `truncated`, `parse`, `inconsistent`, `unfaithful` or
-`not silent`. The text that teaches is composed anew from the parts that were read, in the paper's layout.
-
-Retries (connection errors, 408, 409, 429, 5xx, with exponential back-off and Retry-After) are the OpenAI
-SDK's. Left out: structured output and splicing, repairs, a cache of answers, and deciding by computer
-algebra whether two final answers are equal.
+What is asked and what becomes of the answers is the `dialogue`'s business. Requests run in a thread with its own event
+loop (`transport`); everything else, which needs the processor, is done in the caller's. What fails for good is a
+`CritiqueFailure` whose reason is a check's name, `parse`, `truncated`, `timeout`, `server` or `refused`.
 """
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
-from time import perf_counter
+from typing import Any
 
-import openai
-from openai.types.chat import ChatCompletion
-
-from stepalign import prompts, recipe
-from stepalign.critics import schema
-from stepalign.critics.policy import Refusal, Rules
+from stepalign import recipe
+from stepalign.critics import splice
+from stepalign.critics.cache import Cache
+from stepalign.critics.dialogue import Answer, Dialogue, Opened
+from stepalign.critics.policy import Refusal
+from stepalign.critics.transport import Transport, UnansweredError
 from stepalign.errors import StepalignError
 from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.traces import parse
 
-VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
-"""What a critic's template may use."""
-
-_NO_KEY = "none"
-"""Many local servers want no key, but the SDK wants one."""
+CACHE = "critic-cache.sqlite"
+"""The cache's file in a run's folder."""
 
 
 class OpenAICritic:
@@ -45,144 +35,100 @@ class OpenAICritic:
         """Check the settings; nothing is sent yet.
 
         Raises:
-            StepalignError: the base URL is none, or there is no such template.
+            StepalignError: a base URL is none, or there is no such template.
         """
         for url in settings.base_url:
             if not url.startswith(("http://", "https://")):
                 raise StepalignError(f"critic.base_url: a URL like http://localhost:8000/v1 is wanted, found {url!r}")
         self.name = settings.model
         self._settings = settings
-        self._rules = Rules(settings, grader)
-        self._template, _ = prompts.load(settings.prompt or "critic", VARIABLES)
+        self._dialogue = Dialogue(settings.model, settings, grader)
+        self._format = {"response_format": splice.response_format()} if settings.mode == "splice" else {}
+        self._kept = {"run": folder / CACHE, "off": None}.get(settings.cache, Path(settings.cache))
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt, at most `concurrency` of them asked for at a time.
 
-        Attempts are taken one by one as there is room, in the caller's thread; requests run in another one
-        meanwhile. Closing the iterator, or interrupting it, cancels what is under way.
+        Attempts are taken one by one as there is room. Closing the iterator, or interrupting it, cancels what is
+        under way.
+
+        Raises:
+            StepalignError: no endpoint answers any more, or all that were asked refuse everything.
         """
-        key = os.environ.get(self._settings.api_key_env) or _NO_KEY
-        client = openai.AsyncOpenAI(
-            base_url=self._settings.base_url[0],
-            api_key=key,
-            max_retries=self._settings.retries,
-            timeout=self._settings.timeout_s,
-        )
-        with _running(client) as loop:
-            waiting: set[Future[Critique | CritiqueFailure]] = set()
-            for problem, rollout in attempts:
-                answer = self._answer(client, key, problem, rollout)
-                waiting.add(asyncio.run_coroutine_threadsafe(answer, loop))
-                full = len(waiting) >= self._settings.concurrency
-                done, waiting = wait(waiting, None if full else 0, FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-            while waiting:
-                done, waiting = wait(waiting, None, FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+        results: SimpleQueue[tuple[Opened, Answer | BaseException]] = SimpleQueue()
+        source, more, under_way = iter(attempts), True, 0
+        with self._asking(results) as ask:
+            while more or under_way:
+                while more and under_way < self._settings.concurrency and results.empty():
+                    if (attempt := next(source, None)) is None:
+                        more = False
+                    else:
+                        opened = Opened(*attempt)
+                        ask(opened, self._request(opened))
+                        under_way += 1
+                if under_way:
+                    opened, outcome = results.get()
+                    settled = self._settle(opened, outcome)
+                    if settled is None:
+                        ask(opened, self._request(opened))
+                    else:
+                        under_way -= 1
+                        yield settled
 
-    async def _answer(
-        self, client: openai.AsyncOpenAI, key: str, problem: Problem, rollout: Rollout
-    ) -> Critique | CritiqueFailure:
-        start = perf_counter()
-        try:
-            # The SDK's own time-out is for one silence; this one is for the answer, its retries included.
-            async with asyncio.timeout(self._settings.timeout_s):
-                completion = await self._ask(client, problem, rollout)
-            return self._checked(completion, problem, rollout, perf_counter() - start)
-        except (TimeoutError, openai.APITimeoutError):
-            failure = _Rejected("timeout", f"no answer within {self._settings.timeout_s:g} s")
-        except (openai.OpenAIError, ValueError) as error:
-            detail = f"{type(error).__name__}: {error}"  # a server may repeat the key that it refuses
-            failure = _Rejected("server", detail if key == _NO_KEY else detail.replace(key, "***"))
-        except _Rejected as rejected:
-            failure = rejected
-        return CritiqueFailure(rollout_id=rollout.id, critic=self.name, reason=failure.reason, detail=failure.detail)
-
-    async def _ask(self, client: openai.AsyncOpenAI, problem: Problem, rollout: Rollout) -> ChatCompletion:
-        values = {
-            "problem": problem.statement,
-            "solution": problem.solution,
-            "answer": problem.answer,
-            "attempt": rollout.text,
-            "truncated": rollout.finish == "length",
+    def _request(self, opened: Opened) -> dict[str, Any]:
+        settings = self._settings
+        request = {
+            "model": settings.model,
+            "messages": [{"role": "user", "content": self._dialogue.message(opened)}],
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.max_tokens,
         }
-        message = prompts.render(self._template, values)
-        return await client.chat.completions.create(
-            model=self._settings.model,
-            messages=[{"role": "user", "content": message}],
-            temperature=self._settings.temperature,
-            top_p=self._settings.top_p,
-            max_tokens=self._settings.max_tokens,
-        )
+        return request | self._format
 
-    def _checked(self, completion: ChatCompletion, problem: Problem, rollout: Rollout, seconds: float) -> Critique:
-        text = _said(completion)
-        trace = parse(rollout.text)
+    def _settle(self, opened: Opened, outcome: Answer | BaseException) -> Critique | CritiqueFailure | None:
+        """What an answer comes to; None where the model is to be asked again."""
+        if isinstance(outcome, UnansweredError):
+            return self._dialogue.close(opened, Refusal(reason=outcome.reason, detail=outcome.detail))
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return self._dialogue.settle(opened, outcome)
+
+    @contextmanager
+    def _asking(self, results: "SimpleQueue[tuple[Opened, Answer | BaseException]]") -> Iterator[Any]:
+        """A function that sends a request for an attempt; what comes of it is put into `results`."""
+        key = os.environ.get(self._settings.api_key_env)
+        cache = Cache(self._kept) if self._kept else None
+        transport = Transport(self._settings, key, cache)
+        loop = asyncio.new_event_loop()
+        thread = Thread(target=loop.run_forever, name="critic", daemon=True)
+        thread.start()
+        asyncio.run_coroutine_threadsafe(transport.__aenter__(), loop).result()
+        asked: set[asyncio.Task[None]] = set()
+
+        async def answer(opened: Opened, request: Mapping[str, Any]) -> None:
+            try:
+                results.put((opened, await transport.ask(request)))
+            except Exception as error:  # raised again in the caller's thread
+                results.put((opened, error))
+
+        def send(opened: Opened, request: Mapping[str, Any]) -> None:
+            task = loop.create_task(answer(opened, request))
+            asked.add(task)
+            task.add_done_callback(asked.discard)
+
+        async def stop() -> None:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            await transport.__aexit__(None, None, None)
+
         try:
-            found = schema.parse(text, trace)
-        except schema.CritiqueFormatError as error:
-            raise _Rejected("parse", str(error)) from None
-        critique = Critique(
-            rollout_id=rollout.id,
-            critic=self.name,
-            case=found.case,
-            verdicts=found.verdicts,
-            correct_part=found.correct_part,
-            corrected_step=found.corrected_step,
-            continuation=found.continuation,
-            text=schema.text_of(found),
-            fidelity=schema.fidelity(found.correct_part, schema.original(trace, found.first_error)),
-            prompt_tokens=completion.usage.prompt_tokens if completion.usage else 0,
-            completion_tokens=completion.usage.completion_tokens if completion.usage else 0,
-            seconds=seconds,
-        )
-        settled = self._rules.settle(critique, problem, rollout)
-        if isinstance(settled, Refusal):
-            raise _Rejected(settled.reason, settled.detail)
-        return settled
-
-
-class _Rejected(Exception):
-    """An answer that may not teach."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
-
-
-def _said(completion: ChatCompletion) -> str:
-    """What the model said after its thinking."""
-    if not isinstance(completion, ChatCompletion) or not completion.choices:
-        raise _Rejected("server", "the response is not a chat completion")
-    choice = completion.choices[0]
-    if choice.finish_reason == "length":
-        raise _Rejected("truncated", "the answer reached max_tokens")
-    thinking, end, answer = (choice.message.content or "").rpartition("</think>")
-    if not end and "<think>" in answer:
-        raise _Rejected("parse", "its thinking never ends")
-    if not answer.strip():
-        raise _Rejected("parse", "nothing after its thinking" if end or thinking else "an empty answer")
-    return answer
-
-
-@contextmanager
-def _running(client: openai.AsyncOpenAI) -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop in its own thread; at the end what is under way is cancelled and the client closed."""
-    loop = asyncio.new_event_loop()
-    thread = Thread(target=loop.run_forever, name="critic", daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        asyncio.run_coroutine_threadsafe(_stop(client), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _stop(client: openai.AsyncOpenAI) -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await client.close()
+            yield lambda opened, request: loop.call_soon_threadsafe(send, opened, request)
+        finally:
+            asyncio.run_coroutine_threadsafe(stop(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+            if cache:
+                cache.close()

@@ -15,9 +15,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from os.path import commonprefix
 
 from stepalign.records import Case, Critique, Verdict
 from stepalign.traces import Trace
+from stepalign.traces import parse as parse_trace
 
 SUMMARY = "### Summary"
 FULLY_CORRECT = "# Your solution is fully correct."
@@ -149,6 +151,17 @@ def prefix(trace: Trace, k: int) -> str:
     return trim(trace.before(k))
 
 
+def departure(wrong: str, corrected: str) -> int | None:
+    """The first character in which a wrong step departs from the corrected one.
+
+    None where they differ in the heading already, since then the correction is in other words and does not tell
+    where the error is.
+    """
+    common = len(commonprefix([wrong, corrected]))
+    heading = wrong.find("\n")
+    return common if 0 <= heading < common < len(wrong) else None
+
+
 def original(trace: Trace, first_error: int | None) -> str:
     """What a critique copies: the text before the first error, all of it where there is none.
 
@@ -163,37 +176,44 @@ def original(trace: Trace, first_error: int | None) -> str:
 
 # Repetitions are bounded: whatever a model writes, reading it takes linear time.
 _VERDICT = re.compile(
-    r"^[ \t>*#_-]{0,8}Step[ \t]{1,3}(?P<step>\d{1,4})(?:[ \t]{0,3}\([^()\n]{0,80}\))?[*_ \t]{0,5}:"
-    r"[*_ \t]{0,6}(?P<word>Correct|Incorrect)\b[*_]{0,3}[ \t]{0,3}(?:--|[-—–:.,])?"
-    r"[ \t]{0,3}(?P<reason>[^\n]*)$",
+    r"^[ \t>*#_|+-]{0,8}(?:\d{1,3}[.)][ \t*_]{1,4})?"
+    r"(?:Step[ \t]{0,3}#?(?P<step>\d{1,4})|(?P<answer>Final[ \t]{1,3}Answer(?:[ \t]{1,3}Section)?))"
+    r"(?:[ \t*_]{0,4}\([^()\n]{0,80}\))?[*_ \t]{0,5}(?::|--|[-—–|])[*_ \t]{0,6}"
+    r"(?:[^\w\s*]{1,3}[ \t*_]{0,4})?(?P<word>Correct|Incorrect)\b[*_]{0,3}[ \t]{0,3}[^\w\s(\"'$\\*-]{0,2}[ \t]{0,2}"
+    r"(?:--|[-—–:.,|])?[*_]{0,3}[ \t]{0,3}(?P<reason>[^\n]*)$",
     re.MULTILINE | re.IGNORECASE,
 )
+_SUMMARY = re.compile(r"^[ \t]{0,3}(?:#{1,6}[ \t]{0,3})?\*{0,3}Summary\b", re.MULTILINE | re.IGNORECASE)
 _BEGINNING = re.compile(r"(?:[ \t]{0,20}\n){0,20}(?:[ \t]{0,3}-{3,}[ \t]{0,20}(?:\n|$)(?:[ \t]{0,20}\n){0,20})?")
+_FENCED = re.compile(r"\A\s{0,20}(`{3,}|~{3,})[^\n`]{0,20}\n(.*)\n[ \t]{0,3}\1\s{0,20}\Z", re.DOTALL)
 
 
 def parse(text: str, trace: Trace) -> ParsedCritique:
     """Read a critique that a model wrote on a trace.
 
-    Heading levels, capitals, spacing and missing rules are forgiven; a critique must have its verdicts, from
-    step 1 on without gaps, and its case's headings in order, and both must name the same step.
+    Forgiven are heading levels, capitals, spacing, bold type, missing rules, marks like ✅ and list signs at the
+    verdicts, `Final Answer:` as the last verdict's name, a fence around the whole, what comes before the summary
+    and what is said after the end. A critique must have its verdicts, from step 1 on without gaps, and its case's
+    headings in order, and both must name the same step of the trace.
 
     Raises:
         CritiqueFormatError: with what could not be accepted.
     """
+    if (fenced := _FENCED.match(text)) is not None:
+        text = fenced[2]
     case, opening = _opening(text)
     verdicts = _verdicts(text[: opening.start()], trace)
     first_error = next((verdict.step for verdict in verdicts if not verdict.correct), None)
-    if case == "A":
-        if first_error is not None:
-            raise CritiqueFormatError(f"says fully correct, but its summary finds step {first_error} incorrect")
+    fit(case, first_error, len(verdicts), trace)
+    if first_error is None:
         solution = _part(text, opening.end(), len(text))
+        whole = trim(trace.text)
         if not solution.strip():
             raise CritiqueFormatError("says fully correct, but does not repeat the solution")
-        return ParsedCritique(case, verdicts, solution)
+        return ParsedCritique(case, verdicts, whole if _goes_on(solution, whole) else solution)
     if first_error != int(opening["k"]):
         raise CritiqueFormatError(
-            f"its heading puts the error at step {opening['k']}, its summary at "
-            + ("none" if first_error is None else f"step {first_error}")
+            f"its heading puts the error at step {opening['k']}, its summary at step {first_error}"
         )
     headings = HEADINGS[case]
     first = _heading(text, headings.correct_part, opening.end())
@@ -212,8 +232,25 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
         verdicts,
         _part(text, first.end(), second.start()),
         corrected,
-        _part(text, third.end(), len(text)),
+        _without_chatter(_part(text, third.end(), len(text))),
     )
+
+
+def fit(case: Case, first_error: int | None, judged: int, trace: Trace) -> None:
+    """Hold a critique's case and verdicts against the trace.
+
+    Raises:
+        CritiqueFormatError: they contradict each other, or name a step that the trace has not.
+    """
+    if case == "A" and first_error is not None:
+        raise CritiqueFormatError(f"says fully correct, but its summary finds step {first_error} incorrect")
+    if case != "A" and first_error is None:
+        raise CritiqueFormatError(f"is of case {case}, but finds no step incorrect")
+    if not judged:
+        raise CritiqueFormatError("has no verdicts")
+    most = sections(trace)
+    if judged > most:
+        raise CritiqueFormatError(f"its summary judges step {most + 1} of a solution that has {most - 1}")
 
 
 def fidelity(copied: str, original: str) -> float:
@@ -244,23 +281,24 @@ def _opening(text: str) -> tuple[Case, re.Match[str]]:
     return min(found, key=lambda one: one[1].start())
 
 
-def _verdicts(summary: str, trace: Trace) -> tuple[Verdict, ...]:
-    verdicts = []
-    for number, match in enumerate(_VERDICT.finditer(summary), start=1):
-        if int(match["step"]) != number:
-            raise CritiqueFormatError(f"its summary judges step {match['step']} where step {number} is due")
+def _verdicts(before: str, trace: Trace) -> tuple[Verdict, ...]:
+    """The verdicts of the last summary before the opening."""
+    begin = max((match.start() for match in _SUMMARY.finditer(before)), default=0)
+    verdicts: list[Verdict] = []
+    for number, match in enumerate(_VERDICT.finditer(before, begin), start=1):
+        named = int(match["step"] or number)
+        if named != number or (match["answer"] and number <= len(trace.steps)):
+            judged = "the final answer" if match["answer"] else f"step {named}"
+            raise CritiqueFormatError(f"its summary judges {judged} where step {number} is due")
         correct = match["word"].lower() == "correct"
-        verdicts.append(Verdict(step=number, correct=correct, reason="" if correct else match["reason"].strip(" \t*_")))
-    most = sections(trace)
-    if not max(most - 1, 1) <= len(verdicts) <= most and all(verdict.correct for verdict in verdicts):
-        raise CritiqueFormatError(f"its summary judges {len(verdicts)} steps of a solution that has {most - 1}")
-    if len(verdicts) > most:
-        raise CritiqueFormatError(f"its summary judges step {most + 1} of a solution that has {most - 1}")
+        verdicts.append(
+            Verdict(step=number, correct=correct, reason="" if correct else match["reason"].strip(" \t*_|"))
+        )
     return tuple(verdicts)
 
 
 def _heading(text: str, heading: str, begin: int) -> re.Match[str]:
-    match = _pattern(heading).search(text, begin)
+    match = _pattern(heading, first_sentence=True).search(text, begin)
     if match is None:
         raise CritiqueFormatError(f"has no heading {heading.format(k='K')!r}")
     return match
@@ -285,6 +323,26 @@ def _beginning(text: str, at: int) -> int:
     """Where a part begins behind its heading: after blank lines and a rule."""
     match = _BEGINNING.match(text, at)
     return match.end() if match else at
+
+
+def _goes_on(copy: str, original: str) -> bool:
+    """Whether a copy is whole and only more is said behind it, on a line of its own."""
+    return copy.startswith(original) and copy[len(original) :].lstrip(" \t")[:1] in ("", "\n")
+
+
+def _without_chatter(solution: str) -> str:
+    """The end of a solution without what a model says behind it: what follows the paragraph of its last box."""
+    boxes = [match.end() for match in re.finditer(r"\\boxed\s{0,3}\{", solution)]
+    if not boxes:
+        return solution
+    end = _PARAGRAPH.search(solution, boxes[-1])
+    if end is None or parse_trace(solution[end.start() :]).steps:
+        return solution
+    return trim(solution[: end.start()])
+
+
+_PARAGRAPH = re.compile(r"\n[ \t]*(?:\n|-{3,}[ \t]*(?:\n|$))(?![ \t\n]*(?:\\\]|\$\$))")
+"""The end of a paragraph, not within a displayed formula."""
 
 
 def _part(text: str, start: int, end: int) -> str:

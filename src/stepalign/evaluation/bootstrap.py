@@ -7,7 +7,7 @@ problem, whose scatter is already part of the problem's value, and bias-correcte
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 LEVEL = 0.95
 """The share of resamples that lie inside an interval."""
@@ -17,11 +17,13 @@ def resampled_means(
     values: Float[np.ndarray, "problems metrics"], *, resamples: int, seed: int
 ) -> Float[np.ndarray, "resamples metrics"]:
     """The metrics' means over resampled problems. All metrics of a resample see the same problems."""
-    problems = len(values)
-    generator = np.random.default_rng(seed)
-    counts = generator.multinomial(problems, np.full(problems, 1 / problems), size=resamples)
-    means: Float[np.ndarray, "resamples metrics"] = counts @ values / problems
+    means: Float[np.ndarray, "resamples metrics"] = draws(len(values), resamples, seed) @ values / len(values)
     return means
+
+
+def draws(problems: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples problems"]:
+    """How often each problem is in each resample."""
+    return np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
 
 
 def interval(

@@ -8,6 +8,7 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
 """
 
 from stepalign.recipe.critics import (
+    AskedCritic,
     Checked,
     Checks,
     Critic,
@@ -16,6 +17,7 @@ from stepalign.recipe.critics import (
     Policy,
     ProgramCritic,
     ReplayCritic,
+    SelfCritic,
 )
 from stepalign.recipe.files import differences, dump, load
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
@@ -36,6 +38,7 @@ from stepalign.recipe.sections import (
     Model,
     OpenMath,
     Optimizer,
+    Probe,
     Problems,
     Prompts,
     Recipe,
@@ -51,6 +54,7 @@ from stepalign.recipe.sections import (
 __all__ = [
     "VERSION",
     "Adapter",
+    "AskedCritic",
     "Checked",
     "Checks",
     "Columns",
@@ -72,6 +76,7 @@ __all__ = [
     "OpenMath",
     "Optimizer",
     "Policy",
+    "Probe",
     "Problems",
     "ProgramCritic",
     "Prompts",
@@ -81,6 +86,7 @@ __all__ = [
     "Sampling",
     "Section",
     "Selection",
+    "SelfCritic",
     "Source",
     "Sums",
     "Teacher",

@@ -89,18 +89,9 @@ class ReplayCritic(Checked):
     """Critiques and failures (JSONL)."""
 
 
-def _listed(found: object) -> object:
-    return (found,) if isinstance(found, str) else found
+class AskedCritic(Checked):
+    """What every critic's table has that is a model."""
 
-
-class OpenAICritic(Checked):
-    """A model behind OpenAI-compatible endpoints. The key is read from `api_key_env`, never from a recipe."""
-
-    kind: Literal["openai"] = "openai"
-    base_url: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
-    """One URL, or a list of them that share the load; all must serve `model`."""
-    model: str
-    api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
     mode: Literal["copy", "splice"] = "copy"
     """`copy`: the model writes the whole critique (the paper's); `splice`: it returns the judgement and the correction
     as JSON, and the program copies the correct steps."""
@@ -111,6 +102,31 @@ class OpenAICritic(Checked):
     max_tokens: PositiveInt = 8000
     asks: PositiveInt = 2
     """How often a rollout is put to the model at most, where the policy says `retry`."""
+
+
+class SelfCritic(AskedCritic):
+    """The solver's own base model, in process: no server, the adapter off."""
+
+    kind: Literal["self"] = "self"
+    max_tokens: PositiveInt = 2048
+    thinking: bool = False
+    """The chat template's thinking switch; the thinking counts towards `max_tokens`."""
+    batch_size: PositiveInt = 8
+    """Rollouts asked about together: each takes the room of a whole message and its answer in the cache."""
+
+
+def _listed(found: object) -> object:
+    return (found,) if isinstance(found, str) else found
+
+
+class OpenAICritic(AskedCritic):
+    """A model behind OpenAI-compatible endpoints. The key is read from `api_key_env`, never from a recipe."""
+
+    kind: Literal["openai"] = "openai"
+    base_url: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+    """One URL, or a list of them that share the load; all must serve `model`."""
+    model: str
+    api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
     timeout_s: PositiveFloat = 240.0
     """For one request."""
     total_timeout_s: PositiveFloat = 900.0
@@ -128,4 +144,4 @@ class OpenAICritic(Checked):
     anything else is the path of a file."""
 
 
-Critic = Annotated[ProgramCritic | ReplayCritic | OpenAICritic, Field(discriminator="kind")]
+Critic = Annotated[ProgramCritic | ReplayCritic | SelfCritic | OpenAICritic, Field(discriminator="kind")]

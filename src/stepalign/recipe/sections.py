@@ -262,6 +262,17 @@ class Evaluation(Section):
     """Resamples behind every interval."""
 
 
+class Probe(Section):
+    """Rollouts that a run looks at under several contexts at every checkpoint; without this table it does not."""
+
+    contexts: tuple[str, ...] = ()
+    """Designs by name or file; none means the run's own."""
+    rollouts: Path | None = None
+    """A file or folder as `stepalign probe --rollouts` takes it; None draws from the initial policy."""
+    count: PositiveInt = 16
+    """The first so many rollouts, or problems to draw one of each."""
+
+
 class Tracking(Section):
     """Trackers of Accelerate that metrics are also sent to."""
 
@@ -293,6 +304,7 @@ class Recipe(Section):
     training: Training = Training()
     distribution: Distribution = Distribution()
     evaluation: Evaluation = Evaluation()
+    probe: Probe | None = None
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")

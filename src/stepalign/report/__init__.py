@@ -29,8 +29,9 @@ def write(folder: Path) -> Path:
     run = read(folder)
     evaluation = panels.of_evaluations({run.name: run.evaluations})
     training = panels.of_training(run.steps)
-    _write_figures(folder / "figures", {"evaluation": evaluation, "training": training})
-    html = page.of_run(Summary(run), evaluation=evaluation, training=training)
+    probe = panels.of_probes(run.probes)
+    _write_figures(folder / "figures", {"evaluation": evaluation, "training": training, "probe": probe})
+    html = page.of_run(Summary(run), evaluation=evaluation, training=training, probe=probe)
     return _write_page(folder / "report.html", html)
 
 

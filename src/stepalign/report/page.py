@@ -19,7 +19,9 @@ _SHOWN_CHARACTERS = 20_000
 """Of one text. What is longer is in the run's folder."""
 
 
-def of_run(summary: Summary, *, evaluation: Sequence[Panel], training: Sequence[Panel]) -> str:
+def of_run(
+    summary: Summary, *, evaluation: Sequence[Panel], training: Sequence[Panel], probe: Sequence[Panel] = ()
+) -> str:
     """A run's report as HTML."""
     return (
         _environment()
@@ -29,6 +31,7 @@ def of_run(summary: Summary, *, evaluation: Sequence[Panel], training: Sequence[
             run=summary.run,
             evaluation=[(panel.title, _svg(panel)) for panel in evaluation],
             training=[(panel.title, _svg(panel)) for panel in training],
+            probe=[(panel.title, _svg(panel)) for panel in probe],
         )
     )
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stepalign.evaluation.metrics import Evaluation, Metric
+from stepalign.probing.folder import Measures
 from stepalign.report import display
 
 FIGURE_2: tuple[Metric, ...] = ("avg", "maj", "pass", "length")
 
 _TRAINING: tuple[tuple[str, "Unit", dict[str, str]], ...] = (
-    ("Loss and divergence", "nats a token", {"loss": "loss", "kl": "KL(teacher‖student)"}),
+    ("Loss", "nats a token", {"loss": "loss", "kl": "KL(teacher‖student)"}),
     ("Entropy", "nats a token", {"entropy_student": "student", "entropy_teacher": "teacher"}),
     ("Agreement of teacher and student", "share", {"agreement": "same likeliest token"}),
     (
@@ -19,6 +20,14 @@ _TRAINING: tuple[tuple[str, "Unit", dict[str, str]], ...] = (
         "share",
         {"correct": "correct", "formatted": "well formatted", "truncated": "truncated"},
     ),
+    ("Tokens that the clip holds", "share", {"clipped": "clipped"}),
+)
+
+_PROBE: tuple[tuple[str, "Unit", str], ...] = (
+    ("Credit of correct rollouts", "nats a token", "correct"),
+    ("Credit before the error", "nats a token", "before"),
+    ("Credit at the error", "nats a token", "at"),
+    ("First error found", "share", "first_error"),
 )
 
 Unit = Literal["share", "tokens", "nats a token"]
@@ -72,6 +81,29 @@ def of_training(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
             values = tuple(_number(step.get(key)) for step in steps)
             if not all(map(math.isnan, values)):
                 curves.append(Curve(name, at, values))
+        if curves:
+            panels.append(Panel(title, unit, tuple(curves)))
+    return panels
+
+
+def of_probes(probes: Sequence[tuple[int, Measures]]) -> list[Panel]:
+    """How the signal changes: one panel a measure, one curve a context. What was never measured has none."""
+    panels = []
+    for title, unit, name in _PROBE:
+        curves = []
+        for context in dict.fromkeys(context for _, measures in probes for context in measures.contexts):
+            found = [(step, measures.contexts.get(context, {}).get(name)) for step, measures in probes]
+            there = [(step, estimate) for step, estimate in found if estimate is not None]
+            if there:
+                curves.append(
+                    Curve(
+                        context,
+                        steps=tuple(step for step, _ in there),
+                        values=tuple(estimate.value for _, estimate in there),
+                        low=tuple(estimate.low for _, estimate in there),
+                        high=tuple(estimate.high for _, estimate in there),
+                    )
+                )
         if curves:
             panels.append(Panel(title, unit, tuple(curves)))
     return panels

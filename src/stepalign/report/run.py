@@ -11,6 +11,7 @@ from typing import Any
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.evaluation.metrics import Evaluation
+from stepalign.probing.folder import Measures, read_measures
 from stepalign.records import Answer, Critique, CritiqueFailure, Problem, Rollout, read_jsonl
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
@@ -38,6 +39,8 @@ class Run:
     """The lines of `metrics.jsonl`, one an optimizer step, in order."""
     evaluations: list[Evaluation]
     """In the order of their steps."""
+    probes: list[tuple[int, Measures]]
+    """What the run's probe measured, by step."""
     examples_step: int | None
     """The optimizer step that `examples` are from: the last one with rollouts."""
     examples: list[Example]
@@ -65,6 +68,10 @@ def read(folder: Path) -> Run:
         manifest=_json(folder / "manifest.json"),
         steps=_steps(folder / "metrics.jsonl"),
         evaluations=[metrics.read(path) for path in sorted((folder / "evaluations").glob("step-*.json"))],
+        probes=[
+            (int(path.stem.removeprefix("step-")), read_measures(path))
+            for path in sorted((folder / "probe").glob("step-*.json"))
+        ],
         examples_step=step,
         examples=examples,
     )

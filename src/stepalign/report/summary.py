@@ -15,8 +15,21 @@ from stepalign.report.run import Example, Run
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
 """As in the paper's Table 1 for the answer length, though a short answer is not by itself a good one."""
 
-_RATES = {"sample": "completion_tokens", "teacher": "teacher_tokens", "student": "student_tokens"}
+_RATES = {
+    "sample": "completion_tokens",
+    "teacher": "teacher_tokens",
+    "base": "base_tokens",
+    "student": "student_tokens",
+}
 """The metric that counts the tokens which a stage handles."""
+
+_CAUGHT = (
+    ("checks", "check failed", "critiques, as their critic wrote them"),
+    ("repaired", "repaired", "critiques, by the program"),
+    ("retried", "asked again", "answers that were not accepted"),
+    ("critic_tokens", "critic's tokens", "read and written by the critic, answers asked for again included"),
+)
+"""What the checks found: a step's key, the row's name, what it means."""
 
 _CASES = {
     "A": "fully correct",
@@ -79,7 +92,9 @@ class Summary:
 
     @property
     def condition(self) -> str:
-        """What the teacher sees, and who wrote it."""
+        """What the teacher sees, and who wrote it; or that there is none."""
+        if self.setting("objective.kind") == "grpo":
+            return f"GRPO, {count(int(self.setting('training.group') or 1), 'rollout')} a problem"
         critic = self.setting("critic.model") or self.setting("critic.kind")
         shown = f"context {self.setting('context.template') or 'unknown'}"
         return f"{shown}, critic {critic}" if critic else f"{shown}, no critic"
@@ -187,6 +202,9 @@ class Summary:
             ]
         rows += [(f"critiques of case {case}", cases[case], _CASES.get(case, "")) for case in sorted(cases)]
         rows += [(f"failed: {why}", failures[why], "no critique, or no lesson") for why in sorted(failures)]
+        for key, name, meaning in _CAUGHT:
+            total = self._total(key)
+            rows += [(f"{name}: {what}", total[what], meaning) for what in sorted(total) if total[what]]
         rows += [(f"left out: {why}", dropped[why], "problems, before training") for why in sorted(dropped)]
         return rows
 

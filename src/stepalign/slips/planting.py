@@ -31,6 +31,7 @@ from stepalign.traces import Section, Trace, boxed, parse
 KINDS: tuple[SlipKind, ...] = get_args(SlipKind)
 
 NOT_STEPS = "not in steps with a boxed final answer"
+ANNOTATED = "calculator annotations"
 NOT_TRUE = "an equation that does not hold"
 NO_PLACE = "no place for a slip"
 
@@ -55,7 +56,9 @@ def plant(problem: Problem, text: str, *, rollout_id: str, seed: int, kinds: Seq
     trace = parse(text)
     if not trace.steps or trace.answer is None or trace.answer is not trace.sections[-1] or not boxed(text):
         raise NotPlantable(NOT_STEPS)
-    if "<<" in text or _false(text):
+    if "<<" in text:
+        raise NotPlantable(ANNOTATED)
+    if _false(text):
         raise NotPlantable(NOT_TRUE)
     draw = Random(derive_seed(seed, "slip", problem.id, text))
     original = _Original(problem, trace)
@@ -157,6 +160,8 @@ class _Original:
         """Whether a number after the slip may, or may not, stand for a value that the slip changed."""
         old = [number for number in self.numbers if number.start >= edit.end]
         new = numbers[len(numbers) - len(old) :]
+        if len(new) != len(old):
+            return True
         known = {*self.stated, *(number.value for number in self.numbers if number.start < edit.start)}
         derived = dict(edit.changes)
         results = {chain.parts[-1].literals[-1].start for chain in self.chains if chain.result is not None}

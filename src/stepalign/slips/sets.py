@@ -3,8 +3,8 @@
     stepalign plant model_solutions.jsonl --model models/SmolLM2-135M-Instruct --out planted
 
 `problems.jsonl`, `rollouts.jsonl` (each correct trace and, under its slip's id, the one with a slip), `critiques.jsonl`
-(the ground truth for both), `slips.jsonl`, `natural.jsonl` (solutions that were wrong by themselves and as many that
-were right, labelled by their final answer only) and `manifest.json` with what could not be planted, by reason.
+(the ground truth for both), `slips.jsonl`, `natural.jsonl` (every solution as it was found, labelled by its final
+answer only) and `manifest.json` with what could not be planted, by reason.
 """
 
 import json
@@ -54,7 +54,8 @@ def plant_set(
     """Plant slips into every correct solution of a source, and write the folder `out`.
 
     Args:
-        source: a JSONL file of model solutions or of graded rollouts, or `gsm_symbolic`.
+        source: a JSONL file of model solutions, of graded rollouts or of problems with reference solutions (records,
+            or GSM8K's), or `gsm_symbolic`.
         out: the folder.
         model: whose tokenizer makes the solutions completions.
         prompts: what that solver is shown of a problem; by default the shipped template alone.
@@ -143,7 +144,7 @@ def kinds_of(names: Sequence[str]) -> list[SlipKind]:
 
 def _solutions(source: str, problems_file: Path | None, limit: int | None) -> Iterable[Solution]:
     if source == SYMBOLIC:
-        # About one derivation in four has an equation that does not hold, or no place for a slip.
+        # About one derivation in seven has an equation that does not hold, or no place for a slip.
         generated = recipe.GsmSymbolic(count=2 * limit if limit else 200)
         return sources.derivations(problems.load(generated).problems)
     path = Path(source)
@@ -152,8 +153,12 @@ def _solutions(source: str, problems_file: Path | None, limit: int | None) -> It
             first = json.loads(file.readline())
     except (OSError, ValueError) as error:
         raise StepalignError(f"{source}: neither a JSONL file nor {SYMBOLIC!r}: {error}") from None
-    if isinstance(first, dict) and "ground_truth" in first:
+    columns = first.keys() if isinstance(first, dict) else set()
+    if "ground_truth" in columns:
         return sources.model_solutions(path)
-    if problems_file is None:
-        raise StepalignError(f"{source}: rollouts need the file of their problems: --problems FILE")
-    return sources.rollouts(read_jsonl(path, Rollout), read_jsonl(problems_file, Problem))
+    if "completion_ids" in columns:
+        if problems_file is None:
+            raise StepalignError(f"{source}: rollouts need the file of their problems: --problems FILE")
+        return sources.rollouts(read_jsonl(path, Rollout), read_jsonl(problems_file, Problem))
+    written = recipe.Gsm8k(path=path) if "question" in columns else recipe.File(path=path)
+    return sources.derivations(problems.load(written).problems)

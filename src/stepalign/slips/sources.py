@@ -1,9 +1,9 @@
 """Solutions to plant slips into, and natural wrong ones beside them, in the paper's step format.
 
 Model solutions in the layout of OpenAI's grade-school-math examples (a question, the reference, and for each of several
-models a solution with `<<48/2=24>>` annotations, `A: 72` at its end and whether it is correct), the written derivations
-of `gsm_symbolic`, and correct rollouts of one's own. Every line or paragraph of a written solution becomes a step
-(`critics.reference`), its title what its result is called; annotations are removed.
+models a solution with `<<48/2=24>>` annotations, `A: 72` at its end and whether it is correct), problems' own reference
+solutions (GSM8K's, `gsm_symbolic`'s, any file's), and correct rollouts of one's own. Every line or paragraph of a
+written solution becomes a step (`critics.reference`), its title what its result is called; annotations are removed.
 """
 
 import re

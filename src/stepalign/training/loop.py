@@ -6,6 +6,7 @@ One loop for every condition. What differs between two conditions is a field of 
     stepalign train recipes/quickstart.toml
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count, islice
@@ -23,6 +24,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.judging import judge
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.grading import Grader
+from stepalign.probing.watch import Watch
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.sampling import making as samplers
@@ -35,7 +37,7 @@ from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
 from stepalign.training.rewarding import Rewarding
 from stepalign.training.run import Run
-from stepalign.training.teaching import Teaching
+from stepalign.training.teaching import Teaching, within
 from stepalign.training.update import learning_rate, optimizer_of, update
 from stepalign.world import ALONE, Led, World, join
 
@@ -78,6 +80,11 @@ class Trainer:
         self._leave_out_long_problems(context_limit, dropped)
         self.method.check(self.train_problems)
 
+        if settings.probe is not None and world.size > 1:
+            raise StepalignError(
+                "[probe] looks at the policy in one process: leave it out, and measure the checkpoints with "
+                "`stepalign probe`"
+            )
         self.accelerator = _accelerator(settings)
         self.policy = policies.load(settings.model, settings.adapter, settings.seed, self.accelerator.device)
         sampler = samplers.make(
@@ -110,6 +117,7 @@ class Trainer:
             self.console.warn("teacher.thinking = true, but the chat template has no thinking switch")
         if last:
             self.console.say(f"{settings.folder}: going on from {last.name}")
+        self.watch = self._watch(context_limit) if settings.probe else None
 
     def _own_model(self) -> critics.OwnModel:
         limit = policies.context_limit(self.settings.model)
@@ -120,6 +128,7 @@ class Trainer:
         training = self.settings.training
         if not self.evaluation_problems:
             self.console.warn("there are no evaluation problems: nothing will be evaluated")
+        self.look()
         if self._evaluates_now():
             self.evaluate()
         batches = _batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
@@ -127,6 +136,7 @@ class Trainer:
             self.learn_from(batch)
             if self.step == training.steps or self.step % training.checkpoint_every == 0:
                 self._checkpoint()
+                self.look()
             if self._evaluates_now():
                 self.evaluate()
         for tracker in self.accelerator.trackers:
@@ -168,7 +178,8 @@ class Trainer:
             except StepalignError as error:
                 raise StepalignError(f"{self.settings.folder}, step {step}: {error}") from None
         self.step = step
-        self._record(rollouts, {"lr": rate, **learnt}, taught.outcomes, taught.cases, taught.failures)
+        counts = {"cases": taught.cases, "failures": taught.failures, "outcomes": taught.outcomes, **_caught(answers)}
+        self._record(rollouts, {"lr": rate, **learnt}, counts)
 
     def evaluate(self) -> Evaluation | None:
         """Judge the policy as it is on the evaluation problems, once a step."""
@@ -189,6 +200,24 @@ class Trainer:
             f"Pass@{evaluation.n} {shown['pass']:.1%}, {shown['length']:.0f} tokens"
         )
         return evaluation
+
+    def look(self) -> None:
+        """Measure the credit of the recipe's probe, where it has one, with the policy as it is."""
+        if self.watch is not None:
+            for context, found in self.watch.at(self.step).contexts.items():
+                shown = {name: found[name].value for name in ("correct", "at") if name in found}
+                self.accelerator.log({f"probe/{context}/{name}": v for name, v in shown.items()}, step=self.step)
+
+    def _watch(self, context_limit: int | None) -> Watch:
+        return Watch(
+            self.settings,
+            self.policy,
+            self.solver,
+            within(self.settings.teacher, context_limit),
+            self.console,
+            self.train_problems,
+            self.settings.folder / "probe",
+        )
 
     def _evaluates_now(self) -> bool:
         """Whether an evaluation is due. A run that goes on must not add one where it happened to be stopped."""
@@ -235,9 +264,7 @@ class Trainer:
         self,
         rollouts: Sequence[Rollout],
         learnt: Mapping[str, float],
-        outcomes: Mapping[str, int],
-        cases: Mapping[str, int],
-        failures: Mapping[str, int],
+        counts: Mapping[str, Mapping[str, int]],
     ) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
         drawn = len(rollouts)
@@ -260,7 +287,7 @@ class Trainer:
             **shares,
             **({} if self.handovers.difference is None else {"handover_difference": self.handovers.difference}),
         }
-        self.run.add_metrics({**values, "cases": cases, "failures": failures, "outcomes": outcomes, "seconds": seconds})
+        self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
         if shares["truncated"] == 1:
             self.console.warn(
@@ -270,7 +297,9 @@ class Trainer:
         if len({rollout.text for rollout in rollouts}) == 1 and drawn > 1:
             self.console.warn(f"step {self.step}: all {drawn} rollouts are the same text: {rollouts[0].text[:60]!r}")
         if not learnt or "loss" not in learnt:
-            self.console.warn(f"step {self.step}: nothing to learn from, no update (dropped: {dict(failures)})")
+            self.console.warn(
+                f"step {self.step}: nothing to learn from, no update (dropped: {dict(counts['failures'])})"
+            )
         loss = f"loss {learnt['loss']:.4f}, " if "loss" in learnt else ""
         spent = sum(seconds.values()) or 1.0
         self.console.step_done(
@@ -312,6 +341,20 @@ def _divided(critic: recipe.Critic, world: World) -> recipe.Critic:
     if not isinstance(critic, recipe.OpenAICritic):
         return critic
     return critic.model_copy(update={"concurrency": -(-critic.concurrency // world.size)})
+
+
+def _caught(answers: Sequence[Critique | CritiqueFailure]) -> dict[str, Counter[str]]:
+    """What the checks found in a step's critiques as their critic wrote them, and what was done about it."""
+    critiques = [answer for answer in answers if isinstance(answer, Critique)]
+    return {
+        "checks": Counter(check.name for answer in answers for check in answer.checks if not check.passed),
+        "repaired": Counter(name for critique in critiques for name in critique.repaired),
+        "retried": Counter(name for answer in answers for name in answer.retried),
+        "critic_tokens": Counter(
+            read=sum(answer.prompt_tokens for answer in answers),
+            written=sum(answer.completion_tokens for answer in answers),
+        ),
+    }
 
 
 def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:

@@ -6,11 +6,13 @@ never merged, so the base, and with it the teacher, stays bit-identical (`FACTS.
 """
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -26,16 +28,19 @@ ADAPTER = "default"
 
 
 class Policy(nn.Module):
-    """A causal language model with a LoRA adapter, reduced to hidden states at the positions that count."""
+    """A causal language model with a LoRA adapter, reduced to hidden states at the positions that count.
 
-    def __init__(self, model: PeftModel) -> None:
+    A model without an adapter can be looked at, too: it is then its own teacher.
+    """
+
+    def __init__(self, model: PeftModel | PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     @property
     def base(self) -> PreTrainedModel:
         """The model under the adapter. Its layers carry the adapter's weights all the same."""
-        base: PreTrainedModel = self.model.get_base_model()
+        base: PreTrainedModel = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         return base
 
     @property
@@ -51,7 +56,7 @@ class Policy(nn.Module):
     @torch.no_grad()
     def teacher(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """The same of the initial policy: the adapter disabled, no gradients, the mode left as it is."""
-        with self.model.disable_adapter():
+        with self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext():
             return self._hidden(batch)
 
     def _hidden(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
@@ -113,7 +118,7 @@ def load(model: recipe.Model, adapter: recipe.Adapter, seed: int, device: torch.
         except ValueError as error:
             raise StepalignError(f"adapter.targets = {list(adapter.targets)}: {error}") from None
     _check_targets(policy, adapter)
-    _check_head(policy)
+    check_head(policy)
     return policy
 
 
@@ -139,6 +144,25 @@ def load_base(model: recipe.Model, device: torch.device) -> PreTrainedModel:
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
     return base.to(device).requires_grad_(False)
+
+
+def load_trained(model: recipe.Model, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
+    """Load the base with any PEFT adapter on it, or with none.
+
+    Raises:
+        StepalignError: no such model, or not an adapter for it.
+    """
+    loaded: PreTrainedModel | PeftModel = load_base(model, device)
+    if adapter is not None:
+        try:
+            with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
+                warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                loaded = PeftModel.from_pretrained(loaded, adapter)
+        except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line}") from None
+    return loaded
 
 
 def context_limit(model: recipe.Model) -> int | None:
@@ -170,8 +194,8 @@ def _check_targets(policy: Policy, adapter: recipe.Adapter) -> None:
 
 
 @torch.no_grad()
-def _check_head(policy: Policy) -> None:
-    """The objective computes logits as hidden · headᵀ; a model that does more to them (scales, caps) is refused."""
+def check_head(policy: Policy) -> None:
+    """Logits are computed as hidden · headᵀ; a model that does more to them (scales, caps) is refused."""
     head = policy.base.get_output_embeddings()
     ids = torch.arange(4, device=policy.head.device)[None] % policy.head.shape[0]
     logits = policy.base(input_ids=ids, use_cache=False).logits
@@ -181,5 +205,5 @@ def _check_head(policy: Policy) -> None:
     if not torch.allclose((hidden @ policy.head.T).float(), logits.float(), rtol=2e-2, atol=1e-2):
         raise StepalignError(
             f"model {policy.base.config.model_type}: its logits are more than hidden · headᵀ (a bias, a scale, a "
-            "soft cap): the objective does not support that"
+            "soft cap), which is not supported"
         )

@@ -44,10 +44,7 @@ class Teaching:
         self.fallback: contexts.Context | None = None
         if self.needs_critique and settings.critic is not None and "refsol" in settings.critic.fallbacks:
             self.fallback = contexts.load("refsol")
-        limit = settings.teacher.max_tokens
-        self.teacher = settings.teacher.model_copy(
-            update={"max_tokens": limit if context_limit is None else min(limit, context_limit)}
-        )
+        self.teacher = within(settings.teacher, context_limit)
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the contexts show a reference solution that problems lack."""
@@ -114,3 +111,10 @@ class Teaching:
         assert self.settings.critic is not None
         own = answer.fallback if isinstance(answer, CritiqueFailure) else None
         return own or self.settings.critic.on_failure
+
+
+def within(teacher: recipe.Teacher, context_limit: int | None) -> recipe.Teacher:
+    """A recipe's teacher within the model's own limit, where it has one."""
+    if context_limit is None:
+        return teacher
+    return teacher.model_copy(update={"max_tokens": min(teacher.max_tokens, context_limit)})

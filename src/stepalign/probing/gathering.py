@@ -1,0 +1,60 @@
+"""Material made ready to be looked at: rollouts drawn where none are given, prompts, grades and critiques added."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stepalign import critics, recipe
+from stepalign.console import Console
+from stepalign.critics import OwnModel
+from stepalign.critics.journal import answer_all
+from stepalign.probing.material import Material
+from stepalign.records import Problem, Rollout
+from stepalign.sampling.solver import Solver
+from stepalign.seeding import derive_seed
+from stepalign.training.policy import context_limit
+
+
+def drawn(
+    problems: Sequence[Problem], settings: recipe.Recipe, solver: Solver, console: Console, *, adapter: str | None
+) -> Material:
+    """One graded rollout of each problem."""
+    with console.stage("sample", len(problems)) as advance:
+        rollouts = solver.attempt(
+            problems,
+            1,
+            settings.sampling,
+            adapter=adapter,
+            policy_step=0,
+            seed=derive_seed(settings.seed, "probe"),
+            prefix="probe",
+            done=lambda _: advance(1),
+        )
+    return Material(rollouts=rollouts, problems={problem.id: problem for problem in problems})
+
+
+def settled(given: Material, settings: recipe.Recipe, solver: Solver, console: Console, folder: Path) -> Material:
+    """The same rollouts with a prompt, a grade and, where the recipe has a critic, its answer.
+
+    What is there already stays as it is. The critic's answers are kept in `folder` as they come.
+    """
+    rollouts = [_with_prompt(rollout, given, settings, solver) for rollout in given.rollouts]
+    if any(rollout.grade is None for rollout in rollouts):
+        rollouts = solver.grader.grade(rollouts, given.problems)
+    answered = {answer.rollout_id for answer in given.answers}
+    waiting = [(given.problems[one.problem_id], one) for one in rollouts if one.id not in answered]
+    answers = list(given.answers)
+    if settings.critic is not None and waiting:
+        own = OwnModel(solver.chat, solver.sampler, context_limit(settings.model))
+        critic = critics.make(settings.critic, solver.grader, folder, lambda: own)
+        journal = folder / "asked.jsonl"
+        with console.stage("critique", len(waiting)) as advance:
+            answers += answer_all(critic, waiting, journal, advance)
+    return replace(given, rollouts=rollouts, answers=answers)
+
+
+def _with_prompt(rollout: Rollout, given: Material, settings: recipe.Recipe, solver: Solver) -> Rollout:
+    if rollout.prompt_ids:
+        return rollout
+    problem = given.problems[rollout.problem_id]
+    return replace(rollout, prompt_ids=solver.prompt_ids(problem, thinking=settings.sampling.thinking))

@@ -1,0 +1,106 @@
+"""Splice mode: what the model returns is put together with the solver's own text."""
+
+import json
+from typing import Any
+
+import pytest
+
+from stepalign.critics import schema, splice
+from stepalign.critics.schema import CritiqueFormatError
+from stepalign.records import Verdict
+from stepalign.traces import parse
+
+TEXT = "We add.\n\n### Step 1: a\n47 + 38 = 85\n\n---\n\n### Step 2: b\n85 + 12 = 98\n\n### Final Answer:\n\\boxed{98}"
+TRACE = parse(TEXT)
+GOOD = {
+    "case": "D",
+    "verdicts": [True, False, True],
+    "first_wrong_step": 2,
+    "reason": "85 + 12\nis 97.",
+    "corrected_step": "### Step 2: b\n85 \\times 1 + 12 = \\frac{194}{2}\n",
+    "continuation": "### Final Answer:\n\\boxed{97}",
+}
+
+
+def rejection(text: str) -> str:
+    with pytest.raises(CritiqueFormatError) as error:
+        splice.parse(text, TRACE)
+    return str(error.value)
+
+
+def test_the_correct_part_is_the_solvers_own_and_the_rest_the_models() -> None:
+    found = splice.parse(json.dumps(GOOD), TRACE)
+    assert found.correct_part == schema.prefix(TRACE, 2) == "We add.\n\n### Step 1: a\n47 + 38 = 85"
+    assert found.verdicts == (
+        Verdict(step=1, correct=True),
+        Verdict(step=2, correct=False, reason="85 + 12 is 97."),
+        Verdict(step=3, correct=True),
+    )
+    assert found.corrected_step == "### Step 2: b\n85 \\times 1 + 12 = \\frac{194}{2}"
+    assert schema.parse(schema.text_of(found), TRACE) == found
+
+
+def test_a_right_solution_is_copied_whole() -> None:
+    found = splice.parse('{"case": "A", "verdicts": [true, true, true]}', TRACE)
+    assert (found.case, found.correct_part, found.corrected_step) == ("A", TEXT, "")
+
+
+def test_behind_an_unjustified_step_the_solution_is_the_solvers_own() -> None:
+    given = GOOD | {"case": "B", "verdicts": [False, True, True], "first_wrong_step": 1, "continuation": ""}
+    found = splice.parse(json.dumps(given), TRACE)
+    assert (found.correct_part, found.continuation) == ("We add.", TEXT[TEXT.index("### Step 2") :])
+    assert json.loads(splice.written(found, TRACE))["continuation"] == ""
+
+
+def test_what_is_written_is_read_back() -> None:
+    found = splice.parse(json.dumps(GOOD), TRACE)
+    assert splice.parse(splice.written(found, TRACE), TRACE) == found
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda text: f"Here is my judgement of {{the}} attempt:\n```json\n{text}\n```\nI hope it helps.",
+        lambda text: text.replace("\\\\times", "\\times").replace("\\\\frac", "\\frac").replace("\\\\boxed", "\\boxed"),
+        lambda text: text.replace("\\n", "\n"),
+        lambda text: text[:-1] + ', "confidence": 0.9}',
+    ],
+    ids=["fences and chatter", "single backslashes", "raw line breaks", "a key too many"],
+)
+def test_what_models_make_of_json_is_read(put: Any) -> None:
+    assert splice.parse(put(json.dumps(GOOD)), TRACE) == splice.parse(json.dumps(GOOD), TRACE)
+
+
+def test_latex_that_is_no_escape_at_all_is_read() -> None:
+    text = json.dumps(GOOD).replace("85 \\\\times", "\\(85\\) \\cdot \\sqrt{1} \\\\times")
+    assert splice.parse(text, TRACE).corrected_step.startswith("### Step 2: b\n\\(85\\) \\cdot \\sqrt{1} \\times")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"first_wrong_step": 1}, "puts the first wrong step at 1, its verdicts at 2"),
+        ({"verdicts": [True, True, True], "first_wrong_step": 0}, "of case D, but finds no step incorrect"),
+        ({"case": "A"}, "says fully correct, but its summary finds step 2 incorrect"),
+        ({"verdicts": [True, False, True, True]}, "judges step 4 of a solution that has 2"),
+        ({"verdicts": [], "first_wrong_step": 0, "case": "A"}, "has no verdicts"),
+        ({"corrected_step": " \n"}, "has no corrected step 2"),
+        ({"case": "E"}, "case: Input should be 'A', 'B', 'C' or 'D'"),
+        ({"verdicts": "all right"}, "verdicts: Input should be a valid list"),
+    ],
+)
+def test_what_cannot_be_accepted_is_said(changed: dict[str, Any], message: str) -> None:
+    assert message in rejection(json.dumps(GOOD | changed))
+
+
+@pytest.mark.parametrize("text", ["", "no", "{", "[1]", '{"case": "A"', "{" * 100_000, '{"a":' * 5000])
+def test_what_is_no_json_is_said(text: str) -> None:
+    assert "is not JSON" in rejection(text)
+
+
+def test_the_servers_schema_asks_for_every_key_and_no_other() -> None:
+    wanted = splice.response_format()["json_schema"]
+    assert wanted["strict"] is True
+    assert wanted["schema"]["required"] == list(splice.SplicedCritique.model_fields) == list(GOOD)
+    assert wanted["schema"]["additionalProperties"] is False
+    assert "default" not in json.dumps(wanted)
