@@ -55,12 +55,11 @@ class Served:
         adapter = "default" if name != BASE and self.fault != "missing" else None
         if adapter:
             set_peft_model_state_dict(self.model, self.adapters[name])
-        if "prompt_logprobs" in body:
+        if "logprobs" in body:
             with torch.no_grad(), self.model.disable_adapter() if adapter is None else torch.no_grad():
-                scores = self.model(torch.tensor([body["prompt"]])).logits[0, :-1].log_softmax(-1)
-            rows = scores[range(len(scores)), body["prompt"][1:]].tolist()
-            given = [{str(i): {"logprob": row}} for i, row in zip(body["prompt"][1:], rows, strict=True)]
-            return 200, {"choices": [{"finish_reason": "length", "prompt_logprobs": [None, *given]}]}
+                row = self.model(torch.tensor([body["prompt"]])).logits[0, -1].log_softmax(-1)
+            token = torch.multinomial(row.exp(), 1, generator=torch.Generator().manual_seed(body["seed"])).item()
+            return 200, {"choices": [{"token_ids": [token], "logprobs": {"token_logprobs": [row[token].item()]}}]}
         eos = frozenset(body["stop_token_ids"])
         sampling = recipe.Sampling(
             temperature=body["temperature"],
@@ -115,7 +114,10 @@ def serve(folder: Path, rank: int = 4, alpha: float = 8) -> Iterator[Served]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"

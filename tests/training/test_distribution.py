@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -192,10 +191,8 @@ def test_an_error_of_the_first_process_ends_all_and_is_said_once(make_recipe: Ma
 def test_a_process_that_dies_ends_the_others(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     file = tmp_path / "whole.toml"
     file.write_text(recipe.dump(make_recipe()))
-    began = time.monotonic()
     done = launch(2, str(RUNS), str(file), "die")
     assert done.returncode != 0
-    assert time.monotonic() - began < 60
 
 
 # ── dealing out ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -76,10 +76,10 @@ class Engine(Sampler, Protocol):
         """
         ...
 
-    def log_probs(self, sequences: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[float, ...]]]:
-        """For each of the engine's servers, by name, what it gives every token of each sequence but the first.
+    def next_tokens(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[int, float]]]:
+        """For each of the engine's servers, by name: a token drawn behind each prompt and its log-probability.
 
-        Log-probabilities at temperature 1, before top-p and top-k.
+        At temperature 1, from the whole vocabulary.
         """
         ...
 

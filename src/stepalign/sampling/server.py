@@ -30,7 +30,15 @@ T = TypeVar("T")
 _REST_S = 5.0
 """How long a server that did not answer is left alone."""
 _LEAST_S = 60.0
-"""For loading an adapter, or scoring a few tokens."""
+"""For loading an adapter, or drawing one token."""
+_PLAIN: dict[str, Any] = {
+    # The server would fill these in from the model's generation_config.
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    # What ends a completion is the trainer's chat template's word, not the server's.
+    "ignore_eos": True,
+    "return_token_ids": True,
+}
 
 
 @dataclass
@@ -104,22 +112,20 @@ class ServerSampler:
 
         self._run(self._everywhere(change))
 
-    def log_probs(self, sequences: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[float, ...]]]:
+    def next_tokens(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[int, float]]]:
         """See `sampling.Engine`."""
-        found: dict[str, list[tuple[float, ...]]] = {}
+        found: dict[str, list[tuple[int, float]]] = {}
 
-        async def score(server: _Server) -> None:
-            body = {"model": self._name(adapter), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-            answers = [await _complete(server, {**body, "prompt": list(ids)}, _LEAST_S) for ids in sequences]
-            found[server.url] = [
-                tuple(
-                    given[str(token)]["logprob"]
-                    for token, given in zip(ids[1:], answer["prompt_logprobs"][1:], strict=True)
-                )
-                for ids, answer in zip(sequences, answers, strict=True)
-            ]
+        async def draw(server: _Server, prompt: TokenIds, seed: int) -> tuple[int, float]:
+            body = {"model": self._name(adapter), "prompt": list(prompt), "seed": seed, "max_tokens": 1, "logprobs": 0}
+            choice = await _complete(server, {**_PLAIN, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **body}, _LEAST_S)
+            return choice["token_ids"][0], choice["logprobs"]["token_logprobs"][0]
 
-        self._run(self._everywhere(score))
+        async def ask(server: _Server) -> None:
+            drawn = await asyncio.gather(*(draw(server, prompt, seed) for seed, prompt in enumerate(prompts)))
+            found[server.url] = list(drawn)
+
+        self._run(self._everywhere(ask))
         return found
 
     def rest(self) -> None:
@@ -145,13 +151,8 @@ class ServerSampler:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
-            # The server would fill these in from the model's generation_config.
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            # What ends a completion is the trainer's chat template's word, not the server's.
-            "ignore_eos": True,
             "stop_token_ids": self._eos_ids,
-            "return_token_ids": True,
+            **_PLAIN,
         }
         deadline = time.monotonic() + self._settings.outage_s
         while True:

@@ -141,18 +141,17 @@ class VllmSampler:
             engine.remove_lora(before.lora_int_id)
         engine.reset_prefix_cache()
 
-    def log_probs(self, sequences: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[float, ...]]]:
+    def next_tokens(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[int, float]]]:
         """See `sampling.Engine`."""
         self._wake()
-        params = self._vllm.SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        prompts = [{"prompt_token_ids": list(ids)} for ids in sequences]
-        outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._request(adapter))
-        return {
-            "vLLM": [
-                tuple(given[token].logprob for token, given in zip(ids[1:], output.prompt_logprobs[1:], strict=True))
-                for ids, output in zip(sequences, outputs, strict=True)
-            ]
-        }
+        params = [
+            self._vllm.SamplingParams(temperature=1, max_tokens=1, logprobs=0, seed=number, detokenize=False)
+            for number in range(len(prompts))
+        ]
+        asked = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        outputs = self._llm.generate(asked, params, use_tqdm=False, lora_request=self._request(adapter))
+        drawn = [output.outputs[0] for output in outputs]
+        return {"vLLM": [(one.token_ids[0], one.logprobs[0][one.token_ids[0]].logprob) for one in drawn]}
 
     def rest(self) -> None:
         """See `sampling.Engine`."""

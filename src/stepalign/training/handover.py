@@ -1,14 +1,15 @@
 """The policy's way to an engine with weights of its own, and the guard behind it.
 
-After every hand-over the trainer and the engine score the same few tokens. An engine that answers as the base does
-(the adapter is missing), as the version before (it is stale), or as neither, would sample off-policy for the rest of
-the run without a word: here the run stops with the measured difference.
+After every hand-over the engine draws a token behind each of some fixed prompts, and its log-probability is held
+against the trainer's. An engine that answers as the base does (the adapter is missing), as the version before (it is
+stale), or as neither, would sample off-policy for the rest of the run without a word: here the run stops with the
+measured difference.
 
-Two rules, both on log-probabilities s of the engine and n of the trainer's policy:
+Two rules, on log-probabilities s of the engine and n of the trainer's policy:
 
-    mean |s − n| ≤ tolerance                      catches what is plainly wrong
-    ‖s − o‖ ≥ ½ ‖n − o‖ for o: base, version before     catches an old adapter below the tolerance: one small step of
-                                                  training moves log-probabilities less than half precision rounds
+    mean |s − n| ≤ tolerance        catches what is plainly wrong
+    ‖s − o‖ ≥ ½ ‖n − o‖             for o the base's and the version before's: catches an old adapter below the
+                                    tolerance, since a small step moves log-probabilities less than bfloat16 rounds
 
 The second needs no threshold: with noise e, s = n + e, it fails only if e undoes at least half of the step.
 """
@@ -23,16 +24,14 @@ from torch import Tensor
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
-from stepalign.objectives.credit import scores
 from stepalign.records import TokenIds
 from stepalign.sampling import Engine, Handover, Sampler
 from stepalign.training.policy import ADAPTER, Policy
 from stepalign.views import View, collate
 from stepalign.world import World
 
-_PROBES = 4
-_PROBE_TOKENS = 256
-"""A probe is a prompt and what follows it, cut to so many tokens."""
+_PROMPTS = 48
+"""So many tokens are drawn and compared."""
 
 
 class Handovers:
@@ -46,15 +45,15 @@ class Handovers:
         probes: Sequence[TokenIds],
         world: World,
     ) -> None:
-        """`probes` are texts of the kind that is sampled; the first few are scored on both sides."""
+        """`probes` are texts of the kind that is sampled; tokens are drawn behind beginnings of them."""
         self._engine = sampler if isinstance(sampler, Engine) else None
         self._policy, self._world = policy, world
         self._folder = settings.folder / "handover"
         self._tolerance = _tolerance(settings, policy)
-        self._probes = [ids[:_PROBE_TOKENS] for ids in probes[:_PROBES]]
+        self._prompts = _beginnings(probes)
         self._step: int | None = None
         self._number = 0
-        self._others: dict[str, Float[Tensor, " tokens"]] = {}
+        self._others: dict[str, Float[Tensor, "prompts vocab"]] = {}
         self.difference: float | None = None
         """The mean difference (nats a token) that was measured last."""
 
@@ -72,9 +71,17 @@ class Handovers:
         if "the base" not in self._others:
             with self._policy.model.disable_adapter():
                 self._others["the base"] = self._scores()
-        answers = self._engine.log_probs(self._probes, adapter=ADAPTER)
-        found = {name: torch.tensor([value for row in rows for value in row]) for name, rows in answers.items()}
-        self.difference = guard(found, now, self._others, self._tolerance, f"the policy of step {step}")
+        self.difference = 0.0
+        for server, drawn in self._engine.next_tokens(self._prompts, adapter=ADAPTER).items():
+            rows, tokens = range(len(drawn)), [token for token, _ in drawn]
+            difference = guard(
+                torch.tensor([given for _, given in drawn]),
+                now[rows, tokens],
+                {name: other[rows, tokens] for name, other in self._others.items()},
+                self._tolerance,
+                f"{server} does not sample from the policy of step {step}, which it was handed",
+            )
+            self.difference = max(self.difference, difference)
         self._others = {"the base": self._others["the base"], f"the policy of step {step}": now}
         self._step = step
         self._world.lead(lambda: self._forget(handover))
@@ -104,55 +111,56 @@ class Handovers:
                 shutil.rmtree(folder, ignore_errors=True)
 
     @torch.no_grad()
-    def _scores(self) -> Float[Tensor, " tokens"]:
-        """The trainer's log-probabilities of every token of the probes but the first of each."""
+    def _scores(self) -> Float[Tensor, "prompts vocab"]:
+        """The trainer's log-probabilities of every token that may follow a prompt."""
         policy, training = self._policy, self._policy.training
         policy.eval()
         found = []
-        for ids in self._probes:
-            view = View(prompt_ids=ids[:1], completion_ids=ids[1:], start=0, stop=len(ids) - 1)
-            batch = collate([view]).to(policy.head.device)
-            found.append(scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu())
+        for ids in self._prompts:
+            view = View(prompt_ids=ids, completion_ids=(0,), start=0, stop=1)
+            hidden = policy(collate([view]).to(policy.head.device))
+            found.append((hidden @ policy.head.T).float().log_softmax(dim=-1).cpu())
         policy.train(training)
         return torch.cat(found)
 
 
 def guard(
-    found: Mapping[str, Float[Tensor, " tokens"]],
+    given: Float[Tensor, " tokens"],
     now: Float[Tensor, " tokens"],
     others: Mapping[str, Float[Tensor, " tokens"]],
     tolerance: float,
-    policy: str,
+    complaint: str,
 ) -> float:
-    """Check that engines answer as the trainer does.
+    """Check that an engine answers as the trainer does.
 
     Args:
-        found: what each of the engine's servers gives the probes' tokens, by name.
+        given: the engine's log-probabilities of some tokens.
         now: what the trainer gives them.
-        others: what it gives them without the adapter, or gave them before, by name.
+        others: what it gives them without the adapter, or with the one before, by name.
         tolerance: the largest mean difference, in nats a token.
-        policy: what was handed over, by name.
+        complaint: what the error begins with.
 
     Returns:
-        The largest server's mean difference.
+        The mean difference.
 
     Raises:
-        StepalignError: with the measured difference, and what the server answers like.
+        StepalignError: with the measured difference, and what the engine answers like.
     """
-    worst = 0.0
-    for server, given in found.items():
-        difference = (given - now).abs().mean().item()
-        worst = max(worst, difference)
-        old = next((name for name, other in others.items() if (given - other).norm() < (now - other).norm() / 2), None)
-        if old is None and difference <= tolerance:
-            continue
-        like = f"it answers like {old}" if old else "it answers like nothing the trainer knows"
-        raise StepalignError(
-            f"{server} does not sample from {policy}, which it was handed: {like}. On {len(now)} tokens its "
-            f"log-probabilities differ from the trainer's by {difference:.2g} nats on average, at most "
-            f"{(given - now).abs().max():.2g} (sampler.tolerance = {tolerance:g})"
-        )
-    return worst
+    difference = (given - now).abs().mean().item()
+    old = next((name for name, other in others.items() if (given - other).norm() < (now - other).norm() / 2), None)
+    if old is None and difference <= tolerance:
+        return difference
+    like = f"it answers like {old}" if old else "it answers like nothing the trainer knows"
+    raise StepalignError(
+        f"{complaint}: {like}. On {len(now)} tokens its log-probabilities differ from the trainer's by "
+        f"{difference:.2g} nats on average, at most {(given - now).abs().max():.2g} (sampler.tolerance = {tolerance:g})"
+    )
+
+
+def _beginnings(probes: Sequence[TokenIds]) -> list[TokenIds]:
+    """Prompts that end all over the probes' second halves, where the solver's own text is."""
+    each = -(-_PROMPTS // len(probes))
+    return [ids[: len(ids) - number * len(ids) // (2 * each)] for ids in probes for number in range(each)][:_PROMPTS]
 
 
 def _tolerance(settings: recipe.Recipe, policy: Policy) -> float:
