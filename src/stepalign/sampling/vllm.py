@@ -58,7 +58,10 @@ class VllmSampler:
         self._sleeps = settings.sleep and torch.cuda.is_available()
         self._asleep = False
         self._adapter: Any = None
-        options: dict[str, Any] = {"gpu_memory_utilization": settings.memory} if torch.cuda.is_available() else {}
+        options: dict[str, Any] = {"gpu_memory_utilization": settings.memory}
+        if not torch.cuda.is_available():
+            # On the CPU a request with a seed ends the engine where its prompt is read in parts (vLLM 0.32).
+            options = {"enable_chunked_prefill": False}
         if world.size > 1:  # the launcher's world is not vLLM's to divide
             options["distributed_executor_backend"] = "external_launcher"
         try:
