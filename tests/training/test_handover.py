@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,13 @@ def test_a_server_that_was_started_anew_is_given_the_adapter_again(
         return original(trainer, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "_draw", after_a_restart)
+    compare = servers.ServerSampler.next_tokens
+
+    def after_another(sampler: servers.ServerSampler, *args: Any, **options: Any) -> Any:
+        served.restart()
+        return compare(sampler, *args, **options)
+
+    monkeypatch.setattr(servers.ServerSampler, "next_tokens", after_another)
     assert drawn(run(make_recipe(over(served)))) == drawn(finished_run.folder)
 
 

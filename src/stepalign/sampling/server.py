@@ -117,8 +117,10 @@ class ServerSampler:
         found: dict[str, list[tuple[int, float]]] = {}
 
         async def draw(server: _Server, prompt: TokenIds, seed: int) -> tuple[int, float]:
-            body = {"model": self._name(adapter), "prompt": list(prompt), "seed": seed, "max_tokens": 1, "logprobs": 0}
-            choice = await _complete(server, {**_PLAIN, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **body}, _LEAST_S)
+            body: dict[str, Any] = {"model": self._name(adapter), "prompt": list(prompt)}
+            body |= {"seed": seed, "max_tokens": 1, "logprobs": 0}
+            body |= {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **_PLAIN}
+            choice = await self._complete(server, body, _LEAST_S, adapter)
             return choice["token_ids"][0], choice["logprobs"]["token_logprobs"][0]
 
         async def ask(server: _Server) -> None:
@@ -159,11 +161,9 @@ class ServerSampler:
             server = await self._free(deadline)
             server.under_way += 1
             try:
-                choice = await _complete(server, body, self._settings.timeout_s)
+                choice = await self._complete(server, body, self._settings.timeout_s, adapter)
             except openai.NotFoundError as error:
-                if adapter is None or self._adapter is None or time.monotonic() > deadline:
-                    raise StepalignError(f"{server.url}: {error}") from None
-                await self._try(server, self._load(server, self._adapter))
+                raise StepalignError(f"{server.url}: {error}") from None
             except openai.BadRequestError as error:
                 raise StepalignError(f"{request.id}: {server.url} refuses it: {error}") from None
             except (openai.APIConnectionError, openai.APIStatusError):
@@ -179,6 +179,18 @@ class ServerSampler:
                 )
             finally:
                 server.under_way -= 1
+
+    async def _complete(
+        self, server: _Server, body: dict[str, Any], timeout_s: float, adapter: str | None
+    ) -> dict[str, Any]:
+        """One completion. A server that was started anew knows no adapter: it is given it again."""
+        try:
+            return await _ask(server, body, timeout_s)
+        except openai.NotFoundError:
+            if adapter is None or self._adapter is None:
+                raise
+            await self._load(server, self._adapter)
+            return await _ask(server, body, timeout_s)
 
     async def _free(self, deadline: float) -> _Server:
         """The server with the fewest requests under way; waits while all are down."""
@@ -251,7 +263,7 @@ class ServerSampler:
             raise
 
 
-async def _complete(server: _Server, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+async def _ask(server: _Server, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     answer = await server.client.post("/completions", cast_to=object, body=body, options={"timeout": timeout_s})
     choice: dict[str, Any] = answer["choices"][0]  # type: ignore[index]
     return choice
