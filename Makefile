@@ -28,8 +28,10 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with the floor
 	$(BIN)/python bench/objective.py
 	$(BIN)/python bench/sampling.py
+	$(BIN)/python bench/probe.py
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/grading.py
+	$(BIN)/python bench/critic_throughput.py
 
 clean:
 	rm -rf $(VENV) models runs dist

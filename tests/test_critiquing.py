@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from stepalign import critiquing, recipe, stages
+from stepalign import critiquing, recipe
 from stepalign.critics import fidelity
 from stepalign.critics.fidelity import Prices
 from stepalign.errors import StepalignError
 from stepalign.recipe import Recipe
 from stepalign.records import Answer, Critique, Problem, Rollout, read_jsonl, write_jsonl
 from stepalign.slips.sets import plant_set
+from stepalign.training import policy
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -67,15 +68,15 @@ def test_a_file_of_problems_stands_in_for_the_recipes(planted: Path, make_recipe
     assert len(answers) == 16
     report = json.loads((tmp_path / "critiques-report.json").read_text())
     assert (report["answers"], report["cost"]) == (16, 0.0)
-    assert report["checks"]["verbatim"] == {"passed": report["critiques"], "failed": 0}
+    assert report["checks"]["verbatim"] == {"passed": report["critiques"]}
 
 
 def test_the_solvers_own_base_is_loaded_once_and_asked(
     planted: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loads = []
-    load_base = stages.load_base
-    monkeypatch.setattr(stages, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
+    load_base = policy.load_base
+    monkeypatch.setattr(policy, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
     template = tmp_path / "critic.txt"
     template.write_text("{{ attempt }}")
     settings = make_recipe(
@@ -130,17 +131,17 @@ def test_planted_critiques_pass_every_check_and_a_lie_does_not(
     settings, problems_file = make_recipe(), planted / "problems.jsonl"
     arguments = (settings, planted / "rollouts.jsonl")
     report = fidelity.summarize(critiquing.verify(*arguments, planted / "critiques.jsonl", problems_file=problems_file))
-    assert critiquing.sound(settings, report)
-    assert {name for name, counts in report.checks.items() if counts["failed"]} <= {"echo"}
+    assert critiquing.sound(report)
+    assert {name for name, outcomes in report.checks.items() if outcomes.keys() != {"passed"}} <= {"echo"}
     first, second, *others = read_jsonl(planted / "critiques.jsonl", Critique)
     lie = replace(first, rollout_id=second.rollout_id)  # "fully correct" of the trace with the slip
     path = tmp_path / "lies.jsonl"
     write_jsonl(path, [first, lie, *others[1:]])
     answers = critiquing.verify(*arguments, path, problems_file=problems_file)
     report = fidelity.summarize(answers)
-    assert not critiquing.sound(settings, report)
-    assert report.failures == {"missing": 1}
-    assert report.checks["case"]["failed"] == 1
+    assert not critiquing.sound(report)
+    assert report.failures == {"case": 1, "missing": 1}
+    assert report.checks["case"] == {"passed": 14, "fell back": 1}
     assert [check.passed for check in answers[1].checks if check.name == "case"] == [False]
 
 

@@ -157,6 +157,19 @@ def test_a_table_that_names_another_kind_replaces_the_inherited_one_whole(write:
     assert recipe.load(write(base), ["critic.kind=program"]).critic == recipe.ProgramCritic()
 
 
+def test_a_critic_has_one_endpoint_or_several_and_a_policy_for_each_check(write: Write) -> None:
+    critic = '[critic]\nkind = "openai"\nmodel = "m"\n'
+    one = recipe.load(write(SMALLEST + critic + 'base_url = "http://a/v1"')).critic
+    two = recipe.load(
+        write(SMALLEST + critic + 'base_url = ["http://a/v1", "http://b/v1"]'), ["critic.policy.answer=drop"]
+    )
+    assert isinstance(one, recipe.OpenAICritic)
+    assert isinstance(two.critic, recipe.OpenAICritic)
+    assert (one.base_url, two.critic.base_url) == (("http://a/v1",), ("http://a/v1", "http://b/v1"))
+    assert (one.fallbacks, two.critic.fallbacks) == ({"refsol"}, {"refsol", "drop"})
+    assert recipe.load(write(recipe.dump(two))) == two
+
+
 def test_an_objective_without_a_kind_is_distillation(write: Write) -> None:
     base = SMALLEST + "[objective]\nbeta = 0.5\n[training]\ngroup = 8"
     write(base, "base.toml")
@@ -212,6 +225,9 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ("problems.train.terms=99", "problems.train.terms:", "99"),
         ("problems.train.source=nowhere", "problems.train:", ""),
         ("critic.kind=person", "critic:", ""),
+        ("critic={kind='program', policy={answer='repair'}}", "critic.policy.answer:", "'repair'"),
+        ("critic={kind='program', checks={max_echo=2}}", "critic.checks.max_echo:", "2"),
+        ("critic={kind='openai', model='m', base_url=[]}", "critic.base_url:", "[]"),
         ("objective.kind=ppo", "objective: kind: 'distillation' or 'grpo'", ""),
         ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),
     ],

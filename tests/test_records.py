@@ -75,6 +75,17 @@ def test_a_file_of_critiques_and_failures_is_read_as_what_each_line_is(tmp_path:
         read_jsonl(file, Answer)
 
 
+def test_critiques_from_before_there_were_checks_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    added = {"checks", "repaired", "retried", "fallback"}
+    old = [
+        {key: value for key, value in json.loads(to_json(one)).items() if key not in added}
+        for one in (CRITIQUE, FAILURE)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert read_jsonl(file, Answer) == [CRITIQUE, FAILURE]
+
+
 def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "gaps.jsonl"
     file.write_text(f"\n{to_json(PROBLEM)}\n   \n{to_json(PROBLEM)}")

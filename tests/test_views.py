@@ -269,6 +269,7 @@ def test_a_context_is_cut_to_the_limit_and_problem_and_header_stay(
         ids = taught.teacher.prompt_ids
         assert len(ids) + completion <= limit
         text = chat.decode(ids)[0]
+        assert taught.message in text, "the message is what was shown, not what would have been"
         assert text.startswith(beginning)
         assert "[…]" in text
         assert list(ids[-len(header) :]) == header

@@ -124,7 +124,7 @@ def critique(
     if check is not None:
         report = fidelity.summarize(critiquing.verify(settings, rollouts, check, problems_file=problems))
         typer.echo(fidelity.table(report))
-        raise typer.Exit(int(not critiquing.sound(settings, report)))
+        raise typer.Exit(int(not critiquing.sound(report)))
     answers = critiquing.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
     typer.echo(fidelity.table(fidelity.summarize(answers, _prices(prices))))
     typer.echo(f"\n{out}, {critiquing.report_of(out)}")
@@ -165,6 +165,7 @@ def probe(
     top: Annotated[int, typer.Option(min=0, help="Keep so many of the likeliest tokens in each place.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Look at the first so many rollouts only.")] = None,
     out: Annotated[Path, typer.Option(help="The probe's folder.")] = Path("probe"),
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """See where each context's signal lands, token by token, before training; goes on where it was stopped."""
     settings = recipe.load(file, overrides or ())
@@ -177,7 +178,9 @@ def probe(
         raise typer.Exit(130) from None
     from stepalign.probing.display import table
 
-    typer.echo(table(found.measures))
+    typer.echo(f"{table(found.measures)}\n{out / 'probe.html'}")
+    if show:
+        typer.launch(str(out / "probe.html"))
 
 
 @app.command()

@@ -10,7 +10,6 @@ All three need only the recipe's `[critic]`, and its problems where no file of p
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -19,9 +18,9 @@ from pydantic.dataclasses import dataclass
 from stepalign import critics, problems, recipe, stages
 from stepalign.console import Console
 from stepalign.critics import fidelity
-from stepalign.critics.checks import Checker
 from stepalign.critics.fidelity import FidelityReport, Prices
 from stepalign.critics.journal import answer_all
+from stepalign.critics.policy import CheckedCritic, Rules
 from stepalign.critics.replay import ReplayCritic
 from stepalign.errors import StepalignError
 from stepalign.evaluation.critics import Estimate, Trial, accuracies, by_kind, judged_outcome, judged_step
@@ -73,30 +72,25 @@ def critique(
 def verify(
     settings: recipe.Recipe, rollouts: Path, critiques: Path, *, problems_file: Path | None = None
 ) -> list[Critique | CritiqueFailure]:
-    """Check a file of critiques against their rollouts, without any critic; nothing is written.
+    """Check a file of critiques as the recipe would, without asking any critic; nothing is written.
 
     Returns:
-        The answers with what the checks found in them, failures and missing ones included.
+        What the recipe's policy makes of each: the critique, mended or as it is, or why it may not teach.
     """
     attempts = _attempts(settings, rollouts, problems_file)
-    rules = settings.critic.checks if settings.critic else recipe.Checks()
     answers = []
     with Grader(settings.grading) as grader, Console() as console, console.stage("check", len(attempts)) as advance:
-        checker = Checker(rules, grader)
-        by_id = {rollout.id: (problem, rollout) for problem, rollout in attempts}
-        for answer in ReplayCritic(critiques).critique(attempts):
-            if isinstance(answer, Critique):
-                answer = replace(answer, checks=checker.check(answer, *by_id[answer.rollout_id]))  # noqa: PLW2901
+        checked = CheckedCritic(ReplayCritic(critiques), Rules(settings.critic or recipe.ProgramCritic(), grader))
+        for answer in checked.critique(attempts):
             answers.append(answer)
             advance(1)
     return answers
 
 
-def sound(settings: recipe.Recipe, report: FidelityReport) -> bool:
-    """Whether every rollout has a critique, and each passed every check that the recipe's policy does not ignore."""
-    policy = settings.critic.policy if settings.critic else recipe.Policy()
-    failed = [name for name, counts in report.checks.items() if counts["failed"]]
-    return report.answers == report.critiques and all(getattr(policy, name) == "ignore" for name in failed)
+def sound(report: FidelityReport) -> bool:
+    """Whether every rollout has a critique, and no check failed that the recipe's policy does not ignore."""
+    outcomes = {name for counted in report.checks.values() for name in counted}
+    return report.answers == report.critiques and outcomes <= {"passed", "ignored"}
 
 
 def report_of(out: Path) -> Path:

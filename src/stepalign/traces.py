@@ -18,7 +18,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from stepalign.records import Rollout
@@ -100,6 +100,7 @@ class Trace:
         return self.text[section.start : section.end]
 
 
+@lru_cache(maxsize=256)  # a rollout's text is read by one stage after the other
 def parse(text: str) -> Trace:
     """Read a response's sections. Any text has some; time is linear in its length."""
     begin = end_of_thinking(text)

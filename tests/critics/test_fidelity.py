@@ -45,8 +45,12 @@ def test_everything_is_counted_as_the_critic_wrote_it() -> None:
     report = summarize(ANSWERS, Prices(prompt=1.0, completion=10.0))
     assert (report.answers, report.critiques) == (4, 3)
     assert (report.cases, report.failures) == ({"D": 2, "A": 1}, {"answer": 1})
-    assert report.checks == {"verbatim": {"passed": 2, "failed": 1}, "answer": {"passed": 3, "failed": 1}}
-    assert (report.repaired, report.retried) == ({"verbatim": 1}, {"parse": 2, "case": 1})
+    assert report.checks == {
+        "case": {"retried": 1},
+        "verbatim": {"passed": 2, "repaired": 1},
+        "answer": {"passed": 3, "fell back": 1},
+        "parse": {"retried": 2},
+    }
     assert report.fidelity["exact"] == 2 / 3
     assert (report.fidelity["min"], report.fidelity["median"]) == (0.5, 1.0)
     assert (report.prompt_tokens, report.completion_tokens, report.seconds) == (5000, 700, 1.5)
@@ -60,11 +64,11 @@ def test_the_table_shows_it_and_the_file_is_json() -> None:
     for line in (
         "critiques     3  (2 D, 1 A)",
         "failures      1  (1 answer)",
-        "repaired      1  (1 verbatim)",
-        "asked again   3  (2 parse, 1 case)",
         "fidelity      66.7% exact; mean 0.8333, min 0.5000, ",
         "tokens        5,000 read, 700 written; cost 0.0120",
-        "verbatim             2       1",
+        "                   passed   repaired    retried    ignored  fell back",
+        "verbatim                2          1",
+        "answer                  3                                           1",
     ):
         assert line in shown
     assert json.loads(to_json(report))["failures"] == {"answer": 1}

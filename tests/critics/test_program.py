@@ -9,7 +9,7 @@ import pytest
 
 from stepalign import problems, recipe
 from stepalign.critics import equations, make, schema
-from stepalign.critics.checks import NAMES
+from stepalign.critics.checks import NAMES, Checker
 from stepalign.critics.program import ProgramCritic
 from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Problem, Rollout
@@ -522,3 +522,20 @@ def test_real_solutions_get_critiques_that_are_verbatim_silent_and_end_in_the_an
     assert cases["A"] > 80
     assert cases["D"] > 150
     assert cases["failed"] < 5  # right answers behind a false equation
+
+
+@pytest.mark.skipif(not GSM8K.is_file(), reason="GSM8K's model solutions are not beside the repository")
+def test_real_critiques_pass_every_check_but_the_echo_of_a_reference_that_they_repeat() -> None:
+    failed: Counter[str] = Counter()
+    echoes = []
+    checker = Checker(recipe.Checks(), Grader(recipe.Grading(workers=1)))
+    for problem, rollout in real_attempts():
+        found = answer(problem, rollout)
+        if isinstance(found, Critique):
+            checks = checker.check(found, problem, rollout)
+            failed.update(check.name for check in checks if not check.passed)
+            if "it does not lead to the answer" in found.text:  # then it goes on with the reference solution
+                echoes.append(next(check for check in checks if check.name == "echo"))
+    assert set(failed) == {"echo"}
+    assert len(echoes) > 150
+    assert sum(not check.passed for check in echoes) / len(echoes) > 0.9

@@ -110,9 +110,11 @@ def test_a_refusal_is_this_prompts_alone_and_not_tried_again() -> None:
         assert ask(server.url).text == "fine"
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [307, 401, 403, 404])
 def test_what_no_request_can_help_stops_the_run(status: int) -> None:
-    with serving(Reply(status=status, body='{"error": "bad key sk-key"}')) as server:
+    with serving(
+        Reply(status=status, body='{"error": "bad key sk-key"}', headers={"Location": "/elsewhere"})
+    ) as server:
         with pytest.raises(StepalignError, match=rf"answers {status} .*bad key \*\*\*.*critic\.model") as error:
             ask(server.url)
         assert len(server.requests) == 1

@@ -1,6 +1,7 @@
 """The whole stage on tiny models: what it writes, what its numbers are, and how it goes on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from stepalign.probing.crediting import Crediting
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
 from stepalign.recipe import Recipe
-from stepalign.records import Credit, Rollout, read_jsonl
+from stepalign.records import Credit, Rollout, read_jsonl, write_jsonl
 from stepalign.tokens import Chat
 
 MakeRecipe = Callable[..., Recipe]
@@ -159,6 +160,23 @@ def test_what_has_no_critique_is_left_out_and_counted(make_recipe: MakeRecipe, p
     found = stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path / "alone", contexts=("refsol", "stepalign"))
     assert found.contexts == ("refsol",)
     assert found.manifest["skipped"] == {"stepalign: no critique": 8}
+
+
+def test_what_was_refused_before_anything_was_looked_at_may_be_mended(
+    settings: Recipe, planted: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StepalignError, match=r"gone\.jsonl: No such file"):
+        stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path / "gone.jsonl")
+    assert stepalign.probe(settings, tmp_path / "probe", rollouts=planted, limit=1).credits
+
+
+def test_another_models_rollouts_are_refused(settings: Recipe, planted: Path, tmp_path: Path) -> None:
+    rollouts = read_jsonl(planted / "rollouts.jsonl", Rollout)
+    write_jsonl(tmp_path / "rollouts.jsonl", [replace(rollouts[0], completion_ids=(49_000,), token_starts=(0,))])
+    for name in ("problems", "critiques"):
+        shutil.copy(planted / f"{name}.jsonl", tmp_path)
+    with pytest.raises(StepalignError, match=r"token 49000, but the model knows \d+: another model's rollouts"):
+        stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path)
 
 
 def test_a_folder_of_something_else_is_left_alone(settings: Recipe, planted: Path, tmp_path: Path) -> None:

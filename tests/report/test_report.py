@@ -149,24 +149,19 @@ def test_what_was_taught_dropped_and_fell_back_is_counted(build_run) -> None:
     assert "left out: duplicate 3 problems" in text
 
 
-def test_what_the_checks_caught_is_counted(build_run) -> None:
-    def caught(steps: list[dict[str, object]]) -> None:
+def test_checks_are_counted_over_all_steps_in_their_order(build_run) -> None:
+    def checked(steps) -> None:
+        steps[0]["checks"] = {"parse": {"fell back": 3}, "verbatim": {"passed": 1000, "repaired": 7}}
+        steps[1]["checks"] = {"case": {"passed": 16, "retried": 2, "ignored": 1}, "verbatim": {"passed": 300}}
         for step in steps:
-            step |= {
-                "checks": {"verbatim": 3, "answer": 1},
-                "repaired": {"verbatim": 2},
-                "retried": {"answer": 1},
-                "critic_tokens": {"read": 600, "written": 40},
-            }
+            step["critic_tokens"] = {"read": 600, "written": 40}
 
     folder = build_run(steps=2)
-    rewrite_metrics(folder, caught)
+    rewrite_metrics(folder, checked)
     text = text_of(folder)
-    assert "check failed: verbatim 6 critiques, as their critic wrote them" in text
-    assert "check failed: answer 2 " in text
-    assert "repaired: verbatim 4 " in text
-    assert "asked again: answer 2 " in text
+    assert "passed repaired retried ignored fell back case 16 2 1 verbatim 1,300 7 parse 3 " in text
     assert "critic's tokens: written 80 " in text
+    assert "Checks of the critiques" not in text_of(build_run(steps=1))
 
 
 def test_the_first_wrong_step_is_marked_in_the_rollout(build_run) -> None:
@@ -197,14 +192,18 @@ def test_what_a_model_wrote_stays_text(written: Path) -> None:
 
 def test_hostile_names_and_reasons_stay_text(build_run) -> None:
     def hostile(steps) -> None:
-        steps[-1] |= {"failures": {"<em>bad</em>": 2}, "seconds": {"<var>slow</var>": 1000.0}}
+        steps[-1] |= {
+            "failures": {"<em>bad</em>": 2},
+            "checks": {"<b>odd</b>": {"passed": 1}},
+            "seconds": {"<var>slow</var>": 1000.0},
+        }
 
     folder = build_run()
     rewrite_metrics(folder, hostile)
     (folder / "recipe.toml").write_text('name = "<script>x</script>"\n[model]\npath = "<img src=x>"\n')
     read_back = Page(html_of(folder))
     assert read_back.count("script", "img", "em", "var") == 0
-    for foreign in ("<em>bad</em>", "<var>slow</var>", "<script>x</script>", "<img src=x>"):
+    for foreign in ("<em>bad</em>", "<b>odd</b>", "<var>slow</var>", "<script>x</script>", "<img src=x>"):
         assert foreign in read_back.text
 
 

@@ -86,6 +86,16 @@ def test_steps_and_trackers_may_differ_and_the_new_ones_are_written(settings: Re
     assert "steps = 9" in (settings.folder / "recipe.toml").read_text()
 
 
+def test_a_run_may_go_on_with_its_critic_at_another_address(make_recipe: MakeRecipe) -> None:
+    def asking(url: str, *changed: str) -> Recipe:
+        return make_recipe("critic={kind='openai', base_url='" + url + "', model='m'}", *changed)
+
+    begun(asking("http://here/v1"))
+    Run(asking("http://there/v1", "critic.concurrency=1", "critic.outage_s=9", "critic.cache=off")).close()
+    with pytest.raises(StepalignError, match=r"critic\.mode: 'copy' → 'splice'"):
+        Run(asking("http://there/v1", "critic.mode=splice"))
+
+
 def test_another_process_is_locked_out_until_the_first_one_ends(settings: Recipe) -> None:
     settings.folder.mkdir(parents=True)
     hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]):\n    print('held', flush=True)\n    input()"

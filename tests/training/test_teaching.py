@@ -1,6 +1,7 @@
 """From rollouts and answers to lessons: which are taught, under which context, and what is counted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -98,6 +99,15 @@ def test_a_failed_critique_drops_its_rollout_where_the_recipe_says_so(chat: Chat
     assert [lesson.rollout_id for lesson in taught.lessons] == ["r1"]
     assert dict(taught.outcomes) == {"taught": 1, "dropped": 1, "fallback": 0, "cut": 0}
     assert dict(taught.failures) == {"parse": 1}
+
+
+def test_the_policy_of_a_failure_goes_before_the_last_resort(chat: Chat, make_recipe: MakeRecipe) -> None:
+    failures = failure(0), replace(failure(1), fallback="refsol"), replace(failure(2), fallback="drop")
+    taught = teach(teaching(chat, make_recipe("critic.policy.answer=refsol")), chat, *failures)
+    assert [lesson.rollout_id for lesson in taught.lessons] == ["r1"]
+    assert PROBLEM.solution in shown(chat, taught, 0)
+    taught = teach(teaching(chat, make_recipe("critic.on_failure=refsol")), chat, *failures)
+    assert [lesson.rollout_id for lesson in taught.lessons] == ["r0", "r1"]
 
 
 def test_a_context_without_critique_teaches_every_rollout(chat: Chat, make_recipe: MakeRecipe) -> None:

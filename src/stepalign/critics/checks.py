@@ -28,7 +28,6 @@ Left out: whether what a critic calls correct is correct. That is the critic's j
 """
 
 import re
-from collections.abc import Iterator
 
 from stepalign import recipe
 from stepalign.critics import equations, schema
@@ -71,17 +70,21 @@ class Checker:
             self._length(critique, problem, rollout),
         )
 
+    def needs_algebra(self, critique: Critique, problem: Problem, rollout: Rollout) -> bool:
+        """Whether the check of the answer waits for the grader's processes."""
+        stated = _stated(critique)
+        return stated is not None and _agree(stated, critique, problem, rollout) is None
+
     def _copied(self, name: str, likeness: dict[str, float]) -> Check:
         worst = min(likeness, key=lambda section: likeness[section], default="")
         measure, least = likeness.get(worst, 1.0), self._settings.min_fidelity
         return _made(name, measure, measure >= least, f"{measure:.1%} of {worst} is copied, {least:.1%} is wanted")
 
     def _answer(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
-        equal = answers_agree(critique, problem, rollout)
         stated = _stated(critique)
+        equal = stated is not None and _agree(stated, critique, problem, rollout)
         if equal is None:
-            assert stated is not None
-            (equal,) = self._grader.same([(problem.answer, stated)])
+            (equal,) = self._grader.same([(problem.answer, stated or "")])
         detail = (
             "the correction has no \\boxed final answer"
             if stated is None
@@ -104,11 +107,8 @@ class Checker:
         return _made("length", measure, measure <= most, f"{measure:.1f} times as long, at most {most:g} is allowed")
 
 
-def answers_agree(critique: Critique, problem: Problem, rollout: Rollout) -> bool | None:
-    """Whether a critique ends in the reference answer; None where only computer algebra can tell."""
-    stated = _stated(critique)
-    if stated is None:
-        return False
+def _agree(stated: str, critique: Critique, problem: Problem, rollout: Rollout) -> bool | None:
+    """Whether a final answer is the reference's; None where only computer algebra can tell."""
     if critique.case == "A" and stated == next(reversed(boxed(rollout.text)), "").strip():
         return rollout.correct
     if stated == problem.answer.strip():
@@ -219,7 +219,7 @@ def _withheld(critique: Critique, problem: Problem, rollout: Rollout, trace: Tra
     repeated = [line for line in own if line in added]
     measure = sum(map(len, repeated)) / max(sum(map(len, own)), 1)
     quoted = any(len(line) >= _QUOTE and line in reason for line in own for reason in reasons)
-    false = any(_occurs(equation, added) for equation in _false_equations(wrong))
+    false = _says_a_false_equation(wrong, added)
     why = "quoted" if measure == 1 else "quoted in a reason" if quoted else "repeated in its false equation"
     return _made("withheld", measure, not (measure == 1 or quoted or false), f"the wrong step {k} is {why}")
 
@@ -231,10 +231,15 @@ def _lines(section: str) -> list[str]:
     return [line for line in lines if line] or [bare(heading)]
 
 
-def _false_equations(text: str) -> Iterator[str]:
-    for chain in equations.find(text):
-        for left, right in chain.false_links():
-            yield bare(text[left.start : right.end])
+_RESULT = re.compile(r"(?:=|≈|\\approx)\D{0,12}?\d+")
+
+
+def _says_a_false_equation(wrong: str, added: str) -> bool:
+    """Whether an equation of the wrong step that does not hold is among what was added."""
+    if not any(result in added for result in _RESULT.findall(bare(wrong))):
+        return False  # the usual case, and reading equations is slow
+    false = (link for chain in equations.find(wrong) for link in chain.false_links())
+    return any(_occurs(bare(wrong[left.start : right.end]), added) for left, right in false)
 
 
 def _occurs(equation: str, text: str) -> bool:

@@ -79,9 +79,44 @@ class Dialogue:
 
     def settle(self, opened: Opened, answer: Answer) -> Critique | CritiqueFailure | None:
         """What a model's words come to; None where it is to be asked again."""
+        return self.judge(opened, self.read(opened, answer))
+
+    def read(self, opened: Opened, answer: Answer) -> Critique | Refusal:
+        """What a model's words say, not checked yet."""
         opened.prompt_tokens += answer.prompt_tokens
         opened.completion_tokens += answer.completion_tokens
-        found = self._judged(answer, opened)
+        if answer.truncated:
+            return self._rules.refuse("truncated", "the answer reached max_tokens")
+        if answer.text.lstrip().startswith("<think>"):
+            return self._rules.refuse("parse", "its thinking never ends")
+        if not answer.text.strip():
+            return self._rules.refuse("parse", "an empty answer")
+        trace = parse(opened.rollout.text)
+        try:
+            read = schema.parse if self._settings.mode == "copy" else splice.parse
+            found = read(answer.text, trace)
+        except schema.CritiqueFormatError as error:
+            return self._rules.refuse("parse", f"the answer {error}")
+        return Critique(
+            rollout_id=opened.rollout.id,
+            critic=self._critic,
+            case=found.case,
+            verdicts=found.verdicts,
+            correct_part=found.correct_part,
+            corrected_step=found.corrected_step,
+            continuation=found.continuation,
+            text=schema.text_of(found),
+            fidelity=schema.fidelity(found.correct_part, schema.original(trace, found.first_error)),
+        )
+
+    def needs_algebra(self, opened: Opened, found: Critique | Refusal) -> bool:
+        """Whether judging what was read waits for the grader's processes."""
+        return isinstance(found, Critique) and self._rules.checker.needs_algebra(found, opened.problem, opened.rollout)
+
+    def judge(self, opened: Opened, found: Critique | Refusal) -> Critique | CritiqueFailure | None:
+        """What was read, checked and settled by the policy; None where the model is to be asked again."""
+        if isinstance(found, Critique):
+            found = self._rules.settle(found, opened.problem, opened.rollout)
         if isinstance(found, Refusal) and found.again and len(opened.faults) + 1 < self._settings.asks:
             opened.faults.append(found)
             return None
@@ -97,29 +132,3 @@ class Dialogue:
             completion_tokens=opened.completion_tokens,
             seconds=perf_counter() - opened.start,
         )
-
-    def _judged(self, answer: Answer, opened: Opened) -> Critique | Refusal:
-        if answer.truncated:
-            return self._rules.refuse("truncated", "the answer reached max_tokens")
-        if answer.text.lstrip().startswith("<think>"):
-            return self._rules.refuse("parse", "its thinking never ends")
-        if not answer.text.strip():
-            return self._rules.refuse("parse", "an empty answer")
-        trace = parse(opened.rollout.text)
-        try:
-            read = schema.parse if self._settings.mode == "copy" else splice.parse
-            found = read(answer.text, trace)
-        except schema.CritiqueFormatError as error:
-            return self._rules.refuse("parse", f"the answer {error}")
-        critique = Critique(
-            rollout_id=opened.rollout.id,
-            critic=self._critic,
-            case=found.case,
-            verdicts=found.verdicts,
-            correct_part=found.correct_part,
-            corrected_step=found.corrected_step,
-            continuation=found.continuation,
-            text=schema.text_of(found),
-            fidelity=schema.fidelity(found.correct_part, schema.original(trace, found.first_error)),
-        )
-        return self._rules.settle(critique, opened.problem, opened.rollout)

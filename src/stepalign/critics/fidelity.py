@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from stepalign.critics import counts
 from stepalign.records import Critique, CritiqueFailure
 
 QUANTILES = {"min": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5}
@@ -39,11 +40,7 @@ class FidelityReport:
     failures: dict[str, int]
     """By reason."""
     checks: dict[str, dict[str, int]]
-    """For each check how many critiques `passed` and how many `failed` it, as their critic wrote them."""
-    repaired: dict[str, int]
-    """Failed checks that were mended, by check."""
-    retried: dict[str, int]
-    """Answers that were asked for again, by what they failed on."""
+    """For each check, or other reason of a failure, how often each outcome came (`critics.counts`)."""
     fidelity: dict[str, float] = Field(default_factory=dict)
     """The share that is `exact`, the mean, and quantiles. Empty where nothing was copied."""
     prompt_tokens: int
@@ -57,12 +54,8 @@ def summarize(answers: Sequence[Critique | CritiqueFailure], prices: Prices | No
     """The report on a critic's answers."""
     critiques = [answer for answer in answers if isinstance(answer, Critique)]
     failures = [answer for answer in answers if isinstance(answer, CritiqueFailure)]
-    checks: dict[str, dict[str, int]] = {}
-    copied = []
+    copied: list[float] = []
     for answer in answers:
-        for check in answer.checks:
-            counts = checks.setdefault(check.name, {"passed": 0, "failed": 0})
-            counts["passed" if check.passed else "failed"] += 1
         measured = [check.measure for check in answer.checks if check.name == "verbatim"]
         copied += measured or ([answer.fidelity] if isinstance(answer, Critique) else [])
     prompt_tokens = sum(answer.prompt_tokens for answer in answers)
@@ -72,9 +65,7 @@ def summarize(answers: Sequence[Critique | CritiqueFailure], prices: Prices | No
         critiques=len(critiques),
         cases=_counted(critique.case for critique in critiques),
         failures=_counted(failure.reason for failure in failures),
-        checks=checks,
-        repaired=_counted(name for critique in critiques for name in critique.repaired),
-        retried=_counted(name for answer in answers for name in answer.retried),
+        checks={name: dict(outcome) for name, outcome in counts.outcomes(answers).items()},
         fidelity=_spread(copied),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
@@ -87,9 +78,6 @@ def table(report: FidelityReport) -> str:
     """The report as lines to read."""
     lines = [f"{'answers':<14}{report.answers}", f"{'critiques':<14}{report.critiques}{_in_words(report.cases)}"]
     lines.append(f"{'failures':<14}{report.answers - report.critiques}{_in_words(report.failures)}")
-    for title, counts in (("repaired", report.repaired), ("asked again", report.retried)):
-        if counts:
-            lines.append(f"{title:<14}{sum(counts.values())}{_in_words(counts)}")
     if report.fidelity:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in report.fidelity.items() if name != "exact")
         lines.append(f"{'fidelity':<14}{report.fidelity['exact']:.1%} exact; {shown}")
@@ -98,8 +86,10 @@ def table(report: FidelityReport) -> str:
         + ("" if report.cost is None else f"; cost {report.cost:,.4f}")
     )
     if report.checks:
-        lines += ["", f"{'check':<14}{'passed':>8}{'failed':>8}"]
-        lines += [f"{name:<14}{counts['passed']:>8}{counts['failed']:>8}" for name, counts in report.checks.items()]
+        width = max(14, *(len(name) + 2 for name in report.checks))
+        lines += ["", " " * width + "".join(f"{outcome:>11}" for outcome in counts.OUTCOMES)]
+        for name, outcome in report.checks.items():
+            lines.append(f"{name:<{width}}" + "".join(f"{outcome.get(key, 0) or '':>11}" for key in counts.OUTCOMES))
     return "\n".join(lines)
 
 
@@ -107,8 +97,8 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _in_words(counts: Mapping[str, int]) -> str:
-    return f"  ({', '.join(f'{count} {name}' for name, count in counts.items())})" if counts else ""
+def _in_words(counted: Mapping[str, int]) -> str:
+    return f"  ({', '.join(f'{count} {name}' for name, count in counted.items())})" if counted else ""
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

@@ -1,23 +1,25 @@
 """A critic behind OpenAI-compatible endpoints: vLLM, SGLang, llama.cpp, a hosted model (the paper's is QwQ-32B).
 
-What is asked and what becomes of the answers is the `dialogue`'s business. Requests run in a thread with its own event
-loop (`transport`); everything else, which needs the processor, is done in the caller's. What fails for good is a
+What is asked and what becomes of the answers is the `dialogue`'s business. It is done in a thread with its own event
+loop, between the requests (`transport`), and answers that only computer algebra can compare in further threads, so
+that neither a hanging comparison nor a busy caller keeps the servers waiting. What fails for good is a
 `CritiqueFailure` whose reason is a check's name, `parse`, `truncated`, `timeout`, `server` or `refused`.
 """
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from time import perf_counter
 from typing import Any
 
 from stepalign import recipe
 from stepalign.critics import splice
 from stepalign.critics.cache import Cache
-from stepalign.critics.dialogue import Answer, Dialogue, Opened
+from stepalign.critics.dialogue import Dialogue, Opened
 from stepalign.critics.policy import Refusal
 from stepalign.critics.transport import Transport, UnansweredError
 from stepalign.errors import StepalignError
@@ -26,6 +28,8 @@ from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 
 CACHE = "critic-cache.sqlite"
 """The cache's file in a run's folder."""
+
+_Found = Critique | CritiqueFailure
 
 
 class OpenAICritic:
@@ -49,31 +53,28 @@ class OpenAICritic:
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt, at most `concurrency` of them asked for at a time.
 
-        Attempts are taken one by one as there is room. Closing the iterator, or interrupting it, cancels what is
-        under way.
+        Attempts are taken one by one as there is room, a few ahead of it. Closing the iterator, or interrupting it,
+        cancels what is under way.
 
         Raises:
             StepalignError: no endpoint answers any more, or all that were asked refuse everything.
         """
-        results: SimpleQueue[tuple[Opened, Answer | BaseException]] = SimpleQueue()
-        source, more, under_way = iter(attempts), True, 0
-        with self._asking(results) as ask:
-            while more or under_way:
-                while more and under_way < self._settings.concurrency and results.empty():
-                    if (attempt := next(source, None)) is None:
-                        more = False
-                    else:
-                        opened = Opened(*attempt)
-                        ask(opened, self._request(opened))
-                        under_way += 1
-                if under_way:
-                    opened, outcome = results.get()
-                    settled = self._settle(opened, outcome)
-                    if settled is None:
-                        ask(opened, self._request(opened))
-                    else:
-                        under_way -= 1
-                        yield settled
+        opened = (Opened(problem, rollout) for problem, rollout in attempts)
+        ahead = self._settings.concurrency + self._settings.concurrency // 8 + 1
+        with self._answering() as (start, results):
+            under_way = 0
+            while True:
+                # Answers that are ready go first: the next attempt may still have to be sampled.
+                while under_way < ahead and results.empty() and (one := next(opened, None)) is not None:
+                    start(one)
+                    under_way += 1
+                if not under_way:
+                    return
+                found = results.get()
+                under_way -= 1
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
 
     def _request(self, opened: Opened) -> dict[str, Any]:
         settings = self._settings
@@ -86,45 +87,59 @@ class OpenAICritic:
         }
         return request | self._format
 
-    def _settle(self, opened: Opened, outcome: Answer | BaseException) -> Critique | CritiqueFailure | None:
-        """What an answer comes to; None where the model is to be asked again."""
-        if isinstance(outcome, UnansweredError):
-            return self._dialogue.close(opened, Refusal(reason=outcome.reason, detail=outcome.detail))
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return self._dialogue.settle(opened, outcome)
+    async def _answer(self, opened: Opened, transport: Transport, room: asyncio.Semaphore) -> _Found:
+        """Ask until an answer may teach, or may not be asked for again."""
+        settled: _Found | None = None
+        while settled is None:
+            try:
+                async with room:
+                    if not opened.faults:
+                        opened.start = perf_counter()
+                    said = await transport.ask(self._request(opened))
+            except UnansweredError as error:
+                return self._dialogue.close(opened, Refusal(reason=error.reason, detail=error.detail))
+            await asyncio.sleep(0)  # the next request goes out before this answer is looked at
+            found = self._dialogue.read(opened, said)
+            if self._dialogue.needs_algebra(opened, found):
+                settled = await asyncio.to_thread(self._dialogue.judge, opened, found)
+            else:
+                settled = self._dialogue.judge(opened, found)
+        return settled
 
     @contextmanager
-    def _asking(self, results: "SimpleQueue[tuple[Opened, Answer | BaseException]]") -> Iterator[Any]:
-        """A function that sends a request for an attempt; what comes of it is put into `results`."""
-        key = os.environ.get(self._settings.api_key_env)
+    def _answering(self) -> Iterator[tuple[Callable[[Opened], object], "SimpleQueue[_Found | BaseException]"]]:
+        """A function that has an attempt answered in the background, and the queue that its answer is put into."""
+        results: SimpleQueue[_Found | BaseException] = SimpleQueue()
+        key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = Cache(self._kept) if self._kept else None
         transport = Transport(self._settings, key, cache)
+        room = asyncio.Semaphore(self._settings.concurrency)
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         thread.start()
         asyncio.run_coroutine_threadsafe(transport.__aenter__(), loop).result()
-        asked: set[asyncio.Task[None]] = set()
+        tasks: set[asyncio.Task[None]] = set()
 
-        async def answer(opened: Opened, request: Mapping[str, Any]) -> None:
+        async def put(opened: Opened) -> None:
             try:
-                results.put((opened, await transport.ask(request)))
+                results.put(await self._answer(opened, transport, room))
             except Exception as error:  # raised again in the caller's thread
-                results.put((opened, error))
+                results.put(error)
 
-        def send(opened: Opened, request: Mapping[str, Any]) -> None:
-            task = loop.create_task(answer(opened, request))
-            asked.add(task)
-            task.add_done_callback(asked.discard)
+        def start(opened: Opened) -> None:
+            task = loop.create_task(put(opened))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
         async def stop() -> None:
-            for task in asked:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await transport.__aexit__(None, None, None)
+            await loop.shutdown_default_executor()
 
         try:
-            yield lambda opened, request: loop.call_soon_threadsafe(send, opened, request)
+            yield lambda opened: loop.call_soon_threadsafe(start, opened), results
         finally:
             asyncio.run_coroutine_threadsafe(stop(), loop).result()
             loop.call_soon_threadsafe(loop.stop)

@@ -261,7 +261,7 @@ def fidelity(copied: str, original: str) -> float:
     half of its characters in order, so a faithful copy is near 1, not above one half.
     """
     copied, original = copied.strip(), original.strip()
-    if not original:
+    if not original or copied == original:
         return 1.0
     front = _common(copied, original)
     return (front + _subsequence(copied[front:], original[front:])) / len(original)

@@ -3,8 +3,8 @@
 A request that fails in passing (no connection, a time-out, 408, 409, 429, 5xx, a body that is no chat completion) is
 sent again, up to `retries` times, to whichever endpoint is next (`endpoints`), after a wait that doubles each time
 and is cut by chance to between half and all of it. `Retry-After` is obeyed for its endpoint as a whole and costs no
-retry. Neither do failures while all endpoints are dead: the run pauses instead. 401, 403 and 404 stop the run, since
-no request will fare better; any other refusal is this prompt's alone.
+retry. Neither do failures while all endpoints are dead: the run pauses instead. 401, 403, 404 and redirections stop the
+run, since no request will fare better; any other refusal is this prompt's alone.
 
 Built on aiohttp rather than the OpenAI SDK. On one core the SDK costs 1.2 ms a request (0.8 over aiohttp), aiohttp
 0.15 (`bench/critic_throughput.py` needs at most 0.8 with everything else in it). The SDK's retries know one
@@ -153,7 +153,7 @@ class Transport:
     async def _send(self, visit: Visit, body: bytes) -> Answer:
         url = visit.endpoint.url.rstrip("/") + "/chat/completions"
         try:
-            async with self._session.post(url, data=body, proxy=_proxy(url)) as response:
+            async with self._session.post(url, data=body, proxy=_proxy(url), allow_redirects=False) as response:
                 received = await self._read(response)
         except TimeoutError:
             raise _PassingError("timeout", f"no answer within {self._settings.timeout_s:g} s") from None
@@ -162,7 +162,7 @@ class Transport:
             raise _PassingError(
                 "server", self._shown(f"{type(error).__name__}: {error}"), unreachable=unreachable
             ) from None
-        if response.status >= 400:
+        if response.status >= 300:
             self._refused(visit, response, received)
         if received is None:
             return Answer(text="", truncated=True)
@@ -186,7 +186,7 @@ class Transport:
     def _refused(self, visit: Visit, response: aiohttp.ClientResponse, body: bytes | None) -> None:
         status = response.status
         detail = f"{visit.endpoint.url} answers {status} {response.reason}: {self._shown(body or b'')}"
-        if status in (401, 403, 404):
+        if status < 400 or status in (401, 403, 404):
             raise StepalignError(
                 f"critic: {detail}. Look at critic.base_url, critic.model and the key in the environment variable "
                 f"{self._settings.api_key_env}; the same command then goes on from here."

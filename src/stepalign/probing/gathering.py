@@ -8,6 +8,7 @@ from stepalign import critics, recipe
 from stepalign.console import Console
 from stepalign.critics import OwnModel
 from stepalign.critics.journal import answer_all
+from stepalign.errors import StepalignError
 from stepalign.probing.material import Material
 from stepalign.records import Problem, Rollout
 from stepalign.sampling.solver import Solver
@@ -54,6 +55,11 @@ def settled(given: Material, settings: recipe.Recipe, solver: Solver, console: C
 
 
 def _with_prompt(rollout: Rollout, given: Material, settings: recipe.Recipe, solver: Solver) -> Rollout:
+    known = len(solver.chat.tokenizer)
+    if strange := [token for token in (*rollout.prompt_ids, *rollout.completion_ids) if token >= known]:
+        raise StepalignError(
+            f"rollout {rollout.id}: token {strange[0]}, but the model knows {known}: another model's rollouts"
+        )
     if rollout.prompt_ids:
         return rollout
     problem = given.problems[rollout.problem_id]

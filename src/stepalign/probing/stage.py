@@ -21,7 +21,7 @@ from stepalign import contexts as designs
 from stepalign import problems, recipe, tokens
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.probing import folder, material
+from stepalign.probing import figures, folder, material, page
 from stepalign.probing.crediting import Crediting, Key
 from stepalign.probing.folder import Probe
 from stepalign.probing.gathering import drawn, settled
@@ -64,15 +64,12 @@ def probe(
     """
     chosen = [designs.load(name) for name in dict.fromkeys(contexts or [settings.context.template])]
     asked = {
-        "model": settings.model.model_dump(mode="json"),
+        **_about(settings),
         "adapter": adapter and str(adapter),
-        "rollouts": str(rollouts) if rollouts else {"problems": settings.problems.model_dump(mode="json")},
-        "prompts": settings.prompts.model_dump(mode="json"),
-        "teacher": settings.teacher.model_dump(mode="json"),
+        "rollouts": str(rollouts) if rollouts else settings.problems.model_dump(mode="json"),
         "contexts": {context.name: _digest(context) for context in chosen},
         "top": top,
         "limit": limit,
-        "seed": settings.seed,
     }
     _claim(out, asked)
     chat, prompt = tokens.load(settings.model), SolverPrompt(settings.prompts)
@@ -94,13 +91,16 @@ def probe(
             within(settings.teacher, policies.context_limit(settings.model)),
             top=top,
         )
-        views = len(shown.rollouts) * len(chosen)
+        views, said = len(shown.rollouts) * len(chosen), 0
         with console.stage("credit", views, "views") as advance:
             advance(len(kept))
             for new in crediting.run(shown.rollouts, shown.problems, shown.critiques, kept):
                 _append(out / "credits.jsonl", new)
                 kept |= {(credit.rollout_id, credit.context): credit for credit in new}
                 advance(len(new))
+                if not console.rich.is_terminal and 10 * len(kept) // views > said:
+                    said = 10 * len(kept) // views
+                    console.say(f"{out}: {len(kept)} of {views} views")
         credits = [
             kept[rollout.id, context.name]
             for context in chosen
@@ -125,7 +125,15 @@ def probe(
         },
     )
     folder.write(found, out)
+    figures.write(found, out / "figures")
+    page.write(found, out / "probe.html")
     return found
+
+
+def _about(settings: recipe.Recipe) -> dict[str, Any]:
+    """The recipe's part in what is seen."""
+    names = ("model", "prompts", "teacher", "sampling")
+    return {name: getattr(settings, name).model_dump(mode="json") for name in names} | {"seed": settings.seed}
 
 
 def _shown(
@@ -176,7 +184,8 @@ def _digest(context: designs.Context) -> str:
 def _claim(out: Path, asked: dict[str, Any]) -> None:
     """Write down what the folder is about, or hold it against what it was begun with.
 
-    Contexts may come and go, but a name must keep its wording.
+    Contexts may come and go, but a name must keep its wording. Before there are rollouts nothing was looked at: what
+    was asked for then was refused, and has been mended since.
     """
     path = out / "manifest.json"
     if path.exists():
@@ -184,6 +193,8 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))["asked"]
         except (ValueError, KeyError, TypeError) as error:
             raise StepalignError(f"{path}: not a probe's manifest ({error!r})") from None
+        if not (out / "rollouts.jsonl").exists():
+            before = asked
         shared = before["contexts"].keys() & asked["contexts"].keys()
         for one in (before := dict(before), mine := dict(asked)):
             one["contexts"] = {name: one["contexts"][name] for name in shared}

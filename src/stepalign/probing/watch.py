@@ -60,11 +60,12 @@ class Watch:
         was_training = self.policy.training
         self.policy.eval()
         try:
-            with self.console.stage("probe", 1, "looks"):
+            with self.console.stage("probe", 1, "looks") as advance:
                 credits, shown = self._base_view()
                 seen = self._students(shown)
                 now = [replace(credit, student=seen[credit.rollout_id]) for credit in credits]
                 found = measure(shown.rollouts, shown.marks, now, seed=self.settings.seed)
+                advance(1)
         finally:
             self.policy.train(was_training)
         write_json(path, TypeAdapter(Measures).dump_python(found))

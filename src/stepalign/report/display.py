@@ -14,7 +14,7 @@ from stepalign.evaluation.metrics import Metric
 
 # C0 and C1 without tab and line feed; soft hyphen; zero-width and bidirectional controls; line and paragraph
 # separators; byte-order mark; tags; lone surrogates. Joiners stay: scripts and emoji need them.
-_HIDDEN = re.compile(
+HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
@@ -70,7 +70,7 @@ def visible(text: str) -> Markup:
     """Foreign text as escaped HTML, with every character that could hide or turn text round as its code."""
     parts = []
     end = 0
-    for match in _HIDDEN.finditer(text):
+    for match in HIDDEN.finditer(text):
         name = unicodedata.name(match[0], "control character").lower()
         parts += [
             escape(text[end : match.start()]),

@@ -17,37 +17,37 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stepalign.report.panels import Curve, Panel
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 3)))
-_MARKERS = ("o", "s", "^", "D", "v", "X")
-_INK, _MUTED, _GRID = "#1c2024", "#60666d", "#dde1e5"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "X")
+INK, MUTED, GRID = "#1c2024", "#60666d", "#dde1e5"
 
 # Colours of the drawing that the page's style sheet sets, so that a figure follows the page into the dark.
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--rule"} | {
-    colour: f"--series-{number}" for number, colour in enumerate(_COLOURS, start=1)
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(COLOURS, start=1)
 }
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
-    "text.color": _INK,
+    "text.color": INK,
     "text.parse_math": False,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlecolor": _INK,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _MUTED,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
     "axes.linewidth": 0.8,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     "legend.frameon": False,
@@ -63,12 +63,13 @@ _WIDTH, _HEIGHT = 4.8, 2.9
 
 def svg(panel: Panel) -> str:
     """A panel as an inline SVG element. Its text is text, its colours are the page's variables."""
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure([panel], columns=1)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    drawing = buffer.getvalue()
+    with matplotlib.rc_context(STYLE):
+        return inline(_figure([panel], columns=1))
+
+
+def inline(figure: Figure) -> str:
+    """A figure, made and saved under `STYLE`, as an SVG element in the page's own colours and fonts."""
+    drawing = vector(figure)
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # unused, and the same in every figure of a page
     for colour, variable in _VARIABLES.items():
@@ -76,9 +77,17 @@ def svg(panel: Panel) -> str:
     return drawing.replace("'DejaVu Sans'", "var(--sans)")
 
 
+def vector(figure: Figure) -> str:
+    """A figure, made and saved under `STYLE`, as an SVG document on nothing, the same bytes each time."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return buffer.getvalue()
+
+
 def png(panels: Sequence[Panel]) -> bytes:
     """Panels in two columns as one PNG, on white."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         buffer = io.BytesIO()
         _figure(panels, columns=min(2, len(panels))).savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
@@ -108,7 +117,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     else:
         axes.set_ylabel(panel.unit)
     if len(panel.curves) > 1:
-        longest = max(len(_printable(curve.label)) for curve in panel.curves)
+        longest = max(len(printable(curve.label)) for curve in panel.curves)
         axes.legend(
             ncols=max(1, min(len(panel.curves), 44 // longest)),
             loc="upper center",
@@ -118,7 +127,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 def _draw_curve(axes: Axes, curve: Curve, number: int) -> None:
     # Past the sixth curve colours come again, with another line and marker.
-    colour, style = _COLOURS[number % len(_COLOURS)], (number + number // len(_COLOURS)) % len(_LINES)
+    colour, style = COLOURS[number % len(COLOURS)], (number + number // len(COLOURS)) % len(LINES)
     if len(curve.low) == 1:
         axes.vlines(curve.steps, curve.low, curve.high, color=colour, alpha=0.4, linewidth=6)
     elif curve.low:
@@ -127,14 +136,14 @@ def _draw_curve(axes: Axes, curve: Curve, number: int) -> None:
         curve.steps,
         curve.values,
         color=colour,
-        linestyle=_LINES[style],
-        marker=_MARKERS[style],
+        linestyle=LINES[style],
+        marker=MARKERS[style],
         markevery=max(1, len(curve.steps) // 12),
-        label=_printable(curve.label),
+        label=printable(curve.label),
     )
 
 
-def _printable(label: str) -> str:
+def printable(label: str) -> str:
     """A label as the font can draw it and the legend can hold it: of a long path, the end.
 
     Matplotlib would leave out of the legend what begins with `_`.

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 import stepalign
 from stepalign import traces
+from stepalign.critics.counts import OUTCOMES
 from stepalign.records import Critique, CritiqueFailure, Rollout
 from stepalign.report import display, figures
 from stepalign.report.comparison import Comparison
@@ -24,7 +25,7 @@ def of_run(
 ) -> str:
     """A run's report as HTML."""
     return (
-        _environment()
+        environment()
         .get_template("run.html.jinja")
         .render(
             summary=summary,
@@ -39,7 +40,7 @@ def of_run(
 def of_comparison(comparison: Comparison, *, evaluation: Sequence[Panel]) -> str:
     """A comparison's page as HTML."""
     return (
-        _environment()
+        environment()
         .get_template("comparison.html.jinja")
         .render(comparison=comparison, evaluation=[(panel.title, _svg(panel)) for panel in evaluation])
     )
@@ -50,9 +51,10 @@ def _svg(panel: Panel) -> Markup:
 
 
 @cache
-def _environment() -> Environment:
+def environment(*folders: Path) -> Environment:
+    """The templates beside this file, and those in `folders`."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -66,6 +68,7 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "attempt": attempt,
+        "check_outcomes": OUTCOMES,
         "count": count,
         "difference": display.difference,
         "label": display.label,

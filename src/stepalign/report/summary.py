@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from stepalign.critics import counts
 from stepalign.evaluation.compare import Difference, compare
 from stepalign.evaluation.metrics import METRICS, Evaluation, Measure, Metric
 from stepalign.records import Critique
@@ -23,13 +24,7 @@ _RATES = {
 }
 """The metric that counts the tokens which a stage handles."""
 
-_CAUGHT = (
-    ("checks", "check failed", "critiques, as their critic wrote them"),
-    ("repaired", "repaired", "critiques, by the program"),
-    ("retried", "asked again", "answers that were not accepted"),
-    ("critic_tokens", "critic's tokens", "read and written by the critic, answers asked for again included"),
-)
-"""What the checks found: a step's key, the row's name, what it means."""
+_SPENT = "by the critic, answers asked for again included"
 
 _CASES = {
     "A": "fully correct",
@@ -196,17 +191,25 @@ class Summary:
                 (
                     "fell back",
                     outcomes["fallback"],
-                    "without a critique, to the context of critic.on_failure",
+                    "without a critique, to the reference solution",
                 ),
                 ("cut", outcomes["cut"], "taught with a teacher's prompt shortened to teacher.max_tokens"),
             ]
         rows += [(f"critiques of case {case}", cases[case], _CASES.get(case, "")) for case in sorted(cases)]
         rows += [(f"failed: {why}", failures[why], "no critique, or no lesson") for why in sorted(failures)]
-        for key, name, meaning in _CAUGHT:
-            total = self._total(key)
-            rows += [(f"{name}: {what}", total[what], meaning) for what in sorted(total) if total[what]]
+        spent = self._total("critic_tokens")
+        rows += [(f"critic's tokens: {what}", spent[what], _SPENT) for what in sorted(spent) if spent[what]]
         rows += [(f"left out: {why}", dropped[why], "problems, before training") for why in sorted(dropped)]
         return rows
+
+    @property
+    def checks(self) -> list[tuple[str, list[int]]]:
+        """What became of the critiques, check by check: a number for each of `counts.OUTCOMES`."""
+        total: dict[str, Counter[str]] = {}
+        for step in self.run.steps:
+            for name, found in step.get("checks", {}).items():
+                total.setdefault(name, Counter()).update(found)
+        return [(name, [total[name][outcome] for outcome in counts.OUTCOMES]) for name in counts.ordered(total)]
 
     @property
     def examples(self) -> list[Example]:

@@ -6,7 +6,6 @@ One loop for every condition. What differs between two conditions is a field of 
     stepalign train recipes/quickstart.toml
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count, islice
@@ -20,6 +19,7 @@ from accelerate.utils import ProjectConfiguration
 
 from stepalign import critics, problems, recipe, report, tokens, traces
 from stepalign.console import Console
+from stepalign.critics.counts import outcomes
 from stepalign.errors import StepalignError
 from stepalign.evaluation.judging import judge
 from stepalign.evaluation.metrics import Evaluation
@@ -178,7 +178,17 @@ class Trainer:
             except StepalignError as error:
                 raise StepalignError(f"{self.settings.folder}, step {step}: {error}") from None
         self.step = step
-        counts = {"cases": taught.cases, "failures": taught.failures, "outcomes": taught.outcomes, **_caught(answers)}
+        tokens = {
+            "read": sum(answer.prompt_tokens for answer in answers),
+            "written": sum(answer.completion_tokens for answer in answers),
+        }
+        counts: dict[str, Mapping[str, Any]] = {
+            "cases": taught.cases,
+            "failures": taught.failures,
+            "outcomes": taught.outcomes,
+            "checks": outcomes(answers),
+            "critic_tokens": tokens,
+        }
         self._record(rollouts, {"lr": rate, **learnt}, counts)
 
     def evaluate(self) -> Evaluation | None:
@@ -264,7 +274,7 @@ class Trainer:
         self,
         rollouts: Sequence[Rollout],
         learnt: Mapping[str, float],
-        counts: Mapping[str, Mapping[str, int]],
+        counts: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
         drawn = len(rollouts)
@@ -341,20 +351,6 @@ def _divided(critic: recipe.Critic, world: World) -> recipe.Critic:
     if not isinstance(critic, recipe.OpenAICritic):
         return critic
     return critic.model_copy(update={"concurrency": -(-critic.concurrency // world.size)})
-
-
-def _caught(answers: Sequence[Critique | CritiqueFailure]) -> dict[str, Counter[str]]:
-    """What the checks found in a step's critiques as their critic wrote them, and what was done about it."""
-    critiques = [answer for answer in answers if isinstance(answer, Critique)]
-    return {
-        "checks": Counter(check.name for answer in answers for check in answer.checks if not check.passed),
-        "repaired": Counter(name for critique in critiques for name in critique.repaired),
-        "retried": Counter(name for answer in answers for name in answer.retried),
-        "critic_tokens": Counter(
-            read=sum(answer.prompt_tokens for answer in answers),
-            written=sum(answer.completion_tokens for answer in answers),
-        ),
-    }
 
 
 def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:

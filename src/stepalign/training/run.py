@@ -49,7 +49,23 @@ _PACKAGES = (
     "tokenizers",
     "math-verify",
 )
-_FREE_TO_CHANGE = ("training.steps:", "tracking.", "output:", "distribution.")
+_TRANSPORT = (
+    "base_url",
+    "api_key_env",
+    "timeout_s",
+    "total_timeout_s",
+    "retries",
+    "rest_s",
+    "outage_s",
+    "concurrency",
+    "cache",
+)
+_SERVING = ("base_url", "api_key_env", "timeout_s", "outage_s", "tolerance", "memory", "sleep")
+_FREE_TO_CHANGE = (
+    *("training.steps:", "tracking.", "output:", "distribution."),
+    *(f"critic.{key}:" for key in _TRANSPORT),
+    *(f"sampler.{key}:" for key in _SERVING),
+)
 """What may differ when a run goes on: none of it changes what was computed so far."""
 
 

@@ -1,0 +1,113 @@
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import html5lib
+import pytest
+
+from stepalign.probing import page
+from stepalign.probing.folder import Probe
+
+HOSTILE = (
+    "### Step 1: Break out\n</script><script>alert(1)</script><img src=x onerror=alert(1)> \"'&amp; {{ 7 * 7 }}\n"
+    "read \u202eexe.gnp\u202c \u200b\x07\x00 \u2028 \ufeff <!-- --> $\\href{javascript:alert(1)}{x}$\n"
+    "### Final Answer:\n\\boxed{4}"
+)
+
+
+class Page(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def hostile(probe: Probe) -> Probe:
+    """The probe with hostile text wherever a model, a data set or a user can put some."""
+    bad = "</script><script>alert(1)</script>"
+    return dataclasses.replace(
+        probe,
+        problems=tuple(
+            dataclasses.replace(one, statement=HOSTILE, solution=HOSTILE, answer=bad) for one in probe.problems
+        ),
+        rollouts=tuple(dataclasses.replace(one, id=bad + one.id) for one in probe.rollouts),
+        answers=tuple(
+            dataclasses.replace(one, rollout_id=bad + one.rollout_id, text=HOSTILE, critic=bad) for one in probe.answers
+        ),
+        marks=tuple(dataclasses.replace(one, rollout_id=bad + one.rollout_id) for one in probe.marks),
+        credits=tuple(
+            dataclasses.replace(one, rollout_id=bad + one.rollout_id, context=bad + one.context, prompt=HOSTILE)
+            for one in probe.credits
+        ),
+        tokens={token: bad + text for token, text in probe.tokens.items()},
+        manifest={"created": bad, "asked": {"model": {"path": bad}}},
+    )
+
+
+def test_the_page_asks_nothing_of_a_network_and_runs_only_its_own_script(build_probe) -> None:
+    html = page.render(build_probe(), drawn={})
+    assert not re.search(r"https?://(?!www\.w3\.org/)", html)
+    tags = Page(html).tags
+    assert not [
+        tag for tag, of in tags if {"src", "href"} & set(of) and not (of.get("href") or "#").startswith(("#", "data:,"))
+    ]
+    (policy,) = [of["content"] for _, of in tags if of.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'; script-src 'sha256-" in policy
+    assert sum(tag == "script" and "type" not in of for tag, of in tags) == 1
+
+
+def test_hostile_text_makes_no_element(build_probe) -> None:
+    plain = build_probe(2, contexts=1)
+    tame, wild = (
+        Page(page.render(one, drawn={})).tags
+        for one in (plain, hostile(build_probe(2, contexts=1, texts=(HOSTILE, HOSTILE))))
+    )
+    assert [tag for tag, _ in wild] == [tag for tag, _ in tame]
+    assert not [of for _, of in wild if "onerror" in of]
+
+
+@pytest.mark.parametrize("wild", [False, True])
+def test_the_html_is_valid(build_probe, wild: bool) -> None:
+    probe = build_probe(2, texts=(HOSTILE,) if wild else ())
+    html5lib.HTMLParser(strict=True).parse(page.render(hostile(probe) if wild else probe, drawn={}))
+
+
+def test_scripts_never_parse_markup() -> None:
+    script = page._script()
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|fetch\(", script
+    )
+    assert "</script" not in script.lower()
+    assert "<!--" not in script
+
+
+def test_the_list_has_each_rollouts_own_measures(build_probe) -> None:
+    index, _, _ = page.pack(build_probe(2, contexts=2))
+    right, wrong = index["rollouts"]
+    assert (right["correct"], right["step"], wrong["correct"], wrong["step"]) == (True, None, False, 1)
+    assert set(right["measures"][0]) == {"mean", "negative"}
+    assert set(wrong["measures"][1]) == {"mean", "negative", "before", "at", "after"}
+    assert "two boxes of 12 pens" in right["search"]
+
+
+def test_sections_tile_the_tokens(build_probe) -> None:
+    rollout = build_probe(1, tokens=120).rollouts[0]
+    sections = page._sections(rollout)
+    assert sections[0]["first"] == 0
+    assert [section["label"] for section in sections[:2]] == ["step 1", "step 2"]
+    assert "### Step 2" in rollout.text[rollout.token_starts[sections[1]["first"]] :][:10]
+
+
+def test_a_probe_without_likeliest_tokens_or_marks_or_credit_is_a_page(build_probe) -> None:
+    bare = dataclasses.replace(build_probe(2, top=0), marks=(), answers=(), problems=())
+    assert "none known" in page.render(bare, drawn={})
+    assert page.render(Probe(problems=(), rollouts=()), drawn={})
+
+
+def test_what_is_written_has_the_pictures_in_it(build_probe, tmp_path) -> None:
+    html = page.write(build_probe(), tmp_path / "probe.html").read_text()
+    assert html.count("<svg") == 2
+    assert "at the error" in html
