@@ -30,8 +30,8 @@ from stepalign.training.policy import ADAPTER, Policy
 from stepalign.views import View, collate
 from stepalign.world import World
 
-_PROMPTS = 48
-"""So many tokens are drawn and compared."""
+_TOKENS = 48
+"""So many are drawn and compared."""
 
 
 class Handovers:
@@ -50,7 +50,11 @@ class Handovers:
         self._policy, self._world = policy, world
         self._folder = settings.folder / "handover"
         self._tolerance = _tolerance(settings, policy)
-        self._prompts = _beginnings(probes)
+        self._probes = probes
+        each = -(-_TOKENS // len(probes))
+        # They end all over the probes' second halves, where the solver's own text is.
+        self._ends = [[len(ids) - number * len(ids) // (2 * each) for number in range(each)] for ids in probes]
+        self._prompts = [ids[:end] for ids, ends in zip(probes, self._ends, strict=True) for end in ends]
         self._step: int | None = None
         self._number = 0
         self._others: dict[str, Float[Tensor, "prompts vocab"]] = {}
@@ -116,9 +120,9 @@ class Handovers:
         policy, training = self._policy, self._policy.training
         policy.eval()
         found = []
-        for ids in self._prompts:
-            view = View(prompt_ids=ids, completion_ids=(0,), start=0, stop=1)
-            hidden = policy(collate([view]).to(policy.head.device))
+        for ids, ends in zip(self._probes, self._ends, strict=True):
+            view = View(prompt_ids=ids[:1], completion_ids=(*ids[1:], 0), start=0, stop=len(ids))
+            hidden = policy(collate([view]).to(policy.head.device))[[end - 1 for end in ends]]
             found.append((hidden @ policy.head.T).float().log_softmax(dim=-1).cpu())
         policy.train(training)
         return torch.cat(found)
@@ -155,12 +159,6 @@ def guard(
         f"{complaint}: {like}. On {len(now)} tokens its log-probabilities differ from the trainer's by "
         f"{difference:.2g} nats on average, at most {(given - now).abs().max():.2g} (sampler.tolerance = {tolerance:g})"
     )
-
-
-def _beginnings(probes: Sequence[TokenIds]) -> list[TokenIds]:
-    """Prompts that end all over the probes' second halves, where the solver's own text is."""
-    each = -(-_PROMPTS // len(probes))
-    return [ids[: len(ids) - number * len(ids) // (2 * each)] for ids in probes for number in range(each)][:_PROMPTS]
 
 
 def _tolerance(settings: recipe.Recipe, policy: Policy) -> float:

@@ -96,7 +96,7 @@ class Trainer:
                 *self.solver.prompt_ids(p, thinking=settings.sampling.thinking),
                 *self.chat.encode_text(p.solution or p.answer),
             )
-            for p in self.train_problems[:8]
+            for p in self.train_problems[:4]
         ]
         self.handovers = Handovers(sampler, self.policy, settings, probes, world)
         stack.callback(self.handovers.close)
