@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen3Config
 
@@ -23,6 +23,7 @@ from stepalign.console import Console
 from stepalign.sampling import Request
 from stepalign.sampling.transformers import TransformersSampler
 from stepalign.training.distilling import Distiller
+from stepalign.training.distribution import Replicated
 from stepalign.training.policy import ADAPTER, Policy, precision
 from stepalign.training.update import optimizer_of, update
 from stepalign.views import Lesson, View
@@ -55,8 +56,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    accelerator = Accelerator()
-    policy = build(options.shape, accelerator.device)
+    device = PartialState().device
+    policy = build(options.shape, device)
     lengths = LENGTHS[options.shape]
     settings = recipe.Recipe(
         name="paper-step",
@@ -64,10 +65,10 @@ def main() -> None:
         problems=recipe.Problems(train=recipe.Sums()),
         training=recipe.Training(rollouts_per_step=options.rollouts, micro_batch=options.micro_batch),
     )
-    found = {"device": device_name(accelerator.device), **sample(policy, lengths, options.rollouts)}
+    found = {"device": device_name(device), **sample(policy, lengths, options.rollouts)}
     if not options.no_checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
-    found |= learn(accelerator, policy, lessons(policy, lengths, options.rollouts), settings, options)
+    found |= learn(policy, lessons(policy, lengths, options.rollouts), settings, options)
     for name, value in found.items():
         print(f"{name:<28} {value if isinstance(value, str) else f'{value:,.2f}'}")
     if options.json:
@@ -113,14 +114,14 @@ def sample(policy: Policy, lengths: dict[str, int], count: int) -> dict[str, flo
 
 
 def learn(
-    accelerator: Accelerator,
     policy: Policy,
     taught: list[Lesson],
     settings: recipe.Recipe,
     options: argparse.Namespace,
 ) -> dict[str, float]:
-    wrapped, optimizer = accelerator.prepare(policy, optimizer_of(policy, settings.optimizer))
-    cuda = accelerator.device.type == "cuda"
+    optimizer = optimizer_of(policy, settings.optimizer)
+    device = policy.head.device
+    cuda = device.type == "cuda"
     resting = torch.cuda.memory_allocated() if cuda else 0
     spent: dict[str, float] = {}
     metrics: dict[str, float] = {}
@@ -128,9 +129,8 @@ def learn(
         if cuda and repeat == 1:
             torch.cuda.reset_peak_memory_stats()
         with Console(1) as console:
-            metrics = update(
-                accelerator, wrapped, optimizer, taught, Distiller(recipe.Distillation()), settings, console
-            )
+            learner, engine = Distiller(recipe.Distillation()), Replicated(device=device)
+            metrics = update(engine, policy, optimizer, taught, learner, settings, console)
         if repeat:
             for stage in ("teacher", "student", "optimizer"):
                 spent[stage] = spent.get(stage, 0.0) + console.seconds[stage] / options.repeats

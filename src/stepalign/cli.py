@@ -1,5 +1,6 @@
 """The command line: reads arguments, calls a room, prints an error's message and nothing else of it."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,9 +47,31 @@ def train(
 
         report = train_run(settings)
     except KeyboardInterrupt:
-        typer.echo(f"\nstopped; the same command goes on from {settings.folder}", err=True)
+        if _leads():
+            typer.echo(f"\nstopped; the same command goes on from {settings.folder}", err=True)
         raise typer.Exit(130) from None
-    typer.echo(report)
+    if _leads():
+        typer.echo(report)
+
+
+@app.command()
+def plan(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    hardware: Annotated[str, typer.Option(help="this (measured), h100, h200, a100, l40s or rtx4090.")] = "this",
+    devices: Annotated[int, typer.Option(min=1, help="How many train and sample.")] = 1,
+    like: Annotated[Path | None, typer.Option(help="An earlier run's folder, for lengths of texts.")] = None,
+    completion: Annotated[int | None, typer.Option(min=1, help="Tokens of a completion; the cap without it.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Of a device for an hour.", show_default=False)] = None,
+) -> None:
+    """Say what a run will take: memory, tokens, operations, hours. Nothing is loaded but tokenizer and problems."""
+    settings = recipe.load(file, overrides or ())
+    from rich.console import Console
+
+    from stepalign import planning
+
+    options = {"hardware": hardware, "devices": devices, "like": like, "completion": completion, "price": price}
+    Console(highlight=False, soft_wrap=True).print(planning.write(settings, **options))  # type: ignore[arg-type]
 
 
 @app.command()
@@ -235,6 +258,11 @@ def lab(
 def version() -> None:
     """Print the release."""
     typer.echo(__version__)
+
+
+def _leads() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _prices(prices: tuple[float, float] | None) -> "Prices | None":

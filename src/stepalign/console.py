@@ -18,9 +18,12 @@ Advance = Callable[[float], None]
 class Console:
     """Progress of one run."""
 
-    def __init__(self, total_steps: int | None = None, first_step: int = 0) -> None:
-        """A run of `total_steps` optimizer steps, `first_step` of them done; None where there are no steps."""
-        self.rich = RichConsole(stderr=True, highlight=False)
+    def __init__(self, total_steps: int | None = None, first_step: int = 0, *, quiet: bool = False) -> None:
+        """A run of `total_steps` optimizer steps, `first_step` of them done; None where there are no steps.
+
+        With `quiet` nothing is shown: another process of the run speaks for it.
+        """
+        self.rich = RichConsole(stderr=True, highlight=False, quiet=quiet)
         self.seconds: dict[str, float] = defaultdict(float)
         self._progress = Progress(
             TextColumn("{task.description:<22}"),
@@ -29,7 +32,7 @@ class Console:
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(compact=True),
             console=self.rich,
-            disable=not self.rich.is_terminal,
+            disable=quiet or not self.rich.is_terminal,
             speed_estimate_period=600,
             transient=True,
         )

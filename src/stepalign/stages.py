@@ -5,8 +5,9 @@ looked at without training anything.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from accelerate import Accelerator
 from torch.nn import Module
@@ -26,6 +27,8 @@ from stepalign.records import (
     write_atomically,
     write_jsonl,
 )
+from stepalign.sampling import Engine, Handover
+from stepalign.sampling import making as samplers
 from stepalign.sampling.solver import Solver
 from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
@@ -130,14 +133,26 @@ def select(settings: recipe.Recipe, out: Path) -> Path:
 def solver(settings: recipe.Recipe, adapter: Path | None) -> Iterator[Solver]:
     """The recipe's solver with any PEFT adapter, or with none."""
     chat = tokens.load(settings.model)
-    model = policies.load_trained(settings.model, adapter, Accelerator().device)
-    with solver_on(settings, chat, model) as solve:
-        yield solve
+    device = Accelerator().device
+    dtype = policies.precision(settings.model.dtype, device)
+
+    def model() -> Module:
+        trained: Module = policies.load_trained(settings.model, adapter, device)
+        return trained
+
+    with ExitStack() as stack:
+        sampler = samplers.make(settings, model, dtype, eos_ids=chat.eos_ids)
+        if isinstance(sampler, Engine):
+            stack.callback(sampler.close)
+            if adapter is not None:
+                sampler.adopt(Handover(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
+        grader = stack.enter_context(Grader(settings.grading))
+        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 
 
 @contextmanager
 def solver_on(settings: recipe.Recipe, chat: Chat, model: Module) -> Iterator[Solver]:
-    """The recipe's solver on a model that is there already."""
+    """The recipe's solver on a model that is there already, which is also what samples."""
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.batch_size)
     with Grader(settings.grading) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

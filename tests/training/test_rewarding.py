@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from stepalign.console import Console
 from stepalign.recipe import Grpo, Recipe
 from stepalign.records import Grade, Rollout
 from stepalign.training import policy as policies
+from stepalign.training.distribution import Replicated
 from stepalign.training.policy import Policy
 from stepalign.training.rewarding import Reinforcer, Rewarded, Rewarding
 from stepalign.training.update import update
@@ -140,7 +140,7 @@ def test_two_updates_on_the_same_rollouts_equal_the_plain_computation(
     learner = Reinforcer(settings.objective, settings.sampling.temperature)
     with Console(1) as console:
         metrics = [
-            update(Accelerator(), policy, optimizer, lessons(), learner, settings, console, unmoved=UNMOVED)
+            update(Replicated(), policy, optimizer, lessons(), learner, settings, console, unmoved=UNMOVED)
             for _ in range(2)
         ]
     assert [metric["loss"] for metric in metrics] == pytest.approx(expected, rel=1e-4, abs=1e-6)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from stepalign.console import Console
@@ -15,6 +14,7 @@ from stepalign.errors import StepalignError
 from stepalign.recipe import Optimizer, Recipe
 from stepalign.training import policy as policies
 from stepalign.training.distilling import Distiller
+from stepalign.training.distribution import Replicated
 from stepalign.training.policy import Policy
 from stepalign.training.update import learning_rate, optimizer_of, update
 from stepalign.views import Lesson, View
@@ -64,7 +64,7 @@ def step(policy: Policy, settings: Recipe) -> tuple[list[Tensor], dict[str, floa
     moved = copy.deepcopy(policy)
     optimizer = torch.optim.SGD(moved.trainable(), lr=1.0)
     with Console(1) as console:
-        metrics = update(Accelerator(), moved, optimizer, lessons(), Distiller(settings.objective), settings, console)
+        metrics = update(Replicated(), moved, optimizer, lessons(), Distiller(settings.objective), settings, console)
     taken = [
         before.detach().double() - after.detach().double()
         for before, after in zip(policy.trainable(), moved.trainable(), strict=True)
@@ -148,7 +148,7 @@ def test_metrics_of_the_first_token_and_the_seconds(policy: Policy, make_recipe:
         teacher, student = (torch.log_softmax(logits, dim=-1) for logits in hidden)
         firsts.append((teacher.exp() * (teacher - student)).sum())
     metrics = update(
-        Accelerator(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), console
+        Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), console
     )
     assert metrics["first_token_kl"] == pytest.approx(torch.stack(firsts).mean().item(), rel=1e-4)
     assert {"teacher", "student", "optimizer"} <= console.seconds.keys()
@@ -180,7 +180,7 @@ def test_a_loss_that_is_not_finite_updates_nothing_and_names_the_rollouts(
     optimizer = optimizer_of(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the loss is nan on rollouts rollout 1, rollout 2; nothing was upd"):
         update(
-            Accelerator(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
+            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
         )
     assert unchanged(policy, before)
     assert not optimizer.state
@@ -192,7 +192,7 @@ def test_a_gradient_that_is_not_finite_updates_nothing(policy: Policy, make_reci
     optimizer = optimizer_of(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the gradient's norm is (nan|inf); nothing was updated"):
         update(
-            Accelerator(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
+            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
         )
     assert unchanged(policy, before)
     assert not optimizer.state

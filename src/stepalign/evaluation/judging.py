@@ -35,7 +35,7 @@ def judge(
         The evaluation, and the graded rollouts behind it.
     """
     chosen = settings.evaluation
-    with console.stage("evaluate", len(problems) * chosen.samples) as advance:
+    with console.stage("evaluate", len(problems) * chosen.samples / solver.world.size) as advance:
         rollouts = solver.attempt(
             problems,
             chosen.samples,

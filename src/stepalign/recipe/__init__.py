@@ -21,12 +21,14 @@ from stepalign.recipe.critics import (
 )
 from stepalign.recipe.files import differences, dump, load
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
+from stepalign.recipe.samplers import Sampler, Transformers, Vllm, VllmServer
 from stepalign.recipe.section import Section
 from stepalign.recipe.sections import (
     VERSION,
     Adapter,
     Columns,
     Context,
+    Distribution,
     Evaluation,
     Example,
     File,
@@ -40,7 +42,6 @@ from stepalign.recipe.sections import (
     Problems,
     Prompts,
     Recipe,
-    Sampler,
     Sampling,
     Selection,
     Source,
@@ -60,6 +61,7 @@ __all__ = [
     "Context",
     "Critic",
     "Distillation",
+    "Distribution",
     "Evaluation",
     "Example",
     "Fallback",
@@ -90,6 +92,9 @@ __all__ = [
     "Teacher",
     "Tracking",
     "Training",
+    "Transformers",
+    "Vllm",
+    "VllmServer",
     "differences",
     "dump",
     "load",

@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from stepalign.errors import StepalignError
-from stepalign.recipe import critics, objectives, sections
+from stepalign.recipe import critics, objectives, samplers, sections
 from stepalign.recipe.section import Section
 from stepalign.recipe.sections import VERSION, Recipe
 
@@ -135,6 +135,9 @@ _TAGS: dict[str, type[Section]] = {
     "file": sections.File,
     "program": critics.ProgramCritic,
     "openai": critics.OpenAICritic,
+    "transformers": samplers.Transformers,
+    "vllm": samplers.Vllm,
+    "vllm-server": samplers.VllmServer,
     "distillation": objectives.Distillation,
     "grpo": objectives.Grpo,
 }

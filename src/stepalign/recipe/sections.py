@@ -15,6 +15,7 @@ from pydantic import (
 from stepalign.lab import SOLVER
 from stepalign.recipe.critics import Critic
 from stepalign.recipe.objectives import Distillation, Grpo, Objective
+from stepalign.recipe.samplers import Sampler, Transformers
 from stepalign.recipe.section import Decay, Probability, Section, Share
 
 VERSION = 1
@@ -148,14 +149,6 @@ class Sampling(Section):
     """The chat template's thinking switch."""
 
 
-class Sampler(Section):
-    """What draws rollouts."""
-
-    kind: Literal["transformers"] = "transformers"
-    batch_size: PositiveInt = 32
-    """Rows decoded together."""
-
-
 class Example(Section):
     """A worked example, shown as a turn of its own before the problem."""
 
@@ -255,6 +248,18 @@ class Training(Section):
         return self
 
 
+class Distribution(Section):
+    """Training in several processes, started by `accelerate launch` or `torchrun`."""
+
+    engine: Literal["auto", "replicated", "fsdp2", "zero2"] = "auto"
+    """`replicated`: the whole model on each; `fsdp2`: the base sharded; `zero2`: the optimizer's state sharded by
+    DeepSpeed (the paper's); `auto`: what the launcher's configuration asks for, else `replicated`."""
+    offload: bool = False
+    """`zero2`: the optimizer's state in the host's memory (the paper's)."""
+    processes: NonNegativeInt = 0
+    """How many there must be; 0 takes as many as were started."""
+
+
 class Evaluation(Section):
     """How a checkpoint is judged on the held-out problems (paper: n 12, T 1.0, top-p 0.95, 38,912 tokens)."""
 
@@ -295,7 +300,7 @@ class Recipe(Section):
     problems: Problems
     selection: Selection = Selection()
     prompts: Prompts = Prompts()
-    sampler: Sampler = Sampler()
+    sampler: Sampler = Transformers()
     sampling: Sampling = Sampling()
     grading: Grading = Grading()
     critic: Critic | None = None
@@ -305,6 +310,7 @@ class Recipe(Section):
     adapter: Adapter = Adapter()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
+    distribution: Distribution = Distribution()
     evaluation: Evaluation = Evaluation()
     probe: Probe | None = None
     tracking: Tracking = Tracking()

@@ -3,9 +3,10 @@
 Token ids go in and the very ids that were sampled come out; nothing here knows problems or prompts' wording.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from stepalign import recipe
 from stepalign.records import FinishReason, TokenIds
@@ -33,6 +34,7 @@ class Completion:
     finish: FinishReason
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Draws completions, in the order in which they finish."""
 
@@ -49,4 +51,42 @@ class Sampler(Protocol):
         Raises:
             StepalignError: naming the request, where a prompt leaves no room in the model's context.
         """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handover:
+    """A policy on its way to an engine: a PEFT adapter under a name that no other version ever had."""
+
+    name: str
+    number: int
+    """Counts hand-overs, from 1."""
+    folder: Path
+
+
+@runtime_checkable
+class Engine(Sampler, Protocol):
+    """A sampler with weights of its own. It is handed each new adapter, never merged weights."""
+
+    def adopt(self, handover: Handover) -> None:
+        """Sample from this adapter from now on, wherever an adapter is asked for.
+
+        Raises:
+            StepalignError: it cannot be loaded.
+        """
+        ...
+
+    def next_tokens(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[int, float]]]:
+        """For each of the engine's servers, by name: a token drawn behind each prompt and its log-probability.
+
+        At temperature 1, from the whole vocabulary.
+        """
+        ...
+
+    def rest(self) -> None:
+        """Give back what the device needs for training, until the next request."""
+        ...
+
+    def close(self) -> None:
+        """End what was started."""
         ...

@@ -9,13 +9,16 @@ from stepalign.records import Problem, Rollout, TokenIds
 from stepalign.sampling import Completion, Request, Sampler
 from stepalign.seeding import derive_seed
 from stepalign.tokens import Chat
+from stepalign.world import ALONE, World
 
 
 class Solver:
-    """A sampler with a prompt before it and a grader behind it."""
+    """A sampler with a prompt before it and a grader behind it, in each of a run's processes."""
 
-    def __init__(self, chat: Chat, sampler: Sampler, grader: Grader, prompt: SolverPrompt) -> None:
-        self.chat, self.sampler, self.grader, self.prompt = chat, sampler, grader, prompt
+    def __init__(
+        self, chat: Chat, sampler: Sampler, grader: Grader, prompt: SolverPrompt, world: World = ALONE
+    ) -> None:
+        self.chat, self.sampler, self.grader, self.prompt, self.world = chat, sampler, grader, prompt, world
 
     def prompt_ids(self, problem: Problem, *, thinking: bool) -> TokenIds:
         """What the solver sees of a problem."""
@@ -33,7 +36,7 @@ class Solver:
         prefix: str,
         done: Callable[[Completion], None] = lambda _: None,
     ) -> list[Rollout]:
-        """Attempt each problem `samples` times and grade the attempts.
+        """Attempt each problem `samples` times and grade the attempts; every process does its share.
 
         Args:
             problems: may hold a problem more than once; its attempts are numbered on.
@@ -43,10 +46,10 @@ class Solver:
             policy_step: the optimizer step the adapter is at, for the record.
             seed: every attempt's own seed is derived from it.
             prefix: what the rollouts' ids begin with.
-            done: called with each completion as it ends.
+            done: called with each completion of this process as it ends.
 
         Returns:
-            The rollouts in the order of `problems`, samples of one problem side by side.
+            All the rollouts in the order of `problems`, samples of one problem side by side.
         """
         owners: list[Problem] = [problem for problem in problems for _ in range(samples)]
         numbers = _count_up(owners)
@@ -54,13 +57,14 @@ class Solver:
             problem.id: self.prompt_ids(problem, thinking=sampling.thinking)
             for problem in {problem.id: problem for problem in problems}.values()
         }
+        mine = self.world.share(list(zip(owners, numbers, strict=True)))
         requests = [
             Request(
                 id=f"{prefix}/{problem.id}/{number}",
                 prompt_ids=cached[problem.id],
                 seed=derive_seed(seed, problem.id, number),
             )
-            for problem, number in zip(owners, numbers, strict=True)
+            for problem, number in mine
         ]
         completions: dict[str, Completion] = {}
         for completion in self.sampler.sample(requests, sampling, adapter=adapter):
@@ -68,9 +72,9 @@ class Solver:
             done(completion)
         rollouts = [
             self._rollout(request, completions[request.id], problem, number, policy_step)
-            for request, problem, number in zip(requests, owners, numbers, strict=True)
+            for request, (problem, number) in zip(requests, mine, strict=True)
         ]
-        return self.grader.grade(rollouts, {problem.id: problem for problem in problems})
+        return self.world.gather(self.grader.grade(rollouts, {problem.id: problem for problem in problems}))
 
     def _rollout(
         self, request: Request, completion: Completion, problem: Problem, number: int, policy_step: int

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from itertools import count, islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -27,18 +27,20 @@ from stepalign.grading import Grader
 from stepalign.probing.watch import Watch
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.sampling import making as samplers
 from stepalign.sampling.solver import Solver
-from stepalign.sampling.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
-from stepalign.training import checkpoints
+from stepalign.training import checkpoints, distribution
 from stepalign.training import policy as policies
 from stepalign.training.cost import spent
+from stepalign.training.handover import Handovers
 from stepalign.training.methods import Method
 from stepalign.training.policy import ADAPTER
 from stepalign.training.rewarding import Rewarding
 from stepalign.training.run import Run
 from stepalign.training.teaching import Teaching, within
 from stepalign.training.update import learning_rate, optimizer_of, update
+from stepalign.world import ALONE, Led, World, join
 
 
 def train(settings: recipe.Recipe) -> Path:
@@ -48,19 +50,22 @@ def train(settings: recipe.Recipe) -> Path:
         StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
             computed up to then is in the run's folder.
     """
+    world = join(settings.distribution)
     with ExitStack() as stack:
-        run = Run(settings)
+        run = Run(settings) if world.size == 1 else cast(Run, Led(world, lambda: Run(settings)))
         stack.callback(run.close)
-        trainer = Trainer(settings, run, stack)
+        trainer = Trainer(settings, run, stack, world)
         trainer.run_all()
-    return report.write(settings.folder)
+    page = world.lead(lambda: report.write(settings.folder))
+    world.leave()
+    return page
 
 
 class Trainer:
     """Everything a run needs, put together once."""
 
-    def __init__(self, settings: recipe.Recipe, run: Run, stack: ExitStack) -> None:
-        self.settings, self.run = settings, run
+    def __init__(self, settings: recipe.Recipe, run: Run, stack: ExitStack, world: World = ALONE) -> None:
+        self.settings, self.run, self.world = settings, run, world
         # All that can be wrong with a recipe shows before the weights are loaded.
         self.chat = tokens.load(settings.model)
         self.prompt = SolverPrompt(settings.prompts)
@@ -68,34 +73,51 @@ class Trainer:
         self.method = _method(settings, self.chat, self.prompt, context_limit)
         grader = stack.enter_context(Grader(settings.grading))
         self.critic = (
-            critics.make(settings.critic, grader, run.folder, self._own_model)
+            critics.make(_divided(settings.critic, world), grader, settings.folder, self._own_model)
             if settings.critic and self.method.needs_critique
             else None
         )
-        self.train_problems, self.evaluation_problems, dropped = problems.prepare(settings.problems)
+        self.train_problems, self.evaluation_problems, dropped = world.lead(lambda: problems.prepare(settings.problems))
         self._leave_out_long_problems(context_limit, dropped)
         self.method.check(self.train_problems)
 
+        if settings.probe is not None and world.size > 1:
+            raise StepalignError(
+                "[probe] looks at the policy in one process: leave it out, and measure the checkpoints with "
+                "`stepalign probe`"
+            )
         self.accelerator = _accelerator(settings)
         self.policy = policies.load(settings.model, settings.adapter, settings.seed, self.accelerator.device)
-        sampler = TransformersSampler(
-            self.policy.model, eos_ids=self.chat.eos_ids, batch_size=settings.sampler.batch_size
+        sampler = samplers.make(
+            settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
-        self.solver = Solver(self.chat, sampler, grader, self.prompt)
+        self.solver = Solver(self.chat, sampler, grader, self.prompt, world)
+        probes = [
+            (
+                *self.solver.prompt_ids(p, thinking=settings.sampling.thinking),
+                *self.chat.encode_text(p.solution or p.answer),
+            )
+            for p in self.train_problems[:4]
+        ]
+        self.handovers = Handovers(sampler, self.policy, settings, probes, world)
+        stack.callback(self.handovers.close)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
-        self.wrapped, self.optimizer = self.accelerator.prepare(
-            self.policy, optimizer_of(self.policy, settings.optimizer)
-        )
+        self.optimizer = optimizer_of(self.policy, settings.optimizer)
         run.describe(self.train_problems, self.evaluation_problems, dropped)
-        last = checkpoints.latest(run.checkpoints)
+        last = world.lead(lambda: checkpoints.latest(settings.folder / "checkpoints"))
         self.step = checkpoints.load(last, self.policy, self.optimizer) if last else 0
         run.forget_metrics_after(self.step)
-        self.console = stack.enter_context(Console(settings.training.steps, self.step))
+        world.agree("model or adapter", distribution.fingerprint([self.policy.head[:64], *self.policy.trainable()]))
+        self.engine = distribution.make(settings.distribution, world, self.accelerator.device)
+        self.optimizer = self.engine.prepare(self.policy, self.optimizer)
+        self.console = stack.enter_context(Console(settings.training.steps, self.step, quiet=not world.leads))
+        if world.size > 1:
+            self.console.say(f"{world.size} processes, {self.engine.name}")
         if settings.teacher.thinking and not self.chat.has_thinking_switch():
             self.console.warn("teacher.thinking = true, but the chat template has no thinking switch")
         if last:
-            self.console.say(f"{run.folder}: going on from {last.name}")
+            self.console.say(f"{settings.folder}: going on from {last.name}")
         self.watch = self._watch(context_limit) if settings.probe else None
 
     def _own_model(self) -> critics.OwnModel:
@@ -114,32 +136,39 @@ class Trainer:
         for batch in islice(batches, self.step, training.steps):
             self.learn_from(batch)
             if self.step == training.steps or self.step % training.checkpoint_every == 0:
-                checkpoints.save(self.run.checkpoints, self.policy, self.optimizer, self.step)
+                self._checkpoint()
                 self.look()
             if self._evaluates_now():
                 self.evaluate()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def _checkpoint(self) -> None:
+        folder, optimizer = self.settings.folder / "checkpoints", self.engine.whole(self.policy, self.optimizer)
+        self.world.lead(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
 
     def learn_from(self, batch: Sequence[Problem]) -> None:
         """One optimizer step on these problems."""
         step = self.step + 1
         self.console.seconds.clear()
-        rollouts = self.run.rollouts(step) or self._draw(step, batch)
-        answers = self._critiques(step, batch, rollouts)
+        with self.engine.unsharded(self.policy):
+            rollouts = self.run.rollouts(step) or self._draw(step, batch)
+            answers = self._critiques(step, batch, rollouts)
+            self.handovers.rest()
         by_id = {problem.id: problem for problem in batch}
         taught = self.method.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
         rate = learning_rate(self.settings.optimizer, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(derive_seed(self.settings.seed, "dropout", step))
+        torch.manual_seed(derive_seed(self.settings.seed, "dropout", step) + self.world.rank)
         learnt: dict[str, float] = {}
         if taught.lessons:
             learner = self.method.learner()
             try:
                 for _ in range(self.method.updates):
                     learnt = update(
-                        self.accelerator,
-                        self.wrapped,
+                        self.engine,
+                        self.policy,
                         self.optimizer,
                         taught.lessons,
                         learner,
@@ -148,7 +177,7 @@ class Trainer:
                         unmoved=taught.unmoved,
                     )
             except StepalignError as error:
-                raise StepalignError(f"{self.run.folder}, step {step}: {error}") from None
+                raise StepalignError(f"{self.settings.folder}, step {step}: {error}") from None
         self.step = step
         tokens = {
             "read": sum(answer.prompt_tokens for answer in answers),
@@ -171,9 +200,11 @@ class Trainer:
             return None
         if done := self.run.evaluation(self.step):
             return done
-        evaluation, rollouts = judge(
-            self.solver, self.evaluation_problems, self.settings, self.console, adapter=ADAPTER, step=self.step
-        )
+        with self.engine.unsharded(self.policy):
+            self.handovers.bring(self.step)
+            evaluation, rollouts = judge(
+                self.solver, self.evaluation_problems, self.settings, self.console, adapter=ADAPTER, step=self.step
+            )
         self.run.keep_evaluation(evaluation, rollouts)
         shown = {name: measure.value for name, measure in evaluation.measures.items()}
         self.accelerator.log({f"evaluation/{name}": value for name, value in shown.items()}, step=self.step)
@@ -198,7 +229,7 @@ class Trainer:
             within(self.settings.teacher, context_limit),
             self.console,
             self.train_problems,
-            self.run.folder / "probe",
+            self.settings.folder / "probe",
         )
 
     def _evaluates_now(self) -> bool:
@@ -207,8 +238,9 @@ class Trainer:
         return self.step in (0, self.settings.training.steps) or (every > 0 and self.step % every == 0)
 
     def _draw(self, step: int, batch: Sequence[Problem]) -> list[Rollout]:
+        self.handovers.bring(self.step)
         training = self.settings.training
-        tokens_at_most = training.rollouts_per_step * self.settings.sampling.max_new_tokens
+        tokens_at_most = training.rollouts_per_step * self.settings.sampling.max_new_tokens / self.world.size
         with self.console.stage("sample", tokens_at_most, "tokens") as advance:
             rollouts = self.solver.attempt(
                 batch,
@@ -231,11 +263,13 @@ class Trainer:
         if (kept := self.run.critiques(step)) is not None:
             return kept
         by_id = {problem.id: problem for problem in batch}
+        mine = self.world.share(rollouts)
         answers = []
-        with self.console.stage("critique", len(rollouts)) as advance:
-            for answer in self.critic.critique((by_id[rollout.problem_id], rollout) for rollout in rollouts):
+        with self.console.stage("critique", len(mine)) as advance:
+            for answer in self.critic.critique((by_id[rollout.problem_id], rollout) for rollout in mine):
                 answers.append(answer)
                 advance(1)
+        answers = self.world.gather(answers)
         self.run.keep_critiques(step, answers)
         return answers
 
@@ -264,6 +298,7 @@ class Trainer:
             "rollouts": drawn,
             "completion_tokens": completion_tokens,
             **shares,
+            **({} if self.handovers.difference is None else {"handover_difference": self.handovers.difference}),
         }
         self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
@@ -314,6 +349,13 @@ def _method(settings: recipe.Recipe, chat: tokens.Chat, prompt: SolverPrompt, co
     return Teaching(chat, prompt, settings, settings.objective, context_limit)
 
 
+def _divided(critic: recipe.Critic, world: World) -> recipe.Critic:
+    """Each process' part of the requests that may be under way at once."""
+    if not isinstance(critic, recipe.OpenAICritic):
+        return critic
+    return critic.model_copy(update={"concurrency": -(-critic.concurrency // world.size)})
+
+
 def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:
     """Batches of problems without end: every epoch in an order of its own, batches running on across epochs."""
 
@@ -332,8 +374,6 @@ def _accelerator(settings: recipe.Recipe) -> Accelerator:
         log_with=list(settings.tracking.trackers) or None,
         project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
     )
-    if accelerator.num_processes > 1:
-        raise StepalignError(f"{accelerator.num_processes} processes: this release trains in one")
     if settings.tracking.trackers:
         accelerator.init_trackers(settings.tracking.project, init_kwargs=_run_names(settings))
     return accelerator

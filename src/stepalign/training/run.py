@@ -60,7 +60,12 @@ _TRANSPORT = (
     "concurrency",
     "cache",
 )
-_FREE_TO_CHANGE = ("training.steps:", "tracking.", "output:", *(f"critic.{key}:" for key in _TRANSPORT))
+_SERVING = ("base_url", "api_key_env", "timeout_s", "outage_s", "tolerance", "memory", "sleep")
+_FREE_TO_CHANGE = (
+    *("training.steps:", "tracking.", "output:", "distribution."),
+    *(f"critic.{key}:" for key in _TRANSPORT),
+    *(f"sampler.{key}:" for key in _SERVING),
+)
 """What may differ when a run goes on: none of it changes what was computed so far."""
 
 

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepalign import recipe
 from stepalign.console import Console
 from stepalign.errors import StepalignError
+from stepalign.training.distribution import Replicated
 from stepalign.training.policy import Policy
 from stepalign.views import Batch, Learnable, View, collate, micro_batches, weights
 
@@ -53,8 +53,8 @@ class Learner(Protocol[L_contra]):
 
 
 def update(
-    accelerator: Accelerator,
-    policy: torch.nn.Module,
+    engine: Replicated,
+    policy: Policy,
     optimizer: torch.optim.Optimizer,
     lessons: Sequence[L],
     learner: Learner[L],
@@ -66,13 +66,13 @@ def update(
     """Learn from a step's lessons and return its metrics.
 
     Gradients of all micro-batches add up before the one update; each token's weight already carries the whole step's
-    denominator, so that the split into micro-batches changes nothing but memory.
+    denominator, so that the split into micro-batches, and of these over processes, changes nothing but memory and time.
 
     Args:
-        accelerator: moves, scales and clips.
-        policy: as prepared by `accelerator`.
-        optimizer: as prepared by `accelerator`.
-        lessons: each with at least one counted token.
+        engine: deals out the micro-batches and adds up the processes' gradients.
+        policy: as prepared by `engine`.
+        optimizer: over the policy's adapter.
+        lessons: the whole step's, in every process, each with at least one counted token.
         learner: has the loss.
         settings: objective, training and optimizer are used.
         console: shows progress, and keeps the seconds of the frozen pass, `student` and `optimizer`.
@@ -81,7 +81,6 @@ def update(
     Raises:
         StepalignError: loss or gradient is not finite; nothing was updated.
     """
-    model: Policy = accelerator.unwrap_model(policy)
     counted = [*(lesson.student for lesson in lessons), *unmoved]
     mean = partial(
         weights,
@@ -89,56 +88,65 @@ def update(
         sequences=len(counted),
         tokens=sum(view.counted for view in counted),
     )
-    loss_sum = first_token_kl = 0.0
     sums: dict[str, float] = defaultdict(float)
     policy.train()
-    training = settings.training
-    with console.stage("learn", len(lessons)) as advance:
-        for micro in micro_batches(lessons, training.micro_batch, training.micro_batch_tokens):
+    training, device = settings.training, engine.device
+    passes = list(engine.passes(list(micro_batches(lessons, training.micro_batch, training.micro_batch_tokens))))
+    with console.stage("learn", sum(len(micro) for micro, _ in passes)) as advance:
+        for number, (micro, counts) in enumerate(passes, 1):
             views = [lesson.student for lesson in micro]
-            batch = collate(views).to(accelerator.device)
+            batch = collate(views).to(device)
             start = time.perf_counter()
-            seen = learner.look(model, micro, batch)
+            seen = learner.look(policy, micro, batch)
             if seen is not None:
-                _settle(accelerator.device)
+                _settle(device)
                 console.timed(learner.frozen, start)
 
             start = time.perf_counter()
-            token_weights = mean(views).to(accelerator.device)
-            loss, measures = learner.loss(policy(batch), seen, model.head, micro, batch, token_weights)
+            token_weights = mean(views).to(device) * counts
+            loss, measures = learner.loss(policy(batch), seen, policy.head, micro, batch, token_weights)
             if not torch.isfinite(loss):
                 raise StepalignError(
                     f"the loss is {loss.item()} on rollouts {', '.join(lesson.rollout_id for lesson in micro)}; "
                     "nothing was updated (a lower optimizer.lr, model.dtype = 'float32'?)"
                 )
-            accelerator.backward(loss)
-            _settle(accelerator.device)
+            engine.backward(loss, last=number == len(passes))
+            _settle(device)
             console.timed("student", start)
 
-            loss_sum += loss.item()
+            advance(len(micro))
+            if not counts:
+                continue
+            sums["loss"] += loss.item()
             for name, measure in measures.items():
                 sums[name] += measure.sum().item()
             if "kl" in measures:  # the thinking boundary shows there
-                first_token_kl += measures["kl"][_first_tokens(views).to(accelerator.device)].sum().item()
-            advance(len(micro))
+                sums["first_token_kl"] += measures["kl"][_first_tokens(views).to(device)].sum().item()
     start = time.perf_counter()
-    norm = accelerator.clip_grad_norm_(model.trainable(), settings.optimizer.max_grad_norm or float("inf"))
-    if not torch.isfinite(torch.as_tensor(norm)):
-        raise StepalignError(f"the gradient's norm is {float(norm)}; nothing was updated (a lower optimizer.lr?)")
-    optimizer.step()
-    optimizer.zero_grad()
-    _settle(accelerator.device)
+    norm = engine.step(policy, optimizer, settings.optimizer.max_grad_norm)
+    _settle(device)
     console.timed("optimizer", start)
+    totals = _added(engine.world.gather([dict(sums)]))
+    loss_sum, first_token_kl = totals.pop("loss"), totals.pop("first_token_kl", None)
     tokens = sum(lesson.student.counted for lesson in lessons)
     return {
         "loss": loss_sum,
-        **{name: total / tokens for name, total in sums.items()},
-        **({"first_token_kl": first_token_kl / len(lessons)} if "kl" in sums else {}),
-        "grad_norm": float(norm),
+        **{name: total / tokens for name, total in totals.items()},
+        **({} if first_token_kl is None else {"first_token_kl": first_token_kl / len(lessons)}),
+        "grad_norm": norm,
         "tokens": tokens,
         "student_tokens": sum(len(lesson.student.input_ids) for lesson in lessons),
         **learner.counts(lessons),
     }
+
+
+def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Every process' sums, of which some may have made no pass."""
+    totals: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals
 
 
 def _first_tokens(views: Sequence[View]) -> Int[Tensor, " rows"]:
