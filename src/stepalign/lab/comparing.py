@@ -117,16 +117,17 @@ def markdown(conditions: Conditions) -> str:
         lines.append(f"| {condition} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Avg@{n}, first against last evaluation:",
+        f"Avg@{n}, first against last evaluation, and the first condition's last against the others':",
         "",
-        "| condition | before | after | gain, points |",
-        "|---|---|---|---|",
+        f"| condition | before | after | gain, points | {next(iter(conditions.pooled))} is ahead by |",
+        "|---|---|---|---|---|",
     ]
-    for condition, run in conditions.pooled.items():
+    for number, (condition, run) in enumerate(conditions.pooled.items()):
         before, after = (run.evaluations[at].measures["avg"].value for at in (0, -1))
+        ahead = _change(conditions.against(next(iter(conditions.pooled)), condition)["avg"]) if number else ""
         lines.append(
             f"| {condition} | {display.value('avg', before)} | {display.value('avg', after)} "
-            f"| {_change(conditions.gains(condition)['avg'])} |"
+            f"| {_change(conditions.gains(condition)['avg'])} | {ahead} |"
         )
     lines += [
         "",
