@@ -3,7 +3,7 @@
     python -m vllm.entrypoints.openai.api_server --model models/SmolLM2-135M-Instruct --port 8123 …
     python bench/served_critic.py http://127.0.0.1:8123/v1 models/SmolLM2-135M-Instruct
 
-Short trainings on the quickstart's sums, first in copy mode, then in splice mode, on the same seeds. From vLLM's
+Short trainings on SmolLM2-135M's sums, first in copy mode, then in splice mode, on the same seeds. From vLLM's
 `/metrics` come prompt tokens, tokens found in the prefix cache, and tokens written; from the run's critiques what
 became of each check. `docs/serving-a-critic.md` says how the server is started on a CPU.
 """
@@ -43,7 +43,7 @@ def main() -> None:
 def _run(arguments: argparse.Namespace, mode: str) -> dict[str, float]:
     with TemporaryDirectory() as folder:
         settings = recipe.load(
-            Path("recipes/quickstart.toml"),
+            Path("recipes/smollm2-sums.toml"),
             [
                 f"output={folder}",
                 "problems.holdout=0",
