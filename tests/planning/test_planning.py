@@ -157,3 +157,8 @@ def test_the_critic_keeps_up_when_its_answers_come_as_fast_as_rollouts(make_reci
 def test_unknown_hardware_is_an_error(make_recipe: MakeRecipe) -> None:
     with pytest.raises(StepalignError, match="hardware 'abacus': allowed are this, h200, h100"):
         planning.write(make_recipe(), hardware="abacus", devices=1, like=None, completion=None, price=None)
+
+
+def test_the_solver_that_ships_can_be_planned_for() -> None:
+    found = shape(recipe.Model(path="lab"), recipe.Adapter(), gpu=False)
+    assert 0.8e6 < found.parameters < 1e6

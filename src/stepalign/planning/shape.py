@@ -65,7 +65,7 @@ def shape(model: recipe.Model, adapter: recipe.Adapter, *, gpu: bool) -> Shape:
         StepalignError: there is no such configuration, or an adapter's target is not in it.
     """
     try:
-        config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+        config = AutoConfig.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
         raise StepalignError(f"model.path = {model.path!r}: {str(error).strip().splitlines()[0]}") from None
     with torch.device("meta"):

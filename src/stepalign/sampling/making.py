@@ -50,5 +50,5 @@ def make(
             from stepalign.sampling.server import ServerSampler
 
             concurrency = -(-chosen.batch_size // world.size)
-            name = chosen.model or settings.model.path
+            name = chosen.model or settings.model.location
             return ServerSampler(chosen, name, eos_ids=eos_ids, concurrency=concurrency)

@@ -66,7 +66,7 @@ class VllmSampler:
             options["distributed_executor_backend"] = "external_launcher"
         try:
             self._llm = vllm.LLM(
-                model=model.path,
+                model=model.location,
                 revision=model.revision,
                 dtype=dtype,
                 seed=seed % 2**32,
