@@ -46,6 +46,13 @@ def test_every_shipped_recipe_loads_and_its_solver_prompt_exists(file: Path, mon
     SolverPrompt(recipe.load(file).prompts)
 
 
+def test_the_probe_s_recipes_look_at_a_pretrained_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    gsm8k, sums = (recipe.load(RECIPES / "probe" / f"{name}.toml") for name in ("gsm8k", "sums"))
+    assert gsm8k.model == sums.model == recipe.Model(path="models/SmolLM2-135M-Instruct")
+    assert len(sums.prompts.examples) == 2, "what docs/probe.md says of its rollouts"
+
+
 def test_a_recipe_need_say_nothing_but_name_model_and_problems(write: Write) -> None:
     settings = recipe.load(write())
     assert settings.folder == Path("runs/smallest")

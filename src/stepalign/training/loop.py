@@ -179,7 +179,7 @@ class Trainer:
             except StepalignError as error:
                 raise StepalignError(f"{self.settings.folder}, step {step}: {error}") from None
         self.step = step
-        tokens = {
+        critic_tokens = {
             "read": sum(answer.prompt_tokens for answer in answers),
             "written": sum(answer.completion_tokens for answer in answers),
         }
@@ -189,7 +189,7 @@ class Trainer:
             "failures": taught.failures,
             "outcomes": taught.outcomes,
             "checks": outcomes(answers),
-            "critic_tokens": tokens,
+            "critic_tokens": critic_tokens,
             "cost": spent(self.policy.parameters_read, batch, rollouts, answers, learnt, updates),
         }
         self._record(rollouts, {"lr": rate, **learnt}, counts)
