@@ -3,7 +3,8 @@
 Views are read in batches of similar length, as many at once as stay within a number of tokens, which bounds the
 memory together with the chunks of `objectives.credit`. Padding is on the right, where no real position sees it, so a
 view reads the same alone and among others. Left out: reading a common beginning once and sharing its keys and values.
-On GSM8K without worked examples 6 % of the tokens are one; with the two of `recipes/smollm2-sums.toml` it is 37 %, and would pay.
+On GSM8K without worked examples 6 % of the tokens are one; with the two of `recipes/smollm2-sums.toml` it is 37 %,
+and would pay.
 """
 
 from collections.abc import Callable, Iterator, Sequence
