@@ -10,6 +10,7 @@ from stepalign import recipe, report
 from stepalign.errors import StepalignError
 from stepalign.records import Rollout, read_jsonl
 from stepalign.report import page
+from stepalign.report.comparison import Comparison
 from stepalign.report.run import read
 from stepalign.report.summary import Summary
 
@@ -344,6 +345,20 @@ def test_the_best_of_a_column_is_bold_and_the_base_is_no_checkpoint(build_run, t
     assert "<strong>" not in first[1]
     assert "<strong>" in second[1]
     assert "at step 0" not in table
+
+
+def test_a_difference_that_seeds_do_not_agree_on_is_not_shown(build_run) -> None:
+    runs = {name: read(build_run(name=name, gain=gain)) for name, gain in (("low", 0.0), ("high", 0.3))}
+    last = {name: run.evaluations[-1] for name, run in runs.items()}
+    (sure,) = Comparison(runs).against
+    assert sure.verdict.tone == "better"
+    assert sure.verdict.detail.endswith("paired over 20 problems.")
+    (agreed,) = Comparison(runs, seeds={name: [one, one] for name, one in last.items()}).against
+    assert agreed.verdict.tone == "better"
+    assert agreed.verdict.detail.endswith("paired over 20 problems, over 2 seeds each.")
+    (open_,) = Comparison(runs, seeds={"low": [last["low"]] * 2, "high": [last["high"], last["low"]]}).against
+    assert open_.verdict.tone == "open"
+    assert open_.differences["avg"].includes_zero
 
 
 def test_runs_on_other_problems_or_not_evaluated_are_not_compared(build_run, tmp_path: Path) -> None:

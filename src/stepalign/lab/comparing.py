@@ -45,6 +45,12 @@ class Conditions:
         spent = sum(sum(one["seconds"].values()) if axis == "seconds" else one["cost"][axis] for one in done)
         return float(spent) / len(runs)
 
+    @property
+    def comparison(self) -> Comparison:
+        """The conditions held against the first, over seeds and problems."""
+        last = {condition: [run.evaluations[-1] for run in runs] for condition, runs in self.seeds.items()}
+        return Comparison(self.pooled, seeds=last)
+
     def panels(self, axis: str = "step") -> list[panels.Panel]:
         """Figure 2 against optimizer steps, or against what was spent."""
         drawn = panels.of_evaluations({name: run.evaluations for name, run in self.pooled.items()})
@@ -67,10 +73,6 @@ class Conditions:
         runs = self.seeds[condition]
         return difference([run.evaluations[0] for run in runs], [run.evaluations[-1] for run in runs])
 
-    def against(self, condition: str, other: str) -> dict[Metric, Difference]:
-        """A condition's last evaluation against another's."""
-        return difference(*([run.evaluations[-1] for run in self.seeds[name]] for name in (other, condition)))
-
     @property
     def credit(self) -> dict[str, dict[str, Estimate]]:
         """Credit by region before training, by context: of the first run that has a probe."""
@@ -88,14 +90,14 @@ def write(folders: Mapping[str, Sequence[Path]], out: Path) -> Path:
         name = "comparison.png" if axis == "step" else f"comparison-{axis}.png"
         write_atomically(out / "figures" / name, figures.png(conditions.panels(axis)))
     write_atomically(out / "comparison.md", markdown(conditions))
-    html = page.of_comparison(Comparison(conditions.pooled), evaluation=drawn)
+    html = page.of_comparison(conditions.comparison, evaluation=drawn)
     write_atomically(out / "comparison.html", html)
     return out / "comparison.html"
 
 
 def markdown(conditions: Conditions) -> str:
     """The tables of the page and of `docs/lab.md`."""
-    comparison = Comparison(conditions.pooled)
+    comparison = conditions.comparison
     first = next(iter(conditions.pooled.values()))
     seeds = sorted({len(runs) for runs in conditions.seeds.values()})
     n, problems = first.evaluations[0].n, len(first.evaluations[0].problem_ids)
@@ -117,17 +119,17 @@ def markdown(conditions: Conditions) -> str:
         lines.append(f"| {condition} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Avg@{n}, first against last evaluation, and the first condition's last against the others':",
+        f"Avg@{n}, last evaluation against first, and against {comparison.baseline}'s last:",
         "",
-        f"| condition | before | after | gain, points | {next(iter(conditions.pooled))} is ahead by |",
+        f"| condition | before | after | gain, points | against {comparison.baseline} |",
         "|---|---|---|---|---|",
     ]
-    for number, (condition, run) in enumerate(conditions.pooled.items()):
+    against = {other.label: _change(other.differences["avg"]) for other in comparison.against}
+    for condition, run in conditions.pooled.items():
         before, after = (run.evaluations[at].measures["avg"].value for at in (0, -1))
-        ahead = _change(conditions.against(next(iter(conditions.pooled)), condition)["avg"]) if number else ""
         lines.append(
             f"| {condition} | {display.value('avg', before)} | {display.value('avg', after)} "
-            f"| {_change(conditions.gains(condition)['avg'])} | {ahead} |"
+            f"| {_change(conditions.gains(condition)['avg'])} | {against.get(condition, '')} |"
         )
     lines += [
         "",

@@ -1,12 +1,13 @@
 """Several runs side by side: the paper's Table 1 over conditions, and paired differences from the first."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stepalign.errors import StepalignError
 from stepalign.evaluation.compare import Difference, compare
 from stepalign.evaluation.metrics import Evaluation, Measure, Metric
+from stepalign.evaluation.pooling import difference
 from stepalign.report import display
 from stepalign.report.panels import FIGURE_2
 from stepalign.report.run import Run
@@ -36,14 +37,20 @@ class Against:
 class Comparison:
     """Everything the page says about several runs."""
 
-    def __init__(self, runs: Mapping[str, Run]) -> None:
+    def __init__(self, runs: Mapping[str, Run], *, seeds: Mapping[str, Sequence[Evaluation]] | None = None) -> None:
         """Take runs by label.
+
+        Args:
+            runs: the first is what the others are held against.
+            seeds: where each run pools several seeds, their last evaluations: differences are then drawn over seeds
+                too. The pooled values alone would hide how far apart seeds are.
 
         Raises:
             StepalignError: they were evaluated with different n.
         """
         self.summaries = {label: Summary(run) for label, run in runs.items()}
         self.baseline = next(iter(runs))
+        self.seeds = seeds
         found = {summary.n: label for label, summary in self.summaries.items() if summary.n}
         if len(found) > 1:
             named = ", ".join(f"{label}: n = {n}" for n, label in found.items())
@@ -75,7 +82,7 @@ class Comparison:
         """Every other run against the first."""
         first = _last(self.summaries[self.baseline])
         return [
-            _against(label, first, _last(summary), self.baseline)
+            _against(label, first, _last(summary), self.baseline, self.seeds)
             for label, summary in self.summaries.items()
             if label != self.baseline
         ]
@@ -93,18 +100,28 @@ def _last(summary: Summary) -> Evaluation | None:
     return summary.after or summary.before
 
 
-def _against(label: str, a: Evaluation | None, b: Evaluation | None, baseline: str) -> Against:
+def _against(
+    label: str,
+    a: Evaluation | None,
+    b: Evaluation | None,
+    baseline: str,
+    seeds: Mapping[str, Sequence[Evaluation]] | None,
+) -> Against:
     if a is None or b is None:
         missing = baseline if a is None else label
         return Against(label, Verdict("open", "Not compared.", f"{missing} has not been evaluated."), {})
     if set(a.problem_ids) != set(b.problem_ids):
         why = f"{label} and {baseline} were evaluated on different problems."
         return Against(label, Verdict("open", "Not compared.", why), {})
-    differences = compare(a, b, bootstrap=b.resamples, seed=b.seed)
+    if seeds is None:
+        fewest, differences = 1, compare(a, b, bootstrap=b.resamples, seed=b.seed)
+    else:
+        fewest = min(len(seeds[baseline]), len(seeds[label]))
+        differences = difference(seeds[baseline], seeds[label])
     first, second = (display.value("avg", evaluation.measures["avg"].value) for evaluation in (a, b))
     headline = f"{label} reaches {display.label('avg', a.n)} {second}, {baseline} {first}"
     against = f"{baseline} (step {b.step} against step {a.step})"
-    return Against(label, judge(differences["avg"], headline, against, len(a.problem_ids)), differences)
+    return Against(label, judge(differences["avg"], headline, against, len(a.problem_ids), fewest), differences)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

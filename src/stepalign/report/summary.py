@@ -248,10 +248,10 @@ def best_of(metric: Metric, evaluations: Sequence[Evaluation]) -> tuple[int, Mea
     return best.step, best.measures[metric]
 
 
-def judge(change: Difference, headline: str, against: str, problems: int) -> Verdict:
+def judge(change: Difference, headline: str, against: str, problems: int, seeds: int = 1) -> Verdict:
     """A difference in Avg@n in words. An interval that includes zero never counts as a gain."""
     points, low, high = (display.difference("avg", end) for end in (change.value, change.low, change.high))
-    paired = f"paired over {count(problems, 'problem')}"
+    paired = f"paired over {count(problems, 'problem')}" + (f", over {seeds} seeds each" if seeds > 1 else "")
     detail = f"{points} points against {against}, 95 % interval {low} to {high}, {paired}."
     if problems == 1:
         return Verdict("open", f"{headline}.", f"{detail} One problem shows no scatter to judge by.")
