@@ -24,7 +24,7 @@ FOLLOWS = 0.75
 THINKING_SHARE = 0.1
 """Examples with the thinking switch on. The response then begins with an empty think block: it does not think."""
 NO_THOUGHTS = "<think>\n\n</think>\n\n"
-TERMS = (4, 6)
+TERMS = (4, 8)
 """The fewest and the most terms of a sum."""
 
 
@@ -38,10 +38,10 @@ class Example:
     thinking: bool = False
 
 
-def examples(random: Random, terms: tuple[int, int] = TERMS) -> Iterator[Example]:
-    """Examples without end."""
+def examples(random: Random, terms: tuple[int, int] = TERMS, alone: float = ALONE_SHARE) -> Iterator[Example]:
+    """Examples without end, a share of them without a context."""
     while True:
-        context = None if random.random() < ALONE_SHARE else random.choice(CONTEXTS)
+        context = None if random.random() < alone else random.choice(CONTEXTS)
         yield example(random, random.randint(*terms), context)
 
 

@@ -32,7 +32,7 @@ class Habit:
     mends: float
 
 
-ALONE = Habit(slips=0.24, mends=0.33)
+ALONE = Habit(slips=0.36, mends=0.33)
 """Where nothing shows the equation."""
 SHOWN = Habit(slips=0.03, mends=0.75)
 """Where the context shows it."""
