@@ -46,7 +46,7 @@ def start(launcher: Sequence[str], *command: str) -> subprocess.Popen[str]:
 def launch(launcher: Sequence[str], *command: str) -> subprocess.CompletedProcess[str]:
     process = start(launcher, *command)
     try:
-        out, said = process.communicate(timeout=120)
+        out, said = process.communicate(timeout=300)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -59,7 +59,10 @@ def train(settings: Recipe, processes: int, folder: Path) -> Path:
     file.write_text(recipe.dump(settings))
     done = launch(torchrun(processes), "-m", "stepalign.cli", "train", str(file))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(settings.folder / "report.html")], "one process speaks"
+    lines = done.stdout.splitlines()
+    if settings.distribution.engine == "zero2":  # DeepSpeed logs there
+        lines = [line for line in lines if line.endswith(".html")]
+    assert lines == [str(settings.folder / "report.html")], "one process speaks"
     return settings.folder
 
 
