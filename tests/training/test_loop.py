@@ -118,14 +118,6 @@ def test_training_moves_the_policy_that_is_sampled(finished_run: Recipe) -> None
     assert before != after, "the same seeds, another policy"
 
 
-def test_an_epoch_shows_every_problem_once_in_an_order_of_its_own() -> None:
-    problems = [Problem(id=str(i), statement=f"{i}?", answer="1") for i in range(5)]
-    stream = loop._batches(problems, 2, seed=0)
-    shown = [problem.id for _ in range(5) for problem in next(stream)]
-    assert sorted(shown[:5]) == sorted(shown[5:]) == ["0", "1", "2", "3", "4"]
-    assert shown[:5] != shown[5:]
-
-
 # ── overlap ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -6,18 +6,17 @@ One loop for every condition. What differs between two conditions is a field of 
     stepalign train recipes/quickstart.toml
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import critics, problems, recipe, report, tokens, traces
+from stepalign import critics, problems, recipe, report, tokens
 from stepalign.console import Console
 from stepalign.critics.counts import outcomes
 from stepalign.errors import StepalignError
@@ -30,9 +29,10 @@ from stepalign.records import Problem, Rollout
 from stepalign.sampling import making as samplers
 from stepalign.sampling.solver import Solver
 from stepalign.seeding import derive_seed
-from stepalign.training import checkpoints, distribution
+from stepalign.training import checkpoints, distribution, progress
 from stepalign.training import policy as policies
 from stepalign.training.answering import Answer, Answering, as_answered
+from stepalign.training.batches import batches, fitting
 from stepalign.training.cost import spent
 from stepalign.training.handover import Handovers
 from stepalign.training.methods import Method, Taught
@@ -127,8 +127,7 @@ class Trainer:
         self.watch = self._watch(context_limit) if settings.probe else None
 
     def _own_model(self) -> critics.OwnModel:
-        limit = policies.context_limit(self.settings.model)
-        return critics.OwnModel(self.chat, self.solver.sampler, limit)
+        return critics.OwnModel(self.chat, self.solver.sampler, policies.context_limit(self.settings.model))
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -138,8 +137,8 @@ class Trainer:
         self.look()
         if self._evaluates_now():
             self.evaluate()
-        batches = _batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
-        for batch in islice(batches, self.step, training.steps):
+        stream = batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
+        for batch in islice(stream, self.step, training.steps):
             self.learn_from(batch)
             if self.step == training.steps or self.step % training.checkpoint_every == 0:
                 self._checkpoint()
@@ -342,66 +341,36 @@ class Trainer:
         counts: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
-        drawn = len(rollouts)
-        shares = {
-            "correct": sum(rollout.correct for rollout in rollouts) / drawn,
-            "formatted": sum(traces.parse(rollout.text).formatted for rollout in rollouts) / drawn,
-            "truncated": sum(rollout.finish == "length" for rollout in rollouts) / drawn,
-        }
-        completion_tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
+        training = self.settings.training
         values: dict[str, Any] = {
             "step": self.step,
-            "epoch": self.step
-            * self.settings.training.rollouts_per_step
-            / self.settings.training.group
-            / len(self.train_problems),
+            "epoch": self.step * training.rollouts_per_step / training.group / len(self.train_problems),
             **learnt,
-            "rollouts": drawn,
-            "completion_tokens": completion_tokens,
-            **shares,
+            **progress.measured(rollouts),
             **({} if self.handovers.difference is None else {"handover_difference": self.handovers.difference}),
         }
         self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
-        if shares["truncated"] == 1:
-            self.console.warn(
-                f"step {self.step}: every rollout ran into sampling.max_new_tokens = "
-                f"{self.settings.sampling.max_new_tokens}"
-            )
-        if len({rollout.text for rollout in rollouts}) == 1 and drawn > 1:
-            self.console.warn(f"step {self.step}: all {drawn} rollouts are the same text: {rollouts[0].text[:60]!r}")
-        if not learnt or "loss" not in learnt:
-            self.console.warn(
-                f"step {self.step}: nothing to learn from, no update (dropped: {dict(counts['failures'])})"
-            )
-        loss = f"loss {learnt['loss']:.4f}, " if "loss" in learnt else ""
-        spent = sum(seconds.values()) or 1.0
-        self.console.step_done(
-            f"step {self.step}: {loss}correct {shares['correct']:.0%}, {completion_tokens / drawn:.0f} tokens, "
-            + ", ".join(f"{name} {value / spent:.0%}" for name, value in seconds.items())
-            + f" of {spent:.0f} s"
-        )
+        for warning in progress.warnings(rollouts, learnt, counts["failures"], self.settings.sampling):
+            self.console.warn(f"step {self.step}: {warning}")
+        self.console.step_done(f"step {self.step}: {progress.line(values, seconds)}")
 
     def _leave_out_long_problems(self, limit: int | None, dropped: dict[str, int]) -> None:
         """Problems whose prompt leaves no room for a completion cannot be attempted."""
-        if limit is None:
-            return
-
-        def fits(problem: Problem, sampling: recipe.Sampling) -> bool:
-            prompt = self.chat.prompt_ids(self.prompt.turns(problem), thinking=sampling.thinking)
-            return len(prompt) + sampling.max_new_tokens <= limit
-
+        sampling = self.settings.sampling
         before = len(self.train_problems) + len(self.evaluation_problems)
-        self.train_problems = [p for p in self.train_problems if fits(p, self.settings.sampling)]
-        self.evaluation_problems = [p for p in self.evaluation_problems if fits(p, self.settings.evaluation.sampling)]
+        self.train_problems = fitting(self.train_problems, sampling, self.chat, self.prompt, limit)
+        self.evaluation_problems = fitting(
+            self.evaluation_problems, self.settings.evaluation.sampling, self.chat, self.prompt, limit
+        )
         left_out = before - len(self.train_problems) - len(self.evaluation_problems)
         if left_out:
             dropped["longer than the model's context"] = left_out
         if not self.train_problems:
             raise StepalignError(
-                f"problems.train: no problem leaves room for sampling.max_new_tokens = "
-                f"{self.settings.sampling.max_new_tokens} in the model's context of {limit} tokens"
+                f"problems.train: no problem leaves room for sampling.max_new_tokens = {sampling.max_new_tokens} "
+                f"in the model's context of {limit} tokens"
             )
 
 
@@ -416,18 +385,6 @@ def _divided(critic: recipe.Critic, world: World) -> recipe.Critic:
     if not isinstance(critic, recipe.OpenAICritic):
         return critic
     return critic.model_copy(update={"concurrency": -(-critic.concurrency // world.size)})
-
-
-def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:
-    """Batches of problems without end: every epoch in an order of its own, batches running on across epochs."""
-
-    def endless() -> Iterator[Problem]:
-        for epoch in count():
-            yield from Random(derive_seed(seed, "epoch", epoch)).sample(train_problems, len(train_problems))
-
-    stream = endless()
-    while True:
-        yield list(islice(stream, size))
 
 
 def _accelerator(settings: recipe.Recipe) -> Accelerator:
