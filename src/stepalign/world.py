@@ -19,6 +19,8 @@ from stepalign.errors import StepalignError
 
 T = TypeVar("T")
 
+_SIZES = ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"]
+"""Where launchers say how many processes they started; the last three are MPI's."""
 _WAIT = timedelta(days=30)
 """How long a process waits for the others. The default of ten minutes is shorter than a slow critic."""
 
@@ -126,9 +128,15 @@ def join(expected: recipe.Distribution) -> World:
     """
     import torch
     from accelerate import PartialState
+    from accelerate.utils import get_int_from_env
     from torch import distributed
 
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = get_int_from_env(_SIZES, 1)
+    if launched == 1 and not expected.processes and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        raise StepalignError(
+            "accelerate launched one process: its MULTI_CPU starts no more of them without MPI. Use "
+            "recipes/accelerate/2-cpu-processes.yaml or `torchrun`; distribution.processes = 1 if one is wanted"
+        )
     # Without a device, and not told that it is to use the CPU, Accelerate makes each process a world of its own.
     state = PartialState(cpu=launched > 1 and not torch.accelerator.is_available(), timeout=_WAIT)
     world = World(state.process_index, state.num_processes)

@@ -21,12 +21,13 @@ from stepalign.training import policy as policies
 from stepalign.training.distilling import Distiller
 from stepalign.training.distribution import Replicated
 from stepalign.training.policy import Policy
+from stepalign.training.rewarding import Reinforcer, Rewarded
 from stepalign.training.update import update
 from stepalign.views import Lesson, View
 from stepalign.world import join
 
 
-def lessons(count: int) -> list[Lesson]:
+def lessons(count: int, objective: recipe.Objective) -> list[Lesson] | list[Rewarded]:
     draws = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
@@ -36,14 +37,17 @@ def lessons(count: int) -> list[Lesson]:
     for number in range(count):
         written = ids(3 + 5 * number)
         span = {"completion_ids": written, "start": 0, "stop": len(written)}
-        made.append(
-            Lesson(
-                rollout_id=str(number),
-                student=View(prompt_ids=ids(4), **span),
-                teacher=View(prompt_ids=ids(11 + number), **span),
-            )
-        )
-    return made
+        student, teacher = View(prompt_ids=ids(4), **span), View(prompt_ids=ids(11 + number), **span)
+        made.append((str(number), student, teacher))
+    if isinstance(objective, recipe.Grpo):
+        return [Rewarded(rollout_id=name, student=view, advantage=draws.uniform(-1, 1)) for name, view, _ in made]
+    return [Lesson(rollout_id=name, student=student, teacher=teacher) for name, student, teacher in made]
+
+
+def learner(settings: recipe.Recipe) -> Distiller | Reinforcer:
+    if isinstance(settings.objective, recipe.Grpo):
+        return Reinforcer(settings.objective, settings.sampling.temperature)
+    return Distiller(settings.objective)
 
 
 def policy(settings: recipe.Recipe) -> Policy:
@@ -57,13 +61,15 @@ def policy(settings: recipe.Recipe) -> Policy:
 
 
 def moved(
-    engine: Replicated, model: Policy, taught: list[Lesson], settings: recipe.Recipe
+    engine: Replicated, model: Policy, count: int, settings: recipe.Recipe
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
+    taught, learns = lessons(count, settings.objective), learner(settings)
+    unmoved = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3)]
     optimizer = engine.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
     with Console(quiet=True) as console:
         for _ in range(2):
-            metrics = update(engine, model, optimizer, taught, Distiller(settings.objective), settings, console)
+            metrics = update(engine, model, optimizer, taught, learns, settings, console, unmoved=unmoved)
     return torch.cat([parameter.detach().flatten() for parameter in model.trainable()]), metrics
 
 
@@ -86,8 +92,8 @@ def main() -> None:
             }
         )
         alone = copy.deepcopy(start)
-        wanted, metrics_of_one = moved(Replicated(), alone, lessons(count), chosen)
-        mine, metrics = moved(engine, copy.deepcopy(start), lessons(count), chosen)
+        wanted, metrics_of_one = moved(Replicated(), alone, count, chosen)
+        mine, metrics = moved(engine, copy.deepcopy(start), count, chosen)
         everyones = world.gather([mine])
         found[f"{count} lessons, {normalize}, {size} a micro-batch"] = {
             "moved": (wanted - before).abs().max().item(),

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
+from stepalign.lab.running import settings_of
 from stepalign.recipe import Recipe
 from stepalign.training import distribution
 from stepalign.training.distribution import Replicated, Sharded
@@ -26,13 +28,14 @@ MakeRecipe = Callable[..., Recipe]
 RUNS = Path(__file__).with_name("distributed.py")
 
 
-def start(processes: int, *command: str, **environment: str) -> subprocess.Popen[str]:
+def torchrun(processes: int) -> tuple[str, ...]:
+    return ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+
+
+def start(launcher: Sequence[str], *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
-            *command,
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        [sys.executable, "-m", *launcher, *command],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -40,10 +43,10 @@ def start(processes: int, *command: str, **environment: str) -> subprocess.Popen
     )
 
 
-def launch(processes: int, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    process = start(processes, *command, **environment)
+def launch(launcher: Sequence[str], *command: str) -> subprocess.CompletedProcess[str]:
+    process = start(launcher, *command)
     try:
-        out, said = process.communicate(timeout=120)
+        out, said = process.communicate(timeout=300)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -54,9 +57,12 @@ def train(settings: Recipe, processes: int, folder: Path) -> Path:
     """A whole run by the command line."""
     file = folder / f"{settings.name}.toml"
     file.write_text(recipe.dump(settings))
-    done = launch(processes, "-m", "stepalign.cli", "train", str(file))
+    done = launch(torchrun(processes), "-m", "stepalign.cli", "train", str(file))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(settings.folder / "report.html")], "one process speaks"
+    lines = done.stdout.splitlines()
+    if settings.distribution.engine == "zero2":  # DeepSpeed logs there
+        lines = [line for line in lines if line.endswith(".html")]
+    assert lines == [str(settings.folder / "report.html")], "one process speaks"
     return settings.folder
 
 
@@ -74,8 +80,8 @@ def same_run(folder: Path, wanted: Path) -> None:
     """The same rollouts in the same order, critiques, metrics and adapter."""
     assert list(drawn(folder)) == list(drawn(wanted))
     assert drawn(folder) == drawn(wanted)
-    assert [path.name for path in sorted((folder / "critiques").iterdir())] == [
-        path.name for path in sorted((wanted / "critiques").iterdir())
+    assert [path.name for path in sorted(folder.glob("critiques/*"))] == [
+        path.name for path in sorted(wanted.glob("critiques/*"))
     ]
     for mine, theirs in zip(metrics(folder), metrics(wanted), strict=True):
         assert mine.keys() == theirs.keys()
@@ -92,17 +98,21 @@ def same_run(folder: Path, wanted: Path) -> None:
 # ── an update ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+SLOW = pytest.mark.slow
 NO_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-ZERO = pytest.param("distribution.engine=zero2", marks=[NO_DEEPSPEED, pytest.mark.slow])
-ZERO_OFFLOAD = pytest.param("distribution={ engine = 'zero2', offload = true }", marks=[NO_DEEPSPEED, pytest.mark.slow])
+ZERO = pytest.param("distribution.engine=zero2", marks=[NO_DEEPSPEED, SLOW])
+ZERO_OFFLOAD = pytest.param("distribution={ engine = 'zero2', offload = true }", marks=[NO_DEEPSPEED, SLOW])
 
 
 @pytest.mark.parametrize("engine", ["distribution.engine=replicated", "distribution.engine=fsdp2", ZERO, ZERO_OFFLOAD])
-def test_an_update_in_two_processes_is_that_of_one(engine: str, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    settings = make_recipe(engine, "optimizer.max_grad_norm=0.05")
+@pytest.mark.parametrize("objective", ["kind='distillation'", pytest.param("kind='grpo', kl=0.3", marks=SLOW)])
+def test_an_update_in_two_processes_is_that_of_one(
+    objective: str, engine: str, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    settings = make_recipe(engine, f"objective={{ {objective} }}", "optimizer.max_grad_norm=0.05")
     file = tmp_path / "whole.toml"
     file.write_text(recipe.dump(settings))
-    done = launch(2, str(RUNS), str(file), str(tmp_path / "updates.json"))
+    done = launch(torchrun(2), str(RUNS), str(file), str(tmp_path / "updates.json"))
     assert done.returncode == 0, done.stderr
     updates = json.loads((tmp_path / "updates.json").read_text())
     assert len(updates) == 12, "three sets of lessons, two normalizations, one and three lessons a micro-batch"
@@ -126,25 +136,89 @@ def test_a_run_in_two_processes_is_that_of_one(finished_run: Recipe, make_recipe
     }
 
 
-@pytest.mark.slow
-def test_a_sharded_run_is_that_of_one_process(finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    folder = train(make_recipe("distribution.engine=fsdp2"), 2, tmp_path)
+@SLOW
+@pytest.mark.parametrize("engine", ["distribution.engine=fsdp2", ZERO, ZERO_OFFLOAD])
+def test_a_sharded_run_is_that_of_one_process(
+    engine: str, finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    folder = train(make_recipe(engine), 2, tmp_path)
     same_run(folder, finished_run.folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("first", "then"), [((2, "fsdp2"), (1, "auto")), ((1, "auto"), (2, "fsdp2")), ((2, "auto"), (1, "auto"))]
-)
+@SLOW
+@pytest.mark.parametrize("engine", ["replicated", "fsdp2"])
+def test_grpo_in_two_processes_is_that_of_one(engine: str, tmp_path: Path) -> None:
+    """With the lab's solver, whose groups hold right and wrong answers: without them GRPO has nothing to learn."""
+    overrides = ["training.steps=2", "training.rollouts_per_step=16", "training.micro_batch=4", "objective.updates=2"]
+    overrides += ["evaluation.samples=1", "evaluation.bootstrap=50", "problems.evaluation.count=8"]
+    settings = settings_of("grpo", 0, tmp_path, overrides).model_copy(update={"probe": None})
+    wanted = train(settings, 1, tmp_path)
+    assert all(step["clipped"] > 0 and step["outcomes"]["taught"] > 0 for step in metrics(wanted))
+    two = recipe.Distribution(processes=2, engine=engine)
+    same_run(train(settings.model_copy(update={"name": "two", "distribution": two}), 2, tmp_path), wanted)
+
+
+ENGINES = ["auto", "fsdp2", pytest.param("zero2", marks=NO_DEEPSPEED)]
+
+
+@SLOW
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("first", [1, 2], ids=["from one process", "from two processes"])
 def test_a_run_goes_on_with_another_number_of_processes(
-    first: tuple[int, str], then: tuple[int, str], finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
+    first: int, engine: str, finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    train(make_recipe("training.steps=2", f"distribution.engine={first[1]}"), first[0], tmp_path)
-    folder = train(make_recipe(f"distribution.engine={then[1]}"), then[0], tmp_path)
+    begun, gone_on = ("auto", engine) if first == 1 else (engine, "auto")
+    train(make_recipe("training.steps=2", f"distribution.engine={begun}"), first, tmp_path)
+    folder = train(make_recipe(f"distribution.engine={gone_on}"), 3 - first, tmp_path)
     whole = finished_run.folder / "checkpoints" / "step-000004" / "adapter_model.safetensors"
     weights = load_file(folder / "checkpoints" / "step-000004" / "adapter_model.safetensors")
     for key, tensor in load_file(whole).items():
         torch.testing.assert_close(weights[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+ACCELERATE = ("accelerate.commands.launch", "--num_processes=2", "--num_machines=1", "--dynamo_backend=no")
+CONFIGURATION = str(Path(__file__).parents[2] / "recipes" / "accelerate" / "2-cpu-processes.yaml")
+
+
+@SLOW
+@pytest.mark.parametrize(
+    ("flags", "engine"),
+    [
+        (["--config_file", CONFIGURATION], "replicated"),
+        (["--mixed_precision=no", "--use_fsdp", "--fsdp_version=2"], "fsdp2"),
+        pytest.param(["--mixed_precision=no", "--use_deepspeed", "--zero_stage=2"], "zero2", marks=NO_DEEPSPEED),
+    ],
+)
+def test_accelerate_launches_one_world(flags: list[str], engine: str, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    settings = make_recipe("training.steps=1")
+    file = tmp_path / "tiny.toml"
+    file.write_text(recipe.dump(settings))
+    done = launch((*ACCELERATE, *flags), "-m", "stepalign.cli", "train", str(file))
+    assert done.returncode == 0, done.stderr
+    assert f"2 processes, {engine}" in done.stderr
+    assert done.stdout.splitlines()[-1] == str(settings.folder / "report.html")
+
+
+@SLOW
+def test_an_interrupted_run_ends_with_a_word_and_goes_on(
+    finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    settings = make_recipe("distribution.processes=2")
+    file = tmp_path / f"{settings.name}.toml"
+    file.write_text(recipe.dump(settings))
+    process = start(torchrun(2), "-m", "stepalign.cli", "train", str(file))
+    third = settings.folder / "rollouts" / "step-000003.jsonl"
+    while process.poll() is None and not third.exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said.count(f"stopped; the same command goes on from {settings.folder}") == 1
+    assert "KeyboardInterrupt" not in said, "the launcher's traceback is enough"
+    with pytest.raises(ProcessLookupError):  # nobody is left
+        os.killpg(process.pid, 0)
+    assert sorted(path.name for path in (settings.folder / "checkpoints").iterdir()) == ["step-000002"]
+    same_run(train(settings, 2, tmp_path), finished_run.folder)
 
 
 # ── what must not pass in silence ─────────────────────────────────────────────────────────────────────────────
@@ -159,6 +233,13 @@ def test_a_world_smaller_than_the_launcher_says_is_an_error(monkeypatch: pytest.
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(StepalignError, match="the launcher started 2 processes, but this one is in a world of 1"):
         join(recipe.Distribution())
+
+
+def test_a_launcher_that_starts_one_process_in_place_of_several_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    with pytest.raises(StepalignError, match=r"accelerate launched one process: .* distribution.processes = 1 if"):
+        join(recipe.Distribution())
+    assert join(recipe.Distribution(processes=1)).size == 1
 
 
 def test_the_engine_is_the_recipes_or_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +265,7 @@ def test_an_error_of_the_first_process_ends_all_and_is_said_once(make_recipe: Ma
     other.folder.mkdir(parents=True)
     (other.folder / "recipe.toml").write_text(recipe.dump(other))
     (other.folder / "manifest.json").write_text("{}")
-    done = launch(2, "-m", "stepalign.cli", "train", str(file))
+    done = launch(torchrun(2), "-m", "stepalign.cli", "train", str(file))
     assert done.returncode != 0
     assert done.stderr.count("holds a run of another recipe") == 1
 
@@ -192,7 +273,7 @@ def test_an_error_of_the_first_process_ends_all_and_is_said_once(make_recipe: Ma
 def test_a_process_that_dies_ends_the_others(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     file = tmp_path / "whole.toml"
     file.write_text(recipe.dump(make_recipe()))
-    done = launch(2, str(RUNS), str(file), "die")
+    done = launch(torchrun(2), str(RUNS), str(file), "die")
     assert done.returncode != 0
 
 

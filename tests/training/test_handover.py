@@ -104,6 +104,17 @@ def test_when_no_server_answers_the_run_stops_and_can_go_on(
     assert drawn(run(make_recipe(over(served)))) == drawn(finished_run.folder)
 
 
+def test_a_server_lost_amid_a_long_completion_is_waited_for(
+    finished_run: Recipe, make_recipe: MakeRecipe, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_REST_S", 0.1)
+    monkeypatch.setattr(servers, "_ALIVE_S", 0.3)
+    served.fault = "late"
+    settings = make_recipe(over(served).replace("outage_s = 1", "outage_s = 0.4"))
+    assert drawn(run(settings)) == drawn(finished_run.folder)
+    assert not served.fault, "it happened"
+
+
 # ── the guard ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

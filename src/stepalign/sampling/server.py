@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 _REST_S = 5.0
 """How long a server that did not answer is left alone."""
+_ALIVE_S = 30.0
+"""A server that loses a request after so long was at work until then: its outage begins now, not with the request."""
 _LEAST_S = 60.0
 """For loading an adapter, or drawing one token."""
 _PLAIN: dict[str, Any] = {
@@ -159,6 +161,7 @@ class ServerSampler:
         deadline = time.monotonic() + self._settings.outage_s
         while True:
             server = await self._free(deadline)
+            sent = time.monotonic()
             server.under_way += 1
             try:
                 choice = await self._complete(server, body, self._settings.timeout_s, adapter)
@@ -166,8 +169,11 @@ class ServerSampler:
                 raise StepalignError(f"{server.url}: {error}") from None
             except openai.BadRequestError as error:
                 raise StepalignError(f"{request.id}: {server.url} refuses it: {error}") from None
-            except (openai.APIConnectionError, openai.APIStatusError):
-                server.down_until = time.monotonic() + _REST_S
+            except (openai.APIConnectionError, openai.APIStatusError) as error:
+                now = time.monotonic()
+                server.down_until = now + _REST_S
+                if now - sent > _ALIVE_S and not isinstance(error, openai.APITimeoutError):
+                    deadline = now + self._settings.outage_s
             else:
                 ids = choice.get("token_ids")
                 if ids is None:

@@ -112,7 +112,7 @@ class VllmSampler:
                     stop_token_ids=self._eos_ids,
                     detokenize=False,
                 )
-                prompt = {"prompt_token_ids": list(request.prompt_ids)}
+                prompt = {"type": "token", "prompt_token_ids": list(request.prompt_ids)}
                 engine.add_request(request.id, prompt, params, lora_request=self._request(adapter))
             while waiting:
                 for output in engine.step():
