@@ -25,6 +25,8 @@ class Console:
         """
         self.rich = RichConsole(stderr=True, highlight=False, quiet=quiet)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        """From when to when each stage ran (`time.perf_counter`)."""
         self._progress = Progress(
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=30),
@@ -47,6 +49,11 @@ class Console:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def begin(self) -> None:
+        """Forget what was measured: another step begins."""
+        self.seconds.clear()
+        self.spans.clear()
+
     @contextmanager
     def stage(self, name: str, total: float, unit: str = "rollouts") -> Iterator[Advance]:
         """Show a stage while it runs and add its time to `seconds[name]`.
@@ -67,12 +74,14 @@ class Console:
         try:
             yield advance
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self.timed(name, start)
             self._progress.remove_task(task)
 
     def timed(self, name: str, start: float) -> None:
         """Add the time since `start` (of `time.perf_counter`) to a stage that is not shown by itself."""
-        self.seconds[name] += time.perf_counter() - start
+        end = time.perf_counter()
+        self.seconds[name] += end - start
+        self.spans[name].append((start, end))
 
     def step_done(self, summary: str) -> None:
         """One more optimizer step."""

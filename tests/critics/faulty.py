@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,8 @@ from typing import Any
 class Reply:
     """What the server does with one request."""
 
-    content: str | None = ""
+    content: str | Callable[[str], str] | None = ""
+    """What it says, or what it makes of the prompt."""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     finish: str = "stop"
@@ -62,7 +63,8 @@ def serving(*replies: Reply, port: int = 0) -> Iterator[Server]:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
-            message = {"role": "assistant", "content": reply.content, "reasoning_content": reply.reasoning}
+            said = reply.content(request["messages"][0]["content"]) if callable(reply.content) else reply.content
+            message = {"role": "assistant", "content": said, "reasoning_content": reply.reasoning}
             completion = {
                 "id": "c", "object": "chat.completion", "created": 0, "model": "critic",
                 "choices": [{"index": 0, "message": message, "finish_reason": reply.finish}],

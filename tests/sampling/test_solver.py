@@ -11,7 +11,6 @@ from stepalign.grading import Grader
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.recipe import Recipe, Sampling
 from stepalign.records import Problem, Rollout
-from stepalign.sampling import Completion
 from stepalign.sampling.solver import Solver
 from stepalign.sampling.transformers import TransformersSampler
 
@@ -63,7 +62,7 @@ def test_a_problems_attempts_do_not_depend_on_the_other_problems(solver: Solver)
 
 
 def test_each_completion_is_reported_as_it_ends(solver: Solver) -> None:
-    seen: list[Completion] = []
+    seen: list[Rollout] = []
     rollouts = solver.attempt(
         PROBLEMS,
         1,
@@ -74,7 +73,7 @@ def test_each_completion_is_reported_as_it_ends(solver: Solver) -> None:
         prefix="try",
         done=seen.append,
     )
-    assert {completion.id: completion.ids for completion in seen} == {
+    assert {rollout.id: rollout.completion_ids for rollout in seen} == {
         rollout.id: rollout.completion_ids for rollout in rollouts
     }
 

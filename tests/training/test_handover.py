@@ -66,14 +66,14 @@ def test_a_run_sampled_by_servers_is_that_sampled_in_process(
 def test_a_server_that_was_started_anew_is_given_the_adapter_again(
     finished_run: Recipe, make_recipe: MakeRecipe, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Trainer._draw
+    original = Trainer._rollouts
 
     def after_a_restart(trainer: Trainer, *args: object) -> object:
         trainer.handovers.bring(trainer.step)
         served.restart()
         return original(trainer, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trainer, "_draw", after_a_restart)
+    monkeypatch.setattr(Trainer, "_rollouts", after_a_restart)
     compare = servers.ServerSampler.next_tokens
 
     def after_another(sampler: servers.ServerSampler, *args: Any, **options: Any) -> Any:

@@ -17,10 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from critics.faulty import Reply, serving
 from stepalign import recipe
 from stepalign.errors import StepalignError
 from stepalign.recipe import Recipe
-from stepalign.records import Problem, write_jsonl
+from stepalign.records import Problem, Rollout, read_jsonl, write_jsonl
 from stepalign.sampling import transformers as sampling
 from stepalign.training import checkpoints, loop
 from stepalign.training.loop import Trainer, train
@@ -117,12 +118,64 @@ def test_training_moves_the_policy_that_is_sampled(finished_run: Recipe) -> None
     assert before != after, "the same seeds, another policy"
 
 
-def test_an_epoch_shows_every_problem_once_in_an_order_of_its_own() -> None:
-    problems = [Problem(id=str(i), statement=f"{i}?", answer="1") for i in range(5)]
-    stream = loop._batches(problems, 2, seed=0)
-    shown = [problem.id for _ in range(5) for problem in next(stream)]
-    assert sorted(shown[:5]) == sorted(shown[5:]) == ["0", "1", "2", "3", "4"]
-    assert shown[:5] != shown[5:]
+# ── overlap ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def served(url: str) -> str:
+    return f'critic={{ kind = "openai", base_url = "{url}", model = "program", asks = 1 }}'
+
+
+def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_same(
+    finished_run: Recipe, make_recipe: MakeRecipe
+) -> None:
+    """The server says what the program critic said of the same attempts."""
+    name = "step-000001.jsonl"
+    texts = {r.id: r.text for r in read_jsonl(finished_run.folder / "rollouts" / name, Rollout)}
+    answers = [json.loads(line) for line in (finished_run.folder / "critiques" / name).read_text().splitlines()]
+    said = {texts[answer["rollout_id"]].strip(): answer.get("text", "none") for answer in answers}
+
+    def words(prompt: str) -> str:
+        attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
+        return said.get(attempt.strip(), "none")
+
+    folders = []
+    with serving(Reply(words)) as server:
+        for overlap in ("true", "false"):
+            begin = len(server.requests)
+            once = ("training.steps=1", f"training.overlap={overlap}", f"name=overlap-{overlap}")
+            folders.append(run(make_recipe(served(server.url), *once)))
+            assert len(server.requests) - begin == 4
+    whole = metrics(finished_run.folder)[0]
+    assert whole["cases"]
+    for folder in folders:
+        (mine,) = metrics(folder)
+        assert mine["cases"] == whole["cases"]
+        for key in ("loss", "kl", "grad_norm", "tokens", "teacher_tokens", "student_tokens"):
+            assert mine[key] == pytest.approx(whole[key], rel=1e-4), key
+        kept = (folder / "critiques" / name).read_text().splitlines()
+        assert [json.loads(line)["rollout_id"] for line in kept] == list(texts)
+    early, late = (json.loads((folder / "timeline.jsonl").read_text()) for folder in folders)
+    assert (len(early["answered"]), len(late["answered"])) == (4, 0)
+    assert early["answered"][0][0] <= early["sample"][0][1], "asked while others are drawn"
+
+
+@pytest.mark.parametrize("overrides", [["context.shuffled=true"], ["training.overlap=false"]])
+def test_what_needs_the_whole_step_s_critiques_waits_for_them(
+    overrides: list[str], make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "as_answered", None)
+    with serving(Reply("none")) as server:
+        folder = run(make_recipe(served(server.url), "training.steps=1", *overrides))
+    assert len(metrics(folder)) == 1
+
+
+def test_a_critic_that_breaks_in_mid_step_costs_no_rollouts(make_recipe: MakeRecipe) -> None:
+    with serving(Reply(status=401)) as server:
+        settings = make_recipe(served(server.url))
+        with pytest.raises(StepalignError, match="401"):
+            run(settings)
+    assert len((settings.folder / "rollouts" / "step-000001.jsonl").read_text().splitlines()) == 4
+    assert not (settings.folder / "metrics.jsonl").exists()
 
 
 # ── stopped and taken up again ────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ from stepalign.training import policy as policies
 from stepalign.training.distilling import Distiller
 from stepalign.training.distribution import Replicated
 from stepalign.training.policy import Policy
-from stepalign.training.update import learning_rate, optimizer_of, update
+from stepalign.training.update import Accumulation, learning_rate, optimizer_of, update
 from stepalign.views import Lesson, View
 
 MakeRecipe = Callable[..., Recipe]
@@ -160,6 +160,23 @@ def _logits(policy: Policy, ids: Tensor, *, teacher: bool) -> Tensor:
         return policy.model(ids).logits[0, -1]
     with policy.model.disable_adapter():
         return policy.model(ids).logits[0, -1]
+
+
+@pytest.mark.parametrize("normalize", ["sequence", "token"])
+def test_a_denominator_that_was_guessed_is_put_right(normalize: str, policy: Policy, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe(f"objective.normalize={normalize}", "training.micro_batch=1")
+    gradients, loss, kl = plain(policy, normalize)
+    moved = copy.deepcopy(policy)
+    learner = Distiller(settings.objective)
+    sum_of = Accumulation(Replicated(), moved, learner, settings, Console(1), sequences=9, tokens=100)
+    for lesson in lessons()[::-1]:
+        sum_of.add([lesson])
+    optimizer = torch.optim.SGD(moved.trainable(), lr=0.0)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+    metrics = sum_of.apply(optimizer, lessons())
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["kl"] == pytest.approx(kl, rel=1e-5)
 
 
 # ── what is not finite ────────────────────────────────────────────────────────────────────────────────────────

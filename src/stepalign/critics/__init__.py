@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stepalign import recipe
 from stepalign.errors import StepalignError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stepalign.tokens import Chat
 
 
+@runtime_checkable
 class Critic(Protocol):
     """Answers attempts, in the order in which answers are ready."""
 

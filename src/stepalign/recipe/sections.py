@@ -237,6 +237,8 @@ class Training(Section):
     micro_batch_tokens: PositiveInt | None = None
     """The student's padded tokens in one pass, at most (a longer rollout has one to itself); None is no bound."""
     gradient_checkpointing: bool = False
+    overlap: bool = True
+    """A critic is asked while other rollouts are drawn, and learning begins with the first answers of a served one."""
     checkpoint_every: PositiveInt = 10
     evaluate_every: NonNegativeInt = 10
     """0 evaluates before the first and after the last step only."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stepalign.errors import StepalignError
 from stepalign.records import write_atomically
-from stepalign.report import figures, page, panels
+from stepalign.report import figures, page, panels, timeline
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import Run, read
 from stepalign.report.summary import Summary
@@ -31,6 +31,8 @@ def write(folder: Path) -> Path:
     training = panels.of_training(run.steps)
     probe = panels.of_probes(run.probes)
     _write_figures(folder / "figures", {"evaluation": evaluation, "training": training, "probe": probe})
+    if run.timeline:
+        write_atomically(folder / "figures" / "timeline.png", timeline.png(run.timeline))
     html = page.of_run(Summary(run), evaluation=evaluation, training=training, probe=probe)
     return _write_page(folder / "report.html", html)
 

@@ -88,8 +88,13 @@ def vector(figure: Figure) -> str:
 def png(panels: Sequence[Panel]) -> bytes:
     """Panels in two columns as one PNG, on white."""
     with matplotlib.rc_context(STYLE):
-        buffer = io.BytesIO()
-        _figure(panels, columns=min(2, len(panels))).savefig(buffer, format="png", dpi=200)
+        return raster(_figure(panels, columns=min(2, len(panels))))
+
+
+def raster(figure: Figure) -> bytes:
+    """A figure, made and saved under `STYLE`, as a PNG on white."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
 
 

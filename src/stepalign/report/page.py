@@ -11,7 +11,7 @@ import stepalign
 from stepalign import traces
 from stepalign.critics.counts import OUTCOMES
 from stepalign.records import Critique, CritiqueFailure, Rollout
-from stepalign.report import display, figures
+from stepalign.report import display, figures, timeline
 from stepalign.report.comparison import Comparison
 from stepalign.report.panels import FIGURE_2, Panel
 from stepalign.report.summary import Summary, count
@@ -30,6 +30,7 @@ def of_run(
         .render(
             summary=summary,
             run=summary.run,
+            timeline=Markup(timeline.svg(summary.run.timeline)),
             evaluation=[(panel.title, _svg(panel)) for panel in evaluation],
             training=[(panel.title, _svg(panel)) for panel in training],
             probe=[(panel.title, _svg(panel)) for panel in probe],

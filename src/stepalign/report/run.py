@@ -37,6 +37,8 @@ class Run:
     manifest: Mapping[str, Any]
     steps: list[Mapping[str, Any]]
     """The lines of `metrics.jsonl`, one an optimizer step, in order."""
+    timeline: Mapping[str, Any]
+    """The last line of `timeline.jsonl`: when each stage of that step ran."""
     evaluations: list[Evaluation]
     """In the order of their steps."""
     probes: list[tuple[int, Measures]]
@@ -67,6 +69,7 @@ def read(folder: Path) -> Run:
         recipe_text=recipe_text,
         manifest=_json(folder / "manifest.json"),
         steps=_steps(folder / "metrics.jsonl"),
+        timeline=next(reversed(_steps(folder / "timeline.jsonl")), {}),
         evaluations=[metrics.read(path) for path in sorted((folder / "evaluations").glob("step-*.json"))],
         probes=[
             (int(path.stem.removeprefix("step-")), read_measures(path))
@@ -96,7 +99,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _steps(path: Path) -> list[Mapping[str, Any]]:
-    """Metrics by step. A step that was done again after a crash counts once, as it was done last."""
+    """Lines by step. A step that was done again after a crash counts once, as it was done last."""
     lines = _text(path).splitlines()
     steps: dict[int, Mapping[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
@@ -106,7 +109,7 @@ def _steps(path: Path) -> list[Mapping[str, Any]]:
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
                 break  # the run was killed while it wrote this line
-            raise StepalignError(f"{path}, line {number}: not the metrics of a step: {line[:80]!r}") from None
+            raise StepalignError(f"{path}, line {number}: not a step's: {line[:80]!r}") from None
     return [steps[step] for step in sorted(steps)]
 
 

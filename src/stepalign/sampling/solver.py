@@ -34,7 +34,8 @@ class Solver:
         policy_step: int,
         seed: int,
         prefix: str,
-        done: Callable[[Completion], None] = lambda _: None,
+        done: Callable[[Rollout], None] = lambda _: None,
+        graded: Callable[[Sequence[Rollout]], list[Rollout]] | None = None,
     ) -> list[Rollout]:
         """Attempt each problem `samples` times and grade the attempts; every process does its share.
 
@@ -46,7 +47,8 @@ class Solver:
             policy_step: the optimizer step the adapter is at, for the record.
             seed: every attempt's own seed is derived from it.
             prefix: what the rollouts' ids begin with.
-            done: called with each completion of this process as it ends.
+            done: called with each rollout of this process as it ends, ungraded.
+            graded: gives the grades, where `done` had them made; else the solver's own grader does.
 
         Returns:
             All the rollouts in the order of `problems`, samples of one problem side by side.
@@ -57,24 +59,22 @@ class Solver:
             problem.id: self.prompt_ids(problem, thinking=sampling.thinking)
             for problem in {problem.id: problem for problem in problems}.values()
         }
-        mine = self.world.share(list(zip(owners, numbers, strict=True)))
-        requests = [
-            Request(
-                id=f"{prefix}/{problem.id}/{number}",
-                prompt_ids=cached[problem.id],
-                seed=derive_seed(seed, problem.id, number),
-            )
-            for problem, number in mine
-        ]
-        completions: dict[str, Completion] = {}
-        for completion in self.sampler.sample(requests, sampling, adapter=adapter):
-            completions[completion.id] = completion
-            done(completion)
-        rollouts = [
-            self._rollout(request, completions[request.id], problem, number, policy_step)
-            for request, (problem, number) in zip(requests, mine, strict=True)
-        ]
-        return self.world.gather(self.grader.grade(rollouts, {problem.id: problem for problem in problems}))
+        mine = {
+            f"{prefix}/{problem.id}/{number}": (problem, number)
+            for problem, number in self.world.share(list(zip(owners, numbers, strict=True)))
+        }
+        requests = {
+            name: Request(id=name, prompt_ids=cached[problem.id], seed=derive_seed(seed, problem.id, number))
+            for name, (problem, number) in mine.items()
+        }
+        drawn: dict[str, Rollout] = {}
+        for completion in self.sampler.sample(list(requests.values()), sampling, adapter=adapter):
+            name = completion.id
+            drawn[name] = self._rollout(requests[name], completion, *mine[name], policy_step)
+            done(drawn[name])
+        rollouts = [drawn[name] for name in mine]
+        by_id = {problem.id: problem for problem in problems}
+        return self.world.gather(graded(rollouts) if graded else self.grader.grade(rollouts, by_id))
 
     def _rollout(
         self, request: Request, completion: Completion, problem: Problem, number: int, policy_step: int

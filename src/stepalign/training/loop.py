@@ -6,18 +6,17 @@ One loop for every condition. What differs between two conditions is a field of 
     stepalign train recipes/quickstart.toml
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import critics, problems, recipe, report, tokens, traces
+from stepalign import critics, problems, recipe, report, tokens
 from stepalign.console import Console
 from stepalign.critics.counts import outcomes
 from stepalign.errors import StepalignError
@@ -26,20 +25,22 @@ from stepalign.evaluation.metrics import Evaluation
 from stepalign.grading import Grader
 from stepalign.probing.watch import Watch
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.records import Problem, Rollout
 from stepalign.sampling import making as samplers
 from stepalign.sampling.solver import Solver
 from stepalign.seeding import derive_seed
-from stepalign.training import checkpoints, distribution
+from stepalign.training import checkpoints, distribution, progress
 from stepalign.training import policy as policies
+from stepalign.training.answering import Answer, Answering, as_answered
+from stepalign.training.batches import batches, fitting
 from stepalign.training.cost import spent
 from stepalign.training.handover import Handovers
-from stepalign.training.methods import Method
+from stepalign.training.methods import Method, Taught
 from stepalign.training.policy import ADAPTER
 from stepalign.training.rewarding import Rewarding
 from stepalign.training.run import Run
 from stepalign.training.teaching import Teaching, within
-from stepalign.training.update import learning_rate, optimizer_of, update
+from stepalign.training.update import Accumulation, learning_rate, optimizer_of, update
 from stepalign.world import ALONE, Led, World, join
 
 
@@ -77,6 +78,11 @@ class Trainer:
             if settings.critic and self.method.needs_critique
             else None
         )
+        # The own model cannot draw rollouts and critiques at once; a program answers at once, and in a settled order.
+        overlap = settings.training.overlap
+        self._at_once = overlap and not isinstance(settings.critic, recipe.SelfCritic)
+        served = self.critic is not None and isinstance(settings.critic, recipe.OpenAICritic)
+        self._early = overlap and served and self.method.one_by_one and world.size == 1
         self.train_problems, self.evaluation_problems, dropped = world.lead(lambda: problems.prepare(settings.problems))
         self._leave_out_long_problems(context_limit, dropped)
         self.method.check(self.train_problems)
@@ -121,8 +127,7 @@ class Trainer:
         self.watch = self._watch(context_limit) if settings.probe else None
 
     def _own_model(self) -> critics.OwnModel:
-        limit = policies.context_limit(self.settings.model)
-        return critics.OwnModel(self.chat, self.solver.sampler, limit)
+        return critics.OwnModel(self.chat, self.solver.sampler, policies.context_limit(self.settings.model))
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -132,8 +137,8 @@ class Trainer:
         self.look()
         if self._evaluates_now():
             self.evaluate()
-        batches = _batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
-        for batch in islice(batches, self.step, training.steps):
+        stream = batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
+        for batch in islice(stream, self.step, training.steps):
             self.learn_from(batch)
             if self.step == training.steps or self.step % training.checkpoint_every == 0:
                 self._checkpoint()
@@ -150,32 +155,26 @@ class Trainer:
     def learn_from(self, batch: Sequence[Problem]) -> None:
         """One optimizer step on these problems."""
         step = self.step + 1
-        self.console.seconds.clear()
-        with self.engine.unsharded(self.policy):
-            rollouts = self.run.rollouts(step) or self._draw(step, batch)
-            answers = self._critiques(step, batch, rollouts)
-            self.handovers.rest()
+        self.console.begin()
         by_id = {problem.id: problem for problem in batch}
-        taught = self.method.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
+        kept = self.run.critiques(step)
         rate = learning_rate(self.settings.optimizer, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.settings.seed, "dropout", step) + self.world.rank)
-        learnt: dict[str, float] = {}
-        if taught.lessons:
-            learner = self.method.learner()
+        critic = self.critic if kept is None else None
+        with Answering(by_id, self.solver.grader, critic, at_once=self._at_once) as answering:
+            with self.engine.unsharded(self.policy):
+                rollouts = self._rollouts(step, batch, answering)
+                early = self._early and kept is None
+                answers = [] if early else kept or self._critiques(step, rollouts, answering)
+                self.handovers.rest()
             try:
-                for _ in range(self.method.updates):
-                    learnt = update(
-                        self.engine,
-                        self.policy,
-                        self.optimizer,
-                        taught.lessons,
-                        learner,
-                        self.settings,
-                        self.console,
-                        unmoved=taught.unmoved,
-                    )
+                if early:
+                    taught, learnt, answers = self._learn_as_answered(step, by_id, rollouts, answering)
+                else:
+                    taught = self.method.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
+                    learnt = self._learn(taught)
             except StepalignError as error:
                 raise StepalignError(f"{self.settings.folder}, step {step}: {error}") from None
         self.step = step
@@ -192,7 +191,60 @@ class Trainer:
             "critic_tokens": critic_tokens,
             "cost": spent(self.policy.parameters_read, batch, rollouts, answers, learnt, updates),
         }
+        spans = {**self.console.spans, "answered": answering.spans}
+        self.run.add_timeline(step, {name: found for name, found in spans.items() if name != "learn"})
         self._record(rollouts, {"lr": rate, **learnt}, counts)
+
+    def _learn(self, taught: Taught[Any]) -> dict[str, float]:
+        """The step's updates on lessons that are all there."""
+        learnt: dict[str, float] = {}
+        if taught.lessons:
+            learner = self.method.learner()
+            for _ in range(self.method.updates):
+                learnt = update(
+                    self.engine,
+                    self.policy,
+                    self.optimizer,
+                    taught.lessons,
+                    learner,
+                    self.settings,
+                    self.console,
+                    unmoved=taught.unmoved,
+                )
+        return learnt
+
+    def _learn_as_answered(
+        self, step: int, by_id: Mapping[str, Problem], rollouts: Sequence[Rollout], answering: Answering
+    ) -> tuple[Taught[Any], dict[str, float], list[Answer]]:
+        """The step's update, whose passes begin with the first answers."""
+        training = self.settings.training
+        drawn = {rollout.id: rollout for rollout in rollouts}
+        found: dict[str, Answer] = {}
+        taught: Taught[Any] = Taught(lessons=[])
+
+        def teach(answers: Sequence[Answer]) -> list[Any]:
+            new = {answer.rollout_id: answer for answer in answers}
+            found.update(new)
+            made = self.method.teach([drawn[name] for name in new], by_id, new)
+            taught.take_in(made)
+            return made.lessons
+
+        gradients = Accumulation(
+            self.engine,
+            self.policy,
+            self.method.learner(),
+            self.settings,
+            self.console,
+            sequences=len(rollouts),
+            tokens=sum(len(rollout.completion_ids) for rollout in rollouts),
+        )
+        with self.console.stage("learn", len(rollouts)) as advance:
+            for micro in as_answered(answering, teach, training.micro_batch, training.micro_batch_tokens, self.console):
+                gradients.add(micro)
+                advance(len(micro))
+        answers = [found[rollout.id] for rollout in rollouts]
+        self.run.keep_critiques(step, answers)
+        return taught, gradients.apply(self.optimizer, taught.lessons) if taught.lessons else {}, answers
 
     def evaluate(self) -> Evaluation | None:
         """Judge the policy as it is on the evaluation problems, once a step."""
@@ -237,11 +289,23 @@ class Trainer:
         every = self.settings.training.evaluate_every
         return self.step in (0, self.settings.training.steps) or (every > 0 and self.step % every == 0)
 
-    def _draw(self, step: int, batch: Sequence[Problem]) -> list[Rollout]:
+    def _rollouts(self, step: int, batch: Sequence[Problem], answering: Answering) -> list[Rollout]:
+        """The step's rollouts, graded, on their way to the critic: those that were kept, or new ones."""
+        if (kept := self.run.rollouts(step)) is not None:
+            mine = self.world.share(kept)
+            for rollout in mine:
+                answering.add(rollout)
+            answering.graded(mine)
+            return kept
         self.handovers.bring(self.step)
         training = self.settings.training
         tokens_at_most = training.rollouts_per_step * self.settings.sampling.max_new_tokens / self.world.size
         with self.console.stage("sample", tokens_at_most, "tokens") as advance:
+
+            def done(rollout: Rollout) -> None:
+                answering.add(rollout)
+                advance(len(rollout.completion_ids))
+
             rollouts = self.solver.attempt(
                 batch,
                 training.group,
@@ -250,26 +314,23 @@ class Trainer:
                 policy_step=self.step,
                 seed=derive_seed(self.settings.seed, "rollouts", step),
                 prefix=f"step-{step:06d}",
-                done=lambda completion: advance(len(completion.ids)),
+                done=done,
+                graded=answering.graded,
             )
         self.run.keep_rollouts(step, rollouts)
         return rollouts
 
-    def _critiques(
-        self, step: int, batch: Sequence[Problem], rollouts: Sequence[Rollout]
-    ) -> list[Critique | CritiqueFailure]:
+    def _critiques(self, step: int, rollouts: Sequence[Rollout], answering: Answering) -> list[Answer]:
+        """The critic's answers to all of the step's rollouts, in their order."""
         if self.critic is None:
             return []
-        if (kept := self.run.critiques(step)) is not None:
-            return kept
-        by_id = {problem.id: problem for problem in batch}
-        mine = self.world.share(rollouts)
         answers = []
-        with self.console.stage("critique", len(mine)) as advance:
-            for answer in self.critic.critique((by_id[rollout.problem_id], rollout) for rollout in mine):
+        with self.console.stage("critique", len(self.world.share(rollouts))) as advance:
+            for answer in answering.answers():
                 answers.append(answer)
                 advance(1)
-        answers = self.world.gather(answers)
+        by_rollout = {answer.rollout_id: answer for answer in self.world.gather(answers)}
+        answers = [by_rollout[rollout.id] for rollout in rollouts]
         self.run.keep_critiques(step, answers)
         return answers
 
@@ -280,66 +341,36 @@ class Trainer:
         counts: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Keep a step's metrics, send them to trackers, and say what a person should know."""
-        drawn = len(rollouts)
-        shares = {
-            "correct": sum(rollout.correct for rollout in rollouts) / drawn,
-            "formatted": sum(traces.parse(rollout.text).formatted for rollout in rollouts) / drawn,
-            "truncated": sum(rollout.finish == "length" for rollout in rollouts) / drawn,
-        }
-        completion_tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
+        training = self.settings.training
         values: dict[str, Any] = {
             "step": self.step,
-            "epoch": self.step
-            * self.settings.training.rollouts_per_step
-            / self.settings.training.group
-            / len(self.train_problems),
+            "epoch": self.step * training.rollouts_per_step / training.group / len(self.train_problems),
             **learnt,
-            "rollouts": drawn,
-            "completion_tokens": completion_tokens,
-            **shares,
+            **progress.measured(rollouts),
             **({} if self.handovers.difference is None else {"handover_difference": self.handovers.difference}),
         }
         self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
-        if shares["truncated"] == 1:
-            self.console.warn(
-                f"step {self.step}: every rollout ran into sampling.max_new_tokens = "
-                f"{self.settings.sampling.max_new_tokens}"
-            )
-        if len({rollout.text for rollout in rollouts}) == 1 and drawn > 1:
-            self.console.warn(f"step {self.step}: all {drawn} rollouts are the same text: {rollouts[0].text[:60]!r}")
-        if not learnt or "loss" not in learnt:
-            self.console.warn(
-                f"step {self.step}: nothing to learn from, no update (dropped: {dict(counts['failures'])})"
-            )
-        loss = f"loss {learnt['loss']:.4f}, " if "loss" in learnt else ""
-        spent = sum(seconds.values()) or 1.0
-        self.console.step_done(
-            f"step {self.step}: {loss}correct {shares['correct']:.0%}, {completion_tokens / drawn:.0f} tokens, "
-            + ", ".join(f"{name} {value / spent:.0%}" for name, value in seconds.items())
-            + f" of {spent:.0f} s"
-        )
+        for warning in progress.warnings(rollouts, learnt, counts["failures"], self.settings.sampling):
+            self.console.warn(f"step {self.step}: {warning}")
+        self.console.step_done(f"step {self.step}: {progress.line(values, seconds)}")
 
     def _leave_out_long_problems(self, limit: int | None, dropped: dict[str, int]) -> None:
         """Problems whose prompt leaves no room for a completion cannot be attempted."""
-        if limit is None:
-            return
-
-        def fits(problem: Problem, sampling: recipe.Sampling) -> bool:
-            prompt = self.chat.prompt_ids(self.prompt.turns(problem), thinking=sampling.thinking)
-            return len(prompt) + sampling.max_new_tokens <= limit
-
+        sampling = self.settings.sampling
         before = len(self.train_problems) + len(self.evaluation_problems)
-        self.train_problems = [p for p in self.train_problems if fits(p, self.settings.sampling)]
-        self.evaluation_problems = [p for p in self.evaluation_problems if fits(p, self.settings.evaluation.sampling)]
+        self.train_problems = fitting(self.train_problems, sampling, self.chat, self.prompt, limit)
+        self.evaluation_problems = fitting(
+            self.evaluation_problems, self.settings.evaluation.sampling, self.chat, self.prompt, limit
+        )
         left_out = before - len(self.train_problems) - len(self.evaluation_problems)
         if left_out:
             dropped["longer than the model's context"] = left_out
         if not self.train_problems:
             raise StepalignError(
-                f"problems.train: no problem leaves room for sampling.max_new_tokens = "
-                f"{self.settings.sampling.max_new_tokens} in the model's context of {limit} tokens"
+                f"problems.train: no problem leaves room for sampling.max_new_tokens = {sampling.max_new_tokens} "
+                f"in the model's context of {limit} tokens"
             )
 
 
@@ -354,18 +385,6 @@ def _divided(critic: recipe.Critic, world: World) -> recipe.Critic:
     if not isinstance(critic, recipe.OpenAICritic):
         return critic
     return critic.model_copy(update={"concurrency": -(-critic.concurrency // world.size)})
-
-
-def _batches(train_problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:
-    """Batches of problems without end: every epoch in an order of its own, batches running on across epochs."""
-
-    def endless() -> Iterator[Problem]:
-        for epoch in count():
-            yield from Random(derive_seed(seed, "epoch", epoch)).sample(train_problems, len(train_problems))
-
-    stream = endless()
-    while True:
-        yield list(islice(stream, size))
 
 
 def _accelerator(settings: recipe.Recipe) -> Accelerator:

@@ -30,12 +30,25 @@ class Taught(Generic[L]):
     failures: Counter[str] = field(default_factory=Counter)
     """Why there is no critique, or no lesson."""
 
+    def take_in(self, other: "Taught[L]") -> None:
+        """Add what became of other rollouts of the step."""
+        self.lessons.extend(other.lessons)
+        self.unmoved.extend(other.unmoved)
+        for mine, others in (
+            (self.outcomes, other.outcomes),
+            (self.cases, other.cases),
+            (self.failures, other.failures),
+        ):
+            mine.update(others)
+
 
 @runtime_checkable
 class Method(Protocol[L]):
     """A condition at work."""
 
     needs_critique: bool
+    one_by_one: bool
+    """Whether a rollout's lesson follows from it and its own critique alone."""
     updates: int
     """Optimizer updates on each step's lessons."""
 

@@ -42,6 +42,7 @@ class Rewarding:
     """From a step's graded rollouts to advantages."""
 
     needs_critique = False
+    one_by_one = False  # an advantage is over a group
 
     def __init__(self, settings: recipe.Recipe, objective: recipe.Grpo) -> None:
         self._settings, self._objective = settings, objective

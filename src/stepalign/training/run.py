@@ -1,7 +1,7 @@
 """A run is a folder: what was asked for, what was drawn, what was learnt.
 
-    recipe.toml  manifest.json  problems/  rollouts/  critiques/  metrics.jsonl  checkpoints/  evaluations/
-    report.html  figures/
+    recipe.toml  manifest.json  problems/  rollouts/  critiques/  metrics.jsonl  timeline.jsonl  checkpoints/
+    evaluations/  report.html  figures/
 
 Every file appears whole or not at all, and what a step produced is kept in files of that step, so that a killed run
 goes on from its last checkpoint and asks for nothing twice that it already has.
@@ -62,7 +62,7 @@ _TRANSPORT = (
 )
 _SERVING = ("base_url", "api_key_env", "timeout_s", "outage_s", "tolerance", "memory", "sleep")
 _FREE_TO_CHANGE = (
-    *("training.steps:", "tracking.", "output:", "distribution."),
+    *("training.steps:", "training.overlap:", "tracking.", "output:", "distribution."),
     *(f"critic.{key}:" for key in _TRANSPORT),
     *(f"sampler.{key}:" for key in _SERVING),
 )
@@ -141,19 +141,21 @@ class Run:
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one step's metrics."""
-        path = self.folder / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-        except OSError as error:
-            raise StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost") from None
+        self._append("metrics.jsonl", values)
+
+    def add_timeline(self, step: int, spans: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        """Append when each stage of a step ran, in seconds from the first one's start."""
+        begin = min(start for stage in spans.values() for start, _ in stage)
+        since = {name: [[round(t - begin, 4) for t in span] for span in stage] for name, stage in spans.items()}
+        self._append("timeline.jsonl", {"step": step, **since})
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop the metrics of steps that are about to be done again."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            write_atomically(path, "".join(line + "\n" for line in kept))
+        """Drop the metrics and times of steps that are about to be done again."""
+        for name in ("metrics.jsonl", "timeline.jsonl"):
+            path = self.folder / name
+            if path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+                write_atomically(path, "".join(line + "\n" for line in kept))
 
     def evaluation(self, step: int) -> Evaluation | None:
         """The evaluation at a step, if there is one."""
@@ -165,6 +167,14 @@ class Run:
         path = self._of_step("evaluations", evaluation.step)
         write_jsonl(path, rollouts)
         write_atomically(path.with_suffix(".json"), to_json(evaluation) + "\n")
+
+    def _append(self, name: str, values: Mapping[str, Any]) -> None:
+        path = self.folder / name
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost") from None
 
     def _of_step(self, room: str, step: int) -> Path:
         return self.folder / room / f"step-{step:06d}.jsonl"

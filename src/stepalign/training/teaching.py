@@ -41,6 +41,7 @@ class Teaching:
                 else "objective.horizon = 'first_error' needs a critique that knows the first error"
             )
             raise StepalignError(f"{why}, but the recipe has no [critic]")
+        self.one_by_one = not settings.context.shuffled
         self.fallback: contexts.Context | None = None
         if self.needs_critique and settings.critic is not None and "refsol" in settings.critic.fallbacks:
             self.fallback = contexts.load("refsol")

@@ -6,8 +6,7 @@ What a lesson is worth is a `Learner`'s business: `distilling` (Eq. 3 of arXiv 2
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +51,123 @@ class Learner(Protocol[L_contra]):
         ...
 
 
+class Accumulation(Generic[L]):
+    """Gradients of a step's micro-batches as they come, added up for the one update.
+
+    Each token's weight carries the denominator of the whole step, so that the split into micro-batches, and of these
+    over processes, changes nothing but memory and time. Where it is not known yet which rollouts can be learnt from,
+    the denominator is a guess, and the sums are put right before the update.
+    """
+
+    def __init__(
+        self,
+        engine: Replicated,
+        policy: Policy,
+        learner: Learner[L],
+        settings: recipe.Recipe,
+        console: Console,
+        *,
+        sequences: int,
+        tokens: int,
+    ) -> None:
+        """Begin a step.
+
+        Args:
+            engine: adds up the processes' gradients.
+            policy: as prepared by `engine`.
+            learner: has the loss.
+            settings: objective and optimizer are used.
+            console: keeps the seconds of the frozen pass, `student` and `optimizer`.
+            sequences: how many views with counted tokens the step has, over all processes, or may have.
+            tokens: how many counted tokens those have.
+        """
+        self._engine, self._policy, self._learner = engine, policy, learner
+        self._settings, self._console = settings, console
+        self._guessed = sequences, tokens
+        self._sums: dict[str, float] = defaultdict(float)
+        policy.train()
+
+    def add(self, micro: Sequence[L], *, counts: bool = True, last: bool = False) -> None:
+        """One pass, forward and backward.
+
+        Args:
+            micro: its lessons.
+            counts: whether they are this process' own; else the pass keeps the others company, with weight zero.
+            last: whether it is the step's last, where that is known.
+
+        Raises:
+            StepalignError: the loss is not finite; nothing was updated.
+        """
+        device = self._engine.device
+        views = [lesson.student for lesson in micro]
+        batch = collate(views).to(device)
+        start = time.perf_counter()
+        seen = self._learner.look(self._policy, micro, batch)
+        if seen is not None:
+            _settle(device)
+            self._console.timed(self._learner.frozen, start)
+
+        start = time.perf_counter()
+        sequences, tokens = self._guessed
+        normalize = self._settings.objective.normalize
+        mean = weights(views, normalize=normalize, sequences=sequences, tokens=tokens).to(device) * counts
+        loss, measures = self._learner.loss(self._policy(batch), seen, self._policy.head, micro, batch, mean)
+        if not torch.isfinite(loss):
+            raise StepalignError(
+                f"the loss is {loss.item()} on rollouts {', '.join(lesson.rollout_id for lesson in micro)}; "
+                "nothing was updated (a lower optimizer.lr, model.dtype = 'float32'?)"
+            )
+        self._engine.backward(loss, last=last)
+        _settle(device)
+        self._console.timed("student", start)
+        if not counts:
+            return
+        self._sums["loss"] += loss.item()
+        for name, measure in measures.items():
+            self._sums[name] += measure.sum().item()
+        if "kl" in measures:  # the thinking boundary shows there
+            self._sums["first_token_kl"] += measures["kl"][_first_tokens(views).to(device)].sum().item()
+
+    def apply(
+        self, optimizer: torch.optim.Optimizer, lessons: Sequence[L], unmoved: Sequence[View] = ()
+    ) -> dict[str, float]:
+        """Update the policy and return the step's metrics.
+
+        Args:
+            optimizer: over the policy's adapter.
+            lessons: the whole step's, over all processes.
+            unmoved: what counts in the means but has no gradient.
+
+        Raises:
+            StepalignError: the gradient is not finite; nothing was updated.
+        """
+        start = time.perf_counter()
+        counted = [*(lesson.student for lesson in lessons), *unmoved]
+        found = len(counted), sum(view.counted for view in counted)
+        by_token = self._settings.objective.normalize == "token"
+        right = self._guessed[by_token] / found[by_token]
+        if right != 1:
+            for parameter in self._policy.trainable():
+                if parameter.grad is not None:
+                    parameter.grad *= right
+            self._sums["loss"] *= right
+        norm = self._engine.step(self._policy, optimizer, self._settings.optimizer.max_grad_norm)
+        _settle(self._engine.device)
+        self._console.timed("optimizer", start)
+        totals = _added(self._engine.world.gather([dict(self._sums)]))
+        loss, first_token_kl = totals.pop("loss"), totals.pop("first_token_kl", None)
+        tokens = sum(lesson.student.counted for lesson in lessons)
+        return {
+            "loss": loss,
+            **{name: total / tokens for name, total in totals.items()},
+            **({} if first_token_kl is None else {"first_token_kl": first_token_kl / len(lessons)}),
+            "grad_norm": norm,
+            "tokens": tokens,
+            "student_tokens": sum(len(lesson.student.input_ids) for lesson in lessons),
+            **self._learner.counts(lessons),
+        }
+
+
 def update(
     engine: Replicated,
     policy: Policy,
@@ -63,10 +179,7 @@ def update(
     *,
     unmoved: Sequence[View] = (),
 ) -> dict[str, float]:
-    """Learn from a step's lessons and return its metrics.
-
-    Gradients of all micro-batches add up before the one update; each token's weight already carries the whole step's
-    denominator, so that the split into micro-batches, and of these over processes, changes nothing but memory and time.
+    """Learn from a step's lessons, which are all there, and return its metrics.
 
     Args:
         engine: deals out the micro-batches and adds up the processes' gradients.
@@ -82,62 +195,15 @@ def update(
         StepalignError: loss or gradient is not finite; nothing was updated.
     """
     counted = [*(lesson.student for lesson in lessons), *unmoved]
-    mean = partial(
-        weights,
-        normalize=settings.objective.normalize,
-        sequences=len(counted),
-        tokens=sum(view.counted for view in counted),
-    )
-    sums: dict[str, float] = defaultdict(float)
-    policy.train()
-    training, device = settings.training, engine.device
+    sizes = {"sequences": len(counted), "tokens": sum(view.counted for view in counted)}
+    gradients = Accumulation(engine, policy, learner, settings, console, **sizes)
+    training = settings.training
     passes = list(engine.passes(list(micro_batches(lessons, training.micro_batch, training.micro_batch_tokens))))
     with console.stage("learn", sum(len(micro) for micro, _ in passes)) as advance:
         for number, (micro, counts) in enumerate(passes, 1):
-            views = [lesson.student for lesson in micro]
-            batch = collate(views).to(device)
-            start = time.perf_counter()
-            seen = learner.look(policy, micro, batch)
-            if seen is not None:
-                _settle(device)
-                console.timed(learner.frozen, start)
-
-            start = time.perf_counter()
-            token_weights = mean(views).to(device) * counts
-            loss, measures = learner.loss(policy(batch), seen, policy.head, micro, batch, token_weights)
-            if not torch.isfinite(loss):
-                raise StepalignError(
-                    f"the loss is {loss.item()} on rollouts {', '.join(lesson.rollout_id for lesson in micro)}; "
-                    "nothing was updated (a lower optimizer.lr, model.dtype = 'float32'?)"
-                )
-            engine.backward(loss, last=number == len(passes))
-            _settle(device)
-            console.timed("student", start)
-
+            gradients.add(micro, counts=counts, last=number == len(passes))
             advance(len(micro))
-            if not counts:
-                continue
-            sums["loss"] += loss.item()
-            for name, measure in measures.items():
-                sums[name] += measure.sum().item()
-            if "kl" in measures:  # the thinking boundary shows there
-                sums["first_token_kl"] += measures["kl"][_first_tokens(views).to(device)].sum().item()
-    start = time.perf_counter()
-    norm = engine.step(policy, optimizer, settings.optimizer.max_grad_norm)
-    _settle(device)
-    console.timed("optimizer", start)
-    totals = _added(engine.world.gather([dict(sums)]))
-    loss_sum, first_token_kl = totals.pop("loss"), totals.pop("first_token_kl", None)
-    tokens = sum(lesson.student.counted for lesson in lessons)
-    return {
-        "loss": loss_sum,
-        **{name: total / tokens for name, total in totals.items()},
-        **({} if first_token_kl is None else {"first_token_kl": first_token_kl / len(lessons)}),
-        "grad_norm": norm,
-        "tokens": tokens,
-        "student_tokens": sum(len(lesson.student.input_ids) for lesson in lessons),
-        **learner.counts(lessons),
-    }
+    return gradients.apply(optimizer, lessons, unmoved)
 
 
 def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
