@@ -20,6 +20,7 @@ from stepalign.recipe import Recipe
 from stepalign.training import policy as policies
 from stepalign.training.distilling import Distiller
 from stepalign.training.distribution import Replicated
+from stepalign.training.loop import train
 from stepalign.training.policy import Policy
 from stepalign.training.update import optimizer_of, update
 from stepalign.views import Lesson, View, collate
@@ -117,16 +118,35 @@ def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, ma
     assert estimated == pytest.approx(counter.get_total_flops(), rel=0.25)
 
 
-def test_tokens_are_those_of_the_run_whose_lengths_are_taken(finished_run: Recipe) -> None:
-    given, problems = lengths(finished_run, like=finished_run.folder)
-    sizes = shape(finished_run.model, finished_run.adapter, gpu=False)
-    found = estimate.plan(finished_run, sizes, given, Gpu(GPUS["h100"], sizes), evaluation_problems=problems)
-    steps = [json.loads(line) for line in (finished_run.folder / "metrics.jsonl").read_text().splitlines()]
+def planned(settings: Recipe, given: Lengths, problems: int) -> estimate.Plan:
+    sizes = shape(settings.model, settings.adapter, gpu=False)
+    return estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes), evaluation_problems=problems)
+
+
+def assert_tokens_are_the_runs(settings: Recipe) -> None:
+    found = planned(settings, *lengths(settings, like=settings.folder))
+    steps = [json.loads(line) for line in (settings.folder / "metrics.jsonl").read_text().splitlines()]
     for stage, name in (("sample", "completion_tokens"), ("teacher", "teacher_tokens"), ("student", "student_tokens")):
-        measured = sum(step[name] for step in steps) / len(steps)
-        assert found.stages[stage].tokens == pytest.approx(measured, rel=0.25), stage
+        measured = sum(step.get(name, 0) for step in steps) / len(steps)
+        assert found.stages[stage].tokens == pytest.approx(measured, rel=0.02), stage
+
+
+def test_tokens_are_those_of_the_run_whose_lengths_are_taken(finished_run: Recipe) -> None:
+    assert_tokens_are_the_runs(finished_run)
+    given, problems = lengths(finished_run, like=finished_run.folder)
+    found = planned(finished_run, given, problems)
     assert problems == 3
     assert (found.steps, found.evaluations) == (4, 3), "steps 0, 3 and 4"
+    assert (given.reached, given.taught) == (pytest.approx(1, abs=0.1), 1)
+    assert given.evaluation <= 16, "the cap of its evaluations, not of its rollouts"
+
+
+def test_a_run_reads_no_further_than_its_horizon(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("objective.horizon=first_error", "training.steps=2", "training.evaluate_every=0")
+    train(settings)
+    given, _ = lengths(settings, like=settings.folder)
+    assert given.reached < 1
+    assert_tokens_are_the_runs(settings)
 
 
 def test_more_devices_take_less_time_and_sharding_less_memory(make_recipe: MakeRecipe) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from random import Random
+from statistics import fmean
 
 import torch
 
@@ -53,7 +54,13 @@ class Lengths:
 
     def drawn(self, count: int, mean: float) -> list[float]:
         """So many completions' lengths, the shortest first, as they are spread around their mean."""
-        return [mean * self.spread[(2 * n + 1) * len(self.spread) // (2 * count)] for n in range(count)]
+        return [mean * share for share in parts(self.spread, count)]
+
+
+def parts(values: Sequence[float], count: int) -> tuple[float, ...]:
+    """Sorted values cut into so many equal parts, each part's mean: their mean stays what it is."""
+    size = len(values)
+    return tuple(fmean(values[place // count] for place in range(n * size, (n + 1) * size)) for n in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,14 +136,18 @@ def plan(
         rate = (device.student if name == "student" else device.frozen) * devices
         stages[name] = Stage(tokens=lessons * tokens, flops=lessons * flops, seconds=lessons * flops / rate)
     stages["optimizer"] = Stage(tokens=0.0, flops=0.0, seconds=updates(settings) * device.optimizer)
+    rows = min(slots, max(math.ceil(count / devices) for count in (rollouts, attempts)))
+    longest = lengths.prompt + max(drawn[-1], *attempted, 0.0)
+    memory = learning_tensors(settings, shape, lengths, gpu=device.gpu, devices=devices)
+    sampling_memory = sampling_tensors(shape, rows, longest)
     concurrency = 0
     if "critique" in stages:
         critique = stages["critique"].seconds
         concurrency = math.ceil(rollouts * critique / max(stages["sample"].seconds, critique))
     every = training.evaluate_every or training.steps
     return Plan(
-        memory=learning_memory(settings, shape, lengths, device, devices),
-        sampling_memory=sampling_memory(settings, shape, lengths, [drawn, attempted], device, devices),
+        memory={**memory, "process": device.process["learning"]},
+        sampling_memory={**sampling_memory, "process": device.process["sampling"]},
         stages=stages,
         evaluation=decoding(shape, attempted, lengths.prompt, slots, device, devices),
         steps=training.steps,
@@ -211,8 +222,8 @@ def occupancy(lengths: Sequence[float], slots: int) -> Iterator[tuple[int, float
         now = heappop(ends)
 
 
-def learning_memory(
-    settings: recipe.Recipe, shape: Shape, lengths: Lengths, device: Device, devices: int
+def learning_tensors(
+    settings: recipe.Recipe, shape: Shape, lengths: Lengths, *, gpu: bool, devices: int = 1
 ) -> dict[str, float]:
     """Bytes on one device at the peak of the student's pass, which is that of the longest rollouts."""
     training = settings.training
@@ -224,37 +235,26 @@ def learning_memory(
     kept = shape.layers * shape.layer_activation_bytes
     if training.gradient_checkpointing:
         kept = shape.layers * shape.hidden * shape.weight_bytes + shape.layer_activation_bytes
-    chunk = chunk_tokens(round(rows * counted) or 1, shape.vocab, torch.device("cuda" if device.gpu else "cpu"))
+    chunk = chunk_tokens(round(rows * counted) or 1, shape.vocab, torch.device("cuda" if gpu else "cpu"))
     sharded = settings.distribution.engine == "fsdp2"
     layers = shape.projections / (devices if sharded else 1)
     moments = 8.0 * shape.adapter
     if settings.distribution.engine == "zero2":
         moments = 0.0 if settings.distribution.offload else moments / devices
-    tensors = {
+    return {
         "weights": shape.weight_bytes * (shape.parameters - shape.projections + layers),
         "adapter and its gradient": 8.0 * shape.adapter,
         "optimizer": moments,
         "activations": rows * student * kept,
         "hidden states": rows * counted * shape.hidden * (2 * shape.weight_bytes + 4),
-        "objective's chunk": (_SCRATCH if device.gpu else 2.0) * 4 * chunk * shape.vocab,
+        "objective's chunk": (_SCRATCH if gpu else 2.0) * 4 * chunk * shape.vocab,
     }
-    return {**tensors, "process": device.beside("learning", sum(tensors.values()))}
 
 
-def sampling_memory(
-    settings: recipe.Recipe,
-    shape: Shape,
-    lengths: Lengths,
-    draws: Sequence[Sequence[float]],
-    device: Device,
-    devices: int,
-) -> dict[str, float]:
-    """Bytes on one device while it samples: a step's completions, or an evaluation's where those are more."""
-    rows = min(max(math.ceil(len(drawn) / devices) for drawn in draws), settings.sampler.batch_size)
-    longest = lengths.prompt + max(length for drawn in draws for length in drawn)
-    tensors = {
+def sampling_tensors(shape: Shape, rows: int, longest: float) -> dict[str, float]:
+    """Bytes on one device while it samples so many rows, of so many tokens with their prompts at most."""
+    return {
         "weights": float(shape.weight_bytes * shape.parameters),
         "adapter": 4.0 * shape.adapter,
         "keys and values": rows * shape.cache_bytes * longest,
     }
-    return {**tensors, "process": device.beside("sampling", sum(tensors.values()))}

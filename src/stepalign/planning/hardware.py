@@ -4,6 +4,7 @@ Peak rates are dense bfloat16, without sparsity. The shares of them that passes 
 well-filled GPU, not measurements of this project.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,11 @@ class Device(Protocol):
     @property
     def memory(self) -> float:
         """Bytes it has."""
+        ...
+
+    @property
+    def process(self) -> Mapping[str, float]:
+        """Bytes that a process holds beside its tensors, while `learning` and while `sampling`."""
         ...
 
     @property
@@ -46,10 +52,6 @@ class Device(Protocol):
 
     def tick(self, rows: float, context: float) -> float:
         """Seconds of one more token for so many rows with so many tokens before it."""
-        ...
-
-    def beside(self, kind: str, tensors: float) -> float:
-        """Bytes that a process holds beside its tensors at the peak of `learning` or `sampling`."""
         ...
 
     def describe(self) -> str:
@@ -90,26 +92,23 @@ class Gpu:
     """A GPU at shares of its peak rates. Left out: a CUDA context (about half a gigabyte), the optimizer's seconds."""
 
     gpu = True
-    optimizer = 0.0
+    optimizer: float = 0.0
 
     def __init__(self, rates: Rates, shape: Shape) -> None:
         self.rates, self.shape = rates, shape
         self.name, self.memory = rates.name, rates.memory
+        self.process = {"learning": 0.0, "sampling": 0.0}
         self.reading = self.frozen = self.student = rates.flops * rates.utilization
 
     def tick(self, rows: float, context: float) -> float:
         """Bound by operations, or by reading the weights once and every row's keys and values."""
         shape = self.shape
-        read = shape.weight_bytes * (shape.projections + shape.vocab * shape.hidden)
+        read: float = shape.weight_bytes * (shape.projections + shape.vocab * shape.hidden)
         read += rows * context * shape.cache_bytes
         return max(
             rows * shape.token_flops(context) / self.reading,
             read / (self.rates.bandwidth * self.rates.decoding),
         )
-
-    def beside(self, kind: str, tensors: float) -> float:
-        """Left out, as said above."""
-        return 0.0
 
     def describe(self) -> str:
         """Rates, and the shares of them that are assumed."""

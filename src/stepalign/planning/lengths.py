@@ -8,7 +8,8 @@ from statistics import fmean
 
 from stepalign import contexts, problems, recipe, tokens
 from stepalign.errors import StepalignError
-from stepalign.planning.estimate import Lengths
+from stepalign.evaluation import metrics
+from stepalign.planning.estimate import Lengths, parts
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Rollout, read_jsonl
 
@@ -18,6 +19,8 @@ _JUDGEMENT = 250
 """Tokens of a critique beside what it copies: summary, verdicts, headings, the corrected step's changes."""
 _INSTRUCTIONS = 960
 """Tokens of `prompts/critic.txt`; `critic-splice.txt` has about as many."""
+_SPREAD = 64
+"""Parts that an earlier run's completions are told apart by."""
 _SPLICED = 0.5
 """How much a critique in splice mode writes, beside one that copies."""
 
@@ -82,14 +85,13 @@ def _of_run(folder: Path) -> _Before:
         lessons = sum(step["outcomes"].get("taught", 0) for step in steps)
 
         def each(name: str) -> float:
-            return sum(step.get(name, 0) for step in steps) / lessons
+            return float(sum(step.get(name, 0) for step in steps) / lessons)
 
         prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
         drawn = sorted(len(rollout.completion_ids) for rollout in rollouts)
         written = fmean(drawn)
         judged = [
-            json.loads(file.read_text())["measures"]["length"]["value"]
-            for file in sorted((folder / "evaluations").glob("step-*.json"))
+            metrics.read(file).measures["length"].value for file in sorted((folder / "evaluations").glob("step-*.json"))
         ]
         # A view ends before the last token that counts.
         read = each("student_tokens") - prompt
@@ -98,7 +100,7 @@ def _of_run(folder: Path) -> _Before:
             completion=written,
             teacher_prompt=max(each("teacher_tokens") - read, 0.0),
             evaluation=fmean(judged) if judged else None,
-            spread=tuple(length / written for length in drawn),
+            spread=tuple(length / written for length in parts(drawn, min(len(drawn), _SPREAD))),
             reached=read / written,
             taught=lessons / len(rollouts),
         )

@@ -1,11 +1,11 @@
 """The machine at hand, measured: the very code of a step on some layers of the model, with random weights.
 
 What a step takes depends on more than rates of products: on small models calls cost as much as arithmetic, decoding
-reads weights once for all rows that are still alive, objective and sampling work on whole vocabularies, and freed memory
-does not all go back to the system. So the pieces are done, not modelled: prompts read and tokens drawn for several
-numbers of rows, an update on one micro-batch. Each is done on a model of one layer and on one of several, whose weights
-do not fit a cache, in a process of its own; since all layers are alike, seconds and bytes of the whole model are lines in
-their number.
+reads weights once for all rows that are still alive, objective and sampling work on whole vocabularies, and freed
+memory does not all go back to the system. So the pieces are done, not modelled: prompts read and tokens drawn for
+several numbers of rows, an update on one micro-batch. Each is done on a model of one layer and on one of several,
+whose weights do not fit a cache, in a process of its own; since all layers are alike, seconds and bytes of the whole
+model are lines in their number.
 
 What would take too long is rehearsed smaller, and scaled by its operations. Left out: other samplers than the one in
 process, grading, critics, several devices at once.
@@ -29,9 +29,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from stepalign import recipe
+from stepalign import contexts, recipe
 from stepalign.console import Console
-from stepalign.planning.estimate import Lengths, learning, updates
+from stepalign.planning.estimate import Lengths, learning, learning_tensors, sampling_tensors, updates
 from stepalign.planning.shape import Shape
 from stepalign.sampling import Request
 from stepalign.sampling.transformers import TransformersSampler
@@ -60,10 +60,8 @@ class Rehearsed:
     """This machine's CPU, as measured with one model and recipe. See `hardware.Device`."""
 
     memory: float
-    empty: float
-    """Bytes of a process that has loaded its libraries."""
-    peaks: Mapping[str, float]
-    """Bytes of the process at most, while `learning` and while `sampling`."""
+    process: Mapping[str, float]
+    """Bytes beside tensors: interpreter, libraries, passing results, room that the allocator keeps."""
     reading: float
     frozen: float
     student: float
@@ -86,16 +84,12 @@ class Rehearsed:
         seconds *= max(1.0, rows / counts[-1])
         return max(0.0, seconds + self.attending * rows * (context - self.context))
 
-    def beside(self, kind: str, tensors: float) -> float:
-        """What was measured beyond the tensors: interpreter, libraries, room that the allocator keeps."""
-        return max(self.empty, self.peaks[kind] - tensors)
-
     def describe(self) -> str:
         """What was measured."""
         ticks = ", ".join(f"{1000 * seconds:,.1f} ms for {rows}" for rows, seconds in self.ticks.items())
         return (
-            f"measured: {self.reading / 1e9:,.0f} GFLOP/s in reading prompts, {self.frozen / 1e9:,.0f} in passes without "
-            f"gradients, {self.student / 1e9:,.0f} with; a token takes {ticks} rows"
+            f"measured: {self.reading / 1e9:,.0f} GFLOP/s in reading prompts, {self.frozen / 1e9:,.0f} in passes "
+            f"without gradients, {self.student / 1e9:,.0f} with; a token takes {ticks} rows"
         )
 
 
@@ -119,12 +113,15 @@ def rehearse(settings: recipe.Recipe, shape: Shape, lengths: Lengths, evaluated:
         piece: found + (shape.layers - 1) * max(0.0, more[piece] - found) / max(1, several - 1)
         for piece, found in one.items()
     }
+    # Without a pass of its own, nothing asks for the rate.
+    frozen = next((stage for stage in ("teacher", "base") if stage in scene.flops), "student")
     return Rehearsed(
         memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        empty=one["empty"],
-        peaks={kind: whole[kind] for kind in ("learning", "sampling")},
+        process={
+            kind: max(one["empty"], whole[kind] - sum(tensors.values())) for kind, tensors in scene.tensors.items()
+        },
         reading=scene.rows[-1] * shape.forward_flops(scene.context) / whole["read"],
-        frozen=scene.flops.get("teacher", scene.flops.get("base", 0.0)) / whole.get("frozen", 1.0) or 1.0,
+        frozen=scene.flops[frozen] / whole[frozen],
         student=scene.flops["student"] / whole["student"],
         optimizer=whole["optimizer"],
         ticks={rows: whole[f"tick {rows}"] for rows in scene.rows},
@@ -157,6 +154,10 @@ class _Scene:
             for count in (settings.training.rollouts_per_step, evaluated)
         ]
         self.rows = sorted({1, -(-max(sizes) // 4), *sizes})
+        self.tensors = {
+            "learning": learning_tensors(settings, shape, lengths, gpu=False),
+            "sampling": sampling_tensors(shape, self.rows[-1], self.context + _TICKS),
+        }
 
     def measure(self, model: recipe.Model) -> dict[str, float]:
         """Seconds and bytes of every piece on a model."""
@@ -181,7 +182,7 @@ class _Scene:
             with Console(quiet=True) as console:
                 update(Replicated(), policy, optimizer, micro, _learner(settings), settings, console)
             for stage, seconds in console.seconds.items():
-                taken.setdefault("frozen" if stage in ("teacher", "base") else stage, []).append(seconds)
+                taken.setdefault(stage, []).append(seconds)
         return {stage: median(seconds[1:]) for stage, seconds in taken.items() if stage != "learn"}
 
     def _draw(self, policy: Policy, rows: int, context: int) -> tuple[float, float]:
@@ -204,13 +205,18 @@ def _read(lesson: Lesson | Rewarded) -> int:
 
 def _lessons(settings: recipe.Recipe, lengths: Lengths) -> Iterator[Lesson | Rewarded]:
     """A step's, of no meaning."""
+    # A critique copies the attempt's steps, so what the teacher is shown grows with the attempt.
+    copied = contexts.load(settings.context.template).needs_critique
     count = max(1, round(settings.training.rollouts_per_step * lengths.taught))
     for number, drawn in enumerate(lengths.drawn(count, lengths.completion)):
         read = max(1, round(drawn * lengths.reached))
         written = (_ID,) * read
         student = View(prompt_ids=(_ID,) * round(lengths.prompt), completion_ids=written, start=0, stop=read)
         if isinstance(settings.objective, recipe.Distillation):
-            before = (_ID,) * round(lengths.teacher_prompt)
+            shown = lengths.teacher_prompt - lengths.prompt
+            if copied:
+                shown *= drawn / lengths.completion
+            before = (_ID,) * max(1, round(lengths.prompt + shown))
             teacher = View(prompt_ids=before, completion_ids=written, start=0, stop=read)
             yield Lesson(rollout_id=str(number), student=student, teacher=teacher)
         else:
