@@ -5,7 +5,10 @@ the lengths of that run (`--like`). A step's figures are the median over the run
 left out. Repeats go round all the cases, so that the machine's mood falls on all alike.
 
     python bench/plan.py                       # all cases, three rounds
-    python bench/plan.py --case lab lab-grpo
+    OMP_NUM_THREADS=1 python bench/plan.py --processor-time --case lab lab-grpo
+
+With `--processor-time` both sides count the seconds of their own thread instead of the clock's, for a machine that is
+shared with other work. What other processes do for a run (grading) is then left out of both.
 """
 
 import argparse
@@ -38,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -49,15 +53,19 @@ def main() -> None:
     for _ in range(options.repeats):
         for case, rounds in found.items():
             with TemporaryDirectory() as out:
-                rounds.append({side: apart(side, case, out) for side in SIDES})
+                rounds.append({side: apart(side, case, out, options.processor_time) for side in SIDES})
             show(case, rounds)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))
 
 
-def apart(side: str, case: str, out: str) -> dict[str, float]:
+def apart(side: str, case: str, out: str, processor_time: bool) -> dict[str, float]:
+    environment = dict(os.environ)
+    if processor_time:  # read by every Python that is started from here
+        Path(out, "sitecustomize.py").write_text("import time\ntime.perf_counter = time.process_time\n")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (out, environment.get("PYTHONPATH"))))
     command = [sys.executable, __file__, "--side", side, "--case", case, "--out", out]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if answer.returncode:
         sys.exit(answer.stderr)
     figures: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
@@ -109,6 +117,7 @@ def measured(case: str, out: Path) -> dict[str, float]:
         "step, s": median(sum(step["seconds"].values()) for step in warm),
         **{f"{name}, tokens": median(step[key] for step in warm) for name, key in counted.items() if key in warm[0]},
         "evaluation, s": evaluations[-1],
+        "TFLOP": median(step["cost"]["flops"] for step in warm) / 1e12,
         "peak, GB": peak,
     }
 
@@ -131,6 +140,7 @@ def planned(case: str, out: Path) -> dict[str, float]:
         "step, s": found.step_seconds,
         **{f"{name}, tokens": stage.tokens for name, stage in found.stages.items()},
         "evaluation, s": found.evaluation.seconds,
+        "TFLOP": sum(stage.flops for stage in found.stages.values()) / 1e12,
         "peak, GB": max(sum(found.memory.values()), sum(found.sampling_memory.values())) / 1e9,
         "took": time.perf_counter() - start,
     }

@@ -49,6 +49,8 @@ _LAYERS = 4
 """The least that are measured against one layer, so that noise is not multiplied by much."""
 _FLOPS = 4e11
 """The most that is spent on one piece, some seconds of two cores."""
+_SHARP = 100.0
+"""Makes random logits as decided as a trained model's: from a flat distribution a nucleus takes far longer to draw."""
 _TICKS = 7
 _ROUNDS = 3
 _ID = 5
@@ -143,7 +145,8 @@ class _Scene:
         lessons = list(_lessons(settings, lengths))
         passes = list(micro_batches(lessons, settings.training.micro_batch, settings.training.micro_batch_tokens))
         fit = max(1, int(_FLOPS / each))
-        self.longest, self.micro = passes[0][:fit], passes[len(passes) // 2][:fit]
+        self.micro = passes[len(passes) // 2][:fit]
+        self.several = [lesson for one in passes[:: max(1, len(passes) // 4)] for lesson in one[:fit]]
         # As many operations as so many mean lessons have: padding is part of what a pass costs.
         share = sum(map(_read, self.micro)) / fmean(map(_read, lessons)) / updates(settings)
         self.flops = {stage: flops * share for stage, (_, flops) in learning(settings, shape, lengths).items()}
@@ -177,8 +180,8 @@ class _Scene:
             policy.base.gradient_checkpointing_enable({"use_reentrant": False})
         optimizer = optimizer_of(policy, settings.optimizer)
         taken: dict[str, list[float]] = {}
-        # The longest first, as in a step: it fills caches and pools, and makes the peak.
-        for micro in (self.longest, *[self.micro] * _ROUNDS):
+        # First passes of several lengths, as in a step: they fill caches and pools, and make the peak.
+        for micro in (self.several, *[self.micro] * _ROUNDS):
             with Console(quiet=True) as console:
                 update(Replicated(), policy, optimizer, micro, _learner(settings), settings, console)
             for stage, seconds in console.seconds.items():
@@ -237,7 +240,9 @@ def _apart(scene: _Scene, layers: int) -> dict[str, float]:
         ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as pool,
     ):
         transformers_logging.disable_progress_bar()
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        whole = AutoModelForCausalLM.from_config(config)
+        whole.get_output_embeddings().weight.data.mul_(_SHARP)
+        whole.save_pretrained(folder)
         model = settings.model.model_copy(update={"path": folder, "revision": None})
         return pool.submit(scene.measure, model).result()
 
@@ -249,5 +254,9 @@ def _learner(settings: recipe.Recipe) -> Any:
 
 
 def _peak() -> float:
-    """Bytes that this process held at most."""
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Bytes that this process held at most. Linux's own count, since `getrusage` begins with the parent's."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024.0 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
