@@ -28,13 +28,18 @@ def write(
         StepalignError: unknown hardware, or what is counted is not at hand.
     """
     from stepalign.planning import estimate, lengths, table
-    from stepalign.planning.hardware import GPUS, this_machine
+    from stepalign.planning.hardware import GPUS, Gpu
+    from stepalign.planning.rehearsal import rehearse
     from stepalign.planning.shape import shape
 
     if hardware != "this" and hardware not in GPUS:
         raise StepalignError(f"hardware {hardware!r}: allowed are this, {', '.join(GPUS)}")
     sizes = shape(settings.model, settings.adapter, gpu=hardware != "this")
-    device = this_machine(sizes) if hardware == "this" else GPUS[hardware]
     assumed, problems = lengths.lengths(settings, like=like, completion=completion)
+    device = (
+        rehearse(settings, sizes, assumed, problems * settings.evaluation.samples)
+        if hardware == "this"
+        else Gpu(GPUS[hardware], sizes)
+    )
     found = estimate.plan(settings, sizes, assumed, device, devices=devices, evaluation_problems=problems)
     return table.table(settings, sizes, assumed, device, found, devices=devices, price=price)

@@ -1,22 +1,67 @@
-"""What devices can do, and how much of that is used.
+"""What a device can do: a GPU by its maker's rates. The machine at hand is measured instead (`rehearsal`).
 
-Peak rates are the makers' (dense bfloat16, without sparsity). The shares of them that training and decoding reach are
-assumptions for a well-filled GPU, not measurements of this project; `this` measures the machine at hand instead.
+Peak rates are dense bfloat16, without sparsity. The shares of them that passes and decoding reach are assumptions for a
+well-filled GPU, not measurements of this project.
 """
 
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
+from typing import Protocol
 
 from stepalign.planning.shape import Shape
 
 
+class Device(Protocol):
+    """One of the devices that train and sample a certain model."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def gpu(self) -> bool: ...  # noqa: D102
+
+    @property
+    def memory(self) -> float:
+        """Bytes it has."""
+        ...
+
+    @property
+    def process(self) -> Mapping[str, float]:
+        """Bytes that a process holds beside its tensors, while `learning` and while `sampling`."""
+        ...
+
+    @property
+    def reading(self) -> float:
+        """Operations a second while prompts are read at once."""
+        ...
+
+    @property
+    def frozen(self) -> float:
+        """The same in passes without gradients."""
+        ...
+
+    @property
+    def student(self) -> float:
+        """The same in passes with gradients, objective and way back included."""
+        ...
+
+    @property
+    def optimizer(self) -> float:
+        """Seconds of one update of the adapter."""
+        ...
+
+    def tick(self, rows: float, context: float) -> float:
+        """Seconds of one more token for so many rows with so many tokens before it."""
+        ...
+
+    def describe(self) -> str:
+        """What all that rests on."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """One device."""
+class Rates:
+    """A GPU, by its maker."""
 
     name: str
     flops: float
@@ -25,7 +70,6 @@ class Hardware:
     """Bytes of its memory a second, at peak."""
     memory: float
     """Bytes."""
-    gpu: bool = True
     utilization: float = 0.4
     """The share of `flops` that forward and backward passes reach."""
     decoding: float = 0.5
@@ -33,48 +77,43 @@ class Hardware:
 
 
 GPUS = {
-    hardware.name: hardware
-    for hardware in (
-        Hardware(name="h200", flops=989e12, bandwidth=4.8e12, memory=141e9),
-        Hardware(name="h100", flops=989e12, bandwidth=3.35e12, memory=80e9),
-        Hardware(name="a100", flops=312e12, bandwidth=2.04e12, memory=80e9),
-        Hardware(name="l40s", flops=362e12, bandwidth=0.864e12, memory=48e9),
-        Hardware(name="rtx4090", flops=165e12, bandwidth=1.008e12, memory=24e9),
+    rates.name: rates
+    for rates in (
+        Rates(name="h200", flops=989e12, bandwidth=4.8e12, memory=141e9),
+        Rates(name="h100", flops=989e12, bandwidth=3.35e12, memory=80e9),
+        Rates(name="a100", flops=312e12, bandwidth=2.04e12, memory=80e9),
+        Rates(name="l40s", flops=362e12, bandwidth=0.864e12, memory=48e9),
+        Rates(name="rtx4090", flops=165e12, bandwidth=1.008e12, memory=24e9),
     )
 }
 
 
-def this_machine(shape: Shape, rows: int = 256) -> Hardware:
-    """The CPU at hand, by products of the model's own size and by reading as many bytes."""
-    factor = torch.rand(shape.intermediate, shape.hidden)
-    inputs = torch.rand(rows, shape.hidden)
-    product = _seconds(lambda: torch.mm(inputs, factor.T))
-    large = torch.rand(max(1, (256 << 20) // (4 * shape.hidden)), shape.hidden)
-    one = torch.rand(shape.hidden)
-    reading = _seconds(lambda: torch.mv(large, one))
-    return Hardware(
-        name="this machine's CPU",
-        flops=2.0 * rows * factor.numel() / product,
-        bandwidth=4.0 * large.numel() / reading,
-        memory=float(_memory()),
-        gpu=False,
-        # Products are most of a pass; the rest is element by element.
-        utilization=0.75,
-        decoding=0.75,
-    )
+class Gpu:
+    """A GPU at shares of its peak rates. Left out: a CUDA context (about half a gigabyte), the optimizer's seconds."""
 
+    gpu = True
+    optimizer: float = 0.0
 
-def _seconds(work: Callable[[], object]) -> float:
-    """The least of several times, after one to warm up."""
+    def __init__(self, rates: Rates, shape: Shape) -> None:
+        self.rates, self.shape = rates, shape
+        self.name, self.memory = rates.name, rates.memory
+        self.process = {"learning": 0.0, "sampling": 0.0}
+        self.reading = self.frozen = self.student = rates.flops * rates.utilization
 
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    def tick(self, rows: float, context: float) -> float:
+        """Bound by operations, or by reading the weights once and every row's keys and values."""
+        shape = self.shape
+        read: float = shape.weight_bytes * (shape.projections + shape.vocab * shape.hidden)
+        read += rows * context * shape.cache_bytes
+        return max(
+            rows * shape.token_flops(context) / self.reading,
+            read / (self.rates.bandwidth * self.rates.decoding),
+        )
 
-
-def _memory() -> int:
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    def describe(self) -> str:
+        """Rates, and the shares of them that are assumed."""
+        rates = self.rates
+        return (
+            f"assumed: {rates.utilization:.0%} of {rates.flops / 1e12:,.3g} TFLOP/s in passes, "
+            f"{rates.decoding:.0%} of {rates.bandwidth / 1e12:,.3g} TB/s in decoding"
+        )

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from stepalign import contexts, problems, recipe, tokens
 from stepalign.errors import StepalignError
-from stepalign.planning.estimate import Lengths
+from stepalign.evaluation import metrics
+from stepalign.planning.estimate import Lengths, parts
 from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Rollout, read_jsonl
 
 _COUNTED = 64
 """Problems whose prompts and solutions are counted."""
@@ -16,6 +19,8 @@ _JUDGEMENT = 250
 """Tokens of a critique beside what it copies: summary, verdicts, headings, the corrected step's changes."""
 _INSTRUCTIONS = 960
 """Tokens of `prompts/critic.txt`; `critic-splice.txt` has about as many."""
+_SPREAD = 64
+"""Parts that an earlier run's completions are told apart by."""
 _SPLICED = 0.5
 """How much a critique in splice mode writes, beside one that copies."""
 
@@ -40,39 +45,64 @@ def lengths(settings: recipe.Recipe, *, like: Path | None = None, completion: in
 
     asked = fmean(len(chat.prompt_ids(prompt.turns(p), thinking=settings.sampling.thinking)) for p in shown)
     solution = count([p.solution or p.answer for p in shown])
-    written = float(completion or settings.sampling.max_new_tokens)
-    before: float | None = None
-    if like is not None:
-        asked, mean, before = _of_run(like)
-        written = float(completion or mean)
+    before = _of_run(like) if like is not None else None
+    written = float(completion or (before.completion if before else settings.sampling.max_new_tokens))
     copied = written + _JUDGEMENT
-    if before is None:
-        before = asked
-        if isinstance(settings.objective, recipe.Distillation):
-            before += copied if contexts.load(settings.context.template).needs_critique else solution
+    told = asked
+    if isinstance(settings.objective, recipe.Distillation):
+        told += copied if contexts.load(settings.context.template).needs_critique else solution
     splice = isinstance(settings.critic, recipe.OpenAICritic) and settings.critic.mode == "splice"
     found = Lengths(
-        prompt=asked,
+        prompt=before.prompt if before else asked,
         completion=written,
-        teacher_prompt=min(before, settings.teacher.max_tokens - written),
+        teacher_prompt=min(before.teacher_prompt if before else told, settings.teacher.max_tokens - written),
         critic_prompt=_INSTRUCTIONS + count([p.statement for p in shown]) + solution + written,
         critique=copied * (_SPLICED if splice else 1.0),
-        evaluation=float(completion or settings.evaluation.sampling.max_new_tokens),
+        evaluation=float(completion or (before and before.evaluation) or settings.evaluation.sampling.max_new_tokens),
+        spread=before.spread if before else (1.0,),
+        reached=before.reached if before else 1.0,
+        taught=before.taught if before else 1.0,
     )
     return found, len(evaluation)
 
 
-def _of_run(folder: Path) -> tuple[float, float, float]:
-    """Prompt, completion and teacher's prompt of an earlier run, in tokens."""
-    path = folder / "metrics.jsonl"
+@dataclass(frozen=True)
+class _Before:
+    prompt: float
+    completion: float
+    teacher_prompt: float
+    evaluation: float | None
+    spread: tuple[float, ...]
+    reached: float
+    taught: float
+
+
+def _of_run(folder: Path) -> _Before:
+    """An earlier run's lengths, in tokens."""
     try:
-        steps = [json.loads(line) for line in path.read_text().splitlines()]
-        rollouts = sum(step["rollouts"] for step in steps)
-        written = sum(step["completion_tokens"] for step in steps) / rollouts
-        learnt = [step for step in steps if step.get("student_tokens")]
-        taught = sum(step["outcomes"]["taught"] for step in learnt)
-        student = sum(step["student_tokens"] for step in learnt) / taught
-        teacher = sum(step.get("teacher_tokens", 0) for step in learnt) / taught
+        rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
+        steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lessons = sum(step["outcomes"].get("taught", 0) for step in steps)
+
+        def each(name: str) -> float:
+            return float(sum(step.get(name, 0) for step in steps) / lessons)
+
+        prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
+        drawn = sorted(len(rollout.completion_ids) for rollout in rollouts)
+        written = fmean(drawn)
+        judged = [
+            metrics.read(file).measures["length"].value for file in sorted((folder / "evaluations").glob("step-*.json"))
+        ]
+        # A view ends before the last token that counts.
+        read = each("student_tokens") - prompt
+        return _Before(
+            prompt=prompt,
+            completion=written,
+            teacher_prompt=max(each("teacher_tokens") - read, 0.0),
+            evaluation=fmean(judged) if judged else None,
+            spread=tuple(length / written for length in parts(drawn, min(len(drawn), _SPREAD))),
+            reached=read / written,
+            taught=lessons / len(rollouts),
+        )
     except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
-        raise StepalignError(f"{path}: not the metrics of a run that learnt something: {error}") from None
-    return student - written, written, max(teacher - written, 0.0)
+        raise StepalignError(f"{folder}: not a run that learnt something: {error}") from None

@@ -39,6 +39,14 @@ class Shape:
         """Keys and values of one token."""
         return 2 * self.layers * self.keys * self.weight_bytes
 
+    def forward_flops(self, length: float) -> float:
+        """One sequence through the layers, forwards; without the head."""
+        return 2 * self.projections * length + 2 * self.layers * self.attention * length**2
+
+    def token_flops(self, context: float) -> float:
+        """One more token behind a context, through layers and head."""
+        return 2 * (self.projections + self.vocab * self.hidden) + 4 * self.layers * self.attention * context
+
     @property
     def layer_activation_bytes(self) -> int:
         """What the backward pass keeps of one token in one layer, without checkpointing.

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from stepalign import recipe
 from stepalign.planning.estimate import Lengths, Plan
-from stepalign.planning.hardware import Hardware
+from stepalign.planning.hardware import Device
 from stepalign.planning.shape import Shape
 
 
@@ -15,7 +15,7 @@ def table(
     settings: recipe.Recipe,
     shape: Shape,
     lengths: Lengths,
-    hardware: Hardware,
+    device: Device,
     found: Plan,
     *,
     devices: int,
@@ -27,7 +27,7 @@ def table(
         settings: the recipe.
         shape: the solver's.
         lengths: assumed, counted or of an earlier run.
-        hardware: one device.
+        device: one of them.
         found: the plan.
         devices: how many.
         price: of a device for an hour, if known.
@@ -36,23 +36,22 @@ def table(
     cost = f", {device_hours * price:,.2f} at {price:g} an hour" if price is not None else ""
     return Group(
         f"{settings.name}: {shape.parameters / 1e9:.3f} B parameters, adapter {shape.adapter / 1e6:.1f} M, "
-        f"on {devices} × {hardware.name}",
+        f"on {devices} × {device.name}",
         f"a rollout: {lengths.prompt:,.0f} tokens of prompt, {lengths.completion:,.0f} of completion; "
         f"the teacher reads {lengths.teacher_prompt:,.0f} before it",
         "",
-        _stages(found, hardware, devices),
+        _stages(found),
         "",
-        _memory(found, hardware),
+        _memory(found, device),
         "",
         *_critic(settings, lengths, found),
         f"{found.steps} steps of {_time(found.step_seconds)} and {found.evaluations} evaluations of "
         f"{_time(found.evaluation.seconds)}: {found.hours:,.1f} hours, {device_hours:,.1f} device hours{cost}",
-        f"(assumed: {hardware.utilization:.0%} of {hardware.flops / 1e12:,.3g} TFLOP/s in passes, "
-        f"{hardware.decoding:.0%} of {hardware.bandwidth / 1e12:,.3g} TB/s in decoding)",
+        f"({device.describe()})",
     )
 
 
-def _stages(found: Plan, hardware: Hardware, devices: int) -> Table:
+def _stages(found: Plan) -> Table:
     stages = Table("one step", "tokens", "TFLOP", "time", "tokens/s")
     for column in stages.columns[1:]:
         column.justify = "right"
@@ -66,12 +65,12 @@ def _stages(found: Plan, hardware: Hardware, devices: int) -> Table:
     return stages
 
 
-def _memory(found: Plan, hardware: Hardware) -> Table:
+def _memory(found: Plan, device: Device) -> Table:
     memory = Table("a device's memory", "GB")
     memory.columns[1].justify = "right"
     for title, parts in {"learning": found.memory, "sampling": found.sampling_memory}.items():
         _add(memory, title, parts)
-    memory.add_row("it has", f"{hardware.memory / 1e9:,.1f}")
+    memory.add_row("it has", f"{device.memory / 1e9:,.1f}")
     return memory
 
 
