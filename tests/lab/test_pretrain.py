@@ -37,7 +37,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
 
 def test_every_parameter_is_trained_by_one_optimizer() -> None:
     model = pretrain.new_model(300, 0)
-    taken = [p for optimizer in pretrain.optimizers_of(model) for group in optimizer.param_groups for p in group["params"]]
+    taken = [
+        p for optimizer in pretrain.optimizers_of(model) for group in optimizer.param_groups for p in group["params"]
+    ]
     assert sorted(map(id, taken)) == sorted(map(id, model.parameters()))
 
 

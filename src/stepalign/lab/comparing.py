@@ -12,8 +12,9 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.compare import Difference
 from stepalign.evaluation.metrics import Metric
 from stepalign.evaluation.pooling import difference, pool
+from stepalign.lab.habits import HABITS, Share, habits, shown
 from stepalign.probing.folder import Estimate
-from stepalign.records import write_atomically
+from stepalign.records import Problem, Rollout, read_jsonl, write_atomically
 from stepalign.report import display, figures, page, panels
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import Run, read
@@ -81,6 +82,15 @@ class Conditions:
                 return dict(runs[0].probes[0][1].contexts)
         return {}
 
+    def habits(self, condition: str, at: int) -> dict[str, Share]:
+        """What the attempts of an evaluation do, seeds together; `at` is 0 (the first evaluation) or −1 (the last)."""
+        runs = self.seeds[condition]
+        problems = {one.id: one for one in read_jsonl(runs[0].folder / "problems" / "evaluation.jsonl", Problem)}
+        step = runs[0].evaluations[at].step
+        name = f"step-{step:06d}.jsonl"
+        attempts = [one for run in runs for one in read_jsonl(run.folder / "evaluations" / name, Rollout)]
+        return habits(attempts, problems, resamples=2000, seed=0)
+
 
 def write(folders: Mapping[str, Sequence[Path]], out: Path) -> Path:
     """Write `comparison.html`, `comparison.md` and the figures into `out`; the page's path."""
@@ -133,6 +143,13 @@ def markdown(conditions: Conditions) -> str:
         )
     lines += [
         "",
+        "What the attempts do, at the last evaluation:",
+        "",
+        f"| condition | {' | '.join(HABITS.values())} |",
+        "|---|---|---|---|",
+        _habits_row("before", conditions.habits(comparison.baseline, 0)),
+        *(_habits_row(condition, conditions.habits(condition, -1)) for condition in conditions.pooled),
+        "",
         "Credit before training (nats a token):",
         "",
         f"| context | {' | '.join(_REGIONS.values())} |",
@@ -163,6 +180,10 @@ def _pooled(condition: str, runs: Sequence[Run]) -> Run:
     recipe.pop("seed", None)
     evaluations = [pool(same) for same in zip(*(run.evaluations for run in runs), strict=True)]
     return replace(runs[0], recipe=recipe, evaluations=evaluations)
+
+
+def _habits_row(name: str, found: Mapping[str, Share]) -> str:
+    return f"| {name} | {' | '.join(shown(found[habit]) for habit in HABITS)} |"
 
 
 def _change(one: Difference) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -19,7 +19,7 @@ from stepalign.evaluation.bootstrap import interval, resampled_means
 from stepalign.evaluation.judging import judge
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.lab.corpus import CONTEXTS
-from stepalign.lab.solving import read
+from stepalign.lab.habits import HABITS, habits, shown
 from stepalign.probing.crediting import Crediting
 from stepalign.probing.folder import Estimate, Measures
 from stepalign.probing.gathering import settled
@@ -59,26 +59,25 @@ def measured(settings: recipe.Recipe) -> dict[str, Any]:
         )
         credits = [one for some in crediting.run(shown.rollouts, by_id, shown.critiques, {}) for one in some]
         credit = measure(shown.rollouts, shown.marks, credits, seed=settings.seed)
-        helped = {
-            design.name: _accuracy(
-                solver, chat, by_id, [one for one in credits if one.context == design.name], settings
-            )
-            for design in designs
-        }
+        bootstrap = {"resamples": settings.evaluation.bootstrap, "seed": settings.seed}
+        helped = {}
+        for design in designs:
+            attempts = _attempts(solver, chat, by_id, [one for one in credits if one.context == design.name], settings)
+            helped[design.name] = {**_accuracy(attempts, **bootstrap), "habits": habits(attempts, by_id, **bootstrap)}
     return {
         "problems": len(chosen),
         "samples": alone.n,
         "alone": {name: _as_dict(alone, name) for name in ("avg", "maj", "pass", "length", "formatted")},
-        "habits": _habits(rollouts, by_id),
+        "habits": habits(rollouts, by_id, **bootstrap),
         "with context": helped,
         "credit": _regions(credit),
     }
 
 
-def _accuracy(
+def _attempts(
     solver: Solver, chat: Chat, by_id: Mapping[str, Problem], credits: Sequence[Any], settings: recipe.Recipe
-) -> dict[str, float]:
-    """How often the solver is right with a context in its prompt, one attempt a rollout that has one."""
+) -> list[Rollout]:
+    """What the solver writes with a context in its prompt, one attempt a rollout that has one, graded."""
     from stepalign.prompts.conversation import Turn
 
     problem_of = {one.rollout_id: by_id[one.rollout_id.removeprefix("alone/")] for one in credits}
@@ -103,20 +102,13 @@ def _accuracy(
                 finish=completion.finish,
             )
         )
-    right = np.array([[float(one.correct)] for one in solver.grader.grade(rollouts, by_id)])
-    low, high = interval(resampled_means(right, resamples=settings.evaluation.bootstrap, seed=settings.seed))
+    return solver.grader.grade(rollouts, by_id)
+
+
+def _accuracy(attempts: Sequence[Rollout], *, resamples: int, seed: int) -> dict[str, Any]:
+    right = np.array([[float(one.correct)] for one in attempts])
+    low, high = interval(resampled_means(right, resamples=resamples, seed=seed))
     return {"value": float(right.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(right)}
-
-
-def _habits(rollouts: Sequence[Rollout], by_id: Mapping[str, Problem]) -> dict[str, int]:
-    found = [read(one.text, cast(list[int], by_id[one.problem_id].meta["terms"])) for one in rollouts]
-    return {
-        "attempts": len(found),
-        "on the way": sum(one.on_the_way for one in found),
-        "equations": sum(one.equations for one in found),
-        "slips": sum(one.slips for one in found),
-        "unmended": sum(one.unmended for one in found),
-    }
 
 
 def _as_dict(evaluation: Evaluation, name: Any) -> dict[str, float]:
@@ -147,17 +139,22 @@ def table(found: Mapping[str, Any]) -> str:
         f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted']['value']:.1%}, "
         f"{alone['length']['value']:.0f} tokens.",
         "",
-        "Of {attempts} attempts {on the way} take the numbers of one of the derivations; of {equations} results "
-        "{slips} are slips, and {unmended} of these are not mended.".format_map(found["habits"]),
         "",
-        "| context in the prompt | right, one attempt a problem | credit: correct traces | before the error | at it "
-        "| after it |",
-        "|---|---|---|---|---|---|",
+        f"| context in the prompt | right | {' | '.join(HABITS.values())} |",
+        "|---|---|---|---|---|",
+        f"| none | {share(alone['avg'])} | {' | '.join(shown(found['habits'][name]) for name in HABITS)} |",
     ]
-    for context, right in found["with context"].items():
-        credit = found["credit"].get(context, {})
+    for context, one in found["with context"].items():
+        cells = " | ".join(shown(one["habits"][name]) for name in HABITS)
+        lines.append(f"| {context.removeprefix('lab/')} | {share(one)}, n = {one['n']} | {cells} |")
+    lines += [
+        "",
+        "| credit | correct traces | before the error | at it | after it |",
+        "|---|---|---|---|---|",
+    ]
+    for context, credit in found["credit"].items():
         cells = " | ".join(nats(credit.get(name)) for name in ("correct", "before", "at", "after"))
-        lines.append(f"| {context.removeprefix('lab/')} | {share(right)}, n = {right['n']} | {cells} |")
+        lines.append(f"| {context.removeprefix('lab/')} | {cells} |")
     counts = next(iter(found["credit"].values()))
     n = {name: counts[name]["n"] for name in ("correct", "at") if name in counts}
     return "\n".join([*lines, "", f"Credit in nats a token (Eq. 4), rollouts: {n}. Intervals: 95 %, over problems."])

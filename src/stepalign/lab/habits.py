@@ -1,0 +1,57 @@
+"""What attempts at the lab's sums do: whether they take the right numbers, how often they slip, and whether they mend.
+
+Avg alone does not say what a condition taught. An attempt is right if it takes the numbers of a derivation and leaves
+no slip unmended, so its failures are of two kinds.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from stepalign.evaluation.bootstrap import interval, resampled_means
+from stepalign.lab.solving import Reading, read
+from stepalign.records import Problem, Rollout
+
+HABITS = {
+    "on the way": "takes a derivation's numbers",
+    "slipped": "results slipped",
+    "left": "results left wrong",
+}
+"""Shares: of attempts, of an attempt's results, of its results."""
+
+Share = dict[str, float]
+"""`value`, `low`, `high`, `n`."""
+
+
+def habits(
+    rollouts: Sequence[Rollout], problems: Mapping[str, Problem], *, resamples: int, seed: int
+) -> dict[str, Share]:
+    """The habits of some attempts, with 95 % intervals over problems.
+
+    Args:
+        rollouts: as many of each problem.
+        problems: by id; sums, with their terms in `meta`.
+        resamples: behind each interval.
+        seed: of the resampling.
+    """
+    by_problem: dict[str, list[Reading]] = {}
+    for one in rollouts:
+        terms = cast(list[int], problems[one.problem_id].meta["terms"])
+        by_problem.setdefault(one.problem_id, []).append(read(one.text, terms))
+
+    def share(of: Any) -> Share:
+        found = np.array([[np.mean([of(reading) for reading in readings])] for readings in by_problem.values()])
+        low, high = interval(resampled_means(found, resamples=resamples, seed=seed))
+        return {"value": float(found.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(rollouts)}
+
+    return {
+        "on the way": share(lambda reading: float(reading.on_the_way)),
+        "slipped": share(lambda reading: reading.slips / max(reading.equations, 1)),
+        "left": share(lambda reading: reading.unmended / max(reading.equations, 1)),
+    }
+
+
+def shown(share: Share) -> str:
+    """A share as a table's cell."""
+    return f"{share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]"
