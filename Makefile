@@ -10,7 +10,7 @@ SMOLLM2 := models/SmolLM2-135M-Instruct
 quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a minute, and write the report
 	OMP_NUM_THREADS=1 $(BIN)/stepalign train recipes/quickstart.toml  # so small a model gains nothing from a second
 
-lab: $(VENV)/.run  ## StepAlignFB, RefSol and GRPO on the solver that ships with the package: nothing is downloaded
+lab: $(VENV)/.run  ## StepAlignFB, RefSol (both directions) and GRPO on the solver that ships with the package: nothing is downloaded
 	$(BIN)/stepalign lab --jobs 2
 
 test: $(VENV)/.dev  ## The tests that run in minutes

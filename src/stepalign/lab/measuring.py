@@ -139,7 +139,6 @@ def table(found: Mapping[str, Any]) -> str:
         f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted']['value']:.1%}, "
         f"{alone['length']['value']:.0f} tokens.",
         "",
-        "",
         f"| context in the prompt | right | {' | '.join(HABITS.values())} |",
         "|---|---|---|---|---|",
         f"| none | {share(alone['avg'])} | {' | '.join(shown(found['habits'][name]) for name in HABITS)} |",

@@ -15,8 +15,8 @@ from stepalign import recipe
 from stepalign.errors import StepalignError
 from stepalign.lab import RECIPES
 
-DEFAULT = ("stepalign", "refsol", "grpo")
-"""The paper's three-way comparison."""
+DEFAULT = ("stepalign", "refsol", "grpo", "stepalign-reverse", "refsol-reverse")
+"""The paper's three-way comparison, and the other direction of the divergence."""
 
 
 def conditions() -> list[str]:
