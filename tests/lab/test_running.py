@@ -60,6 +60,7 @@ def test_a_lab_is_run_compared_and_gone_on_with(tmp_path: Path) -> None:
     table = (tmp_path / "comparison.md").read_text()
     assert "| stepalign |" in table
     assert "| refsol |" in table  # the probe looks at every context
+    assert "| before | " in table.partition("What the attempts do")[2]
     before = (folders["grpo"][1] / "metrics.jsonl").read_bytes()
     assert running.run(["grpo"], seeds=2, out=tmp_path, overrides=TINY)["grpo"] == folders["grpo"]
     assert (folders["grpo"][1] / "metrics.jsonl").read_bytes() == before

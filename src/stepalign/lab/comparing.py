@@ -83,9 +83,14 @@ class Conditions:
         return {}
 
     def habits(self, condition: str, at: int) -> dict[str, Share]:
-        """What the attempts of an evaluation do, seeds together; `at` is 0 (the first evaluation) or −1 (the last)."""
+        """What the attempts of an evaluation do, seeds together; `at` is 0 (the first evaluation) or −1 (the last).
+
+        Nothing where a problem is not a sum.
+        """
         runs = self.seeds[condition]
         problems = {one.id: one for one in read_jsonl(runs[0].folder / "problems" / "evaluation.jsonl", Problem)}
+        if not all("terms" in problem.meta for problem in problems.values()):
+            return {}
         step = runs[0].evaluations[at].step
         name = f"step-{step:06d}.jsonl"
         attempts = [one for run in runs for one in read_jsonl(run.folder / "evaluations" / name, Rollout)]
@@ -141,14 +146,17 @@ def markdown(conditions: Conditions) -> str:
             f"| {condition} | {display.value('avg', before)} | {display.value('avg', after)} "
             f"| {_change(conditions.gains(condition)['avg'])} | {against.get(condition, '')} |"
         )
+    if untrained := conditions.habits(comparison.baseline, 0):
+        lines += [
+            "",
+            "What the attempts do, at the last evaluation:",
+            "",
+            f"| condition | {' | '.join(HABITS.values())} |",
+            "|---|---|---|---|",
+            _habits_row("before", untrained),
+            *(_habits_row(condition, conditions.habits(condition, -1)) for condition in conditions.pooled),
+        ]
     lines += [
-        "",
-        "What the attempts do, at the last evaluation:",
-        "",
-        f"| condition | {' | '.join(HABITS.values())} |",
-        "|---|---|---|---|",
-        _habits_row("before", conditions.habits(comparison.baseline, 0)),
-        *(_habits_row(condition, conditions.habits(condition, -1)) for condition in conditions.pooled),
         "",
         "Credit before training (nats a token):",
         "",
