@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from stepalign.console import Console
 from stepalign.critics.program import ProgramCritic
 from stepalign.errors import StepalignError
 from stepalign.grading import Grader
-from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.training.answering import Answer, Answering, as_answered
 from stepalign.training.methods import Taught
 from stepalign.views import Lesson, View
@@ -84,6 +85,14 @@ def test_grades_and_critiques_are_those_of_grader_and_critic_alone(at_once: bool
     ]
     assert len(answers) == 6
     assert len(answering.spans) == (6 if at_once else 0)
+
+
+def test_a_grade_that_was_kept_stays(grader: Grader) -> None:
+    (right,) = grader.grade(ATTEMPTS[:1], PROBLEMS)
+    kept = replace(right, grade=Grade(correct=False, outcome="timeout"))
+    with Answering(PROBLEMS, grader, None, at_once=True) as answering:
+        answering.add(kept)
+        assert answering.graded([kept]) == [kept]
 
 
 def test_the_critic_is_asked_while_others_are_drawn(grader: Grader) -> None:

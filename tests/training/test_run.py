@@ -194,3 +194,16 @@ def test_a_damaged_rollout_file_is_an_error_that_names_the_line(run: Run) -> Non
     file.write_text(file.read_text() + '{"id": "r1"}\n')
     with pytest.raises(StepalignError, match=r"step-000001\.jsonl, line 2: not a Rollout"):
         run.rollouts(1)
+
+
+def test_a_step_in_which_nothing_ran_has_an_empty_timeline(run: Run) -> None:
+    """One that goes on from kept records, none of which can be learnt from."""
+    run.add_timeline(1, {"answered": []})
+    run.add_timeline(2, {"sample": [(5.0, 6.5)], "answered": [(6.0, 7.0)]})
+    lines = [json.loads(line) for line in (run.folder / "timeline.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 1, "answered": []},
+        {"step": 2, "sample": [[0.0, 1.5]], "answered": [[1.0, 2.0]]},
+    ]
+    run.forget_metrics_after(1)
+    assert len((run.folder / "timeline.jsonl").read_text().splitlines()) == 1

@@ -31,8 +31,8 @@ def write(folder: Path) -> Path:
     training = panels.of_training(run.steps)
     probe = panels.of_probes(run.probes)
     _write_figures(folder / "figures", {"evaluation": evaluation, "training": training, "probe": probe})
-    if run.timeline:
-        write_atomically(folder / "figures" / "timeline.png", timeline.png(run.timeline))
+    if drawn := timeline.png(run.timeline):
+        write_atomically(folder / "figures" / "timeline.png", drawn)
     html = page.of_run(Summary(run), evaluation=evaluation, training=training, probe=probe)
     return _write_page(folder / "report.html", html)
 

@@ -36,9 +36,9 @@ def svg(step: Mapping[str, Any]) -> str:
 
 
 def png(step: Mapping[str, Any]) -> bytes:
-    """A step's timeline as a PNG, on white."""
+    """The same as a PNG, on white."""
     with matplotlib.rc_context(STYLE):
-        return raster(_figure(step))
+        return raster(_figure(step)) if _rows(step) else b""
 
 
 def _rows(step: Mapping[str, Any]) -> dict[str, Spans]:

@@ -69,7 +69,7 @@ class Answering:
         self._drawn.put(None)
 
     def add(self, rollout: Rollout) -> None:
-        """Have an attempt graded, and criticized."""
+        """Have an attempt graded, if it has no grade yet, and criticized."""
         self._drawn.put(rollout)
 
     def graded(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
@@ -124,9 +124,13 @@ class Answering:
         try:
             while more:
                 waiting = [self._drawn.get(), *self._drained()]
+                if self._given_up:
+                    break
                 more = None not in waiting
                 drawn = [rollout for rollout in waiting if rollout is not None]
-                for rollout in self._grader.grade(drawn, self._problems) if drawn else []:
+                known = [rollout for rollout in drawn if rollout.grade is not None]
+                new = [rollout for rollout in drawn if rollout.grade is None]
+                for rollout in (*known, *self._grader.grade(new, self._problems)):
                     self._graded[rollout.id] = rollout
                     self._asked.put(rollout)
         except BaseException as error:  # raised again where the grades are wanted

@@ -145,7 +145,7 @@ class Run:
 
     def add_timeline(self, step: int, spans: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         """Append when each stage of a step ran, in seconds from the first one's start."""
-        begin = min(start for stage in spans.values() for start, _ in stage)
+        begin = min((start for stage in spans.values() for start, _ in stage), default=0.0)
         since = {name: [[round(t - begin, 4) for t in span] for span in stage] for name, stage in spans.items()}
         self._append("timeline.jsonl", {"step": step, **since})
 
