@@ -24,18 +24,19 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from stepalign import problems, recipe
+from stepalign import config
+from stepalign import data as problems
 from stepalign.critics import make
-from stepalign.critics.program import ProgramCritic
-from stepalign.grading import Grader
+from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.records import Critique, Grade, Problem, Rollout
+from stepalign.rewards.math import Grader
 
 DELAY_S, IN_FLIGHT = 0.05, 64
 
 
 def attempts(count: int) -> Iterator[tuple[Problem, Rollout]]:
     """Sums of four numbers, two of three with a slip at the second step."""
-    for number, problem in enumerate(problems.load(recipe.Sums(count=count, terms=4, digits=3)).problems):
+    for number, problem in enumerate(problems.load(config.Sums(count=count, terms=4, digits=3)).problems):
         total, steps = 0, []
         for at, term in enumerate(map(int, problem.meta["terms"])):  # type: ignore[arg-type]
             if at:
@@ -120,8 +121,8 @@ def framed(body: str) -> bytes:
 
 def run(port: int, given: list[tuple[Problem, Rollout]], folder: Path, kill_after: int | None = None) -> None:
     """Have every attempt critiqued; print what it took."""
-    settings = recipe.OpenAICritic(base_url=(f"http://127.0.0.1:{port}/v1",), model="critic", concurrency=IN_FLIGHT)
-    with Grader(recipe.Grading()) as grader:
+    settings = config.OpenAICritic(base_url=(f"http://127.0.0.1:{port}/v1",), model="critic", concurrency=IN_FLIGHT)
+    with Grader(config.Grading()) as grader:
         critic = make(settings, grader, folder)
         start, cpu, taught, middle = time.perf_counter(), time.process_time(), 0, 0
         for number, answer in enumerate(critic.critique(iter(given)), start=1):

@@ -16,9 +16,9 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from stepalign.critics import schema, splice
-from stepalign.critics.program import ProgramCritic
+from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.records import Critique, Grade, Problem, Rollout
-from stepalign.traces import parse
+from stepalign.trace import parse
 
 WRITERS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 RESAMPLES = 2000

@@ -25,11 +25,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepalign import recipe
+from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.sampling import Completion, Engine, Handover, Request
-from stepalign.training.handover import Handovers
-from stepalign.training.loop import train
+from stepalign.rollouts import Completion, Engine, Handover, Request
+from stepalign.trainer.loop import train
+from stepalign.trainer.weight_sync import Handovers
 
 Drawn = Mapping[str, list[tuple[int, float]]]
 ROLLOUTS, TOKENS, CONTEXT, RANK = 16, 64, 512, 16
@@ -107,7 +107,7 @@ class Watch:
             watch._adopt(engine, handover)
 
         def sample(
-            engine: Engine, requests: Sequence[Request], sampling: recipe.Sampling, *, adapter: str | None
+            engine: Engine, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
         ) -> Iterator[Completion]:
             for completion in watch._sample(engine, requests, sampling, adapter=adapter):
                 if watch.server and watch.restarted_s is None and len(watch.handovers) == RESTART_AT:
@@ -156,13 +156,13 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both runs, and what they showed."""
     model = str(Path(arguments.model).absolute())
     if not arguments.serve:
-        from stepalign.sampling.vllm import VllmSampler
+        from stepalign.rollouts.vllm import VllmSampler
 
         for name, value in on_the_cpu().items():
             os.environ.setdefault(name, value)
         sampler = f'{{ kind = "vllm", eager = true, max_tokens = {CONTEXT} }}'
         return both_runs(arguments, folder, sampler, Watch(VllmSampler, None))
-    from stepalign.sampling.server import ServerSampler
+    from stepalign.rollouts.vllm_server import ServerSampler
 
     server = Server(arguments.serve, model, arguments.port, Path(tempfile.gettempdir()) / "stepalign-handover.log")
     sampler = f'{{ kind = "vllm-server", base_url = "{server.url}/v1", model = "{model}" }}'
@@ -181,7 +181,7 @@ def both_runs(arguments: argparse.Namespace, folder: Path, sampler: str, watch: 
         overrides = [f"name={name}", f"output={folder}", f"sampler={sampler}", f"model.path={arguments.model}"]
         overrides += [f"adapter.rank={RANK}", f"sampling.max_new_tokens={TOKENS}", "problems.holdout=0"]
         overrides += [f"training.steps={arguments.steps}", f"training.rollouts_per_step={rollouts}"]
-        return train(recipe.load(Path("recipes/smollm2-sums.toml"), overrides)).parent
+        return train(config.load(Path("recipes/smollm2-sums.toml"), overrides)).parent
 
     with watch:
         lines = (run("whole") / "metrics.jsonl").read_text().splitlines()

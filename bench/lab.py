@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from stepalign.lab import running
 from stepalign.report.run import read
 from stepalign.report.summary import Summary
-from stepalign.training.loop import Trainer
-from stepalign.training.run import Run
+from stepalign.trainer.loop import Trainer
+from stepalign.trainer.run_folder import Run
 
 
 def main() -> None:

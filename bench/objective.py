@@ -25,13 +25,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from stepalign import recipe
-from stepalign.objectives.divergence import divergence
+from stepalign import config
+from stepalign.losses.divergence import divergence
 
 CONTENDERS = ("stepalign", "trl", "materialized", "floor")
 FLOOR_CHUNKS = (256, 512, 1024, 2048)
 CAPTION = "Median (least–most). A ratio is stepalign's time or memory over that row's."
-SETTINGS = recipe.Distillation(beta=0.0)
+SETTINGS = config.Distillation(beta=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

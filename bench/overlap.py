@@ -17,10 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stepalign import lab, recipe
-from stepalign.critics.program import ProgramCritic
+from stepalign import config, lab
+from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.records import Critique, Grade, Problem, Rollout
-from stepalign.training.loop import train
+from stepalign.trainer.loop import train
 
 IN_FLIGHT = 8
 """Requests that the server works on at a time."""
@@ -99,7 +99,7 @@ def steps_of(folder: Path, rest: float, *, overlap: bool, steps: int) -> list[di
     queue: multiprocessing.Queue[int] = context.Queue()
     server = context.Process(target=serve, args=(rest, queue), daemon=True)
     server.start()
-    settings = recipe.load(
+    settings = config.load(
         lab.RECIPES / "stepalign.toml",
         [
             *STEP,

@@ -18,14 +18,14 @@ from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from stepalign import recipe
+from stepalign import config
+from stepalign.algorithms.distillation_loss import Distiller
 from stepalign.console import Console
-from stepalign.sampling import Request
-from stepalign.sampling.transformers import TransformersSampler
-from stepalign.training.distilling import Distiller
-from stepalign.training.distribution import Replicated
-from stepalign.training.policy import ADAPTER, Policy, precision
-from stepalign.training.update import optimizer_of, update
+from stepalign.distributed.strategy import Replicated
+from stepalign.policy import ADAPTER, Policy, precision
+from stepalign.rollouts import Request
+from stepalign.rollouts.transformers import TransformersSampler
+from stepalign.trainer.accumulation import optimizer_of, update
 from stepalign.views import Lesson, View
 
 SHAPES = {
@@ -59,11 +59,11 @@ def main() -> None:
     device = PartialState().device
     policy = build(options.shape, device)
     lengths = LENGTHS[options.shape]
-    settings = recipe.Recipe(
+    settings = config.Recipe(
         name="paper-step",
-        model=recipe.Model(path="random weights"),
-        problems=recipe.Problems(train=recipe.Sums()),
-        training=recipe.Training(rollouts_per_step=options.rollouts, micro_batch=options.micro_batch),
+        model=config.Model(path="random weights"),
+        problems=config.Problems(train=config.Sums()),
+        training=config.Training(rollouts_per_step=options.rollouts, micro_batch=options.micro_batch),
     )
     found = {"device": device_name(device), **sample(policy, lengths, options.rollouts)}
     if not options.no_checkpointing:
@@ -81,7 +81,7 @@ def build(shape: str, device: torch.device) -> Policy:
     with torch.device(device):
         config = Qwen3Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=40_960)
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").requires_grad_(False)
-    targets = list(recipe.Adapter().targets)
+    targets = list(config.Adapter().targets)
     return Policy(get_peft_model(base, LoraConfig(r=64, lora_alpha=128, target_modules=targets, task_type="CAUSAL_LM")))
 
 
@@ -105,7 +105,7 @@ def sample(policy: Policy, lengths: dict[str, int], count: int) -> dict[str, flo
     """Every row to the cap: random weights seldom end."""
     policy.eval()
     sampler = TransformersSampler(policy.model, eos_ids=frozenset({0}), batch_size=count)
-    sampling = recipe.Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=lengths["completion"] // 8)
+    sampling = config.Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=lengths["completion"] // 8)
     prompts = torch.randint(1, policy.head.shape[0], (count, lengths["prompt"])).tolist()
     requests = [Request(id=str(n), prompt_ids=tuple(ids), seed=n) for n, ids in enumerate(prompts)]
     start = time.perf_counter()
@@ -116,7 +116,7 @@ def sample(policy: Policy, lengths: dict[str, int], count: int) -> dict[str, flo
 def learn(
     policy: Policy,
     taught: list[Lesson],
-    settings: recipe.Recipe,
+    settings: config.Recipe,
     options: argparse.Namespace,
 ) -> dict[str, float]:
     optimizer = optimizer_of(policy, settings.optimizer)
@@ -129,7 +129,7 @@ def learn(
         if cuda and repeat == 1:
             torch.cuda.reset_peak_memory_stats()
         with Console(1) as console:
-            learner, engine = Distiller(recipe.Distillation()), Replicated(device=device)
+            learner, engine = Distiller(config.Distillation()), Replicated(device=device)
             metrics = update(engine, policy, optimizer, taught, learner, settings, console)
         if repeat:
             for stage in ("teacher", "student", "optimizer"):

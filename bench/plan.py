@@ -88,10 +88,10 @@ def measured(case: str, out: Path) -> dict[str, float]:
     """The run itself."""
     from contextlib import ExitStack
 
-    from stepalign import recipe
+    from stepalign import config
     from stepalign.evaluation.metrics import Evaluation
-    from stepalign.training.loop import Trainer
-    from stepalign.training.run import Run
+    from stepalign.trainer.loop import Trainer
+    from stepalign.trainer.run_folder import Run
 
     evaluations = []
 
@@ -102,7 +102,7 @@ def measured(case: str, out: Path) -> dict[str, float]:
             evaluations.append(time.perf_counter() - start)
             return found
 
-    settings = recipe.load(Path(CASES[case][0]), [*CASES[case][1:], f"output={out}", "name=run"])
+    settings = config.load(Path(CASES[case][0]), [*CASES[case][1:], f"output={out}", "name=run"])
     with ExitStack() as stack:
         run = Run(settings)
         stack.callback(run.close)
@@ -124,12 +124,12 @@ def measured(case: str, out: Path) -> dict[str, float]:
 
 def planned(case: str, out: Path) -> dict[str, float]:
     """What the plan says of it."""
-    from stepalign import recipe
+    from stepalign import config
     from stepalign.planning import estimate, lengths
     from stepalign.planning.rehearsal import rehearse
     from stepalign.planning.shape import shape
 
-    settings = recipe.load(Path(CASES[case][0]), [*CASES[case][1:], f"output={out}", "name=run"])
+    settings = config.load(Path(CASES[case][0]), [*CASES[case][1:], f"output={out}", "name=run"])
     start = time.monotonic()
     sizes = shape(settings.model, settings.adapter, gpu=False)
     assumed, problems = lengths.lengths(settings, like=settings.folder)

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from objective import high_water_bytes, interval, machine
-from stepalign import recipe
-from stepalign.objectives.credit import scores
-from stepalign.probing import sight
-from stepalign.probing.sight import look
-from stepalign.training.policy import Policy, load_base
+from stepalign import config
+from stepalign.losses.log_probs import scores
+from stepalign.policy import Policy, load_base
+from stepalign.probing import logprobs as sight
+from stepalign.probing.logprobs import look
 from stepalign.views import View, collate
 
 LARGE_VOCABULARY = 151_936
@@ -43,7 +43,7 @@ def views(count: int, prompt: tuple[int, int], completion: tuple[int, int]) -> l
 
 def load(path: str) -> Policy:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Policy(load_base(recipe.Model(path=path), device)).eval()
+    return Policy(load_base(config.Model(path=path), device)).eval()
 
 
 def batches(seen: list[View], device: torch.device) -> list[list[View]]:

@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 
-from stepalign import problems, prompts, recipe, tokens
+from stepalign import chat as tokens
+from stepalign import config, prompts
+from stepalign import data as problems
+from stepalign.policy import load_base
 from stepalign.prompts.conversation import Turn
-from stepalign.sampling import Request
-from stepalign.sampling.transformers import TransformersSampler
-from stepalign.training.policy import load_base
+from stepalign.rollouts import Request
+from stepalign.rollouts.transformers import TransformersSampler
 
 
 def main() -> None:
@@ -32,12 +34,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = recipe.Model(path=options.model)
+    settings = config.Model(path=options.model)
     chat, model = tokens.load(settings), load_base(settings, device)
     template, _ = prompts.load("solver", frozenset({"problem"}))
-    loaded = problems.load(recipe.Sums(count=96, terms=4)).problems
+    loaded = problems.load(config.Sums(count=96, terms=4)).problems
     prompt_ids = [chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded]
-    sampling = recipe.Sampling(temperature=1.0, top_p=0.95, max_new_tokens=options.tokens)
+    sampling = config.Sampling(temperature=1.0, top_p=0.95, max_new_tokens=options.tokens)
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=32)
 
     def ours(count: int) -> int:

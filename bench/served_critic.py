@@ -17,10 +17,10 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stepalign import recipe
-from stepalign.critics import fidelity
+from stepalign import config
+from stepalign.critics import stats as fidelity
 from stepalign.records import Answer, Critique, CritiqueFailure, read_jsonl
-from stepalign.training.loop import train
+from stepalign.trainer.loop import train
 
 _COUNTERS = ("prompt_tokens", "prefix_cache_queries", "prefix_cache_hits", "generation_tokens")
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace, mode: str) -> dict[str, float]:
     with TemporaryDirectory() as folder:
-        settings = recipe.load(
+        settings = config.load(
             Path("recipes/smollm2-sums.toml"),
             [
                 f"output={folder}",

@@ -1,6 +1,6 @@
 """One whole training step beside TRL's: SmolLM2-135M on GSM8K, refsol, LoRA r 16, 16 rollouts of 96 tokens.
 
-Ours is `stepalign.training.loop`, TRL's is `SDFTTrainer` with full-vocabulary forward KL and the base as teacher, both
+Ours is `stepalign.trainer.loop`, TRL's is `SDFTTrainer` with full-vocabulary forward KL and the base as teacher, both
 with the same prompts, micro-batches, sampling settings and thread count. Ours divides a micro-batch further by tokens
 (`training.micro_batch_tokens`), a bound that TRL does not have. Each repeat runs in a process of its own, ours and
 TRL's in turn, so that peak memory is the process's and the machine's mood falls on both alike.
@@ -76,19 +76,19 @@ def show(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace) 
 def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
     from contextlib import ExitStack
 
-    from stepalign import recipe
-    from stepalign.training.loop import Trainer
-    from stepalign.training.run import Run
+    from stepalign import config
+    from stepalign.trainer.loop import Trainer
+    from stepalign.trainer.run_folder import Run
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        settings = recipe.Recipe(
+        settings = config.Recipe(
             name="bench",
             output=Path(folder),
-            model=recipe.Model(path=options.model),
-            problems=recipe.Problems(train=recipe.Gsm8k(path=options.gsm8k, limit=ROLLOUTS)),
-            sampling=recipe.Sampling(temperature=1.0, max_new_tokens=TOKENS),
-            adapter=recipe.Adapter(rank=16, alpha=32),
-            training=recipe.Training(
+            model=config.Model(path=options.model),
+            problems=config.Problems(train=recipe.Gsm8k(path=options.gsm8k, limit=ROLLOUTS)),
+            sampling=config.Sampling(temperature=1.0, max_new_tokens=TOKENS),
+            adapter=config.Adapter(rank=16, alpha=32),
+            training=config.Training(
                 steps=1,
                 rollouts_per_step=ROLLOUTS,
                 micro_batch=options.micro_batch,
@@ -126,7 +126,8 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoTokenizer, TrainerCallback
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-    from stepalign import problems, prompts, recipe
+    from stepalign import data as problems
+    from stepalign import prompts
 
     loaded = problems.load(recipe.Gsm8k(path=options.gsm8k, limit=ROLLOUTS)).problems
     solver, _ = prompts.load("solver", frozenset({"problem"}))

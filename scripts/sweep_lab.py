@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stepalign.lab import running
 from stepalign.report.run import read
-from stepalign.training.loop import train
+from stepalign.trainer.loop import train
 
 VALIDATION = (
     "problems.evaluation.seed=3",

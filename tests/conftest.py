@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from jaxtyping import install_import_hook
 
-from stepalign import recipe
-from stepalign.recipe import Recipe
+from stepalign import config
+from stepalign.config import Recipe
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # torch is not imported yet: its sums are then added in one order everywhere
@@ -18,11 +18,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Every shape in a signature of these modules, the ones with tensors in them, is checked at every call of a test.
 install_import_hook(
     [
-        "stepalign.objectives",
+        "stepalign.losses",
         "stepalign.probing",
         "stepalign.views",
-        "stepalign.sampling.transformers",
-        "stepalign.training",
+        "stepalign.rollouts.transformers",
+        "stepalign.trainer",
+        "stepalign.algorithms",
+        "stepalign.distributed",
+        "stepalign.policy",
     ],
     "beartype.beartype",
 )
@@ -81,7 +84,7 @@ def recipe_in(tiny_llama: Path) -> Callable[..., Recipe]:
     def make(folder: Path, *overrides: str) -> Recipe:
         file = folder / "recipe.toml"
         file.write_text(_RECIPE, encoding="utf-8")
-        return recipe.load(file, [f"model.path={tiny_llama}", f"output={folder / 'runs'}", *overrides])
+        return config.load(file, [f"model.path={tiny_llama}", f"output={folder / 'runs'}", *overrides])
 
     return make
 
@@ -95,7 +98,7 @@ def make_recipe(recipe_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..
 @pytest.fixture(scope="session")
 def finished_run(recipe_in: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """The recipe of a run that was done once, undisturbed. Its folder is to be read only."""
-    from stepalign.training.loop import train
+    from stepalign.trainer.loop import train
 
     settings = recipe_in(tmp_path_factory.mktemp("finished"))
     train(settings)

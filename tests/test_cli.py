@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import __version__, cli, recipe
+from stepalign import __version__, cli, config
 
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "openai", "peft", "accelerate", "numpy"}
 LIGHT = [
     "cli",
     "contexts",
-    "critics.program",
+    "critics.arithmetic.critic",
     "critics.schema",
     "errors",
     "probing.folder",
     "prompts",
-    "recipe",
+    "config",
     "records",
     "seeding",
-    "traces",
+    "trace",
 ]
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -88,7 +88,7 @@ def test_a_dry_run_prints_a_recipe_that_loads_as_the_same(stepalign: Cli, file: 
     assert (status, complaints) == (0, "")
     again = tmp_path / "again.toml"
     again.write_text(printed)
-    assert recipe.load(again) == recipe.load(file, overrides)
+    assert config.load(again) == config.load(file, overrides)
     assert not (tmp_path / "runs").exists()
 
 
@@ -140,10 +140,10 @@ def test_the_console_command_exits_with_2_on_bad_input(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_says_how_to_go_on(stepalign: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(settings: recipe.Recipe) -> Path:
+    def interrupted(settings: config.Recipe) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stepalign.training.loop.train", interrupted)
+    monkeypatch.setattr("stepalign.trainer.loop.train", interrupted)
     status, _, complaints = stepalign("train", str(file))
     assert status == 130
     assert f"the same command goes on from {Path('runs/small')}" in complaints
@@ -153,7 +153,7 @@ def test_an_interrupt_elsewhere_exits_with_130(stepalign: Cli, file: Path, monke
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stepalign.stages.sample", interrupted)
+    monkeypatch.setattr("stepalign.api.sample", interrupted)
     status, _, complaints = stepalign("sample", str(file))
     assert status == 130
     assert "Traceback" not in complaints

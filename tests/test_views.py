@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stepalign import contexts, recipe, tokens
+from stepalign import chat as tokens
+from stepalign import config, contexts
+from stepalign.chat import Chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import Critique, Problem, Rollout, Verdict
-from stepalign.tokens import Chat
 from stepalign.views import DoesNotFit, Lesson, View, collate, lesson, micro_batches, weights
 
 STEPS = ("### Step 1: Add 12 and 25\n12 + 25 = 37\n\n", "### Step 2: Add 31\n37 + 31 = 69 🙂\n\n")
@@ -26,12 +27,12 @@ Teach = Callable[..., Lesson]
 
 @pytest.fixture(scope="module")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(recipe.Model(path=str(tiny_llama)))
+    return tokens.load(config.Model(path=str(tiny_llama)))
 
 
 @pytest.fixture(scope="module")
 def prompt() -> SolverPrompt:
-    return SolverPrompt(recipe.Prompts(system="Be brief.", examples=(recipe.Example(problem="1?", solution="1"),)))
+    return SolverPrompt(config.Prompts(system="Be brief.", examples=(config.Example(problem="1?", solution="1"),)))
 
 
 def attempt(chat: Chat, prompt: SolverPrompt, text: str = "".join([*STEPS, ANSWER]), end: int | None = 2) -> Rollout:
@@ -69,7 +70,7 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
         rollout: Rollout,
         context: str = "stepalign",
         answer: Critique | None = None,
-        objective: recipe.Distillation | None = None,
+        objective: config.Distillation | None = None,
         problem: Problem = PROBLEM,
         **teacher: Any,
     ) -> Lesson:
@@ -80,8 +81,8 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
             problem,
             rollout,
             answer,
-            recipe.Teacher(**teacher),
-            objective or recipe.Distillation(),
+            config.Teacher(**teacher),
+            objective or config.Distillation(),
         )
 
     return teach
@@ -173,14 +174,14 @@ def test_a_lesson_of_two_completions_is_refused() -> None:
 
 def test_the_first_tokens_can_be_left_out(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     rollout = attempt(chat, prompt)
-    taught = teach(rollout, "refsol", objective=recipe.Distillation(skip_first=3))
+    taught = teach(rollout, "refsol", objective=config.Distillation(skip_first=3))
     assert (taught.student.start, taught.student.stop) == (3, len(rollout.completion_ids))
     assert collate([taught.teacher]).targets.tolist() == list(rollout.completion_ids[3:])
-    none = teach(rollout, "refsol", objective=recipe.Distillation(skip_first=10_000))
+    none = teach(rollout, "refsol", objective=config.Distillation(skip_first=10_000))
     assert none.student.counted == 0
 
 
-FIRST_ERROR = recipe.Distillation(horizon="first_error")
+FIRST_ERROR = config.Distillation(horizon="first_error")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPromp
 
 
 def test_skipping_past_the_horizon_leaves_nothing(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
-    objective = recipe.Distillation(horizon="first_error", skip_first=10_000)
+    objective = config.Distillation(horizon="first_error", skip_first=10_000)
     taught = teach(attempt(chat, prompt), "stepalign", critique(1), objective)
     assert taught.student.counted == 0
 

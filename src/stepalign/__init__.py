@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stepalign.critiquing import benchmark as critic_bench
-    from stepalign.critiquing import critique
-    from stepalign.probing.stage import probe
-    from stepalign.recipe import load as load_recipe
-    from stepalign.slips.sets import plant_set as plant
-    from stepalign.stages import evaluate, sample, select
-    from stepalign.training.loop import train
+    from stepalign.api import evaluate, sample, select
+    from stepalign.config import load as load_recipe
+    from stepalign.critics.run import benchmark as critic_bench
+    from stepalign.critics.run import critique
+    from stepalign.error_injection.sets import plant_set as plant
+    from stepalign.probing.run import probe
+    from stepalign.trainer.loop import train
 
 _WHERE = {
-    "load_recipe": ("stepalign.recipe", "load"),
-    "train": ("stepalign.training.loop", "train"),
-    "sample": ("stepalign.stages", "sample"),
-    "critique": ("stepalign.critiquing", "critique"),
-    "critic_bench": ("stepalign.critiquing", "benchmark"),
-    "evaluate": ("stepalign.stages", "evaluate"),
-    "plant": ("stepalign.slips.sets", "plant_set"),
-    "probe": ("stepalign.probing.stage", "probe"),
-    "select": ("stepalign.stages", "select"),
+    "load_recipe": ("stepalign.config", "load"),
+    "train": ("stepalign.trainer.loop", "train"),
+    "sample": ("stepalign.api", "sample"),
+    "critique": ("stepalign.critics.run", "critique"),
+    "critic_bench": ("stepalign.critics.run", "benchmark"),
+    "evaluate": ("stepalign.api", "evaluate"),
+    "plant": ("stepalign.error_injection.sets", "plant_set"),
+    "probe": ("stepalign.probing.run", "probe"),
+    "select": ("stepalign.api", "select"),
 }
 
 __all__ = [

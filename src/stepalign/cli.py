@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepalign import __version__, recipe
+from stepalign import __version__, config
 from stepalign.errors import StepalignError
 
 if TYPE_CHECKING:
-    from stepalign.critics.fidelity import Prices
+    from stepalign.critics.stats import Prices
 
 app = typer.Typer(
     help="Post-train reasoning models from feedback whose structure you design.",
@@ -38,12 +38,12 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
 ) -> None:
     """Train a solver, or go on with a run that was stopped, and write its report."""
-    settings = recipe.load(file, overrides or ())
+    settings = config.load(file, overrides or ())
     if dry_run:
-        typer.echo(recipe.dump(settings), nl=False)
+        typer.echo(config.dump(settings), nl=False)
         return
     try:
-        from stepalign.training.loop import train as train_run
+        from stepalign.trainer.loop import train as train_run
 
         report = train_run(settings)
     except KeyboardInterrupt:
@@ -65,7 +65,7 @@ def plan(
     price: Annotated[float | None, typer.Option(min=0, help="Of a device for an hour.", show_default=False)] = None,
 ) -> None:
     """Say what a run will take: memory, tokens, operations, hours. Nothing is loaded but tokenizer and problems."""
-    settings = recipe.load(file, overrides or ())
+    settings = config.load(file, overrides or ())
     from rich.console import Console
 
     from stepalign import planning
@@ -82,8 +82,8 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Where the evaluation goes (JSON).")] = Path("evaluation.json"),
 ) -> None:
     """Judge an adapter, or the base, on a recipe's evaluation problems."""
-    settings = recipe.load(file, overrides or ())
-    from stepalign import stages
+    settings = config.load(file, overrides or ())
+    from stepalign import api as stages
 
     evaluation = stages.evaluate(settings, out, adapter=adapter)
     for name, measure in evaluation.measures.items():
@@ -99,8 +99,8 @@ def sample(
     out: Annotated[Path, typer.Option(help="Where the rollouts go (JSONL).")] = Path("rollouts.jsonl"),
 ) -> None:
     """Draw and grade rollouts of a recipe's training problems."""
-    settings = recipe.load(file, overrides or ())
-    from stepalign import stages
+    settings = config.load(file, overrides or ())
+    from stepalign import api as stages
 
     rollouts = stages.sample(settings, out, adapter=adapter, samples=samples)
     typer.echo(f"{out}: {len(rollouts)} rollouts, {sum(rollout.correct for rollout in rollouts)} correct")
@@ -117,9 +117,9 @@ def critique(
     out: Annotated[Path, typer.Option(help="Where the critiques go (JSONL).")] = Path("critiques.jsonl"),
 ) -> None:
     """Have a recipe's critic answer a file of rollouts, and say how faithful it was. A second start goes on."""
-    settings = recipe.load(file, overrides or ())
-    from stepalign import critiquing
-    from stepalign.critics import fidelity
+    settings = config.load(file, overrides or ())
+    from stepalign.critics import run as critiquing
+    from stepalign.critics import stats as fidelity
 
     if check is not None:
         report = fidelity.summarize(critiquing.verify(settings, rollouts, check, problems_file=problems))
@@ -140,8 +140,8 @@ def critic_bench(
     out: Annotated[Path, typer.Option(help="The folder of answers and figures.")] = Path("critic-bench"),
 ) -> None:
     """Measure how often a recipe's critic finds the first wrong step, and how faithfully it copies."""
-    settings = recipe.load(file, overrides or ())
-    from stepalign import critiquing
+    settings = config.load(file, overrides or ())
+    from stepalign.critics import run as critiquing
 
     found = critiquing.benchmark(settings, folder, out, limit=limit, prices=_prices(prices))
     typer.echo(critiquing.table(found))
@@ -168,9 +168,9 @@ def probe(
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """See where each context's signal lands, token by token, before training; goes on where it was stopped."""
-    settings = recipe.load(file, overrides or ())
+    settings = config.load(file, overrides or ())
     try:
-        from stepalign.probing.stage import probe as look
+        from stepalign.probing.run import probe as look
 
         found = look(settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit)
     except KeyboardInterrupt:
@@ -197,13 +197,13 @@ def plant(
     out: Annotated[Path, typer.Option(help="The folder of the slips, rollouts and critiques.")] = Path("planted"),
 ) -> None:
     """Put one slip into each of a set of correct solutions: where they go wrong is then known exactly."""
-    from stepalign.slips import sets
+    from stepalign.error_injection import sets
 
     planted = sets.plant_set(
         source,
         out,
-        model=recipe.Model(path=model),
-        prompts=recipe.Prompts(solver=prompt),
+        model=config.Model(path=model),
+        prompts=config.Prompts(solver=prompt),
         problems_file=problems,
         limit=limit,
         seed=seed,
@@ -219,8 +219,8 @@ def select(
     out: Annotated[Path, typer.Option(help="The folder of the selection.")] = Path("selection"),
 ) -> None:
     """Keep the problems that the solver finds hard but writes well (the paper's filter)."""
-    settings = recipe.load(file, overrides or ())
-    from stepalign import stages
+    settings = config.load(file, overrides or ())
+    from stepalign import api as stages
 
     typer.echo(stages.select(settings, out))
 
@@ -266,7 +266,7 @@ def _leads() -> bool:
 
 
 def _prices(prices: tuple[float, float] | None) -> "Prices | None":
-    from stepalign.critics.fidelity import Prices
+    from stepalign.critics.stats import Prices
 
     return None if prices is None else Prices(prompt=prices[0], completion=prices[1])
 

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepalign import recipe
+from stepalign import config
+from stepalign.chat import Chat
 from stepalign.contexts import Context
 from stepalign.critics.schema import departure
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, Problem, Rollout, TokenIds
-from stepalign.tokens import Chat
-from stepalign.traces import parse, token_span
+from stepalign.trace import parse, token_span
 
 L = TypeVar("L", bound="Learnable")
 
@@ -179,8 +179,8 @@ def lesson(
     problem: Problem,
     rollout: Rollout,
     critique: Critique | None,
-    teacher: recipe.Teacher,
-    objective: recipe.Distillation,
+    teacher: config.Teacher,
+    objective: config.Distillation,
     *,
     shown: Critique | None = None,
 ) -> Lesson:
@@ -207,7 +207,7 @@ def lesson(
     return Lesson(rollout_id=rollout.id, student=student, teacher=taught, message=message, cut=cut)
 
 
-def _span(rollout: Rollout, critique: Critique | None, objective: recipe.Distillation) -> tuple[int, int]:
+def _span(rollout: Rollout, critique: Critique | None, objective: config.Distillation) -> tuple[int, int]:
     """The completion's tokens that count: from `skip_first` on, up to the horizon."""
     stop = len(rollout.completion_ids)
     if objective.horizon == "first_error":
@@ -235,7 +235,7 @@ def _teacher_prompt(
     problem: Problem,
     rollout: Rollout,
     critique: Critique | None,
-    teacher: recipe.Teacher,
+    teacher: config.Teacher,
 ) -> tuple[str, TokenIds, bool]:
     """The teacher's message and prompt within its length limit, and whether what it shows was cut for that.
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.journal import answer_all
-from stepalign.critics.program import ProgramCritic
 from stepalign.errors import StepalignError
 from stepalign.records import Answer, Critique, CritiqueFailure, Grade, Problem, Rollout, read_jsonl, to_json
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from critics.faulty import Reply, Server, serving
-from stepalign import recipe
+from stepalign import config
 from stepalign.critics import make, schema
 from stepalign.critics.openai import OpenAICritic
 from stepalign.errors import StepalignError
-from stepalign.grading import Grader
 from stepalign.prompts import load
 from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Problem, Rollout, Verdict
-from stepalign.traces import parse
+from stepalign.rewards.math import Grader
+from stepalign.trace import parse
 
 KEY = "sk-very-secret-0123456789"
 PROBLEM = Problem(id="p", statement="Compute 47 + 38 + 12.", answer="97", solution="85 + 12 = 97")
@@ -37,12 +37,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPALIGN_CRITIC_API_KEY", KEY)
 
 
-GRADER = Grader(recipe.Grading(workers=1))  # plain arithmetic decides every answer here: no worker starts
+GRADER = Grader(config.Grading(workers=1))  # plain arithmetic decides every answer here: no worker starts
 
 
-def settings(url: str | Sequence[str], **changed: Any) -> recipe.OpenAICritic:
+def settings(url: str | Sequence[str], **changed: Any) -> config.OpenAICritic:
     table = {"kind": "openai", "base_url": url, "model": "critic", "timeout_s": 20.0, "cache": "off", "asks": 1}
-    return recipe.OpenAICritic.model_validate(table | changed)
+    return config.OpenAICritic.model_validate(table | changed)
 
 
 def critic(url: str | Sequence[str], folder: Path = Path(), **changed: Any) -> OpenAICritic:
@@ -245,7 +245,7 @@ def test_a_server_that_needs_no_key_gets_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_base_url_that_is_none_is_an_error_before_anything_is_sent() -> None:
     with pytest.raises(StepalignError, match=r"critic\.base_url: .*found 'localhost:8000'"):
-        make(recipe.OpenAICritic(base_url=("localhost:8000",), model="critic"), GRADER, Path())
+        make(config.OpenAICritic(base_url=("localhost:8000",), model="critic"), GRADER, Path())
 
 
 def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_ends_in_the_policys_outcome(name: str, action: str) -> None:
     reply, reason = FAULTS[name]
-    policy = dict.fromkeys(recipe.Policy.model_fields, action)
+    policy = dict.fromkeys(config.Policy.model_fields, action)
     limits: dict[str, Any] = {"timeout_s": 0.2, "total_timeout_s": 0.5} if reason == "timeout" else {"timeout_s": 10.0}
     start = time.perf_counter()
     found = failure(reply, policy=policy, on_failure=action, retries=0, checks={"max_length": 10.0}, **limits)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.critics.program import ProgramCritic
+from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.replay import ReplayCritic
 from stepalign.errors import StepalignError
 from stepalign.records import CritiqueFailure, Grade, Problem, Rollout, to_json, write_jsonl

@@ -3,18 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.critics.schema import (
-    HEADINGS,
-    CritiqueFormatError,
-    compose,
-    fidelity,
-    parse,
-    prefix,
-    trim,
-)
+from stepalign.critics.schema import HEADINGS, CritiqueFormatError, compose, fidelity, parse, prefix, trim
 from stepalign.records import Verdict
-from stepalign.traces import Trace
-from stepalign.traces import parse as read
+from stepalign.trace import Trace
+from stepalign.trace import parse as read
 
 APPENDIX_B = Path(__file__).parents[2] / "../shared/paper/appendix-b"
 

@@ -8,7 +8,7 @@ import pytest
 from stepalign.critics import schema, splice
 from stepalign.critics.schema import CritiqueFormatError
 from stepalign.records import Verdict
-from stepalign.traces import parse
+from stepalign.trace import parse
 
 TEXT = "We add.\n\n### Step 1: a\n47 + 38 = 85\n\n---\n\n### Step 2: b\n85 + 12 = 98\n\n### Final Answer:\n\\boxed{98}"
 TRACE = parse(TEXT)

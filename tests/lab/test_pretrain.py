@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from stepalign import lab
+from stepalign.chat import Chat
 from stepalign.lab import pretrain
-from stepalign.tokens import Chat
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from stepalign.config import differences
 from stepalign.errors import StepalignError
 from stepalign.lab import comparing, running
 from stepalign.lab.running import settings_of
-from stepalign.recipe import differences
-from stepalign.training.cost import COSTS
+from stepalign.trainer.cost import COSTS
 
 TINY = [
     "training.steps=2",

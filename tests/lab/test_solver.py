@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import lab, tokens
+from stepalign import chat as tokens
+from stepalign import lab
 from stepalign.lab.running import settings_of
 from stepalign.prompts.conversation import Turn
 from stepalign.report.run import read
-from stepalign.training.loop import train
+from stepalign.trainer.loop import train
 
 MEGABYTE = 2**20
 

@@ -5,9 +5,9 @@ from random import Random
 
 import pytest
 
+from stepalign.data import sums
 from stepalign.lab import solving
 from stepalign.lab.solving import ALONE, SHOWN, WAYS, operations, write
-from stepalign.problems import sums
 
 EQUATION = re.compile(r"(Wait: )?(\d+) \+ (\d+) = (\d+)")
 

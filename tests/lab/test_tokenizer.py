@@ -5,9 +5,9 @@ from random import Random
 
 import pytest
 
+from stepalign.chat import Chat
 from stepalign.lab import corpus, pretrain
 from stepalign.prompts.conversation import Turn
-from stepalign.tokens import Chat
 
 
 @cache

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepalign import planning, recipe
+from stepalign import config, planning
+from stepalign import policy as policies
+from stepalign.algorithms.distillation_loss import Distiller
+from stepalign.config import Recipe
 from stepalign.console import Console
+from stepalign.distributed.strategy import Replicated
 from stepalign.errors import StepalignError
 from stepalign.planning import estimate
 from stepalign.planning.estimate import Lengths
 from stepalign.planning.hardware import GPUS, Gpu
 from stepalign.planning.lengths import lengths
 from stepalign.planning.shape import shape
-from stepalign.recipe import Recipe
-from stepalign.training import policy as policies
-from stepalign.training.distilling import Distiller
-from stepalign.training.distribution import Replicated
-from stepalign.training.loop import train
-from stepalign.training.policy import Policy
-from stepalign.training.update import optimizer_of, update
+from stepalign.policy import Policy
+from stepalign.trainer.accumulation import optimizer_of, update
+from stepalign.trainer.loop import train
 from stepalign.views import Lesson, View, collate
 
 MakeRecipe = Callable[..., Recipe]
@@ -36,12 +36,12 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 def loaded(folder: Path, settings: Recipe) -> Policy:
-    return policies.load(recipe.Model(path=str(folder)), settings.adapter, 0, CPU)
+    return policies.load(config.Model(path=str(folder)), settings.adapter, 0, CPU)
 
 
 def test_parameters_are_counted_exactly(folder: Path, make_recipe: MakeRecipe) -> None:
     settings = make_recipe()
-    found = shape(recipe.Model(path=str(folder)), settings.adapter, gpu=False)
+    found = shape(config.Model(path=str(folder)), settings.adapter, gpu=False)
     policy = loaded(folder, settings)
     adapter = sum(parameter.numel() for parameter in policy.trainable())
     assert found.adapter == adapter
@@ -80,7 +80,7 @@ def test_activations_are_those_that_autograd_keeps(
 
 
 def loaded_as(folder: Path, dtype: str, settings: Recipe) -> Policy:
-    return policies.load(recipe.Model.model_validate({"path": str(folder), "dtype": dtype}), settings.adapter, 0, CPU)
+    return policies.load(config.Model.model_validate({"path": str(folder), "dtype": dtype}), settings.adapter, 0, CPU)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -107,7 +107,7 @@ def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, ma
             policy,
             optimizer_of(policy, settings.optimizer),
             [lesson] * settings.training.rollouts_per_step,
-            Distiller(recipe.Distillation()),
+            Distiller(config.Distillation()),
             settings,
             console,
         )
@@ -177,5 +177,5 @@ def test_unknown_hardware_is_an_error(make_recipe: MakeRecipe) -> None:
 
 
 def test_the_solver_that_ships_can_be_planned_for() -> None:
-    found = shape(recipe.Model(path="lab"), recipe.Adapter(), gpu=False)
+    found = shape(config.Model(path="lab"), config.Adapter(), gpu=False)
     assert 0.8e6 < found.parameters < 1e6

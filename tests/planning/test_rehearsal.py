@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepalign import recipe
+from stepalign import config
+from stepalign import policy as policies
+from stepalign.config import Recipe
 from stepalign.planning import rehearsal
 from stepalign.planning.estimate import Lengths, occupancy
 from stepalign.planning.rehearsal import Rehearsed, rehearse
 from stepalign.planning.shape import shape
-from stepalign.recipe import Recipe
-from stepalign.sampling import Request
-from stepalign.sampling.transformers import TransformersSampler
-from stepalign.training import policy as policies
+from stepalign.rollouts import Request
+from stepalign.rollouts.transformers import TransformersSampler
 
 MakeRecipe = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ SHORT = Lengths(prompt=4, completion=12, teacher_prompt=8, critic_prompt=0, crit
 
 
 def test_rows_that_end_make_room_as_in_the_sampler(tiny_llama: Path) -> None:
-    base = policies.load_base(recipe.Model(path=str(tiny_llama)), CPU)
+    base = policies.load_base(config.Model(path=str(tiny_llama)), CPU)
     sampler = TransformersSampler(base, eos_ids=frozenset(range(0, 400, 20)), batch_size=8)
     decoded: list[int] = []
     base.get_decoder().register_forward_pre_hook(
@@ -32,7 +32,7 @@ def test_rows_that_end_make_room_as_in_the_sampler(tiny_llama: Path) -> None:
         with_kwargs=True,
     )
     requests = [Request(id=str(n), prompt_ids=(1, 2, 3), seed=n) for n in range(40)]
-    drawn = sampler.sample(requests, recipe.Sampling(max_new_tokens=60), adapter=None)
+    drawn = sampler.sample(requests, config.Sampling(max_new_tokens=60), adapter=None)
     lengths = [float(len(completion.ids)) for completion in drawn]
     assert min(lengths) < 10 < max(lengths), "they end at different times"
     estimated = list(occupancy(lengths, 8))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import recipe
+from stepalign import config
+from stepalign.error_injection.sets import plant_set
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import measure
 from stepalign.records import Credit, Critique, Grade, Mark, Problem, Rollout, Verdict
-from stepalign.slips.sets import plant_set
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def planted(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     file = folder / "solutions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plant_set(str(file), folder / "set", model=recipe.Model(path=str(tiny_llama)))
+    plant_set(str(file), folder / "set", model=config.Model(path=str(tiny_llama)))
     return folder / "set"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import recipe
+from stepalign import config
 from stepalign.evaluation.metrics import score
 from stepalign.records import (
     Critique,
@@ -133,7 +133,7 @@ def build_run_in() -> BuildRun:
     ) -> Path:
         draw = random.Random(seed)
         folder = parent / name
-        settings = recipe.Recipe.model_validate(
+        settings = config.Recipe.model_validate(
             {
                 "name": name,
                 "seed": seed,
@@ -145,7 +145,7 @@ def build_run_in() -> BuildRun:
             }
             | ({"critic": {"kind": "program", "on_failure": "refsol"}} if critic else {})
         )
-        write_atomically(folder / "recipe.toml", recipe.dump(settings))
+        write_atomically(folder / "recipe.toml", config.dump(settings))
         write_json(
             folder / "manifest.json",
             {

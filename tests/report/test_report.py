@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import recipe, report
+from stepalign import config, report
 from stepalign.errors import StepalignError
 from stepalign.records import Rollout, read_jsonl
 from stepalign.report import page
@@ -90,8 +90,8 @@ def test_the_first_screen_says_what_ran_whether_it_helped_and_where_the_time_wen
 def test_a_run_without_a_teacher_says_so(build_run) -> None:
     folder = build_run()
     file = folder / "recipe.toml"
-    grpo = recipe.load(file, ["objective.kind=grpo", "training.group=8"])
-    file.write_text(recipe.dump(grpo))
+    grpo = config.load(file, ["objective.kind=grpo", "training.group=8"])
+    file.write_text(config.dump(grpo))
     text = text_of(folder)
     assert "Condition GRPO, 8 rollouts a problem" in text
     assert "critic program" not in text

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from stepalign import recipe
+from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.rewards.math import Grader
 
 if TYPE_CHECKING:
-    from stepalign.sampling import Sampler
-    from stepalign.tokens import Chat
+    from stepalign.chat import Chat
+    from stepalign.rollouts import Sampler
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class OwnModel:
     """How many positions the model has."""
 
 
-def make(settings: recipe.Critic, grader: Grader, folder: Path, own: Callable[[], OwnModel] | None = None) -> Critic:
+def make(settings: config.Critic, grader: Grader, folder: Path, own: Callable[[], OwnModel] | None = None) -> Critic:
     """The critic that a recipe names.
 
     Args:
@@ -49,23 +49,23 @@ def make(settings: recipe.Critic, grader: Grader, folder: Path, own: Callable[[]
         StepalignError: its settings cannot work.
     """
     match settings:
-        case recipe.ProgramCritic():
-            from stepalign.critics.policy import CheckedCritic, Rules
-            from stepalign.critics.program import ProgramCritic
+        case config.ProgramCritic():
+            from stepalign.critics.arithmetic.critic import ProgramCritic
+            from stepalign.critics.validation import CheckedCritic, Rules
 
             return CheckedCritic(ProgramCritic(), Rules(settings, grader))
-        case recipe.ReplayCritic():
-            from stepalign.critics.policy import CheckedCritic, Rules
+        case config.ReplayCritic():
             from stepalign.critics.replay import ReplayCritic
+            from stepalign.critics.validation import CheckedCritic, Rules
 
             return CheckedCritic(ReplayCritic(settings.path), Rules(settings, grader))
-        case recipe.SelfCritic():
-            from stepalign.critics.own import SelfCritic
+        case config.SelfCritic():
+            from stepalign.critics.self_critic import SelfCritic
 
             if own is None:
                 raise StepalignError("critic.kind = 'self': there is no solver here that could be asked")
             return SelfCritic(settings, grader, own)
-        case recipe.OpenAICritic():
+        case config.OpenAICritic():
             from stepalign.critics.openai import OpenAICritic
 
             return OpenAICritic(settings, grader, folder)

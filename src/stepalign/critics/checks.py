@@ -29,11 +29,12 @@ Left out: whether what a critic calls correct is correct. That is the critic's j
 
 import re
 
-from stepalign import recipe
-from stepalign.critics import equations, schema
-from stepalign.grading import Grader
+from stepalign import config
+from stepalign.critics import schema
+from stepalign.critics.arithmetic import equations
 from stepalign.records import Check, Critique, Problem, Rollout
-from stepalign.traces import Section, Trace, boxed, parse
+from stepalign.rewards.math import Grader
+from stepalign.trace import Section, Trace, boxed, parse
 
 NAMES = ("layout", "case", "verdicts", "verbatim", "wording", "withheld", "answer", "echo", "length")
 """Every check, in the order in which they are made."""
@@ -51,7 +52,7 @@ _QUOTE = 8
 class Checker:
     """Checks critiques. Answers that need computer algebra are compared in the grader's processes."""
 
-    def __init__(self, settings: recipe.Checks, grader: Grader) -> None:
+    def __init__(self, settings: config.Checks, grader: Grader) -> None:
         self._settings, self._grader = settings, grader
 
     def check(self, critique: Critique, problem: Problem, rollout: Rollout) -> tuple[Check, ...]:

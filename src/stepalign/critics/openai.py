@@ -16,15 +16,15 @@ from threading import Thread
 from time import perf_counter
 from typing import Any
 
-from stepalign import recipe
+from stepalign import config
 from stepalign.critics import splice
 from stepalign.critics.cache import Cache
-from stepalign.critics.dialogue import Dialogue, Opened
-from stepalign.critics.policy import Refusal
-from stepalign.critics.transport import Transport, UnansweredError
+from stepalign.critics.llm import Dialogue, Opened
+from stepalign.critics.validation import Refusal
 from stepalign.errors import StepalignError
-from stepalign.grading import Grader
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.rewards.math import Grader
+from stepalign.serving.client import Transport, UnansweredError
 
 CACHE = "critic-cache.sqlite"
 """The cache's file in a run's folder."""
@@ -35,7 +35,7 @@ _Found = Critique | CritiqueFailure
 class OpenAICritic:
     """Asks a model. Answers come in the order in which they are ready."""
 
-    def __init__(self, settings: recipe.OpenAICritic, grader: Grader, folder: Path) -> None:
+    def __init__(self, settings: config.OpenAICritic, grader: Grader, folder: Path) -> None:
         """Check the settings; nothing is sent yet.
 
         Raises:

@@ -18,8 +18,8 @@ from functools import cache
 from os.path import commonprefix
 
 from stepalign.records import Case, Critique, Verdict
-from stepalign.traces import Trace
-from stepalign.traces import parse as parse_trace
+from stepalign.trace import Trace
+from stepalign.trace import parse as parse_trace
 
 SUMMARY = "### Summary"
 FULLY_CORRECT = "# Your solution is fully correct."

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stepalign.critics import schema
 from stepalign.critics.schema import CritiqueFormatError, ParsedCritique
 from stepalign.records import Case, Verdict, explain
-from stepalign.traces import Trace
+from stepalign.trace import Trace
 
 
 class SplicedCritique(BaseModel):

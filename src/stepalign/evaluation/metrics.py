@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from stepalign import traces
+from stepalign import trace as traces
 from stepalign.errors import StepalignError
 from stepalign.evaluation.bootstrap import interval, resampled_means
 from stepalign.records import Grade, Rollout, Text, explain

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from stepalign import contexts, recipe
-from stepalign.critics.program import ProgramCritic
+from stepalign import config, contexts
+from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.lab import solving
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, Grade, Problem, Rollout
@@ -93,7 +93,7 @@ def _message(problem: Problem, context: str | None, text: str, answer: int) -> s
     return _DESIGNS[context].render(problem, rollout, critique)
 
 
-_PROMPT = SolverPrompt(recipe.Prompts(solver="lab/solver"))
+_PROMPT = SolverPrompt(config.Prompts(solver="lab/solver"))
 _CRITIC = ProgramCritic()
 _DESIGNS = {name: contexts.load(f"lab/{name}") for name in CONTEXTS}
 _EQUATION = re.compile(r"\d+ \+ \d+ = \d+")

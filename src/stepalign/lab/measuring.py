@@ -13,31 +13,32 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from stepalign import contexts, lab, problems, recipe
+from stepalign import config, contexts, lab
+from stepalign import data as problems
+from stepalign.algorithms.self_distillation import within
+from stepalign.api import solver_on
+from stepalign.chat import Chat, load
 from stepalign.console import Console
 from stepalign.evaluation.bootstrap import interval, resampled_means
-from stepalign.evaluation.judging import judge
 from stepalign.evaluation.metrics import Evaluation
+from stepalign.evaluation.run import judge
 from stepalign.lab.corpus import CONTEXTS
 from stepalign.lab.habits import HABITS, habits, shown
-from stepalign.probing.crediting import Crediting
+from stepalign.policy import Policy, context_limit, load_base
+from stepalign.probing.credit import Crediting
 from stepalign.probing.folder import Estimate, Measures
 from stepalign.probing.gathering import settled
-from stepalign.probing.material import Material
+from stepalign.probing.inputs import Material
 from stepalign.probing.measures import measure
 from stepalign.records import Problem, Rollout, write_json
-from stepalign.sampling import Request
-from stepalign.sampling.solver import Solver
+from stepalign.rollouts import Request
+from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.stages import solver_on
-from stepalign.tokens import Chat, load
-from stepalign.training.policy import Policy, context_limit, load_base
-from stepalign.training.teaching import within
 
 _REGIONS = ("correct", "correct_negative", "before", "at", "at_negative", "after")
 
 
-def measured(settings: recipe.Recipe) -> dict[str, Any]:
+def measured(settings: config.Recipe) -> dict[str, Any]:
     """Avg and Pass alone, accuracy and credit with each context in the prompt; every figure with n and an interval.
 
     Args:
@@ -75,7 +76,7 @@ def measured(settings: recipe.Recipe) -> dict[str, Any]:
 
 
 def _attempts(
-    solver: Solver, chat: Chat, by_id: Mapping[str, Problem], credits: Sequence[Any], settings: recipe.Recipe
+    solver: Solver, chat: Chat, by_id: Mapping[str, Problem], credits: Sequence[Any], settings: config.Recipe
 ) -> list[Rollout]:
     """What the solver writes with a context in its prompt, one attempt a rollout that has one, graded."""
     from stepalign.prompts.conversation import Turn
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    settings = recipe.load(
+    settings = config.load(
         lab.RECIPES / "base.toml",
         [
             f"problems.evaluation.count={arguments.problems}",

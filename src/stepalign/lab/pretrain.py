@@ -18,10 +18,10 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from stepalign.chat import Chat
 from stepalign.lab import corpus, tokenizer
 from stepalign.prompts.conversation import Turn
 from stepalign.seeding import derive_seed
-from stepalign.tokens import Chat
 
 STEPS = 4500
 ALONE_STEPS = 1500

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from stepalign import recipe
+from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.lab import RECIPES
 
@@ -24,7 +24,7 @@ def conditions() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem != "base")
 
 
-def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> recipe.Recipe:
+def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> config.Recipe:
     """A condition's recipe for one seed.
 
     Raises:
@@ -33,7 +33,7 @@ def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] =
     if condition not in conditions():
         raise StepalignError(f"no condition {condition!r}; allowed: {', '.join(conditions())}")
     own = [f"seed={seed}", f"name={condition}-{seed}", f"output={out}"]
-    return recipe.load(RECIPES / f"{condition}.toml", [*overrides, *own])
+    return config.load(RECIPES / f"{condition}.toml", [*overrides, *own])
 
 
 def run(
@@ -61,7 +61,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _train(settings: recipe.Recipe) -> None:
-    from stepalign.training.loop import train
+def _train(settings: config.Recipe) -> None:
+    from stepalign.trainer.loop import train
 
     train(settings)

@@ -6,7 +6,7 @@ stepalign plan recipes/paper/stepalign.toml --devices 4 --hardware h100
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepalign import recipe
+from stepalign import config
 from stepalign.errors import StepalignError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write(
-    settings: recipe.Recipe,
+    settings: config.Recipe,
     *,
     hardware: str,
     devices: int,

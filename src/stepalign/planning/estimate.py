@@ -18,8 +18,8 @@ from statistics import fmean
 
 import torch
 
-from stepalign import recipe
-from stepalign.objectives.projection import chunk_tokens
+from stepalign import config
+from stepalign.losses.lm_head import chunk_tokens
 from stepalign.planning.hardware import Device
 from stepalign.planning.shape import Shape
 
@@ -101,7 +101,7 @@ class Plan:
 
 
 def plan(
-    settings: recipe.Recipe,
+    settings: config.Recipe,
     shape: Shape,
     lengths: Lengths,
     device: Device,
@@ -127,8 +127,8 @@ def plan(
     attempts = evaluation_problems * settings.evaluation.samples
     attempted = lengths.drawn(attempts, lengths.evaluation)
     stages = {"sample": decoding(shape, drawn, lengths.prompt, slots, device, devices)}
-    distils = isinstance(settings.objective, recipe.Distillation)
-    if isinstance(settings.critic, recipe.OpenAICritic) and distils:
+    distils = isinstance(settings.objective, config.Distillation)
+    if isinstance(settings.critic, config.OpenAICritic) and distils:
         tokens = rollouts * (lengths.critic_prompt + lengths.critique)
         stages["critique"] = Stage(tokens=tokens, flops=0.0, seconds=lengths.critique / critic_tokens_per_s)
     lessons = rollouts * lengths.taught
@@ -156,12 +156,12 @@ def plan(
     )
 
 
-def updates(settings: recipe.Recipe) -> int:
+def updates(settings: config.Recipe) -> int:
     """Of the adapter, in a step."""
-    return 1 if isinstance(settings.objective, recipe.Distillation) else settings.objective.updates
+    return 1 if isinstance(settings.objective, config.Distillation) else settings.objective.updates
 
 
-def learning(settings: recipe.Recipe, shape: Shape, lengths: Lengths) -> dict[str, tuple[float, float]]:
+def learning(settings: config.Recipe, shape: Shape, lengths: Lengths) -> dict[str, tuple[float, float]]:
     """Tokens and operations that a step spends on one lesson, by stage.
 
     The objective's products with the head, the teacher's among them, are made in the student's stage.
@@ -170,7 +170,7 @@ def learning(settings: recipe.Recipe, shape: Shape, lengths: Lengths) -> dict[st
     student, teacher = lengths.prompt + counted, lengths.teacher_prompt + counted
     head = 2 * shape.vocab * shape.hidden * counted
     passes = 3 if settings.training.gradient_checkpointing else 2
-    if isinstance(settings.objective, recipe.Distillation):
+    if isinstance(settings.objective, config.Distillation):
         return {
             "teacher": (teacher, shape.forward_flops(teacher)),
             "student": (student, passes * shape.forward_flops(student) + 3 * head),
@@ -223,7 +223,7 @@ def occupancy(lengths: Sequence[float], slots: int) -> Iterator[tuple[int, float
 
 
 def learning_tensors(
-    settings: recipe.Recipe, shape: Shape, lengths: Lengths, *, gpu: bool, devices: int = 1
+    settings: config.Recipe, shape: Shape, lengths: Lengths, *, gpu: bool, devices: int = 1
 ) -> dict[str, float]:
     """Bytes on one device at the peak of the student's pass, which is that of the longest rollouts."""
     training = settings.training

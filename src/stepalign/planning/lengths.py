@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from stepalign import contexts, problems, recipe, tokens
+from stepalign import chat as tokens
+from stepalign import config, contexts
+from stepalign import data as problems
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.planning.estimate import Lengths, parts
@@ -25,7 +27,7 @@ _SPLICED = 0.5
 """How much a critique in splice mode writes, beside one that copies."""
 
 
-def lengths(settings: recipe.Recipe, *, like: Path | None = None, completion: int | None = None) -> tuple[Lengths, int]:
+def lengths(settings: config.Recipe, *, like: Path | None = None, completion: int | None = None) -> tuple[Lengths, int]:
     """A rollout's lengths under a recipe, and how many problems an evaluation has.
 
     Args:
@@ -49,9 +51,9 @@ def lengths(settings: recipe.Recipe, *, like: Path | None = None, completion: in
     written = float(completion or (before.completion if before else settings.sampling.max_new_tokens))
     copied = written + _JUDGEMENT
     told = asked
-    if isinstance(settings.objective, recipe.Distillation):
+    if isinstance(settings.objective, config.Distillation):
         told += copied if contexts.load(settings.context.template).needs_critique else solution
-    splice = isinstance(settings.critic, recipe.OpenAICritic) and settings.critic.mode == "splice"
+    splice = isinstance(settings.critic, config.OpenAICritic) and settings.critic.mode == "splice"
     found = Lengths(
         prompt=before.prompt if before else asked,
         completion=written,

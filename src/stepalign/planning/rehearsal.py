@@ -29,18 +29,18 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from stepalign import contexts, recipe
+from stepalign import config, contexts
+from stepalign import policy as policies
+from stepalign.algorithms.distillation_loss import Distiller
+from stepalign.algorithms.grpo import Reinforcer, Rewarded
 from stepalign.console import Console
+from stepalign.distributed.strategy import Replicated
 from stepalign.planning.estimate import Lengths, learning, learning_tensors, sampling_tensors, updates
 from stepalign.planning.shape import Shape
-from stepalign.sampling import Request
-from stepalign.sampling.transformers import TransformersSampler
-from stepalign.training import policy as policies
-from stepalign.training.distilling import Distiller
-from stepalign.training.distribution import Replicated
-from stepalign.training.policy import ADAPTER, Policy
-from stepalign.training.rewarding import Reinforcer, Rewarded
-from stepalign.training.update import optimizer_of, update
+from stepalign.policy import ADAPTER, Policy
+from stepalign.rollouts import Request
+from stepalign.rollouts.transformers import TransformersSampler
+from stepalign.trainer.accumulation import optimizer_of, update
 from stepalign.views import Lesson, View, micro_batches
 
 _CACHE_BYTES = 128 << 20
@@ -95,7 +95,7 @@ class Rehearsed:
         )
 
 
-def rehearse(settings: recipe.Recipe, shape: Shape, lengths: Lengths, evaluated: int) -> Rehearsed:
+def rehearse(settings: config.Recipe, shape: Shape, lengths: Lengths, evaluated: int) -> Rehearsed:
     """Measure this machine's CPU.
 
     Args:
@@ -136,7 +136,7 @@ def rehearse(settings: recipe.Recipe, shape: Shape, lengths: Lengths, evaluated:
 class _Scene:
     """What is rehearsed: a micro-batch from the middle of a step, and rows that decode."""
 
-    def __init__(self, settings: recipe.Recipe, shape: Shape, lengths: Lengths, evaluated: int, layers: int) -> None:
+    def __init__(self, settings: config.Recipe, shape: Shape, lengths: Lengths, evaluated: int, layers: int) -> None:
         self.settings = settings
         cut = layers / shape.layers
         each = sum(flops for _, flops in learning(settings, shape, lengths).values()) * cut
@@ -162,7 +162,7 @@ class _Scene:
             "sampling": sampling_tensors(shape, self.rows[-1], self.context + _TICKS),
         }
 
-    def measure(self, model: recipe.Model) -> dict[str, float]:
+    def measure(self, model: config.Model) -> dict[str, float]:
         """Seconds and bytes of every piece on a model."""
         found = {"empty": _peak()}
         policy = policies.load(model, self.settings.adapter, self.settings.seed, torch.device("cpu"))
@@ -206,7 +206,7 @@ def _read(lesson: Lesson | Rewarded) -> int:
     return len(lesson.student.input_ids)
 
 
-def _lessons(settings: recipe.Recipe, lengths: Lengths) -> Iterator[Lesson | Rewarded]:
+def _lessons(settings: config.Recipe, lengths: Lengths) -> Iterator[Lesson | Rewarded]:
     """A step's, of no meaning."""
     # A critique copies the attempt's steps, so what the teacher is shown grows with the attempt.
     copied = contexts.load(settings.context.template).needs_critique
@@ -215,7 +215,7 @@ def _lessons(settings: recipe.Recipe, lengths: Lengths) -> Iterator[Lesson | Rew
         read = max(1, round(drawn * lengths.reached))
         written = (_ID,) * read
         student = View(prompt_ids=(_ID,) * round(lengths.prompt), completion_ids=written, start=0, stop=read)
-        if isinstance(settings.objective, recipe.Distillation):
+        if isinstance(settings.objective, config.Distillation):
             shown = lengths.teacher_prompt - lengths.prompt
             if copied:
                 shown *= drawn / lengths.completion
@@ -247,8 +247,8 @@ def _apart(scene: _Scene, layers: int) -> dict[str, float]:
         return pool.submit(scene.measure, model).result()
 
 
-def _learner(settings: recipe.Recipe) -> Any:
-    if isinstance(settings.objective, recipe.Distillation):
+def _learner(settings: config.Recipe) -> Any:
+    if isinstance(settings.objective, config.Distillation):
         return Distiller(settings.objective)
     return Reinforcer(settings.objective, settings.sampling.temperature)
 

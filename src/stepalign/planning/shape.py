@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from stepalign import recipe
+from stepalign import config
 from stepalign.errors import StepalignError
 
 
@@ -61,7 +61,7 @@ class Shape:
         return 4 * (7 * h + a + i + self.rank_sum + normed) + 2 * (2 * a + 2 * k + 3 * i)
 
 
-def shape(model: recipe.Model, adapter: recipe.Adapter, *, gpu: bool) -> Shape:
+def shape(model: config.Model, adapter: config.Adapter, *, gpu: bool) -> Shape:
     """Read a model's sizes; no weights are loaded.
 
     Args:

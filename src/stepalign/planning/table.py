@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from stepalign import recipe
+from stepalign import config
 from stepalign.planning.estimate import Lengths, Plan
 from stepalign.planning.hardware import Device
 from stepalign.planning.shape import Shape
 
 
 def table(
-    settings: recipe.Recipe,
+    settings: config.Recipe,
     shape: Shape,
     lengths: Lengths,
     device: Device,
@@ -81,7 +81,7 @@ def _add(memory: Table, title: str, parts: Mapping[str, float]) -> None:
     memory.add_section()
 
 
-def _critic(settings: recipe.Recipe, lengths: Lengths, found: Plan) -> list[str]:
+def _critic(settings: config.Recipe, lengths: Lengths, found: Plan) -> list[str]:
     if "critique" not in found.stages:
         return []
     rollouts = settings.training.rollouts_per_step

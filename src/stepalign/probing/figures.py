@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
+from stepalign.probing.error_spans import Parts, parts
 from stepalign.probing.folder import Estimate, Probe
-from stepalign.probing.marks import Parts, parts
 from stepalign.probing.measures import of_rollout
 from stepalign.probing.positions import BINS, by_position
 from stepalign.records import write_atomically

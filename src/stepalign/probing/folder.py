@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stepalign.errors import StepalignError
-from stepalign.probing.marks import parts
+from stepalign.probing.error_spans import parts
 from stepalign.records import (
     Answer,
     Credit,

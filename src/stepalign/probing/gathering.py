@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stepalign import critics, recipe
+from stepalign import config, critics
 from stepalign.console import Console
 from stepalign.critics import OwnModel
 from stepalign.critics.journal import answer_all
 from stepalign.errors import StepalignError
-from stepalign.probing.material import Material
+from stepalign.policy import context_limit
+from stepalign.probing.inputs import Material
 from stepalign.records import Problem, Rollout
-from stepalign.sampling.solver import Solver
+from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.training.policy import context_limit
 
 
 def drawn(
-    problems: Sequence[Problem], settings: recipe.Recipe, solver: Solver, console: Console, *, adapter: str | None
+    problems: Sequence[Problem], settings: config.Recipe, solver: Solver, console: Console, *, adapter: str | None
 ) -> Material:
     """One graded rollout of each problem."""
     with console.stage("sample", len(problems)) as advance:
@@ -34,7 +34,7 @@ def drawn(
     return Material(rollouts=rollouts, problems={problem.id: problem for problem in problems})
 
 
-def settled(given: Material, settings: recipe.Recipe, solver: Solver, console: Console, folder: Path) -> Material:
+def settled(given: Material, settings: config.Recipe, solver: Solver, console: Console, folder: Path) -> Material:
     """The same rollouts with a prompt, a grade and, where the recipe has a critic, its answer.
 
     What is there already stays as it is. The critic's answers are kept in `folder` as they come.
@@ -54,7 +54,7 @@ def settled(given: Material, settings: recipe.Recipe, solver: Solver, console: C
     return replace(given, rollouts=rollouts, answers=answers)
 
 
-def _with_prompt(rollout: Rollout, given: Material, settings: recipe.Recipe, solver: Solver) -> Rollout:
+def _with_prompt(rollout: Rollout, given: Material, settings: config.Recipe, solver: Solver) -> Rollout:
     known = len(solver.chat.tokenizer)
     if strange := [token for token in (*rollout.prompt_ids, *rollout.completion_ids) if token >= known]:
         raise StepalignError(

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from stepalign.evaluation.bootstrap import draws, interval
+from stepalign.probing.error_spans import Parts, parts
 from stepalign.probing.folder import Estimate, Measures
-from stepalign.probing.marks import Parts, parts
 from stepalign.records import Credit, Mark, Rollout
 from stepalign.seeding import derive_seed
 

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from stepalign import traces
-from stepalign.probing import display, figures, reading
+from stepalign import trace as traces
+from stepalign.probing import display, figures
+from stepalign.probing import markdown as reading
+from stepalign.probing.error_spans import parts
 from stepalign.probing.folder import Probe
-from stepalign.probing.marks import parts
 from stepalign.probing.measures import of_rollout
 from stepalign.probing.packing import FLOOR, UNIT, Arrays, Table, block, encode, pack_top, script_json, to_json
 from stepalign.records import Answer, Credit, Critique, Mark, Problem, Rollout, write_atomically

@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from stepalign.evaluation.bootstrap import draws, interval
+from stepalign.probing.error_spans import parts
 from stepalign.probing.folder import Estimate, Probe
-from stepalign.probing.marks import parts
 
 EDGES = (1, 2, 3, 5, 9, 17, 33, 65)
 """Where bins begin, in tokens from the error: 1, 2, 3–4, 5–8, … 33–64."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from stepalign import prompts, recipe
+from stepalign import config, prompts
 from stepalign.records import Problem
 
 
@@ -18,7 +18,7 @@ class Turn:
 class SolverPrompt:
     """What the solver sees, the same in training and evaluation (paper, Figure 8)."""
 
-    def __init__(self, settings: recipe.Prompts) -> None:
+    def __init__(self, settings: config.Prompts) -> None:
         """
         Raises:
             StepalignError: the template is missing or uses other variables than `problem`.

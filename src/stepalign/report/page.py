@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import stepalign
-from stepalign import traces
+from stepalign import trace as traces
 from stepalign.critics.counts import OUTCOMES
 from stepalign.records import Critique, CritiqueFailure, Rollout
 from stepalign.report import display, figures, timeline

@@ -1,0 +1,147 @@
+"""The critics' tables: who writes critiques, what the checks ask of them, and what becomes of those that fail."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from stepalign.config.table import Probability, Section, Share
+
+Fallback = Literal["refsol", "drop"]
+"""Without a critique: teach with the reference solution, or leave the rollout out."""
+_FALLBACKS: tuple[Fallback, ...] = ("refsol", "drop")
+
+Unread = Literal["retry", "fail", "refsol", "drop"]
+Failed = Literal["retry", "fail", "refsol", "drop", "ignore"]
+Mendable = Literal["repair", "retry", "fail", "refsol", "drop", "ignore"]
+
+
+class Checks(Section):
+    """What the checks of a critique allow; `docs/critics.md` defines each measure."""
+
+    min_fidelity: Share = 0.98
+    """`verbatim` and `wording`: the least share of every correct step that must be the solver's own text."""
+    max_echo: Share = 0.5
+    """`echo`: the largest share of the correction that may be the reference solution's words alone."""
+    max_length: PositiveFloat = 4.0
+    """`length`: how many times as long as the rollout or the reference solution a critique may be."""
+
+
+class Policy(Section):
+    """What follows when an answer cannot be read, or a check fails. The first failed check decides.
+
+    `repair`: the program puts the solver's own text in (splice); what still fails is asked for again. `retry`: the
+    model is asked again and told what was wrong, `critic.asks` times in all; then `critic.on_failure`. `fail`:
+    `critic.on_failure` at once. `refsol`, `drop`: that fallback at once. `ignore`: counted, and taught all the same.
+    """
+
+    truncated: Unread = "fail"
+    """The answer reached `max_tokens`."""
+    parse: Unread = "retry"
+    """The answer is not in the schema."""
+    layout: Mendable = "repair"
+    """The text that teaches is not made of the critique's own parts."""
+    case: Failed = "retry"
+    """The case contradicts the rollout's grade."""
+    verdicts: Failed = "retry"
+    """A step has no verdict."""
+    verbatim: Mendable = "repair"
+    """A correct step is not copied character for character."""
+    wording: Mendable = "repair"
+    """A correct step is not copied even when white space and markup are left aside."""
+    withheld: Mendable = "repair"
+    """The wrong step is quoted."""
+    answer: Failed = "retry"
+    """The correction does not end in the reference answer."""
+    echo: Failed = "ignore"
+    """The correction repeats the reference solution. A fallback to it would repeat all of it."""
+    length: Failed = "retry"
+    """The critique is far longer than what it is about."""
+
+
+class Checked(Section):
+    """What every critic's table has: the critique is checked, whoever wrote it."""
+
+    on_failure: Fallback = "refsol"
+    """The last resort, where no critique can be trusted."""
+    checks: Checks = Checks()
+    policy: Policy = Policy()
+
+    @property
+    def fallbacks(self) -> frozenset[Fallback]:
+        """Every fallback that may be taken."""
+        values: set[str] = {self.on_failure, *self.policy.model_dump().values()}
+        return frozenset(fallback for fallback in _FALLBACKS if fallback in values)
+
+
+class ProgramCritic(Checked):
+    """A program that checks each step's arithmetic and mends the first wrong step."""
+
+    kind: Literal["program"] = "program"
+    on_failure: Fallback = "drop"
+
+
+class ReplayCritic(Checked):
+    """Critiques that are there already: an earlier run's, planted ones, a person's. They belong to rollouts by id."""
+
+    kind: Literal["replay"] = "replay"
+    path: Path
+    """Critiques and failures (JSONL)."""
+
+
+class AskedCritic(Checked):
+    """What every critic's table has that is a model."""
+
+    mode: Literal["copy", "splice"] = "copy"
+    """`copy`: the model writes the whole critique (the paper's); `splice`: it returns the judgement and the correction
+    as JSON, and the program copies the correct steps."""
+    prompt: str | None = None
+    """A template that ships with the package, or a file; None is the mode's own (`critic`, `critic-splice`)."""
+    temperature: NonNegativeFloat = 0.0
+    top_p: Probability = 0.95
+    max_tokens: PositiveInt = 8000
+    asks: PositiveInt = 2
+    """How often a rollout is put to the model at most, where the policy says `retry`."""
+
+
+class SelfCritic(AskedCritic):
+    """The solver's own base model, in process: no server, the adapter off."""
+
+    kind: Literal["self"] = "self"
+    max_tokens: PositiveInt = 2048
+    thinking: bool = False
+    """The chat template's thinking switch; the thinking counts towards `max_tokens`."""
+    batch_size: PositiveInt = 8
+    """Rollouts asked about together: each takes the room of a whole message and its answer in the cache."""
+
+
+def _listed(found: object) -> object:
+    return (found,) if isinstance(found, str) else found
+
+
+class OpenAICritic(AskedCritic):
+    """A model behind OpenAI-compatible endpoints. The key is read from `api_key_env`, never from a recipe."""
+
+    kind: Literal["openai"] = "openai"
+    base_url: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+    """One URL, or a list of them that share the load; all must serve `model`."""
+    model: str
+    api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
+    timeout_s: PositiveFloat = 240.0
+    """For one request."""
+    total_timeout_s: PositiveFloat = 900.0
+    """For one rollout: every request, retry and wait, except while all endpoints are dead."""
+    retries: NonNegativeInt = 3
+    """Further requests after a failed one (connection, time-out, 408, 409, 429, 5xx), with growing waits."""
+    rest_s: PositiveFloat = 15.0
+    """How long an endpoint that failed is left alone before it is tried again."""
+    outage_s: NonNegativeFloat = 600.0
+    """How long a run waits while all endpoints are dead, before it stops."""
+    concurrency: PositiveInt = 32
+    """Requests under way at once, over all endpoints."""
+    cache: str = "run"
+    """Where the server's answers are kept: `run` is `critic-cache.sqlite` in the run's folder, `off` is nowhere, and
+    anything else is the path of a file."""
+
+
+Critic = Annotated[ProgramCritic | ReplayCritic | SelfCritic | OpenAICritic, Field(discriminator="kind")]

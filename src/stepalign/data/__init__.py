@@ -1,0 +1,78 @@
+"""Where problems come from, the paper's filter by the solver's own attempts, and the hold-out.
+
+Every source gives id, statement, final answer and (most) a reference solution; what is left out of a source
+is counted by reason and named.
+"""
+
+from collections.abc import Iterable
+
+from stepalign import config
+from stepalign.data.loaded import Candidate, Loaded, collect, statement_digest
+from stepalign.data.split import split
+from stepalign.errors import StepalignError
+from stepalign.records import Problem
+
+__all__ = ["Loaded", "load", "prepare", "split"]
+
+
+def prepare(settings: config.Problems) -> tuple[list[Problem], list[Problem], dict[str, int]]:
+    """What to train on, what to evaluate on, and how many rows were left out, by reason.
+
+    A training problem whose statement is also an evaluation problem's is left out of training.
+
+    Raises:
+        StepalignError: as `load` and `split` do, or where evaluation leaves nothing to train on.
+    """
+    loaded = load(settings.train)
+    dropped = dict(loaded.dropped)
+    if settings.evaluation is None:
+        train, evaluation = split(loaded.problems, settings.holdout, settings.seed)
+        return train, evaluation, dropped
+    evaluation = list(load(settings.evaluation).problems)
+    held_out = {statement_digest(problem.statement) for problem in evaluation}
+    train = [problem for problem in loaded.problems if statement_digest(problem.statement) not in held_out]
+    if len(train) < len(loaded.problems):
+        dropped["also an evaluation problem"] = len(loaded.problems) - len(train)
+    if not train:
+        raise StepalignError("problems.train: every problem is also one of problems.evaluation")
+    return train, evaluation, dropped
+
+
+def load(source: config.Source) -> Loaded:
+    """Load a recipe's source of problems, at most `source.limit` of them.
+
+    Raises:
+        StepalignError: where the source cannot be read (naming file, line and column, or the data set) or
+            gives no problem at all (with the counts of what was left out).
+    """
+    return collect(_name(source), _candidates(source), source.limit)
+
+
+def _candidates(source: config.Source) -> Iterable[Candidate]:
+    # Each source's libraries (datasets, pyarrow, reasoning-gym) are imported only where it is used.
+    match source:
+        case config.OpenMath():
+            from stepalign.data import openmath
+
+            return openmath.candidates(source)
+        case config.Gsm8k():
+            from stepalign.data import gsm8k
+
+            return gsm8k.candidates(source)
+        case config.GsmSymbolic():
+            from stepalign.data import gsm_symbolic as symbolic
+
+            return symbolic.candidates(source)
+        case config.Sums():
+            from stepalign.data import sums
+
+            return sums.candidates(source)
+        case config.File():
+            from stepalign.data import files
+
+            return files.candidates(source)
+
+
+def _name(source: config.Source) -> str:
+    path = getattr(source, "path", None)
+    return source.source if path is None else str(path)

@@ -1,0 +1,75 @@
+"""`nvidia/OpenMathReasoning`: the paper's problems, those that a 72B model with tools mostly solves.
+
+A row is one generated solution; a problem has many, and the first in the data set's order is its reference
+solution, without the reasoning before `</think>`. `pass_rate_72b_tir` is text: a number, or `n/a` where the
+pass rate is not known, which passes no bound.
+
+The split is streamed: `datasets` would otherwise download all four splits (50 GB) before the first row, and
+with a limit only the beginning of one is needed. A whole pass over `cot` still reads 3.2 million solutions:
+run `stepalign select` once and train on the file it writes.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from stepalign import config
+from stepalign.data import columns as column
+from stepalign.data import hub
+from stepalign.data.loaded import Candidate, statement_digest
+from stepalign.errors import StepalignError
+
+DATASET = "nvidia/OpenMathReasoning"
+_OTHERWISE = (
+    "Where there is no network, get the split as Parquet elsewhere and name it as a file: "
+    'source = "file", path = "….parquet", '
+    'columns = { statement = "problem", answer = "expected_answer", solution = "generated_solution" }'
+)
+
+
+def candidates(source: config.OpenMath, dataset: str = DATASET) -> Iterator[Candidate]:
+    """The rows of a split as candidates, ids made from the statement: the same in every split and release.
+
+    Args:
+        source: the split and the bound.
+        dataset: the name on the hub, or a local folder with the same columns.
+
+    Raises:
+        StepalignError: where the data set cannot be reached, has no such split or has other columns.
+    """
+    for _, where, row in hub.rows(dataset, split=source.split, streaming=True, otherwise=_OTHERWISE):
+        yield candidate(row, where, source.min_pass_rate)
+
+
+def candidate(row: dict[str, Any], where: str, min_pass_rate: float) -> Candidate:
+    """One row; rejected for its `pass rate` where that is not above the bound, or not known."""
+    statement = column.text(row, "problem", where)
+    solution = _known(column.text(row, "generated_solution", where))
+    rate = column.text(row, "pass_rate_72b_tir", where)
+    return Candidate(
+        where=where,
+        id=f"openmath-{statement_digest(statement).hex()[:16]}",
+        statement=statement,
+        answer=_known(column.text(row, "expected_answer", where)),
+        solution=solution.rpartition("</think>")[2],
+        source=f"{DATASET}/{column.text(row, 'problem_source', where)}",
+        meta={
+            "pass_rate_72b_tir": rate,
+            "problem_type": column.text(row, "problem_type", where),
+            "generation_model": column.text(row, "generation_model", where),
+        },
+        rejected=None if _rate(rate, where) > min_pass_rate else "pass rate",
+    )
+
+
+def _known(text: str) -> str:
+    return "" if text == "n/a" else text
+
+
+def _rate(text: str, where: str) -> float:
+    """The pass rate as a number; one that is not known is below every bound."""
+    if not _known(text):
+        return -1.0
+    try:
+        return float(text)
+    except ValueError:
+        raise StepalignError(f"{where}: pass_rate_72b_tir: a number or n/a is wanted, found {text!r}") from None

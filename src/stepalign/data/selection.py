@@ -1,0 +1,203 @@
+"""The paper's filter: keep the problems that the solver seldom gets right but writes in the format.
+
+n attempts by the solver at every problem; kept are those with Avg@n < `max_accuracy` and a format accuracy >
+`min_format` (paper: n 16, below 5/16, above 0.9: 312 problems), of which some are held out. One folder:
+
+    settings.json       what the attempts depend on; a folder goes on with these settings or not at all
+    attempts.jsonl      graded rollouts, as they are done
+    train.jsonl, evaluation.jsonl      Problem records
+    manifest.json       what was kept and dropped and why, with every problem's accuracies
+
+Sampling and grading are the caller's, so nothing here knows models. Left out: stopping early at problems that
+can no longer pass, which would save attempts but leave accuracies that cannot be compared.
+
+    stepalign select recipes/paper/stepalign.toml --out problems/openmath
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from stepalign import config
+from stepalign.data.attempts import Journal, Tally
+from stepalign.data.loaded import Loaded
+from stepalign.data.split import split
+from stepalign.errors import StepalignError
+from stepalign.records import Problem, Rollout, to_json, write_json, write_jsonl
+
+Attempt = Callable[[Sequence[Problem]], Iterable[Rollout]]
+"""Yields `Selection.attempts` graded rollouts of each problem, in any order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What is left after the filter."""
+
+    train: tuple[Problem, ...]
+    evaluation: tuple[Problem, ...]
+    dropped: dict[str, int]
+    """Problems left out by the filter, counted by reason: `accuracy`, `format`, `accuracy and format`."""
+
+
+def select(
+    loaded: Loaded,
+    attempt: Attempt,
+    settings: config.Selection,
+    *,
+    folder: Path,
+    holdout: int,
+    seed: int,
+    batch: int,
+    fingerprint: Mapping[str, JsonValue],
+    progress: Callable[[int, int], None] | None = None,
+) -> Selected:
+    """Attempt every problem, filter, split, and write the folder; go on where a killed run of it stopped.
+
+    Args:
+        loaded: the problems, and what their source left out (for the manifest).
+        attempt: samples and grades.
+        settings: how many attempts, and the bounds.
+        folder: where everything is written.
+        holdout: problems split off for evaluation.
+        seed: of the split.
+        batch: problems handed to `attempt` at once; a kill costs at most the unfinished ones of one batch.
+        fingerprint: what the attempts depend on beside problems and number: model, prompts, sampling, seed.
+        progress: called with the problems finished and their number, at the start and after each.
+
+    Raises:
+        StepalignError: where the folder has other settings (naming what differs), no problem passes, or none
+            would be left beside the hold-out.
+    """
+    _claim(folder, loaded.problems, settings, fingerprint)
+    bounds: dict[str, Any] = {"selection": settings.model_dump(mode="json"), "holdout": holdout, "seed": seed}
+    _refuse_other_bounds(folder / "manifest.json", bounds)
+    tallies = _attempt_all(
+        loaded.problems, attempt, Journal(folder / "attempts.jsonl", settings.attempts), batch, progress
+    )
+
+    reasons = {problem.id: _reason(tallies[problem.id], settings) for problem in loaded.problems}
+    kept = [problem for problem in loaded.problems if not reasons[problem.id]]
+    dropped = dict(Counter(reason for reason in reasons.values() if reason))
+    if not kept:
+        counts = ", ".join(f"{count} by {reason}" for reason, count in dropped.items())
+        raise StepalignError(
+            f"{folder}: none of {len(loaded.problems)} problems passed the selection: dropped {counts} "
+            f"(max_accuracy = {settings.max_accuracy:g}, min_format = {settings.min_format:g})"
+        )
+    train, evaluation = split(kept, holdout, seed)
+
+    held_out = {problem.id for problem in evaluation}
+    write_jsonl(folder / "train.jsonl", train)
+    write_jsonl(folder / "evaluation.jsonl", evaluation)
+    write_json(
+        folder / "manifest.json",
+        bounds
+        | {
+            "counts": {
+                "loaded": len(loaded.problems),
+                "kept": len(kept),
+                "train": len(train),
+                "evaluation": len(evaluation),
+            },
+            "dropped_by_source": {
+                reason: {"count": count, "places": loaded.places.get(reason, [])}
+                for reason, count in loaded.dropped.items()
+            },
+            "dropped": dropped,
+            "problems": [
+                {
+                    "id": problem.id,
+                    "accuracy": tallies[problem.id].accuracy,
+                    "format_accuracy": tallies[problem.id].format_accuracy,
+                    "dropped": reasons[problem.id] or None,
+                    "held_out": problem.id in held_out,
+                }
+                for problem in loaded.problems
+            ],
+        },
+    )
+    return Selected(train=tuple(train), evaluation=tuple(evaluation), dropped=dropped)
+
+
+def _attempt_all(
+    problems: Sequence[Problem],
+    attempt: Attempt,
+    journal: Journal,
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+) -> Mapping[str, Tally]:
+    """Sample what the journal does not have, and write each problem down when its last attempt is graded."""
+    report = progress or (lambda done, total: None)
+    report(len(journal.tallies), len(problems))
+    waiting = [problem for problem in problems if problem.id not in journal.tallies]
+    for start in range(0, len(waiting), batch):
+        open_rollouts: dict[str, list[Rollout]] = {problem.id: [] for problem in waiting[start : start + batch]}
+        for rollout in attempt(waiting[start : start + batch]):
+            rollouts = open_rollouts[rollout.problem_id]
+            rollouts.append(rollout)
+            if len(rollouts) == journal.attempts:
+                journal.append(sorted(rollouts, key=lambda rollout: rollout.sample))
+                del open_rollouts[rollout.problem_id]
+                report(len(journal.tallies), len(problems))
+        if open_rollouts:
+            found = ", ".join(f"{name}: {len(rollouts)}" for name, rollouts in open_rollouts.items())
+            raise ValueError(f"{journal.attempts} attempts at each problem wanted, found {found}")
+    return journal.tallies
+
+
+def _reason(tally: Tally, settings: config.Selection) -> str:
+    """Which bounds a problem fails; empty where it passes."""
+    failed = []
+    if tally.accuracy >= settings.max_accuracy:
+        failed.append("accuracy")
+    if tally.format_accuracy <= settings.min_format:
+        failed.append("format")
+    return " and ".join(failed)
+
+
+def _claim(
+    folder: Path,
+    problems: Sequence[Problem],
+    settings: config.Selection,
+    fingerprint: Mapping[str, JsonValue],
+) -> None:
+    """Write down what the attempts depend on, or hold it against what an earlier run wrote."""
+    digest = hashlib.blake2b("\n".join(map(to_json, problems)).encode(), digest_size=8).hexdigest()
+    wanted = json.loads(
+        json.dumps(
+            {
+                **fingerprint,
+                "attempts": settings.attempts,
+                "problems": {"count": len(problems), "digest": digest},
+            }
+        )
+    )
+    path = folder / "settings.json"
+    if not path.exists():
+        if (folder / "attempts.jsonl").exists():
+            raise StepalignError(f"{folder}: attempts.jsonl without the settings.json it was sampled with")
+        write_json(path, wanted)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if different := config.differences(found, wanted):
+        raise StepalignError(
+            f"{folder}: its attempts were sampled with other settings; choose another folder\n  "
+            + "\n  ".join(different)
+        )
+
+
+def _refuse_other_bounds(path: Path, bounds: Mapping[str, Any]) -> None:
+    if not path.exists():
+        return
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if different := config.differences({key: manifest.get(key) for key in bounds}, bounds):
+        raise StepalignError(
+            f"{path}: selected with other bounds; remove this file to filter the same attempts anew\n  "
+            + "\n  ".join(different)
+        )

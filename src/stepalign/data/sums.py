@@ -1,0 +1,171 @@
+"""Generated sums like `Compute 47 + 38 - 15 + 62.`, each with a reference solution in the paper's format.
+
+A reference solution that always worked from left to right would coincide with the solver's own way of
+working. So each problem's seed picks one of the valid derivations:
+
+- `left to right`, `right to left`: one term after the other;
+- `pairs`: neighbours first, then neighbours of the results, and so on;
+- `places`: ones, tens, hundreds … apart, then their totals.
+
+No equation has a negative number, in any derivation. Where a part of the sum is negative, the derivation
+works out its size and says that it is still to be taken away.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from random import Random
+
+from stepalign import config
+from stepalign.data.loaded import Candidate
+from stepalign.errors import StepalignError
+from stepalign.seeding import derive_seed
+
+_DRAWS = 1000
+"""Draws without a new problem after which a set counts as exhausted."""
+_PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred thousands")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a derivation: what is done, the equation, and the signed number it leaves."""
+
+    title: str
+    equation: str
+    result: int
+
+    @property
+    def text(self) -> str:
+        """The step's title, saying so where the result's size is still to be taken away."""
+        return self.title if self.result >= 0 else f"{self.title} (still to be taken away)"
+
+
+def candidates(source: config.Sums) -> Iterator[Candidate]:
+    """`count` different sums; an id spells its sum. A longer set begins with the shorter of the same seed.
+
+    Raises:
+        StepalignError: where there are not as many different sums of that size.
+    """
+    seen: set[tuple[int, ...]] = set()
+    for index in range(source.count):
+        terms, derivation, steps = _draw(source, index, seen)
+        seen.add(terms)
+        spelled = _spelled(terms)
+        yield Candidate(
+            where=f"sums, seed {source.seed}, problem {index}",
+            id="sums-" + spelled.replace(" ", ""),
+            statement=f"Compute {spelled}.",
+            answer=str(sum(terms)),
+            solution=_written(steps, sum(terms)),
+            source="sums",
+            meta={"terms": list(terms), "derivation": derivation},
+        )
+
+
+def derivations(terms: Sequence[int]) -> dict[str, list[Step]]:
+    """Every derivation that these terms allow and that differs from the ones before it, by name.
+
+    Args:
+        terms: signed; every sum of the first k of them is at least 0.
+    """
+    ways: dict[str, Callable[[list[int]], list[Step]]] = {
+        "left to right": _left_to_right,
+        "right to left": _right_to_left,
+        "pairs": _pairs,
+        "places": _places,
+    }
+    found: dict[str, list[Step]] = {}
+    for name, way in ways.items():
+        steps = way(list(terms))
+        if steps and steps not in found.values():
+            found[name] = steps
+    return found
+
+
+def _draw(source: config.Sums, index: int, seen: set[tuple[int, ...]]) -> tuple[tuple[int, ...], str, list[Step]]:
+    for attempt in range(_DRAWS):
+        random = Random(derive_seed(source.seed, "sums", index, attempt))
+        terms: list[int] = []
+        for _ in range(source.terms):
+            size = random.randint(1, 10**source.digits - 1)
+            taken_away = source.subtract and sum(terms) >= size and random.random() < 0.5
+            terms.append(-size if taken_away else size)
+        if tuple(terms) not in seen and not (source.subtract and min(terms) > 0):
+            name, steps = random.choice(list(derivations(terms).items()))
+            return tuple(terms), name, steps
+    raise StepalignError(
+        f"sums: count = {source.count}, but after {len(seen)} no new sum was found in {_DRAWS} draws with "
+        f"terms = {source.terms}, digits = {source.digits}, subtract = {str(source.subtract).lower()}"
+    )
+
+
+def _combined(left: int, right: int) -> Step:
+    """Two signed numbers as one: their sizes are added, or the smaller is taken from the larger."""
+    big, small = (abs(left), abs(right)) if abs(left) >= abs(right) else (abs(right), abs(left))
+    if (left < 0) == (right < 0):
+        return Step(
+            f"Add {abs(left)} and {abs(right)}",
+            f"{abs(left)} + {abs(right)} = {abs(left + right)}",
+            left + right,
+        )
+    return Step(f"Take {small} from {big}", f"{big} - {small} = {big - small}", left + right)
+
+
+def _left_to_right(terms: list[int]) -> list[Step]:
+    total, *rest = terms
+    steps = []
+    for term in rest:
+        steps.append(_combined(total, term))
+        total += term
+    return steps
+
+
+def _right_to_left(terms: list[int]) -> list[Step]:
+    *rest, total = terms
+    steps = []
+    for term in reversed(rest):
+        steps.append(_combined(term, total))
+        total += term
+    return steps
+
+
+def _pairs(terms: list[int]) -> list[Step]:
+    steps = []
+    while len(terms) > 1:
+        joined = [_combined(left, right) for left, right in zip(terms[::2], terms[1::2], strict=False)]
+        steps += joined
+        terms = [step.result for step in joined] + terms[len(joined) * 2 :]
+    return steps
+
+
+def _places(terms: list[int]) -> list[Step]:
+    """The largest place first; no steps where a place's running sum would be negative or one place is all."""
+    steps = []
+    totals = []
+    for power, place in reversed(list(enumerate(_PLACES))):
+        parts = [_digit(term, power) for term in terms]
+        parts = [part for part in parts if part]
+        if any(total < 0 for total in accumulate(parts)):
+            return []
+        if len(parts) > 1:
+            steps.append(Step(f"Work out the {place}", f"{_spelled(parts)} = {sum(parts)}", sum(parts)))
+        if sum(parts):
+            totals.append(sum(parts))
+    return steps + _left_to_right(totals) if len(totals) > 1 else []
+
+
+def _digit(term: int, power: int) -> int:
+    unit: int = 10**power
+    size = abs(term) // unit % 10 * unit
+    return -size if term < 0 else size
+
+
+def _spelled(terms: Sequence[int]) -> str:
+    first, *rest = terms
+    return str(first) + "".join(f" - {-term}" if term < 0 else f" + {term}" for term in rest)
+
+
+def _written(steps: Sequence[Step], answer: int) -> str:
+    """The paper's format (Appendix B): a heading for each step and for the final answer."""
+    written = [f"### Step {number}: {step.text}\n{step.equation}" for number, step in enumerate(steps, start=1)]
+    return "\n\n".join([*written, f"### Final Answer:\n\\boxed{{{answer}}}"])

@@ -1,0 +1,309 @@
+"""Sampling with the training model itself, in process, on any device: continuous batching over transformers.
+
+All rows share one time axis in a preallocated key–value cache. A prompt of P ids that joins when the axis stands at
+t is laid into columns t−P … t, so every row writes its next token in the same column and its past is one
+contiguous stretch that ends there. A row that ends leaves at once and the last row takes its slot; when enough slots
+are free, the next prompts are prefilled into them.
+
+Left out: paged attention and a scheduler that preempts (vLLM's business), linear-attention models (their state does
+not live on a time axis).
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from stepalign import config
+from stepalign.errors import StepalignError
+from stepalign.records import FinishReason
+from stepalign.rollouts import Completion, Request
+
+_COMPACT_EVERY = 256
+"""Columns of slack on the time axis: how rarely the whole cache is moved to its front."""
+_CANDIDATES = 512
+"""Tokens that nucleus sampling sorts first; only rows whose nucleus is wider sort the whole vocabulary."""
+
+
+class TransformersSampler:
+    """Draws completions from a transformers model, or from a PEFT model with a chosen adapter."""
+
+    def __init__(self, model: torch.nn.Module, *, eos_ids: frozenset[int], batch_size: int) -> None:
+        """`model` is a causal language model; `batch_size` the most rows decoded together."""
+        self.model = model
+        self.eos_ids = eos_ids
+        self.batch_size = batch_size
+        base = _base(model)
+        unsupported = set(getattr(base.config.get_text_config(), "layer_types", None) or ()) - {
+            "full_attention",
+            "sliding_attention",
+        }
+        if unsupported:
+            raise StepalignError(
+                f"sampler.kind = 'transformers': the model has layers of type {', '.join(sorted(unsupported))}, "
+                "allowed are full_attention and sliding_attention: sample with an engine that knows them"
+            )
+
+    def sample(
+        self, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
+    ) -> Iterator[Completion]:
+        """Draw one completion a request, in the order in which they end. See `sampling.Sampler`."""
+        _check_room(_base(self.model), requests, sampling)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with _using(self.model, adapter):
+                yield from _Batch(_base(self.model), self.eos_ids, self.batch_size, sampling).run(requests)
+        finally:
+            self.model.train(was_training)
+
+
+@dataclass
+class _Row:
+    request: Request
+    noise: Float[Tensor, " steps"]
+    """One uniform number a token: what is drawn depends on the request's seed, not on its neighbours."""
+    ids: list[int] = field(default_factory=list)
+
+
+class _Batch:
+    """The rows being decoded, their cache and the queue behind them."""
+
+    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int], size: int, sampling: config.Sampling) -> None:
+        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
+        self.device = self.head.weight.device
+        self.eos_ids, self.size, self.sampling = eos_ids, size, sampling
+        self.rows: list[_Row] = []
+        self.starts: list[int] = []  # the column where each row's prompt begins
+        self.layers = model.config.get_text_config().num_hidden_layers
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        # The longest prompt first: every later one fits between the axis' front and its present column.
+        queue = deque(sorted(requests, key=lambda request: -len(request.prompt_ids)))
+        if not queue:
+            return
+        self.size = min(self.size, len(queue))
+        self.now = len(queue[0].prompt_ids)
+        # Only rows that join later carry the axis on past the first ones' longest completion.
+        slack = _COMPACT_EVERY if len(queue) > self.size else 0
+        capacity = self.now + self.sampling.max_new_tokens + slack
+        self.cache = Cache(layers=[_SharedAxisLayer(self.size, capacity) for _ in range(self.layers)])
+        refill_at = self.size - max(1, self.size // 4)
+        while queue or self.rows:
+            if queue and len(self.rows) <= refill_at:
+                joining = [queue.popleft() for _ in range(min(self.size - len(self.rows), len(queue)))]
+                yield from self._draw(self._prefill(joining), first=len(self.rows) - len(joining))
+            if self.rows:
+                yield from self._draw(self._decode(), first=0)
+
+    @torch.no_grad()
+    def _prefill(self, requests: Sequence[Request]) -> Float[Tensor, "joining vocab"]:
+        """Lay the prompts into the last slots and return the logits behind their last ids."""
+        lengths = [len(request.prompt_ids) for request in requests]
+        longest = max(lengths)
+        ids = torch.zeros(len(requests), longest, dtype=torch.long)
+        for row, request in enumerate(requests):
+            ids[row, longest - lengths[row] :] = torch.tensor(request.prompt_ids)
+        pads = longest - torch.tensor(lengths)
+        column = torch.arange(longest)
+        self._aim(slots=slice(len(self.rows), len(self.rows) + len(requests)), column=self.now - longest)
+        output = self.decoder(
+            input_ids=ids.to(self.device),
+            attention_mask=(column >= pads[:, None]).long().to(self.device) if pads.any() else None,
+            position_ids=(column - pads[:, None]).clamp(min=0).to(self.device),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        for request, length in zip(requests, lengths, strict=True):
+            generator = torch.Generator().manual_seed(request.seed)
+            noise = torch.rand(self.sampling.max_new_tokens, generator=generator)
+            self.rows.append(_Row(request, noise))
+            self.starts.append(self.now - length)
+        logits: Tensor = self.head(output.last_hidden_state[:, -1])
+        return logits.float()
+
+    @torch.no_grad()
+    def _decode(self) -> Float[Tensor, "rows vocab"]:
+        """Feed each row's last id and return the logits behind it."""
+        if self.now + 1 > self.cache.layers[0].capacity:
+            self._compact()
+        starts = torch.tensor(self.starts)
+        first = int(starts.min())
+        self._aim(slots=slice(0, len(self.rows)), column=self.now, first=first)
+        self.now += 1
+        mask = torch.arange(first, self.now) >= starts[:, None]
+        output = self.decoder(
+            input_ids=torch.tensor([[row.ids[-1]] for row in self.rows], device=self.device),
+            attention_mask=None if mask.all() else mask.long().to(self.device),
+            position_ids=(self.now - 1 - starts)[:, None].to(self.device),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        logits: Tensor = self.head(output.last_hidden_state[:, -1])
+        return logits.float()
+
+    def _draw(self, logits: Float[Tensor, "some vocab"], first: int) -> Iterator[Completion]:
+        """Draw a token for the rows from `first` on; rows that end leave."""
+        rows = self.rows[first:]
+        noise = torch.stack([row.noise[len(row.ids)] for row in rows]).to(logits.device)
+        ended = []
+        for slot, (row, token) in enumerate(zip(rows, draw(logits, noise, self.sampling).tolist(), strict=True)):
+            row.ids.append(token)
+            finish = self._finish(row)
+            if finish is not None:
+                ended.append(first + slot)
+                yield Completion(id=row.request.id, ids=tuple(row.ids), finish=finish)
+        for slot in reversed(ended):
+            self._leave(slot)
+
+    def _finish(self, row: _Row) -> FinishReason | None:
+        if row.ids[-1] in self.eos_ids:
+            return "stop"
+        return "length" if len(row.ids) == self.sampling.max_new_tokens else None
+
+    def _leave(self, slot: int) -> None:
+        """The last row takes the slot that became free."""
+        last = len(self.rows) - 1
+        if slot != last:
+            self.rows[slot], self.starts[slot] = self.rows[last], self.starts[last]
+            for layer in self.cache.layers:
+                layer.move(last, slot, self.starts[slot], self.now)
+        del self.rows[last], self.starts[last]
+
+    def _compact(self) -> None:
+        """Move every row towards the front of the time axis."""
+        shift = min(self.starts)
+        for layer in self.cache.layers:
+            layer.shift(shift, self.now)
+        self.now -= shift
+        self.starts = [start - shift for start in self.starts]
+
+    def _aim(self, *, slots: slice, column: int, first: int | None = None) -> None:
+        for layer in self.cache.layers:
+            layer.aim(slots, column, column if first is None else first)
+
+
+class _SharedAxisLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values, [slots, heads, columns, dim], written in place where `aim` points."""
+
+    is_croppable = False
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        super().__init__()
+        self.slots, self.capacity = slots, capacity
+        self.aim(slice(0, slots), 0, 0)
+
+    def aim(self, slots: slice, column: int, first: int) -> None:
+        """The next update writes `slots` from `column` on and attends to the columns from `first` on."""
+        self.target, self.column, self.first = slots, column, first
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        # Zeroed: a masked column still enters the product with the values, and 0 × NaN is NaN.
+        self.keys = key_states.new_zeros(self.slots, key_states.shape[1], self.capacity, key_states.shape[3])
+        self.values = value_states.new_zeros(self.slots, value_states.shape[1], self.capacity, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.column + key_states.shape[2]
+        self.keys[self.target, :, self.column : end] = key_states
+        self.values[self.target, :, self.column : end] = value_states
+        return self.keys[self.target, :, self.first : end], self.values[self.target, :, self.first : end]
+
+    def get_seq_length(self) -> int:
+        return self.column - self.first
+
+    def move(self, source: int, target: int, start: int, end: int) -> None:
+        """Copy one slot's columns to another slot."""
+        for states in (self.keys, self.values):
+            states[target, :, start:end] = states[source, :, start:end]
+
+    def shift(self, by: int, end: int) -> None:
+        """Move the columns `by` … `end` to the front."""
+        for states in (self.keys, self.values):
+            states[:, :, : end - by] = states[:, :, by:end].clone()
+
+
+def draw(
+    logits: Float[Tensor, "rows vocab"], noise: Float[Tensor, " rows"], sampling: config.Sampling
+) -> Int[Tensor, " rows"]:
+    """One token a row by inverting the cumulative distribution at `noise`, uniform in [0, 1).
+
+    Temperature comes first, then top-k, then top-p (the smallest set of tokens whose probability reaches it), as in
+    transformers and vLLM.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / sampling.temperature
+    if sampling.top_k == 0 and sampling.top_p == 1:
+        return _invert(logits.softmax(dim=-1), noise)
+    vocab = logits.shape[-1]
+    width = min(sampling.top_k or _CANDIDATES, vocab)
+    values, tokens = logits.topk(width, dim=-1)
+    normalizer = (values if sampling.top_k else logits).logsumexp(dim=-1, keepdim=True)
+    kept = _nucleus((values - normalizer).exp(), sampling.top_p)
+    choice = tokens.gather(-1, _invert(kept, noise)[:, None])[:, 0]
+    if not sampling.top_k and width < vocab:
+        wide = (kept[:, -1] > 0).nonzero()[:, 0]  # the nucleus may go on past the candidates
+        if len(wide):
+            probabilities, order = logits[wide].softmax(dim=-1).sort(dim=-1, descending=True)
+            chosen = _invert(_nucleus(probabilities, sampling.top_p), noise[wide])
+            choice[wide] = order.gather(-1, chosen[:, None])[:, 0]
+    return choice
+
+
+def _nucleus(probabilities: Float[Tensor, "rows sorted"], top_p: float) -> Float[Tensor, "rows sorted"]:
+    """Zero what lies beyond the smallest head of the sorted probabilities that reaches `top_p`."""
+    before = probabilities.cumsum(dim=-1) - probabilities
+    return probabilities.masked_fill(before >= top_p, 0.0) if top_p < 1 else probabilities
+
+
+def _invert(weights: Float[Tensor, "rows choices"], noise: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """The index at which each row's cumulative weight first exceeds `noise` × its total."""
+    cumulative = weights.cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, noise[:, None] * total, right=True)
+    # Rounding may carry noise × total to the total itself: take the last choice with weight, never one without.
+    last = (cumulative < total).sum(dim=-1, keepdim=True)
+    return torch.minimum(index, last)[:, 0]
+
+
+def _base(model: torch.nn.Module) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def _using(model: torch.nn.Module, adapter: str | None) -> AbstractContextManager[None]:
+    if not hasattr(model, "peft_config"):
+        if adapter is not None:
+            raise StepalignError(f"the model carries no adapters, asked for {adapter!r}")
+        return nullcontext()
+    if adapter is None:
+        disabled: AbstractContextManager[None] = model.disable_adapter()  # type: ignore[operator]
+        return disabled
+    if adapter != model.active_adapter:
+        raise StepalignError(f"adapter {adapter!r} is not the active one ({model.active_adapter!r})")
+    return nullcontext()
+
+
+def _check_room(model: PreTrainedModel, requests: Sequence[Request], sampling: config.Sampling) -> None:
+    """Every prompt and its longest completion must fit the model's context."""
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for request in requests:
+        if not request.prompt_ids:
+            raise StepalignError(f"{request.id}: an empty prompt")
+        needed = len(request.prompt_ids) + sampling.max_new_tokens
+        if limit is not None and needed > limit:
+            raise StepalignError(
+                f"{request.id}: a prompt of {len(request.prompt_ids)} tokens and max_new_tokens = "
+                f"{sampling.max_new_tokens} need {needed} positions, the model has {limit}"
+            )

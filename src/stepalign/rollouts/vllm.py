@@ -1,0 +1,185 @@
+"""Sampling with vLLM in the training process (the paper's colocated mode).
+
+vLLM holds the base a second time and is handed LoRA adapters (`LoRARequest`), which it applies by request: nothing is
+merged, so its base stays bit-identical. Each version of the policy has a name and a number of its own, so that no
+cached prefix of an older one can be taken for it; the cache is emptied all the same, to make room.
+
+Left out: weights pushed into a running engine, tensor parallelism over the training processes.
+"""
+
+import gc
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from stepalign import config
+from stepalign.distributed.process import World
+from stepalign.errors import StepalignError
+from stepalign.records import TokenIds
+from stepalign.rollouts import Completion, Handover, Request
+
+
+class VllmSampler:
+    """An engine of vLLM's in this process."""
+
+    def __init__(
+        self,
+        settings: config.Vllm,
+        model: config.Model,
+        *,
+        dtype: str,
+        rank: int,
+        eos_ids: frozenset[int],
+        world: World,
+        seed: int,
+    ) -> None:
+        """Load the base.
+
+        Args:
+            settings: the recipe's table.
+            model: the solver's base.
+            dtype: the trainer's, by torch's name.
+            rank: the adapter's.
+            eos_ids: what ends a completion.
+            world: each of its processes has an engine of its own.
+            seed: of the engine; requests bring their own.
+
+        Raises:
+            StepalignError: vLLM is not installed, or cannot run this model.
+        """
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        try:
+            import torch
+            import vllm
+        except ImportError as error:
+            raise StepalignError(f"sampler.kind = 'vllm' needs vLLM: pip install 'stepalign[vllm]' ({error})") from None
+        self._vllm: Any = vllm
+        self._eos_ids = sorted(eos_ids)
+        self._sleeps = settings.sleep and torch.cuda.is_available()
+        self._asleep = False
+        self._adapter: Any = None
+        options: dict[str, Any] = {"gpu_memory_utilization": settings.memory}
+        if not torch.cuda.is_available():
+            # On the CPU a request with a seed ends the engine where its prompt is read in parts (vLLM 0.32).
+            options = {"enable_chunked_prefill": False}
+        if world.size > 1:  # the launcher's world is not vLLM's to divide
+            options["distributed_executor_backend"] = "external_launcher"
+        try:
+            self._llm = vllm.LLM(
+                model=model.location,
+                revision=model.revision,
+                dtype=dtype,
+                seed=seed % 2**32,
+                max_model_len=settings.max_tokens,
+                max_num_seqs=settings.batch_size,
+                enforce_eager=settings.eager,
+                enable_lora=True,
+                max_lora_rank=_served_rank(rank),
+                max_loras=1,
+                enable_sleep_mode=self._sleeps,
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                **options,
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line}") from None
+
+    def sample(
+        self, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
+    ) -> Iterator[Completion]:
+        """Draw one completion a request, in the order in which they end. See `sampling.Sampler`."""
+        self._wake()
+        limit = self._llm.model_config.max_model_len
+        for request in requests:
+            if len(request.prompt_ids) + sampling.max_new_tokens > limit:
+                raise StepalignError(
+                    f"{request.id}: a prompt of {len(request.prompt_ids)} tokens and max_new_tokens = "
+                    f"{sampling.max_new_tokens} exceed the engine's {limit} positions (sampler.max_tokens)"
+                )
+        engine = self._llm.llm_engine
+        waiting = {request.id for request in requests}
+        try:
+            for request in requests:
+                params = self._vllm.SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    max_tokens=sampling.max_new_tokens,
+                    seed=request.seed,
+                    # What ends a completion is the trainer's chat template's word, not the engine's.
+                    ignore_eos=True,
+                    stop_token_ids=self._eos_ids,
+                    detokenize=False,
+                )
+                prompt = {"type": "token", "prompt_token_ids": list(request.prompt_ids)}
+                engine.add_request(request.id, prompt, params, lora_request=self._request(adapter))
+            while waiting:
+                for output in engine.step():
+                    if output.finished:
+                        waiting.discard(output.request_id)
+                        (drawn,) = output.outputs
+                        yield Completion(
+                            id=output.request_id,
+                            ids=tuple(drawn.token_ids),
+                            finish="length" if drawn.finish_reason == "length" else "stop",
+                        )
+        finally:
+            if waiting:  # the caller stopped early
+                engine.abort_request(list(waiting))
+
+    def adopt(self, handover: Handover) -> None:
+        """See `sampling.Engine`."""
+        self._wake()
+        from vllm.lora.request import LoRARequest
+
+        engine = self._llm.llm_engine
+        before = self._adapter
+        self._adapter = LoRARequest(handover.name, handover.number, str(handover.folder.absolute()))
+        try:
+            engine.add_lora(self._adapter)
+        except Exception as error:  # vLLM raises whatever its loader met
+            raise StepalignError(f"{handover.folder}: vLLM cannot load this adapter: {error}") from None
+        if before is not None:
+            engine.remove_lora(before.lora_int_id)
+        engine.reset_prefix_cache()
+
+    def next_tokens(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[int, float]]]:
+        """See `sampling.Engine`."""
+        self._wake()
+        params = [
+            self._vllm.SamplingParams(temperature=1, max_tokens=1, logprobs=0, seed=number, detokenize=False)
+            for number in range(len(prompts))
+        ]
+        asked = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        outputs = self._llm.generate(asked, params, use_tqdm=False, lora_request=self._request(adapter))
+        drawn = [output.outputs[0] for output in outputs]
+        return {"vLLM": [(one.token_ids[0], one.logprobs[0][one.token_ids[0]].logprob) for one in drawn]}
+
+    def rest(self) -> None:
+        """See `sampling.Engine`."""
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=1)
+            self._asleep = True
+
+    def close(self) -> None:
+        """Drop the engine and its memory."""
+        del self._llm
+        gc.collect()
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
+    def _request(self, adapter: str | None) -> Any:
+        if adapter is None:
+            return None
+        if self._adapter is None:
+            raise StepalignError(f"adapter {adapter!r} was never handed to vLLM")
+        return self._adapter
+
+
+def _served_rank(rank: int) -> int:
+    """The least of the ranks that vLLM has kernels for."""
+    return next((served for served in (8, 16, 32, 64, 128, 256, 320, 512) if served >= rank), rank)

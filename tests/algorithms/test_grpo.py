@@ -1,0 +1,152 @@
+"""GRPO in the loop: advantages by group, and updates against a plain float64 computation."""
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stepalign import policy as policies
+from stepalign.algorithms.grpo import Reinforcer, Rewarded, Rewarding
+from stepalign.config import Grpo, Recipe
+from stepalign.console import Console
+from stepalign.distributed.strategy import Replicated
+from stepalign.policy import Policy
+from stepalign.records import Grade, Rollout
+from stepalign.trainer.accumulation import update
+from stepalign.views import View
+
+MakeRecipe = Callable[..., Recipe]
+GRPO = ("objective.kind=grpo", "optimizer.max_grad_norm=1e9", "sampling.temperature=1.2")
+
+
+def rollout(problem: str, sample: int, correct: bool, length: int = 3) -> Rollout:
+    outcome = "correct" if correct else "wrong"
+    return Rollout(
+        id=f"{problem}/{sample}",
+        problem_id=problem,
+        sample=sample,
+        prompt_ids=(1, 2),
+        completion_ids=tuple(range(3, 3 + length)),
+        text="x" * length,
+        token_starts=tuple(range(length)),
+        finish="stop",
+        grade=Grade(correct=correct, outcome=outcome),
+    )
+
+
+def rewarding(settings: Recipe) -> Rewarding:
+    assert isinstance(settings.objective, Grpo)
+    return Rewarding(settings, settings.objective)
+
+
+def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(make_recipe: MakeRecipe) -> None:
+    rollouts = [
+        *(rollout("a", n, correct) for n, correct in enumerate([True, False])),
+        *(rollout("b", n, False, length=5) for n in range(2)),
+        *(rollout("c", n, correct) for n, correct in enumerate([False, True])),
+    ]
+    taught = rewarding(make_recipe(*GRPO)).teach(rollouts, {}, {})
+    half = 0.5 / (0.5**0.5 + 1e-4)
+    found = {lesson.rollout_id: lesson.advantage for lesson in taught.lessons}
+    assert found == pytest.approx({"a/0": half, "a/1": -half, "c/0": -half, "c/1": half})
+    assert [view.counted for view in taught.unmoved] == [5, 5], "they count in the mean"
+    assert dict(taught.outcomes) == {"taught": 4, "dropped": 2}
+    assert dict(taught.failures) == {"zero-variance group": 2}
+
+
+def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRecipe) -> None:
+    taught = rewarding(make_recipe(*GRPO, "objective.kl=0.1")).teach([rollout("b", n, True) for n in range(2)], {}, {})
+    assert [lesson.advantage for lesson in taught.lessons] == [0, 0]
+    assert not taught.unmoved
+    assert taught.failures["zero-variance group"] == 2
+
+
+@pytest.fixture
+def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
+    """A policy whose adapter already has an effect."""
+    settings = make_recipe()
+    policy = policies.load(settings.model, settings.adapter, 0, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def lessons() -> list[Rewarded]:
+    draws = random.Random(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(draws.randrange(300) for _ in range(length))
+
+    return [
+        Rewarded(
+            rollout_id=f"r{number}",
+            student=View(prompt_ids=ids(prompt), completion_ids=ids(length), start=0, stop=length),
+            advantage=advantage,
+        )
+        for number, (prompt, length, advantage) in enumerate([(5, 8, 0.7), (9, 3, -0.7), (4, 12, 1.5), (6, 5, -0.5)])
+    ]
+
+
+UNMOVED = (View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3),)
+
+
+def plain_loss(policy: Policy, lessons: list[Rewarded], kl: float, first: list[Tensor] | None) -> tuple[Tensor, list]:
+    """The step's loss and each token's log-probability, from all the logits at once."""
+
+    def log_probs(lesson: Rewarded) -> Tensor:
+        view = lesson.student
+        logits = policy.model(torch.tensor([view.input_ids])).logits[0, len(view.prompt_ids) - 1 :] / 1.2
+        return logits.log_softmax(-1).gather(-1, torch.tensor(view.completion_ids)[:, None])[:, 0]
+
+    losses, seen = [], []
+    for number, lesson in enumerate(lessons):
+        with torch.no_grad(), policy.model.disable_adapter():
+            base = log_probs(lesson)
+        now = log_probs(lesson)
+        ratio = (now - (now.detach() if first is None else first[number])).exp()
+        advantage = lesson.advantage
+        per_token = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        gap = base - now
+        losses.append((per_token + kl * (gap.exp() - gap - 1)).mean())
+        seen.append(now.detach())
+    return torch.stack(losses).sum() / (len(lessons) + len(UNMOVED)), seen
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.3])
+def test_two_updates_on_the_same_rollouts_equal_the_plain_computation(
+    kl: float, policy: Policy, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe(*GRPO, f"objective.kl={kl}", "training.micro_batch=3")
+    assert isinstance(settings.objective, Grpo)
+    plain, first = copy.deepcopy(policy).double().eval(), None
+    descent = torch.optim.SGD(plain.trainable(), lr=2.0)
+    expected = []
+    for _ in range(2):
+        loss, seen = plain_loss(plain, lessons(), kl, first)
+        first = first or seen
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+        expected.append(loss.item())
+
+    optimizer = torch.optim.SGD(policy.trainable(), lr=2.0)
+    learner = Reinforcer(settings.objective, settings.sampling.temperature)
+    with Console(1) as console:
+        metrics = [
+            update(Replicated(), policy, optimizer, lessons(), learner, settings, console, unmoved=UNMOVED)
+            for _ in range(2)
+        ]
+    assert [metric["loss"] for metric in metrics] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    for mine, wanted in zip(policy.trainable(), plain.trainable(), strict=True):
+        torch.testing.assert_close(mine.double(), wanted, rtol=1e-4, atol=1e-5)
+    assert metrics[0]["clipped"] == 0, "at first the policy is the one that sampled"
+    assert metrics[1]["clipped"] > 0, "the second update is far enough from it for the clip to matter"
+    assert ("kl_base" in metrics[0]) == (kl > 0)
+    assert metrics[0].get("base_tokens", 0) == (metrics[0]["student_tokens"] if kl else 0)

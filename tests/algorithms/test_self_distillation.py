@@ -1,0 +1,229 @@
+"""From rollouts and answers to lessons: which are taught, under which context, and what is counted."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from stepalign import chat as tokens
+from stepalign.algorithms.base import Taught
+from stepalign.algorithms.self_distillation import Teaching
+from stepalign.chat import Chat
+from stepalign.config import Distillation, Recipe
+from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
+from stepalign.views import Lesson
+
+MakeRecipe = Callable[..., Recipe]
+
+PROBLEM = Problem(id="p", statement="Compute 2 + 3 + 4.", answer="9", solution="Two and three are five, nine in all.")
+TEXT = "### Step 1: Add\n2 + 3 = 6\n\n### Step 2: Add\n6 + 4 = 10\n\n### Final Answer:\n\n\\boxed{10}"
+
+
+@pytest.fixture
+def chat(make_recipe: MakeRecipe) -> Chat:
+    return tokens.load(make_recipe().model)
+
+
+def teaching(chat: Chat, settings: Recipe, context_limit: int | None = None) -> Teaching:
+    objective = settings.objective
+    assert isinstance(objective, Distillation)
+    return Teaching(chat, SolverPrompt(settings.prompts), settings, objective, context_limit)
+
+
+def rollout(chat: Chat, number: int = 0) -> Rollout:
+    ids = (*chat.encode_text(TEXT), min(chat.eos_ids))
+    text, starts = chat.decode(ids)
+    return Rollout(
+        id=f"r{number}",
+        problem_id="p",
+        sample=number,
+        prompt_ids=(1, 87, 85),
+        completion_ids=ids,
+        text=text,
+        token_starts=starts,
+        finish="stop",
+        grade=Grade(correct=False, outcome="wrong", answer="10"),
+    )
+
+
+def critique(number: int = 0, first_error: int = 1) -> Critique:
+    return Critique(
+        rollout_id=f"r{number}",
+        critic="program",
+        case="D",
+        verdicts=(Verdict(step=first_error, correct=False, reason="2 + 3 is 5."),),
+        correct_part="",
+        text="The first step is wrong: mend the sum.",
+    )
+
+
+def failure(number: int) -> CritiqueFailure:
+    return CritiqueFailure(rollout_id=f"r{number}", critic="program", reason="parse")
+
+
+def teach(made: Teaching, chat: Chat, *answers: Critique | CritiqueFailure) -> Taught[Lesson]:
+    """Teach as many rollouts as there are answers."""
+    rollouts = [rollout(chat, number) for number in range(len(answers))]
+    return made.teach(rollouts, {"p": PROBLEM}, {answer.rollout_id: answer for answer in answers})
+
+
+def shown(chat: Chat, taught: Taught[Lesson], place: int) -> str:
+    return str(chat.tokenizer.decode(taught.lessons[place].teacher.prompt_ids))
+
+
+def test_a_critique_is_shown_and_the_solution_is_not(chat: Chat, make_recipe: MakeRecipe) -> None:
+    taught = teach(teaching(chat, make_recipe()), chat, critique(0))
+    assert critique().text in shown(chat, taught, 0)
+    assert PROBLEM.solution not in shown(chat, taught, 0)
+    assert taught.lessons[0].student.prompt_ids == (1, 87, 85)
+    assert dict(taught.outcomes) == {"taught": 1, "fallback": 0, "cut": 0}
+    assert dict(taught.cases) == {"D": 1}
+
+
+def test_a_failed_critique_falls_back_to_the_reference_solution_and_is_counted(
+    chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    made = teaching(chat, make_recipe("critic.on_failure=refsol"))
+    taught = teach(made, chat, critique(0), failure(1))
+    assert critique().text in shown(chat, taught, 0)
+    assert PROBLEM.solution in shown(chat, taught, 1)
+    assert dict(taught.outcomes) == {"taught": 2, "fallback": 1, "cut": 0}
+    assert dict(taught.failures) == {"parse": 1}
+    assert dict(taught.cases) == {"D": 1}
+
+
+def test_a_failed_critique_drops_its_rollout_where_the_recipe_says_so(chat: Chat, make_recipe: MakeRecipe) -> None:
+    taught = teach(teaching(chat, make_recipe("critic.on_failure=drop")), chat, failure(0), critique(1))
+    assert [lesson.rollout_id for lesson in taught.lessons] == ["r1"]
+    assert dict(taught.outcomes) == {"taught": 1, "dropped": 1, "fallback": 0, "cut": 0}
+    assert dict(taught.failures) == {"parse": 1}
+
+
+def test_the_policy_of_a_failure_goes_before_the_last_resort(chat: Chat, make_recipe: MakeRecipe) -> None:
+    failures = failure(0), replace(failure(1), fallback="refsol"), replace(failure(2), fallback="drop")
+    taught = teach(teaching(chat, make_recipe("critic.policy.answer=refsol")), chat, *failures)
+    assert [lesson.rollout_id for lesson in taught.lessons] == ["r1"]
+    assert PROBLEM.solution in shown(chat, taught, 0)
+    taught = teach(teaching(chat, make_recipe("critic.on_failure=refsol")), chat, *failures)
+    assert [lesson.rollout_id for lesson in taught.lessons] == ["r0", "r1"]
+
+
+def test_a_context_without_critique_teaches_every_rollout(chat: Chat, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("context.template=refsol").model_copy(update={"critic": None})
+    made = teaching(chat, settings)
+    assert not made.needs_critique
+    taught = made.teach([rollout(chat, 0), rollout(chat, 1)], {"p": PROBLEM}, {})
+    assert dict(taught.outcomes) == {"taught": 2, "fallback": 0, "cut": 0}
+    assert PROBLEM.solution in shown(chat, taught, 0)
+
+
+def test_a_critic_is_not_needed_where_nothing_shows_a_critique(chat: Chat, make_recipe: MakeRecipe) -> None:
+    assert not teaching(chat, make_recipe("context.template=refsol")).needs_critique
+    assert teaching(chat, make_recipe("context.template=refsol", "objective.horizon=first_error")).needs_critique
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["context.template=stepalign"], "context.template = 'stepalign' shows a critique, but .* no .critic."),
+        (
+            ["context.template=refsol", "objective.horizon=first_error"],
+            "objective.horizon = 'first_error' needs a critique .* no .critic.",
+        ),
+    ],
+)
+def test_what_needs_a_critique_without_a_critic_is_an_error(
+    overrides: list[str], message: str, chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe(*overrides).model_copy(update={"critic": None})
+    with pytest.raises(StepalignError, match=message):
+        teaching(chat, settings)
+
+
+def test_the_horizon_ends_with_the_first_wrong_step_and_the_fallback_has_none(
+    chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    made = teaching(chat, make_recipe("objective.horizon=first_error", "critic.on_failure=refsol"))
+    taught = teach(made, chat, critique(0, first_error=1), critique(1, first_error=2), failure(2))
+    stops = [lesson.student.stop for lesson in taught.lessons]
+    whole = rollout(chat)
+    ends = [TEXT.index("### Step 2"), TEXT.index("### Final")]
+    assert stops[:2] == [sum(start < end for start in whole.token_starts) for end in ends]
+    assert stops[2] == len(whole.completion_ids)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needs_solution"),
+    [
+        (["context.template=refsol"], True),
+        (["context.template=stepalign", "critic.on_failure=refsol"], True),
+        (["context.template=stepalign", "critic.on_failure=drop"], False),
+    ],
+)
+def test_problems_without_the_solution_that_would_be_shown_are_an_error(
+    overrides: list[str], needs_solution: bool, chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    made = teaching(chat, make_recipe(*overrides))
+    made.check([PROBLEM])
+    unsolved = Problem(id="bare", statement="1 + 1?", answer="2")
+    if needs_solution:
+        with pytest.raises(StepalignError, match=r"'refsol' shows the reference solution, but 1 of 2 .*first: bare"):
+            made.check([PROBLEM, unsolved])
+    else:
+        made.check([PROBLEM, unsolved])
+
+
+def test_a_lesson_that_does_not_fit_is_dropped_and_counted_once(chat: Chat, make_recipe: MakeRecipe) -> None:
+    made = teaching(chat, make_recipe("teacher.max_tokens=60", "critic.on_failure=refsol"))
+    taught = teach(made, chat, critique(0), failure(1))
+    assert not taught.lessons
+    assert dict(taught.outcomes) == {"dropped": 2}
+    assert dict(taught.failures) == {"teacher prompt too long": 2, "parse": 1}
+
+
+@pytest.mark.parametrize("by", ["the recipe", "the model"])
+def test_a_context_that_is_too_long_is_cut_and_counted(by: str, chat: Chat, make_recipe: MakeRecipe) -> None:
+    long = critique(0).__class__(**{**vars(critique(0)), "text": "mend the sum " * 200})
+    made = teaching(chat, make_recipe())
+    whole = teach(made, chat, critique(0)).lessons[0].teacher
+    limit = len(whole.prompt_ids) + len(whole.completion_ids) + 100
+    if by == "the recipe":
+        made = teaching(chat, make_recipe(f"teacher.max_tokens={limit}"), context_limit=10_000)
+    else:
+        made = teaching(chat, make_recipe("teacher.max_tokens=20000"), context_limit=limit)
+    taught = teach(made, chat, long)
+    assert taught.outcomes["cut"] == 1
+    view = taught.lessons[0].teacher
+    assert len(view.prompt_ids) + len(view.completion_ids) <= limit
+
+
+def test_a_rollout_without_a_counted_token_is_dropped(chat: Chat, make_recipe: MakeRecipe) -> None:
+    taught = teach(teaching(chat, make_recipe("objective.skip_first=1000")), chat, critique(0))
+    assert not taught.lessons
+    assert taught.outcomes["dropped"] == 1
+
+
+def test_shuffled_shows_another_problems_critique_and_keeps_the_own_horizon(
+    chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe("context.shuffled=true", "objective.horizon=first_error")
+    other = replace(PROBLEM, id="q")
+    rollouts = [rollout(chat, 0), replace(rollout(chat, 1), problem_id="q"), rollout(chat, 2)]
+    answers = {
+        f"r{number}": replace(critique(number, first_error=number + 1), text=f"Feedback on attempt {number}.")
+        for number in range(3)
+    }
+    taught = teaching(chat, settings).teach(rollouts, {"p": PROBLEM, "q": other}, answers)
+    shown = [lesson.message.partition("Feedback on attempt ")[2][0] for lesson in taught.lessons]
+    assert shown == ["1", "2", "1"]
+    stops = [lesson.student.stop for lesson in taught.lessons]
+    assert stops[0] < stops[1] < stops[2]
+
+
+def test_shuffled_needs_another_problem(chat: Chat, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("context.shuffled=true")
+    taught = teaching(chat, settings).teach([rollout(chat)], {"p": PROBLEM}, {"r0": critique()})
+    assert not taught.lessons
+    assert taught.failures == {"no other problem's critique": 1}

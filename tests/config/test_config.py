@@ -1,0 +1,310 @@
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stepalign import config
+from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import SolverPrompt
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+SMALLEST = """
+name = "smallest"
+model = { path = "a/model" }
+problems = { train = { source = "sums" } }
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str = SMALLEST, name: str = "recipe.toml") -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return write
+
+
+def refused(file: Path, *overrides: str) -> str:
+    with pytest.raises(StepalignError) as caught:
+        config.load(file, overrides)
+    assert str(file) in str(caught.value)
+    return str(caught.value)
+
+
+# ── files and what they extend ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.rglob("*.toml")), ids=lambda file: str(file.relative_to(RECIPES)))
+def test_every_shipped_recipe_loads_and_its_solver_prompt_exists(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    SolverPrompt(config.load(file).prompts)
+
+
+def test_the_probe_s_recipes_look_at_a_pretrained_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    gsm8k, sums = (config.load(RECIPES / "probe" / f"{name}.toml") for name in ("gsm8k", "sums"))
+    assert gsm8k.model == sums.model == config.Model(path="models/SmolLM2-135M-Instruct")
+    assert len(sums.prompts.examples) == 2, "what docs/probe.md says of its rollouts"
+
+
+def test_a_recipe_need_say_nothing_but_name_model_and_problems(write: Write) -> None:
+    settings = config.load(write())
+    assert settings.folder == Path("runs/smallest")
+    assert settings.version == config.VERSION
+    assert settings.objective.beta == 0
+    assert settings.critic is None
+
+
+def test_a_chain_of_extends_is_laid_over_from_the_bottom_up(write: Write) -> None:
+    write(SMALLEST + "seed = 3\noptimizer = { lr = 1e-3, eps = 1e-6, warmup_steps = 7 }", "base/bottom.toml")
+    write('extends = "bottom.toml"\nname = "middle"\n[optimizer]\nlr = 2e-3\neps = 1e-7', "base/middle.toml")
+    top = write('extends = "base/middle.toml"\n[optimizer]\nlr = 3e-3', "top.toml")
+    settings = config.load(top)
+    assert settings.name == "middle"
+    assert settings.seed == 3
+    optimizer = settings.optimizer
+    assert (optimizer.lr, optimizer.eps, optimizer.warmup_steps) == (3e-3, 1e-7, 7)
+
+
+def test_a_recipe_that_extends_itself_by_way_of_another_is_refused(write: Write) -> None:
+    write('extends = "b.toml"', "a.toml")
+    file = write('extends = "a.toml"', "b.toml")
+    with pytest.raises(StepalignError, match=r"b\.toml: extends itself by way of .*b\.toml, .*a\.toml"):
+        config.load(file)
+
+
+def test_a_missing_recipe_and_a_missing_base_are_named_with_who_wanted_them(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(StepalignError, match=r"nowhere\.toml: no such recipe$"):
+        config.load(tmp_path / "nowhere.toml")
+    with pytest.raises(StepalignError, match=r"gone\.toml: no such recipe \(extended by .*recipe\.toml\)"):
+        config.load(write('extends = "gone.toml"'))
+    with pytest.raises(StepalignError, match="a folder, not a recipe file"):
+        config.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["name = ", "name = 'a'\nname = 'b'", "[model\npath = 'a'"])
+def test_a_file_that_is_not_toml_is_refused_with_the_place(write: Write, text: str) -> None:
+    assert "not valid TOML" in (message := refused(write(text)))
+    assert "(at " in message
+
+
+def test_a_file_that_is_not_text_is_refused(write: Write, tmp_path: Path) -> None:
+    file = tmp_path / "binary.toml"
+    file.write_bytes(b"name = '\xff\xfe'")
+    assert "not valid TOML" in refused(file)
+
+
+def test_extends_must_be_a_path(write: Write) -> None:
+    assert "extends: a recipe's path as a string is wanted, found 3" in refused(write("extends = 3"))
+
+
+def test_a_recipe_of_a_newer_release_says_to_upgrade(write: Write) -> None:
+    message = refused(write(f"version = {config.VERSION + 1}\nwhatever = true" + SMALLEST))
+    assert f"version = {config.VERSION + 1}" in message
+    assert "upgrade stepalign" in message
+    assert "whatever" not in message
+
+
+# ── overrides ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_overrides_keep_their_toml_types_and_bare_words_are_text(write: Write) -> None:
+    settings = config.load(
+        write(),
+        [
+            "optimizer.lr=1e-5",
+            "optimizer.betas=[0.8, 0.95]",
+            "training.gradient_checkpointing=true",
+            "model.path=org/some-model",
+            'prompts.system="two words = one"',
+            "evaluation.sampling.max_new_tokens=77",
+            "adapter.targets=['q_proj']",
+            "tracking={trackers=['tensorboard']}",
+            "model.revision=",
+        ],
+    )
+    assert settings.optimizer.lr == 1e-5
+    assert settings.optimizer.betas == (0.8, 0.95)
+    assert settings.training.gradient_checkpointing is True
+    assert settings.model.path == "org/some-model"
+    assert settings.prompts.system == "two words = one"
+    assert settings.evaluation.sampling.max_new_tokens == 77
+    assert settings.adapter.targets == ("q_proj",)
+    assert settings.tracking.trackers == ("tensorboard",)
+    assert settings.model.revision == ""
+
+
+def test_an_override_beats_the_file_and_a_later_override_an_earlier_one(write: Write) -> None:
+    file = write(SMALLEST + "seed = 1")
+    assert config.load(file).seed == 1
+    assert config.load(file, ["seed=2"]).seed == 2
+    assert config.load(file, ["seed=2", "seed=3"]).seed == 3
+
+
+@pytest.mark.parametrize("override", ["lr", "=3", "optimizer.=3", ".lr=3", "optimizer..lr=3"])
+def test_what_is_not_key_and_value_is_refused(write: Write, override: str) -> None:
+    with pytest.raises(StepalignError, match="key=value is wanted") as caught:
+        config.load(write(), [override])
+    assert repr(override) in str(caught.value)
+
+
+def test_a_table_that_names_another_kind_replaces_the_inherited_one_whole(write: Write) -> None:
+    base = SMALLEST + '[critic]\nkind = "openai"\nbase_url = "http://here"\nmodel = "m"\nmax_tokens = 9'
+    write(base, "base.toml")
+    same = config.load(write('extends = "base.toml"\n[critic]\nkind = "openai"\nmodel = "other"', "same.toml"))
+    assert same.critic == config.OpenAICritic(base_url="http://here", model="other", max_tokens=9)
+    other = config.load(write('extends = "base.toml"\n[critic]\nkind = "program"', "other.toml"))
+    assert other.critic == config.ProgramCritic()
+    assert config.load(write(base), ["critic.kind=program"]).critic == config.ProgramCritic()
+
+
+def test_a_critic_has_one_endpoint_or_several_and_a_policy_for_each_check(write: Write) -> None:
+    critic = '[critic]\nkind = "openai"\nmodel = "m"\n'
+    one = config.load(write(SMALLEST + critic + 'base_url = "http://a/v1"')).critic
+    two = config.load(
+        write(SMALLEST + critic + 'base_url = ["http://a/v1", "http://b/v1"]'), ["critic.policy.answer=drop"]
+    )
+    assert isinstance(one, config.OpenAICritic)
+    assert isinstance(two.critic, config.OpenAICritic)
+    assert (one.base_url, two.critic.base_url) == (("http://a/v1",), ("http://a/v1", "http://b/v1"))
+    assert (one.fallbacks, two.critic.fallbacks) == ({"refsol"}, {"refsol", "drop"})
+    assert config.load(write(config.dump(two))) == two
+
+
+def test_an_objective_without_a_kind_is_distillation(write: Write) -> None:
+    base = SMALLEST + "[objective]\nbeta = 0.5\n[training]\ngroup = 8"
+    write(base, "base.toml")
+    same = config.load(write('extends = "base.toml"\n[objective]\nkind = "distillation"\nskip_first = 2', "same.toml"))
+    assert same.objective == config.Distillation(beta=0.5, skip_first=2)
+    assert config.load(write(base), ["objective.kind=grpo"]).objective == config.Grpo(kind="grpo")
+
+
+def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write) -> None:
+    file = write(SMALLEST.replace('"sums"', '"sums", count = 5, terms = 3'))
+    assert config.load(file, ["problems.train.count=6"]).problems.train == config.Sums(count=6, terms=3)
+    assert config.load(file, ["problems.train.source=gsm_symbolic"]).problems.train == config.GsmSymbolic()
+
+
+# ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer.lrr=1", "optimizer.lrr: unknown key; did you mean lr?"),
+        ("trainig.steps=1", "trainig: unknown key; did you mean training?"),
+        ("evaluation.sampling.temprature=1", "evaluation.sampling.temprature: unknown key; did you mean temperature?"),
+        ("problems.train.term=3", "problems.train.term: unknown key; did you mean terms?"),
+        ("objective.bet=1", "objective.bet: unknown key; did you mean beta?"),
+        ('objective={kind="grpo", clip_hi=1}', "objective.clip_hi: unknown key; did you mean clip_high?"),
+        ("tracking.zzz=1", "tracking.zzz: unknown key; allowed: trackers, project"),
+        ("sums=1", "sums: unknown key; allowed: version, name,"),
+    ],
+)
+def test_an_unknown_key_is_named_with_what_was_likely_meant(write: Write, override: str, expected: str) -> None:
+    assert expected in refused(write(), override)
+
+
+def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) -> None:
+    critic = 'critic={kind="openai", base_url="u", model="m", max_token=3}'
+    assert "critic.max_token: unknown key; did you mean max_tokens?" in refused(write(), critic)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "found"),
+    [
+        ("optimizer.lr=fast", "optimizer.lr:", "'fast'"),
+        ("optimizer.lr=-1", "optimizer.lr:", "-1"),
+        ("optimizer=3", "optimizer:", "3"),
+        ("optimizer.betas=[0.9]", "optimizer.betas.1: missing", ""),
+        ("training.steps=2.5", "training.steps:", "2.5"),
+        ("training.steps=0", "training.steps:", "0"),
+        ("sampling.top_p=1.5", "sampling.top_p:", "1.5"),
+        ("sampling.thinking=maybe", "sampling.thinking:", "'maybe'"),
+        ("name=../elsewhere", "name:", "'../elsewhere'"),
+        ("model.dtype=int8", "model.dtype:", "'int8'"),
+        ("problems.train.terms=99", "problems.train.terms:", "99"),
+        ("problems.train.source=nowhere", "problems.train:", ""),
+        ("critic.kind=person", "critic:", ""),
+        ("critic={kind='program', policy={answer='repair'}}", "critic.policy.answer:", "'repair'"),
+        ("critic={kind='program', checks={max_echo=2}}", "critic.checks.max_echo:", "2"),
+        ("critic={kind='openai', model='m', base_url=[]}", "critic.base_url:", "[]"),
+        ("objective.kind=ppo", "objective: kind: 'distillation' or 'grpo'", ""),
+        ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_full_key(write: Write, override: str, key: str, found: str) -> None:
+    message = refused(write(), override)
+    line = next(line for line in message.splitlines() if line.startswith(f"  {key}"))
+    assert not found or f"(found {found})" in line
+
+
+def test_every_fault_of_a_recipe_is_listed_at_once(write: Write) -> None:
+    message = refused(write("seed = -1"))
+    for key in ("name: missing", "model: missing", "problems: missing", "seed: "):
+        assert f"\n  {key}" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["objective.clip=token"], "clip = 'token' with clip_at = None"),
+        (["objective.clip_at=1.0"], "clip = 'none' with clip_at = 1.0"),
+        (
+            ["problems.holdout=3", "problems.evaluation={source='sums'}"],
+            "`holdout` and `evaluation` exclude each other",
+        ),
+        (["objective.kind=grpo"], "compares a problem's rollouts: training.group = 1, set 2 or more"),
+        (
+            ["objective.kind=grpo", "training.group=4", "sampling.temperature=0"],
+            "needs rollouts that differ: sampling.temperature = 0 is greedy",
+        ),
+        (["training.rollouts_per_step=6", "training.group=4"], "rollouts_per_step = 6 is not a multiple of group = 4"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(write: Write, overrides: list[str], expected: str) -> None:
+    assert expected in refused(write(), *overrides)
+
+
+def test_a_loaded_recipe_cannot_be_changed(write: Write) -> None:
+    settings = config.load(write())
+    with pytest.raises(ValueError, match="frozen"):
+        settings.optimizer.lr = 1.0
+
+
+# ── writing and comparing ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_dumped_loads_as_the_same_recipe(write: Write) -> None:
+    settings = config.load(
+        write(),
+        [
+            "critic={kind='openai', base_url='http://here/v1', model='m'}",
+            "model.chat_template=some/where.jinja",
+            'prompts.examples=[{problem="a \\"quoted\\" one", solution="line\\n\\\\boxed{1} × ÷"}]',
+            "objective.clip=entry",
+            "objective.clip_at=0.05",
+            "problems.evaluation={source='file', path='x.jsonl', columns={id='key'}}",
+        ],
+    )
+    assert config.load(write(config.dump(settings), "again.toml")) == settings
+
+
+def test_differences_are_exactly_the_keys_that_differ(write: Write) -> None:
+    def values(*overrides: str) -> dict[str, object]:
+        return tomllib.loads(config.dump(config.load(write(), overrides)))
+
+    assert config.differences(values(), values()) == []
+    assert config.differences(values("seed=1"), values("context.template=stepalign", "seed=1")) == [
+        "context.template: 'refsol' → 'stepalign'"
+    ]
+    assert config.differences(values(), values("optimizer.lr=1.0", "selection.attempts=8")) == [
+        "optimizer.lr: 5e-06 → 1.0",
+        "selection.attempts: 16 → 8",
+    ]

@@ -1,0 +1,117 @@
+"""What the policy makes of a check that fails."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from critics.test_checks import GRADER, PROBLEM, TEXT, critique, rollout
+from stepalign import config
+from stepalign.critics import schema
+from stepalign.critics.validation import CheckedCritic, Refusal, Rules
+from stepalign.records import Critique, CritiqueFailure, Verdict
+
+
+def settled(made: Critique, **policy: str) -> Critique | Refusal:
+    table = config.ProgramCritic.model_validate({"policy": policy})
+    return Rules(table, GRADER).settle(made, PROBLEM, rollout())
+
+
+def refused(made: Critique, **policy: str) -> Refusal:
+    found = settled(made, **policy)
+    assert isinstance(found, Refusal)
+    return found
+
+
+def taught(made: Critique, **policy: str) -> Critique:
+    found = settled(made, **policy)
+    assert isinstance(found, Critique)
+    return found
+
+
+REWRITTEN = critique(correct_part="We add 47 and 38.")
+LIE = critique(continuation="### Final Answer:\n\\boxed{99}")
+
+
+def test_a_critique_that_passes_keeps_its_checks() -> None:
+    found = taught(critique())
+    assert (all(check.passed for check in found.checks), found.repaired) == (True, ())
+    assert replace(found, checks=()) == critique()
+
+
+def test_a_copy_that_is_not_verbatim_is_mended_and_the_checks_tell_what_it_was() -> None:
+    found = taught(REWRITTEN)
+    assert (found.text, found.correct_part, found.fidelity) == (critique().text, critique().correct_part, 1.0)
+    assert found.repaired == ("verbatim", "wording")
+    assert [check.name for check in found.checks if not check.passed] == ["verbatim", "wording"]
+
+
+def test_reasons_that_quote_are_left_out() -> None:
+    quoting = (Verdict(step=1, correct=True), Verdict(step=2, correct=False, reason="85 + 12 = 98 is wrong"))
+    found = taught(critique(verdicts=quoting))
+    assert (found.repaired, "98" in found.text, "Step 2: Incorrect.\n" in found.text) == (("withheld",), False, True)
+
+
+def test_a_text_that_says_more_than_its_parts_is_composed_anew() -> None:
+    found = taught(replace(critique(), text=critique().text + "\n85 + 12 = 98"))
+    assert (found.text, found.repaired) == (critique().text, ("layout",))
+
+
+def test_what_mending_does_not_mend_is_asked_for_again() -> None:
+    quoting = critique(corrected_step="### Step 2: Green\nThe green ones come next.\n85 + 12 = 98")
+    found = refused(quoting)
+    assert (found.reason, found.again, found.fallback) == ("withheld", True, None)
+    assert [check.name for check in found.checks if not check.passed] == ["withheld"]
+
+
+@pytest.mark.parametrize(
+    ("action", "again", "fallback"),
+    [("retry", True, None), ("fail", False, None), ("refsol", False, "refsol"), ("drop", False, "drop")],
+)
+def test_a_lie_is_met_as_the_policy_says(action: str, again: bool, fallback: str | None) -> None:
+    found = refused(LIE, answer=action)
+    assert (found.reason, found.again, found.fallback) == ("answer", again, fallback)
+    assert "ends in '99'" in found.detail
+    failure = found.failure(rollout(), "c")
+    assert (failure.reason, failure.fallback, failure.checks) == ("answer", fallback, found.checks)
+
+
+def test_what_is_ignored_teaches_and_is_counted() -> None:
+    found = taught(LIE, answer="ignore")
+    assert [check.name for check in found.checks if not check.passed] == ["answer"]
+
+
+def test_the_first_check_that_fails_decides_and_all_are_told() -> None:
+    both = critique(correct_part="We add 47 and 38.", continuation="### Final Answer:\n\\boxed{99}")
+    assert refused(both, verbatim="drop").fallback == "drop"
+    assert "of the correct part is copied" in refused(both, verbatim="drop").detail
+    assert "ends in '99'" in refused(both, verbatim="drop").detail
+    assert refused(both).reason == "answer"  # the copy was mended, the lie was not
+
+
+def test_a_check_that_mending_cannot_help_has_no_such_policy() -> None:
+    with pytest.raises(ValueError, match="answer"):
+        config.Policy.model_validate({"answer": "repair"})
+
+
+def test_answers_of_a_critic_that_cannot_be_asked_again_are_checked_as_they_come() -> None:
+    right = tuple(Verdict(step=k, correct=True) for k in (1, 2, 3))
+    lie = critique(case="A", verdicts=right, correct_part=TEXT, corrected_step="", continuation="")
+    failure = CritiqueFailure(rollout_id="gone", critic="file", reason="parse")
+
+    class File:
+        name = "file"
+
+        def critique(self, attempts: Any) -> Any:
+            ids = [one.id for _, one in attempts]
+            by_id = {"good": critique(), "lie": lie, "gone": failure}
+            for name in reversed(ids):
+                yield replace(by_id[name], rollout_id=name)
+
+    given = [(PROBLEM, replace(rollout(), id=name)) for name in ("good", "lie", "gone")]
+    gone, refusal, good = CheckedCritic(File(), Rules(config.ProgramCritic(), GRADER)).critique(given)
+    assert gone == failure
+    assert isinstance(refusal, CritiqueFailure)
+    assert (refusal.rollout_id, refusal.reason, refusal.critic) == ("lie", "case", "c")
+    assert isinstance(good, Critique)
+    assert good.text == schema.text_of(good)

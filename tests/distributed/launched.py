@@ -1,0 +1,111 @@
+"""What each process of `test_distribution` runs: updates in all processes, held against the same in one.
+
+torchrun … distributed.py RECIPE updates.json      (or `die`: one process ends while the other waits)
+"""
+
+import copy
+import itertools
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from stepalign import config
+from stepalign import policy as policies
+from stepalign.algorithms.distillation_loss import Distiller
+from stepalign.algorithms.grpo import Reinforcer, Rewarded
+from stepalign.console import Console
+from stepalign.distributed import strategy as distribution
+from stepalign.distributed.process import join
+from stepalign.distributed.strategy import Replicated
+from stepalign.policy import Policy
+from stepalign.trainer.accumulation import update
+from stepalign.views import Lesson, View
+
+
+def lessons(count: int, objective: config.Objective) -> list[Lesson] | list[Rewarded]:
+    draws = random.Random(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(draws.randrange(300) for _ in range(length))
+
+    made = []
+    for number in range(count):
+        written = ids(3 + 5 * number)
+        span = {"completion_ids": written, "start": 0, "stop": len(written)}
+        student, teacher = View(prompt_ids=ids(4), **span), View(prompt_ids=ids(11 + number), **span)
+        made.append((str(number), student, teacher))
+    if isinstance(objective, config.Grpo):
+        return [Rewarded(rollout_id=name, student=view, advantage=draws.uniform(-1, 1)) for name, view, _ in made]
+    return [Lesson(rollout_id=name, student=student, teacher=teacher) for name, student, teacher in made]
+
+
+def learner(settings: config.Recipe) -> Distiller | Reinforcer:
+    if isinstance(settings.objective, config.Grpo):
+        return Reinforcer(settings.objective, settings.sampling.temperature)
+    return Distiller(settings.objective)
+
+
+def policy(settings: config.Recipe) -> Policy:
+    loaded = policies.load(settings.model, settings.adapter, 0, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in loaded.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return loaded
+
+
+def moved(
+    engine: Replicated, model: Policy, count: int, settings: config.Recipe
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
+    taught, learns = lessons(count, settings.objective), learner(settings)
+    unmoved = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3)]
+    optimizer = engine.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
+    with Console(quiet=True) as console:
+        for _ in range(2):
+            metrics = update(engine, model, optimizer, taught, learns, settings, console, unmoved=unmoved)
+    return torch.cat([parameter.detach().flatten() for parameter in model.trainable()]), metrics
+
+
+def main() -> None:
+    settings = config.load(Path(sys.argv[1]))
+    world = join(settings.distribution)
+    if sys.argv[2] == "die":
+        if world.rank == 1:
+            os._exit(3)
+        world.gather([0])
+    start = policy(settings)
+    before = torch.cat([parameter.detach().flatten() for parameter in start.trainable()])
+    engine = distribution.make(settings.distribution, world, torch.device("cpu"))
+    found = {}
+    for count, normalize, size in itertools.product((1, 4, 7), ("sequence", "token"), (1, 3)):
+        chosen = settings.model_copy(
+            update={
+                "objective": settings.objective.model_copy(update={"normalize": normalize}),
+                "training": settings.training.model_copy(update={"micro_batch": size}),
+            }
+        )
+        alone = copy.deepcopy(start)
+        wanted, metrics_of_one = moved(Replicated(), alone, count, chosen)
+        mine, metrics = moved(engine, copy.deepcopy(start), count, chosen)
+        everyones = world.gather([mine])
+        found[f"{count} lessons, {normalize}, {size} a micro-batch"] = {
+            "moved": (wanted - before).abs().max().item(),
+            "difference": (mine - wanted).abs().max().item(),
+            "processes differ by": max((other - mine).abs().max().item() for other in everyones),
+            "metrics": metrics,
+            "metrics of one": metrics_of_one,
+        }
+    if world.leads:
+        Path(sys.argv[2]).write_text(json.dumps(found))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Runs in two processes (gloo, started by torchrun) against the same run in one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stepalign import config
+from stepalign.config import Recipe
+from stepalign.distributed import strategy as distribution
+from stepalign.distributed.process import World, join
+from stepalign.distributed.strategy import Replicated, Sharded
+from stepalign.errors import StepalignError
+from stepalign.lab.running import settings_of
+
+MakeRecipe = Callable[..., Recipe]
+RUNS = Path(__file__).with_name("distributed.py")
+
+
+def torchrun(processes: int) -> tuple[str, ...]:
+    return ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+
+
+def start(launcher: Sequence[str], *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, *command],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def launch(launcher: Sequence[str], *command: str) -> subprocess.CompletedProcess[str]:
+    process = start(launcher, *command)
+    try:
+        out, said = process.communicate(timeout=300)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, said)
+
+
+def train(settings: Recipe, processes: int, folder: Path) -> Path:
+    """A whole run by the command line."""
+    file = folder / f"{settings.name}.toml"
+    file.write_text(config.dump(settings))
+    done = launch(torchrun(processes), "-m", "stepalign.cli", "train", str(file))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    if settings.distribution.engine == "zero2":  # DeepSpeed logs there
+        lines = [line for line in lines if line.endswith(".html")]
+    assert lines == [str(settings.folder / "report.html")], "one process speaks"
+    return settings.folder
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def drawn(folder: Path) -> dict[str, list[int]]:
+    files = sorted([*(folder / "rollouts").glob("*.jsonl"), *(folder / "evaluations").glob("*.jsonl")])
+    records = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    return {record["id"]: record["completion_ids"] for record in records}
+
+
+def same_run(folder: Path, wanted: Path) -> None:
+    """The same rollouts in the same order, critiques, metrics and adapter."""
+    assert list(drawn(folder)) == list(drawn(wanted))
+    assert drawn(folder) == drawn(wanted)
+    assert [path.name for path in sorted(folder.glob("critiques/*"))] == [
+        path.name for path in sorted(wanted.glob("critiques/*"))
+    ]
+    for mine, theirs in zip(metrics(folder), metrics(wanted), strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() - {"seconds"}:
+            counted = isinstance(theirs[name], dict)
+            assert mine[name] == (theirs[name] if counted else pytest.approx(theirs[name], rel=1e-4)), name
+    for checkpoint in sorted((wanted / "checkpoints").iterdir()):
+        for name in ("adapter_model", "optimizer"):
+            weights = load_file(folder / "checkpoints" / checkpoint.name / f"{name}.safetensors")
+            for key, tensor in load_file(checkpoint / f"{name}.safetensors").items():
+                torch.testing.assert_close(weights[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+# ── an update ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+SLOW = pytest.mark.slow
+NO_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+ZERO = pytest.param("distribution.engine=zero2", marks=[NO_DEEPSPEED, SLOW])
+ZERO_OFFLOAD = pytest.param("distribution={ engine = 'zero2', offload = true }", marks=[NO_DEEPSPEED, SLOW])
+
+
+@pytest.mark.parametrize("engine", ["distribution.engine=replicated", "distribution.engine=fsdp2", ZERO, ZERO_OFFLOAD])
+@pytest.mark.parametrize("objective", ["kind='distillation'", pytest.param("kind='grpo', kl=0.3", marks=SLOW)])
+def test_an_update_in_two_processes_is_that_of_one(
+    objective: str, engine: str, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    settings = make_recipe(engine, f"objective={{ {objective} }}", "optimizer.max_grad_norm=0.05")
+    file = tmp_path / "whole.toml"
+    file.write_text(config.dump(settings))
+    done = launch(torchrun(2), str(RUNS), str(file), str(tmp_path / "updates.json"))
+    assert done.returncode == 0, done.stderr
+    updates = json.loads((tmp_path / "updates.json").read_text())
+    assert len(updates) == 12, "three sets of lessons, two normalizations, one and three lessons a micro-batch"
+    for case, found in updates.items():
+        assert found["moved"] > 1e-3, case
+        assert found["difference"] < 1e-5, case
+        assert found["metrics"] == pytest.approx(found["metrics of one"], rel=1e-5), case
+        assert found["processes differ by"] == 0, case
+
+
+# ── whole runs ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_in_two_processes_is_that_of_one(finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = train(make_recipe("distribution.processes=2"), 2, tmp_path)
+    same_run(folder, finished_run.folder)
+    assert json.loads((folder / "manifest.json").read_text())["problems"] == {
+        "train": 9,
+        "evaluation": 3,
+        "dropped": {},
+    }
+
+
+@SLOW
+@pytest.mark.parametrize("engine", ["distribution.engine=fsdp2", ZERO, ZERO_OFFLOAD])
+def test_a_sharded_run_is_that_of_one_process(
+    engine: str, finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    folder = train(make_recipe(engine), 2, tmp_path)
+    same_run(folder, finished_run.folder)
+
+
+@SLOW
+@pytest.mark.parametrize("engine", ["replicated", "fsdp2"])
+def test_grpo_in_two_processes_is_that_of_one(engine: str, tmp_path: Path) -> None:
+    """With the lab's solver, whose groups hold right and wrong answers: without them GRPO has nothing to learn."""
+    overrides = ["training.steps=2", "training.rollouts_per_step=16", "training.micro_batch=4", "objective.updates=2"]
+    overrides += ["evaluation.samples=1", "evaluation.bootstrap=50", "problems.evaluation.count=8"]
+    settings = settings_of("grpo", 0, tmp_path, overrides).model_copy(update={"probe": None})
+    wanted = train(settings, 1, tmp_path)
+    assert all(step["clipped"] > 0 and step["outcomes"]["taught"] > 0 for step in metrics(wanted))
+    two = config.Distribution(processes=2, engine=engine)
+    same_run(train(settings.model_copy(update={"name": "two", "distribution": two}), 2, tmp_path), wanted)
+
+
+ENGINES = ["auto", "fsdp2", pytest.param("zero2", marks=NO_DEEPSPEED)]
+
+
+@SLOW
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("first", [1, 2], ids=["from one process", "from two processes"])
+def test_a_run_goes_on_with_another_number_of_processes(
+    first: int, engine: str, finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    begun, gone_on = ("auto", engine) if first == 1 else (engine, "auto")
+    train(make_recipe("training.steps=2", f"distribution.engine={begun}"), first, tmp_path)
+    folder = train(make_recipe(f"distribution.engine={gone_on}"), 3 - first, tmp_path)
+    whole = finished_run.folder / "checkpoints" / "step-000004" / "adapter_model.safetensors"
+    weights = load_file(folder / "checkpoints" / "step-000004" / "adapter_model.safetensors")
+    for key, tensor in load_file(whole).items():
+        torch.testing.assert_close(weights[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+ACCELERATE = ("accelerate.commands.launch", "--num_processes=2", "--num_machines=1", "--dynamo_backend=no")
+CONFIGURATION = str(Path(__file__).parents[2] / "recipes" / "accelerate" / "2-cpu-processes.yaml")
+
+
+@SLOW
+@pytest.mark.parametrize(
+    ("flags", "engine"),
+    [
+        (["--config_file", CONFIGURATION], "replicated"),
+        (["--mixed_precision=no", "--use_fsdp", "--fsdp_version=2"], "fsdp2"),
+        pytest.param(["--mixed_precision=no", "--use_deepspeed", "--zero_stage=2"], "zero2", marks=NO_DEEPSPEED),
+    ],
+)
+def test_accelerate_launches_one_world(flags: list[str], engine: str, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    settings = make_recipe("training.steps=1")
+    file = tmp_path / "tiny.toml"
+    file.write_text(config.dump(settings))
+    done = launch((*ACCELERATE, *flags), "-m", "stepalign.cli", "train", str(file))
+    assert done.returncode == 0, done.stderr
+    assert f"2 processes, {engine}" in done.stderr
+    assert done.stdout.splitlines()[-1] == str(settings.folder / "report.html")
+
+
+@SLOW
+def test_an_interrupted_run_ends_with_a_word_and_goes_on(
+    finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    settings = make_recipe("distribution.processes=2")
+    file = tmp_path / f"{settings.name}.toml"
+    file.write_text(config.dump(settings))
+    process = start(torchrun(2), "-m", "stepalign.cli", "train", str(file))
+    third = settings.folder / "rollouts" / "step-000003.jsonl"
+    while process.poll() is None and not third.exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said.count(f"stopped; the same command goes on from {settings.folder}") == 1
+    assert "KeyboardInterrupt" not in said, "the launcher's traceback is enough"
+    with pytest.raises(ProcessLookupError):  # nobody is left
+        os.killpg(process.pid, 0)
+    assert sorted(path.name for path in (settings.folder / "checkpoints").iterdir()) == ["step-000002"]
+    same_run(train(settings, 2, tmp_path), finished_run.folder)
+
+
+# ── what must not pass in silence ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_fewer_processes_than_the_recipe_says_are_an_error() -> None:
+    with pytest.raises(StepalignError, match=r"distribution.processes = 4, but this process is in a world of 1; .*4`"):
+        join(config.Distribution(processes=4))
+
+
+def test_a_world_smaller_than_the_launcher_says_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(StepalignError, match="the launcher started 2 processes, but this one is in a world of 1"):
+        join(config.Distribution())
+
+
+def test_a_launcher_that_starts_one_process_in_place_of_several_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    with pytest.raises(StepalignError, match=r"accelerate launched one process: .* distribution.processes = 1 if"):
+        join(config.Distribution())
+    assert join(config.Distribution(processes=1)).size == 1
+
+
+def test_the_engine_is_the_recipes_or_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    two, cpu = World(0, 2), torch.device("cpu")
+    assert distribution.make(config.Distribution(), two, cpu).name == "replicated"
+    assert distribution.make(config.Distribution(engine="fsdp2"), two, cpu).name == "fsdp2"
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert distribution.make(config.Distribution(), two, cpu).name == "fsdp2"
+    with pytest.raises(StepalignError, match="'replicated', but the launcher's configuration asks for fsdp2"):
+        distribution.make(config.Distribution(engine="replicated"), two, cpu)
+    with pytest.raises(StepalignError, match="'fsdp2' needs several processes"):
+        distribution.make(config.Distribution(), World(), cpu)
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(StepalignError, match="only 2 is supported"):
+        distribution.make(config.Distribution(), two, cpu)
+
+
+def test_an_error_of_the_first_process_ends_all_and_is_said_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    settings = make_recipe("sampling.max_new_tokens=1000")
+    file = tmp_path / "whole.toml"
+    file.write_text(config.dump(settings))
+    other = make_recipe("training.group=4")
+    other.folder.mkdir(parents=True)
+    (other.folder / "recipe.toml").write_text(config.dump(other))
+    (other.folder / "manifest.json").write_text("{}")
+    done = launch(torchrun(2), "-m", "stepalign.cli", "train", str(file))
+    assert done.returncode != 0
+    assert done.stderr.count("holds a run of another recipe") == 1
+
+
+def test_a_process_that_dies_ends_the_others(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    file = tmp_path / "whole.toml"
+    file.write_text(config.dump(make_recipe()))
+    done = launch(torchrun(2), str(RUNS), str(file), "die")
+    assert done.returncode != 0
+
+
+# ── dealing out ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_micro_batches_are_dealt_out_once_and_sharded_processes_make_equally_many_passes(count: int) -> None:
+    micro = list(range(count))
+    for engine in (Replicated, Sharded):
+        dealt = [list(engine(World(rank, 3)).passes(micro)) for rank in range(3)]
+        assert sorted(each for passes in dealt for each, counts in passes if counts) == micro
+    assert {len(passes) for passes in dealt} == {-(-count // 3)}

@@ -1,0 +1,12 @@
+from pathlib import Path
+
+import pytest
+
+from stepalign import chat as tokens
+from stepalign import config
+from stepalign.chat import Chat
+
+
+@pytest.fixture(scope="session")
+def chat(tiny_llama: Path) -> Chat:
+    return tokens.load(config.Model(path=str(tiny_llama)))

@@ -1,0 +1,77 @@
+"""Loss and gradients equal to those of TRL's GRPOTrainer, fed the same tensors."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stepalign import config
+from stepalign.losses.grpo import advantages, policy_gradient
+
+GROUPS, GROUP, LENGTH, HIDDEN, VOCAB = 2, 4, 6, 8, 37
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    pytest.importorskip("trl")
+    from trl import GRPOTrainer
+
+    return GRPOTrainer
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kl", "inner"), [(0.0, False), (0.0, True), (0.3, True)])
+@pytest.mark.parametrize("normalize", ["sequence", "token"])
+def test_loss_and_gradient_equal_those_of_trl(trainer, kl, inner, normalize):
+    generator = torch.Generator().manual_seed(1)
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
+    lengths = torch.tensor([6, 3, 1, 5, 6, 2, 4, 6])
+    mask = torch.arange(LENGTH) < lengths[:, None]
+    hidden = torch.randn(GROUPS * GROUP, LENGTH, HIDDEN, generator=generator)
+    head = torch.randn(VOCAB, HIDDEN, generator=generator)
+    targets = torch.randint(VOCAB, (GROUPS * GROUP, LENGTH), generator=generator)
+    temperature = 1.2
+
+    def log_probs(states):
+        return (states @ head.T / temperature).log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+
+    old, base = (log_probs(hidden) + 0.3 * torch.randn(mask.shape, generator=generator) for _ in range(2))
+    theirs = hidden.clone().requires_grad_()
+    per_group = advantages(rewards).flatten()
+
+    stub = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (log_probs(theirs), torch.zeros(mask.shape), None),
+        top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=kl,
+        loss_type={"sequence": "grpo", "token": "dapo"}[normalize], epsilon_low=0.2, epsilon_high=0.2,
+        args=SimpleNamespace(delta=None, use_bias_correction_kl=False), use_vllm=False, aux_loss_enabled=False,
+        model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
+        accelerator=SimpleNamespace(num_processes=1, gather=lambda value: value, reduce=lambda value, reduction: value),
+        _metrics={"train": defaultdict(list)}, max_completion_length=LENGTH,
+        _entropy_bonus_enabled=False,
+    )  # fmt: skip
+    stub.args.steps_per_generation = stub.args.gradient_accumulation_steps = 1
+    inputs = {
+        "prompt_ids": targets[:, :1], "prompt_mask": mask[:, :1].long(), "completion_ids": targets,
+        "completion_mask": mask.long(), "advantages": per_group, "num_items_in_batch": mask.sum().float(),
+        "old_per_token_logps": old if inner else None, "ref_per_token_logps": base,
+    }  # fmt: skip
+    expected = trainer._compute_loss(stub, None, inputs)
+    expected.backward()
+
+    ours = hidden.clone().requires_grad_()
+    per_token = 1 / mask.sum() if normalize == "token" else (1 / (lengths * len(lengths)))[:, None]
+    loss, _ = policy_gradient(
+        ours[mask],
+        head,
+        targets[mask],
+        per_group[:, None].expand(mask.shape)[mask],
+        (per_token * mask)[mask],
+        config.Grpo(kind="grpo", kl=kl, normalize=normalize, chunk_tokens=5),
+        temperature=temperature,
+        old=old[mask] if inner else None,
+        base=base[mask] if kl else None,
+    )
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)

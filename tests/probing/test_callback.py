@@ -1,0 +1,86 @@
+"""A run that looks at the same rollouts at every checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import stepalign
+from stepalign import report
+from stepalign.config import Recipe
+from stepalign.errors import StepalignError
+from stepalign.probing import inputs as material
+from stepalign.probing.folder import Measures, read_measures
+from stepalign.trainer.loop import train
+
+MakeRecipe = Callable[..., Recipe]
+CONTEXTS = 'probe.contexts=["stepalign", "refsol"]'
+
+
+@pytest.fixture
+def watched(make_recipe: MakeRecipe, planted: Path) -> Recipe:
+    settings = make_recipe(CONTEXTS, f"probe.rollouts={planted}", "probe.count=6", "training.evaluate_every=0")
+    train(settings)
+    return settings
+
+
+def measures(settings: Recipe, step: int) -> Measures:
+    return read_measures(settings.folder / "probe" / f"step-{step:06d}.json")
+
+
+def same(one: Measures, other: Measures) -> None:
+    assert one.contexts.keys() == other.contexts.keys()
+    for context, found in one.contexts.items():
+        for name, estimate in found.items():
+            assert estimate.value == pytest.approx(other.contexts[context][name].value, abs=1e-4), (context, name)
+
+
+def test_every_checkpoint_is_measured_as_the_stage_would_measure_it(watched: Recipe, tmp_path: Path) -> None:
+    folder = watched.folder / "probe"
+    assert sorted(path.name for path in folder.glob("step-*")) == [f"step-00000{step}.json" for step in (0, 2, 4)]
+    assert len(material.read(folder).rollouts) == 6
+    for step in (0, 4):
+        adapter = watched.folder / "checkpoints" / f"step-{step:06d}" if step else None
+        looked = stepalign.probe(
+            watched, tmp_path / str(step), rollouts=folder, contexts=("stepalign", "refsol"), adapter=adapter
+        )
+        same(measures(watched, step), looked.measures)
+    before, after = (measures(watched, step).contexts["stepalign"]["correct"].value for step in (0, 4))
+    assert before != pytest.approx(after, abs=1e-3)
+
+
+def test_a_look_that_is_missing_is_taken_again_and_the_base_is_not_asked_twice(watched: Recipe) -> None:
+    folder = watched.folder / "probe"
+    kept, credits = measures(watched, 4), (folder / "credits.jsonl").stat().st_mtime_ns
+    (folder / "step-000004.json").unlink()
+    train(watched)
+    assert measures(watched, 4) == kept
+    assert (folder / "credits.jsonl").stat().st_mtime_ns == credits
+
+
+def test_watching_changes_nothing_about_what_is_learnt(watched: Recipe, finished_run: Recipe) -> None:
+    mine, theirs = (
+        (settings.folder / "checkpoints" / "step-000004" / "adapter_model.safetensors").read_bytes()
+        for settings in (watched, finished_run)
+    )
+    assert mine == theirs
+
+
+def test_the_runs_page_shows_how_the_signal_changes(watched: Recipe, finished_run: Recipe) -> None:
+    assert "Where the signal lands" in report.write(watched.folder).read_text()
+    assert (watched.folder / "figures" / "probe.png").stat().st_size
+    assert "Where the signal lands" not in (finished_run.folder / "report.html").read_text()
+
+
+def test_without_rollouts_of_its_own_the_base_draws_the_set(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("probe.count=3", "training.steps=2", "training.evaluate_every=0")
+    train(settings)
+    rollouts = material.read(settings.folder / "probe").rollouts
+    assert [rollout.policy_step for rollout in rollouts] == [0, 0, 0]
+    assert set(measures(settings, 2).contexts) == {"stepalign"}
+
+
+def test_a_probe_that_shows_critiques_needs_a_critic(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("context.template=refsol", 'probe.contexts=["verdicts"]').model_copy(update={"critic": None})
+    with pytest.raises(StepalignError, match=r"probe\.contexts: 'verdicts' shows a critique, but the recipe has no"):
+        train(settings)

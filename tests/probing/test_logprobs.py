@@ -1,0 +1,73 @@
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from stepalign.policy import Policy
+from stepalign.probing import logprobs as sight
+from stepalign.probing.logprobs import look
+from stepalign.views import View
+
+
+def views(count: int = 9) -> list[View]:
+    draws = random.Random(1)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(draws.randrange(300) for _ in range(length))
+
+    made = []
+    for _ in range(count):
+        completion = ids(draws.randrange(1, 20))
+        made.append(
+            View(prompt_ids=ids(draws.randrange(1, 30)), completion_ids=completion, start=0, stop=len(completion))
+        )
+    return made
+
+
+@pytest.fixture(params=["tiny_llama", "tiny_qwen3"])
+def policy(request: pytest.FixtureRequest) -> Policy:
+    return Policy(AutoModelForCausalLM.from_pretrained(request.getfixturevalue(request.param))).eval()
+
+
+@torch.no_grad()
+def plain(policy: Policy, view: View) -> torch.Tensor:
+    """Log-probabilities of one completion from whole logits, all in float64, without our batches or chunks."""
+    model = policy.base.double()
+    ids = torch.tensor([[*view.prompt_ids, *view.completion_ids]])
+    logits = model(ids).logits[0, len(view.prompt_ids) - 1 : -1]
+    policy.base.float()
+    return logits.log_softmax(-1)
+
+
+def test_every_token_is_seen_as_a_plain_computation_in_double_precision_sees_it(policy: Policy) -> None:
+    seen = look(policy, policy.head, views(), top=4)
+    for view, one in zip(views(), seen, strict=True):
+        whole = plain(policy, view)
+        expected = whole.gather(-1, torch.tensor(view.completion_ids)[:, None]).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(one.log_probs).double(), expected, rtol=0, atol=1e-4)
+        best = whole.topk(4, -1)
+        assert [[token for token, _ in top] for top in one.top] == best.indices.tolist()
+        for top, values in zip(one.top, best.values.tolist(), strict=True):
+            assert [value for _, value in top] == pytest.approx(values, abs=1e-4)
+
+
+def test_a_view_alone_is_seen_as_among_others(policy: Policy) -> None:
+    together = look(policy, policy.head, views())
+    for view, one in zip(views(), together, strict=True):
+        (alone,) = look(policy, policy.head, [view])
+        assert alone.log_probs == pytest.approx(one.log_probs, abs=1e-4)
+
+
+def test_batches_are_of_similar_length_and_within_the_budget() -> None:
+    lengths = [5, 40, 7, 38, 6, 200, 5]
+    batches = list(sight._batches(lengths, 80))
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert batches[0] == [5]  # alone, though it exceeds the budget
+    for batch in batches[1:]:
+        assert max(lengths[place] for place in batch) * len(batch) <= 80
+    assert [1, 3] in batches
+
+
+def test_nothing_to_see_is_nothing_seen(policy: Policy) -> None:
+    assert look(policy, policy.head, []) == []

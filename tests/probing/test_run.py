@@ -1,0 +1,194 @@
+"""The whole stage on tiny models: what it writes, what its numbers are, and how it goes on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import stepalign
+from stepalign import chat as tokens
+from stepalign import config
+from stepalign.chat import Chat
+from stepalign.config import Recipe
+from stepalign.errors import StepalignError
+from stepalign.probing import folder
+from stepalign.probing.credit import Crediting
+from stepalign.probing.folder import Probe
+from stepalign.prompts.conversation import Turn
+from stepalign.records import Credit, Rollout, read_jsonl, write_jsonl
+
+MakeRecipe = Callable[..., Recipe]
+CONTEXTS = ("refsol", "stepalign", "quoted", "verdicts")
+SMOLLM2 = Path("models/SmolLM2-135M-Instruct")
+
+
+@pytest.fixture
+def settings(make_recipe: MakeRecipe) -> Recipe:
+    return make_recipe()
+
+
+@pytest.fixture
+def probed(settings: Recipe, planted: Path, tmp_path: Path) -> Probe:
+    return stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=CONTEXTS, top=3)
+
+
+@torch.no_grad()
+def plain(model: torch.nn.Module, prompt_ids: tuple[int, ...], rollout: Rollout) -> list[float]:
+    ids = torch.tensor([[*prompt_ids, *rollout.completion_ids]])
+    log_probs = model(ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
+    return log_probs.gather(-1, torch.tensor(rollout.completion_ids)[:, None]).squeeze(-1).tolist()
+
+
+def equals_a_plain_computation(found: Probe, model: torch.nn.Module, chat: Chat, contexts: tuple[str, ...]) -> None:
+    rollouts = {rollout.id: rollout for rollout in found.rollouts}
+    assert {credit.context for credit in found.credits} == set(contexts)
+    for credit in found.credits:
+        rollout = rollouts[credit.rollout_id]
+        teacher = plain(model, chat.prompt_ids([Turn("user", credit.prompt)]), rollout)
+        student = plain(model, rollout.prompt_ids, rollout)
+        expected = [t - s for t, s in zip(teacher, student, strict=True)]
+        assert credit.values == pytest.approx(expected, abs=1e-4)
+
+
+def test_credit_is_that_of_a_plain_computation_in_double_precision(probed: Probe, tiny_llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama).double()
+    equals_a_plain_computation(probed, model, tokens.load(config.Model(path=str(tiny_llama))), CONTEXTS)
+    assert len(probed.credits) == 8 * 4
+
+
+@pytest.mark.slow
+def test_the_same_on_a_real_model(make_recipe: MakeRecipe, planted: Path, tmp_path: Path) -> None:
+    if not SMOLLM2.exists():
+        pytest.skip(f"{SMOLLM2} is not there")
+    # The planted rollouts' ids are another tokenizer's: to this model they are text of its own, as good as any.
+    settings = make_recipe(f"model.path={SMOLLM2}")
+    found = stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=("stepalign",), limit=3)
+    model = AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype=torch.float64)
+    equals_a_plain_computation(found, model, tokens.load(config.Model(path=str(SMOLLM2))), ("stepalign",))
+
+
+def test_the_folder_holds_what_python_returns(probed: Probe, tmp_path: Path) -> None:
+    read = folder.read(tmp_path / "probe")
+    assert replace(read, manifest={}) == replace(probed, manifest={})
+    assert read.contexts == CONTEXTS
+    assert len(read.marks) == 4
+    assert set(read.measures.contexts) == set(CONTEXTS)
+    assert read.measures.contexts["stepalign"]["at"].n == 4
+    sampled = {token for rollout in read.rollouts for token in rollout.completion_ids}
+    listed = {token for credit in read.credits for top in credit.teacher_top for token, _ in top}
+    assert sampled | listed <= set(read.tokens)
+    assert all(len(top) == 3 for credit in read.credits for top in credit.student_top)
+
+
+def test_a_stopped_probe_goes_on_to_the_same_numbers_and_reads_nothing_twice(
+    probed: Probe, settings: Recipe, planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "probe" / "credits.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:20]) + lines[20][:100])
+    made: list[Credit] = []
+    run = Crediting.run
+
+    def counted(*arguments: object) -> object:
+        for credits in run(*arguments):  # type: ignore[arg-type]
+            made.extend(credits)
+            yield credits
+
+    monkeypatch.setattr(Crediting, "run", counted)
+    again = stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=CONTEXTS, top=3)
+    assert len(made) == len(lines) - 20
+    for credit, before in zip(again.credits, probed.credits, strict=True):
+        assert (credit.rollout_id, credit.context) == (before.rollout_id, before.context)
+        assert credit.values == pytest.approx(before.values, abs=1e-4)
+
+
+def test_contexts_may_be_added_but_nothing_else_may_change(
+    probed: Probe, settings: Recipe, planted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "probe"
+    more = stepalign.probe(settings, out, rollouts=planted, contexts=(*CONTEXTS, "prefix"), top=3)
+    assert [credit for credit in more.credits if credit.context != "prefix"] == list(probed.credits)
+    assert "prefix" in more.measures.contexts
+    with pytest.raises(StepalignError, match=r"holds another probe; what differs:\n  top: 3 → 5"):
+        stepalign.probe(settings, out, rollouts=planted, contexts=CONTEXTS, top=5)
+
+
+def test_a_template_that_was_reworded_is_not_mixed_with_what_was_seen_before(
+    settings: Recipe, planted: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("{{ problem }} {{ critique.case }}")
+    stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=[str(mine)], limit=2)
+    mine.write_text("{{ problem }} {{ critique.text }}")
+    with pytest.raises(StepalignError, match=r"contexts\..*mine\.txt: "):
+        stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=[str(mine)], limit=2)
+
+
+def test_with_an_adapter_the_student_has_it_and_the_teacher_is_the_base(
+    probed: Probe, settings: Recipe, planted: Path, tmp_path: Path, finished_run: Recipe
+) -> None:
+    adapter = finished_run.folder / "checkpoints" / "step-000004"
+    adapted = stepalign.probe(
+        settings, tmp_path / "adapted", rollouts=planted, contexts=("stepalign",), adapter=adapter
+    )
+    before = {credit.rollout_id: credit for credit in probed.credits if credit.context == "stepalign"}
+    for credit in adapted.credits:
+        assert credit.teacher == pytest.approx(before[credit.rollout_id].teacher, abs=1e-4)
+        assert credit.student != pytest.approx(before[credit.rollout_id].student, abs=1e-3)
+
+
+def test_without_rollouts_the_recipes_problems_are_attempted_graded_and_critiqued(
+    settings: Recipe, tmp_path: Path
+) -> None:
+    found = stepalign.probe(settings, tmp_path / "probe", contexts=("refsol", "stepalign"))
+    assert len(found.rollouts) == 9
+    assert all(rollout.grade is not None for rollout in found.rollouts)
+    assert len(found.answers) == 9
+    again = stepalign.probe(settings, tmp_path / "probe", contexts=("refsol", "stepalign"))
+    assert again.rollouts == found.rollouts
+
+
+def test_what_has_no_critique_is_left_out_and_counted(make_recipe: MakeRecipe, planted: Path, tmp_path: Path) -> None:
+    settings = make_recipe("problems.holdout=0").model_copy(update={"critic": None})
+    (tmp_path / "alone").mkdir()
+    for name in ("problems", "rollouts"):
+        (tmp_path / "alone" / f"{name}.jsonl").write_text((planted / f"{name}.jsonl").read_text())
+    found = stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path / "alone", contexts=("refsol", "stepalign"))
+    assert found.contexts == ("refsol",)
+    assert found.manifest["skipped"] == {"stepalign: no critique": 8}
+
+
+def test_what_was_refused_before_anything_was_looked_at_may_be_mended(
+    settings: Recipe, planted: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StepalignError, match=r"gone\.jsonl: No such file"):
+        stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path / "gone.jsonl")
+    assert stepalign.probe(settings, tmp_path / "probe", rollouts=planted, limit=1).credits
+
+
+def test_another_models_rollouts_are_refused(settings: Recipe, planted: Path, tmp_path: Path) -> None:
+    rollouts = read_jsonl(planted / "rollouts.jsonl", Rollout)
+    write_jsonl(tmp_path / "rollouts.jsonl", [replace(rollouts[0], completion_ids=(49_000,), token_starts=(0,))])
+    for name in ("problems", "critiques"):
+        shutil.copy(planted / f"{name}.jsonl", tmp_path)
+    with pytest.raises(StepalignError, match=r"token 49000, but the model knows \d+: another model's rollouts"):
+        stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path)
+
+
+def test_a_folder_of_something_else_is_left_alone(settings: Recipe, planted: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"source": "planted"}))
+    with pytest.raises(StepalignError, match=r"manifest\.json: not a probe's manifest"):
+        stepalign.probe(settings, tmp_path, rollouts=planted)
+    assert read_jsonl(planted / "rollouts.jsonl", Rollout)
+
+
+def test_the_function_stays_a_function_once_its_room_is_imported() -> None:
+    import stepalign.probing.run
+
+    assert callable(stepalign.probe)
+    assert stepalign.probe is stepalign.probing.run.probe

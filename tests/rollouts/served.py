@@ -1,0 +1,134 @@
+"""A server that speaks vLLM's dialect over a tiny real model in this process, and that can be made to fail."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from stepalign import config
+from stepalign.rollouts import Request
+from stepalign.rollouts.transformers import TransformersSampler
+
+BASE = "solver"
+
+
+@dataclass
+class Served:
+    """What a server holds, and its faults."""
+
+    model: PeftModel
+    url: str = ""
+    adapters: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    fault: str = ""
+    """`stale`: keeps the first adapter; `missing`: answers as the base; `wrong`: an adapter of its own; `500`; `drop`;
+    `once`: one 500; `late`: one completion is lost when it has been under way for half a second."""
+
+    def restart(self) -> None:
+        self.adapters.clear()
+
+    def load(self, name: str, folder: Path) -> tuple[int, Any]:
+        if name in self.adapters:
+            return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
+        weights = load_file(folder / "adapter_model.safetensors")
+        if self.fault == "stale" and self.adapters:
+            weights = next(iter(self.adapters.values()))
+        if self.fault == "wrong":
+            weights = {key: torch.randn_like(value) for key, value in weights.items()}
+        self.adapters[name] = weights
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+    def complete(self, body: dict[str, Any]) -> tuple[int, Any]:
+        name = body["model"]
+        if name != BASE and name not in self.adapters:
+            return 404, {"error": {"message": f"The model `{name}` does not exist."}}
+        adapter = "default" if name != BASE and self.fault != "missing" else None
+        if adapter:
+            set_peft_model_state_dict(self.model, self.adapters[name])
+        if "logprobs" in body:
+            with torch.no_grad(), self.model.disable_adapter() if adapter is None else torch.no_grad():
+                row = self.model(torch.tensor([body["prompt"]])).logits[0, -1].log_softmax(-1)
+            token = torch.multinomial(row.exp(), 1, generator=torch.Generator().manual_seed(body["seed"])).item()
+            return 200, {"choices": [{"token_ids": [token], "logprobs": {"token_logprobs": [row[token].item()]}}]}
+        eos = frozenset(body["stop_token_ids"])
+        sampling = config.Sampling(
+            temperature=body["temperature"],
+            top_p=body["top_p"],
+            top_k=body["top_k"],
+            max_new_tokens=body["max_tokens"],
+        )
+        request = Request(id="", prompt_ids=tuple(body["prompt"]), seed=body["seed"])
+        sampler = TransformersSampler(self.model, eos_ids=eos, batch_size=1)
+        (drawn,) = sampler.sample([request], sampling, adapter=adapter)
+        return 200, {"choices": [{"finish_reason": drawn.finish, "token_ids": drawn.ids}]}
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        self.requests.append((path, body))
+        if self.fault in ("500", "once"):
+            self.fault = "" if self.fault == "once" else self.fault
+            return 500, {"error": {"message": "out of luck"}}
+        match path:
+            case "/v1/load_lora_adapter":
+                return self.load(body["lora_name"], Path(body["lora_path"]))
+            case "/v1/unload_lora_adapter":
+                if self.fault != "stale" and self.adapters.pop(body["lora_name"], None) is None:
+                    return 404, {"error": {"message": "no such adapter"}}
+                return 200, "Success"
+            case "/v1/completions":
+                return self.complete(body)
+        return 404, {"error": {"message": path}}
+
+
+@contextmanager
+def serve(folder: Path, rank: int = 4, alpha: float = 8) -> Iterator[Served]:
+    """A server over the model in a folder, with room for an adapter of this rank on every projection."""
+    targets = list(config.Adapter().targets)
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+    served = Served(get_peft_model(AutoModelForCausalLM.from_pretrained(folder), lora).eval())
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            late = served.fault == "late" and "stop_token_ids" in body
+            if late:
+                time.sleep(0.5)
+                served.fault = ""
+            if late or served.fault == "drop":
+                self.close_connection = True
+                return
+            with served.lock:
+                status, value = served.answer(self.path, body)
+            text = value if isinstance(value, str) else json.dumps(value)
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain" if isinstance(value, str) else "application/json")
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

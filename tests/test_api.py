@@ -1,0 +1,119 @@
+"""Each stage alone, on a tiny model and on the files of a real run."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from stepalign import api as stages
+from stepalign.config import Recipe
+from stepalign.errors import StepalignError
+from stepalign.evaluation import metrics
+from stepalign.records import Rollout, read_jsonl
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def checkpoint(finished_run: Recipe) -> Path:
+    return finished_run.folder / "checkpoints" / "step-000004"
+
+
+def test_sampling_draws_graded_rollouts_of_every_training_problem(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    out = tmp_path / "rollouts.jsonl"
+    rollouts = stages.sample(make_recipe(), out, samples=2)
+    assert read_jsonl(out, Rollout) == rollouts
+    assert len(rollouts) == 2 * 9
+    assert len({rollout.problem_id for rollout in rollouts}) == 9
+    assert all(rollout.grade is not None for rollout in rollouts)
+
+
+def test_sampling_with_an_adapter_draws_something_else(
+    make_recipe: MakeRecipe, checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = make_recipe("problems.train.count=6")
+    base = stages.sample(settings, tmp_path / "base.jsonl")
+    adapted = stages.sample(settings, tmp_path / "adapted.jsonl", adapter=checkpoint)
+    assert [rollout.seed for rollout in base] == [rollout.seed for rollout in adapted]
+    assert [rollout.completion_ids for rollout in base] != [rollout.completion_ids for rollout in adapted]
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_evaluating_a_checkpoint_gives_the_numbers_of_the_run(
+    step: int, finished_run: Recipe, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "evaluation.json"
+    evaluation = stages.evaluate(finished_run, out, adapter=checkpoint if step else None)
+    in_the_run = metrics.read(finished_run.folder / "evaluations" / f"step-{step:06d}.json")
+    assert evaluation.measures == in_the_run.measures
+    assert metrics.read(out) == evaluation
+    theirs = read_jsonl(finished_run.folder / "evaluations" / f"step-{step:06d}.jsonl", Rollout)
+    mine = read_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), Rollout)
+    assert [rollout.completion_ids for rollout in mine] == [rollout.completion_ids for rollout in theirs]
+
+
+def test_there_must_be_something_to_evaluate_on(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(StepalignError, match="nothing to evaluate on"):
+        stages.evaluate(make_recipe("problems.holdout=0"), tmp_path / "evaluation.json")
+
+
+def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    settings = make_recipe("selection.attempts=2", "problems.train.count=6")
+    # The tiny model writes no format at all, so nothing is left.
+    with pytest.raises(StepalignError, match="format"):
+        stages.select(settings, tmp_path / "selection")
+    attempts = tmp_path / "selection" / "attempts.jsonl"
+    before = attempts.read_bytes()
+    assert len(read_jsonl(attempts, Rollout)) == 2 * 6
+    with pytest.raises(StepalignError, match="format"):
+        stages.select(settings, tmp_path / "selection")
+    assert attempts.read_bytes() == before
+
+
+# ── adapters of any origin ────────────────────────────────────────────────────────────────────────────────────
+
+
+def damaged(checkpoint: Path, folder: Path, damage: str, tiny_llama: Path) -> Path:
+    shutil.copytree(checkpoint, folder)
+    file = folder / "adapter_model.safetensors"
+    if damage == "half":
+        file.write_bytes(file.read_bytes()[:-50])
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "lacks weights":
+        weights = load_file(file)
+        save_file(dict(list(weights.items())[1:]), file)
+    elif damage == "another shape":
+        other = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(tiny_llama), LoraConfig(r=7, target_modules=["q_proj"])
+        )
+        other.save_pretrained(folder / "other")
+        shutil.copy(folder / "other" / "adapter_model.safetensors", file)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")  # what PEFT only warns of is an error of ours
+@pytest.mark.parametrize("damage", ["half", "missing", "lacks weights", "another shape"])
+def test_a_damaged_adapter_is_an_error(
+    damage: str, make_recipe: MakeRecipe, checkpoint: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    adapter = damaged(checkpoint, tmp_path / "adapter", damage, tiny_llama)
+    with pytest.raises(StepalignError, match=r"adapter: not a PEFT adapter for this model"):
+        stages.sample(make_recipe(), tmp_path / "rollouts.jsonl", adapter=adapter)
+    assert not (tmp_path / "rollouts.jsonl").exists()
+
+
+def test_a_folder_without_an_adapter_is_an_error(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(StepalignError, match=r"nowhere: not a PEFT adapter for this model"):
+        stages.sample(make_recipe(), tmp_path / "rollouts.jsonl", adapter=tmp_path / "nowhere")
+
+
+def test_a_prompt_without_room_names_the_rollout(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(StepalignError, match=r"sample/sums-.*: a prompt of \d+ tokens and max_new_tokens = 1000"):
+        stages.sample(make_recipe("sampling.max_new_tokens=1000"), tmp_path / "rollouts.jsonl")

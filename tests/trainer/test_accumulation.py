@@ -1,0 +1,233 @@
+"""One optimizer step against a plain float64 computation on materialized logits."""
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stepalign import policy as policies
+from stepalign.algorithms.distillation_loss import Distiller
+from stepalign.config import Optimizer, Recipe
+from stepalign.console import Console
+from stepalign.distributed.strategy import Replicated
+from stepalign.errors import StepalignError
+from stepalign.policy import Policy
+from stepalign.trainer.accumulation import Accumulation, learning_rate, optimizer_of, update
+from stepalign.views import Lesson, View
+
+MakeRecipe = Callable[..., Recipe]
+UNCLIPPED = "optimizer.max_grad_norm=1e9"
+
+
+def lessons() -> list[Lesson]:
+    draws = random.Random(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(draws.randrange(300) for _ in range(length))
+
+    def lesson(number: int, student: int, teacher: int, completion: int, start: int, stop: int) -> Lesson:
+        written = ids(completion)
+        return Lesson(
+            rollout_id=f"rollout {number}",
+            student=View(prompt_ids=ids(student), completion_ids=written, start=start, stop=stop),
+            teacher=View(prompt_ids=ids(teacher), completion_ids=written, start=start, stop=stop),
+        )
+
+    return [
+        lesson(0, 5, 12, 8, 0, 8),
+        lesson(1, 9, 30, 3, 0, 3),
+        lesson(2, 4, 7, 20, 2, 20),
+        lesson(3, 6, 15, 12, 0, 5),
+        lesson(4, 2, 9, 1, 0, 1),
+    ]
+
+
+@pytest.fixture
+def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
+    """A policy whose adapter already has an effect."""
+    settings = make_recipe()
+    policy = policies.load(settings.model, settings.adapter, 0, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def step(policy: Policy, settings: Recipe) -> tuple[list[Tensor], dict[str, float]]:
+    """What one update with plain gradient descent takes away from the parameters: the gradient. And the metrics."""
+    moved = copy.deepcopy(policy)
+    optimizer = torch.optim.SGD(moved.trainable(), lr=1.0)
+    with Console(1) as console:
+        metrics = update(Replicated(), moved, optimizer, lessons(), Distiller(settings.objective), settings, console)
+    taken = [
+        before.detach().double() - after.detach().double()
+        for before, after in zip(policy.trainable(), moved.trainable(), strict=True)
+    ]
+    return taken, metrics
+
+
+def plain(policy: Policy, normalize: str) -> tuple[list[Tensor], float, float]:
+    """Gradient, loss and mean KL(teacher‖student) a token, in float64 from all the logits at once."""
+    double = copy.deepcopy(policy).double().eval()
+
+    def log_probabilities(view: View) -> Tensor:
+        ids = torch.tensor([[*view.prompt_ids, *view.completion_ids]])
+        before = len(view.prompt_ids) - 1
+        logits = double.model(ids).logits[0, before + view.start : before + view.stop]
+        return torch.log_softmax(logits, dim=-1)
+
+    by_lesson = []
+    for lesson in lessons():
+        with torch.no_grad(), double.model.disable_adapter():
+            teacher = log_probabilities(lesson.teacher)
+        student = log_probabilities(lesson.student)
+        by_lesson.append((teacher.exp() * (teacher - student)).sum(dim=-1))
+    tokens = torch.cat(by_lesson)
+    loss = torch.stack([kl.mean() for kl in by_lesson]).mean() if normalize == "sequence" else tokens.mean()
+    loss.backward()
+    gradients = [parameter.grad for parameter in double.parameters() if parameter.grad is not None]
+    return gradients, loss.item(), tokens.mean().item()
+
+
+@pytest.mark.parametrize("normalize", ["sequence", "token"])
+@pytest.mark.parametrize("micro_batch", ["micro_batch=1", "micro_batch=2", "micro_batch=4", "micro_batch_tokens=20"])
+def test_gradient_and_loss_equal_the_plain_computation_for_every_micro_batch(
+    normalize: str, micro_batch: str, policy: Policy, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe(f"training.{micro_batch}", f"objective.normalize={normalize}", UNCLIPPED)
+    gradients, loss, kl = plain(policy, normalize)
+    taken, metrics = step(policy, settings)
+    assert max(gradient.abs().max() for gradient in gradients) > 1e-3
+    for mine, wanted in zip(taken, gradients, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-6)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["kl"] == pytest.approx(kl, rel=1e-5)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["tokens"] == 35
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_gradient_checkpointing_changes_nothing(policy: Policy, make_recipe: MakeRecipe) -> None:
+    wanted, _ = step(policy, make_recipe(UNCLIPPED))
+    policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    taken, _ = step(policy, make_recipe(UNCLIPPED))
+    for mine, theirs in zip(taken, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-7)
+
+
+def test_gradients_are_clipped_to_the_global_norm(policy: Policy, make_recipe: MakeRecipe) -> None:
+    gradients, _, _ = plain(policy, "sequence")
+    whole = torch.cat([gradient.flatten() for gradient in gradients])
+    taken, metrics = step(policy, make_recipe("optimizer.max_grad_norm=0.01"))
+    clipped = torch.cat([gradient.flatten() for gradient in taken])
+    assert clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert torch.cosine_similarity(clipped, whole, dim=0) > 0.999
+    assert metrics["grad_norm"] == pytest.approx(whole.norm().item(), rel=1e-4), "the norm before clipping"
+
+
+def test_metrics_of_the_first_token_and_the_seconds(policy: Policy, make_recipe: MakeRecipe) -> None:
+    console = Console(1)
+    optimizer = optimizer_of(policy, make_recipe().optimizer)
+    double = copy.deepcopy(policy).double().eval()
+    firsts = []
+    for lesson in lessons():
+        hidden = [
+            (read(torch.tensor([[*view.prompt_ids, *view.completion_ids[: view.start]]])))
+            for view, read in (
+                (lesson.teacher, lambda ids: _logits(double, ids, teacher=True)),
+                (lesson.student, lambda ids: _logits(double, ids, teacher=False)),
+            )
+        ]
+        teacher, student = (torch.log_softmax(logits, dim=-1) for logits in hidden)
+        firsts.append((teacher.exp() * (teacher - student)).sum())
+    metrics = update(
+        Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), console
+    )
+    assert metrics["first_token_kl"] == pytest.approx(torch.stack(firsts).mean().item(), rel=1e-4)
+    assert {"teacher", "student", "optimizer"} <= console.seconds.keys()
+
+
+@torch.no_grad()
+def _logits(policy: Policy, ids: Tensor, *, teacher: bool) -> Tensor:
+    if not teacher:
+        return policy.model(ids).logits[0, -1]
+    with policy.model.disable_adapter():
+        return policy.model(ids).logits[0, -1]
+
+
+@pytest.mark.parametrize("normalize", ["sequence", "token"])
+def test_a_denominator_that_was_guessed_is_put_right(normalize: str, policy: Policy, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe(f"objective.normalize={normalize}", "training.micro_batch=1")
+    gradients, loss, kl = plain(policy, normalize)
+    moved = copy.deepcopy(policy)
+    learner = Distiller(settings.objective)
+    sum_of = Accumulation(Replicated(), moved, learner, settings, Console(1), sequences=9, tokens=100)
+    for lesson in lessons()[::-1]:
+        sum_of.add([lesson])
+    optimizer = torch.optim.SGD(moved.trainable(), lr=0.0)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+    metrics = sum_of.apply(optimizer, lessons())
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["kl"] == pytest.approx(kl, rel=1e-5)
+
+
+# ── what is not finite ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def unchanged(policy: Policy, before: list[Tensor]) -> bool:
+    return all(
+        torch.equal(now.nan_to_num(), then.nan_to_num()) for now, then in zip(policy.trainable(), before, strict=True)
+    )
+
+
+def test_a_loss_that_is_not_finite_updates_nothing_and_names_the_rollouts(
+    policy: Policy, make_recipe: MakeRecipe
+) -> None:
+    with torch.no_grad():
+        policy.trainable()[1][0, 0] = float("nan")
+    before = [parameter.detach().clone() for parameter in policy.trainable()]
+    optimizer = optimizer_of(policy, make_recipe().optimizer)
+    with pytest.raises(StepalignError, match=r"the loss is nan on rollouts rollout 1, rollout 2; nothing was upd"):
+        update(
+            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
+        )
+    assert unchanged(policy, before)
+    assert not optimizer.state
+
+
+def test_a_gradient_that_is_not_finite_updates_nothing(policy: Policy, make_recipe: MakeRecipe) -> None:
+    policy.trainable()[0].register_hook(lambda gradient: gradient * float("inf"))
+    before = [parameter.detach().clone() for parameter in policy.trainable()]
+    optimizer = optimizer_of(policy, make_recipe().optimizer)
+    with pytest.raises(StepalignError, match=r"the gradient's norm is (nan|inf); nothing was updated"):
+        update(
+            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
+        )
+    assert unchanged(policy, before)
+    assert not optimizer.state
+
+
+# ── the optimizer ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_optimizer_is_adamw_over_the_adapter(policy: Policy) -> None:
+    settings = Optimizer(lr=3e-4, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    optimizer = optimizer_of(policy, settings)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (3e-4, (0.8, 0.95), 1e-6, 0.1)
+    assert [id(parameter) for parameter in group["params"]] == [id(p) for p in policy.trainable()]
+
+
+def test_the_learning_rate_warms_up_linearly_and_stays() -> None:
+    warm = Optimizer(lr=8.0, warmup_steps=4)
+    assert [learning_rate(warm, step) for step in (1, 2, 3, 4, 5, 100)] == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0]
+    assert [learning_rate(Optimizer(lr=8.0), step) for step in (1, 2)] == [8.0, 8.0]

@@ -1,0 +1,138 @@
+"""What a checkpoint brings back, and what is left when writing one fails."""
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
+
+from stepalign import config
+from stepalign import policy as policies
+from stepalign.errors import StepalignError
+from stepalign.policy import Policy
+from stepalign.trainer import checkpoints
+from stepalign.views import View, collate
+
+Fresh = Callable[[], tuple[Policy, torch.optim.Optimizer]]
+
+VIEW = View(prompt_ids=(5, 9, 17), completion_ids=(40, 41, 42, 43), start=0, stop=4)
+
+
+@pytest.fixture
+def fresh(tiny_llama: Path) -> Fresh:
+    def make() -> tuple[Policy, torch.optim.Optimizer]:
+        adapter = config.Adapter(rank=2, targets=("q_proj", "down_proj"))
+        policy = policies.load(config.Model(path=str(tiny_llama)), adapter, 0, torch.device("cpu"))
+        return policy, torch.optim.AdamW(policy.trainable(), lr=1e-2, weight_decay=0.1)
+
+    return make
+
+
+def train(policy: Policy, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        policy(collate([VIEW])).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def weights(policy: Policy) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in policy.trainable()])
+
+
+def test_training_goes_on_bit_for_bit_from_a_checkpoint(fresh: Fresh, tmp_path: Path) -> None:
+    policy, optimizer = fresh()
+    train(policy, optimizer, 3)
+    folder = checkpoints.save(tmp_path, policy, optimizer, 3)
+    train(policy, optimizer, 2)
+
+    resumed, resumed_optimizer = fresh()
+    assert checkpoints.load(folder, resumed, resumed_optimizer) == 3
+    train(resumed, resumed_optimizer, 2)
+    assert torch.equal(weights(resumed), weights(policy))
+    assert not torch.equal(weights(policy), weights(fresh()[0]))
+
+
+def test_a_checkpoint_before_any_update_has_no_optimizer_state(fresh: Fresh, tmp_path: Path) -> None:
+    folder = checkpoints.save(tmp_path, *fresh(), 1)
+    policy, optimizer = fresh()
+    assert checkpoints.load(folder, policy, optimizer) == 1
+    assert not optimizer.state
+
+
+def test_a_checkpoint_is_a_peft_adapter_without_pickles(fresh: Fresh, tiny_llama: Path, tmp_path: Path) -> None:
+    policy, optimizer = fresh()
+    train(policy, optimizer, 2)
+    folder = checkpoints.save(tmp_path, policy, optimizer, 2)
+    assert {path.name for path in folder.iterdir()} == {
+        *("adapter_model.safetensors", "adapter_config.json", "README.md"),
+        *("optimizer.safetensors", "state.json"),
+    }
+    peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), folder)
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(peft.eval()(ids).logits, policy.eval().model(ids).logits)
+
+
+def test_the_latest_checkpoint_is_the_one_of_the_highest_step(fresh: Fresh, tmp_path: Path) -> None:
+    assert checkpoints.latest(tmp_path / "checkpoints") is None
+    for step in (2, 10, 9):
+        checkpoints.save(tmp_path, *fresh(), step)
+    shutil.copytree(tmp_path / "step-000010", tmp_path / ".step-000011.tmp")  # a process was killed while it wrote
+    latest = checkpoints.latest(tmp_path)
+    assert latest is not None
+    assert latest.name == "step-000010"
+    checkpoints.save(tmp_path, *fresh(), 11)
+    assert {path.name for path in tmp_path.iterdir()} == {f"step-{step:06d}" for step in (2, 9, 10, 11)}
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["half", "missing"])
+def test_a_half_written_or_missing_file_is_an_error_that_says_how_to_go_on(
+    name: str, damage: str, fresh: Fresh, tmp_path: Path
+) -> None:
+    policy, optimizer = fresh()
+    train(policy, optimizer, 1)
+    folder = checkpoints.save(tmp_path, policy, optimizer, 1)
+    file = folder / name
+    if damage == "half":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.unlink()
+    with pytest.raises(StepalignError, match=r"step-000001: not a whole checkpoint .*delete this folder"):
+        checkpoints.load(folder, *fresh())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left on device")]
+)
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(
+    error: Exception, fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, optimizer = fresh()
+    train(policy, optimizer, 1)
+    before = checkpoints.save(tmp_path, policy, optimizer, 1)
+    kept = weights(policy)
+    train(policy, optimizer, 1)
+
+    def full(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save_file", full)
+        with pytest.raises(StepalignError, match=r"step-000002: the checkpoint could not be written: No space left"):
+            checkpoints.save(tmp_path, policy, optimizer, 2)
+    assert list(tmp_path.iterdir()) == [before]
+    resumed, resumed_optimizer = fresh()
+    assert checkpoints.load(before, resumed, resumed_optimizer) == 1
+    assert torch.equal(weights(resumed), kept)
+    checkpoints.save(tmp_path, policy, optimizer, 2)  # once there is room again
+
+
+def test_a_file_where_the_folder_should_be_is_an_error(fresh: Fresh, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("not a folder")
+    with pytest.raises(StepalignError, match="could not be written"):
+        checkpoints.save(tmp_path / "checkpoints", *fresh(), 1)

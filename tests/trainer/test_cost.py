@@ -1,0 +1,30 @@
+"""What a step cost, counted by hand."""
+
+from stepalign.records import CritiqueFailure, Problem, Rollout
+from stepalign.trainer.cost import COSTS, spent
+
+PROBLEM = Problem(id="p", statement="Compute 2 + 3.", answer="5")
+ROLLOUT = Rollout(
+    id="r", problem_id="p", prompt_ids=(1, 2, 3), completion_ids=(4, 5), text="ab", token_starts=(0, 1), finish="stop"
+)
+FAILURE = CritiqueFailure(rollout_id="r", critic="model", reason="parse", prompt_tokens=40, completion_tokens=7)
+
+
+def test_every_token_is_counted_where_it_is_read() -> None:
+    learnt = {"loss": 0.5, "student_tokens": 8.0, "teacher_tokens": 20.0}
+    cost = spent(10, [PROBLEM], [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
+    assert cost == {
+        "rollouts": 2,
+        "problems": 1,
+        "generated_tokens": 4,
+        "teacher_tokens": 40,  # in each of two updates
+        "critic_tokens": 47,
+        "updates": 2,
+        # sampling reads 2·(3 + 2), the teacher 40, the student 16 forward and as many again backward
+        "flops": 2 * 10 * (10 + 40 + 32),
+    }
+    assert (*cost, "seconds") == COSTS
+
+
+def test_a_step_without_lessons_costs_its_sampling() -> None:
+    assert spent(10, [PROBLEM], [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5

@@ -1,0 +1,222 @@
+"""Grades and critiques behind the sampler: nothing is lost, and nothing waits that need not."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from stepalign import config
+from stepalign.algorithms.base import Taught
+from stepalign.console import Console
+from stepalign.critics.arithmetic.critic import ProgramCritic
+from stepalign.errors import StepalignError
+from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout
+from stepalign.rewards.math import Grader
+from stepalign.trainer.critique_stream import Answer, Answering, as_answered
+from stepalign.views import Lesson, View
+
+PROBLEMS = {f"p{n}": Problem(id=f"p{n}", statement=f"Compute {n} + 1.", answer=str(n + 1)) for n in range(6)}
+
+
+def attempt(number: int) -> Rollout:
+    result = number + 1 + number % 2
+    text = f"### Step 1: Add\n{number} + 1 = {result}\n\n### Final Answer:\n\\boxed{{{result}}}"
+    return Rollout(
+        id=f"r{number}",
+        problem_id=f"p{number}",
+        completion_ids=(0,) * (number + 1),
+        token_starts=(0,) * (number + 1),
+        text=text,
+        finish="stop",
+    )
+
+
+ATTEMPTS = [attempt(number) for number in range(6)]
+
+
+class Held:
+    """The program critic, which lets an answer go when it is told to."""
+
+    name = "held"
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.go = threading.Semaphore(0)
+        self.closed = threading.Event()
+
+    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
+        try:
+            for problem, rollout in attempts:
+                assert rollout.grade is not None
+                self.taken.append(rollout.id)
+                assert self.go.acquire(timeout=30)
+                yield from ProgramCritic().critique([(problem, rollout)])
+        finally:
+            self.closed.set()
+
+
+@pytest.fixture
+def grader() -> Iterator[Grader]:
+    with Grader(config.Grading()) as grader:
+        yield grader
+
+
+def until(true: object) -> None:
+    """Wait for what a thread is about to do."""
+    end = time.monotonic() + 30
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_grades_and_critiques_are_those_of_grader_and_critic_alone(at_once: bool, grader: Grader) -> None:
+    with Answering(PROBLEMS, grader, ProgramCritic(), at_once=at_once) as answering:
+        for rollout in ATTEMPTS:
+            answering.add(rollout)
+        graded = answering.graded(ATTEMPTS[::-1])
+        answers = list(answering.answers())
+    assert graded == grader.grade(ATTEMPTS[::-1], PROBLEMS)
+    alone = ProgramCritic().critique((PROBLEMS[rollout.problem_id], rollout) for rollout in graded[::-1])
+    assert [(a.rollout_id, a.text) for a in answers if isinstance(a, Critique)] == [
+        (a.rollout_id, a.text) for a in alone if isinstance(a, Critique)
+    ]
+    assert len(answers) == 6
+    assert len(answering.spans) == (6 if at_once else 0)
+
+
+def test_a_grade_that_was_kept_stays(grader: Grader) -> None:
+    (right,) = grader.grade(ATTEMPTS[:1], PROBLEMS)
+    kept = replace(right, grade=Grade(correct=False, outcome="timeout"))
+    with Answering(PROBLEMS, grader, None, at_once=True) as answering:
+        answering.add(kept)
+        assert answering.graded([kept]) == [kept]
+
+
+def test_the_critic_is_asked_while_others_are_drawn(grader: Grader) -> None:
+    critic = Held()
+    with Answering(PROBLEMS, grader, critic, at_once=True) as answering:
+        answering.add(ATTEMPTS[0])
+        until(lambda: critic.taken == ["r0"])
+        for rollout in ATTEMPTS[1:]:
+            answering.add(rollout)
+        assert [rollout.id for rollout in answering.graded(ATTEMPTS)] == [f"r{n}" for n in range(6)], "nobody waits"
+        assert answering.take(wait=False) == []
+        critic.go.release()
+        (first,) = answering.take(wait=True)
+        assert first.rollout_id == "r0"
+        critic.go.release(5)
+        assert [answer.rollout_id for answer in answering.answers()] == [f"r{n}" for n in range(1, 6)]
+        assert answering.all_taken
+        assert answering.take(wait=True) == []
+    begun, ended = zip(*answering.spans, strict=True)
+    assert all(start <= end for start, end in answering.spans)
+    assert list(ended) == sorted(ended)
+    assert begun[0] < ended[0] < begun[1] < ended[1]
+
+
+def test_without_overlap_nobody_is_asked_before_answers_are_wanted(grader: Grader) -> None:
+    critic = Held()
+    with Answering(PROBLEMS, grader, critic, at_once=False) as answering:
+        answering.add(ATTEMPTS[0])
+        answering.graded(ATTEMPTS[:1])
+        assert critic.taken == []
+        critic.go.release()
+        assert [answer.rollout_id for answer in answering.answers()] == ["r0"]
+
+
+def test_without_a_critic_there_are_grades_alone(grader: Grader) -> None:
+    with Answering(PROBLEMS, grader, None, at_once=True) as answering:
+        answering.add(ATTEMPTS[1])
+        (graded,) = answering.graded(ATTEMPTS[1:2])
+        assert not graded.correct
+        assert list(answering.answers()) == []
+
+
+def test_a_critic_that_breaks_is_an_error_once_the_rollouts_are_there(grader: Grader) -> None:
+    class Broken(Held):
+        def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
+            yield from ProgramCritic().critique([next(iter(attempts))])
+            raise StepalignError("no endpoint answers")
+
+    with Answering(PROBLEMS, grader, Broken(), at_once=True) as answering:
+        for rollout in ATTEMPTS:
+            answering.add(rollout)
+        assert len(answering.graded(ATTEMPTS)) == 6
+        with pytest.raises(StepalignError, match="no endpoint answers"):
+            list(answering.answers())
+
+
+def test_a_grader_that_breaks_is_an_error_where_the_grades_are_wanted(grader: Grader) -> None:
+    with Answering({}, grader, ProgramCritic(), at_once=True) as answering:
+        answering.add(ATTEMPTS[0])
+        with pytest.raises(StepalignError, match="there is no problem 'p0'"):
+            answering.graded(ATTEMPTS[:1])
+
+
+def test_an_interrupted_step_does_not_wait_for_the_critic_and_leaves_it(grader: Grader) -> None:
+    critic = Held()
+    answering = Answering(PROBLEMS, grader, critic, at_once=True)
+    answering.__enter__()
+    for rollout in ATTEMPTS:
+        answering.add(rollout)
+    until(lambda: critic.taken == ["r0"])
+    answering.__exit__(KeyboardInterrupt, None, None)
+    assert not critic.closed.is_set()
+    critic.go.release()
+    assert critic.closed.wait(timeout=30)
+    assert critic.taken == ["r0"], "with its next answer it is left"
+
+
+# ── micro-batches of what is ready ────────────────────────────────────────────────────────────────────────────
+
+
+def lesson_of(answer: Answer) -> Lesson:
+    length = int(answer.rollout_id[1:]) + 1
+    view = View(prompt_ids=(0,), completion_ids=(0,) * length, start=0, stop=length)
+    return Lesson(rollout_id=answer.rollout_id, student=view, teacher=view)
+
+
+def test_learning_begins_with_the_first_full_micro_batch(grader: Grader) -> None:
+    critic = Held()
+    with Answering(PROBLEMS, grader, critic, at_once=True) as answering, Console() as console:
+        for rollout in ATTEMPTS:
+            answering.add(rollout)
+        answering.graded(ATTEMPTS)
+        micros = as_answered(answering, lambda answers: [*map(lesson_of, answers)], 2, None, console)
+        critic.go.release(2)
+        assert [lesson.rollout_id for lesson in next(micros)] == ["r1", "r0"]
+        assert len(critic.taken) == 3, "the third is still with the critic"
+        critic.go.release(4)
+        until(lambda: len(answering.spans) == 6)
+        assert [[lesson.rollout_id for lesson in micro] for micro in micros] == [["r5", "r4"], ["r3", "r2"]], (
+            "of all that are ready the longest"
+        )
+    assert console.seconds["critique"] > 0
+
+
+def test_what_cannot_be_learnt_from_delays_nothing_and_a_rest_is_a_micro_batch_of_its_own(grader: Grader) -> None:
+    with Answering(PROBLEMS, grader, ProgramCritic(), at_once=True) as answering, Console() as console:
+        for rollout in ATTEMPTS:
+            answering.add(rollout)
+        answering.graded(ATTEMPTS)
+        micros = as_answered(
+            answering, lambda answers: [lesson_of(a) for a in answers if a.rollout_id != "r3"], 2, None, console
+        )
+        taken = [lesson.rollout_id for micro in micros for lesson in micro]
+    assert sorted(taken) == ["r0", "r1", "r2", "r4", "r5"]
+
+
+def test_a_step_taken_in_part_by_part_is_the_step() -> None:
+    parts = []
+    for name in ("a", "b"):
+        part: Taught[Lesson] = Taught(lessons=[])
+        part.outcomes["taught"] += 1
+        part.cases[name] += 2
+        part.failures["parse"] += 1
+        parts.append(part)
+    whole, rest = parts
+    whole.take_in(rest)
+    assert (whole.outcomes, whole.cases, whole.failures) == ({"taught": 2}, {"a": 2, "b": 2}, {"parse": 2})

@@ -1,0 +1,496 @@
+"""Whole runs on a tiny model: what they leave behind, and that a stopped one goes on to the same numbers."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from critics.faulty import Reply, serving
+from stepalign import config
+from stepalign.config import Recipe
+from stepalign.errors import StepalignError
+from stepalign.records import Problem, Rollout, read_jsonl, write_jsonl
+from stepalign.rollouts import transformers as sampling
+from stepalign.trainer import checkpoints, loop
+from stepalign.trainer.loop import Trainer, train
+from stepalign.trainer.run_folder import Run
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def run(settings: Recipe) -> Path:
+    """A run without its report."""
+    with ExitStack() as stack:
+        opened = Run(settings)
+        stack.callback(opened.close)
+        Trainer(settings, opened, stack).run_all()
+    return settings.folder
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def what_was_computed(folder: Path) -> dict[str, Any]:
+    """Everything in a run's folder but times of the clock."""
+    found: dict[str, Any] = {"metrics": [{**values, "seconds": None} for values in metrics(folder)]}
+    for path in sorted(folder.glob("*/**/*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".tmp":  # what a killed process was about to write
+            continue
+        if path.is_file() and not name.startswith("figures"):
+            found[name] = path.read_bytes()
+        if name.startswith("critiques"):
+            found[name] = [{**json.loads(line), "seconds": None} for line in path.read_text().splitlines()]
+        if path.name == "adapter_config.json":  # PEFT writes a set, in the order of the process' hashes
+            config = json.loads(path.read_text())
+            found[name] = {**config, "target_modules": sorted(config["target_modules"])}
+    return found
+
+
+def adapter(folder: Path, step: int) -> bytes:
+    return (folder / "checkpoints" / f"step-{step:06d}" / "adapter_model.safetensors").read_bytes()
+
+
+# ── end to end ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_leaves_a_whole_folder_behind(finished_run: Recipe) -> None:
+    folder = finished_run.folder
+    steps = [f"step-{step:06d}.jsonl" for step in (1, 2, 3, 4)]
+    assert sorted(path.name for path in (folder / "rollouts").iterdir()) == steps
+    assert sorted(path.name for path in (folder / "critiques").iterdir()) == steps
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
+    assert sorted(path.name for path in (folder / "evaluations").iterdir()) == [
+        f"step-{step:06d}.{kind}" for step in (0, 3, 4) for kind in ("json", "jsonl")
+    ]
+    assert "tiny" in (folder / "report.html").read_text()
+    assert (folder / "figures" / "training.png").stat().st_size
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["problems"] == {"train": 9, "evaluation": 3, "dropped": {}}
+    assert config.load(folder / "recipe.toml") == finished_run
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_every_step_records_what_it_did(finished_run: Recipe) -> None:
+    recorded = metrics(finished_run.folder)
+    assert [values["step"] for values in recorded] == [1, 2, 3, 4]
+    for values in recorded:
+        rollouts = (finished_run.folder / "rollouts" / f"step-{values['step']:06d}.jsonl").read_text().splitlines()
+        drawn = [json.loads(line) for line in rollouts]
+        assert values["rollouts"] == len(drawn) == 4
+        assert values["completion_tokens"] == sum(len(rollout["completion_ids"]) for rollout in drawn)
+        assert values["truncated"] == sum(rollout["finish"] == "length" for rollout in drawn) / 4
+        assert len({rollout["problem_id"] for rollout in drawn}) == 2, "two problems, two rollouts each"
+        assert {rollout["policy_step"] for rollout in drawn} == {values["step"] - 1}
+        assert sum(values["cases"].values()) + sum(values["failures"].values()) == 4
+        critiques = (finished_run.folder / "critiques" / f"step-{values['step']:06d}.jsonl").read_text().splitlines()
+        checks = [check for line in critiques for check in json.loads(line)["checks"]]
+        passed = sum(found.get("passed", 0) for found in values["checks"].values())
+        assert passed == sum(check["passed"] for check in checks)
+        assert values["critic_tokens"] == {"read": 0, "written": 0}
+        assert values["outcomes"]["taught"] + values["outcomes"].get("dropped", 0) == 4
+        assert values["epoch"] == pytest.approx(values["step"] * 2 / 9)
+        assert values["tokens"] <= values["completion_tokens"]
+        assert values["loss"] > 0
+        assert {"sample", "critique", "teacher", "student", "optimizer"} <= values["seconds"].keys()
+
+
+def test_training_moves_the_policy_that_is_sampled(finished_run: Recipe) -> None:
+    folder = finished_run.folder
+    assert adapter(folder, 2) != adapter(folder, 4)
+    before, after = (
+        [json.loads(line)["completion_ids"] for line in path.read_text().splitlines()]
+        for path in sorted((folder / "evaluations").glob("*.jsonl"))[::2]
+    )
+    assert before != after, "the same seeds, another policy"
+
+
+# ── overlap ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def served(url: str) -> str:
+    return f'critic={{ kind = "openai", base_url = "{url}", model = "program", asks = 1 }}'
+
+
+def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_same(
+    finished_run: Recipe, make_recipe: MakeRecipe
+) -> None:
+    """The server says what the program critic said of the same attempts."""
+    name = "step-000001.jsonl"
+    texts = {r.id: r.text for r in read_jsonl(finished_run.folder / "rollouts" / name, Rollout)}
+    answers = [json.loads(line) for line in (finished_run.folder / "critiques" / name).read_text().splitlines()]
+    said = {texts[answer["rollout_id"]].strip(): answer.get("text", "none") for answer in answers}
+
+    def words(prompt: str) -> str:
+        attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
+        return said.get(attempt.strip(), "none")
+
+    folders = []
+    with serving(Reply(words)) as server:
+        for overlap in ("true", "false"):
+            begin = len(server.requests)
+            once = ("training.steps=1", f"training.overlap={overlap}", f"name=overlap-{overlap}")
+            folders.append(run(make_recipe(served(server.url), *once)))
+            assert len(server.requests) - begin == 4
+    whole = metrics(finished_run.folder)[0]
+    assert whole["cases"]
+    for folder in folders:
+        (mine,) = metrics(folder)
+        assert mine["cases"] == whole["cases"]
+        for key in ("loss", "kl", "grad_norm", "tokens", "teacher_tokens", "student_tokens"):
+            assert mine[key] == pytest.approx(whole[key], rel=1e-4), key
+        kept = (folder / "critiques" / name).read_text().splitlines()
+        assert [json.loads(line)["rollout_id"] for line in kept] == list(texts)
+    early, late = (json.loads((folder / "timeline.jsonl").read_text()) for folder in folders)
+    assert (len(early["answered"]), len(late["answered"])) == (4, 0)
+    assert early["answered"][0][0] <= early["sample"][0][1], "asked while others are drawn"
+
+
+@pytest.mark.parametrize("overrides", [["context.shuffled=true"], ["training.overlap=false"]])
+def test_what_needs_the_whole_step_s_critiques_waits_for_them(
+    overrides: list[str], make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "as_answered", None)
+    with serving(Reply("none")) as server:
+        folder = run(make_recipe(served(server.url), "training.steps=1", *overrides))
+    assert len(metrics(folder)) == 1
+
+
+def test_a_critic_that_breaks_in_mid_step_costs_no_rollouts(make_recipe: MakeRecipe) -> None:
+    with serving(Reply(status=401)) as server:
+        settings = make_recipe(served(server.url))
+        with pytest.raises(StepalignError, match="401"):
+            run(settings)
+    assert len((settings.folder / "rollouts" / "step-000001.jsonl").read_text().splitlines()) == 4
+    assert not (settings.folder / "metrics.jsonl").exists()
+
+
+# ── stopped and taken up again ────────────────────────────────────────────────────────────────────────────────
+
+
+class Stop(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "call", "when"),
+    [
+        pytest.param(Run, "describe", 1, "before", marks=SLOW),
+        pytest.param(Run, "keep_evaluation", 1, "before", marks=SLOW),
+        pytest.param(sampling._Batch, "_decode", 40, "before", marks=SLOW),
+        pytest.param(Run, "keep_rollouts", 2, "after", marks=SLOW),
+        (Run, "keep_critiques", 3, "after"),
+        (loop, "update", 3, "after"),
+        pytest.param(Run, "add_metrics", 3, "after", marks=SLOW),
+        pytest.param(Run, "add_metrics", 4, "after", marks=SLOW),
+        (checkpoints, "save_file", 2, "before"),
+        pytest.param(checkpoints, "save_file", 1, "after", marks=SLOW),
+        (checkpoints, "save", 1, "after"),
+        pytest.param(checkpoints, "save", 2, "after", marks=SLOW),
+        pytest.param(Run, "keep_evaluation", 2, "before", marks=SLOW),
+        pytest.param(Run, "keep_evaluation", 2, "after", marks=SLOW),
+    ],
+)
+def test_a_run_stopped_at_any_moment_goes_on_to_the_same_numbers(
+    room: Any,
+    name: str,
+    call: int,
+    when: str,
+    finished_run: Recipe,
+    make_recipe: MakeRecipe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings, original, calls = make_recipe(), getattr(room, name), 0
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and when == "before":
+            raise Stop
+        result = original(*args, **kwargs)
+        if calls == call:
+            raise Stop
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room, name, stopping)
+        with pytest.raises(Stop):
+            run(settings)
+    run(settings)
+    assert what_was_computed(settings.folder) == what_was_computed(finished_run.folder)
+
+
+def in_a_process(settings: Recipe) -> Any:
+    """`train` in a process of its own, forked from a server that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stepalign.trainer.loop"])
+    process = context.Process(target=train, args=(settings,))
+    process.start()
+    return process
+
+
+def wait_for(folder: Path, pattern: str, running: Callable[[], bool]) -> None:
+    """Until a path appears in the folder."""
+    while not any(folder.glob(pattern)):
+        assert running(), f"the run ended before there was a {pattern}"
+        time.sleep(0.001)
+
+
+def test_a_killed_run_resumes_to_the_same_adapter(finished_run: Recipe, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe()
+    process = in_a_process(settings)
+    wait_for(settings.folder, "rollouts/step-000003.jsonl", process.is_alive)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (settings.folder / "report.html").exists()
+    run(settings)
+    assert what_was_computed(settings.folder) == what_was_computed(finished_run.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "recipe.toml",
+        "evaluations/step-000000.json",
+        "critiques/step-000001.jsonl",
+        "metrics.jsonl",
+        "checkpoints/.step-000002.tmp",
+        "checkpoints/.step-000002.tmp/optimizer.safetensors",
+        "checkpoints/step-000002",
+        "evaluations/step-000003.jsonl",
+        "checkpoints/.step-000004.tmp/adapter_model.safetensors",
+        "evaluations/step-000004.json",
+        "figures",
+    ],
+)
+@pytest.mark.parametrize("after", [0.0, 0.02])
+def test_a_run_killed_twice_resumes_to_the_same_numbers(
+    pattern: str, after: float, finished_run: Recipe, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe()
+    for first in (pattern, "checkpoints/step-000002"):
+        process = in_a_process(settings)
+        try:
+            wait_for(settings.folder, first, process.is_alive)
+        except AssertionError:
+            pytest.skip(f"{first} came and went between two looks")
+        time.sleep(after)
+        process.kill()
+        process.join()
+    run(settings)
+    assert what_was_computed(settings.folder) == what_was_computed(finished_run.folder)
+
+
+def test_more_steps_go_on_where_fewer_ended(finished_run: Recipe, make_recipe: MakeRecipe) -> None:
+    run(make_recipe("training.steps=2"))
+    folder = run(make_recipe())
+    assert adapter(folder, 4) == adapter(finished_run.folder, 4)
+    assert [values["step"] for values in metrics(folder)] == [1, 2, 3, 4]
+
+
+def test_fewer_steps_than_are_done_do_nothing(make_recipe: MakeRecipe) -> None:
+    folder = run(make_recipe("training.steps=2"))
+    before = what_was_computed(folder)
+    run(make_recipe("training.steps=1"))
+    assert what_was_computed(folder) == before
+
+
+def test_a_finished_run_is_left_alone_and_reported_again(
+    finished_run: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = what_was_computed(finished_run.folder)
+    (finished_run.folder / "report.html").unlink()
+    report = train(finished_run)
+    assert report == finished_run.folder / "report.html"
+    assert "tiny" in report.read_text()
+    assert what_was_computed(finished_run.folder) == before
+    assert "going on from step-000004" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_stops_the_run_and_says_how_to_go_on(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("training.steps=2", "training.checkpoint_every=1")
+    folder = run(settings)
+    whole = adapter(folder, 2)
+    (folder / "checkpoints" / "step-000002" / "optimizer.safetensors").write_bytes(b"half")
+    with pytest.raises(StepalignError, match=r"step-000002: not a whole checkpoint .* delete this folder"):
+        run(settings)
+    for path in (folder / "checkpoints" / "step-000002").iterdir():
+        path.unlink()
+    (folder / "checkpoints" / "step-000002").rmdir()
+    run(settings)
+    assert adapter(folder, 2) == whole
+
+
+# ── what the loop must survive ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_identical_truncated_rollouts_are_warned_of(
+    make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(
+        make_recipe(
+            *("training.steps=1", "training.group=4", "sampling.temperature=0", "sampling.max_new_tokens=3"),
+        )
+    )
+    warned = capsys.readouterr().err
+    assert "warning: step 1: every rollout ran into sampling.max_new_tokens = 3" in warned
+    assert "warning: step 1: all 4 rollouts are the same text:" in warned
+    assert metrics(folder)[0]["truncated"] == 1
+
+
+def test_empty_rollouts_do_not_stop_a_run(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sampling, "draw", lambda logits, noise, settings: torch.full((len(logits),), 2))
+    folder = run(make_recipe("training.steps=1"))
+    (values,) = metrics(folder)
+    assert values["completion_tokens"] == 4, "an EOS each"
+    assert values["correct"] == values["formatted"] == values["truncated"] == 0
+    assert "all 4 rollouts are the same text: ''" in capsys.readouterr().err
+
+
+def test_a_step_without_lessons_updates_nothing_and_is_counted(
+    make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_recipe("teacher.max_tokens=50", "training.steps=2", "training.checkpoint_every=1")
+    folder = run(settings)
+    for values in metrics(folder):
+        assert "loss" not in values
+        assert values["outcomes"] == {"dropped": 4}
+        assert values["failures"] == {"teacher prompt too long": 4}
+    assert adapter(folder, 1) == adapter(folder, 2)
+    assert "warning: step 2: nothing to learn from, no update" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_names_run_and_step(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make_recipe("optimizer.lr=1e30", "optimizer.warmup_steps=0")
+    with pytest.raises(StepalignError, match=r"runs/tiny, step [234]: the (loss|gradient's norm) is"):
+        run(settings)
+
+
+def test_the_learning_rate_warms_up_over_the_runs_steps(make_recipe: MakeRecipe) -> None:
+    short = ("problems.holdout=0", "training.steps=2", "training.checkpoint_every=1", "optimizer.max_grad_norm=1e9")
+    folder = run(make_recipe(*short, "optimizer.lr=8e-3", "optimizer.warmup_steps=8"))
+    assert [values["lr"] for values in metrics(folder)] == pytest.approx([1e-3, 2e-3])
+    first = load_file(folder / "checkpoints" / "step-000001" / "adapter_model.safetensors")
+    moved = max(weight.abs().max().item() for name, weight in first.items() if "lora_B" in name)
+    assert moved == pytest.approx(1e-3, rel=0.01), "from zero, AdamW's first step is as long as its rate"
+
+
+def test_a_run_without_evaluation_problems_says_so(make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = make_recipe("problems.holdout=0", "training.steps=1")
+    run(settings)
+    assert "warning: there are no evaluation problems" in capsys.readouterr().err
+    assert not (settings.folder / "evaluations").exists()
+
+
+def test_what_a_run_says_to_a_log_is_one_line_a_step(
+    make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(make_recipe("training.steps=2", "problems.holdout=0"))
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("step ") for line in lines) == 2
+    assert all(line.startswith(("step ", "warning: ")) for line in lines if "weights" not in line)
+
+
+def long_and_short(folder: Path) -> Path:
+    path = folder / "problems.jsonl"
+    write_jsonl(
+        path,
+        [
+            Problem(id="long", statement="Compute " + "1 + " * 1000 + "1.", answer="1001", solution="1001"),
+            *(Problem(id=f"p{i}", statement=f"Compute {i} + 1.", answer=str(i + 1)) for i in range(4)),
+        ],
+    )
+    return path
+
+
+def test_problems_longer_than_the_context_are_left_out_and_counted(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    source = f'problems.train={{ source = "file", path = "{long_and_short(tmp_path)}", columns = {{ id = "id" }} }}'
+    folder = run(make_recipe(source, "problems.holdout=0", "training.steps=1"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["problems"] == {
+        "train": 4,
+        "evaluation": 0,
+        "dropped": {"longer than the model's context": 1},
+    }
+    assert '"long"' not in (folder / "problems" / "train.jsonl").read_text()
+
+
+def test_no_problem_with_room_for_a_completion_is_an_error(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(StepalignError, match=r"no problem leaves room for sampling.max_new_tokens = 1000 .* 1024"):
+        run(make_recipe("sampling.max_new_tokens=1000"))
+
+
+@pytest.mark.slow
+def test_a_run_with_dropout_resumes_to_the_same_adapter(make_recipe: MakeRecipe) -> None:
+    overrides = ("adapter.dropout=0.3", "objective.normalize=token", "training.checkpoint_every=1")
+    folder = run(make_recipe(*overrides, "name=whole"))
+    run(make_recipe(*overrides, "name=parts", "training.steps=2"))
+    parts = run(make_recipe(*overrides, "name=parts"))
+    assert adapter(parts, 4) == adapter(folder, 4)
+
+
+# ── Ctrl-C ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def processes_of_session(leader: int) -> list[str]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append((stat.parent / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
+@pytest.mark.parametrize(
+    ("stage", "pattern", "overrides"),
+    [
+        ("evaluate", "problems/train.jsonl", ["evaluation.samples=2000"]),
+        ("sample", "evaluations/step-000000.json", ["training.rollouts_per_step=4000"]),
+        ("critique", "rollouts/step-000001.jsonl", ["critic"]),
+        ("learn", "critiques/step-000001.jsonl", ["training.rollouts_per_step=120", "training.micro_batch=1"]),
+    ],
+)
+def test_an_interrupt_exits_with_130_says_how_to_go_on_and_leaves_no_process(
+    stage: str, pattern: str, overrides: list[str], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a critic that never answers
+        if overrides == ["critic"]:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+            overrides = [f'critic={{ kind = "openai", base_url = "{url}", model = "silent" }}']
+        settings = make_recipe(*overrides)
+        (tmp_path / "whole.toml").write_text(config.dump(settings))
+        command = [sys.executable, "-m", "stepalign.cli", "train", str(tmp_path / "whole.toml")]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        wait_for(settings.folder, pattern, lambda: process.poll() is None)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, f"{stage}: {said}"
+    assert f"stopped; the same command goes on from {settings.folder}" in said
+    assert "Traceback" not in said
+    assert processes_of_session(process.pid) == []
