@@ -36,7 +36,7 @@ DELAY_S, IN_FLIGHT = 0.05, 64
 
 def attempts(count: int) -> Iterator[tuple[Problem, Rollout]]:
     """Sums of four numbers, two of three with a slip at the second step."""
-    for number, problem in enumerate(problems.load(config.Sums(count=count, terms=4, digits=3)).problems):
+    for number, problem in enumerate(problems.load(config.SumsConfig(count=count, terms=4, digits=3)).problems):
         total, steps = 0, []
         for at, term in enumerate(map(int, problem.meta["terms"])):  # type: ignore[arg-type]
             if at:
@@ -121,8 +121,10 @@ def framed(body: str) -> bytes:
 
 def run(port: int, given: list[tuple[Problem, Rollout]], folder: Path, kill_after: int | None = None) -> None:
     """Have every attempt critiqued; print what it took."""
-    settings = config.OpenAICritic(base_url=(f"http://127.0.0.1:{port}/v1",), model="critic", concurrency=IN_FLIGHT)
-    with Grader(config.Grading()) as grader:
+    settings = config.OpenAICriticConfig(
+        base_url=(f"http://127.0.0.1:{port}/v1",), model="critic", max_concurrency=IN_FLIGHT
+    )
+    with Grader(config.GraderConfig()) as grader:
         critic = make(settings, grader, folder)
         start, cpu, taught, middle = time.perf_counter(), time.process_time(), 0, 0
         for number, answer in enumerate(critic.critique(iter(given)), start=1):

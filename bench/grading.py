@@ -60,7 +60,7 @@ def main() -> None:
 
 def timed(workers: int, rollouts: list[Rollout], problems: dict[str, Problem]) -> tuple[float, float, list[Rollout]]:
     """The seconds until new workers have answered, the seconds that grading took, and the graded rollouts."""
-    with Grader(config.Grading(workers=workers, timeout_s=TIMEOUT_S)) as grader:
+    with Grader(config.GraderConfig(num_workers=workers, timeout_s=TIMEOUT_S)) as grader:
         began = time.perf_counter()
         grader.same([("1", str(n)) for n in range(2 * workers)])
         up = time.perf_counter()

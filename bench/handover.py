@@ -107,7 +107,7 @@ class Watch:
             watch._adopt(engine, handover)
 
         def sample(
-            engine: Engine, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
+            engine: Engine, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
         ) -> Iterator[Completion]:
             for completion in watch._sample(engine, requests, sampling, adapter=adapter):
                 if watch.server and watch.restarted_s is None and len(watch.handovers) == RESTART_AT:
@@ -178,9 +178,14 @@ def both_runs(arguments: argparse.Namespace, folder: Path, sampler: str, watch: 
     """A whole run, and one that is handed a stale adapter."""
 
     def run(name: str, rollouts: int = ROLLOUTS) -> Path:
-        overrides = [f"name={name}", f"output={folder}", f"sampler={sampler}", f"model.path={arguments.model}"]
-        overrides += [f"adapter.rank={RANK}", f"sampling.max_new_tokens={TOKENS}", "problems.holdout=0"]
-        overrides += [f"training.steps={arguments.steps}", f"training.rollouts_per_step={rollouts}"]
+        overrides = [
+            f"name={name}",
+            f"output_dir={folder}",
+            f"sampler={sampler}",
+            f"model.name_or_path={arguments.model}",
+        ]
+        overrides += [f"lora.r={RANK}", f"sampling.max_new_tokens={TOKENS}", "problems.holdout=0"]
+        overrides += [f"training.max_steps={arguments.steps}", f"training.rollouts_per_step={rollouts}"]
         return train(config.load(Path("recipes/smollm2-sums.toml"), overrides)).parent
 
     with watch:

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        own = [*options.overrides, f"training.steps={options.steps}", "training.evaluate_every=0"]
+        own = [*options.overrides, f"training.max_steps={options.steps}", "training.eval_steps=0"]
         settings = running.settings_of(options.condition, 0, Path(folder), own)
         run = Run(settings)
         stack.callback(run.close)

@@ -31,7 +31,7 @@ from stepalign.losses.divergence import divergence
 CONTENDERS = ("stepalign", "trl", "materialized", "floor")
 FLOOR_CHUNKS = (256, 512, 1024, 2048)
 CAPTION = "Median (least–most). A ratio is stepalign's time or memory over that row's."
-SETTINGS = config.Distillation(beta=0.0)
+SETTINGS = config.DistillationConfig(beta=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from stepalign.trainer.loop import train
 IN_FLIGHT = 8
 """Requests that the server works on at a time."""
 STEP = (
-    *("problems.train.count=400", "problems.evaluation.count=1", "evaluation.samples=1", "training.evaluate_every=0"),
-    *("training.rollouts_per_step=64", "training.micro_batch=8", "sampler.batch_size=8", "probe.count=1"),
+    *("problems.train.count=400", "problems.evaluation.count=1", "evaluation.num_samples=1", "training.eval_steps=0"),
+    *("training.rollouts_per_step=64", "training.micro_batch_size=8", "sampler.max_num_seqs=8", "probe.num_rollouts=1"),
 )
 """Rollouts end one by one, eight being drawn at a time."""
 
@@ -103,9 +103,9 @@ def steps_of(folder: Path, rest: float, *, overlap: bool, steps: int) -> list[di
         lab.RECIPES / "stepalign.toml",
         [
             *STEP,
-            f"training.steps={steps + 1}",
+            f"training.max_steps={steps + 1}",
             f"training.overlap={str(overlap).lower()}",
-            f"output={folder}",
+            f"output_dir={folder}",
             f'critic={{ kind = "openai", base_url = ["http://127.0.0.1:{queue.get()}/v1"], model = "program" }}',
         ],
     )

@@ -61,9 +61,9 @@ def main() -> None:
     lengths = LENGTHS[options.shape]
     settings = config.Recipe(
         name="paper-step",
-        model=config.Model(path="random weights"),
-        problems=config.Problems(train=config.Sums()),
-        training=config.Training(rollouts_per_step=options.rollouts, micro_batch=options.micro_batch),
+        model=config.ModelConfig(name_or_path="random weights"),
+        problems=config.ProblemsConfig(train=config.SumsConfig()),
+        training=config.TrainingConfig(rollouts_per_step=options.rollouts, micro_batch_size=options.micro_batch),
     )
     found = {"device": device_name(device), **sample(policy, lengths, options.rollouts)}
     if not options.no_checkpointing:
@@ -81,7 +81,7 @@ def build(shape: str, device: torch.device) -> Policy:
     with torch.device(device):
         config = Qwen3Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=40_960)
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").requires_grad_(False)
-    targets = list(config.Adapter().targets)
+    targets = list(config.LoraConfig().target_modules)
     return Policy(get_peft_model(base, LoraConfig(r=64, lora_alpha=128, target_modules=targets, task_type="CAUSAL_LM")))
 
 
@@ -105,7 +105,7 @@ def sample(policy: Policy, lengths: dict[str, int], count: int) -> dict[str, flo
     """Every row to the cap: random weights seldom end."""
     policy.eval()
     sampler = TransformersSampler(policy.model, eos_ids=frozenset({0}), batch_size=count)
-    sampling = config.Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=lengths["completion"] // 8)
+    sampling = config.SamplingConfig(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=lengths["completion"] // 8)
     prompts = torch.randint(1, policy.head.shape[0], (count, lengths["prompt"])).tolist()
     requests = [Request(id=str(n), prompt_ids=tuple(ids), seed=n) for n, ids in enumerate(prompts)]
     start = time.perf_counter()
@@ -129,7 +129,7 @@ def learn(
         if cuda and repeat == 1:
             torch.cuda.reset_peak_memory_stats()
         with Console(1) as console:
-            learner, engine = Distiller(config.Distillation()), Replicated(device=device)
+            learner, engine = Distiller(config.DistillationConfig()), Replicated(device=device)
             metrics = update(engine, policy, optimizer, taught, learner, settings, console)
         if repeat:
             for stage in ("teacher", "student", "optimizer"):

@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-SMOL = ["recipes/smollm2-sums.toml", "training.steps=3", "training.rollouts_per_step=16", "problems.holdout=4"]
-LAB = ["src/stepalign/lab/recipes/stepalign.toml", "training.steps=6"]
-GRPO = ['objective={ kind = "grpo" }', "training.group=4"]
+SMOL = ["recipes/smollm2-sums.toml", "training.max_steps=3", "training.rollouts_per_step=16", "problems.holdout=4"]
+LAB = ["src/stepalign/lab/recipes/stepalign.toml", "training.max_steps=6"]
+GRPO = ['objective={ kind = "grpo" }', "training.num_generations=4"]
 CHECKPOINTING = "training.gradient_checkpointing=true"
 CASES = {
     "smollm2": SMOL,
@@ -32,7 +32,7 @@ CASES = {
     "smollm2-grpo": [*SMOL, *GRPO],
     "lab": LAB,
     "lab-checkpointing": [*LAB, CHECKPOINTING],
-    "lab-grpo": ["src/stepalign/lab/recipes/grpo.toml", "training.steps=6"],
+    "lab-grpo": ["src/stepalign/lab/recipes/grpo.toml", "training.max_steps=6"],
 }
 """Recipes with overrides."""
 
@@ -102,7 +102,7 @@ def measured(case: str, out: Path) -> dict[str, float]:
             evaluations.append(time.perf_counter() - start)
             return found
 
-    settings = config.load(Path(CASES[case][0]), [*CASES[case][1:], f"output={out}", "name=run"])
+    settings = config.load(Path(CASES[case][0]), [*CASES[case][1:], f"output_dir={out}", "name=run"])
     with ExitStack() as stack:
         run = Run(settings)
         stack.callback(run.close)
@@ -129,11 +129,11 @@ def planned(case: str, out: Path) -> dict[str, float]:
     from stepalign.planning.rehearsal import rehearse
     from stepalign.planning.shape import shape
 
-    settings = config.load(Path(CASES[case][0]), [*CASES[case][1:], f"output={out}", "name=run"])
+    settings = config.load(Path(CASES[case][0]), [*CASES[case][1:], f"output_dir={out}", "name=run"])
     start = time.monotonic()
-    sizes = shape(settings.model, settings.adapter, gpu=False)
+    sizes = shape(settings.model, settings.lora, gpu=False)
     assumed, problems = lengths.lengths(settings, like=settings.folder)
-    device = rehearse(settings, sizes, assumed, problems * settings.evaluation.samples)
+    device = rehearse(settings, sizes, assumed, problems * settings.evaluation.num_samples)
     found = estimate.plan(settings, sizes, assumed, device, evaluation_problems=problems)
     return {
         **{f"{name}, s": stage.seconds for name, stage in found.stages.items()},

@@ -43,7 +43,7 @@ def views(count: int, prompt: tuple[int, int], completion: tuple[int, int]) -> l
 
 def load(path: str) -> Policy:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Policy(load_base(config.Model(path=path), device)).eval()
+    return Policy(load_base(config.ModelConfig(name_or_path=path), device)).eval()
 
 
 def batches(seen: list[View], device: torch.device) -> list[list[View]]:

@@ -34,12 +34,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = config.Model(path=options.model)
+    settings = config.ModelConfig(name_or_path=options.model)
     chat, model = tokens.load(settings), load_base(settings, device)
     template, _ = prompts.load("solver", frozenset({"problem"}))
-    loaded = problems.load(config.Sums(count=96, terms=4)).problems
+    loaded = problems.load(config.SumsConfig(count=96, terms=4)).problems
     prompt_ids = [chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded]
-    sampling = config.Sampling(temperature=1.0, top_p=0.95, max_new_tokens=options.tokens)
+    sampling = config.SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=options.tokens)
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=32)
 
     def ours(count: int) -> int:

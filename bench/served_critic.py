@@ -45,9 +45,9 @@ def _run(arguments: argparse.Namespace, mode: str) -> dict[str, float]:
         settings = config.load(
             Path("recipes/smollm2-sums.toml"),
             [
-                f"output={folder}",
+                f"output_dir={folder}",
                 "problems.holdout=0",
-                f"training.steps={arguments.steps}",
+                f"training.max_steps={arguments.steps}",
                 f"training.rollouts_per_step={arguments.rollouts}",
                 "critic.kind=openai",
                 f"critic.base_url={arguments.base_url}",

@@ -2,7 +2,7 @@
 
 Ours is `stepalign.trainer.loop`, TRL's is `SDFTTrainer` with full-vocabulary forward KL and the base as teacher, both
 with the same prompts, micro-batches, sampling settings and thread count. Ours divides a micro-batch further by tokens
-(`training.micro_batch_tokens`), a bound that TRL does not have. Each repeat runs in a process of its own, ours and
+(`training.max_tokens_per_micro_batch`), a bound that TRL does not have. Each repeat runs in a process of its own, ours and
 TRL's in turn, so that peak memory is the process's and the machine's mood falls on both alike.
 
     python bench/step.py --gsm8k train.jsonl        # without it the data set comes from the hub
@@ -83,16 +83,16 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         settings = config.Recipe(
             name="bench",
-            output=Path(folder),
-            model=config.Model(path=options.model),
-            problems=config.Problems(train=recipe.Gsm8k(path=options.gsm8k, limit=ROLLOUTS)),
-            sampling=config.Sampling(temperature=1.0, max_new_tokens=TOKENS),
-            adapter=config.Adapter(rank=16, alpha=32),
-            training=config.Training(
-                steps=1,
+            output_dir=Path(folder),
+            model=config.ModelConfig(name_or_path=options.model),
+            problems=config.ProblemsConfig(train=config.Gsm8kConfig(path=options.gsm8k, limit=ROLLOUTS)),
+            sampling=config.SamplingConfig(temperature=1.0, max_new_tokens=TOKENS),
+            lora=config.LoraConfig(r=16, lora_alpha=32),
+            training=config.TrainingConfig(
+                max_steps=1,
                 rollouts_per_step=ROLLOUTS,
-                micro_batch=options.micro_batch,
-                micro_batch_tokens=options.micro_batch_tokens or None,
+                micro_batch_size=options.micro_batch,
+                max_tokens_per_micro_batch=options.micro_batch_tokens or None,
             ),
         )
         run = Run(settings)
@@ -129,7 +129,7 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     from stepalign import data as problems
     from stepalign import prompts
 
-    loaded = problems.load(recipe.Gsm8k(path=options.gsm8k, limit=ROLLOUTS)).problems
+    loaded = problems.load(config.Gsm8kConfig(path=options.gsm8k, limit=ROLLOUTS)).problems
     solver, _ = prompts.load("solver", frozenset({"problem"}))
     rows = [
         {

@@ -13,10 +13,10 @@ from stepalign.trainer.loop import train
 VALIDATION = (
     "problems.evaluation.seed=3",
     "problems.evaluation.count=50",
-    "evaluation.samples=4",
-    "training.steps=16",
-    "training.evaluate_every=8",
-    "probe.count=1",
+    "evaluation.num_samples=4",
+    "training.max_steps=16",
+    "training.eval_steps=8",
+    "probe.num_rollouts=1",
 )
 
 

@@ -84,7 +84,7 @@ def recipe_in(tiny_llama: Path) -> Callable[..., Recipe]:
     def make(folder: Path, *overrides: str) -> Recipe:
         file = folder / "recipe.toml"
         file.write_text(_RECIPE, encoding="utf-8")
-        return config.load(file, [f"model.path={tiny_llama}", f"output={folder / 'runs'}", *overrides])
+        return config.load(file, [f"model.name_or_path={tiny_llama}", f"output_dir={folder / 'runs'}", *overrides])
 
     return make
 
@@ -110,7 +110,7 @@ name = "tiny"
 seed = 5
 
 [model]
-path = "given by the fixture"
+name_or_path = "given by the fixture"
 
 [problems]
 holdout = 3
@@ -120,10 +120,10 @@ train = { source = "sums", terms = 3, digits = 1, count = 12 }
 max_new_tokens = 24
 
 [sampler]
-batch_size = 6
+max_num_seqs = 6
 
-[grading]
-workers = 1
+[grader]
+num_workers = 1
 
 [critic]
 kind = "program"
@@ -131,26 +131,26 @@ kind = "program"
 [context]
 template = "stepalign"
 
-[adapter]
-rank = 4
-alpha = 8
+[lora]
+r = 4
+lora_alpha = 8
 
 [optimizer]
 lr = 1e-2
 max_grad_norm = 1.0
 
 [training]
-steps = 4
+max_steps = 4
 rollouts_per_step = 4
-group = 2
-micro_batch = 2
-checkpoint_every = 2
-evaluate_every = 3
+num_generations = 2
+micro_batch_size = 2
+save_steps = 2
+eval_steps = 3
 
 [evaluation]
-samples = 2
+num_samples = 2
 sampling = { max_new_tokens = 16 }
-bootstrap = 50
+num_bootstrap = 50
 """
 
 

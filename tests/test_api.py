@@ -64,7 +64,7 @@ def test_there_must_be_something_to_evaluate_on(make_recipe: MakeRecipe, tmp_pat
 def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    settings = make_recipe("selection.attempts=2", "problems.train.count=6")
+    settings = make_recipe("selection.num_attempts=2", "problems.train.count=6")
     # The tiny model writes no format at all, so nothing is left.
     with pytest.raises(StepalignError, match="format"):
         stages.select(settings, tmp_path / "selection")

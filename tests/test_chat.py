@@ -327,7 +327,7 @@ def folder(tokenizer: Any, tmp_path: Path) -> Path:
 
 
 def test_every_eos_of_the_generation_config_ends_a_response(folder: Path) -> None:
-    model = config.Model(path=str(folder))
+    model = config.ModelConfig(name_or_path=str(folder))
     assert tokens.load(model).eos_ids == {2}
     GenerationConfig(eos_token_id=0).save_pretrained(folder)
     assert tokens.load(model).eos_ids == {0, 2}
@@ -341,16 +341,16 @@ def test_every_eos_of_the_generation_config_ends_a_response(folder: Path) -> Non
 def test_a_recipes_chat_template_replaces_the_tokenizers(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.jinja"
     file.write_text("Q: {% for m in messages %}{{ m.content }}{% endfor %} A:", encoding="utf-8")
-    chat = tokens.load(config.Model(path=str(folder), chat_template=file))
+    chat = tokens.load(config.ModelConfig(name_or_path=str(folder), chat_template_path=file))
     assert chat.decode(chat.prompt_ids([Turn("user", "1 + 1?")]))[0] == "Q: 1 + 1? A:"
 
 
 def test_what_is_missing_is_named_by_its_key(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match=r"model\.chat_template = .*gone\.jinja.*No such file"):
-        tokens.load(config.Model(path=str(folder), chat_template=tmp_path / "gone.jinja"))
+    with pytest.raises(StepalignError, match=r"model\.chat_template_path = .*gone\.jinja.*No such file"):
+        tokens.load(config.ModelConfig(name_or_path=str(folder), chat_template_path=tmp_path / "gone.jinja"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(StepalignError, match=r"model\.path = .*empty.*no tokenizer there"):
-        tokens.load(config.Model(path=str(tmp_path / "empty")))
+        tokens.load(config.ModelConfig(name_or_path=str(tmp_path / "empty")))
 
 
 @pytest.mark.skipif(
@@ -358,7 +358,7 @@ def test_what_is_missing_is_named_by_its_key(folder: Path, tmp_path: Path) -> No
     reason="models/SmolLM2-135M-Instruct is not there (make models/SmolLM2-135M-Instruct/config.json)",
 )
 def test_a_real_tokenizer_gives_its_templates_ids_and_takes_no_orders() -> None:
-    chat = tokens.load(config.Model(path=str(SMOLLM2)))
+    chat = tokens.load(config.ModelConfig(name_or_path=str(SMOLLM2)))
     messages = [{"role": turn.role, "content": turn.content} for turn in BENIGN]
     expected = chat.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert chat.prompt_ids(BENIGN) == tuple(expected)

@@ -45,8 +45,8 @@ def stepalign(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "recipe.toml"
     file.write_text(
-        'name = "small"\nseed = 1\nmodel = { path = "a/model" }\nproblems = { train = { source = "sums" } }\n'
-        "training = { steps = 3 }\n"
+        'name = "small"\nseed = 1\nmodel = { name_or_path = "a/model" }\nproblems = { train = { source = "sums" } }\n'
+        "training = { max_steps = 3 }\n"
     )
     return file
 
@@ -111,7 +111,7 @@ def test_the_last_override_wins(stepalign: Cli, file: Path) -> None:
         (["probe", "recipe.toml", "--context", "stepalin"], "no template 'stepalin'"),
         (["critique", "recipe.toml", "gone.jsonl", "--problems", "gone.jsonl"], "gone.jsonl: No such file"),
         (["critic-bench", "recipe.toml", "gone", "critic.kind=program"], "problems.jsonl: No such file"),
-        (["plant", "gone.jsonl", "--model", "a/model"], "model.path = 'a/model': no tokenizer there"),
+        (["plant", "gone.jsonl", "--model", "a/model"], "model.name_or_path = 'a/model': no tokenizer there"),
         (["plant", "gsm_symbolic", "--model", "a/model", "--kind", "typo"], "no kind of slip 'typo'"),
         (["report", "gone"], "gone"),
     ],

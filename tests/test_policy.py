@@ -19,7 +19,9 @@ CPU = torch.device("cpu")
 
 
 def load(folder: Path, *, seed: int = 0, **adapter: Any) -> Policy:
-    return policies.load(config.Model(path=str(folder)), config.Adapter(**{"rank": 4, **adapter}), seed, CPU)
+    return policies.load(
+        config.ModelConfig(name_or_path=str(folder)), config.LoraConfig(**{"r": 4, **adapter}), seed, CPU
+    )
 
 
 def views() -> list[View]:
@@ -71,7 +73,7 @@ def test_before_training_the_student_is_the_teacher(tiny_llama: Path) -> None:
 
 
 def test_training_moves_the_student_and_leaves_the_teacher_bit_for_bit(tiny_llama: Path) -> None:
-    policy = load(tiny_llama, dropout=0.5).train()
+    policy = load(tiny_llama, lora_dropout=0.5).train()
     student, teacher = policy.eval()(batch()), policy.train().teacher(batch())
     trained(policy)
     assert torch.equal(policy.teacher(batch()), teacher)
@@ -150,9 +152,9 @@ def test_a_saved_adapter_loads_bit_for_bit(tiny_llama: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("written", "wanted"),
     [
-        ({"rank": 8}, {"rank": 4}),
-        ({"targets": ("q_proj",)}, {"targets": ("q_proj", "v_proj")}),
-        ({"targets": ("q_proj", "v_proj")}, {"targets": ("q_proj",)}),
+        ({"r": 8}, {"r": 4}),
+        ({"target_modules": ("q_proj",)}, {"target_modules": ("q_proj", "v_proj")}),
+        ({"target_modules": ("q_proj", "v_proj")}, {"target_modules": ("q_proj",)}),
     ],
     ids=["another rank", "fewer layers", "more layers"],
 )
@@ -184,7 +186,7 @@ def test_a_head_that_scales_or_caps_is_refused(architecture: str, tmp_path: Path
     options: dict[str, Any] = (
         {"logits_scaling": 8.0} if architecture == "granite" else {"final_logit_softcapping": 1.0, "head_dim": 8}
     )
-    config = AutoConfig.for_model(
+    built = AutoConfig.for_model(
         architecture,
         vocab_size=50,
         hidden_size=32,
@@ -196,29 +198,29 @@ def test_a_head_that_scales_or_caps_is_refused(architecture: str, tmp_path: Path
         pad_token_id=0,
         **options,
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    model = config.Model(path=str(tmp_path), attention="eager")
+    AutoModelForCausalLM.from_config(built).save_pretrained(tmp_path)
+    model = config.ModelConfig(name_or_path=str(tmp_path), attn_implementation="eager")
     with pytest.raises(StepalignError, match=rf"{architecture}: its logits are more than hidden · headᵀ"):
-        policies.load(model, config.Adapter(rank=4), 0, CPU)
+        policies.load(model, config.LoraConfig(r=4), 0, CPU)
 
 
 def test_an_adapter_on_the_head_is_refused(tiny_llama: Path) -> None:
     with pytest.raises(StepalignError, match="output projection must stay frozen"):
-        load(tiny_llama, targets=("q_proj", "lm_head"))
+        load(tiny_llama, target_modules=("q_proj", "lm_head"))
 
 
 @pytest.mark.parametrize("targets", [("c_attn",), ("q_proj", "v_porj"), ("proj",)])
 def test_a_target_that_names_no_layer_is_an_error(targets: tuple[str, ...], tiny_llama: Path) -> None:
-    with pytest.raises(StepalignError, match=rf"adapter\.targets.*{targets[-1]}"):
-        load(tiny_llama, targets=targets)
+    with pytest.raises(StepalignError, match=rf"lora\.target_modules.*{targets[-1]}"):
+        load(tiny_llama, target_modules=targets)
 
 
 def test_a_model_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match=r"model\.path = .*nowhere.*cannot be loaded"):
+    with pytest.raises(StepalignError, match=r"model\.name_or_path = .*nowhere.*cannot be loaded"):
         load(tmp_path / "nowhere")
 
 
 def test_auto_precision_is_float32_on_the_cpu(tiny_llama: Path) -> None:
     assert policies.precision("auto", CPU) == torch.float32
-    bfloat = config.Model(path=str(tiny_llama), dtype="bfloat16")
+    bfloat = config.ModelConfig(name_or_path=str(tiny_llama), dtype="bfloat16")
     assert policies.load_base(bfloat, CPU).dtype == torch.bfloat16

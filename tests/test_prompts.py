@@ -48,7 +48,7 @@ def test_the_format_reads_as_it_did() -> None:
 
 
 def test_the_solver_prompt_reads_as_it_did() -> None:
-    (turn,) = SolverPrompt(config.Prompts()).turns(problem("What is 2 + 3 + 4?"))
+    (turn,) = SolverPrompt(config.PromptsConfig()).turns(problem("What is 2 + 3 + 4?"))
     assert turn.role == "user"
     assert turn.content + "\n" == (GOLDEN / "solver.txt").read_text(encoding="utf-8")
 
@@ -80,7 +80,9 @@ def test_what_all_attempts_share_comes_first_in_the_critic_prompt() -> None:
 
 
 def test_examples_are_turns_of_their_own_in_the_problems_own_wording() -> None:
-    settings = config.Prompts(system="Be brief.", examples=(config.Example(problem="1 + 1?", solution="\\boxed{2}"),))
+    settings = config.PromptsConfig(
+        system="Be brief.", examples=(config.ExampleConfig(problem="1 + 1?", solution="\\boxed{2}"),)
+    )
     prompt = SolverPrompt(settings)
     system, asked, answered, last = prompt.turns(problem("2 + 2?"))
     assert system == Turn("system", "Be brief.")
@@ -92,7 +94,7 @@ def test_examples_are_turns_of_their_own_in_the_problems_own_wording() -> None:
 
 @pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% include 'critic.txt' %}", "{# gone #}", "{{ problem }}", "{%"])
 def test_jinja_in_a_problem_is_text(text: str) -> None:
-    prompt = SolverPrompt(config.Prompts())
+    prompt = SolverPrompt(config.PromptsConfig())
     plain = prompt.turns(problem("PLAIN"))[-1].content
     assert prompt.turns(problem(text))[-1].content == plain.replace("PLAIN", text)
 
@@ -163,6 +165,6 @@ def test_a_broken_template_is_an_error_that_names_the_file(content: bytes, reaso
 def test_a_template_that_asks_for_what_is_not_there_or_not_allowed_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text(text)
-    prompt = SolverPrompt(config.Prompts(solver=str(file)))
+    prompt = SolverPrompt(config.PromptsConfig(solver=str(file)))
     with pytest.raises(StepalignError, match=re.escape(str(file))):
         prompt.turns(problem("1 + 1"))

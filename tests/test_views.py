@@ -27,12 +27,14 @@ Teach = Callable[..., Lesson]
 
 @pytest.fixture(scope="module")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(config.Model(path=str(tiny_llama)))
+    return tokens.load(config.ModelConfig(name_or_path=str(tiny_llama)))
 
 
 @pytest.fixture(scope="module")
 def prompt() -> SolverPrompt:
-    return SolverPrompt(config.Prompts(system="Be brief.", examples=(config.Example(problem="1?", solution="1"),)))
+    return SolverPrompt(
+        config.PromptsConfig(system="Be brief.", examples=(config.ExampleConfig(problem="1?", solution="1"),))
+    )
 
 
 def attempt(chat: Chat, prompt: SolverPrompt, text: str = "".join([*STEPS, ANSWER]), end: int | None = 2) -> Rollout:
@@ -64,13 +66,13 @@ def critique(*wrong: int, judged: int = 3, corrected: str = "") -> Critique:
 
 @pytest.fixture
 def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
-    """A function: the lesson of a rollout under a context, with settings of teacher and objective."""
+    """A function: the lesson of a rollout under a context, with settings of teacher and algorithm."""
 
     def teach(
         rollout: Rollout,
         context: str = "stepalign",
         answer: Critique | None = None,
-        objective: config.Distillation | None = None,
+        objective: config.DistillationConfig | None = None,
         problem: Problem = PROBLEM,
         **teacher: Any,
     ) -> Lesson:
@@ -81,8 +83,8 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
             problem,
             rollout,
             answer,
-            config.Teacher(**teacher),
-            objective or config.Distillation(),
+            config.TeacherConfig(**teacher),
+            objective or config.DistillationConfig(),
         )
 
     return teach
@@ -133,7 +135,7 @@ def test_the_teacher_is_shown_the_turns_before_the_problem_too(chat: Chat, promp
 def test_the_thinking_boundary_is_the_teachers_choice(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     rollout = attempt(chat, prompt)
     off, on, closed = (
-        teach(rollout, "refsol", thinking=thinking, close_think=close).teacher.prompt_ids
+        teach(rollout, "refsol", enable_thinking=thinking, close_think=close).teacher.prompt_ids
         for thinking, close in ((False, False), (True, False), (True, True))
     )
     assert off == closed
@@ -174,14 +176,14 @@ def test_a_lesson_of_two_completions_is_refused() -> None:
 
 def test_the_first_tokens_can_be_left_out(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     rollout = attempt(chat, prompt)
-    taught = teach(rollout, "refsol", objective=config.Distillation(skip_first=3))
+    taught = teach(rollout, "refsol", objective=config.DistillationConfig(num_loss_tokens_to_skip=3))
     assert (taught.student.start, taught.student.stop) == (3, len(rollout.completion_ids))
     assert collate([taught.teacher]).targets.tolist() == list(rollout.completion_ids[3:])
-    none = teach(rollout, "refsol", objective=config.Distillation(skip_first=10_000))
+    none = teach(rollout, "refsol", objective=config.DistillationConfig(num_loss_tokens_to_skip=10_000))
     assert none.student.counted == 0
 
 
-FIRST_ERROR = config.Distillation(horizon="first_error")
+FIRST_ERROR = config.DistillationConfig(loss_span="until_first_error")
 
 
 @pytest.mark.parametrize(
@@ -234,11 +236,11 @@ def test_a_final_answer_that_never_came_is_an_error_at_the_end(
 
 def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     with pytest.raises(StepalignError, match="rollout sum/0 has no critique that knows its first error"):
-        teach(attempt(chat, prompt), "refsol", objective=FIRST_ERROR)
+        teach(attempt(chat, prompt), "refsol", algorithm=FIRST_ERROR)
 
 
 def test_skipping_past_the_horizon_leaves_nothing(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
-    objective = config.Distillation(horizon="first_error", skip_first=10_000)
+    objective = config.DistillationConfig(loss_span="until_first_error", num_loss_tokens_to_skip=10_000)
     taught = teach(attempt(chat, prompt), "stepalign", critique(1), objective)
     assert taught.student.counted == 0
 
@@ -254,7 +256,7 @@ def test_a_context_is_cut_to_the_limit_and_problem_and_header_stay(
     completion = len(rollout.completion_ids)
     whole = teach(rollout, context, critique(2))
     exactly = len(whole.teacher.prompt_ids) + completion
-    assert teach(rollout, context, critique(2), max_tokens=exactly) == whole
+    assert teach(rollout, context, critique(2), max_length=exactly) == whole
 
     told = chat.decode(whole.teacher.prompt_ids)[0]
     beginning = told[: told.index(PROBLEM.statement) + len(PROBLEM.statement)]
@@ -262,7 +264,7 @@ def test_a_context_is_cut_to_the_limit_and_problem_and_header_stay(
     lengths = []
     for limit in range(exactly - 1, exactly - 120, -7):
         try:
-            taught = teach(rollout, context, critique(2), max_tokens=limit)
+            taught = teach(rollout, context, critique(2), max_length=limit)
         except DoesNotFit:
             break
         assert taught.cut
@@ -281,11 +283,11 @@ def test_a_context_is_cut_to_the_limit_and_problem_and_header_stay(
 
 def test_what_does_not_fit_without_any_context_is_refused(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     rollout = attempt(chat, prompt)
-    with pytest.raises(DoesNotFit, match=r"teacher\.max_tokens = 60: problem sum \(\d+ prompt tokens without any"):
-        teach(rollout, "refsol", max_tokens=60)
+    with pytest.raises(DoesNotFit, match=r"teacher\.max_length = 60: problem sum \(\d+ prompt tokens without any"):
+        teach(rollout, "refsol", max_length=60)
     long = Problem(id="long", statement="Compute 12 + 25. " * 300, solution="37", answer="37")
     with pytest.raises(DoesNotFit, match="problem long"):
-        teach(rollout, "refsol", problem=long, max_tokens=1500)
+        teach(rollout, "refsol", problem=long, max_length=1500)
 
 
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,9 +323,9 @@ def test_a_row_is_seen_the_same_alone_and_in_a_batch(model_folder: str, request:
 # ── weights ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("normalize", ["sequence", "token"])
+@pytest.mark.parametrize("normalize", ["seq-mean-token-mean", "token-mean"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_weights_sum_to_one_over_any_split(normalize: Literal["sequence", "token"], size: int) -> None:
+def test_weights_sum_to_one_over_any_split(normalize: Literal["seq-mean-token-mean", "token-mean"], size: int) -> None:
     draw = random.Random(size)
     views = [view(2, n, start=draw.randrange(n)) for n in (1, 2, 5, 9, 9, 40)] + [view(2, 3, start=3)]
     draw.shuffle(views)
@@ -338,7 +340,7 @@ def test_weights_sum_to_one_over_any_split(normalize: Literal["sequence", "token
     torch.testing.assert_close(every.sum(), torch.tensor(1.0))
     by_view = [part.sum().item() for part in every.split([shown.counted for shown in views])]
     for shown, share in zip(views, by_view, strict=True):
-        expected = shown.counted / counted if normalize == "token" else (shown.counted > 0) / taught
+        expected = shown.counted / counted if normalize == "token-mean" else (shown.counted > 0) / taught
         assert share == pytest.approx(expected)
 
 

@@ -1,7 +1,7 @@
 """Post-train reasoning models from feedback whose structure you design.
 
     import stepalign
-    settings = stepalign.load_recipe("recipes/quickstart.toml", ["training.steps=4"])
+    settings = stepalign.load_recipe("recipes/quickstart.toml", ["training.max_steps=4"])
     report = stepalign.train(settings)
 
 Everything is imported when it is first asked for: `import stepalign` costs no torch.

@@ -83,8 +83,7 @@ def select(settings: config.Recipe, out: Path) -> Path:
     fingerprint = {
         "seed": settings.seed,
         **{
-            name: getattr(settings, name).model_dump(mode="json")
-            for name in ("model", "prompts", "sampling", "grading")
+            name: getattr(settings, name).model_dump(mode="json") for name in ("model", "prompts", "sampling", "grader")
         },
     }
     with (
@@ -96,7 +95,7 @@ def select(settings: config.Recipe, out: Path) -> Path:
         def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
             return solve.attempt(
                 batch,
-                settings.selection.attempts,
+                settings.selection.num_attempts,
                 settings.sampling,
                 adapter=None,
                 policy_step=0,
@@ -118,7 +117,7 @@ def select(settings: config.Recipe, out: Path) -> Path:
             folder=out,
             holdout=settings.problems.holdout,
             seed=settings.problems.seed,
-            batch=max(1, 4 * settings.sampler.batch_size // settings.selection.attempts),
+            batch=max(1, 4 * settings.sampler.max_num_seqs // settings.selection.num_attempts),
             fingerprint=fingerprint,
             progress=progress,
         )
@@ -142,13 +141,13 @@ def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
             stack.callback(sampler.close)
             if adapter is not None:
                 sampler.adopt(Handover(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
-        grader = stack.enter_context(Grader(settings.grading))
+        grader = stack.enter_context(Grader(settings.grader))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 
 
 @contextmanager
 def solver_on(settings: config.Recipe, chat: Chat, model: Module) -> Iterator[Solver]:
     """The recipe's solver on a model that is there already, which is also what samples."""
-    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.batch_size)
-    with Grader(settings.grading) as grader:
+    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.max_num_seqs)
+    with Grader(settings.grader) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

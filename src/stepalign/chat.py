@@ -41,7 +41,7 @@ class Chat:
         if not tokenizer.is_fast:
             raise StepalignError(f"{where}: a fast tokenizer (tokenizer.json) is needed")
         if not tokenizer.chat_template:
-            raise StepalignError(f"{where}: it has no chat template; name a Jinja file as model.chat_template")
+            raise StepalignError(f"{where}: it has no chat template; name a Jinja file as model.chat_template_path")
         own = frozenset() if tokenizer.eos_token_id is None else frozenset({tokenizer.eos_token_id})
         self.eos_ids = eos_ids | own
         if not self.eos_ids:
@@ -158,14 +158,16 @@ class Chat:
         return text, starts
 
 
-def load(model: config.Model) -> Chat:
+def load(model: config.ModelConfig) -> Chat:
     """The chat of a recipe's model: tokenizer, template, and every id that its generation config calls an EOS."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
-        raise StepalignError(f"model.path = {model.path!r}: no tokenizer there: {_first_line(error)}") from None
-    if model.chat_template is not None:
-        tokenizer.chat_template = _read(model.chat_template)
+        raise StepalignError(
+            f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {_first_line(error)}"
+        ) from None
+    if model.chat_template_path is not None:
+        tokenizer.chat_template = _read(model.chat_template_path)
     try:
         configured = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
     except OSError:
@@ -178,7 +180,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise StepalignError(f"model.chat_template = {str(path)!r}: {error.strerror}") from None
+        raise StepalignError(f"model.chat_template_path = {str(path)!r}: {error.strerror}") from None
 
 
 def _without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -202,8 +202,8 @@ def plant(
     planted = sets.plant_set(
         source,
         out,
-        model=config.Model(path=model),
-        prompts=config.Prompts(solver=prompt),
+        model=config.ModelConfig(name_or_path=model),
+        prompts=config.PromptsConfig(solver=prompt),
         problems_file=problems,
         limit=limit,
         seed=seed,

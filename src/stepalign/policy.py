@@ -101,7 +101,7 @@ class Policy(nn.Module):
             raise StepalignError(f"{path}: another adapter than the recipe's: {strange[:3]} …")
 
 
-def load(model: config.Model, adapter: config.Adapter, seed: int, device: torch.device) -> Policy:
+def load(model: config.ModelConfig, adapter: config.LoraConfig, seed: int, device: torch.device) -> Policy:
     """Load the base and put a fresh adapter on it (its effect is zero until it is trained).
 
     Raises:
@@ -109,10 +109,10 @@ def load(model: config.Model, adapter: config.Adapter, seed: int, device: torch.
     """
     base = load_base(model, device)
     config = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=list(adapter.targets),
+        r=adapter.r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=list(adapter.target_modules),
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng():
@@ -122,13 +122,13 @@ def load(model: config.Model, adapter: config.Adapter, seed: int, device: torch.
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
                 policy = Policy(get_peft_model(base, config))
         except ValueError as error:
-            raise StepalignError(f"adapter.targets = {list(adapter.targets)}: {error}") from None
+            raise StepalignError(f"lora.target_modules = {list(adapter.target_modules)}: {error}") from None
     _check_targets(policy, adapter)
     check_head(policy)
     return policy
 
 
-def load_base(model: config.Model, device: torch.device) -> PreTrainedModel:
+def load_base(model: config.ModelConfig, device: torch.device) -> PreTrainedModel:
     """Load base weights in the recipe's precision, without dropout, frozen.
 
     Dropout is switched off because the teacher runs in the student's mode: it would make the teacher noisy.
@@ -139,11 +139,11 @@ def load_base(model: config.Model, device: torch.device) -> PreTrainedModel:
             model.location,
             revision=model.revision,
             dtype=precision(model.dtype, device),
-            attn_implementation=model.attention,
+            attn_implementation=model.attn_implementation,
         )
     except (OSError, ValueError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise StepalignError(f"model.path = {model.path!r}: cannot be loaded: {first_line}") from None
+        raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: cannot be loaded: {first_line}") from None
     for module in base.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -152,7 +152,7 @@ def load_base(model: config.Model, device: torch.device) -> PreTrainedModel:
     return base.to(device).requires_grad_(False)
 
 
-def load_trained(model: config.Model, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
+def load_trained(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
     """Load the base with any PEFT adapter on it, or with none.
 
     Raises:
@@ -171,12 +171,14 @@ def load_trained(model: config.Model, adapter: Path | None, device: torch.device
     return loaded
 
 
-def context_limit(model: config.Model) -> int | None:
+def context_limit(model: config.ModelConfig) -> int | None:
     """How many positions a model has; None where its configuration does not say. No weights are loaded."""
     try:
         config = AutoConfig.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
-        raise StepalignError(f"model.path = {model.path!r}: {str(error).strip().splitlines()[0]}") from None
+        raise StepalignError(
+            f"model.name_or_path = {model.name_or_path!r}: {str(error).strip().splitlines()[0]}"
+        ) from None
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit
 
@@ -191,12 +193,12 @@ def precision(dtype: str, device: torch.device) -> torch.dtype:
     return chosen
 
 
-def _check_targets(policy: Policy, adapter: config.Adapter) -> None:
+def _check_targets(policy: Policy, adapter: config.LoraConfig) -> None:
     """PEFT minds only if no target names a layer; one that is misspelt would train less than the recipe says."""
     found = policy.model.base_model.targeted_module_names
-    lost = [target for target in adapter.targets if not any(f".{name}".endswith(f".{target}") for name in found)]
+    lost = [target for target in adapter.target_modules if not any(f".{name}".endswith(f".{target}") for name in found)]
     if lost:
-        raise StepalignError(f"adapter.targets: the model has no layers named {', '.join(lost)}")
+        raise StepalignError(f"lora.target_modules: the model has no layers named {', '.join(lost)}")
 
 
 @torch.no_grad()
@@ -207,7 +209,7 @@ def check_head(policy: Policy) -> None:
     logits = policy.base(input_ids=ids, use_cache=False).logits
     hidden = policy.base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
     if any(parameter.requires_grad for parameter in head.parameters()):
-        raise StepalignError("adapter.targets: the output projection must stay frozen, leave it out")
+        raise StepalignError("lora.target_modules: the output projection must stay frozen, leave it out")
     if not torch.allclose((hidden @ policy.head.T).float(), logits.float(), rtol=2e-2, atol=1e-2):
         raise StepalignError(
             f"model {policy.base.config.model_type}: its logits are more than hidden · headᵀ (a bias, a scale, a "

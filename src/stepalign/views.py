@@ -134,7 +134,7 @@ def collate(views: Sequence[View]) -> Batch:
 
 
 def weights(
-    views: Sequence[View], *, normalize: Literal["sequence", "token"], sequences: int, tokens: int
+    views: Sequence[View], *, normalize: Literal["seq-mean-token-mean", "token-mean"], sequences: int, tokens: int
 ) -> Float[Tensor, " tokens"]:
     """What each counted token's loss is multiplied by, so that sums over micro-batches and ranks are the mean.
 
@@ -145,7 +145,7 @@ def weights(
         sequences: how many views with counted tokens the whole optimizer step has, over all ranks.
         tokens: how many counted tokens it has.
     """
-    if normalize == "token":
+    if normalize == "token-mean":
         return torch.full((sum(view.counted for view in views),), 1 / tokens)
     return torch.cat([torch.full((view.counted,), 1 / (max(view.counted, 1) * sequences)) for view in views])
 
@@ -179,8 +179,8 @@ def lesson(
     problem: Problem,
     rollout: Rollout,
     critique: Critique | None,
-    teacher: config.Teacher,
-    objective: config.Distillation,
+    teacher: config.TeacherConfig,
+    objective: config.DistillationConfig,
     *,
     shown: Critique | None = None,
 ) -> Lesson:
@@ -198,7 +198,7 @@ def lesson(
         shown: another critique for the context to show, while the horizon stays the rollout's own.
 
     Raises:
-        DoesNotFit: problem and completion alone, without any context, exceed `teacher.max_tokens`.
+        DoesNotFit: problem and completion alone, without any context, exceed `teacher.max_length`.
     """
     start, stop = _span(rollout, critique, objective)
     message, prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, shown or critique, teacher)
@@ -207,13 +207,13 @@ def lesson(
     return Lesson(rollout_id=rollout.id, student=student, teacher=taught, message=message, cut=cut)
 
 
-def _span(rollout: Rollout, critique: Critique | None, objective: config.Distillation) -> tuple[int, int]:
+def _span(rollout: Rollout, critique: Critique | None, objective: config.DistillationConfig) -> tuple[int, int]:
     """The completion's tokens that count: from `skip_first` on, up to the horizon."""
     stop = len(rollout.completion_ids)
-    if objective.horizon == "first_error":
+    if objective.loss_span == "until_first_error":
         if critique is None:
             raise StepalignError(
-                f"objective.horizon = 'first_error': rollout {rollout.id} has no critique that knows its first error"
+                f"algorithm.loss_span = 'first_error': rollout {rollout.id} has no critique that knows its first error"
             )
         trace = parse(rollout.text)
         # A critique may find that the final answer is missing: then nothing comes after the error.
@@ -225,7 +225,7 @@ def _span(rollout: Rollout, critique: Critique | None, objective: config.Distill
             end = len(content) if at is None else at + 1
             # The first wrong token itself counts: it is where the teacher differs.
             stop = token_span(rollout, wrong.start, wrong.start + end)[1]
-    return min(objective.skip_first, stop), stop
+    return min(objective.num_loss_tokens_to_skip, stop), stop
 
 
 def _teacher_prompt(
@@ -235,7 +235,7 @@ def _teacher_prompt(
     problem: Problem,
     rollout: Rollout,
     critique: Critique | None,
-    teacher: config.Teacher,
+    teacher: config.TeacherConfig,
 ) -> tuple[str, TokenIds, bool]:
     """The teacher's message and prompt within its length limit, and whether what it shows was cut for that.
 
@@ -245,16 +245,16 @@ def _teacher_prompt(
     def prompt(keep: float) -> tuple[str, TokenIds]:
         message = context.render(problem, rollout, critique, keep=keep)
         turns = [*before, Turn("user", message)]
-        return message, chat.prompt_ids(turns, thinking=teacher.thinking, close_think=teacher.close_think)
+        return message, chat.prompt_ids(turns, thinking=teacher.enable_thinking, close_think=teacher.close_think)
 
-    room = teacher.max_tokens - len(rollout.completion_ids)
+    room = teacher.max_length - len(rollout.completion_ids)
     message, whole = prompt(1.0)
     if len(whole) <= room:
         return message, whole, False
     message, best = prompt(0.0)
     if len(best) > room:
         raise DoesNotFit(
-            f"teacher.max_tokens = {teacher.max_tokens}: problem {problem.id} ({len(best)} prompt tokens without any "
+            f"teacher.max_length = {teacher.max_length}: problem {problem.id} ({len(best)} prompt tokens without any "
             f"context) and its completion of {len(rollout.completion_ids)} tokens do not fit"
         )
     low, high = 0.0, 1.0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stepalign import policy as policies
 from stepalign.algorithms.grpo import Reinforcer, Rewarded, Rewarding
-from stepalign.config import Grpo, Recipe
+from stepalign.config import GRPOConfig, Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import Replicated
 from stepalign.policy import Policy
@@ -20,7 +20,7 @@ from stepalign.trainer.accumulation import update
 from stepalign.views import View
 
 MakeRecipe = Callable[..., Recipe]
-GRPO = ("objective.kind=grpo", "optimizer.max_grad_norm=1e9", "sampling.temperature=1.2")
+GRPO = ("algorithm.kind=grpo", "optimizer.max_grad_norm=1e9", "sampling.temperature=1.2")
 
 
 def rollout(problem: str, sample: int, correct: bool, length: int = 3) -> Rollout:
@@ -39,8 +39,8 @@ def rollout(problem: str, sample: int, correct: bool, length: int = 3) -> Rollou
 
 
 def rewarding(settings: Recipe) -> Rewarding:
-    assert isinstance(settings.objective, Grpo)
-    return Rewarding(settings, settings.objective)
+    assert isinstance(settings.algorithm, GRPOConfig)
+    return Rewarding(settings, settings.algorithm)
 
 
 def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(make_recipe: MakeRecipe) -> None:
@@ -59,7 +59,9 @@ def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(
 
 
 def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRecipe) -> None:
-    taught = rewarding(make_recipe(*GRPO, "objective.kl=0.1")).teach([rollout("b", n, True) for n in range(2)], {}, {})
+    taught = rewarding(make_recipe(*GRPO, "algorithm.kl_coef=0.1")).teach(
+        [rollout("b", n, True) for n in range(2)], {}, {}
+    )
     assert [lesson.advantage for lesson in taught.lessons] == [0, 0]
     assert not taught.unmoved
     assert taught.failures["zero-variance group"] == 2
@@ -69,7 +71,7 @@ def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRec
 def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
     """A policy whose adapter already has an effect."""
     settings = make_recipe()
-    policy = policies.load(settings.model, settings.adapter, 0, torch.device("cpu"))
+    policy = policies.load(settings.model, settings.lora, 0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
@@ -123,8 +125,8 @@ def plain_loss(policy: Policy, lessons: list[Rewarded], kl: float, first: list[T
 def test_two_updates_on_the_same_rollouts_equal_the_plain_computation(
     kl: float, policy: Policy, make_recipe: MakeRecipe
 ) -> None:
-    settings = make_recipe(*GRPO, f"objective.kl={kl}", "training.micro_batch=3")
-    assert isinstance(settings.objective, Grpo)
+    settings = make_recipe(*GRPO, f"algorithm.kl_coef={kl}", "training.micro_batch_size=3")
+    assert isinstance(settings.algorithm, GRPOConfig)
     plain, first = copy.deepcopy(policy).double().eval(), None
     descent = torch.optim.SGD(plain.trainable(), lr=2.0)
     expected = []
@@ -137,7 +139,7 @@ def test_two_updates_on_the_same_rollouts_equal_the_plain_computation(
         expected.append(loss.item())
 
     optimizer = torch.optim.SGD(policy.trainable(), lr=2.0)
-    learner = Reinforcer(settings.objective, settings.sampling.temperature)
+    learner = Reinforcer(settings.algorithm, settings.sampling.temperature)
     with Console(1) as console:
         metrics = [
             update(Replicated(), policy, optimizer, lessons(), learner, settings, console, unmoved=UNMOVED)

@@ -9,7 +9,7 @@ from stepalign import chat as tokens
 from stepalign.algorithms.base import Taught
 from stepalign.algorithms.self_distillation import Teaching
 from stepalign.chat import Chat
-from stepalign.config import Distillation, Recipe
+from stepalign.config import DistillationConfig, Recipe
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
@@ -27,8 +27,8 @@ def chat(make_recipe: MakeRecipe) -> Chat:
 
 
 def teaching(chat: Chat, settings: Recipe, context_limit: int | None = None) -> Teaching:
-    objective = settings.objective
-    assert isinstance(objective, Distillation)
+    objective = settings.algorithm
+    assert isinstance(objective, DistillationConfig)
     return Teaching(chat, SolverPrompt(settings.prompts), settings, objective, context_limit)
 
 
@@ -103,7 +103,7 @@ def test_a_failed_critique_drops_its_rollout_where_the_recipe_says_so(chat: Chat
 
 def test_the_policy_of_a_failure_goes_before_the_last_resort(chat: Chat, make_recipe: MakeRecipe) -> None:
     failures = failure(0), replace(failure(1), fallback="refsol"), replace(failure(2), fallback="drop")
-    taught = teach(teaching(chat, make_recipe("critic.policy.answer=refsol")), chat, *failures)
+    taught = teach(teaching(chat, make_recipe("critic.validation.answer=refsol")), chat, *failures)
     assert [lesson.rollout_id for lesson in taught.lessons] == ["r1"]
     assert PROBLEM.solution in shown(chat, taught, 0)
     taught = teach(teaching(chat, make_recipe("critic.on_failure=refsol")), chat, *failures)
@@ -121,7 +121,9 @@ def test_a_context_without_critique_teaches_every_rollout(chat: Chat, make_recip
 
 def test_a_critic_is_not_needed_where_nothing_shows_a_critique(chat: Chat, make_recipe: MakeRecipe) -> None:
     assert not teaching(chat, make_recipe("context.template=refsol")).needs_critique
-    assert teaching(chat, make_recipe("context.template=refsol", "objective.horizon=first_error")).needs_critique
+    assert teaching(
+        chat, make_recipe("context.template=refsol", "algorithm.loss_span=until_first_error")
+    ).needs_critique
 
 
 @pytest.mark.parametrize(
@@ -129,8 +131,8 @@ def test_a_critic_is_not_needed_where_nothing_shows_a_critique(chat: Chat, make_
     [
         (["context.template=stepalign"], "context.template = 'stepalign' shows a critique, but .* no .critic."),
         (
-            ["context.template=refsol", "objective.horizon=first_error"],
-            "objective.horizon = 'first_error' needs a critique .* no .critic.",
+            ["context.template=refsol", "algorithm.loss_span=until_first_error"],
+            "algorithm.loss_span = 'until_first_error' needs a critique .* no .critic.",
         ),
     ],
 )
@@ -145,7 +147,7 @@ def test_what_needs_a_critique_without_a_critic_is_an_error(
 def test_the_horizon_ends_with_the_first_wrong_step_and_the_fallback_has_none(
     chat: Chat, make_recipe: MakeRecipe
 ) -> None:
-    made = teaching(chat, make_recipe("objective.horizon=first_error", "critic.on_failure=refsol"))
+    made = teaching(chat, make_recipe("algorithm.loss_span=until_first_error", "critic.on_failure=refsol"))
     taught = teach(made, chat, critique(0, first_error=1), critique(1, first_error=2), failure(2))
     stops = [lesson.student.stop for lesson in taught.lessons]
     whole = rollout(chat)
@@ -176,7 +178,7 @@ def test_problems_without_the_solution_that_would_be_shown_are_an_error(
 
 
 def test_a_lesson_that_does_not_fit_is_dropped_and_counted_once(chat: Chat, make_recipe: MakeRecipe) -> None:
-    made = teaching(chat, make_recipe("teacher.max_tokens=60", "critic.on_failure=refsol"))
+    made = teaching(chat, make_recipe("teacher.max_length=60", "critic.on_failure=refsol"))
     taught = teach(made, chat, critique(0), failure(1))
     assert not taught.lessons
     assert dict(taught.outcomes) == {"dropped": 2}
@@ -190,9 +192,9 @@ def test_a_context_that_is_too_long_is_cut_and_counted(by: str, chat: Chat, make
     whole = teach(made, chat, critique(0)).lessons[0].teacher
     limit = len(whole.prompt_ids) + len(whole.completion_ids) + 100
     if by == "the recipe":
-        made = teaching(chat, make_recipe(f"teacher.max_tokens={limit}"), context_limit=10_000)
+        made = teaching(chat, make_recipe(f"teacher.max_length={limit}"), context_limit=10_000)
     else:
-        made = teaching(chat, make_recipe("teacher.max_tokens=20000"), context_limit=limit)
+        made = teaching(chat, make_recipe("teacher.max_length=20000"), context_limit=limit)
     taught = teach(made, chat, long)
     assert taught.outcomes["cut"] == 1
     view = taught.lessons[0].teacher
@@ -200,7 +202,7 @@ def test_a_context_that_is_too_long_is_cut_and_counted(by: str, chat: Chat, make
 
 
 def test_a_rollout_without_a_counted_token_is_dropped(chat: Chat, make_recipe: MakeRecipe) -> None:
-    taught = teach(teaching(chat, make_recipe("objective.skip_first=1000")), chat, critique(0))
+    taught = teach(teaching(chat, make_recipe("algorithm.num_loss_tokens_to_skip=1000")), chat, critique(0))
     assert not taught.lessons
     assert taught.outcomes["dropped"] == 1
 
@@ -208,7 +210,7 @@ def test_a_rollout_without_a_counted_token_is_dropped(chat: Chat, make_recipe: M
 def test_shuffled_shows_another_problems_critique_and_keeps_the_own_horizon(
     chat: Chat, make_recipe: MakeRecipe
 ) -> None:
-    settings = make_recipe("context.shuffled=true", "objective.horizon=first_error")
+    settings = make_recipe("context.shuffled=true", "algorithm.loss_span=until_first_error")
     other = replace(PROBLEM, id="q")
     rollouts = [rollout(chat, 0), replace(rollout(chat, 1), problem_id="q"), rollout(chat, 2)]
     answers = {

@@ -8,11 +8,11 @@ from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 SMALLEST = """
 name = "smallest"
-model = { path = "a/model" }
+model = { name_or_path = "a/model" }
 problems = { train = { source = "sums" } }
 """
 
@@ -49,7 +49,7 @@ def test_every_shipped_recipe_loads_and_its_solver_prompt_exists(file: Path, mon
 def test_the_probe_s_recipes_look_at_a_pretrained_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
     gsm8k, sums = (config.load(RECIPES / "probe" / f"{name}.toml") for name in ("gsm8k", "sums"))
-    assert gsm8k.model == sums.model == config.Model(path="models/SmolLM2-135M-Instruct")
+    assert gsm8k.model == sums.model == config.ModelConfig(name_or_path="models/SmolLM2-135M-Instruct")
     assert len(sums.prompts.examples) == 2, "what docs/probe.md says of its rollouts"
 
 
@@ -57,7 +57,7 @@ def test_a_recipe_need_say_nothing_but_name_model_and_problems(write: Write) -> 
     settings = config.load(write())
     assert settings.folder == Path("runs/smallest")
     assert settings.version == config.VERSION
-    assert settings.objective.beta == 0
+    assert settings.algorithm.beta == 0
     assert settings.critic is None
 
 
@@ -121,22 +121,22 @@ def test_overrides_keep_their_toml_types_and_bare_words_are_text(write: Write) -
             "optimizer.lr=1e-5",
             "optimizer.betas=[0.8, 0.95]",
             "training.gradient_checkpointing=true",
-            "model.path=org/some-model",
+            "model.name_or_path=org/some-model",
             'prompts.system="two words = one"',
             "evaluation.sampling.max_new_tokens=77",
-            "adapter.targets=['q_proj']",
-            "tracking={trackers=['tensorboard']}",
+            "lora.target_modules=['q_proj']",
+            "tracking={report_to=['tensorboard']}",
             "model.revision=",
         ],
     )
     assert settings.optimizer.lr == 1e-5
     assert settings.optimizer.betas == (0.8, 0.95)
     assert settings.training.gradient_checkpointing is True
-    assert settings.model.path == "org/some-model"
+    assert settings.model.name_or_path == "org/some-model"
     assert settings.prompts.system == "two words = one"
     assert settings.evaluation.sampling.max_new_tokens == 77
-    assert settings.adapter.targets == ("q_proj",)
-    assert settings.tracking.trackers == ("tensorboard",)
+    assert settings.lora.target_modules == ("q_proj",)
+    assert settings.tracking.report_to == ("tensorboard",)
     assert settings.model.revision == ""
 
 
@@ -158,37 +158,39 @@ def test_a_table_that_names_another_kind_replaces_the_inherited_one_whole(write:
     base = SMALLEST + '[critic]\nkind = "openai"\nbase_url = "http://here"\nmodel = "m"\nmax_tokens = 9'
     write(base, "base.toml")
     same = config.load(write('extends = "base.toml"\n[critic]\nkind = "openai"\nmodel = "other"', "same.toml"))
-    assert same.critic == config.OpenAICritic(base_url="http://here", model="other", max_tokens=9)
+    assert same.critic == config.OpenAICriticConfig(base_url="http://here", model="other", max_tokens=9)
     other = config.load(write('extends = "base.toml"\n[critic]\nkind = "program"', "other.toml"))
-    assert other.critic == config.ProgramCritic()
-    assert config.load(write(base), ["critic.kind=program"]).critic == config.ProgramCritic()
+    assert other.critic == config.ProgramCriticConfig()
+    assert config.load(write(base), ["critic.kind=program"]).critic == config.ProgramCriticConfig()
 
 
 def test_a_critic_has_one_endpoint_or_several_and_a_policy_for_each_check(write: Write) -> None:
     critic = '[critic]\nkind = "openai"\nmodel = "m"\n'
     one = config.load(write(SMALLEST + critic + 'base_url = "http://a/v1"')).critic
     two = config.load(
-        write(SMALLEST + critic + 'base_url = ["http://a/v1", "http://b/v1"]'), ["critic.policy.answer=drop"]
+        write(SMALLEST + critic + 'base_url = ["http://a/v1", "http://b/v1"]'), ["critic.validation.answer=drop"]
     )
-    assert isinstance(one, config.OpenAICritic)
-    assert isinstance(two.critic, config.OpenAICritic)
+    assert isinstance(one, config.OpenAICriticConfig)
+    assert isinstance(two.critic, config.OpenAICriticConfig)
     assert (one.base_url, two.critic.base_url) == (("http://a/v1",), ("http://a/v1", "http://b/v1"))
     assert (one.fallbacks, two.critic.fallbacks) == ({"refsol"}, {"refsol", "drop"})
     assert config.load(write(config.dump(two))) == two
 
 
 def test_an_objective_without_a_kind_is_distillation(write: Write) -> None:
-    base = SMALLEST + "[objective]\nbeta = 0.5\n[training]\ngroup = 8"
+    base = SMALLEST + "[algorithm]\nbeta = 0.5\n[training]\nnum_generations = 8"
     write(base, "base.toml")
-    same = config.load(write('extends = "base.toml"\n[objective]\nkind = "distillation"\nskip_first = 2', "same.toml"))
-    assert same.objective == config.Distillation(beta=0.5, skip_first=2)
-    assert config.load(write(base), ["objective.kind=grpo"]).objective == config.Grpo(kind="grpo")
+    same = config.load(
+        write('extends = "base.toml"\n[algorithm]\nkind = "distillation"\nnum_loss_tokens_to_skip = 2', "same.toml")
+    )
+    assert same.algorithm == config.DistillationConfig(beta=0.5, num_loss_tokens_to_skip=2)
+    assert config.load(write(base), ["algorithm.kind=grpo"]).algorithm == config.GRPOConfig(kind="grpo")
 
 
 def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write) -> None:
     file = write(SMALLEST.replace('"sums"', '"sums", count = 5, terms = 3'))
-    assert config.load(file, ["problems.train.count=6"]).problems.train == config.Sums(count=6, terms=3)
-    assert config.load(file, ["problems.train.source=gsm_symbolic"]).problems.train == config.GsmSymbolic()
+    assert config.load(file, ["problems.train.count=6"]).problems.train == config.SumsConfig(count=6, terms=3)
+    assert config.load(file, ["problems.train.source=gsm_symbolic"]).problems.train == config.GsmSymbolicConfig()
 
 
 # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────
@@ -201,9 +203,9 @@ def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write)
         ("trainig.steps=1", "trainig: unknown key; did you mean training?"),
         ("evaluation.sampling.temprature=1", "evaluation.sampling.temprature: unknown key; did you mean temperature?"),
         ("problems.train.term=3", "problems.train.term: unknown key; did you mean terms?"),
-        ("objective.bet=1", "objective.bet: unknown key; did you mean beta?"),
-        ('objective={kind="grpo", clip_hi=1}', "objective.clip_hi: unknown key; did you mean clip_high?"),
-        ("tracking.zzz=1", "tracking.zzz: unknown key; allowed: trackers, project"),
+        ("algorithm.bet=1", "algorithm.bet: unknown key; did you mean beta?"),
+        ('algorithm={kind="grpo", epsilon_hi=1}', "algorithm.epsilon_hi: unknown key; did you mean epsilon_high?"),
+        ("tracking.zzz=1", "tracking.zzz: unknown key; allowed: report_to, project"),
         ("sums=1", "sums: unknown key; allowed: version, name,"),
     ],
 )
@@ -223,19 +225,19 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ("optimizer.lr=-1", "optimizer.lr:", "-1"),
         ("optimizer=3", "optimizer:", "3"),
         ("optimizer.betas=[0.9]", "optimizer.betas.1: missing", ""),
-        ("training.steps=2.5", "training.steps:", "2.5"),
-        ("training.steps=0", "training.steps:", "0"),
+        ("training.max_steps=2.5", "training.max_steps:", "2.5"),
+        ("training.max_steps=0", "training.max_steps:", "0"),
         ("sampling.top_p=1.5", "sampling.top_p:", "1.5"),
-        ("sampling.thinking=maybe", "sampling.thinking:", "'maybe'"),
+        ("sampling.enable_thinking=maybe", "sampling.enable_thinking:", "'maybe'"),
         ("name=../elsewhere", "name:", "'../elsewhere'"),
         ("model.dtype=int8", "model.dtype:", "'int8'"),
         ("problems.train.terms=99", "problems.train.terms:", "99"),
         ("problems.train.source=nowhere", "problems.train:", ""),
         ("critic.kind=person", "critic:", ""),
-        ("critic={kind='program', policy={answer='repair'}}", "critic.policy.answer:", "'repair'"),
+        ("critic={kind='program', validation={answer='repair'}}", "critic.validation.answer:", "'repair'"),
         ("critic={kind='program', checks={max_echo=2}}", "critic.checks.max_echo:", "2"),
         ("critic={kind='openai', model='m', base_url=[]}", "critic.base_url:", "[]"),
-        ("objective.kind=ppo", "objective: kind: 'distillation' or 'grpo'", ""),
+        ("algorithm.kind=ppo", "algorithm: kind: 'distillation' or 'grpo'", ""),
         ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),
     ],
 )
@@ -254,18 +256,21 @@ def test_every_fault_of_a_recipe_is_listed_at_once(write: Write) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["objective.clip=token"], "clip = 'token' with clip_at = None"),
-        (["objective.clip_at=1.0"], "clip = 'none' with clip_at = 1.0"),
+        (["algorithm.clip_mode=token"], "clip_mode = 'token' with clip_value = None"),
+        (["algorithm.clip_value=1.0"], "clip_mode = 'none' with clip_value = 1.0"),
         (
             ["problems.holdout=3", "problems.evaluation={source='sums'}"],
             "`holdout` and `evaluation` exclude each other",
         ),
-        (["objective.kind=grpo"], "compares a problem's rollouts: training.group = 1, set 2 or more"),
+        (["algorithm.kind=grpo"], "compares a problem's rollouts: training.num_generations = 1, set 2 or more"),
         (
-            ["objective.kind=grpo", "training.group=4", "sampling.temperature=0"],
+            ["algorithm.kind=grpo", "training.num_generations=4", "sampling.temperature=0"],
             "needs rollouts that differ: sampling.temperature = 0 is greedy",
         ),
-        (["training.rollouts_per_step=6", "training.group=4"], "rollouts_per_step = 6 is not a multiple of group = 4"),
+        (
+            ["training.rollouts_per_step=6", "training.num_generations=4"],
+            "rollouts_per_step = 6 is not a multiple of num_generations = 4",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(write: Write, overrides: list[str], expected: str) -> None:
@@ -286,10 +291,10 @@ def test_what_is_dumped_loads_as_the_same_recipe(write: Write) -> None:
         write(),
         [
             "critic={kind='openai', base_url='http://here/v1', model='m'}",
-            "model.chat_template=some/where.jinja",
+            "model.chat_template_path=some/where.jinja",
             'prompts.examples=[{problem="a \\"quoted\\" one", solution="line\\n\\\\boxed{1} × ÷"}]',
-            "objective.clip=entry",
-            "objective.clip_at=0.05",
+            "algorithm.clip_mode=entry",
+            "algorithm.clip_value=0.05",
             "problems.evaluation={source='file', path='x.jsonl', columns={id='key'}}",
         ],
     )
@@ -304,7 +309,7 @@ def test_differences_are_exactly_the_keys_that_differ(write: Write) -> None:
     assert config.differences(values("seed=1"), values("context.template=stepalign", "seed=1")) == [
         "context.template: 'refsol' → 'stepalign'"
     ]
-    assert config.differences(values(), values("optimizer.lr=1.0", "selection.attempts=8")) == [
+    assert config.differences(values(), values("optimizer.lr=1.0", "selection.num_attempts=8")) == [
         "optimizer.lr: 5e-06 → 1.0",
-        "selection.attempts: 16 → 8",
+        "selection.num_attempts: 16 → 8",
     ]

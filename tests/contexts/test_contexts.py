@@ -7,7 +7,7 @@ from stepalign import contexts, prompts
 from stepalign.errors import StepalignError
 from stepalign.records import Critique, Problem, Rollout, Verdict
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 PROBLEM = Problem(id="p", statement="What is 2 + 3 + 4?", solution="2 + 3 = 5 and 5 + 4 = 9.", answer="9")
 ATTEMPT = "### Step 1: Add 2 and 3\n2 + 3 = 6\n\n### Step 2: Add 4\n6 + 4 = 10\n\n### Final Answer:\n\n\\boxed{10}"

@@ -15,7 +15,7 @@ from stepalign.rewards.math import Grader
 from stepalign.trace import parse
 
 APPENDIX_B = Path(__file__).parents[2] / "../shared/paper/appendix-b"
-GRADER = Grader(config.Grading(workers=1))
+GRADER = Grader(config.GraderConfig(num_workers=1))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,7 +73,7 @@ def critique(**changed: Any) -> Critique:
 def check(
     made: Critique, given: Rollout | None = None, problem: Problem = PROBLEM, **allowed: float
 ) -> dict[str, Check]:
-    found = Checker(config.Checks(**allowed), GRADER).check(made, problem, given or rollout())
+    found = Checker(config.ChecksConfig(**allowed), GRADER).check(made, problem, given or rollout())
     assert tuple(one.name for one in found) == NAMES
     assert all(one.passed == (not one.detail) for one in found)
     return {one.name: one for one in found}

@@ -37,12 +37,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPALIGN_CRITIC_API_KEY", KEY)
 
 
-GRADER = Grader(config.Grading(workers=1))  # plain arithmetic decides every answer here: no worker starts
+GRADER = Grader(config.GraderConfig(num_workers=1))  # plain arithmetic decides every answer here: no worker starts
 
 
-def settings(url: str | Sequence[str], **changed: Any) -> config.OpenAICritic:
-    table = {"kind": "openai", "base_url": url, "model": "critic", "timeout_s": 20.0, "cache": "off", "asks": 1}
-    return config.OpenAICritic.model_validate(table | changed)
+def settings(url: str | Sequence[str], **changed: Any) -> config.OpenAICriticConfig:
+    table = {"kind": "openai", "base_url": url, "model": "critic", "timeout_s": 20.0, "cache": "off", "max_attempts": 1}
+    return config.OpenAICriticConfig.model_validate(table | changed)
 
 
 def critic(url: str | Sequence[str], folder: Path = Path(), **changed: Any) -> OpenAICritic:
@@ -86,7 +86,7 @@ def test_a_good_answer_becomes_a_critique() -> None:
 def test_the_request_is_one_user_message_whose_beginning_every_attempt_shares() -> None:
     with serving(Reply(GOOD)) as server:
         others = attempt(name="a"), attempt("### Step 1: other\n1 + 1 = 3", name="b", finish="length")
-        list(critic(server.url, temperature=0.0, top_p=0.9, max_tokens=77, concurrency=1).critique(others))
+        list(critic(server.url, temperature=0.0, top_p=0.9, max_tokens=77, max_concurrency=1).critique(others))
     first = server.requests[0]
     assert (first["path"], first["model"]) == ("/v1/chat/completions", "critic")
     assert (first["temperature"], first["top_p"], first["max_tokens"]) == (0.0, 0.9, 77)
@@ -140,7 +140,7 @@ def test_what_a_rollout_says_is_no_template() -> None:
     ],
 )  # fmt: skip
 def test_an_answer_that_may_not_teach_is_a_failure_with_its_reason(reply: Reply, reason: str, detail: str) -> None:
-    found = failure(reply, retries=0, policy={"verbatim": "fail"})
+    found = failure(reply, max_retries=0, validation={"verbatim": "fail"})
     assert found.reason == reason
     assert detail in found.detail
 
@@ -160,7 +160,7 @@ def test_a_right_answer_is_copied_whole_or_fails() -> None:
     assert isinstance(found, Critique)
     assert (found.case, found.correct_part) == ("A", TEXT)
     copied = {"verbatim": "drop"}
-    assert failure(Reply(schema.compose("A", right, TEXT[:40])), given=given, policy=copied).reason == "verbatim"
+    assert failure(Reply(schema.compose("A", right, TEXT[:40])), given=given, validation=copied).reason == "verbatim"
 
 
 def test_a_copy_that_is_faithful_enough_is_accepted_and_measured() -> None:
@@ -171,7 +171,7 @@ def test_a_copy_that_is_faithful_enough_is_accepted_and_measured() -> None:
 
 def test_answers_come_as_they_are_ready_and_no_more_at_once_than_allowed() -> None:
     with serving(Reply(GOOD, wait_s=0.5), Reply(GOOD)) as server:
-        asked = critic(server.url, concurrency=3).critique(attempt(TEXT + " " * n, name=str(n)) for n in range(8))
+        asked = critic(server.url, max_concurrency=3).critique(attempt(TEXT + " " * n, name=str(n)) for n in range(8))
         order = [found.rollout_id for found in asked]
         said = server.requests[0]["messages"][0]["content"]
     assert sorted(order) == [str(n) for n in range(8)]
@@ -189,7 +189,7 @@ def test_attempts_are_taken_only_as_there_is_room() -> None:
             yield attempt(name=str(number))
 
     with serving(Reply(GOOD)) as server:
-        answers = critic(server.url, concurrency=2).critique(attempts())
+        answers = critic(server.url, max_concurrency=2).critique(attempts())
         assert taken == []
         next(answers)
         assert len(taken) <= 4
@@ -200,7 +200,7 @@ def test_closing_early_cancels_what_is_under_way() -> None:
     before = threading.active_count()
     with serving(Reply(GOOD), Reply(GOOD, wait_s=30)) as server:
         start = time.perf_counter()
-        answers = critic(server.url, concurrency=4).critique(attempt(name=str(n)) for n in range(6))
+        answers = critic(server.url, max_concurrency=4).critique(attempt(name=str(n)) for n in range(6))
         next(answers)
         answers.close()  # type: ignore[attr-defined]
         assert time.perf_counter() - start < 5
@@ -245,7 +245,7 @@ def test_a_server_that_needs_no_key_gets_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_base_url_that_is_none_is_an_error_before_anything_is_sent() -> None:
     with pytest.raises(StepalignError, match=r"critic\.base_url: .*found 'localhost:8000'"):
-        make(config.OpenAICritic(base_url=("localhost:8000",), model="critic"), GRADER, Path())
+        make(config.OpenAICriticConfig(base_url=("localhost:8000",), model="critic"), GRADER, Path())
 
 
 def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def said(server: Server, number: int) -> str:
 
 def test_an_answer_that_may_not_teach_is_asked_for_again_with_what_was_wrong() -> None:
     with serving(Reply(LIE), Reply("I would rather not."), Reply(GOOD)) as server:
-        (found,) = critic(server.url, asks=3).critique([attempt()])
+        (found,) = critic(server.url, max_attempts=3).critique([attempt()])
     assert isinstance(found, Critique)
     assert (found.text, found.retried) == (GOOD, ("answer", "parse"))
     assert (found.prompt_tokens, found.completion_tokens) == (33, 21)
@@ -282,7 +282,7 @@ def test_an_answer_that_may_not_teach_is_asked_for_again_with_what_was_wrong() -
 
 def test_asking_again_has_an_end() -> None:
     with serving(Reply(LIE)) as server:
-        (found,) = critic(server.url, asks=3).critique([attempt()])
+        (found,) = critic(server.url, max_attempts=3).critique([attempt()])
     assert isinstance(found, CritiqueFailure)
     assert (found.reason, found.retried, found.completion_tokens) == ("answer", ("answer", "answer"), 21)
     assert len({said(server, number) for number in range(3)}) == len(server.requests) == 3
@@ -291,7 +291,7 @@ def test_asking_again_has_an_end() -> None:
 
 def test_the_policy_may_fall_back_at_once() -> None:
     with serving(Reply(LIE)) as server:
-        (found,) = critic(server.url, asks=3, policy={"answer": "drop"}).critique([attempt()])
+        (found,) = critic(server.url, max_attempts=3, validation={"answer": "drop"}).critique([attempt()])
     assert isinstance(found, CritiqueFailure)
     assert (found.fallback, len(server.requests)) == ("drop", 1)
 
@@ -355,10 +355,10 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_ends_in_the_policys_outcome(name: str, action: str) -> None:
     reply, reason = FAULTS[name]
-    policy = dict.fromkeys(config.Policy.model_fields, action)
+    policy = dict.fromkeys(config.ValidationConfig.model_fields, action)
     limits: dict[str, Any] = {"timeout_s": 0.2, "total_timeout_s": 0.5} if reason == "timeout" else {"timeout_s": 10.0}
     start = time.perf_counter()
-    found = failure(reply, policy=policy, on_failure=action, retries=0, checks={"max_length": 10.0}, **limits)
+    found = failure(reply, validation=policy, on_failure=action, max_retries=0, checks={"max_length": 10.0}, **limits)
     assert time.perf_counter() - start < 5
     assert found.reason == reason
     assert (found.fallback or action) == action
@@ -368,7 +368,7 @@ def test_no_fault_stops_those_beside_it() -> None:
     replies = [reply for reply, _ in FAULTS.values() if not reply.wait_s and reply.status == 200]
     with serving(*replies, Reply(GOOD)) as server:
         given = [attempt(TEXT + " " * number, name=str(number)) for number in range(len(replies) + 5)]
-        asked = critic(server.url, concurrency=1, retries=0, timeout_s=1.0)
+        asked = critic(server.url, max_concurrency=1, max_retries=0, timeout_s=1.0)
         found = list(asked.critique(given))
     assert [one.rollout_id for one in found] == [str(number) for number in range(len(given))]
     assert all(isinstance(one, Critique) and one.text == GOOD for one in found[-5:])
@@ -409,10 +409,10 @@ def test_a_rollout_that_ends_a_models_thinking_costs_its_critique_in_copy_mode_a
 def test_what_was_answered_is_not_asked_for_again(tmp_path: Path) -> None:
     given = [attempt(TEXT + " " * number, name=str(number)) for number in range(6)]
     with serving(Reply(LIE), Reply(GOOD)) as server:
-        first = critic(server.url, tmp_path, cache="run", concurrency=1).critique(given)
+        first = critic(server.url, tmp_path, cache="run", max_concurrency=1).critique(given)
         before = [next(first) for _ in range(4)]
         first.close()  # type: ignore[attr-defined]
-        after = list(critic(server.url, tmp_path, cache="run", concurrency=1).critique(given))
+        after = list(critic(server.url, tmp_path, cache="run", max_concurrency=1).critique(given))
     asked = Counter(said(server, number) for number in range(len(server.requests)))
     assert len(asked) == 6
     assert sum(asked.values()) <= 7  # one was under way when the first critic was stopped
@@ -424,7 +424,7 @@ def test_what_was_answered_is_not_asked_for_again(tmp_path: Path) -> None:
 def test_checks_are_made_anew_on_kept_answers(tmp_path: Path) -> None:
     with serving(Reply(LIE)) as server:
         (strict,) = critic(server.url, tmp_path, cache=str(tmp_path / "c.sqlite")).critique([attempt()])
-        mild = critic(server.url, tmp_path, cache=str(tmp_path / "c.sqlite"), policy={"answer": "ignore"})
+        mild = critic(server.url, tmp_path, cache=str(tmp_path / "c.sqlite"), validation={"answer": "ignore"})
         (lenient,) = mild.critique([attempt()])
         assert len(server.requests) == 1
     assert (strict.kind, lenient.kind) == ("failure", "critique")
@@ -434,5 +434,5 @@ def test_an_outage_stops_the_run_and_leaves_no_thread() -> None:
     with serving(Reply(GOOD)) as server:
         url = server.url
     with pytest.raises(StepalignError, match="no critic endpoint has answered"):
-        list(critic(url, rest_s=0.05, outage_s=0.1).critique([attempt(), attempt(TEXT + " ", name="s")]))
+        list(critic(url, cooldown_s=0.05, max_outage_s=0.1).critique([attempt(), attempt(TEXT + " ", name="s")]))
     assert not [thread for thread in threading.enumerate() if thread.name == "critic"]

@@ -41,7 +41,7 @@ def planted(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         )
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plant_set(str(file), folder / "set", model=config.Model(path=str(tiny_llama)))
+    plant_set(str(file), folder / "set", model=config.ModelConfig(name_or_path=str(tiny_llama)))
     return folder / "set"
 
 
@@ -80,7 +80,11 @@ def test_the_solvers_own_base_is_loaded_once_and_asked(
     template = tmp_path / "critic.txt"
     template.write_text("{{ attempt }}")
     settings = make_recipe(
-        "critic.kind=self", f"critic.prompt={template}", "critic.max_tokens=8", "critic.asks=1", "critic.batch_size=6"
+        "critic.kind=self",
+        f"critic.prompt={template}",
+        "critic.max_tokens=8",
+        "critic.max_attempts=1",
+        "critic.max_num_seqs=6",
     )
     answers = critiquing.critique(
         settings, planted / "rollouts.jsonl", tmp_path / "out.jsonl", problems_file=planted / "problems.jsonl"
@@ -183,7 +187,7 @@ def test_a_critic_that_errs_by_one_step_finds_none(planted: Path, make_recipe: M
 
 
 IGNORE = [
-    f"critic.policy.{name}=ignore"
+    f"critic.validation.{name}=ignore"
     for name in ("layout", "verbatim", "wording", "withheld", "case", "verdicts", "answer")
 ]
 

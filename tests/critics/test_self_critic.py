@@ -31,7 +31,7 @@ GOOD = schema.compose("D", VERDICTS, *PARTS)
 
 @pytest.fixture(scope="module")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(config.Model(path=str(tiny_llama)))
+    return tokens.load(config.ModelConfig(name_or_path=str(tiny_llama)))
 
 
 def attempt(name: str = "r") -> tuple[Problem, Rollout]:
@@ -52,7 +52,7 @@ class Scripted:
         self.adapters: list[str | None] = []
 
     def sample(
-        self, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
+        self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
         self.asked.append(list(requests))
         self.adapters.append(adapter)
@@ -64,9 +64,9 @@ class Scripted:
 def answers(
     sampler: Scripted, attempts: Sequence[tuple[Problem, Rollout]], *, limit: int | None = None, **settings: object
 ) -> list[Critique | CritiqueFailure]:
-    with Grader(config.Grading(workers=1)) as grader:
+    with Grader(config.GraderConfig(num_workers=1)) as grader:
         own = OwnModel(sampler.chat, sampler, limit)
-        critic = SelfCritic(config.SelfCritic(**settings), grader, lambda: own)
+        critic = SelfCritic(config.SelfCriticConfig(**settings), grader, lambda: own)
         return list(critic.critique(attempts))
 
 
@@ -105,7 +105,7 @@ def test_what_is_not_accepted_is_asked_again_with_its_fault(chat: Chat) -> None:
 
 def test_rollouts_are_asked_about_a_batch_at_a_time(chat: Chat) -> None:
     sampler = Scripted(chat, *[GOOD] * 5)
-    found = answers(sampler, [attempt(name) for name in "abcde"], batch_size=2)
+    found = answers(sampler, [attempt(name) for name in "abcde"], max_num_seqs=2)
     assert [len(requests) for requests in sampler.asked] == [2, 2, 1]
     assert {answer.rollout_id for answer in found} == set("abcde")
     assert all(isinstance(answer, Critique) for answer in found)
@@ -124,7 +124,7 @@ def test_an_answer_that_was_cut_off_and_a_message_without_room_are_failures(chat
 
 def test_without_a_solver_there_is_no_such_critic() -> None:
     with pytest.raises(StepalignError, match=r"critic\.kind = 'self'"):
-        make(config.SelfCritic(), Grader(config.Grading()), Path())
+        make(config.SelfCriticConfig(), Grader(config.GraderConfig()), Path())
 
 
 def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
@@ -144,9 +144,9 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
         "critic.kind=self",
         f"critic.prompt={template}",
         "critic.max_tokens=8",
-        "critic.asks=1",
+        "critic.max_attempts=1",
         "problems.holdout=0",
-        "training.steps=1",
+        "training.max_steps=1",
     )
     train(settings)
     assert len(loads) == 1

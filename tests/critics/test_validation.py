@@ -13,7 +13,7 @@ from stepalign.records import Critique, CritiqueFailure, Verdict
 
 
 def settled(made: Critique, **policy: str) -> Critique | Refusal:
-    table = config.ProgramCritic.model_validate({"policy": policy})
+    table = config.ProgramCriticConfig.model_validate({"validation": policy})
     return Rules(table, GRADER).settle(made, PROBLEM, rollout())
 
 
@@ -91,7 +91,7 @@ def test_the_first_check_that_fails_decides_and_all_are_told() -> None:
 
 def test_a_check_that_mending_cannot_help_has_no_such_policy() -> None:
     with pytest.raises(ValueError, match="answer"):
-        config.Policy.model_validate({"answer": "repair"})
+        config.ValidationConfig.model_validate({"answer": "repair"})
 
 
 def test_answers_of_a_critic_that_cannot_be_asked_again_are_checked_as_they_come() -> None:
@@ -109,7 +109,7 @@ def test_answers_of_a_critic_that_cannot_be_asked_again_are_checked_as_they_come
                 yield replace(by_id[name], rollout_id=name)
 
     given = [(PROBLEM, replace(rollout(), id=name)) for name in ("good", "lie", "gone")]
-    gone, refusal, good = CheckedCritic(File(), Rules(config.ProgramCritic(), GRADER)).critique(given)
+    gone, refusal, good = CheckedCritic(File(), Rules(config.ProgramCriticConfig(), GRADER)).critique(given)
     assert gone == failure
     assert isinstance(refusal, CritiqueFailure)
     assert (refusal.rollout_id, refusal.reason, refusal.critic) == ("lie", "case", "c")

@@ -18,8 +18,8 @@ def json_lines(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def source(path: Path, **columns: str | None) -> config.File:
-    return config.File(path=path, columns=config.Columns(**columns))
+def source(path: Path, **columns: str | None) -> config.FileConfig:
+    return config.FileConfig(path=path, columns=config.ColumnsConfig(**columns))
 
 
 def test_a_jsonl_file_with_a_column_map(tmp_path: Path) -> None:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from stepalign import config
 from stepalign.data import load
 
 SHARED = Path(__file__).parents[2] / "../shared/data/gsm8k"
 
 
-def raw(tmp_path: Path, *answers: str) -> recipe.Gsm8k:
+def raw(tmp_path: Path, *answers: str) -> config.Gsm8kConfig:
     path = tmp_path / "train.jsonl"
     rows = [{"question": f"Question {n}?", "answer": answer} for n, answer in enumerate(answers)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return recipe.Gsm8k(path=path)
+    return config.Gsm8kConfig(path=path)
 
 
 def test_the_solution_is_shown_without_annotations_and_last_line(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_an_answer_without_its_last_line_is_counted_as_missing(tmp_path: Path) -
 @pytest.mark.parametrize(("split", "count"), [("train", 7473), ("test", 1319)])
 def test_all_of_the_real_data_is_read(split: str, count: int) -> None:
     path = SHARED / f"{split}.jsonl"
-    result = load(recipe.Gsm8k(path=path))
+    result = load(config.Gsm8kConfig(path=path))
     assert len(result.problems) == count
     assert not result.dropped
     originals = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -54,16 +55,16 @@ def test_all_of_the_real_data_is_read(split: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("source", "dataset", "advice"),
     [
-        ("recipe.Gsm8k()", "openai/gsm8k", 'source = "gsm8k", path = "train.jsonl"'),
-        ("recipe.OpenMath()", "nvidia/OpenMathReasoning", 'source = "file", path = "….parquet"'),
+        ("config.Gsm8kConfig()", "openai/gsm8k", 'source = "gsm8k", path = "train.jsonl"'),
+        ("config.OpenMathConfig()", "nvidia/OpenMathReasoning", 'source = "file", path = "….parquet"'),
     ],
 )
 def test_without_network_the_error_names_the_data_set_and_what_to_do(
     tmp_path: Path, source: str, dataset: str, advice: str
 ) -> None:
     script = (
-        "from stepalign import errors, problems, recipe\n"
-        f"try: problems.load({source})\n"
+        "from stepalign import config, data, errors\n"
+        f"try: data.load({source})\n"
         "except errors.StepalignError as error: print(error)\n"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONUTF8": "1"}

@@ -12,7 +12,7 @@ pytest.importorskip("reasoning_gym")
 
 
 def test_problems_have_statement_answer_and_a_derivation_without_its_last_line() -> None:
-    result = load(config.GsmSymbolic(count=200, seed=3))
+    result = load(config.GsmSymbolicConfig(count=200, seed=3))
     assert len(result.problems) + sum(result.dropped.values()) == 200
     assert len(result.problems) >= 195
     for problem in result.problems:
@@ -23,21 +23,21 @@ def test_problems_have_statement_answer_and_a_derivation_without_its_last_line()
 
 def test_a_seed_gives_the_same_problems_in_another_process() -> None:
     script = (
-        "from stepalign import problems, recipe\n"
-        "for p in problems.load(config.GsmSymbolic(count=30, seed=5)).problems: print(p)\n"
+        "from stepalign import config, data\n"
+        "for p in data.load(config.GsmSymbolicConfig(count=30, seed=5)).problems: print(p)\n"
     )
-    here = "".join(f"{problem}\n" for problem in load(config.GsmSymbolic(count=30, seed=5)).problems)
+    here = "".join(f"{problem}\n" for problem in load(config.GsmSymbolicConfig(count=30, seed=5)).problems)
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONUTF8": "1"}
     there = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert there.stdout == here
 
 
 def test_neighbouring_seeds_share_no_problems() -> None:
-    sets = [{p.statement for p in load(config.GsmSymbolic(count=300, seed=s)).problems} for s in (0, 1)]
+    sets = [{p.statement for p in load(config.GsmSymbolicConfig(count=300, seed=s)).problems} for s in (0, 1)]
     assert len(sets[0] & sets[1]) <= 3
 
 
 def test_without_reasoning_gym_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(StepalignError, match=r"install stepalign\[reasoning-gym\]"):
-        load(config.GsmSymbolic())
+        load(config.GsmSymbolicConfig())

@@ -63,7 +63,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def load(dataset: str, **settings: Any) -> Loaded:
-    source = config.OpenMath(**settings)
+    source = config.OpenMathConfig(**settings)
     return collect("openmath", openmath.candidates(source, dataset), source.limit)
 
 

@@ -18,8 +18,8 @@ from stepalign.data.selection import Selected, select
 from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout, read_jsonl
 
-SETTINGS = config.Selection(attempts=8, max_accuracy=0.5, min_format=0.8)
-LOADED = load(config.Sums(count=24))
+SETTINGS = config.SelectionConfig(num_attempts=8, max_accuracy=0.5, min_format_accuracy=0.8)
+LOADED = load(config.SumsConfig(count=24))
 
 
 def rates(problem: Problem) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def run(
     *,
     delay: float = 0.0,
     loaded: Loaded = LOADED,
-    settings: config.Selection = SETTINGS,
+    settings: config.SelectionConfig = SETTINGS,
     holdout: int = 2,
     seed: int = 0,
     model: str = "program",
@@ -72,7 +72,7 @@ def run(
         holdout=holdout,
         seed=seed,
         batch=5,
-        fingerprint={"model": {"path": model}, "sampling": {"temperature": 1.1}},
+        fingerprint={"model": {"name_or_path": model}, "sampling": {"temperature": 1.1}},
     )
 
 
@@ -90,19 +90,19 @@ def test_problems_within_both_bounds_are_kept(tmp_path: Path) -> None:
 
 
 def test_bounds_are_strict(tmp_path: Path) -> None:
-    at_bound = [p for p in load(config.Sums(count=200)).problems if rates(p) == (4, 8)][:3]
-    below = [p for p in load(config.Sums(count=200)).problems if rates(p) == (3, 8)][:3]
+    at_bound = [p for p in load(config.SumsConfig(count=200)).problems if rates(p) == (4, 8)][:3]
+    below = [p for p in load(config.SumsConfig(count=200)).problems if rates(p) == (3, 8)][:3]
     loaded = Loaded(problems=tuple(at_bound + below), dropped={}, places={})
     selected = run(tmp_path / "accuracy", loaded=loaded, holdout=0)
     assert selected.train == tuple(below)
     with pytest.raises(StepalignError, match="dropped 3 by accuracy and format, 3 by format"):
-        run(tmp_path / "format", loaded=loaded, settings=SETTINGS.model_copy(update={"min_format": 1.0}))
+        run(tmp_path / "format", loaded=loaded, settings=SETTINGS.model_copy(update={"min_format_accuracy": 1.0}))
 
 
 def test_what_is_written_is_what_is_returned(tmp_path: Path) -> None:
     selected = run(tmp_path)
     assert tuple(read_jsonl(tmp_path / "train.jsonl", Problem)) == selected.train
-    assert load(config.File(path=tmp_path / "evaluation.jsonl")).problems == selected.evaluation
+    assert load(config.FileConfig(path=tmp_path / "evaluation.jsonl")).problems == selected.evaluation
     assert [rollout.sample for rollout in read_jsonl(tmp_path / "attempts.jsonl", Rollout)] == 24 * list(range(8))
 
 
@@ -110,7 +110,7 @@ def test_the_manifest_says_what_was_dropped_and_why(tmp_path: Path) -> None:
     loaded = Loaded(problems=LOADED.problems, dropped={"duplicate": 1}, places={"duplicate": ["a.jsonl, line 3"]})
     selected = run(tmp_path, loaded=loaded)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["selection"] == {"attempts": 8, "max_accuracy": 0.5, "min_format": 0.8}
+    assert manifest["selection"] == {"num_attempts": 8, "max_accuracy": 0.5, "min_format_accuracy": 0.8}
     assert manifest["dropped_by_source"] == {"duplicate": {"count": 1, "places": ["a.jsonl, line 3"]}}
     assert manifest["dropped"] == selected.dropped
     assert manifest["counts"] == {
@@ -205,12 +205,12 @@ def test_a_journal_damaged_in_the_middle_is_an_error_with_its_line(tmp_path: Pat
 def test_a_folder_of_other_attempts_is_an_error_that_says_what_differs(tmp_path: Path) -> None:
     run(tmp_path)
     before = results(tmp_path)
-    with pytest.raises(StepalignError, match=r"other settings(.|\n)*model\.path: 'program' → 'other'"):
+    with pytest.raises(StepalignError, match=r"other settings(.|\n)*model\.name_or_path: 'program' → 'other'"):
         run(tmp_path, model="other")
     with pytest.raises(StepalignError, match=r"attempts: 8 → 4"):
-        run(tmp_path, settings=config.Selection(attempts=4))
+        run(tmp_path, settings=config.SelectionConfig(num_attempts=4))
     with pytest.raises(StepalignError, match=r"problems\.count: 24 → 25"):
-        run(tmp_path, loaded=load(config.Sums(count=25)))
+        run(tmp_path, loaded=load(config.SumsConfig(count=25)))
     assert results(tmp_path) == before
 
 
@@ -257,7 +257,7 @@ def test_progress_counts_what_an_earlier_run_finished(tmp_path: Path) -> None:
         holdout=2,
         seed=0,
         batch=5,
-        fingerprint={"model": {"path": "program"}, "sampling": {"temperature": 1.1}},
+        fingerprint={"model": {"name_or_path": "program"}, "sampling": {"temperature": 1.1}},
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(22, 24), (23, 24), (24, 24)]

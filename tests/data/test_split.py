@@ -4,7 +4,7 @@ from stepalign import config
 from stepalign.data import load, split
 from stepalign.errors import StepalignError
 
-PROBLEMS = load(config.Sums(count=312)).problems
+PROBLEMS = load(config.SumsConfig(count=312)).problems
 
 
 def test_the_split_is_whole_and_keeps_the_order() -> None:

@@ -35,7 +35,7 @@ def test_every_equation_of_every_solution_is_correct_and_without_negative_number
     shape: dict[str, Any],
 ) -> None:
     count = 40 if shape["terms"] > 2 or shape["digits"] > 1 else 20
-    for problem in load(config.Sums(count=count, **shape)).problems:
+    for problem in load(config.SumsConfig(count=count, **shape)).problems:
         equations = re.findall(r"^(.*) = (.*)$", problem.solution, re.MULTILINE)
         assert equations, problem
         for left, right in equations:
@@ -45,7 +45,7 @@ def test_every_equation_of_every_solution_is_correct_and_without_negative_number
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_statement_answer_and_meta_tell_the_same_sum(shape: dict[str, Any]) -> None:
-    for problem in load(config.Sums(count=20, **shape)).problems:
+    for problem in load(config.SumsConfig(count=20, **shape)).problems:
         terms = terms_of(problem)
         assert problem.statement == "Compute " + problem.statement[8:-1] + "."
         assert evaluated(problem.statement[8:-1]) == sum(terms) == int(problem.answer)
@@ -56,7 +56,7 @@ def test_statement_answer_and_meta_tell_the_same_sum(shape: dict[str, Any]) -> N
 
 
 def test_from_left_to_right_nothing_goes_below_zero() -> None:
-    for problem in load(config.Sums(count=500, subtract=True)).problems:
+    for problem in load(config.SumsConfig(count=500, subtract=True)).problems:
         terms = terms_of(problem)
         assert all(sum(terms[: k + 1]) >= 0 for k in range(len(terms)))
 
@@ -98,28 +98,28 @@ def test_a_part_that_is_still_to_be_taken_away_says_so() -> None:
 
 
 def test_most_solutions_do_not_work_from_left_to_right() -> None:
-    names = Counter(problem.meta["derivation"] for problem in load(config.Sums(count=400)).problems)
+    names = Counter(problem.meta["derivation"] for problem in load(config.SumsConfig(count=400)).problems)
     assert set(names) == {"left to right", "right to left", "pairs", "places"}
     assert names["left to right"] < 400 / 3
 
 
 def test_all_sums_of_a_set_differ_and_a_longer_set_begins_with_the_shorter() -> None:
-    long, short = (load(config.Sums(count=count, terms=2, digits=1)) for count in (81, 30))
+    long, short = (load(config.SumsConfig(count=count, terms=2, digits=1)) for count in (81, 30))
     assert len({problem.statement for problem in long.problems}) == 81
     assert long.problems[:30] == short.problems
     assert not long.dropped
 
 
 def test_another_seed_gives_other_sums() -> None:
-    one, other = (load(config.Sums(count=50, seed=seed)).problems for seed in (0, 1))
+    one, other = (load(config.SumsConfig(count=50, seed=seed)).problems for seed in (0, 1))
     assert not {p.id for p in one} & {p.id for p in other}
 
 
 def test_asking_for_more_sums_than_there_are_is_an_error() -> None:
     with pytest.raises(StepalignError, match="count = 82, but after 81 no new sum was found"):
-        load(config.Sums(count=82, terms=2, digits=1))
+        load(config.SumsConfig(count=82, terms=2, digits=1))
 
 
 def test_a_sum_spells_its_id() -> None:
-    problem = load(config.Sums(count=1, subtract=True)).problems[0]
+    problem = load(config.SumsConfig(count=1, subtract=True)).problems[0]
     assert problem.id == "sums-" + problem.statement[8:-1].replace(" ", "")

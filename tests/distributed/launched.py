@@ -27,7 +27,7 @@ from stepalign.trainer.accumulation import update
 from stepalign.views import Lesson, View
 
 
-def lessons(count: int, objective: config.Objective) -> list[Lesson] | list[Rewarded]:
+def lessons(count: int, objective: config.AlgorithmConfig) -> list[Lesson] | list[Rewarded]:
     draws = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
@@ -39,19 +39,19 @@ def lessons(count: int, objective: config.Objective) -> list[Lesson] | list[Rewa
         span = {"completion_ids": written, "start": 0, "stop": len(written)}
         student, teacher = View(prompt_ids=ids(4), **span), View(prompt_ids=ids(11 + number), **span)
         made.append((str(number), student, teacher))
-    if isinstance(objective, config.Grpo):
+    if isinstance(objective, config.GRPOConfig):
         return [Rewarded(rollout_id=name, student=view, advantage=draws.uniform(-1, 1)) for name, view, _ in made]
     return [Lesson(rollout_id=name, student=student, teacher=teacher) for name, student, teacher in made]
 
 
 def learner(settings: config.Recipe) -> Distiller | Reinforcer:
-    if isinstance(settings.objective, config.Grpo):
-        return Reinforcer(settings.objective, settings.sampling.temperature)
-    return Distiller(settings.objective)
+    if isinstance(settings.algorithm, config.GRPOConfig):
+        return Reinforcer(settings.algorithm, settings.sampling.temperature)
+    return Distiller(settings.algorithm)
 
 
 def policy(settings: config.Recipe) -> Policy:
-    loaded = policies.load(settings.model, settings.adapter, 0, torch.device("cpu"))
+    loaded = policies.load(settings.model, settings.lora, 0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in loaded.named_parameters():
@@ -64,7 +64,7 @@ def moved(
     engine: Replicated, model: Policy, count: int, settings: config.Recipe
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
-    taught, learns = lessons(count, settings.objective), learner(settings)
+    taught, learns = lessons(count, settings.algorithm), learner(settings)
     unmoved = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3)]
     optimizer = engine.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
     with Console(quiet=True) as console:
@@ -75,20 +75,20 @@ def moved(
 
 def main() -> None:
     settings = config.load(Path(sys.argv[1]))
-    world = join(settings.distribution)
+    world = join(settings.distributed)
     if sys.argv[2] == "die":
         if world.rank == 1:
             os._exit(3)
         world.gather([0])
     start = policy(settings)
     before = torch.cat([parameter.detach().flatten() for parameter in start.trainable()])
-    engine = distribution.make(settings.distribution, world, torch.device("cpu"))
+    engine = distribution.make(settings.distributed, world, torch.device("cpu"))
     found = {}
-    for count, normalize, size in itertools.product((1, 4, 7), ("sequence", "token"), (1, 3)):
+    for count, normalize, size in itertools.product((1, 4, 7), ("seq-mean-token-mean", "token-mean"), (1, 3)):
         chosen = settings.model_copy(
             update={
-                "objective": settings.objective.model_copy(update={"normalize": normalize}),
-                "training": settings.training.model_copy(update={"micro_batch": size}),
+                "algorithm": settings.algorithm.model_copy(update={"loss_agg_mode": normalize}),
+                "training": settings.training.model_copy(update={"micro_batch_size": size}),
             }
         )
         alone = copy.deepcopy(start)

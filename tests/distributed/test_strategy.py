@@ -60,7 +60,7 @@ def train(settings: Recipe, processes: int, folder: Path) -> Path:
     done = launch(torchrun(processes), "-m", "stepalign.cli", "train", str(file))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    if settings.distribution.engine == "zero2":  # DeepSpeed logs there
+    if settings.distributed.strategy == "zero2":  # DeepSpeed logs there
         lines = [line for line in lines if line.endswith(".html")]
     assert lines == [str(settings.folder / "report.html")], "one process speaks"
     return settings.folder
@@ -100,16 +100,18 @@ def same_run(folder: Path, wanted: Path) -> None:
 
 SLOW = pytest.mark.slow
 NO_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-ZERO = pytest.param("distribution.engine=zero2", marks=[NO_DEEPSPEED, SLOW])
+ZERO = pytest.param("distributed.strategy=zero2", marks=[NO_DEEPSPEED, SLOW])
 ZERO_OFFLOAD = pytest.param("distribution={ engine = 'zero2', offload = true }", marks=[NO_DEEPSPEED, SLOW])
 
 
-@pytest.mark.parametrize("engine", ["distribution.engine=replicated", "distribution.engine=fsdp2", ZERO, ZERO_OFFLOAD])
+@pytest.mark.parametrize(
+    "engine", ["distributed.strategy=data_parallel", "distributed.strategy=fsdp2", ZERO, ZERO_OFFLOAD]
+)
 @pytest.mark.parametrize("objective", ["kind='distillation'", pytest.param("kind='grpo', kl=0.3", marks=SLOW)])
 def test_an_update_in_two_processes_is_that_of_one(
     objective: str, engine: str, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    settings = make_recipe(engine, f"objective={{ {objective} }}", "optimizer.max_grad_norm=0.05")
+    settings = make_recipe(engine, f"algorithm={{ {objective} }}", "optimizer.max_grad_norm=0.05")
     file = tmp_path / "whole.toml"
     file.write_text(config.dump(settings))
     done = launch(torchrun(2), str(RUNS), str(file), str(tmp_path / "updates.json"))
@@ -127,7 +129,7 @@ def test_an_update_in_two_processes_is_that_of_one(
 
 
 def test_a_run_in_two_processes_is_that_of_one(finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    folder = train(make_recipe("distribution.processes=2"), 2, tmp_path)
+    folder = train(make_recipe("distributed.num_processes=2"), 2, tmp_path)
     same_run(folder, finished_run.folder)
     assert json.loads((folder / "manifest.json").read_text())["problems"] == {
         "train": 9,
@@ -137,7 +139,7 @@ def test_a_run_in_two_processes_is_that_of_one(finished_run: Recipe, make_recipe
 
 
 @SLOW
-@pytest.mark.parametrize("engine", ["distribution.engine=fsdp2", ZERO, ZERO_OFFLOAD])
+@pytest.mark.parametrize("engine", ["distributed.strategy=fsdp2", ZERO, ZERO_OFFLOAD])
 def test_a_sharded_run_is_that_of_one_process(
     engine: str, finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -146,16 +148,21 @@ def test_a_sharded_run_is_that_of_one_process(
 
 
 @SLOW
-@pytest.mark.parametrize("engine", ["replicated", "fsdp2"])
+@pytest.mark.parametrize("engine", ["data_parallel", "fsdp2"])
 def test_grpo_in_two_processes_is_that_of_one(engine: str, tmp_path: Path) -> None:
     """With the lab's solver, whose groups hold right and wrong answers: without them GRPO has nothing to learn."""
-    overrides = ["training.steps=2", "training.rollouts_per_step=16", "training.micro_batch=4", "objective.updates=2"]
-    overrides += ["evaluation.samples=1", "evaluation.bootstrap=50", "problems.evaluation.count=8"]
+    overrides = [
+        "training.max_steps=2",
+        "training.rollouts_per_step=16",
+        "training.micro_batch_size=4",
+        "algorithm.num_iterations=2",
+    ]
+    overrides += ["evaluation.num_samples=1", "evaluation.num_bootstrap=50", "problems.evaluation.count=8"]
     settings = settings_of("grpo", 0, tmp_path, overrides).model_copy(update={"probe": None})
     wanted = train(settings, 1, tmp_path)
     assert all(step["clipped"] > 0 and step["outcomes"]["taught"] > 0 for step in metrics(wanted))
-    two = config.Distribution(processes=2, engine=engine)
-    same_run(train(settings.model_copy(update={"name": "two", "distribution": two}), 2, tmp_path), wanted)
+    two = config.DistributedConfig(num_processes=2, strategy=engine)
+    same_run(train(settings.model_copy(update={"name": "two", "distributed": two}), 2, tmp_path), wanted)
 
 
 ENGINES = ["auto", "fsdp2", pytest.param("zero2", marks=NO_DEEPSPEED)]
@@ -168,8 +175,8 @@ def test_a_run_goes_on_with_another_number_of_processes(
     first: int, engine: str, finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     begun, gone_on = ("auto", engine) if first == 1 else (engine, "auto")
-    train(make_recipe("training.steps=2", f"distribution.engine={begun}"), first, tmp_path)
-    folder = train(make_recipe(f"distribution.engine={gone_on}"), 3 - first, tmp_path)
+    train(make_recipe("training.max_steps=2", f"distributed.strategy={begun}"), first, tmp_path)
+    folder = train(make_recipe(f"distributed.strategy={gone_on}"), 3 - first, tmp_path)
     whole = finished_run.folder / "checkpoints" / "step-000004" / "adapter_model.safetensors"
     weights = load_file(folder / "checkpoints" / "step-000004" / "adapter_model.safetensors")
     for key, tensor in load_file(whole).items():
@@ -184,13 +191,13 @@ CONFIGURATION = str(Path(__file__).parents[2] / "recipes" / "accelerate" / "2-cp
 @pytest.mark.parametrize(
     ("flags", "engine"),
     [
-        (["--config_file", CONFIGURATION], "replicated"),
+        (["--config_file", CONFIGURATION], "data_parallel"),
         (["--mixed_precision=no", "--use_fsdp", "--fsdp_version=2"], "fsdp2"),
         pytest.param(["--mixed_precision=no", "--use_deepspeed", "--zero_stage=2"], "zero2", marks=NO_DEEPSPEED),
     ],
 )
 def test_accelerate_launches_one_world(flags: list[str], engine: str, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    settings = make_recipe("training.steps=1")
+    settings = make_recipe("training.max_steps=1")
     file = tmp_path / "tiny.toml"
     file.write_text(config.dump(settings))
     done = launch((*ACCELERATE, *flags), "-m", "stepalign.cli", "train", str(file))
@@ -203,7 +210,7 @@ def test_accelerate_launches_one_world(flags: list[str], engine: str, make_recip
 def test_an_interrupted_run_ends_with_a_word_and_goes_on(
     finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    settings = make_recipe("distribution.processes=2")
+    settings = make_recipe("distributed.num_processes=2")
     file = tmp_path / f"{settings.name}.toml"
     file.write_text(config.dump(settings))
     process = start(torchrun(2), "-m", "stepalign.cli", "train", str(file))
@@ -225,43 +232,45 @@ def test_an_interrupted_run_ends_with_a_word_and_goes_on(
 
 
 def test_fewer_processes_than_the_recipe_says_are_an_error() -> None:
-    with pytest.raises(StepalignError, match=r"distribution.processes = 4, but this process is in a world of 1; .*4`"):
-        join(config.Distribution(processes=4))
+    with pytest.raises(
+        StepalignError, match=r"distributed.num_processes = 4, but this process is in a world of 1; .*4`"
+    ):
+        join(config.DistributedConfig(num_processes=4))
 
 
 def test_a_world_smaller_than_the_launcher_says_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(StepalignError, match="the launcher started 2 processes, but this one is in a world of 1"):
-        join(config.Distribution())
+        join(config.DistributedConfig())
 
 
 def test_a_launcher_that_starts_one_process_in_place_of_several_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    with pytest.raises(StepalignError, match=r"accelerate launched one process: .* distribution.processes = 1 if"):
-        join(config.Distribution())
-    assert join(config.Distribution(processes=1)).size == 1
+    with pytest.raises(StepalignError, match=r"accelerate launched one process: .* distributed.num_processes = 1 if"):
+        join(config.DistributedConfig())
+    assert join(config.DistributedConfig(num_processes=1)).size == 1
 
 
 def test_the_engine_is_the_recipes_or_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
     two, cpu = World(0, 2), torch.device("cpu")
-    assert distribution.make(config.Distribution(), two, cpu).name == "replicated"
-    assert distribution.make(config.Distribution(engine="fsdp2"), two, cpu).name == "fsdp2"
+    assert distribution.make(config.DistributedConfig(), two, cpu).name == "data_parallel"
+    assert distribution.make(config.DistributedConfig(strategy="fsdp2"), two, cpu).name == "fsdp2"
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert distribution.make(config.Distribution(), two, cpu).name == "fsdp2"
+    assert distribution.make(config.DistributedConfig(), two, cpu).name == "fsdp2"
     with pytest.raises(StepalignError, match="'replicated', but the launcher's configuration asks for fsdp2"):
-        distribution.make(config.Distribution(engine="replicated"), two, cpu)
+        distribution.make(config.DistributedConfig(strategy="data_parallel"), two, cpu)
     with pytest.raises(StepalignError, match="'fsdp2' needs several processes"):
-        distribution.make(config.Distribution(), World(), cpu)
+        distribution.make(config.DistributedConfig(), World(), cpu)
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(StepalignError, match="only 2 is supported"):
-        distribution.make(config.Distribution(), two, cpu)
+        distribution.make(config.DistributedConfig(), two, cpu)
 
 
 def test_an_error_of_the_first_process_ends_all_and_is_said_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     settings = make_recipe("sampling.max_new_tokens=1000")
     file = tmp_path / "whole.toml"
     file.write_text(config.dump(settings))
-    other = make_recipe("training.group=4")
+    other = make_recipe("training.num_generations=4")
     other.folder.mkdir(parents=True)
     (other.folder / "recipe.toml").write_text(config.dump(other))
     (other.folder / "manifest.json").write_text("{}")

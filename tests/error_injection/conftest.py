@@ -9,4 +9,4 @@ from stepalign.chat import Chat
 
 @pytest.fixture(scope="session")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(config.Model(path=str(tiny_llama)))
+    return tokens.load(config.ModelConfig(name_or_path=str(tiny_llama)))

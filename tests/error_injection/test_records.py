@@ -13,7 +13,7 @@ PROBLEM = Problem(id="p", statement="What is 47 + 38, less 15?", answer="70")
 SOLVED = "We add.\n\n---\n\n### Step 1: Add\n47 + 38 = 85\n\n---\n\n### Step 2: Take away\n85 - 15 = 70\n\n---\n\n" + (
     "### Final Answer:\n\\boxed{70}"
 )
-PROMPT = SolverPrompt(config.Prompts())
+PROMPT = SolverPrompt(config.PromptsConfig())
 
 
 def slip(seed: int = 0) -> PlantedSlip:

@@ -24,8 +24,8 @@ ROWS = [
 
 
 @pytest.fixture
-def model(tiny_llama: Path) -> config.Model:
-    return config.Model(path=str(tiny_llama))
+def model(tiny_llama: Path) -> config.ModelConfig:
+    return config.ModelConfig(name_or_path=str(tiny_llama))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_set_is_a_folder_whose_files_belong_together(file: Path, model: config.Model, tmp_path: Path) -> None:
+def test_a_set_is_a_folder_whose_files_belong_together(file: Path, model: config.ModelConfig, tmp_path: Path) -> None:
     out = tmp_path / "planted"
     planted = plant_set(str(file), out, model=model)
     slips = read_jsonl(out / "slips.jsonl", PlantedSlip)
@@ -57,7 +57,7 @@ def test_a_set_is_a_folder_whose_files_belong_together(file: Path, model: config
     assert manifest["planted"] == sum(manifest["kinds"].values()) == 4
 
 
-def test_rollouts_of_ones_own_are_planted_as_they_are(file: Path, model: config.Model, tmp_path: Path) -> None:
+def test_rollouts_of_ones_own_are_planted_as_they_are(file: Path, model: config.ModelConfig, tmp_path: Path) -> None:
     first = tmp_path / "first"
     plant_set(str(file), first, model=model)
     # Rollouts keep the ids that were sampled, whatever the tokenizer would make of their text.
@@ -77,14 +77,14 @@ def test_rollouts_of_ones_own_are_planted_as_they_are(file: Path, model: config.
     }
 
 
-def test_generated_problems_can_be_planted(model: config.Model, tmp_path: Path) -> None:
+def test_generated_problems_can_be_planted(model: config.ModelConfig, tmp_path: Path) -> None:
     pytest.importorskip("reasoning_gym")
     planted = plant_set("gsm_symbolic", tmp_path, model=model, limit=3)
     assert len(planted.slips) == 3
     assert all(rollout.correct for rollout in planted.natural)
 
 
-def test_reference_solutions_can_be_planted(model: config.Model, tmp_path: Path) -> None:
+def test_reference_solutions_can_be_planted(model: config.ModelConfig, tmp_path: Path) -> None:
     solution = "2*17 = 34 pens\n34+18 = 52"
     raw, records = tmp_path / "raw.jsonl", tmp_path / "records.jsonl"
     raw.write_text(json.dumps({"question": "Two boxes of 17 and 18 more?", "answer": f"{solution}\n#### 52"}) + "\n")
@@ -93,7 +93,7 @@ def test_reference_solutions_can_be_planted(model: config.Model, tmp_path: Path)
     assert [slip.rollout_id for (slip,) in slips] == ["gsm8k-raw-0/reference/slip", "p/reference/slip"]
 
 
-def test_bad_input_is_named(model: config.Model, tmp_path: Path) -> None:
+def test_bad_input_is_named(model: config.ModelConfig, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match=r"gone\.jsonl: neither a JSONL file nor 'gsm_symbolic'"):
         plant_set("gone.jsonl", tmp_path, model=model)
     with pytest.raises(StepalignError, match="no kind of slip 'typo'; allowed: arithmetic, sign"):

@@ -11,13 +11,13 @@ from stepalign.lab.running import settings_of
 from stepalign.trainer.cost import COSTS
 
 TINY = [
-    "training.steps=2",
+    "training.max_steps=2",
     "training.rollouts_per_step=8",
-    "training.evaluate_every=1",
-    "evaluation.samples=2",
-    "evaluation.bootstrap=50",
+    "training.eval_steps=1",
+    "evaluation.num_samples=2",
+    "evaluation.num_bootstrap=50",
     "problems.evaluation.count=4",
-    "probe.count=8",
+    "probe.num_rollouts=8",
 ]
 
 
@@ -28,10 +28,10 @@ TINY = [
         ("quoted", {"context.template"}),
         ("verdicts", {"context.template"}),
         ("shuffled", {"context.shuffled"}),
-        ("stepalign-prefix", {"objective.horizon"}),
-        ("stepalign-reverse", {"objective.beta"}),
-        ("refsol-prefix", {"context.template", "objective.horizon"}),
-        ("refsol-reverse", {"context.template", "objective.beta"}),
+        ("stepalign-prefix", {"algorithm.loss_span"}),
+        ("stepalign-reverse", {"algorithm.beta"}),
+        ("refsol-prefix", {"context.template", "algorithm.loss_span"}),
+        ("refsol-reverse", {"context.template", "algorithm.beta"}),
     ],
 )
 def test_a_condition_differs_from_stepalign_in_what_it_is_named_for(condition: str, keys: set[str]) -> None:
@@ -42,8 +42,8 @@ def test_a_condition_differs_from_stepalign_in_what_it_is_named_for(condition: s
 
 def test_every_condition_is_a_recipe_of_the_embedded_solver() -> None:
     for condition in running.conditions():
-        settings = settings_of(condition, 3, Path("out"), ["training.steps=5"])
-        assert (settings.model.path, settings.seed, settings.training.steps) == ("lab", 3, 5)
+        settings = settings_of(condition, 3, Path("out"), ["training.max_steps=5"])
+        assert (settings.model.name_or_path, settings.seed, settings.training.max_steps) == ("lab", 3, 5)
         assert settings.folder == Path("out") / f"{condition}-3"
 
 

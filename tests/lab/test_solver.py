@@ -31,11 +31,11 @@ def test_its_chat_is_one_that_the_pipeline_takes() -> None:
 def test_a_few_steps_of_feedback_help(tmp_path: Path) -> None:
     """An end-to-end regression test: real rollouts, real critiques, a real teacher, a real gain."""
     short = [
-        "training.steps=12",
-        "training.evaluate_every=0",
+        "training.max_steps=12",
+        "training.eval_steps=0",
         "problems.evaluation.count=30",
-        "evaluation.samples=8",
-        "probe.count=1",
+        "evaluation.num_samples=8",
+        "probe.num_rollouts=1",
     ]
     settings = settings_of("stepalign-reverse", 0, tmp_path, short)
     train(settings)

@@ -24,7 +24,7 @@ def test_values_and_gradients_equal_those_of_trl(beta, temperature, dtype):
     expected.backward()
 
     ours = student.clone().requires_grad_()
-    settings = config.Distillation(
+    settings = config.DistillationConfig(
         beta=beta, student_temperature=temperature, teacher_temperature=temperature, chunk_tokens=7
     )
     loss, metrics = divergence(ours, teacher, head, weights, settings)

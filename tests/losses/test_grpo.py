@@ -29,11 +29,11 @@ def reference(hidden, head, targets, advantage, weights, settings, *, temperatur
     """The loss from whole logits, for autograd."""
     log_probs = (hidden @ head.T / temperature).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     ratio = (log_probs - (log_probs.detach() if old is None else old.double())).exp()
-    high = settings.clip if settings.clip_high is None else settings.clip_high
-    per_token = -torch.minimum(ratio * advantage, ratio.clamp(1 - settings.clip, 1 + high) * advantage)
-    if settings.kl:
+    high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+    per_token = -torch.minimum(ratio * advantage, ratio.clamp(1 - settings.epsilon, 1 + high) * advantage)
+    if settings.kl_coef:
         gap = base.double() - log_probs
-        per_token = per_token + settings.kl * (gap.exp() - gap - 1)
+        per_token = per_token + settings.kl_coef * (gap.exp() - gap - 1)
     return (weights * per_token).sum()
 
 
@@ -42,16 +42,16 @@ def reference(hidden, head, targets, advantage, weights, settings, *, temperatur
     [
         ({}, ()),
         ({}, ("old",)),
-        ({"clip": 0.1, "clip_high": 0.3}, ("old",)),
-        ({"kl": 0.5}, ("base",)),
-        ({"kl": 0.5, "chunk_tokens": 5}, ("old", "base")),
+        ({"epsilon": 0.1, "epsilon_high": 0.3}, ("old",)),
+        ({"kl_coef": 0.5}, ("base",)),
+        ({"kl_coef": 0.5, "chunk_tokens": 5}, ("old", "base")),
     ],
 )
 @pytest.mark.parametrize("temperature", [1.0, 1.2])
 def test_loss_and_gradient_equal_whole_logits_in_float64(settings, given, temperature):
     hidden, head, targets, advantage, weights, old, base = tensors()
     others = {name: value for name, value in (("old", old), ("base", base)) if name in given}
-    grpo = config.Grpo(kind="grpo", **settings)
+    grpo = config.GRPOConfig(kind="grpo", **settings)
 
     plain = hidden.double().requires_grad_()
     expected = reference(
@@ -82,7 +82,7 @@ def test_the_clip_stops_what_has_gone_far_enough_and_only_that():
         torch.zeros(4, dtype=torch.long),
         torch.tensor([1.0, -1.0, 1.0, -1.0]),
         torch.ones(4),
-        config.Grpo(kind="grpo", clip=0.2),
+        config.GRPOConfig(kind="grpo", epsilon=0.2),
         temperature=1.0,
         old=old,
     )
@@ -103,7 +103,7 @@ def test_advantages_by_hand():
 
 def test_a_weight_in_half_precision_gives_the_same_within_its_rounding():
     hidden, head, targets, advantage, weights, old, _ = tensors(torch.bfloat16)
-    grpo = config.Grpo(kind="grpo")
+    grpo = config.GRPOConfig(kind="grpo")
     exact = hidden.double().requires_grad_()
     expected = reference(
         exact, head.double(), targets, advantage.double(), weights.double(), grpo, temperature=1.2, old=old
@@ -119,9 +119,11 @@ def test_a_weight_in_half_precision_gives_the_same_within_its_rounding():
 def test_a_kl_without_a_base_and_a_head_that_learns_are_refused():
     hidden, head, targets, advantage, weights, *_ = tensors()
     with pytest.raises(ValueError, match=r"kl = 0.1, but the base's log-probabilities are not given"):
-        policy_gradient(hidden, head, targets, advantage, weights, config.Grpo(kind="grpo", kl=0.1), temperature=1.0)
+        policy_gradient(
+            hidden, head, targets, advantage, weights, config.GRPOConfig(kind="grpo", kl_coef=0.1), temperature=1.0
+        )
     with pytest.raises(StepalignError, match="freeze it"):
         policy_gradient(
             hidden.requires_grad_(), head.requires_grad_(), targets, advantage, weights,
-            config.Grpo(kind="grpo"), temperature=1.0,
+            config.GRPOConfig(kind="grpo"), temperature=1.0,
         )  # fmt: skip

@@ -22,7 +22,7 @@ def trainer():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kl", "inner"), [(0.0, False), (0.0, True), (0.3, True)])
-@pytest.mark.parametrize("normalize", ["sequence", "token"])
+@pytest.mark.parametrize("normalize", ["seq-mean-token-mean", "token-mean"])
 def test_loss_and_gradient_equal_those_of_trl(trainer, kl, inner, normalize):
     generator = torch.Generator().manual_seed(1)
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
@@ -43,7 +43,7 @@ def test_loss_and_gradient_equal_those_of_trl(trainer, kl, inner, normalize):
     stub = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (log_probs(theirs), torch.zeros(mask.shape), None),
         top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=kl,
-        loss_type={"sequence": "grpo", "token": "dapo"}[normalize], epsilon_low=0.2, epsilon_high=0.2,
+        loss_type={"seq-mean-token-mean": "grpo", "token-mean": "dapo"}[normalize], epsilon_low=0.2, epsilon_high=0.2,
         args=SimpleNamespace(delta=None, use_bias_correction_kl=False), use_vllm=False, aux_loss_enabled=False,
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
         accelerator=SimpleNamespace(num_processes=1, gather=lambda value: value, reduce=lambda value, reduction: value),
@@ -60,14 +60,14 @@ def test_loss_and_gradient_equal_those_of_trl(trainer, kl, inner, normalize):
     expected.backward()
 
     ours = hidden.clone().requires_grad_()
-    per_token = 1 / mask.sum() if normalize == "token" else (1 / (lengths * len(lengths)))[:, None]
+    per_token = 1 / mask.sum() if normalize == "token-mean" else (1 / (lengths * len(lengths)))[:, None]
     loss, _ = policy_gradient(
         ours[mask],
         head,
         targets[mask],
         per_group[:, None].expand(mask.shape)[mask],
         (per_token * mask)[mask],
-        config.Grpo(kind="grpo", kl=kl, normalize=normalize, chunk_tokens=5),
+        config.GRPOConfig(kind="grpo", kl_coef=kl, loss_agg_mode=normalize, chunk_tokens=5),
         temperature=temperature,
         old=old[mask] if inner else None,
         base=base[mask] if kl else None,

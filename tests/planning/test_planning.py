@@ -36,12 +36,12 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 def loaded(folder: Path, settings: Recipe) -> Policy:
-    return policies.load(config.Model(path=str(folder)), settings.adapter, 0, CPU)
+    return policies.load(config.ModelConfig(name_or_path=str(folder)), settings.lora, 0, CPU)
 
 
 def test_parameters_are_counted_exactly(folder: Path, make_recipe: MakeRecipe) -> None:
     settings = make_recipe()
-    found = shape(config.Model(path=str(folder)), settings.adapter, gpu=False)
+    found = shape(config.ModelConfig(name_or_path=str(folder)), settings.lora, gpu=False)
     policy = loaded(folder, settings)
     adapter = sum(parameter.numel() for parameter in policy.trainable())
     assert found.adapter == adapter
@@ -71,7 +71,7 @@ def test_activations_are_those_that_autograd_keeps(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         policy.train()(batch)
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    found = shape(settings.model, settings.adapter, gpu=False)
+    found = shape(settings.model, settings.lora, gpu=False)
     estimated = 200.0 * found.layers * found.layer_activation_bytes
     if checkpointing:
         # Each layer's input; a tiny model shows the last norm's and the rotary angles as well.
@@ -80,16 +80,18 @@ def test_activations_are_those_that_autograd_keeps(
 
 
 def loaded_as(folder: Path, dtype: str, settings: Recipe) -> Policy:
-    return policies.load(config.Model.model_validate({"path": str(folder), "dtype": dtype}), settings.adapter, 0, CPU)
+    return policies.load(
+        config.ModelConfig.model_validate({"name_or_path": str(folder), "dtype": dtype}), settings.lora, 0, CPU
+    )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, make_recipe: MakeRecipe) -> None:
     settings = make_recipe(
-        f"model.path={folder}",
+        f"model.name_or_path={folder}",
         f"training.gradient_checkpointing={str(checkpointing).lower()}",
-        "adapter.rank=1",  # the adapters' own products are left out of the estimate
+        "lora.r=1",  # the adapters' own products are left out of the estimate
     )
     policy = loaded(folder, settings)
     if checkpointing:
@@ -107,19 +109,19 @@ def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, ma
             policy,
             optimizer_of(policy, settings.optimizer),
             [lesson] * settings.training.rollouts_per_step,
-            Distiller(config.Distillation()),
+            Distiller(config.DistillationConfig()),
             settings,
             console,
         )
     given = Lengths(prompt=4, completion=12, teacher_prompt=8, critic_prompt=0, critique=0, evaluation=12)
-    sizes = shape(settings.model, settings.adapter, gpu=False)
+    sizes = shape(settings.model, settings.lora, gpu=False)
     found = estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes))
     estimated = found.stages["teacher"].flops + found.stages["student"].flops
     assert estimated == pytest.approx(counter.get_total_flops(), rel=0.25)
 
 
 def planned(settings: Recipe, given: Lengths, problems: int) -> estimate.Plan:
-    sizes = shape(settings.model, settings.adapter, gpu=False)
+    sizes = shape(settings.model, settings.lora, gpu=False)
     return estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes), evaluation_problems=problems)
 
 
@@ -142,7 +144,7 @@ def test_tokens_are_those_of_the_run_whose_lengths_are_taken(finished_run: Recip
 
 
 def test_a_run_reads_no_further_than_its_horizon(make_recipe: MakeRecipe) -> None:
-    settings = make_recipe("objective.horizon=first_error", "training.steps=2", "training.evaluate_every=0")
+    settings = make_recipe("algorithm.loss_span=until_first_error", "training.max_steps=2", "training.eval_steps=0")
     train(settings)
     given, _ = lengths(settings, like=settings.folder)
     assert given.reached < 1
@@ -154,19 +156,19 @@ def test_more_devices_take_less_time_and_sharding_less_memory(make_recipe: MakeR
 
     def of(*overrides: str, devices: int) -> estimate.Plan:
         settings = make_recipe("training.rollouts_per_step=32", *overrides)
-        sizes = shape(settings.model, settings.adapter, gpu=True)
+        sizes = shape(settings.model, settings.lora, gpu=True)
         return estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes), devices=devices)
 
     one, four = of(devices=1), of(devices=4)
     assert four.stages["student"].seconds == pytest.approx(one.stages["student"].seconds / 4)
-    assert of("distribution.engine=fsdp2", devices=4).memory["weights"] < four.memory["weights"]
-    assert of("distribution.engine=zero2", devices=4).memory["optimizer"] == four.memory["optimizer"] / 4
+    assert of("distributed.strategy=fsdp2", devices=4).memory["weights"] < four.memory["weights"]
+    assert of("distributed.strategy=zero2", devices=4).memory["optimizer"] == four.memory["optimizer"] / 4
 
 
 def test_the_critic_keeps_up_when_its_answers_come_as_fast_as_rollouts(make_recipe: MakeRecipe) -> None:
     settings = make_recipe('critic={ kind = "openai", base_url = "http://c", model = "m" }')
     given = Lengths(prompt=9, completion=9, teacher_prompt=9, critic_prompt=9, critique=600, evaluation=9)
-    sizes = shape(settings.model, settings.adapter, gpu=True)
+    sizes = shape(settings.model, settings.lora, gpu=True)
     found = estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes))
     assert found.critic_concurrency == 4, "an answer takes longer than sampling: all at once"
 
@@ -177,5 +179,5 @@ def test_unknown_hardware_is_an_error(make_recipe: MakeRecipe) -> None:
 
 
 def test_the_solver_that_ships_can_be_planned_for() -> None:
-    found = shape(config.Model(path="lab"), config.Adapter(), gpu=False)
+    found = shape(config.ModelConfig(name_or_path="lab"), config.LoraConfig(), gpu=False)
     assert 0.8e6 < found.parameters < 1e6

@@ -24,7 +24,7 @@ SHORT = Lengths(prompt=4, completion=12, teacher_prompt=8, critic_prompt=0, crit
 
 
 def test_rows_that_end_make_room_as_in_the_sampler(tiny_llama: Path) -> None:
-    base = policies.load_base(config.Model(path=str(tiny_llama)), CPU)
+    base = policies.load_base(config.ModelConfig(name_or_path=str(tiny_llama)), CPU)
     sampler = TransformersSampler(base, eos_ids=frozenset(range(0, 400, 20)), batch_size=8)
     decoded: list[int] = []
     base.get_decoder().register_forward_pre_hook(
@@ -32,7 +32,7 @@ def test_rows_that_end_make_room_as_in_the_sampler(tiny_llama: Path) -> None:
         with_kwargs=True,
     )
     requests = [Request(id=str(n), prompt_ids=(1, 2, 3), seed=n) for n in range(40)]
-    drawn = sampler.sample(requests, config.Sampling(max_new_tokens=60), adapter=None)
+    drawn = sampler.sample(requests, config.SamplingConfig(max_new_tokens=60), adapter=None)
     lengths = [float(len(completion.ids)) for completion in drawn]
     assert min(lengths) < 10 < max(lengths), "they end at different times"
     estimated = list(occupancy(lengths, 8))
@@ -45,15 +45,15 @@ def test_rows_of_one_batch_are_alive_as_long_as_they_write() -> None:
     assert list(occupancy([], 8)) == []
 
 
-@pytest.mark.parametrize("overrides", [(), ("training.gradient_checkpointing=true",), ('objective={kind="grpo"}',)])
+@pytest.mark.parametrize("overrides", [(), ("training.gradient_checkpointing=true",), ('algorithm={kind="grpo"}',)])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_the_update_that_is_rehearsed_has_the_operations_its_rate_is_taken_from(
     overrides: tuple[str, ...], make_recipe: MakeRecipe
 ) -> None:
-    settings = make_recipe("adapter.rank=1", *overrides)  # the adapters' own products are left out
-    sizes = shape(settings.model, settings.adapter, gpu=False)
+    settings = make_recipe("lora.r=1", *overrides)  # the adapters' own products are left out
+    sizes = shape(settings.model, settings.lora, gpu=False)
     scene = rehearsal._Scene(settings, sizes, SHORT, 0, sizes.layers)
-    policy = policies.load(settings.model, settings.adapter, 0, CPU)
+    policy = policies.load(settings.model, settings.lora, 0, CPU)
     with FlopCounterMode(display=False) as counter:
         taken = scene._learn(policy)
     rounds = 1 + rehearsal._ROUNDS
@@ -63,7 +63,7 @@ def test_the_update_that_is_rehearsed_has_the_operations_its_rate_is_taken_from(
 
 def test_what_takes_too_long_is_rehearsed_smaller(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = make_recipe()
-    sizes = shape(settings.model, settings.adapter, gpu=False)
+    sizes = shape(settings.model, settings.lora, gpu=False)
     whole = rehearsal._Scene(settings, sizes, SHORT.times(20), 64, sizes.layers)
     monkeypatch.setattr(rehearsal, "_FLOPS", sum(whole.flops.values()) / 10)
     short = rehearsal._Scene(settings, sizes, SHORT.times(20), 64, sizes.layers)
@@ -75,7 +75,7 @@ def test_layers_that_were_not_rehearsed_cost_what_the_others_cost(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_recipe()
-    sizes = shape(settings.model, settings.adapter, gpu=False)
+    sizes = shape(settings.model, settings.lora, gpu=False)
 
     def measured(scene: rehearsal._Scene, layers: int) -> dict[str, float]:
         pieces = ("teacher", "student", "optimizer", "read", "short tick", *(f"tick {rows}" for rows in scene.rows))
@@ -102,7 +102,7 @@ def test_a_token_for_more_rows_takes_longer_and_more_context_too() -> None:
 @pytest.mark.slow
 def test_a_rehearsal_measures_time_and_memory(make_recipe: MakeRecipe) -> None:
     settings = make_recipe()
-    sizes = shape(settings.model, settings.adapter, gpu=False)
+    sizes = shape(settings.model, settings.lora, gpu=False)
     found = rehearse(settings, sizes, SHORT, 6)
     assert min(found.reading, found.frozen, found.student, found.optimizer, *found.ticks.values()) > 0
     assert sorted(found.ticks) == [1, 2, 4, 6]

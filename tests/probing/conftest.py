@@ -32,7 +32,7 @@ def planted(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     file = folder / "solutions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plant_set(str(file), folder / "set", model=config.Model(path=str(tiny_llama)))
+    plant_set(str(file), folder / "set", model=config.ModelConfig(name_or_path=str(tiny_llama)))
     return folder / "set"
 
 
@@ -144,7 +144,7 @@ def build_probe() -> BuildProbe:
             credits=tuple(credits),
             tokens={token: piece for piece, token in vocabulary.items()},
             measures=measure(made, marks, credits, seed=0, resamples=50),
-            manifest={"created": "2025-01-31T12:00:00+00:00", "asked": {"model": {"path": "models/tiny"}}},
+            manifest={"created": "2025-01-31T12:00:00+00:00", "asked": {"model": {"name_or_path": "models/tiny"}}},
         )
 
     return build

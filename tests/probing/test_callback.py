@@ -19,7 +19,7 @@ CONTEXTS = 'probe.contexts=["stepalign", "refsol"]'
 
 @pytest.fixture
 def watched(make_recipe: MakeRecipe, planted: Path) -> Recipe:
-    settings = make_recipe(CONTEXTS, f"probe.rollouts={planted}", "probe.count=6", "training.evaluate_every=0")
+    settings = make_recipe(CONTEXTS, f"probe.rollouts={planted}", "probe.num_rollouts=6", "training.eval_steps=0")
     train(settings)
     return settings
 
@@ -73,7 +73,7 @@ def test_the_runs_page_shows_how_the_signal_changes(watched: Recipe, finished_ru
 
 
 def test_without_rollouts_of_its_own_the_base_draws_the_set(make_recipe: MakeRecipe) -> None:
-    settings = make_recipe("probe.count=3", "training.steps=2", "training.evaluate_every=0")
+    settings = make_recipe("probe.num_rollouts=3", "training.max_steps=2", "training.eval_steps=0")
     train(settings)
     rollouts = material.read(settings.folder / "probe").rollouts
     assert [rollout.policy_step for rollout in rollouts] == [0, 0, 0]

@@ -43,7 +43,7 @@ def hostile(probe: Probe) -> Probe:
             for one in probe.credits
         ),
         tokens={token: bad + text for token, text in probe.tokens.items()},
-        manifest={"created": bad, "asked": {"model": {"path": bad}}},
+        manifest={"created": bad, "asked": {"model": {"name_or_path": bad}}},
     )
 
 

@@ -137,11 +137,11 @@ def build_run_in() -> BuildRun:
             {
                 "name": name,
                 "seed": seed,
-                "model": {"path": "models/SmolLM2-135M-Instruct"},
+                "model": {"name_or_path": "models/SmolLM2-135M-Instruct"},
                 "problems": {"train": {"source": "sums"}, "holdout": problems},
                 "context": {"template": template},
-                "training": {"steps": 6, "rollouts_per_step": 16, "evaluate_every": evaluate_every},
-                "evaluation": {"samples": samples},
+                "training": {"max_steps": 6, "rollouts_per_step": 16, "eval_steps": evaluate_every},
+                "evaluation": {"num_samples": samples},
             }
             | ({"critic": {"kind": "program", "on_failure": "refsol"}} if critic else {})
         )

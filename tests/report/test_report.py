@@ -90,7 +90,7 @@ def test_the_first_screen_says_what_ran_whether_it_helped_and_where_the_time_wen
 def test_a_run_without_a_teacher_says_so(build_run) -> None:
     folder = build_run()
     file = folder / "recipe.toml"
-    grpo = config.load(file, ["objective.kind=grpo", "training.group=8"])
+    grpo = config.load(file, ["algorithm.kind=grpo", "training.num_generations=8"])
     file.write_text(config.dump(grpo))
     text = text_of(folder)
     assert "Condition GRPO, 8 rollouts a problem" in text
@@ -201,7 +201,7 @@ def test_hostile_names_and_reasons_stay_text(build_run) -> None:
 
     folder = build_run()
     rewrite_metrics(folder, hostile)
-    (folder / "recipe.toml").write_text('name = "<script>x</script>"\n[model]\npath = "<img src=x>"\n')
+    (folder / "recipe.toml").write_text('name = "<script>x</script>"\n[model]\nname_or_path = "<img src=x>"\n')
     read_back = Page(html_of(folder))
     assert read_back.count("script", "img", "em", "var") == 0
     for foreign in ("<em>bad</em>", "<b>odd</b>", "<var>slow</var>", "<script>x</script>", "<img src=x>"):

@@ -19,14 +19,14 @@ from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
 from stepalign.rewards.math import MAX_CHARACTERS, MAX_MEMORY_BYTES, Grader, final_answers
 
-MODEL_SOLUTIONS = Path(__file__).parents[1] / "../shared/data/gsm8k/model_solutions.jsonl"
+MODEL_SOLUTIONS = Path(__file__).parents[2] / "../shared/data/gsm8k/model_solutions.jsonl"
 
 HANGING = "9^{9^{9^9}}"
 
 
 @pytest.fixture(scope="module")
 def grader():
-    with Grader(config.Grading(workers=1, timeout_s=20)) as grader:
+    with Grader(config.GraderConfig(num_workers=1, timeout_s=20)) as grader:
         yield grader
 
 
@@ -69,7 +69,7 @@ def children() -> set[int]:
 def started(workers: int, timeout_s: float = 10) -> Iterator[tuple[Grader, Callable[[], set[int]]]]:
     """A grader whose workers are up, and a way to list them."""
     others = children()
-    with Grader(config.Grading(workers=workers, timeout_s=timeout_s)) as grader:
+    with Grader(config.GraderConfig(num_workers=workers, timeout_s=timeout_s)) as grader:
         assert grader.same([("1", "1.0"), ("1", "2")]) == [True, False]
         yield grader, lambda: children() - others
 
@@ -202,7 +202,7 @@ def test_an_unknown_problem_is_named(grader):
 
 def test_nothing_to_compare_starts_nothing():
     others = children()
-    with Grader(config.Grading()) as grader:
+    with Grader(config.GraderConfig()) as grader:
         assert grader.grade([], {}) == []
         assert grader.same([]) == []
         assert grades(grader, "5", "no answer")[0].outcome == "missing"
@@ -317,7 +317,7 @@ def test_an_answer_that_kills_its_worker_twice_is_an_error():
 def test_workers_that_cannot_start_are_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with (
-        Grader(config.Grading(workers=2)) as grader,
+        Grader(config.GraderConfig(num_workers=2)) as grader,
         pytest.raises(StepalignError, match=r"no grading process can be started \(exit status 1\)"),
     ):
         grader.same([("1", "2")])
@@ -377,7 +377,7 @@ def shown(running_program: subprocess.Popen[str]) -> list[int]:
 def test_ctrl_c_ends_the_workers_and_keeps_them_silent():
     with program(
         rf"""
-        with Grader(config.Grading(workers=2, timeout_s=30)) as grader:
+        with Grader(config.GraderConfig(num_workers=2, timeout_s=30)) as grader:
             grader.same([("1", "2"), ("1", "3")])
             show()
             threading.Timer(0.3, show).start()
@@ -397,7 +397,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_them_silent():
 def test_idle_workers_die_with_their_parent():
     with program(
         """
-        grader = Grader(config.Grading(workers=2))
+        grader = Grader(config.GraderConfig(num_workers=2))
         grader.same([("1", "2"), ("1", "3")])
         show()
         time.sleep(60)
@@ -413,7 +413,7 @@ def test_idle_workers_die_with_their_parent():
 def test_a_hanging_worker_outlives_its_parent_by_seconds_only():
     with program(
         rf"""
-        grader = Grader(config.Grading(workers=1, timeout_s=0.8))
+        grader = Grader(config.GraderConfig(num_workers=1, timeout_s=0.8))
         grader.same([("1", "1")])
         show()
         threading.Timer(0.3, os._exit, [0]).start()
@@ -430,7 +430,7 @@ def test_a_forked_child_grades_without_disturbing_its_parent():
     with program(
         """
         right, wrong = [[(str(n), f"{n + d}.0") for n in range(60)] for d in (0, 1)]
-        with Grader(config.Grading(workers=1)) as grader:
+        with Grader(config.GraderConfig(num_workers=1)) as grader:
             grader.same([("1", "2")])
             show()
             child = os.fork()

@@ -62,7 +62,7 @@ class Served:
             token = torch.multinomial(row.exp(), 1, generator=torch.Generator().manual_seed(body["seed"])).item()
             return 200, {"choices": [{"token_ids": [token], "logprobs": {"token_logprobs": [row[token].item()]}}]}
         eos = frozenset(body["stop_token_ids"])
-        sampling = config.Sampling(
+        sampling = config.SamplingConfig(
             temperature=body["temperature"],
             top_p=body["top_p"],
             top_k=body["top_k"],
@@ -93,7 +93,7 @@ class Served:
 @contextmanager
 def serve(folder: Path, rank: int = 4, alpha: float = 8) -> Iterator[Served]:
     """A server over the model in a folder, with room for an adapter of this rank on every projection."""
-    targets = list(config.Adapter().targets)
+    targets = list(config.LoraConfig().target_modules)
     lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
     served = Served(get_peft_model(AutoModelForCausalLM.from_pretrained(folder), lora).eval())
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from stepalign import chat as tokens
-from stepalign.config import Recipe, Sampling
+from stepalign.config import Recipe, SamplingConfig
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout
 from stepalign.rewards.math import Grader
@@ -22,13 +22,13 @@ def solver(tiny_llama: Path, make_recipe: Callable[..., Recipe]) -> Iterator[Sol
     settings = make_recipe()
     chat = tokens.load(settings.model)
     sampler = TransformersSampler(AutoModelForCausalLM.from_pretrained(tiny_llama), eos_ids=chat.eos_ids, batch_size=3)
-    with Grader(settings.grading) as grader:
+    with Grader(settings.grader) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 
 
 def attempt(solver: Solver, problems: list[Problem], samples: int = 2, seed: int = 1) -> list[Rollout]:
     return solver.attempt(
-        problems, samples, Sampling(max_new_tokens=10), adapter=None, policy_step=7, seed=seed, prefix="try"
+        problems, samples, SamplingConfig(max_new_tokens=10), adapter=None, policy_step=7, seed=seed, prefix="try"
     )
 
 
@@ -66,7 +66,7 @@ def test_each_completion_is_reported_as_it_ends(solver: Solver) -> None:
     rollouts = solver.attempt(
         PROBLEMS,
         1,
-        Sampling(max_new_tokens=10),
+        SamplingConfig(max_new_tokens=10),
         adapter=None,
         policy_step=0,
         seed=1,

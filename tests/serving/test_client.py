@@ -32,8 +32,15 @@ def ask_all(
     urls: str | Sequence[str], prompts: Sequence[str], *, cache: Cache | None = None, **changed: Any
 ) -> list[Answer | BaseException]:
     """What becomes of prompts that are asked all at once."""
-    table = {"base_url": urls, "model": "m", "timeout_s": 5.0, "total_timeout_s": 5.0, "rest_s": 0.1, "outage_s": 0.3}
-    settings = config.OpenAICritic.model_validate(table | changed)
+    table = {
+        "base_url": urls,
+        "model": "m",
+        "timeout_s": 5.0,
+        "total_timeout_s": 5.0,
+        "cooldown_s": 0.1,
+        "max_outage_s": 0.3,
+    }
+    settings = config.OpenAICriticConfig.model_validate(table | changed)
 
     async def run() -> list[Answer | BaseException]:
         async with Transport(settings, "sk-key", cache) as connection:
@@ -88,10 +95,10 @@ def free_url() -> tuple[str, int]:
 )
 def test_a_fault_that_passes_is_tried_again(fault: Reply) -> None:
     with serving(fault, fault, GOOD) as server:
-        assert ask(server.url, retries=2).text == "fine"
+        assert ask(server.url, max_retries=2).text == "fine"
         assert len(server.requests) == 3
     with serving(fault) as server:
-        assert refusal(server.url, retries=1).reason == "server"
+        assert refusal(server.url, max_retries=1).reason == "server"
         assert len(server.requests) == 2
 
 
@@ -127,7 +134,7 @@ def test_retry_after_is_obeyed_and_costs_no_retry(unit: str) -> None:
     value = {"seconds": "0.3", "milliseconds": "300", "date": formatdate(time.time() + 2, usegmt=True)}[unit]
     name = "Retry-After-Ms" if unit == "milliseconds" else "Retry-After"
     with serving(Reply(status=429, headers={name: value}, body="{}"), GOOD) as server:
-        assert ask(server.url, retries=0).text == "fine"
+        assert ask(server.url, max_retries=0).text == "fine"
     assert gaps(server)[0] >= (0.9 if unit == "date" else 0.29)
 
 
@@ -136,7 +143,7 @@ def test_an_endpoint_that_asks_for_a_pause_gets_it_from_every_request() -> None:
 
         async def run() -> None:
             table = {"base_url": server.url, "model": "m"}
-            async with Transport(config.OpenAICritic.model_validate(table), None, None) as connection:
+            async with Transport(config.OpenAICriticConfig.model_validate(table), None, None) as connection:
                 held = asyncio.create_task(connection.ask({"n": 0}))
                 await asyncio.sleep(0.1)
                 await asyncio.gather(held, connection.ask({"n": 1}), connection.ask({"n": 2}))
@@ -157,7 +164,7 @@ def test_a_pause_ends_with_the_total_time() -> None:
 @pytest.mark.parametrize("value", ["nan", "inf", "-5", "soon", ""])
 def test_a_pause_that_makes_no_sense_is_a_fault_like_others(value: str) -> None:
     with serving(Reply(status=429, headers={"Retry-After": value}, body="{}"), GOOD) as server:
-        assert ask(server.url, retries=1).text == "fine"
+        assert ask(server.url, max_retries=1).text == "fine"
 
 
 def test_a_request_and_a_prompt_have_time_limits_of_their_own() -> None:
@@ -165,8 +172,8 @@ def test_a_request_and_a_prompt_have_time_limits_of_their_own() -> None:
         assert ask(server.url, timeout_s=0.1).text == "fine"
     with serving(Reply("slow", wait_s=30)) as server:
         start = time.perf_counter()
-        assert refusal(server.url, timeout_s=0.1, retries=1).detail == "no answer within 0.1 s"
-        found = refusal(server.url, timeout_s=0.2, total_timeout_s=0.3, retries=50)
+        assert refusal(server.url, timeout_s=0.1, max_retries=1).detail == "no answer within 0.1 s"
+        found = refusal(server.url, timeout_s=0.2, total_timeout_s=0.3, max_retries=50)
         assert (found.reason, found.detail) == ("timeout", "no answer within 0.3 s; at last: no answer within 0.2 s")
     assert time.perf_counter() - start < 2
 
@@ -217,7 +224,7 @@ def test_a_slow_endpoint_gets_less() -> None:
 
         async def trickle() -> None:
             table = {"base_url": [slow.url, quick.url], "model": "m"}
-            async with Transport(config.OpenAICritic.model_validate(table), None, None) as connection:
+            async with Transport(config.OpenAICriticConfig.model_validate(table), None, None) as connection:
                 room = asyncio.Semaphore(4)
 
                 async def one(number: int) -> None:
@@ -235,8 +242,8 @@ def test_a_dead_endpoint_is_left_alone_and_tried_again(caplog: pytest.LogCapture
     with serving(GOOD) as alive:
 
         async def run() -> int:
-            table = {"base_url": [url, alive.url], "model": "m", "retries": 1, "rest_s": 0.1}
-            async with Transport(config.OpenAICritic.model_validate(table), None, None) as connection:
+            table = {"base_url": [url, alive.url], "model": "m", "max_retries": 1, "cooldown_s": 0.1}
+            async with Transport(config.OpenAICriticConfig.model_validate(table), None, None) as connection:
                 for number in range(6):
                     assert (await connection.ask({"n": number})).text == "fine"
                 with serving(GOOD, port=port) as back:
@@ -252,7 +259,7 @@ def test_a_dead_endpoint_is_left_alone_and_tried_again(caplog: pytest.LogCapture
 
 def test_one_prompt_that_always_fails_kills_no_endpoint_and_many_do() -> None:
     with serving(BAD) as server:
-        assert refusal(server.url, retries=5).reason == "server"
+        assert refusal(server.url, max_retries=5).reason == "server"
         assert len(server.requests) == 6
         found = ask_all(server.url, [str(number) for number in range(endpoints._DEATHS)])
         assert all(isinstance(one, StepalignError) for one in found)
@@ -262,8 +269,15 @@ def test_when_all_are_dead_the_run_waits_and_goes_on(caplog: pytest.LogCaptureFi
     url, port = free_url()
 
     async def run() -> Answer:
-        table = {"base_url": url, "model": "m", "retries": 0, "rest_s": 0.1, "outage_s": 5, "total_timeout_s": 0.3}
-        async with Transport(config.OpenAICritic.model_validate(table), None, None) as connection:
+        table = {
+            "base_url": url,
+            "model": "m",
+            "max_retries": 0,
+            "cooldown_s": 0.1,
+            "max_outage_s": 5,
+            "total_timeout_s": 0.3,
+        }
+        async with Transport(config.OpenAICriticConfig.model_validate(table), None, None) as connection:
             waiting = asyncio.create_task(connection.ask({}))
             await asyncio.sleep(0.6)  # longer than the prompt's own time, which stands still
             with serving(GOOD, port=port):
@@ -302,6 +316,6 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
 def test_a_fault_is_not_kept(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache.sqlite")
     with serving(BAD, GOOD) as server:
-        assert isinstance(ask_all(server.url, ["a"], cache=cache, retries=0)[0], UnansweredError)
+        assert isinstance(ask_all(server.url, ["a"], cache=cache, max_retries=0)[0], UnansweredError)
         assert ask_all(server.url, ["a"], cache=cache) == [Answer(text="fine", prompt_tokens=11, completion_tokens=7)]
     cache.close()

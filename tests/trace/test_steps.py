@@ -8,7 +8,7 @@ from stepalign import trace as traces
 from stepalign.records import Rollout
 from stepalign.trace import boxed, parse, token_span
 
-APPENDIX_B = Path(__file__).parents[1] / "../shared/paper/appendix-b"
+APPENDIX_B = Path(__file__).parents[2] / "../shared/paper/appendix-b"
 
 PAPER = """We add the numbers.
 ---

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stepalign import policy as policies
 from stepalign.algorithms.distillation_loss import Distiller
-from stepalign.config import Optimizer, Recipe
+from stepalign.config import OptimizerConfig, Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import Replicated
 from stepalign.errors import StepalignError
@@ -50,7 +50,7 @@ def lessons() -> list[Lesson]:
 def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
     """A policy whose adapter already has an effect."""
     settings = make_recipe()
-    policy = policies.load(settings.model, settings.adapter, 0, torch.device("cpu"))
+    policy = policies.load(settings.model, settings.lora, 0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
@@ -64,7 +64,7 @@ def step(policy: Policy, settings: Recipe) -> tuple[list[Tensor], dict[str, floa
     moved = copy.deepcopy(policy)
     optimizer = torch.optim.SGD(moved.trainable(), lr=1.0)
     with Console(1) as console:
-        metrics = update(Replicated(), moved, optimizer, lessons(), Distiller(settings.objective), settings, console)
+        metrics = update(Replicated(), moved, optimizer, lessons(), Distiller(settings.algorithm), settings, console)
     taken = [
         before.detach().double() - after.detach().double()
         for before, after in zip(policy.trainable(), moved.trainable(), strict=True)
@@ -89,18 +89,20 @@ def plain(policy: Policy, normalize: str) -> tuple[list[Tensor], float, float]:
         student = log_probabilities(lesson.student)
         by_lesson.append((teacher.exp() * (teacher - student)).sum(dim=-1))
     tokens = torch.cat(by_lesson)
-    loss = torch.stack([kl.mean() for kl in by_lesson]).mean() if normalize == "sequence" else tokens.mean()
+    loss = torch.stack([kl.mean() for kl in by_lesson]).mean() if normalize == "seq-mean-token-mean" else tokens.mean()
     loss.backward()
     gradients = [parameter.grad for parameter in double.parameters() if parameter.grad is not None]
     return gradients, loss.item(), tokens.mean().item()
 
 
-@pytest.mark.parametrize("normalize", ["sequence", "token"])
-@pytest.mark.parametrize("micro_batch", ["micro_batch=1", "micro_batch=2", "micro_batch=4", "micro_batch_tokens=20"])
+@pytest.mark.parametrize("normalize", ["seq-mean-token-mean", "token-mean"])
+@pytest.mark.parametrize(
+    "micro_batch", ["micro_batch_size=1", "micro_batch_size=2", "micro_batch_size=4", "max_tokens_per_micro_batch=20"]
+)
 def test_gradient_and_loss_equal_the_plain_computation_for_every_micro_batch(
     normalize: str, micro_batch: str, policy: Policy, make_recipe: MakeRecipe
 ) -> None:
-    settings = make_recipe(f"training.{micro_batch}", f"objective.normalize={normalize}", UNCLIPPED)
+    settings = make_recipe(f"training.{micro_batch}", f"algorithm.loss_agg_mode={normalize}", UNCLIPPED)
     gradients, loss, kl = plain(policy, normalize)
     taken, metrics = step(policy, settings)
     assert max(gradient.abs().max() for gradient in gradients) > 1e-3
@@ -123,7 +125,7 @@ def test_gradient_checkpointing_changes_nothing(policy: Policy, make_recipe: Mak
 
 
 def test_gradients_are_clipped_to_the_global_norm(policy: Policy, make_recipe: MakeRecipe) -> None:
-    gradients, _, _ = plain(policy, "sequence")
+    gradients, _, _ = plain(policy, "seq-mean-token-mean")
     whole = torch.cat([gradient.flatten() for gradient in gradients])
     taken, metrics = step(policy, make_recipe("optimizer.max_grad_norm=0.01"))
     clipped = torch.cat([gradient.flatten() for gradient in taken])
@@ -148,7 +150,7 @@ def test_metrics_of_the_first_token_and_the_seconds(policy: Policy, make_recipe:
         teacher, student = (torch.log_softmax(logits, dim=-1) for logits in hidden)
         firsts.append((teacher.exp() * (teacher - student)).sum())
     metrics = update(
-        Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), console
+        Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().algorithm), make_recipe(), console
     )
     assert metrics["first_token_kl"] == pytest.approx(torch.stack(firsts).mean().item(), rel=1e-4)
     assert {"teacher", "student", "optimizer"} <= console.seconds.keys()
@@ -162,12 +164,12 @@ def _logits(policy: Policy, ids: Tensor, *, teacher: bool) -> Tensor:
         return policy.model(ids).logits[0, -1]
 
 
-@pytest.mark.parametrize("normalize", ["sequence", "token"])
+@pytest.mark.parametrize("normalize", ["seq-mean-token-mean", "token-mean"])
 def test_a_denominator_that_was_guessed_is_put_right(normalize: str, policy: Policy, make_recipe: MakeRecipe) -> None:
-    settings = make_recipe(f"objective.normalize={normalize}", "training.micro_batch=1")
+    settings = make_recipe(f"algorithm.loss_agg_mode={normalize}", "training.micro_batch_size=1")
     gradients, loss, kl = plain(policy, normalize)
     moved = copy.deepcopy(policy)
-    learner = Distiller(settings.objective)
+    learner = Distiller(settings.algorithm)
     sum_of = Accumulation(Replicated(), moved, learner, settings, Console(1), sequences=9, tokens=100)
     for lesson in lessons()[::-1]:
         sum_of.add([lesson])
@@ -197,7 +199,7 @@ def test_a_loss_that_is_not_finite_updates_nothing_and_names_the_rollouts(
     optimizer = optimizer_of(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the loss is nan on rollouts rollout 1, rollout 2; nothing was upd"):
         update(
-            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
+            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().algorithm), make_recipe(), Console(1)
         )
     assert unchanged(policy, before)
     assert not optimizer.state
@@ -209,7 +211,7 @@ def test_a_gradient_that_is_not_finite_updates_nothing(policy: Policy, make_reci
     optimizer = optimizer_of(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the gradient's norm is (nan|inf); nothing was updated"):
         update(
-            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().objective), make_recipe(), Console(1)
+            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().algorithm), make_recipe(), Console(1)
         )
     assert unchanged(policy, before)
     assert not optimizer.state
@@ -219,7 +221,7 @@ def test_a_gradient_that_is_not_finite_updates_nothing(policy: Policy, make_reci
 
 
 def test_the_optimizer_is_adamw_over_the_adapter(policy: Policy) -> None:
-    settings = Optimizer(lr=3e-4, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    settings = OptimizerConfig(lr=3e-4, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
     optimizer = optimizer_of(policy, settings)
     assert isinstance(optimizer, torch.optim.AdamW)
     (group,) = optimizer.param_groups
@@ -228,6 +230,6 @@ def test_the_optimizer_is_adamw_over_the_adapter(policy: Policy) -> None:
 
 
 def test_the_learning_rate_warms_up_linearly_and_stays() -> None:
-    warm = Optimizer(lr=8.0, warmup_steps=4)
+    warm = OptimizerConfig(lr=8.0, warmup_steps=4)
     assert [learning_rate(warm, step) for step in (1, 2, 3, 4, 5, 100)] == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0]
-    assert [learning_rate(Optimizer(lr=8.0), step) for step in (1, 2)] == [8.0, 8.0]
+    assert [learning_rate(OptimizerConfig(lr=8.0), step) for step in (1, 2)] == [8.0, 8.0]

@@ -26,8 +26,8 @@ VIEW = View(prompt_ids=(5, 9, 17), completion_ids=(40, 41, 42, 43), start=0, sto
 @pytest.fixture
 def fresh(tiny_llama: Path) -> Fresh:
     def make() -> tuple[Policy, torch.optim.Optimizer]:
-        adapter = config.Adapter(rank=2, targets=("q_proj", "down_proj"))
-        policy = policies.load(config.Model(path=str(tiny_llama)), adapter, 0, torch.device("cpu"))
+        adapter = config.LoraConfig(r=2, target_modules=("q_proj", "down_proj"))
+        policy = policies.load(config.ModelConfig(name_or_path=str(tiny_llama)), adapter, 0, torch.device("cpu"))
         return policy, torch.optim.AdamW(policy.trainable(), lr=1e-2, weight_decay=0.1)
 
     return make

@@ -59,7 +59,7 @@ class Held:
 
 @pytest.fixture
 def grader() -> Iterator[Grader]:
-    with Grader(config.Grading()) as grader:
+    with Grader(config.GraderConfig()) as grader:
         yield grader
 
 

@@ -122,7 +122,7 @@ def test_training_moves_the_policy_that_is_sampled(finished_run: Recipe) -> None
 
 
 def served(url: str) -> str:
-    return f'critic={{ kind = "openai", base_url = "{url}", model = "program", asks = 1 }}'
+    return f'critic={{ kind = "openai", base_url = "{url}", model = "program", max_attempts = 1 }}'
 
 
 def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_same(
@@ -142,7 +142,7 @@ def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_s
     with serving(Reply(words)) as server:
         for overlap in ("true", "false"):
             begin = len(server.requests)
-            once = ("training.steps=1", f"training.overlap={overlap}", f"name=overlap-{overlap}")
+            once = ("training.max_steps=1", f"training.overlap={overlap}", f"name=overlap-{overlap}")
             folders.append(run(make_recipe(served(server.url), *once)))
             assert len(server.requests) - begin == 4
     whole = metrics(finished_run.folder)[0]
@@ -165,7 +165,7 @@ def test_what_needs_the_whole_step_s_critiques_waits_for_them(
 ) -> None:
     monkeypatch.setattr(loop, "as_answered", None)
     with serving(Reply("none")) as server:
-        folder = run(make_recipe(served(server.url), "training.steps=1", *overrides))
+        folder = run(make_recipe(served(server.url), "training.max_steps=1", *overrides))
     assert len(metrics(folder)) == 1
 
 
@@ -300,16 +300,16 @@ def test_a_run_killed_twice_resumes_to_the_same_numbers(
 
 
 def test_more_steps_go_on_where_fewer_ended(finished_run: Recipe, make_recipe: MakeRecipe) -> None:
-    run(make_recipe("training.steps=2"))
+    run(make_recipe("training.max_steps=2"))
     folder = run(make_recipe())
     assert adapter(folder, 4) == adapter(finished_run.folder, 4)
     assert [values["step"] for values in metrics(folder)] == [1, 2, 3, 4]
 
 
 def test_fewer_steps_than_are_done_do_nothing(make_recipe: MakeRecipe) -> None:
-    folder = run(make_recipe("training.steps=2"))
+    folder = run(make_recipe("training.max_steps=2"))
     before = what_was_computed(folder)
-    run(make_recipe("training.steps=1"))
+    run(make_recipe("training.max_steps=1"))
     assert what_was_computed(folder) == before
 
 
@@ -326,7 +326,7 @@ def test_a_finished_run_is_left_alone_and_reported_again(
 
 
 def test_a_damaged_checkpoint_stops_the_run_and_says_how_to_go_on(make_recipe: MakeRecipe) -> None:
-    settings = make_recipe("training.steps=2", "training.checkpoint_every=1")
+    settings = make_recipe("training.max_steps=2", "training.save_steps=1")
     folder = run(settings)
     whole = adapter(folder, 2)
     (folder / "checkpoints" / "step-000002" / "optimizer.safetensors").write_bytes(b"half")
@@ -347,7 +347,12 @@ def test_identical_truncated_rollouts_are_warned_of(
 ) -> None:
     folder = run(
         make_recipe(
-            *("training.steps=1", "training.group=4", "sampling.temperature=0", "sampling.max_new_tokens=3"),
+            *(
+                "training.max_steps=1",
+                "training.num_generations=4",
+                "sampling.temperature=0",
+                "sampling.max_new_tokens=3",
+            ),
         )
     )
     warned = capsys.readouterr().err
@@ -360,7 +365,7 @@ def test_empty_rollouts_do_not_stop_a_run(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sampling, "draw", lambda logits, noise, settings: torch.full((len(logits),), 2))
-    folder = run(make_recipe("training.steps=1"))
+    folder = run(make_recipe("training.max_steps=1"))
     (values,) = metrics(folder)
     assert values["completion_tokens"] == 4, "an EOS each"
     assert values["correct"] == values["formatted"] == values["truncated"] == 0
@@ -370,7 +375,7 @@ def test_empty_rollouts_do_not_stop_a_run(
 def test_a_step_without_lessons_updates_nothing_and_is_counted(
     make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = make_recipe("teacher.max_tokens=50", "training.steps=2", "training.checkpoint_every=1")
+    settings = make_recipe("teacher.max_length=50", "training.max_steps=2", "training.save_steps=1")
     folder = run(settings)
     for values in metrics(folder):
         assert "loss" not in values
@@ -387,7 +392,7 @@ def test_a_loss_that_is_not_finite_names_run_and_step(make_recipe: MakeRecipe, m
 
 
 def test_the_learning_rate_warms_up_over_the_runs_steps(make_recipe: MakeRecipe) -> None:
-    short = ("problems.holdout=0", "training.steps=2", "training.checkpoint_every=1", "optimizer.max_grad_norm=1e9")
+    short = ("problems.holdout=0", "training.max_steps=2", "training.save_steps=1", "optimizer.max_grad_norm=1e9")
     folder = run(make_recipe(*short, "optimizer.lr=8e-3", "optimizer.warmup_steps=8"))
     assert [values["lr"] for values in metrics(folder)] == pytest.approx([1e-3, 2e-3])
     first = load_file(folder / "checkpoints" / "step-000001" / "adapter_model.safetensors")
@@ -396,7 +401,7 @@ def test_the_learning_rate_warms_up_over_the_runs_steps(make_recipe: MakeRecipe)
 
 
 def test_a_run_without_evaluation_problems_says_so(make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = make_recipe("problems.holdout=0", "training.steps=1")
+    settings = make_recipe("problems.holdout=0", "training.max_steps=1")
     run(settings)
     assert "warning: there are no evaluation problems" in capsys.readouterr().err
     assert not (settings.folder / "evaluations").exists()
@@ -405,7 +410,7 @@ def test_a_run_without_evaluation_problems_says_so(make_recipe: MakeRecipe, caps
 def test_what_a_run_says_to_a_log_is_one_line_a_step(
     make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(make_recipe("training.steps=2", "problems.holdout=0"))
+    run(make_recipe("training.max_steps=2", "problems.holdout=0"))
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith("step ") for line in lines) == 2
     assert all(line.startswith(("step ", "warning: ")) for line in lines if "weights" not in line)
@@ -425,7 +430,7 @@ def long_and_short(folder: Path) -> Path:
 
 def test_problems_longer_than_the_context_are_left_out_and_counted(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     source = f'problems.train={{ source = "file", path = "{long_and_short(tmp_path)}", columns = {{ id = "id" }} }}'
-    folder = run(make_recipe(source, "problems.holdout=0", "training.steps=1"))
+    folder = run(make_recipe(source, "problems.holdout=0", "training.max_steps=1"))
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["problems"] == {
         "train": 4,
@@ -442,9 +447,9 @@ def test_no_problem_with_room_for_a_completion_is_an_error(make_recipe: MakeReci
 
 @pytest.mark.slow
 def test_a_run_with_dropout_resumes_to_the_same_adapter(make_recipe: MakeRecipe) -> None:
-    overrides = ("adapter.dropout=0.3", "objective.normalize=token", "training.checkpoint_every=1")
+    overrides = ("lora.lora_dropout=0.3", "algorithm.loss_agg_mode=token-mean", "training.save_steps=1")
     folder = run(make_recipe(*overrides, "name=whole"))
-    run(make_recipe(*overrides, "name=parts", "training.steps=2"))
+    run(make_recipe(*overrides, "name=parts", "training.max_steps=2"))
     parts = run(make_recipe(*overrides, "name=parts"))
     assert adapter(parts, 4) == adapter(folder, 4)
 
@@ -469,10 +474,10 @@ def processes_of_session(leader: int) -> list[str]:
 @pytest.mark.parametrize(
     ("stage", "pattern", "overrides"),
     [
-        ("evaluate", "problems/train.jsonl", ["evaluation.samples=2000"]),
+        ("evaluate", "problems/train.jsonl", ["evaluation.num_samples=2000"]),
         ("sample", "evaluations/step-000000.json", ["training.rollouts_per_step=4000"]),
         ("critique", "rollouts/step-000001.jsonl", ["critic"]),
-        ("learn", "critiques/step-000001.jsonl", ["training.rollouts_per_step=120", "training.micro_batch=1"]),
+        ("learn", "critiques/step-000001.jsonl", ["training.rollouts_per_step=120", "training.micro_batch_size=1"]),
     ],
 )
 def test_an_interrupt_exits_with_130_says_how_to_go_on_and_leaves_no_process(

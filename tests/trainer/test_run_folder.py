@@ -70,19 +70,19 @@ def test_a_recipe_may_be_mended_as_long_as_nothing_was_computed(settings: Recipe
 
 def test_another_recipe_is_an_error_that_lists_what_differs(settings: Recipe, make_recipe: MakeRecipe) -> None:
     begun(settings)
-    other = make_recipe("optimizer.lr=0.5", "training.steps=9", "context.template=refsol")
+    other = make_recipe("optimizer.lr=0.5", "training.max_steps=9", "context.template=refsol")
     with pytest.raises(StepalignError) as raised:
         Run(other)
     message = str(raised.value)
     assert "optimizer.lr: 0.01 → 0.5" in message
     assert "context.template: 'stepalign' → 'refsol'" in message
-    assert "training.steps" not in message
+    assert "training.max_steps" not in message
     Run(settings).close()  # the refused one holds no lock, and has changed nothing
 
 
 def test_steps_and_trackers_may_differ_and_the_new_ones_are_written(settings: Recipe, make_recipe: MakeRecipe) -> None:
     begun(settings)
-    Run(make_recipe("training.steps=9", "tracking.project=other")).close()
+    Run(make_recipe("training.max_steps=9", "tracking.project=other")).close()
     assert "steps = 9" in (settings.folder / "recipe.toml").read_text()
 
 
@@ -91,7 +91,7 @@ def test_a_run_may_go_on_with_its_critic_at_another_address(make_recipe: MakeRec
         return make_recipe("critic={kind='openai', base_url='" + url + "', model='m'}", *changed)
 
     begun(asking("http://here/v1"))
-    Run(asking("http://there/v1", "critic.concurrency=1", "critic.outage_s=9", "critic.cache=off")).close()
+    Run(asking("http://there/v1", "critic.max_concurrency=1", "critic.max_outage_s=9", "critic.cache=off")).close()
     with pytest.raises(StepalignError, match=r"critic\.mode: 'copy' → 'splice'"):
         Run(asking("http://there/v1", "critic.mode=splice"))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.sampling.served import BASE, Served, serve
+from tests.rollouts.served import BASE, Served, serve
 
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
@@ -28,7 +28,7 @@ def served(tiny_llama: Path) -> Iterator[Served]:
 
 def over(*servers: Served) -> str:
     urls = [server.url for server in servers]
-    return f'sampler={{ kind = "vllm-server", base_url = {urls}, model = "{BASE}", outage_s = 1 }}'
+    return f'sampler={{ kind = "vllm-server", base_url = {urls}, model = "{BASE}", max_outage_s = 1 }}'
 
 
 def run(settings: Recipe) -> Path:
@@ -110,7 +110,7 @@ def test_a_server_lost_amid_a_long_completion_is_waited_for(
     monkeypatch.setattr(servers, "_REST_S", 0.1)
     monkeypatch.setattr(servers, "_ALIVE_S", 0.3)
     served.fault = "late"
-    settings = make_recipe(over(served).replace("outage_s = 1", "outage_s = 0.4"))
+    settings = make_recipe(over(served).replace("max_outage_s = 1", "max_outage_s = 0.4"))
     assert drawn(run(settings)) == drawn(finished_run.folder)
     assert not served.fault, "it happened"
 
@@ -130,7 +130,7 @@ def test_a_stale_adapter_stops_the_run(make_recipe: MakeRecipe, served: Served) 
 
 def test_a_step_below_the_tolerance_is_noticed_all_the_same(make_recipe: MakeRecipe, served: Served) -> None:
     served.fault = "stale"
-    settings = make_recipe(over(served).replace("outage_s = 1", "tolerance = 100"), "optimizer.lr=1e-5")
+    settings = make_recipe(over(served).replace("max_outage_s = 1", "tolerance = 100"), "optimizer.lr=1e-5")
     with pytest.raises(StepalignError, match=r"answers like (the base|the policy of step 0)\. .*by 0\.000\d+ nats"):
         run(settings)
 

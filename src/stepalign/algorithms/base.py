@@ -49,7 +49,7 @@ class Method(Protocol[L]):
     needs_critique: bool
     one_by_one: bool
     """Whether a rollout's lesson follows from it and its own critique alone."""
-    updates: int
+    num_iterations: int
     """Optimizer updates on each step's lessons."""
 
     def check(self, problems: Sequence[Problem]) -> None:

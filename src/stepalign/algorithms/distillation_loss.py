@@ -16,7 +16,7 @@ class Distiller:
 
     frozen = "teacher"
 
-    def __init__(self, settings: config.Distillation) -> None:
+    def __init__(self, settings: config.DistillationConfig) -> None:
         self._settings = settings
 
     def look(self, model: Policy, micro: Sequence[Lesson], batch: Batch) -> Float[Tensor, "tokens hidden"]:

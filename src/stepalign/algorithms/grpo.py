@@ -44,9 +44,9 @@ class Rewarding:
     needs_critique = False
     one_by_one = False  # an advantage is over a group
 
-    def __init__(self, settings: config.Recipe, objective: config.Grpo) -> None:
+    def __init__(self, settings: config.Recipe, objective: config.GRPOConfig) -> None:
         self._settings, self._objective = settings, objective
-        self.updates = objective.updates
+        self.num_iterations = objective.num_iterations
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Nothing is asked of problems but an answer, which all have."""
@@ -72,7 +72,7 @@ class Rewarding:
             for rollout, advantage in zip(group, advantages(rewards)[0].tolist(), strict=True):
                 ids = rollout.completion_ids
                 view = View(prompt_ids=rollout.prompt_ids, completion_ids=ids, start=0, stop=len(ids))
-                if advantage == 0 and not self._objective.kl:
+                if advantage == 0 and not self._objective.kl_coef:
                     taught.outcomes["dropped"] += 1
                     taught.unmoved.append(view)
                 else:
@@ -90,13 +90,13 @@ class Reinforcer:
 
     frozen = "base"
 
-    def __init__(self, settings: config.Grpo, temperature: float) -> None:
+    def __init__(self, settings: config.GRPOConfig, temperature: float) -> None:
         self._settings, self._temperature = settings, temperature
         self._old: dict[str, Float[Tensor, " tokens"]] = {}
 
     def look(self, model: Policy, micro: Sequence[Rewarded], batch: Batch) -> Float[Tensor, " tokens"] | None:
         """The tokens' log-probabilities under the base, where the loss has a KL to it."""
-        if not self._settings.kl:
+        if not self._settings.kl_coef:
             return None
         # Logits over a temperature are those of hidden states over it.
         return scores(model.teacher(batch) / self._temperature, model.head, batch.targets).log_probs
@@ -134,4 +134,4 @@ class Reinforcer:
 
     def counts(self, lessons: Sequence[Rewarded]) -> Mapping[str, int]:
         """The tokens that the base read."""
-        return {"base_tokens": sum(lesson.longest for lesson in lessons)} if self._settings.kl else {}
+        return {"base_tokens": sum(lesson.longest for lesson in lessons)} if self._settings.kl_coef else {}

@@ -15,14 +15,14 @@ from stepalign.views import DoesNotFit, Lesson, lesson
 class Teaching:
     """The teacher's side of a recipe: context, fallback, limits."""
 
-    updates = 1
+    num_iterations = 1
 
     def __init__(
         self,
         chat: Chat,
         prompt: SolverPrompt,
         settings: config.Recipe,
-        objective: config.Distillation,
+        objective: config.DistillationConfig,
         context_limit: int | None,
     ) -> None:
         """`context_limit` is the model's own; the teacher's views stay within both.
@@ -33,12 +33,12 @@ class Teaching:
         self.chat, self.before = chat, prompt.before
         self.settings, self.objective = settings, objective
         self.context = contexts.load(settings.context.template)
-        self.needs_critique = self.context.needs_critique or objective.horizon == "first_error"
+        self.needs_critique = self.context.needs_critique or objective.loss_span == "until_first_error"
         if self.needs_critique and settings.critic is None:
             why = (
                 f"context.template = {settings.context.template!r} shows a critique"
                 if self.context.needs_critique
-                else "objective.horizon = 'first_error' needs a critique that knows the first error"
+                else "algorithm.loss_span = 'until_first_error' needs a critique that knows the first error"
             )
             raise StepalignError(f"{why}, but the recipe has no [critic]")
         self.one_by_one = not settings.context.shuffled
@@ -106,7 +106,7 @@ class Teaching:
             if self.fallback is None or self._stands_in(answer) == "drop":
                 return None
             # Without a critique nothing knows where the first error is.
-            context, objective = self.fallback, objective.model_copy(update={"horizon": "all"})
+            context, objective = self.fallback, objective.model_copy(update={"loss_span": "all"})
         elif other is None and self.settings.context.shuffled:
             taught.failures["no other problem's critique"] += 1
             return None
@@ -137,8 +137,8 @@ def _others(rollouts: Sequence[Rollout], answers: Mapping[str, Critique | Critiq
     return others
 
 
-def within(teacher: config.Teacher, context_limit: int | None) -> config.Teacher:
+def within(teacher: config.TeacherConfig, context_limit: int | None) -> config.TeacherConfig:
     """A recipe's teacher within the model's own limit, where it has one."""
     if context_limit is None:
         return teacher
-    return teacher.model_copy(update={"max_tokens": min(teacher.max_tokens, context_limit)})
+    return teacher.model_copy(update={"max_length": min(teacher.max_length, context_limit)})

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from stepalign.config.table import Probability, Section, Share
+from stepalign.config.table import Probability, Share, Table
 
 Fallback = Literal["refsol", "drop"]
 """Without a critique: teach with the reference solution, or leave the rollout out."""
@@ -16,7 +16,7 @@ Failed = Literal["retry", "fail", "refsol", "drop", "ignore"]
 Mendable = Literal["repair", "retry", "fail", "refsol", "drop", "ignore"]
 
 
-class Checks(Section):
+class ChecksConfig(Table):
     """What the checks of a critique allow; `docs/critics.md` defines each measure."""
 
     min_fidelity: Share = 0.98
@@ -27,11 +27,11 @@ class Checks(Section):
     """`length`: how many times as long as the rollout or the reference solution a critique may be."""
 
 
-class Policy(Section):
+class ValidationConfig(Table):
     """What follows when an answer cannot be read, or a check fails. The first failed check decides.
 
     `repair`: the program puts the solver's own text in (splice); what still fails is asked for again. `retry`: the
-    model is asked again and told what was wrong, `critic.asks` times in all; then `critic.on_failure`. `fail`:
+    model is asked again and told what was wrong, `critic.max_attempts` times in all; then `critic.on_failure`. `fail`:
     `critic.on_failure` at once. `refsol`, `drop`: that fallback at once. `ignore`: counted, and taught all the same.
     """
 
@@ -59,29 +59,29 @@ class Policy(Section):
     """The critique is far longer than what it is about."""
 
 
-class Checked(Section):
+class CriticConfig(Table):
     """What every critic's table has: the critique is checked, whoever wrote it."""
 
     on_failure: Fallback = "refsol"
     """The last resort, where no critique can be trusted."""
-    checks: Checks = Checks()
-    policy: Policy = Policy()
+    checks: ChecksConfig = ChecksConfig()
+    validation: ValidationConfig = ValidationConfig()
 
     @property
     def fallbacks(self) -> frozenset[Fallback]:
         """Every fallback that may be taken."""
-        values: set[str] = {self.on_failure, *self.policy.model_dump().values()}
+        values: set[str] = {self.on_failure, *self.validation.model_dump().values()}
         return frozenset(fallback for fallback in _FALLBACKS if fallback in values)
 
 
-class ProgramCritic(Checked):
+class ProgramCriticConfig(CriticConfig):
     """A program that checks each step's arithmetic and mends the first wrong step."""
 
     kind: Literal["program"] = "program"
     on_failure: Fallback = "drop"
 
 
-class ReplayCritic(Checked):
+class ReplayCriticConfig(CriticConfig):
     """Critiques that are there already: an earlier run's, planted ones, a person's. They belong to rollouts by id."""
 
     kind: Literal["replay"] = "replay"
@@ -89,7 +89,7 @@ class ReplayCritic(Checked):
     """Critiques and failures (JSONL)."""
 
 
-class AskedCritic(Checked):
+class LLMCriticConfig(CriticConfig):
     """What every critic's table has that is a model."""
 
     mode: Literal["copy", "splice"] = "copy"
@@ -100,18 +100,18 @@ class AskedCritic(Checked):
     temperature: NonNegativeFloat = 0.0
     top_p: Probability = 0.95
     max_tokens: PositiveInt = 8000
-    asks: PositiveInt = 2
+    max_attempts: PositiveInt = 2
     """How often a rollout is put to the model at most, where the policy says `retry`."""
 
 
-class SelfCritic(AskedCritic):
+class SelfCriticConfig(LLMCriticConfig):
     """The solver's own base model, in process: no server, the adapter off."""
 
     kind: Literal["self"] = "self"
     max_tokens: PositiveInt = 2048
-    thinking: bool = False
+    enable_thinking: bool = False
     """The chat template's thinking switch; the thinking counts towards `max_tokens`."""
-    batch_size: PositiveInt = 8
+    max_num_seqs: PositiveInt = 8
     """Rollouts asked about together: each takes the room of a whole message and its answer in the cache."""
 
 
@@ -119,7 +119,7 @@ def _listed(found: object) -> object:
     return (found,) if isinstance(found, str) else found
 
 
-class OpenAICritic(AskedCritic):
+class OpenAICriticConfig(LLMCriticConfig):
     """A model behind OpenAI-compatible endpoints. The key is read from `api_key_env`, never from a recipe."""
 
     kind: Literal["openai"] = "openai"
@@ -131,17 +131,19 @@ class OpenAICritic(AskedCritic):
     """For one request."""
     total_timeout_s: PositiveFloat = 900.0
     """For one rollout: every request, retry and wait, except while all endpoints are dead."""
-    retries: NonNegativeInt = 3
+    max_retries: NonNegativeInt = 3
     """Further requests after a failed one (connection, time-out, 408, 409, 429, 5xx), with growing waits."""
-    rest_s: PositiveFloat = 15.0
+    cooldown_s: PositiveFloat = 15.0
     """How long an endpoint that failed is left alone before it is tried again."""
-    outage_s: NonNegativeFloat = 600.0
+    max_outage_s: NonNegativeFloat = 600.0
     """How long a run waits while all endpoints are dead, before it stops."""
-    concurrency: PositiveInt = 32
+    max_concurrency: PositiveInt = 32
     """Requests under way at once, over all endpoints."""
     cache: str = "run"
     """Where the server's answers are kept: `run` is `critic-cache.sqlite` in the run's folder, `off` is nowhere, and
     anything else is the path of a file."""
 
 
-Critic = Annotated[ProgramCritic | ReplayCritic | SelfCritic | OpenAICritic, Field(discriminator="kind")]
+AnyCriticConfig = Annotated[
+    ProgramCriticConfig | ReplayCriticConfig | SelfCriticConfig | OpenAICriticConfig, Field(discriminator="kind")
+]

@@ -13,7 +13,7 @@ from stepalign.config import algorithms as objectives
 from stepalign.config import critics, samplers
 from stepalign.config import recipe as sections
 from stepalign.config.recipe import VERSION, Recipe
-from stepalign.config.table import Section
+from stepalign.config.table import Table
 from stepalign.errors import StepalignError
 
 
@@ -93,7 +93,7 @@ def _lay_over(base: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _other_kind(table: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    implied = {"kind": objectives.DEFAULT_KIND} if table == "objective" else {}
+    implied = {"kind": objectives.DEFAULT_KIND} if table == "algorithm" else {}
     old = {**implied, **old}
     return any(tag in old and tag in new and old[tag] != new[tag] for tag in ("kind", "source"))
 
@@ -129,19 +129,19 @@ def _explain(path: Path, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-_TAGS: dict[str, type[Section]] = {
-    "openmath": sections.OpenMath,
-    "gsm8k": sections.Gsm8k,
-    "gsm_symbolic": sections.GsmSymbolic,
-    "sums": sections.Sums,
-    "file": sections.File,
-    "program": critics.ProgramCritic,
-    "openai": critics.OpenAICritic,
-    "transformers": samplers.Transformers,
-    "vllm": samplers.Vllm,
-    "vllm-server": samplers.VllmServer,
-    "distillation": objectives.Distillation,
-    "grpo": objectives.Grpo,
+_TAGS: dict[str, type[Table]] = {
+    "openmath": sections.OpenMathConfig,
+    "gsm8k": sections.Gsm8kConfig,
+    "gsm_symbolic": sections.GsmSymbolicConfig,
+    "sums": sections.SumsConfig,
+    "file": sections.FileConfig,
+    "program": critics.ProgramCriticConfig,
+    "openai": critics.OpenAICriticConfig,
+    "transformers": samplers.TransformersConfig,
+    "vllm": samplers.VllmConfig,
+    "vllm-server": samplers.VllmServerConfig,
+    "distillation": objectives.DistillationConfig,
+    "grpo": objectives.GRPOConfig,
 }
 """What pydantic puts into a key's path where a table may be of several kinds."""
 
@@ -156,12 +156,12 @@ def _suggestion(location: tuple[int | str, ...]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(allowed)}"
 
 
-def _section(location: tuple[int | str, ...]) -> type[Section] | None:
-    section: type[Section] | None = Recipe
+def _section(location: tuple[int | str, ...]) -> type[Table] | None:
+    section: type[Table] | None = Recipe
     for part in location:
         if part in _TAGS:
             section = _TAGS[str(part)]
         elif section is not None and part in section.model_fields:
             annotation = section.model_fields[str(part)].annotation
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, Table) else None
     return section

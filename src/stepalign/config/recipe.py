@@ -12,43 +12,43 @@ from pydantic import (
     model_validator,
 )
 
-from stepalign.config.algorithms import Distillation, Grpo, Objective
-from stepalign.config.critics import Critic
-from stepalign.config.samplers import Sampler, Transformers
-from stepalign.config.table import Decay, Probability, Section, Share
+from stepalign.config.algorithms import AlgorithmConfig, DistillationConfig, GRPOConfig
+from stepalign.config.critics import AnyCriticConfig
+from stepalign.config.samplers import SamplerConfig, TransformersConfig
+from stepalign.config.table import Decay, Probability, Share, Table
 from stepalign.lab import SOLVER
 
-VERSION = 1
+VERSION = 2
 """The format of recipes this release reads and writes."""
 
 
-class Model(Section):
+class ModelConfig(Table):
     """The solver's base weights."""
 
-    path: str
+    name_or_path: str
     """A directory, a name on the Hugging Face hub, or `lab`: the solver that ships with the package."""
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it, float32 on the CPU."""
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    chat_template: Path | None = None
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    chat_template_path: Path | None = None
     """A Jinja file, for a tokenizer that has no chat template of its own."""
 
     @property
     def location(self) -> str:
         """Where the weights are."""
-        return str(SOLVER) if self.path == "lab" else self.path
+        return str(SOLVER) if self.name_or_path == "lab" else self.name_or_path
 
 
 # ── problems ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Source(Section):
+class _Source(Table):
     limit: PositiveInt | None = None
     """Take at most this many problems, in the source's order."""
 
 
-class OpenMath(_Source):
+class OpenMathConfig(_Source):
     """`nvidia/OpenMathReasoning` from the hub (the paper's data)."""
 
     source: Literal["openmath"] = "openmath"
@@ -57,7 +57,7 @@ class OpenMath(_Source):
     """Keep problems whose `pass_rate_72b_tir` is above this (paper: 0.85)."""
 
 
-class Gsm8k(_Source):
+class Gsm8kConfig(_Source):
     """`openai/gsm8k` from the hub, or its raw JSONL."""
 
     source: Literal["gsm8k"] = "gsm8k"
@@ -65,7 +65,7 @@ class Gsm8k(_Source):
     path: Path | None = None
 
 
-class GsmSymbolic(_Source):
+class GsmSymbolicConfig(_Source):
     """`gsm_symbolic` of reasoning-gym: generated word problems with a written derivation."""
 
     source: Literal["gsm_symbolic"] = "gsm_symbolic"
@@ -73,7 +73,7 @@ class GsmSymbolic(_Source):
     seed: NonNegativeInt = 0
 
 
-class Sums(_Source):
+class SumsConfig(_Source):
     """Generated sums: `terms` numbers of up to `digits` digits, added and taken away."""
 
     source: Literal["sums"] = "sums"
@@ -85,7 +85,7 @@ class Sums(_Source):
     """Whether some terms are taken away instead of added."""
 
 
-class Columns(Section):
+class ColumnsConfig(Table):
     """Which columns of a file hold a problem's parts."""
 
     statement: str = "statement"
@@ -95,25 +95,27 @@ class Columns(Section):
     id: str | None = None
 
 
-class File(_Source):
+class FileConfig(_Source):
     """Any local JSONL or Parquet file."""
 
     source: Literal["file"] = "file"
     path: Path
-    columns: Columns = Columns()
+    columns: ColumnsConfig = ColumnsConfig()
 
 
-Source = Annotated[OpenMath | Gsm8k | GsmSymbolic | Sums | File, Field(discriminator="source")]
+SourceConfig = Annotated[
+    OpenMathConfig | Gsm8kConfig | GsmSymbolicConfig | SumsConfig | FileConfig, Field(discriminator="source")
+]
 
 
-class Problems(Section):
+class ProblemsConfig(Table):
     """What is trained on, and what is held out of it."""
 
-    train: Source
+    train: SourceConfig
     holdout: NonNegativeInt = 0
     """Problems split off for evaluation, by `seed` (paper: 30)."""
     seed: NonNegativeInt = 0
-    evaluation: Source | None = None
+    evaluation: SourceConfig | None = None
     """Evaluate on these problems instead of on held-out ones."""
 
     @model_validator(mode="after")
@@ -123,20 +125,20 @@ class Problems(Section):
         return self
 
 
-class Selection(Section):
+class SelectionConfig(Table):
     """`stepalign select`: the paper's filter by the solver's own attempts."""
 
-    attempts: PositiveInt = 16
+    num_attempts: PositiveInt = 16
     max_accuracy: Share = 5 / 16
     """Keep problems whose accuracy over the attempts is below this."""
-    min_format: Share = 0.9
+    min_format_accuracy: Share = 0.9
     """… and whose format accuracy is above this."""
 
 
 # ── the solver's side ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Sampling(Section):
+class SamplingConfig(Table):
     """How tokens are drawn."""
 
     temperature: NonNegativeFloat = 1.0
@@ -145,31 +147,31 @@ class Sampling(Section):
     top_k: NonNegativeInt = 0
     """0 is off."""
     max_new_tokens: PositiveInt = 1024
-    thinking: bool = False
+    enable_thinking: bool = False
     """The chat template's thinking switch."""
 
 
-class Example(Section):
+class ExampleConfig(Table):
     """A worked example, shown as a turn of its own before the problem."""
 
     problem: str
     solution: str
 
 
-class Prompts(Section):
+class PromptsConfig(Table):
     """The solver's prompt."""
 
     solver: str = "solver"
     """The name of a template that ships with the package, or a file."""
     system: str = ""
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ExampleConfig, ...] = ()
     """For solvers too small to follow the format by instruction alone (the paper shows none)."""
 
 
-class Grading(Section):
+class GraderConfig(Table):
     """Worker processes that compare answers, and what they may take."""
 
-    workers: PositiveInt = 2
+    num_workers: PositiveInt = 2
     timeout_s: PositiveFloat = 10.0
     """For one rollout; a worker that exceeds it is killed and the rollout counts as wrong."""
 
@@ -177,7 +179,7 @@ class Grading(Section):
 # ── the teacher's side ────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Context(Section):
+class ContextConfig(Table):
     """What the teacher is shown beyond the problem: one template file."""
 
     template: str = "refsol"
@@ -186,32 +188,32 @@ class Context(Section):
     """Show another problem's critique: a control that must not help. The horizon stays the rollout's own."""
 
 
-class Teacher(Section):
+class TeacherConfig(Table):
     """Who teaches, and how its prompt ends."""
 
-    policy: Literal["base"] = "base"
+    kind: Literal["base"] = "base"
     """`base`: the initial policy, the same weights with the adapter disabled."""
-    thinking: bool = False
+    enable_thinking: bool = False
     """The chat template's thinking switch for the teacher's prompt (paper: on)."""
     close_think: bool = False
     """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
-    max_tokens: PositiveInt = 20_000
+    max_length: PositiveInt = 20_000
     """Teacher prompt and completion together. A longer context is cut, never the problem or the header."""
 
 
 # ── training ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Adapter(Section):
+class LoraConfig(Table):
     """LoRA."""
 
-    rank: PositiveInt = 16
-    alpha: PositiveFloat = 32.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    r: PositiveInt = 16
+    lora_alpha: PositiveFloat = 32.0
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class Optimizer(Section):
+class OptimizerConfig(Table):
     """AdamW."""
 
     lr: PositiveFloat = 5e-6
@@ -224,113 +226,115 @@ class Optimizer(Section):
     """The global norm that gradients are clipped to; 0 is off."""
 
 
-class Training(Section):
+class TrainingConfig(Table):
     """How long, how much at once, and what is kept."""
 
-    steps: PositiveInt = 100
+    max_steps: PositiveInt = 100
     """Optimizer steps."""
     rollouts_per_step: PositiveInt = 32
-    group: PositiveInt = 1
+    num_generations: PositiveInt = 1
     """Rollouts a problem (the paper's G)."""
-    micro_batch: PositiveInt = 2
+    micro_batch_size: PositiveInt = 2
     """Rollouts in one forward and backward pass, at most."""
-    micro_batch_tokens: PositiveInt | None = None
+    max_tokens_per_micro_batch: PositiveInt | None = None
     """The student's padded tokens in one pass, at most (a longer rollout has one to itself); None is no bound."""
     gradient_checkpointing: bool = False
     overlap: bool = True
     """A critic is asked while other rollouts are drawn, and learning begins with the first answers of a served one."""
-    checkpoint_every: PositiveInt = 10
-    evaluate_every: NonNegativeInt = 10
+    save_steps: PositiveInt = 10
+    eval_steps: NonNegativeInt = 10
     """0 evaluates before the first and after the last step only."""
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
-        if self.rollouts_per_step % self.group:
-            raise ValueError(f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of group = {self.group}")
+        if self.rollouts_per_step % self.num_generations:
+            raise ValueError(
+                f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of num_generations = {self.num_generations}"
+            )
         return self
 
 
-class Distribution(Section):
+class DistributedConfig(Table):
     """Training in several processes, started by `accelerate launch` or `torchrun`."""
 
-    engine: Literal["auto", "replicated", "fsdp2", "zero2"] = "auto"
-    """`replicated`: the whole model on each; `fsdp2`: the base sharded; `zero2`: the optimizer's state sharded by
-    DeepSpeed (the paper's); `auto`: what the launcher's configuration asks for, else `replicated`."""
-    offload: bool = False
+    strategy: Literal["auto", "data_parallel", "fsdp2", "zero2"] = "auto"
+    """`data_parallel`: the whole model on each; `fsdp2`: the base sharded; `zero2`: the optimizer's state sharded by
+    DeepSpeed (the paper's); `auto`: what the launcher's configuration asks for, else `data_parallel`."""
+    offload_optimizer: bool = False
     """`zero2`: the optimizer's state in the host's memory (the paper's)."""
-    processes: NonNegativeInt = 0
+    num_processes: NonNegativeInt = 0
     """How many there must be; 0 takes as many as were started."""
 
 
-class Evaluation(Section):
+class EvaluationConfig(Table):
     """How a checkpoint is judged on the held-out problems (paper: n 12, T 1.0, top-p 0.95, 38,912 tokens)."""
 
-    samples: PositiveInt = 12
+    num_samples: PositiveInt = 12
     """n: attempts a problem."""
-    sampling: Sampling = Sampling(temperature=1.0, top_p=0.95)
-    bootstrap: PositiveInt = 2000
+    sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95)
+    num_bootstrap: PositiveInt = 2000
     """Resamples behind every interval."""
 
 
-class Probe(Section):
+class ProbeConfig(Table):
     """Rollouts that a run looks at under several contexts at every checkpoint; without this table it does not."""
 
     contexts: tuple[str, ...] = ()
     """Designs by name or file; none means the run's own."""
     rollouts: Path | None = None
     """A file or folder as `stepalign probe --rollouts` takes it; None draws from the initial policy."""
-    count: PositiveInt = 16
+    num_rollouts: PositiveInt = 16
     """The first so many rollouts, or problems to draw one of each."""
 
 
-class Tracking(Section):
+class TrackingConfig(Table):
     """Trackers of Accelerate that metrics are also sent to."""
 
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     project: str = "stepalign"
 
 
-class Recipe(Section):
+class Recipe(Table):
     """A whole run."""
 
     version: int = VERSION
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: NonNegativeInt = 0
-    output: Path = Path("runs")
+    output_dir: Path = Path("runs")
     """The run's folder is `output/name`."""
-    model: Model
-    problems: Problems
-    selection: Selection = Selection()
-    prompts: Prompts = Prompts()
-    sampler: Sampler = Transformers()
-    sampling: Sampling = Sampling()
-    grading: Grading = Grading()
-    critic: Critic | None = None
-    context: Context = Context()
-    teacher: Teacher = Teacher()
-    objective: Objective = Distillation()
-    adapter: Adapter = Adapter()
-    optimizer: Optimizer = Optimizer()
-    training: Training = Training()
-    distribution: Distribution = Distribution()
-    evaluation: Evaluation = Evaluation()
-    probe: Probe | None = None
-    tracking: Tracking = Tracking()
+    model: ModelConfig
+    problems: ProblemsConfig
+    selection: SelectionConfig = SelectionConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    sampler: SamplerConfig = TransformersConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    grader: GraderConfig = GraderConfig()
+    critic: AnyCriticConfig | None = None
+    context: ContextConfig = ContextConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    algorithm: AlgorithmConfig = DistillationConfig()
+    lora: LoraConfig = LoraConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    probe: ProbeConfig | None = None
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _grpo_needs_something_to_compare(self) -> Self:
-        if isinstance(self.objective, Grpo):
-            if self.training.group == 1:
+        if isinstance(self.algorithm, GRPOConfig):
+            if self.training.num_generations == 1:
                 raise ValueError(
-                    "objective.kind = 'grpo' compares a problem's rollouts: training.group = 1, set 2 or more"
+                    "algorithm.kind = 'grpo' compares a problem's rollouts: training.num_generations = 1, set 2 or more"
                 )
             if self.sampling.temperature == 0:
                 raise ValueError(
-                    "objective.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy"
+                    "algorithm.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy"
                 )
         return self
 
     @property
     def folder(self) -> Path:
         """Where the run lives."""
-        return self.output / self.name
+        return self.output_dir / self.name

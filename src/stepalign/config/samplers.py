@@ -4,36 +4,36 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag
 
-from stepalign.config.table import Probability, Section
+from stepalign.config.table import Probability, Table
 
 
-class Transformers(Section):
+class TransformersConfig(Table):
     """The training model itself, in process, on any device."""
 
     kind: Literal["transformers"] = "transformers"
-    batch_size: PositiveInt = 32
+    max_num_seqs: PositiveInt = 32
     """Rows decoded together."""
 
 
-class _Guarded(Section):
+class _Guarded(Table):
     tolerance: PositiveFloat | None = None
     """The largest mean difference (nats a token) between the engine's log-probabilities and the trainer's, checked
     after every hand-over of an adapter; None is 0.001 for float32 and 0.05 for half precision."""
 
 
-class Vllm(_Guarded):
+class VllmConfig(_Guarded):
     """vLLM in the training process, on the same device (the paper's)."""
 
     kind: Literal["vllm"]
-    batch_size: PositiveInt = 256
+    max_num_seqs: PositiveInt = 256
     """Sequences decoded together, at most."""
-    memory: Probability = 0.4
+    gpu_memory_utilization: Probability = 0.4
     """The share of the device's memory that vLLM may take."""
-    max_tokens: PositiveInt | None = None
+    max_model_len: PositiveInt | None = None
     """Prompt and completion together, at most; None is the model's own limit."""
-    eager: bool = False
+    enforce_eager: bool = False
     """Without CUDA graphs and compilation: starts sooner, decodes more slowly."""
-    sleep: bool = True
+    enable_sleep_mode: bool = True
     """On a GPU: give the memory back while the policy is trained."""
 
 
@@ -41,7 +41,7 @@ def _listed(found: object) -> object:
     return (found,) if isinstance(found, str) else found
 
 
-class VllmServer(_Guarded):
+class VllmServerConfig(_Guarded):
     """vLLM servers over HTTP, started with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`."""
 
     kind: Literal["vllm-server"]
@@ -49,13 +49,13 @@ class VllmServer(_Guarded):
     """One URL, or a list of them that share the load. Adapters are handed over as folders in the run's own: the servers
     must see that at the same path."""
     model: str | None = None
-    """The name under which they serve the solver; None is `model.path`."""
+    """The name under which they serve the solver; None is `model.name_or_path`."""
     api_key_env: str = "STEPALIGN_SAMPLER_API_KEY"
-    batch_size: PositiveInt = 256
+    max_num_seqs: PositiveInt = 256
     """Requests under way at once, over all servers and all training processes."""
     timeout_s: PositiveFloat = 1800.0
     """For one completion."""
-    outage_s: NonNegativeFloat = 600.0
+    max_outage_s: NonNegativeFloat = 600.0
     """How long a run waits while no server answers, before it stops."""
 
 
@@ -67,10 +67,10 @@ def _kind(value: Any) -> str:
 DEFAULT_KIND = "transformers"
 """What a `[sampler]` without `kind` is."""
 
-Sampler = Annotated[
-    Annotated[Transformers, Tag("transformers")]
-    | Annotated[Vllm, Tag("vllm")]
-    | Annotated[VllmServer, Tag("vllm-server")],
+SamplerConfig = Annotated[
+    Annotated[TransformersConfig, Tag("transformers")]
+    | Annotated[VllmConfig, Tag("vllm")]
+    | Annotated[VllmServerConfig, Tag("vllm-server")],
     Discriminator(
         _kind,
         custom_error_type="sampler",

@@ -36,7 +36,9 @@ class OwnModel:
     """How many positions the model has."""
 
 
-def make(settings: config.Critic, grader: Grader, folder: Path, own: Callable[[], OwnModel] | None = None) -> Critic:
+def make(
+    settings: config.AnyCriticConfig, grader: Grader, folder: Path, own: Callable[[], OwnModel] | None = None
+) -> Critic:
     """The critic that a recipe names.
 
     Args:
@@ -49,23 +51,23 @@ def make(settings: config.Critic, grader: Grader, folder: Path, own: Callable[[]
         StepalignError: its settings cannot work.
     """
     match settings:
-        case config.ProgramCritic():
+        case config.ProgramCriticConfig():
             from stepalign.critics.arithmetic.critic import ProgramCritic
             from stepalign.critics.validation import CheckedCritic, Rules
 
             return CheckedCritic(ProgramCritic(), Rules(settings, grader))
-        case config.ReplayCritic():
+        case config.ReplayCriticConfig():
             from stepalign.critics.replay import ReplayCritic
             from stepalign.critics.validation import CheckedCritic, Rules
 
             return CheckedCritic(ReplayCritic(settings.path), Rules(settings, grader))
-        case config.SelfCritic():
+        case config.SelfCriticConfig():
             from stepalign.critics.self_critic import SelfCritic
 
             if own is None:
                 raise StepalignError("critic.kind = 'self': there is no solver here that could be asked")
             return SelfCritic(settings, grader, own)
-        case config.OpenAICritic():
+        case config.OpenAICriticConfig():
             from stepalign.critics.openai import OpenAICritic
 
             return OpenAICritic(settings, grader, folder)

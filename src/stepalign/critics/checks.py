@@ -52,7 +52,7 @@ _QUOTE = 8
 class Checker:
     """Checks critiques. Answers that need computer algebra are compared in the grader's processes."""
 
-    def __init__(self, settings: config.Checks, grader: Grader) -> None:
+    def __init__(self, settings: config.ChecksConfig, grader: Grader) -> None:
         self._settings, self._grader = settings, grader
 
     def check(self, critique: Critique, problem: Problem, rollout: Rollout) -> tuple[Check, ...]:

@@ -48,7 +48,7 @@ class Opened:
 class Dialogue:
     """A recipe's way of asking a model."""
 
-    def __init__(self, critic: str, settings: config.AskedCritic, grader: Grader) -> None:
+    def __init__(self, critic: str, settings: config.LLMCriticConfig, grader: Grader) -> None:
         """
         Args:
             critic: the critic's name, for the records.
@@ -117,7 +117,7 @@ class Dialogue:
         """What was read, checked and settled by the policy; None where the model is to be asked again."""
         if isinstance(found, Critique):
             found = self._rules.settle(found, opened.problem, opened.rollout)
-        if isinstance(found, Refusal) and found.again and len(opened.faults) + 1 < self._settings.asks:
+        if isinstance(found, Refusal) and found.again and len(opened.faults) + 1 < self._settings.max_attempts:
             opened.faults.append(found)
             return None
         return self.close(opened, found)

@@ -35,7 +35,7 @@ _Found = Critique | CritiqueFailure
 class OpenAICritic:
     """Asks a model. Answers come in the order in which they are ready."""
 
-    def __init__(self, settings: config.OpenAICritic, grader: Grader, folder: Path) -> None:
+    def __init__(self, settings: config.OpenAICriticConfig, grader: Grader, folder: Path) -> None:
         """Check the settings; nothing is sent yet.
 
         Raises:
@@ -60,7 +60,7 @@ class OpenAICritic:
             StepalignError: no endpoint answers any more, or all that were asked refuse everything.
         """
         opened = (Opened(problem, rollout) for problem, rollout in attempts)
-        ahead = self._settings.concurrency + self._settings.concurrency // 8 + 1
+        ahead = self._settings.max_concurrency + self._settings.max_concurrency // 8 + 1
         with self._answering() as (start, results):
             under_way = 0
             while True:
@@ -113,7 +113,7 @@ class OpenAICritic:
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = Cache(self._kept) if self._kept else None
         transport = Transport(self._settings, key, cache)
-        room = asyncio.Semaphore(self._settings.concurrency)
+        room = asyncio.Semaphore(self._settings.max_concurrency)
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         thread.start()

@@ -81,8 +81,8 @@ def verify(
     """
     attempts = _attempts(settings, rollouts, problems_file)
     answers = []
-    with Grader(settings.grading) as grader, Console() as console, console.stage("check", len(attempts)) as advance:
-        checked = CheckedCritic(ReplayCritic(critiques), Rules(settings.critic or config.ProgramCritic(), grader))
+    with Grader(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as advance:
+        checked = CheckedCritic(ReplayCritic(critiques), Rules(settings.critic or config.ProgramCriticConfig(), grader))
         for answer in checked.critique(attempts):
             answers.append(answer)
             advance(1)
@@ -187,7 +187,7 @@ def _spaced(records: Sequence[R], limit: int | None) -> list[R]:
     return [records[place * len(records) // limit] for place in range(limit)]
 
 
-def _critic_of(settings: config.Recipe) -> config.Critic:
+def _critic_of(settings: config.Recipe) -> config.AnyCriticConfig:
     if settings.critic is None:
         raise StepalignError("the recipe has no [critic]")
     return settings.critic
@@ -216,7 +216,7 @@ def _asked(settings: config.Recipe, attempts: Attempts, out: Path) -> list[Criti
     """The critic's answers to all attempts, kept in `out`."""
     chosen = _critic_of(settings)
     with ExitStack() as stack:
-        grader = stack.enter_context(Grader(settings.grading))
+        grader = stack.enter_context(Grader(settings.grader))
 
         def own_model() -> critics.OwnModel:
             solver = stack.enter_context(stages.solver(settings, None))

@@ -27,7 +27,7 @@ class SelfCritic:
 
     name = "self"
 
-    def __init__(self, settings: config.SelfCritic, grader: Grader, own: Callable[[], OwnModel]) -> None:
+    def __init__(self, settings: config.SelfCriticConfig, grader: Grader, own: Callable[[], OwnModel]) -> None:
         """Check the settings; the model is only asked for with the first attempt.
 
         Raises:
@@ -35,11 +35,11 @@ class SelfCritic:
         """
         self._settings, self._own = settings, own
         self._dialogue = Dialogue(self.name, settings, grader)
-        self._sampling = config.Sampling(
+        self._sampling = config.SamplingConfig(
             temperature=settings.temperature,
             top_p=settings.top_p,
             max_new_tokens=settings.max_tokens,
-            thinking=settings.thinking,
+            enable_thinking=settings.enable_thinking,
         )
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
@@ -49,7 +49,7 @@ class SelfCritic:
         not fit into the model's context.
         """
         own, source = self._own(), iter(attempts)
-        while batch := list(islice(source, self._settings.batch_size)):
+        while batch := list(islice(source, self._settings.max_num_seqs)):
             waiting = [Opened(problem, rollout) for problem, rollout in batch]
             while waiting:
                 answers = list(self._asked(own, waiting))
@@ -64,7 +64,7 @@ class SelfCritic:
         by_id = {opened.rollout.id: opened for opened in waiting}
         for name, opened in by_id.items():
             turn = Turn("user", self._dialogue.message(opened))
-            ids = own.chat.prompt_ids([turn], thinking=self._settings.thinking)
+            ids = own.chat.prompt_ids([turn], thinking=self._settings.enable_thinking)
             if own.context_limit is not None and len(ids) + self._settings.max_tokens > own.context_limit:
                 detail = (
                     f"a message of {len(ids)} tokens and critic.max_tokens = {self._settings.max_tokens} do not fit "

@@ -1,6 +1,6 @@
 """What becomes of a critique that was checked: it teaches, is mended, is asked for again, or falls back.
 
-The recipe's `[critic.policy]` says which, check by check. Mending is splicing: the solver's own text is put where the
+The recipe's `[critic.validation]` says which, check by check. Mending is splicing: the solver's own text is put where the
 critic should have copied it, a reason that quotes the wrong step is left out, and the text is composed anew. What is
 mended is checked once more; a check that still fails then counts as one to ask again for.
 """
@@ -43,9 +43,9 @@ class Refusal:
 class Rules:
     """A recipe's checks and its policy."""
 
-    def __init__(self, settings: config.Checked, grader: Grader) -> None:
+    def __init__(self, settings: config.CriticConfig, grader: Grader) -> None:
         self.checker = Checker(settings.checks, grader)
-        self._policy = settings.policy
+        self._policy = settings.validation
 
     def settle(self, critique: Critique, problem: Problem, rollout: Rollout) -> Critique | Refusal:
         """The critique with its checks, mended where the policy says so, or why it may not teach."""

@@ -15,7 +15,7 @@ from stepalign.records import Problem
 __all__ = ["Loaded", "load", "prepare", "split"]
 
 
-def prepare(settings: config.Problems) -> tuple[list[Problem], list[Problem], dict[str, int]]:
+def prepare(settings: config.ProblemsConfig) -> tuple[list[Problem], list[Problem], dict[str, int]]:
     """What to train on, what to evaluate on, and how many rows were left out, by reason.
 
     A training problem whose statement is also an evaluation problem's is left out of training.
@@ -38,7 +38,7 @@ def prepare(settings: config.Problems) -> tuple[list[Problem], list[Problem], di
     return train, evaluation, dropped
 
 
-def load(source: config.Source) -> Loaded:
+def load(source: config.SourceConfig) -> Loaded:
     """Load a recipe's source of problems, at most `source.limit` of them.
 
     Raises:
@@ -48,31 +48,31 @@ def load(source: config.Source) -> Loaded:
     return collect(_name(source), _candidates(source), source.limit)
 
 
-def _candidates(source: config.Source) -> Iterable[Candidate]:
+def _candidates(source: config.SourceConfig) -> Iterable[Candidate]:
     # Each source's libraries (datasets, pyarrow, reasoning-gym) are imported only where it is used.
     match source:
-        case config.OpenMath():
+        case config.OpenMathConfig():
             from stepalign.data import openmath
 
             return openmath.candidates(source)
-        case config.Gsm8k():
+        case config.Gsm8kConfig():
             from stepalign.data import gsm8k
 
             return gsm8k.candidates(source)
-        case config.GsmSymbolic():
+        case config.GsmSymbolicConfig():
             from stepalign.data import gsm_symbolic as symbolic
 
             return symbolic.candidates(source)
-        case config.Sums():
+        case config.SumsConfig():
             from stepalign.data import sums
 
             return sums.candidates(source)
-        case config.File():
+        case config.FileConfig():
             from stepalign.data import files
 
             return files.candidates(source)
 
 
-def _name(source: config.Source) -> str:
+def _name(source: config.SourceConfig) -> str:
     path = getattr(source, "path", None)
     return source.source if path is None else str(path)

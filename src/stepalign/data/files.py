@@ -24,7 +24,7 @@ from stepalign.data.loaded import Candidate
 from stepalign.errors import StepalignError
 from stepalign.records import Problem
 
-_DEFAULT = config.Columns()
+_DEFAULT = config.ColumnsConfig()
 _RECORD = {part.name for part in dataclasses.fields(Problem)}
 
 
@@ -43,7 +43,7 @@ def rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         raise StepalignError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def candidates(source: config.File) -> Iterator[Candidate]:
+def candidates(source: config.FileConfig) -> Iterator[Candidate]:
     """A file's rows as candidates. Without an id column an id is the file's stem and the line or row.
 
     The default column `solution` may be absent (the problems then have no reference solution); one that the

@@ -18,7 +18,7 @@ _OTHERWISE = 'Where there is no network, name its raw file instead: source = "gs
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
-def candidates(source: config.Gsm8k) -> Iterator[Candidate]:
+def candidates(source: config.Gsm8kConfig) -> Iterator[Candidate]:
     """The rows as candidates; an id is the split (of a raw file: its stem) and the row, counted from 0.
 
     Raises:

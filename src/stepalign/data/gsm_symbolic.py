@@ -14,7 +14,7 @@ from stepalign.errors import StepalignError
 from stepalign.seeding import derive_seed
 
 
-def candidates(source: config.GsmSymbolic) -> Iterator[Candidate]:
+def candidates(source: config.GsmSymbolicConfig) -> Iterator[Candidate]:
     """`count` generated problems; the same for one seed and release of reasoning-gym.
 
     The generator seeds its problem i with seed + i, so that sets of neighbouring seeds would share problems:

@@ -26,7 +26,7 @@ _OTHERWISE = (
 )
 
 
-def candidates(source: config.OpenMath, dataset: str = DATASET) -> Iterator[Candidate]:
+def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterator[Candidate]:
     """The rows of a split as candidates, ids made from the statement: the same in every split and release.
 
     Args:

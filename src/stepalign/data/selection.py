@@ -48,7 +48,7 @@ class Selected:
 def select(
     loaded: Loaded,
     attempt: Attempt,
-    settings: config.Selection,
+    settings: config.SelectionConfig,
     *,
     folder: Path,
     holdout: int,
@@ -78,7 +78,7 @@ def select(
     bounds: dict[str, Any] = {"selection": settings.model_dump(mode="json"), "holdout": holdout, "seed": seed}
     _refuse_other_bounds(folder / "manifest.json", bounds)
     tallies = _attempt_all(
-        loaded.problems, attempt, Journal(folder / "attempts.jsonl", settings.attempts), batch, progress
+        loaded.problems, attempt, Journal(folder / "attempts.jsonl", settings.num_attempts), batch, progress
     )
 
     reasons = {problem.id: _reason(tallies[problem.id], settings) for problem in loaded.problems}
@@ -88,7 +88,7 @@ def select(
         counts = ", ".join(f"{count} by {reason}" for reason, count in dropped.items())
         raise StepalignError(
             f"{folder}: none of {len(loaded.problems)} problems passed the selection: dropped {counts} "
-            f"(max_accuracy = {settings.max_accuracy:g}, min_format = {settings.min_format:g})"
+            f"(max_accuracy = {settings.max_accuracy:g}, min_format = {settings.min_format_accuracy:g})"
         )
     train, evaluation = split(kept, holdout, seed)
 
@@ -151,12 +151,12 @@ def _attempt_all(
     return journal.tallies
 
 
-def _reason(tally: Tally, settings: config.Selection) -> str:
+def _reason(tally: Tally, settings: config.SelectionConfig) -> str:
     """Which bounds a problem fails; empty where it passes."""
     failed = []
     if tally.accuracy >= settings.max_accuracy:
         failed.append("accuracy")
-    if tally.format_accuracy <= settings.min_format:
+    if tally.format_accuracy <= settings.min_format_accuracy:
         failed.append("format")
     return " and ".join(failed)
 
@@ -164,7 +164,7 @@ def _reason(tally: Tally, settings: config.Selection) -> str:
 def _claim(
     folder: Path,
     problems: Sequence[Problem],
-    settings: config.Selection,
+    settings: config.SelectionConfig,
     fingerprint: Mapping[str, JsonValue],
 ) -> None:
     """Write down what the attempts depend on, or hold it against what an earlier run wrote."""
@@ -173,7 +173,7 @@ def _claim(
         json.dumps(
             {
                 **fingerprint,
-                "attempts": settings.attempts,
+                "attempts": settings.num_attempts,
                 "problems": {"count": len(problems), "digest": digest},
             }
         )

@@ -40,7 +40,7 @@ class Step:
         return self.title if self.result >= 0 else f"{self.title} (still to be taken away)"
 
 
-def candidates(source: config.Sums) -> Iterator[Candidate]:
+def candidates(source: config.SumsConfig) -> Iterator[Candidate]:
     """`count` different sums; an id spells its sum. A longer set begins with the shorter of the same seed.
 
     Raises:
@@ -82,7 +82,7 @@ def derivations(terms: Sequence[int]) -> dict[str, list[Step]]:
     return found
 
 
-def _draw(source: config.Sums, index: int, seen: set[tuple[int, ...]]) -> tuple[tuple[int, ...], str, list[Step]]:
+def _draw(source: config.SumsConfig, index: int, seen: set[tuple[int, ...]]) -> tuple[tuple[int, ...], str, list[Step]]:
     for attempt in range(_DRAWS):
         random = Random(derive_seed(source.seed, "sums", index, attempt))
         terms: list[int] = []

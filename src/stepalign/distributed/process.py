@@ -119,7 +119,7 @@ class Led:
             self._object.close()
 
 
-def join(expected: config.Distribution) -> World:
+def join(expected: config.DistributedConfig) -> World:
     """Take this process' place among those that were launched.
 
     Raises:
@@ -132,20 +132,20 @@ def join(expected: config.Distribution) -> World:
     from torch import distributed
 
     launched = get_int_from_env(_SIZES, 1)
-    if launched == 1 and not expected.processes and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+    if launched == 1 and not expected.num_processes and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         raise StepalignError(
             "accelerate launched one process: its MULTI_CPU starts no more of them without MPI. Use "
-            "recipes/accelerate/2-cpu-processes.yaml or `torchrun`; distribution.processes = 1 if one is wanted"
+            "recipes/accelerate/2-cpu-processes.yaml or `torchrun`; distributed.num_processes = 1 if one is wanted"
         )
     # Without a device, and not told that it is to use the CPU, Accelerate makes each process a world of its own.
     state = PartialState(cpu=launched > 1 and not torch.accelerator.is_available(), timeout=_WAIT)
     world = World(state.process_index, state.num_processes)
     if world.size != launched:
         raise StepalignError(f"the launcher started {launched} processes, but this one is in a world of {world.size}")
-    if expected.processes and world.size != expected.processes:
+    if expected.num_processes and world.size != expected.num_processes:
         raise StepalignError(
-            f"distribution.processes = {expected.processes}, but this process is in a world of {world.size}; "
-            f"launch it with `accelerate launch --num_processes {expected.processes}` or `torchrun`"
+            f"distribution.num_processes = {expected.num_processes}, but this process is in a world of {world.size}; "
+            f"launch it with `accelerate launch --num_processes {expected.num_processes}` or `torchrun`"
         )
     if world.size > 1 and distributed.get_world_size() != world.size:
         raise StepalignError(f"{world.size} processes, but the process group has {distributed.get_world_size()}")

@@ -39,7 +39,7 @@ M = TypeVar("M")
 class Replicated:
     """The whole model on every process."""
 
-    name = "replicated"
+    name = "data_parallel"
 
     def __init__(self, world: World = ALONE, device: torch.device | None = None) -> None:
         self.world, self.device = world, device or torch.device("cpu")
@@ -130,7 +130,7 @@ class Sharded(Lockstep):
         layers = len(decoder.layers)
         if len(_sharded(policy)) != layers + 1:
             raise StepalignError(
-                f"distribution.engine = 'fsdp2': {len(_sharded(policy)) - 1} of {layers} layers sharded"
+                f"distributed.strategy = 'fsdp2': {len(_sharded(policy)) - 1} of {layers} layers sharded"
             )
         return optimizer
 
@@ -147,31 +147,31 @@ class Sharded(Lockstep):
             module.set_reshard_after_forward(True, recurse=False)
 
 
-def make(settings: config.Distribution, world: World, device: torch.device) -> Replicated:
+def make(settings: config.DistributedConfig, world: World, device: torch.device) -> Replicated:
     """The engine that the recipe, or else the launcher's configuration, asks for.
 
     Raises:
         StepalignError: the two ask for different engines, or there is nothing to distribute over.
     """
-    launcher = "replicated"
+    launcher = "data_parallel"
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         launcher = "fsdp2"
         if os.environ.get("FSDP_VERSION", "2") != "2":
             raise StepalignError("fsdp_version: 1 in the launcher's configuration: only 2 is supported")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         launcher = "zero2"
-    asked = launcher if settings.engine == "auto" else settings.engine
-    if launcher not in ("replicated", asked):
-        raise StepalignError(f"distribution.engine = {asked!r}, but the launcher's configuration asks for {launcher}")
-    if asked == "replicated":
+    asked = launcher if settings.strategy == "auto" else settings.strategy
+    if launcher not in ("data_parallel", asked):
+        raise StepalignError(f"distributed.strategy = {asked!r}, but the launcher's configuration asks for {launcher}")
+    if asked == "data_parallel":
         return Replicated(world, device)
     if world.size == 1:
-        raise StepalignError(f"distribution.engine = {asked!r} needs several processes: launch it with `torchrun`")
+        raise StepalignError(f"distributed.strategy = {asked!r} needs several processes: launch it with `torchrun`")
     if asked == "fsdp2":
         return Sharded(world, device)
     from stepalign.distributed.zero2 import Zero
 
-    return Zero(world, device, offload=settings.offload)
+    return Zero(world, device, offload=settings.offload_optimizer)
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> str:

@@ -2,9 +2,9 @@
 
 DeepSpeed is given the adapter alone, not the model: the base has no gradients, and casting or broadcasting it is none
 of the optimizer's business. The paper's setting (CPU offload). With LoRA it saves 8 bytes a parameter of the adapter,
-shared out over the processes, and pays with communication in every pass: `replicated` is simpler where that fits.
+shared out over the processes, and pays with communication in every pass: `data_parallel` is simpler where that fits.
 
-    torchrun --nproc-per-node 4 -m stepalign.cli train RECIPE distribution.engine=zero2 distribution.offload=true
+    torchrun --nproc-per-node 4 -m stepalign.cli train RECIPE distributed.strategy=zero2 distributed.offload_optimizer=true
 """
 
 import math
@@ -39,7 +39,7 @@ class Zero(Lockstep):
             import deepspeed
         except ImportError:
             raise StepalignError(
-                "distribution.engine = 'zero2' needs DeepSpeed: pip install 'stepalign[deepspeed]'"
+                "distributed.strategy = 'zero2' needs DeepSpeed: pip install 'stepalign[deepspeed]'"
             ) from None
         self._deepspeed: Any = deepspeed
         self._offload = offload
@@ -67,7 +67,7 @@ class Zero(Lockstep):
         )
         kind, size = type(sharded).__name__, engine.dp_world_size
         if kind != "DeepSpeedZeroOptimizer" or size != self.world.size:
-            raise StepalignError(f"distribution.engine = 'zero2': DeepSpeed made a {kind} over {size} processes")
+            raise StepalignError(f"distributed.strategy = 'zero2': DeepSpeed made a {kind} over {size} processes")
         self._engine = engine
         if before:
             self._restore(sharded, before)

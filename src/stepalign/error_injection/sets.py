@@ -46,8 +46,8 @@ def plant_set(
     source: str,
     out: Path,
     *,
-    model: config.Model,
-    prompts: config.Prompts | None = None,
+    model: config.ModelConfig,
+    prompts: config.PromptsConfig | None = None,
     problems_file: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -73,7 +73,7 @@ def plant_set(
     found = plant_all(
         _solutions(source, problems_file, limit),
         chat,
-        SolverPrompt(prompts or config.Prompts()),
+        SolverPrompt(prompts or config.PromptsConfig()),
         limit=limit,
         seed=seed,
         kinds=kinds,
@@ -147,7 +147,7 @@ def kinds_of(names: Sequence[str]) -> list[SlipKind]:
 def _solutions(source: str, problems_file: Path | None, limit: int | None) -> Iterable[Solution]:
     if source == SYMBOLIC:
         # About one derivation in seven has an equation that does not hold, or no place for a slip.
-        generated = config.GsmSymbolic(count=2 * limit if limit else 200)
+        generated = config.GsmSymbolicConfig(count=2 * limit if limit else 200)
         return sources.derivations(problems.load(generated).problems)
     path = Path(source)
     try:
@@ -162,5 +162,5 @@ def _solutions(source: str, problems_file: Path | None, limit: int | None) -> It
         if problems_file is None:
             raise StepalignError(f"{source}: rollouts need the file of their problems: --problems FILE")
         return sources.rollouts(read_jsonl(path, Rollout), read_jsonl(problems_file, Problem))
-    written = config.Gsm8k(path=path) if "question" in columns else config.File(path=path)
+    written = config.Gsm8kConfig(path=path) if "question" in columns else config.FileConfig(path=path)
     return sources.derivations(problems.load(written).problems)

@@ -35,10 +35,10 @@ def judge(
         The evaluation, and the graded rollouts behind it.
     """
     chosen = settings.evaluation
-    with console.stage("evaluate", len(problems) * chosen.samples / solver.world.size) as advance:
+    with console.stage("evaluate", len(problems) * chosen.num_samples / solver.world.size) as advance:
         rollouts = solver.attempt(
             problems,
-            chosen.samples,
+            chosen.num_samples,
             chosen.sampling,
             adapter=adapter,
             policy_step=step,
@@ -46,5 +46,5 @@ def judge(
             prefix=f"evaluation-{step:06d}",
             done=lambda _: advance(1),
         )
-    scored = score(rollouts, n=chosen.samples, bootstrap=chosen.bootstrap, seed=settings.seed, step=step)
+    scored = score(rollouts, n=chosen.num_samples, bootstrap=chosen.num_bootstrap, seed=settings.seed, step=step)
     return scored, rollouts

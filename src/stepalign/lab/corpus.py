@@ -93,7 +93,7 @@ def _message(problem: Problem, context: str | None, text: str, answer: int) -> s
     return _DESIGNS[context].render(problem, rollout, critique)
 
 
-_PROMPT = SolverPrompt(config.Prompts(solver="lab/solver"))
+_PROMPT = SolverPrompt(config.PromptsConfig(solver="lab/solver"))
 _CRITIC = ProgramCritic()
 _DESIGNS = {name: contexts.load(f"lab/{name}") for name in CONTEXTS}
 _EQUATION = re.compile(r"\d+ \+ \d+ = \d+")

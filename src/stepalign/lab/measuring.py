@@ -60,7 +60,7 @@ def measured(settings: config.Recipe) -> dict[str, Any]:
         )
         credits = [one for some in crediting.run(shown.rollouts, by_id, shown.critiques, {}) for one in some]
         credit = measure(shown.rollouts, shown.marks, credits, seed=settings.seed)
-        bootstrap = {"resamples": settings.evaluation.bootstrap, "seed": settings.seed}
+        bootstrap = {"resamples": settings.evaluation.num_bootstrap, "seed": settings.seed}
         helped = {}
         for design in designs:
             attempts = _attempts(solver, chat, by_id, [one for one in credits if one.context == design.name], settings)
@@ -172,7 +172,7 @@ def main() -> None:
         [
             f"problems.evaluation.count={arguments.problems}",
             "problems.evaluation.seed=9",
-            "evaluation.samples=8",
+            "evaluation.num_samples=8",
             *arguments.overrides,
         ],
     )

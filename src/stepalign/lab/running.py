@@ -32,7 +32,7 @@ def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] =
     """
     if condition not in conditions():
         raise StepalignError(f"no condition {condition!r}; allowed: {', '.join(conditions())}")
-    own = [f"seed={seed}", f"name={condition}-{seed}", f"output={out}"]
+    own = [f"seed={seed}", f"name={condition}-{seed}", f"output_dir={out}"]
     return config.load(RECIPES / f"{condition}.toml", [*overrides, *own])
 
 
@@ -46,7 +46,7 @@ def run(
         seeds: how many.
         out: the runs' folder.
         jobs: runs at a time, one core each.
-        overrides: laid over every recipe, like `training.steps=10`.
+        overrides: laid over every recipe, like `training.max_steps=10`.
     """
     # All that can be wrong with a recipe shows before the first run. Seeds go round, so that a stopped lab is balanced.
     planned = [settings_of(condition, seed, out, overrides) for seed in range(seeds) for condition in chosen]

@@ -50,7 +50,7 @@ def divergence(
     teacher_hidden: Float[Tensor, "tokens teacher_hidden"],
     head: Float[Tensor, "vocab hidden"],
     weights: Float[Tensor, " tokens"],
-    settings: config.Distillation,
+    settings: config.DistillationConfig,
     *,
     teacher_head: Float[Tensor, "vocab teacher_hidden"] | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
@@ -103,12 +103,12 @@ def _evaluate(
     teacher_head: Float[Tensor, "vocab teacher_hidden"],
     weights: Float[Tensor, " tokens"],
     *,
-    settings: config.Distillation,
+    settings: config.DistillationConfig,
     wants_gradient: bool,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "5 tokens"], Float[Tensor, "tokens hidden"] | None]:
     """The loss, each token's measures as `_compare` orders them, and d loss / d student_hidden."""
     vocab, device, dtype = len(head), head.device, logit_dtype(head)
-    cap = settings.clip_at if settings.clip == "token" and settings.clip_at is not None else math.inf
+    cap = settings.clip_value if settings.clip_mode == "token" and settings.clip_value is not None else math.inf
     counted = weights.nonzero().squeeze(-1)
     chunk = max(1, min(len(counted), settings.chunk_tokens or chunk_tokens(len(counted), vocab, device)))
     rows = min(chunk, tile_rows(vocab, device))
@@ -154,7 +154,7 @@ def _evaluate(
 def _compare(
     student_logits: Float[Tensor, "rows vocab"],
     teacher_logits: Float[Tensor, "rows vocab"],
-    settings: config.Distillation,
+    settings: config.DistillationConfig,
     scratch: Float[Tensor, "4 at_least_rows vocab"],
     gradient: Float[Tensor, "rows vocab"] | None,
 ) -> Float[Tensor, "5 rows"]:
@@ -181,15 +181,15 @@ def _compare(
     teacher_first = log_student.gather(-1, log_teacher.argmax(-1, keepdim=True)).squeeze(-1)
     agreement = (teacher_first == log_student.amax(-1)).to(kl.dtype)
 
-    if settings.beta == 0 and settings.clip != "entry":
+    if settings.beta == 0 and settings.clip_mode != "entry":
         total = kl
         if gradient is not None:
             torch.sub(p_student, p_teacher, out=gradient)
     else:
         share, slope = _by_entry(settings.beta, gap, p_student, p_teacher)
-        if settings.clip == "entry" and settings.clip_at is not None:
-            slope.masked_fill_(share > settings.clip_at, 0)
-            share.clamp_(max=settings.clip_at)
+        if settings.clip_mode == "entry" and settings.clip_value is not None:
+            slope.masked_fill_(share > settings.clip_value, 0)
+            share.clamp_(max=settings.clip_value)
         total = share.sum(-1)
         if gradient is not None:
             # log p_i = z_i − log Σ_j exp z_j, so dD/dz = slope − p_student · Σ slope

@@ -52,7 +52,7 @@ def policy_gradient(
     targets: Int[Tensor, " tokens"],
     advantage: Float[Tensor, " tokens"],
     weights: Float[Tensor, " tokens"],
-    settings: config.Grpo,
+    settings: config.GRPOConfig,
     *,
     temperature: float,
     old: Float[Tensor, " tokens"] | None = None,
@@ -75,8 +75,8 @@ def policy_gradient(
         StepalignError: where the head wants a gradient.
         ValueError: `settings.kl` without a base.
     """
-    if settings.kl and base is None:
-        raise ValueError(f"kl = {settings.kl}, but the base's log-probabilities are not given")
+    if settings.kl_coef and base is None:
+        raise ValueError(f"kl = {settings.kl_coef}, but the base's log-probabilities are not given")
     wants_gradient = torch.is_grad_enabled() and hidden.requires_grad
     if wants_gradient and head.requires_grad:
         raise StepalignError("the policy gradient gives the output head none, but head.requires_grad is set: freeze it")
@@ -94,7 +94,7 @@ def _evaluate(
     targets: Int[Tensor, " tokens"],
     advantage: Float[Tensor, " tokens"],
     weights: Float[Tensor, " tokens"],
-    settings: config.Grpo,
+    settings: config.GRPOConfig,
     *,
     temperature: float,
     old: Float[Tensor, " tokens"] | None,
@@ -147,15 +147,15 @@ def _evaluate(
 def _token_loss(
     log_probs: Float[Tensor, " rows"],
     advantage: Float[Tensor, " rows"],
-    settings: config.Grpo,
+    settings: config.GRPOConfig,
     *,
     old: Float[Tensor, " rows"] | None,
     base: Float[Tensor, " rows"] | None,
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Each token's loss, its slope in log π(y_t), whether it is clipped, and its KL to the base."""
     ratio = torch.ones_like(log_probs) if old is None else (log_probs - old).exp()
-    high = settings.clip if settings.clip_high is None else settings.clip_high
-    bounded = ratio.clamp(1 - settings.clip, 1 + high)
+    high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+    bounded = ratio.clamp(1 - settings.epsilon, 1 + high)
     clipped = bounded * advantage < ratio * advantage
     loss = -torch.where(clipped, bounded, ratio) * advantage
     slope = (-ratio * advantage).masked_fill(clipped, 0.0)
@@ -164,6 +164,6 @@ def _token_loss(
     else:
         gap = base - log_probs
         kl = gap.exp() - gap - 1
-        loss = loss + settings.kl * kl
-        slope = slope + settings.kl * (1 - gap.exp())
+        loss = loss + settings.kl_coef * kl
+        slope = slope + settings.kl_coef * (1 - gap.exp())
     return loss, slope, clipped.to(log_probs.dtype), kl

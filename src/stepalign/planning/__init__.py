@@ -34,10 +34,10 @@ def write(
 
     if hardware != "this" and hardware not in GPUS:
         raise StepalignError(f"hardware {hardware!r}: allowed are this, {', '.join(GPUS)}")
-    sizes = shape(settings.model, settings.adapter, gpu=hardware != "this")
+    sizes = shape(settings.model, settings.lora, gpu=hardware != "this")
     assumed, problems = lengths.lengths(settings, like=like, completion=completion)
     device = (
-        rehearse(settings, sizes, assumed, problems * settings.evaluation.samples)
+        rehearse(settings, sizes, assumed, problems * settings.evaluation.num_samples)
         if hardware == "this"
         else Gpu(GPUS[hardware], sizes)
     )

@@ -122,13 +122,13 @@ def plan(
         critic_tokens_per_s: how fast the critic's server writes one of many answers.
     """
     training, rollouts = settings.training, settings.training.rollouts_per_step
-    slots = settings.sampler.batch_size
+    slots = settings.sampler.max_num_seqs
     drawn = lengths.drawn(rollouts, lengths.completion)
-    attempts = evaluation_problems * settings.evaluation.samples
+    attempts = evaluation_problems * settings.evaluation.num_samples
     attempted = lengths.drawn(attempts, lengths.evaluation)
     stages = {"sample": decoding(shape, drawn, lengths.prompt, slots, device, devices)}
-    distils = isinstance(settings.objective, config.Distillation)
-    if isinstance(settings.critic, config.OpenAICritic) and distils:
+    distils = isinstance(settings.algorithm, config.DistillationConfig)
+    if isinstance(settings.critic, config.OpenAICriticConfig) and distils:
         tokens = rollouts * (lengths.critic_prompt + lengths.critique)
         stages["critique"] = Stage(tokens=tokens, flops=0.0, seconds=lengths.critique / critic_tokens_per_s)
     lessons = rollouts * lengths.taught
@@ -144,21 +144,21 @@ def plan(
     if "critique" in stages:
         critique = stages["critique"].seconds
         concurrency = math.ceil(rollouts * critique / max(stages["sample"].seconds, critique))
-    every = training.evaluate_every or training.steps
+    every = training.eval_steps or training.max_steps
     return Plan(
         memory={**memory, "process": device.process["learning"]},
         sampling_memory={**sampling_memory, "process": device.process["sampling"]},
         stages=stages,
         evaluation=decoding(shape, attempted, lengths.prompt, slots, device, devices),
-        steps=training.steps,
-        evaluations=1 + math.ceil(training.steps / every) if evaluation_problems else 0,
+        steps=training.max_steps,
+        evaluations=1 + math.ceil(training.max_steps / every) if evaluation_problems else 0,
         critic_concurrency=concurrency,
     )
 
 
 def updates(settings: config.Recipe) -> int:
     """Of the adapter, in a step."""
-    return 1 if isinstance(settings.objective, config.Distillation) else settings.objective.updates
+    return 1 if isinstance(settings.algorithm, config.DistillationConfig) else settings.algorithm.num_iterations
 
 
 def learning(settings: config.Recipe, shape: Shape, lengths: Lengths) -> dict[str, tuple[float, float]]:
@@ -170,14 +170,14 @@ def learning(settings: config.Recipe, shape: Shape, lengths: Lengths) -> dict[st
     student, teacher = lengths.prompt + counted, lengths.teacher_prompt + counted
     head = 2 * shape.vocab * shape.hidden * counted
     passes = 3 if settings.training.gradient_checkpointing else 2
-    if isinstance(settings.objective, config.Distillation):
+    if isinstance(settings.algorithm, config.DistillationConfig):
         return {
             "teacher": (teacher, shape.forward_flops(teacher)),
             "student": (student, passes * shape.forward_flops(student) + 3 * head),
         }
-    times = settings.objective.updates
+    times = settings.algorithm.num_iterations
     stages = {"student": (student, times * (passes * shape.forward_flops(student) + 2 * head))}
-    if settings.objective.kl:
+    if settings.algorithm.kl_coef:
         stages = {"base": (student, times * (shape.forward_flops(student) + head)), **stages}
     return stages
 
@@ -229,18 +229,18 @@ def learning_tensors(
     training = settings.training
     counted = lengths.reached * lengths.drawn(training.rollouts_per_step, lengths.completion)[-1]
     student = lengths.prompt + counted
-    rows = min(training.micro_batch, max(1, round(training.rollouts_per_step * lengths.taught)))
-    if training.micro_batch_tokens is not None:
-        rows = max(1, min(rows, int(training.micro_batch_tokens // student)))
+    rows = min(training.micro_batch_size, max(1, round(training.rollouts_per_step * lengths.taught)))
+    if training.max_tokens_per_micro_batch is not None:
+        rows = max(1, min(rows, int(training.max_tokens_per_micro_batch // student)))
     kept = shape.layers * shape.layer_activation_bytes
     if training.gradient_checkpointing:
         kept = shape.layers * shape.hidden * shape.weight_bytes + shape.layer_activation_bytes
     chunk = chunk_tokens(round(rows * counted) or 1, shape.vocab, torch.device("cuda" if gpu else "cpu"))
-    sharded = settings.distribution.engine == "fsdp2"
+    sharded = settings.distributed.strategy == "fsdp2"
     layers = shape.projections / (devices if sharded else 1)
     moments = 8.0 * shape.adapter
-    if settings.distribution.engine == "zero2":
-        moments = 0.0 if settings.distribution.offload else moments / devices
+    if settings.distributed.strategy == "zero2":
+        moments = 0.0 if settings.distributed.offload_optimizer else moments / devices
     return {
         "weights": shape.weight_bytes * (shape.parameters - shape.projections + layers),
         "adapter and its gradient": 8.0 * shape.adapter,

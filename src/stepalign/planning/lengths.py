@@ -45,19 +45,19 @@ def lengths(settings: config.Recipe, *, like: Path | None = None, completion: in
     def count(texts: Sequence[str]) -> float:
         return fmean(len(chat.encode_text(text)) for text in texts)
 
-    asked = fmean(len(chat.prompt_ids(prompt.turns(p), thinking=settings.sampling.thinking)) for p in shown)
+    asked = fmean(len(chat.prompt_ids(prompt.turns(p), thinking=settings.sampling.enable_thinking)) for p in shown)
     solution = count([p.solution or p.answer for p in shown])
     before = _of_run(like) if like is not None else None
     written = float(completion or (before.completion if before else settings.sampling.max_new_tokens))
     copied = written + _JUDGEMENT
     told = asked
-    if isinstance(settings.objective, config.Distillation):
+    if isinstance(settings.algorithm, config.DistillationConfig):
         told += copied if contexts.load(settings.context.template).needs_critique else solution
-    splice = isinstance(settings.critic, config.OpenAICritic) and settings.critic.mode == "splice"
+    splice = isinstance(settings.critic, config.OpenAICriticConfig) and settings.critic.mode == "splice"
     found = Lengths(
         prompt=before.prompt if before else asked,
         completion=written,
-        teacher_prompt=min(before.teacher_prompt if before else told, settings.teacher.max_tokens - written),
+        teacher_prompt=min(before.teacher_prompt if before else told, settings.teacher.max_length - written),
         critic_prompt=_INSTRUCTIONS + count([p.statement for p in shown]) + solution + written,
         critique=copied * (_SPLICED if splice else 1.0),
         evaluation=float(completion or (before and before.evaluation) or settings.evaluation.sampling.max_new_tokens),

@@ -143,7 +143,9 @@ class _Scene:
         if each > _FLOPS:
             lengths = lengths.times(_FLOPS / each)
         lessons = list(_lessons(settings, lengths))
-        passes = list(micro_batches(lessons, settings.training.micro_batch, settings.training.micro_batch_tokens))
+        passes = list(
+            micro_batches(lessons, settings.training.micro_batch_size, settings.training.max_tokens_per_micro_batch)
+        )
         fit = max(1, int(_FLOPS / each))
         self.micro = passes[len(passes) // 2][:fit]
         self.several = [lesson for one in passes[:: max(1, len(passes) // 4)] for lesson in one[:fit]]
@@ -153,7 +155,7 @@ class _Scene:
         most = max(1, int(_FLOPS / (cut * 2 * shape.projections)))
         self.context = min(most, max(1, round(lengths.prompt + lengths.completion / 2)))
         sizes = [
-            max(1, min(count, settings.sampler.batch_size, most // self.context))
+            max(1, min(count, settings.sampler.max_num_seqs, most // self.context))
             for count in (settings.training.rollouts_per_step, evaluated)
         ]
         self.rows = sorted({1, -(-max(sizes) // 4), *sizes})
@@ -162,10 +164,10 @@ class _Scene:
             "sampling": sampling_tensors(shape, self.rows[-1], self.context + _TICKS),
         }
 
-    def measure(self, model: config.Model) -> dict[str, float]:
+    def measure(self, model: config.ModelConfig) -> dict[str, float]:
         """Seconds and bytes of every piece on a model."""
         found = {"empty": _peak()}
-        policy = policies.load(model, self.settings.adapter, self.settings.seed, torch.device("cpu"))
+        policy = policies.load(model, self.settings.lora, self.settings.seed, torch.device("cpu"))
         for rows in self.rows:
             found["read"], found[f"tick {rows}"] = self._draw(policy, rows, self.context)
         _, found["short tick"] = self._draw(policy, self.rows[-1], 1)
@@ -215,7 +217,7 @@ def _lessons(settings: config.Recipe, lengths: Lengths) -> Iterator[Lesson | Rew
         read = max(1, round(drawn * lengths.reached))
         written = (_ID,) * read
         student = View(prompt_ids=(_ID,) * round(lengths.prompt), completion_ids=written, start=0, stop=read)
-        if isinstance(settings.objective, config.Distillation):
+        if isinstance(settings.algorithm, config.DistillationConfig):
             shown = lengths.teacher_prompt - lengths.prompt
             if copied:
                 shown *= drawn / lengths.completion
@@ -243,14 +245,14 @@ def _apart(scene: _Scene, layers: int) -> dict[str, float]:
         whole = AutoModelForCausalLM.from_config(config)
         whole.get_output_embeddings().weight.data.mul_(_SHARP)
         whole.save_pretrained(folder)
-        model = settings.model.model_copy(update={"path": folder, "revision": None})
+        model = settings.model.model_copy(update={"name_or_path": folder, "revision": None})
         return pool.submit(scene.measure, model).result()
 
 
 def _learner(settings: config.Recipe) -> Any:
-    if isinstance(settings.objective, config.Distillation):
-        return Distiller(settings.objective)
-    return Reinforcer(settings.objective, settings.sampling.temperature)
+    if isinstance(settings.algorithm, config.DistillationConfig):
+        return Distiller(settings.algorithm)
+    return Reinforcer(settings.algorithm, settings.sampling.temperature)
 
 
 def _peak() -> float:

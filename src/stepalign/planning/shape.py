@@ -61,7 +61,7 @@ class Shape:
         return 4 * (7 * h + a + i + self.rank_sum + normed) + 2 * (2 * a + 2 * k + 3 * i)
 
 
-def shape(model: config.Model, adapter: config.Adapter, *, gpu: bool) -> Shape:
+def shape(model: config.ModelConfig, adapter: config.LoraConfig, *, gpu: bool) -> Shape:
     """Read a model's sizes; no weights are loaded.
 
     Args:
@@ -75,25 +75,27 @@ def shape(model: config.Model, adapter: config.Adapter, *, gpu: bool) -> Shape:
     try:
         config = AutoConfig.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
-        raise StepalignError(f"model.path = {model.path!r}: {str(error).strip().splitlines()[0]}") from None
+        raise StepalignError(
+            f"model.name_or_path = {model.name_or_path!r}: {str(error).strip().splitlines()[0]}"
+        ) from None
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(config)
     text: PretrainedConfig = config.get_text_config()
     adapted = {
         name: module
         for name, module in whole.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in adapter.targets
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in adapter.target_modules
     }
     if not adapted:
-        raise StepalignError(f"adapter.targets = {list(adapter.targets)}: the model has none of them")
+        raise StepalignError(f"adapter.target_modules = {list(adapter.target_modules)}: the model has none of them")
     layers = whole.get_decoder().layers
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     half = model.dtype in ("bfloat16", "float16") or (model.dtype == "auto" and gpu)
     return Shape(
         parameters=sum(parameter.numel() for parameter in whole.parameters()),
         projections=sum(m.weight.numel() for m in layers.modules() if isinstance(m, nn.Linear)),
-        adapter=sum(adapter.rank * (m.in_features + m.out_features) for m in adapted.values()),
-        rank_sum=adapter.rank * len(adapted) // len(layers),
+        adapter=sum(adapter.r * (m.in_features + m.out_features) for m in adapted.values()),
+        rank_sum=adapter.r * len(adapted) // len(layers),
         layers=len(layers),
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,

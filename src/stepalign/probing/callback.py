@@ -33,7 +33,7 @@ class Watch:
         settings: config.Recipe,
         policy: Policy,
         solver: Solver,
-        teacher: config.Teacher,
+        teacher: config.TeacherConfig,
         console: Console,
         problems: Sequence[Problem],
         folder: Path,
@@ -77,9 +77,9 @@ class Watch:
         if path.exists():
             return read_jsonl(path, Credit), material.read(self.folder)
         if self.asked.rollouts is not None:
-            begun = material.read(self.asked.rollouts, self.problems).first(self.asked.count)
+            begun = material.read(self.asked.rollouts, self.problems).first(self.asked.num_rollouts)
         else:
-            chosen = list(self.problems.values())[: self.asked.count]
+            chosen = list(self.problems.values())[: self.asked.num_rollouts]
             begun = drawn(chosen, self.settings, self.solver, self.console, adapter=None)
         shown = settled(begun, self.settings, self.solver, self.console, self.folder)
         shown.write(self.folder)

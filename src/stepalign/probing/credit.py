@@ -32,7 +32,7 @@ class Crediting:
         chat: Chat,
         before: Sequence[Turn],
         contexts: Sequence[Context],
-        teacher: config.Teacher,
+        teacher: config.TeacherConfig,
         *,
         top: int = 0,
     ) -> None:
@@ -106,7 +106,7 @@ class Crediting:
         if context.needs_solution and not problem.solution:
             self.skipped[f"{context.name}: no reference solution"] += 1
             return None
-        whole = config.Distillation()  # every token is looked at, whatever a run's loss would leave out
+        whole = config.DistillationConfig()  # every token is looked at, whatever a run's loss would leave out
         try:
             return lesson(self.chat, self.before, context, problem, rollout, critique, self.teacher, whole)
         except DoesNotFit:

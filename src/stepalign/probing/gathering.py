@@ -63,4 +63,4 @@ def _with_prompt(rollout: Rollout, given: Material, settings: config.Recipe, sol
     if rollout.prompt_ids:
         return rollout
     problem = given.problems[rollout.problem_id]
-    return replace(rollout, prompt_ids=solver.prompt_ids(problem, thinking=settings.sampling.thinking))
+    return replace(rollout, prompt_ids=solver.prompt_ids(problem, thinking=settings.sampling.enable_thinking))

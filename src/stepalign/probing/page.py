@@ -63,7 +63,7 @@ def render(probe: Probe, *, drawn: Mapping[str, str]) -> str:
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             drawn={name: Markup(svg) for name, svg in drawn.items()},  # Matplotlib escapes the labels
-            model=str(probe.manifest.get("asked", {}).get("model", {}).get("path", "unknown")),
+            model=str(probe.manifest.get("asked", {}).get("model", {}).get("name_or_path", "unknown")),
             created=str(probe.manifest.get("created", ""))[:10],
             problems=len({rollout.problem_id for rollout in probe.rollouts}),
             tokens=sum(len(rollout.completion_ids) for rollout in probe.rollouts),

@@ -18,7 +18,7 @@ class Turn:
 class SolverPrompt:
     """What the solver sees, the same in training and evaluation (paper, Figure 8)."""
 
-    def __init__(self, settings: config.Prompts) -> None:
+    def __init__(self, settings: config.PromptsConfig) -> None:
         """
         Raises:
             StepalignError: the template is missing or uses other variables than `problem`.

@@ -88,8 +88,8 @@ class Summary:
     @property
     def condition(self) -> str:
         """What the teacher sees, and who wrote it; or that there is none."""
-        if self.setting("objective.kind") == "grpo":
-            return f"GRPO, {count(int(self.setting('training.group') or 1), 'rollout')} a problem"
+        if self.setting("algorithm.kind") == "grpo":
+            return f"GRPO, {count(int(self.setting('training.num_generations') or 1), 'rollout')} a problem"
         critic = self.setting("critic.model") or self.setting("critic.kind")
         shown = f"context {self.setting('context.template') or 'unknown'}"
         return f"{shown}, critic {critic}" if critic else f"{shown}, no critic"
@@ -193,7 +193,7 @@ class Summary:
                     outcomes["fallback"],
                     "without a critique, to the reference solution",
                 ),
-                ("cut", outcomes["cut"], "taught with a teacher's prompt shortened to teacher.max_tokens"),
+                ("cut", outcomes["cut"], "taught with a teacher's prompt shortened to teacher.max_length"),
             ]
         rows += [(f"critiques of case {case}", cases[case], _CASES.get(case, "")) for case in sorted(cases)]
         rows += [(f"failed: {why}", failures[why], "no critique, or no lesson") for why in sorted(failures)]

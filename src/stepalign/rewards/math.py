@@ -64,7 +64,7 @@ class Grader:
     Threads that share a grader take turns; a forked child gets workers of its own.
     """
 
-    def __init__(self, settings: config.Grading) -> None:
+    def __init__(self, settings: config.GraderConfig) -> None:
         self._settings = settings
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
@@ -142,7 +142,7 @@ class Grader:
         failed_starts = 0
         try:
             while len(replies) < len(tasks):
-                while len(self._workers) < min(self._settings.workers, len(tasks) - len(replies)):
+                while len(self._workers) < min(self._settings.num_workers, len(tasks) - len(replies)):
                     self._workers.append(_Worker(self._settings.timeout_s))
                 for worker in self._workers:
                     while waiting and worker.take(waiting[0], tasks[waiting[0]]):

@@ -39,7 +39,7 @@ class Sampler(Protocol):
     """Draws completions, in the order in which they finish."""
 
     def sample(
-        self, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
+        self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
         """Draw one completion a request.
 

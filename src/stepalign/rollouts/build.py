@@ -32,23 +32,23 @@ def make(
     """
     chosen = settings.sampler
     match chosen:
-        case config.Transformers():
-            return TransformersSampler(load(), eos_ids=eos_ids, batch_size=chosen.batch_size)
-        case config.Vllm():
+        case config.TransformersConfig():
+            return TransformersSampler(load(), eos_ids=eos_ids, batch_size=chosen.max_num_seqs)
+        case config.VllmConfig():
             from stepalign.rollouts.vllm import VllmSampler
 
             return VllmSampler(
                 chosen,
                 settings.model,
                 dtype=str(dtype).removeprefix("torch."),
-                rank=settings.adapter.rank,
+                rank=settings.lora.r,
                 eos_ids=eos_ids,
                 world=world,
                 seed=settings.seed,
             )
-        case config.VllmServer():
+        case config.VllmServerConfig():
             from stepalign.rollouts.vllm_server import ServerSampler
 
-            concurrency = -(-chosen.batch_size // world.size)
+            concurrency = -(-chosen.max_num_seqs // world.size)
             name = chosen.model or settings.model.location
             return ServerSampler(chosen, name, eos_ids=eos_ids, concurrency=concurrency)

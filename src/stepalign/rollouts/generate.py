@@ -28,7 +28,7 @@ class Solver:
         self,
         problems: Sequence[Problem],
         samples: int,
-        sampling: config.Sampling,
+        sampling: config.SamplingConfig,
         *,
         adapter: str | None,
         policy_step: int,
@@ -56,7 +56,7 @@ class Solver:
         owners: list[Problem] = [problem for problem in problems for _ in range(samples)]
         numbers = _count_up(owners)
         cached = {
-            problem.id: self.prompt_ids(problem, thinking=sampling.thinking)
+            problem.id: self.prompt_ids(problem, thinking=sampling.enable_thinking)
             for problem in {problem.id: problem for problem in problems}.values()
         }
         mine = {

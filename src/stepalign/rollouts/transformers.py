@@ -51,7 +51,7 @@ class TransformersSampler:
             )
 
     def sample(
-        self, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
+        self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
         """Draw one completion a request, in the order in which they end. See `sampling.Sampler`."""
         _check_room(_base(self.model), requests, sampling)
@@ -75,7 +75,9 @@ class _Row:
 class _Batch:
     """The rows being decoded, their cache and the queue behind them."""
 
-    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int], size: int, sampling: config.Sampling) -> None:
+    def __init__(
+        self, model: PreTrainedModel, eos_ids: frozenset[int], size: int, sampling: config.SamplingConfig
+    ) -> None:
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.device = self.head.weight.device
         self.eos_ids, self.size, self.sampling = eos_ids, size, sampling
@@ -235,7 +237,7 @@ class _SharedAxisLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def draw(
-    logits: Float[Tensor, "rows vocab"], noise: Float[Tensor, " rows"], sampling: config.Sampling
+    logits: Float[Tensor, "rows vocab"], noise: Float[Tensor, " rows"], sampling: config.SamplingConfig
 ) -> Int[Tensor, " rows"]:
     """One token a row by inverting the cumulative distribution at `noise`, uniform in [0, 1).
 
@@ -295,7 +297,7 @@ def _using(model: torch.nn.Module, adapter: str | None) -> AbstractContextManage
     return nullcontext()
 
 
-def _check_room(model: PreTrainedModel, requests: Sequence[Request], sampling: config.Sampling) -> None:
+def _check_room(model: PreTrainedModel, requests: Sequence[Request], sampling: config.SamplingConfig) -> None:
     """Every prompt and its longest completion must fit the model's context."""
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for request in requests:

@@ -24,8 +24,8 @@ class VllmSampler:
 
     def __init__(
         self,
-        settings: config.Vllm,
-        model: config.Model,
+        settings: config.VllmConfig,
+        model: config.ModelConfig,
         *,
         dtype: str,
         rank: int,
@@ -55,10 +55,10 @@ class VllmSampler:
             raise StepalignError(f"sampler.kind = 'vllm' needs vLLM: pip install 'stepalign[vllm]' ({error})") from None
         self._vllm: Any = vllm
         self._eos_ids = sorted(eos_ids)
-        self._sleeps = settings.sleep and torch.cuda.is_available()
+        self._sleeps = settings.enable_sleep_mode and torch.cuda.is_available()
         self._asleep = False
         self._adapter: Any = None
-        options: dict[str, Any] = {"gpu_memory_utilization": settings.memory}
+        options: dict[str, Any] = {"gpu_memory_utilization": settings.gpu_memory_utilization}
         if not torch.cuda.is_available():
             # On the CPU a request with a seed ends the engine where its prompt is read in parts (vLLM 0.32).
             options = {"enable_chunked_prefill": False}
@@ -70,9 +70,9 @@ class VllmSampler:
                 revision=model.revision,
                 dtype=dtype,
                 seed=seed % 2**32,
-                max_model_len=settings.max_tokens,
-                max_num_seqs=settings.batch_size,
-                enforce_eager=settings.eager,
+                max_model_len=settings.max_model_len,
+                max_num_seqs=settings.max_num_seqs,
+                enforce_eager=settings.enforce_eager,
                 enable_lora=True,
                 max_lora_rank=_served_rank(rank),
                 max_loras=1,
@@ -86,7 +86,7 @@ class VllmSampler:
             raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line}") from None
 
     def sample(
-        self, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
+        self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
         """Draw one completion a request, in the order in which they end. See `sampling.Sampler`."""
         self._wake()
@@ -95,7 +95,7 @@ class VllmSampler:
             if len(request.prompt_ids) + sampling.max_new_tokens > limit:
                 raise StepalignError(
                     f"{request.id}: a prompt of {len(request.prompt_ids)} tokens and max_new_tokens = "
-                    f"{sampling.max_new_tokens} exceed the engine's {limit} positions (sampler.max_tokens)"
+                    f"{sampling.max_new_tokens} exceed the engine's {limit} positions (sampler.max_model_len)"
                 )
         engine = self._llm.llm_engine
         waiting = {request.id for request in requests}

@@ -58,7 +58,9 @@ class _AllDown(StepalignError):
 class ServerSampler:
     """vLLM servers that share the load."""
 
-    def __init__(self, settings: config.VllmServer, model: str, *, eos_ids: frozenset[int], concurrency: int) -> None:
+    def __init__(
+        self, settings: config.VllmServerConfig, model: str, *, eos_ids: frozenset[int], concurrency: int
+    ) -> None:
         """Connect; nothing is sent yet.
 
         Args:
@@ -86,7 +88,7 @@ class ServerSampler:
         ]
 
     def sample(
-        self, requests: Sequence[Request], sampling: config.Sampling, *, adapter: str | None
+        self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
         """Draw one completion a request, in the order in which they end. See `sampling.Sampler`."""
         waiting: set[Future[Completion]] = set()
@@ -146,7 +148,7 @@ class ServerSampler:
 
     # ── in the event loop's thread ────────────────────────────────────────────────────────────────────────────
 
-    async def _draw(self, request: Request, sampling: config.Sampling, adapter: str | None) -> Completion:
+    async def _draw(self, request: Request, sampling: config.SamplingConfig, adapter: str | None) -> Completion:
         body = {
             "model": self._name(adapter),
             "prompt": list(request.prompt_ids),
@@ -158,7 +160,7 @@ class ServerSampler:
             "stop_token_ids": self._eos_ids,
             **_PLAIN,
         }
-        deadline = time.monotonic() + self._settings.outage_s
+        deadline = time.monotonic() + self._settings.max_outage_s
         while True:
             server = await self._free(deadline)
             sent = time.monotonic()
@@ -173,7 +175,7 @@ class ServerSampler:
                 now = time.monotonic()
                 server.down_until = now + _REST_S
                 if now - sent > _ALIVE_S and not isinstance(error, openai.APITimeoutError):
-                    deadline = now + self._settings.outage_s
+                    deadline = now + self._settings.max_outage_s
             else:
                 ids = choice.get("token_ids")
                 if ids is None:
@@ -207,14 +209,14 @@ class ServerSampler:
                 return min(up, key=lambda server: server.under_way)
             if now > deadline:
                 raise _AllDown(
-                    f"sampler.base_url: no server has answered for {self._settings.outage_s:g} s "
+                    f"sampler.base_url: no server has answered for {self._settings.max_outage_s:g} s "
                     f"({', '.join(self._settings.base_url)}); the same command goes on once one does"
                 )
             await asyncio.sleep(0.1)
 
     async def _everywhere(self, act: Any) -> None:
         """Do something on every server that answers; at least one must."""
-        deadline = time.monotonic() + self._settings.outage_s
+        deadline = time.monotonic() + self._settings.max_outage_s
         while True:
             done = await asyncio.gather(*(self._try(server, act(server)) for server in self._servers))
             if any(done):

@@ -62,7 +62,7 @@ class _PassingError(Exception):
 class Transport:
     """A connection to the endpoints, as an asynchronous context manager, and the cache before it."""
 
-    def __init__(self, settings: config.OpenAICritic, key: str | None, cache: Cache | None) -> None:
+    def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: Cache | None) -> None:
         self._settings, self._key, self._cache = settings, key, cache
         self._limit = settings.max_tokens * _PER_TOKEN
         self._answering: dict[str, asyncio.Task[Answer]] = {}
@@ -74,7 +74,9 @@ class Transport:
             if self._cache
             else "With critic.cache = 'off' its answers to unfinished steps are lost."
         )
-        self._endpoints = Endpoints(settings.base_url, rest_s=settings.rest_s, outage_s=settings.outage_s, kept=kept)
+        self._endpoints = Endpoints(
+            settings.base_url, rest_s=settings.cooldown_s, outage_s=settings.max_outage_s, kept=kept
+        )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
@@ -118,7 +120,7 @@ class Transport:
                     except _PassingError as error:
                         last = error
                         failures += error.pause_s is None and not self._endpoints.dark
-                        if failures > self._settings.retries:
+                        if failures > self._settings.max_retries:
                             raise UnansweredError(error.reason, error.detail) from None
                         if error.pause_s is None:
                             wait_s = min(_FIRST_WAIT_S * 2 ** max(failures - 1, 0), _LONGEST_WAIT_S)

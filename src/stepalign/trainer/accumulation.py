@@ -109,7 +109,7 @@ class Accumulation(Generic[L]):
 
         start = time.perf_counter()
         sequences, tokens = self._guessed
-        normalize = self._settings.objective.normalize
+        normalize = self._settings.algorithm.loss_agg_mode
         mean = weights(views, normalize=normalize, sequences=sequences, tokens=tokens).to(device) * counts
         loss, measures = self._learner.loss(self._policy(batch), seen, self._policy.head, micro, batch, mean)
         if not torch.isfinite(loss):
@@ -144,7 +144,7 @@ class Accumulation(Generic[L]):
         start = time.perf_counter()
         counted = [*(lesson.student for lesson in lessons), *unmoved]
         found = len(counted), sum(view.counted for view in counted)
-        by_token = self._settings.objective.normalize == "token"
+        by_token = self._settings.algorithm.loss_agg_mode == "token-mean"
         right = self._guessed[by_token] / found[by_token]
         if right != 1:
             for parameter in self._policy.trainable():
@@ -198,7 +198,9 @@ def update(
     sizes = {"sequences": len(counted), "tokens": sum(view.counted for view in counted)}
     gradients = Accumulation(engine, policy, learner, settings, console, **sizes)
     training = settings.training
-    passes = list(engine.passes(list(micro_batches(lessons, training.micro_batch, training.micro_batch_tokens))))
+    passes = list(
+        engine.passes(list(micro_batches(lessons, training.micro_batch_size, training.max_tokens_per_micro_batch)))
+    )
     with console.stage("learn", sum(len(micro) for micro, _ in passes)) as advance:
         for number, (micro, counts) in enumerate(passes, 1):
             gradients.add(micro, counts=counts, last=number == len(passes))
@@ -227,7 +229,7 @@ def _settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def optimizer_of(policy: Policy, settings: config.Optimizer) -> torch.optim.Optimizer:
+def optimizer_of(policy: Policy, settings: config.OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW over the adapter."""
     options: dict[str, Any] = {
         "betas": settings.betas,
@@ -237,6 +239,6 @@ def optimizer_of(policy: Policy, settings: config.Optimizer) -> torch.optim.Opti
     return torch.optim.AdamW(policy.trainable(), lr=settings.lr, **options)
 
 
-def learning_rate(settings: config.Optimizer, step: int) -> float:
+def learning_rate(settings: config.OptimizerConfig, step: int) -> float:
     """The rate of an optimizer step, counted from 1: linear warm-up, then constant."""
     return settings.lr * min(1.0, step / max(settings.warmup_steps, 1))

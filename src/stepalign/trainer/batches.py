@@ -12,12 +12,12 @@ from stepalign.seeding import derive_seed
 
 
 def fitting(
-    problems: Sequence[Problem], sampling: config.Sampling, chat: Chat, prompt: SolverPrompt, limit: int | None
+    problems: Sequence[Problem], sampling: config.SamplingConfig, chat: Chat, prompt: SolverPrompt, limit: int | None
 ) -> list[Problem]:
     """The problems whose prompt leaves room for a completion in a model's context of `limit` tokens."""
 
     def fits(problem: Problem) -> bool:
-        read = chat.prompt_ids(prompt.turns(problem), thinking=sampling.thinking)
+        read = chat.prompt_ids(prompt.turns(problem), thinking=sampling.enable_thinking)
         return limit is None or len(read) + sampling.max_new_tokens <= limit
 
     return [problem for problem in problems if fits(problem)]

@@ -54,7 +54,7 @@ def train(settings: config.Recipe) -> Path:
         StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
             computed up to then is in the run's folder.
     """
-    world = join(settings.distribution)
+    world = join(settings.distributed)
     with ExitStack() as stack:
         run = Run(settings) if world.size == 1 else cast(Run, Led(world, lambda: Run(settings)))
         stack.callback(run.close)
@@ -75,7 +75,7 @@ class Trainer:
         self.prompt = SolverPrompt(settings.prompts)
         context_limit = policies.context_limit(settings.model)
         self.method = _method(settings, self.chat, self.prompt, context_limit)
-        grader = stack.enter_context(Grader(settings.grading))
+        grader = stack.enter_context(Grader(settings.grader))
         self.critic = (
             critics.make(_divided(settings.critic, world), grader, settings.folder, self._own_model)
             if settings.critic and self.method.needs_critique
@@ -83,8 +83,8 @@ class Trainer:
         )
         # The own model cannot draw rollouts and critiques at once; a program answers at once, and in a settled order.
         overlap = settings.training.overlap
-        self._at_once = overlap and not isinstance(settings.critic, config.SelfCritic)
-        served = self.critic is not None and isinstance(settings.critic, config.OpenAICritic)
+        self._at_once = overlap and not isinstance(settings.critic, config.SelfCriticConfig)
+        served = self.critic is not None and isinstance(settings.critic, config.OpenAICriticConfig)
         self._early = overlap and served and self.method.one_by_one and world.size == 1
         self.train_problems, self.evaluation_problems, dropped = world.lead(lambda: problems.prepare(settings.problems))
         self._leave_out_long_problems(context_limit, dropped)
@@ -96,14 +96,14 @@ class Trainer:
                 "`stepalign probe`"
             )
         self.accelerator = _accelerator(settings)
-        self.policy = policies.load(settings.model, settings.adapter, settings.seed, self.accelerator.device)
+        self.policy = policies.load(settings.model, settings.lora, settings.seed, self.accelerator.device)
         sampler = samplers.make(
             settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
         self.solver = Solver(self.chat, sampler, grader, self.prompt, world)
         probes = [
             (
-                *self.solver.prompt_ids(p, thinking=settings.sampling.thinking),
+                *self.solver.prompt_ids(p, thinking=settings.sampling.enable_thinking),
                 *self.chat.encode_text(p.solution or p.answer),
             )
             for p in self.train_problems[:4]
@@ -118,13 +118,13 @@ class Trainer:
         self.step = checkpoints.load(last, self.policy, self.optimizer) if last else 0
         run.forget_metrics_after(self.step)
         world.agree("model or adapter", distribution.fingerprint([self.policy.head[:64], *self.policy.trainable()]))
-        self.engine = distribution.make(settings.distribution, world, self.accelerator.device)
+        self.engine = distribution.make(settings.distributed, world, self.accelerator.device)
         self.optimizer = self.engine.prepare(self.policy, self.optimizer)
-        self.console = stack.enter_context(Console(settings.training.steps, self.step, quiet=not world.leads))
+        self.console = stack.enter_context(Console(settings.training.max_steps, self.step, quiet=not world.leads))
         if world.size > 1:
             self.console.say(f"{world.size} processes, {self.engine.name}")
-        if settings.teacher.thinking and not self.chat.has_thinking_switch():
-            self.console.warn("teacher.thinking = true, but the chat template has no thinking switch")
+        if settings.teacher.enable_thinking and not self.chat.has_thinking_switch():
+            self.console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
         if last:
             self.console.say(f"{settings.folder}: going on from {last.name}")
         self.watch = self._watch(context_limit) if settings.probe else None
@@ -140,10 +140,12 @@ class Trainer:
         self.look()
         if self._evaluates_now():
             self.evaluate()
-        stream = batches(self.train_problems, training.rollouts_per_step // training.group, self.settings.seed)
-        for batch in islice(stream, self.step, training.steps):
+        stream = batches(
+            self.train_problems, training.rollouts_per_step // training.num_generations, self.settings.seed
+        )
+        for batch in islice(stream, self.step, training.max_steps):
             self.learn_from(batch)
-            if self.step == training.steps or self.step % training.checkpoint_every == 0:
+            if self.step == training.max_steps or self.step % training.save_steps == 0:
                 self._checkpoint()
                 self.look()
             if self._evaluates_now():
@@ -185,7 +187,7 @@ class Trainer:
             "read": sum(answer.prompt_tokens for answer in answers),
             "written": sum(answer.completion_tokens for answer in answers),
         }
-        updates = self.method.updates if taught.lessons else 0
+        updates = self.method.num_iterations if taught.lessons else 0
         counts: dict[str, Mapping[str, Any]] = {
             "cases": taught.cases,
             "failures": taught.failures,
@@ -203,7 +205,7 @@ class Trainer:
         learnt: dict[str, float] = {}
         if taught.lessons:
             learner = self.method.learner()
-            for _ in range(self.method.updates):
+            for _ in range(self.method.num_iterations):
                 learnt = update(
                     self.engine,
                     self.policy,
@@ -242,7 +244,9 @@ class Trainer:
             tokens=sum(len(rollout.completion_ids) for rollout in rollouts),
         )
         with self.console.stage("learn", len(rollouts)) as advance:
-            for micro in as_answered(answering, teach, training.micro_batch, training.micro_batch_tokens, self.console):
+            for micro in as_answered(
+                answering, teach, training.micro_batch_size, training.max_tokens_per_micro_batch, self.console
+            ):
                 gradients.add(micro)
                 advance(len(micro))
         answers = [found[rollout.id] for rollout in rollouts]
@@ -289,8 +293,8 @@ class Trainer:
 
     def _evaluates_now(self) -> bool:
         """Whether an evaluation is due. A run that goes on must not add one where it happened to be stopped."""
-        every = self.settings.training.evaluate_every
-        return self.step in (0, self.settings.training.steps) or (every > 0 and self.step % every == 0)
+        every = self.settings.training.eval_steps
+        return self.step in (0, self.settings.training.max_steps) or (every > 0 and self.step % every == 0)
 
     def _rollouts(self, step: int, batch: Sequence[Problem], answering: Answering) -> list[Rollout]:
         """The step's rollouts, graded, on their way to the critic: those that were kept, or new ones."""
@@ -311,7 +315,7 @@ class Trainer:
 
             rollouts = self.solver.attempt(
                 batch,
-                training.group,
+                training.num_generations,
                 self.settings.sampling,
                 adapter=ADAPTER,
                 policy_step=self.step,
@@ -348,7 +352,7 @@ class Trainer:
         training = self.settings.training
         values: dict[str, Any] = {
             "step": self.step,
-            "epoch": self.step * training.rollouts_per_step / training.group / len(self.train_problems),
+            "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
             **learnt,
             **progress.measured(rollouts),
             **({} if self.handovers.difference is None else {"handover_difference": self.handovers.difference}),
@@ -378,25 +382,25 @@ class Trainer:
 
 
 def _method(settings: config.Recipe, chat: tokens.Chat, prompt: SolverPrompt, context_limit: int | None) -> Method[Any]:
-    if isinstance(settings.objective, config.Grpo):
-        return Rewarding(settings, settings.objective)
-    return Teaching(chat, prompt, settings, settings.objective, context_limit)
+    if isinstance(settings.algorithm, config.GRPOConfig):
+        return Rewarding(settings, settings.algorithm)
+    return Teaching(chat, prompt, settings, settings.algorithm, context_limit)
 
 
-def _divided(critic: config.Critic, world: World) -> config.Critic:
+def _divided(critic: config.AnyCriticConfig, world: World) -> config.AnyCriticConfig:
     """Each process' part of the requests that may be under way at once."""
-    if not isinstance(critic, config.OpenAICritic):
+    if not isinstance(critic, config.OpenAICriticConfig):
         return critic
-    return critic.model_copy(update={"concurrency": -(-critic.concurrency // world.size)})
+    return critic.model_copy(update={"max_concurrency": -(-critic.max_concurrency // world.size)})
 
 
 def _accelerator(settings: config.Recipe) -> Accelerator:
     folder = str(settings.folder / "trackers")
     accelerator = Accelerator(
-        log_with=list(settings.tracking.trackers) or None,
+        log_with=list(settings.tracking.report_to) or None,
         project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
     )
-    if settings.tracking.trackers:
+    if settings.tracking.report_to:
         accelerator.init_trackers(settings.tracking.project, init_kwargs=_run_names(settings))
     return accelerator
 

@@ -21,7 +21,10 @@ def measured(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
 
 
 def warnings(
-    rollouts: Sequence[Rollout], learnt: Mapping[str, float], failures: Mapping[str, int], sampling: config.Sampling
+    rollouts: Sequence[Rollout],
+    learnt: Mapping[str, float],
+    failures: Mapping[str, int],
+    sampling: config.SamplingConfig,
 ) -> Iterator[str]:
     """What went wrong with a step without ending it."""
     if all(rollout.finish == "length" for rollout in rollouts):

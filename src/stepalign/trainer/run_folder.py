@@ -54,15 +54,23 @@ _TRANSPORT = (
     "api_key_env",
     "timeout_s",
     "total_timeout_s",
-    "retries",
-    "rest_s",
-    "outage_s",
-    "concurrency",
+    "max_retries",
+    "cooldown_s",
+    "max_outage_s",
+    "max_concurrency",
     "cache",
 )
-_SERVING = ("base_url", "api_key_env", "timeout_s", "outage_s", "tolerance", "memory", "sleep")
+_SERVING = (
+    "base_url",
+    "api_key_env",
+    "timeout_s",
+    "max_outage_s",
+    "tolerance",
+    "gpu_memory_utilization",
+    "enable_sleep_mode",
+)
 _FREE_TO_CHANGE = (
-    *("training.steps:", "training.overlap:", "tracking.", "output:", "distribution."),
+    *("training.max_steps:", "training.overlap:", "tracking.", "output_dir:", "distributed."),
     *(f"critic.{key}:" for key in _TRANSPORT),
     *(f"sampler.{key}:" for key in _SERVING),
 )

@@ -17,7 +17,7 @@ from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Pr
 from stepalign.rewards.math import Grader
 from stepalign.trace import boxed, parse
 
-GSM8K = Path(__file__).parents[2] / "../shared/data/gsm8k/model_solutions.jsonl"
+GSM8K = Path(__file__).parents[3] / "../shared/data/gsm8k/model_solutions.jsonl"
 
 SUM = Problem(
     id="sum",
@@ -462,7 +462,7 @@ def test_a_reason_never_shows_the_wrong_number() -> None:
 
 
 def test_a_recipe_makes_the_critic() -> None:
-    made = make(config.ProgramCritic(), Grader(config.Grading()), Path())
+    made = make(config.ProgramCriticConfig(), Grader(config.GraderConfig()), Path())
     (found,) = made.critique(
         [(EGGS, attempt("### Step 1: a\n9 * 2 = 18\n\n### Final Answer:\n\\boxed{18}", correct=True))]
     )
@@ -472,7 +472,7 @@ def test_a_recipe_makes_the_critic() -> None:
 
 
 def wrong_sums(rng: random.Random) -> Iterator[tuple[str, Problem, Rollout]]:
-    loaded = problems.load(config.Sums(count=120, seed=3, terms=4, digits=2, subtract=True))
+    loaded = problems.load(config.SumsConfig(count=120, seed=3, terms=4, digits=2, subtract=True))
     for problem in loaded.problems:
         terms = [int(term) for term in problem.meta["terms"]]  # type: ignore[union-attr, arg-type, call-overload]
         kind = rng.choice(["slip", "copy", "drop", "repeat", "answer"])
@@ -530,7 +530,7 @@ def test_real_solutions_get_critiques_that_are_verbatim_silent_and_end_in_the_an
 def test_real_critiques_pass_every_check_but_the_echo_of_a_reference_that_they_repeat() -> None:
     failed: Counter[str] = Counter()
     echoes = []
-    checker = Checker(config.Checks(), Grader(config.Grading(workers=1)))
+    checker = Checker(config.ChecksConfig(), Grader(config.GraderConfig(num_workers=1)))
     for problem, rollout in real_attempts():
         found = answer(problem, rollout)
         if isinstance(found, Critique):
