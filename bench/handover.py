@@ -1,7 +1,7 @@
 """Train SmolLM2-135M for some steps with rollouts from vLLM, and try to break the hand-over of its adapters.
 
-    python bench/handover.py --serve PYTHON     over HTTP; PYTHON is that of an environment with vLLM
-    python bench/handover.py                    in process; this environment has vLLM
+    python bench/version.py --serve PYTHON     over HTTP; PYTHON is that of an environment with vLLM
+    python bench/version.py                    in process; this environment has vLLM
 
 First a whole run: after each hand-over the guard's difference is kept, and the base is asked behind the same prompts
 with the same seeds, so that one changed bit of it would show. The server is killed amid the second step's rollouts and
@@ -27,9 +27,9 @@ from typing import Any
 
 from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.rollouts import Completion, Engine, Handover, Request
+from stepalign.rollouts import AdapterVersion, Completion, Engine, Request
 from stepalign.trainer.loop import train
-from stepalign.trainer.weight_sync import Handovers
+from stepalign.trainer.weight_sync import WeightSync
 
 Drawn = Mapping[str, list[tuple[int, float]]]
 ROLLOUTS, TOKENS, CONTEXT, RANK = 16, 64, 512, 16
@@ -77,48 +77,48 @@ class Server:
         self._process.wait()
 
 
-class Watch:
+class ProbeCallback:
     """Puts itself between trainer and engine: looks at what the engine answers, and injects faults."""
 
     def __init__(self, kind: type[Engine], server: Server | None) -> None:
         self.kind, self.server = kind, server
         self.bases: list[Drawn] = []
-        self.handovers: list[Handover] = []
+        self.weight_sync: list[AdapterVersion] = []
         self.seconds: list[float] = []
         self.restarted_s: float | None = None
         self.stale_at = 0
-        self._bring, self._adopt, self._sample = Handovers.bring, kind.adopt, kind.sample
+        self._bring, self._adopt, self._sample = WeightSync.bring, kind.adopt, kind.sample
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "ProbeCallback":
         watch = self
 
-        def bring(handovers: Handovers, step: int) -> None:
-            seen, begun = len(watch.handovers), time.monotonic()
-            watch._bring(handovers, step)
-            if len(watch.handovers) > seen:
+        def bring(weight_sync: WeightSync, step: int) -> None:
+            seen, begun = len(watch.weight_sync), time.monotonic()
+            watch._bring(weight_sync, step)
+            if len(watch.weight_sync) > seen:
                 watch.seconds.append(time.monotonic() - begun)
-                watch.bases.append(handovers._engine.next_tokens(handovers._prompts[:BASE], adapter=None))
+                watch.bases.append(weight_sync._engine.sample_logprobs(weight_sync._prompts[:BASE], adapter=None))
 
-        def adopt(engine: Engine, handover: Handover) -> None:
-            watch.handovers.append(handover)
-            if watch.stale_at and len(watch.handovers) > watch.stale_at:
-                before = watch.handovers[watch.stale_at - 1]
-                handover = dataclasses.replace(handover, folder=before.folder)
-            watch._adopt(engine, handover)
+        def load_adapter(engine: Engine, version: AdapterVersion) -> None:
+            watch.weight_sync.append(version)
+            if watch.stale_at and len(watch.weight_sync) > watch.stale_at:
+                before = watch.weight_sync[watch.stale_at - 1]
+                version = dataclasses.replace(version, folder=before.folder)
+            watch._adopt(engine, version)
 
         def sample(
             engine: Engine, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
         ) -> Iterator[Completion]:
             for completion in watch._sample(engine, requests, sampling, adapter=adapter):
-                if watch.server and watch.restarted_s is None and len(watch.handovers) == RESTART_AT:
+                if watch.server and watch.restarted_s is None and len(watch.weight_sync) == RESTART_AT:
                     watch.restart()
                 yield completion
 
-        Handovers.bring, self.kind.adopt, self.kind.sample = bring, adopt, sample
+        WeightSync.bring, self.kind.adopt, self.kind.sample = bring, adopt, sample
         return self
 
     def __exit__(self, *_: object) -> None:
-        Handovers.bring, self.kind.adopt, self.kind.sample = self._bring, self._adopt, self._sample
+        WeightSync.bring, self.kind.adopt, self.kind.sample = self._bring, self._adopt, self._sample
 
     def restart(self) -> None:
         """Kill the server with requests under way, and start it anew a little later."""
@@ -161,20 +161,20 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name, value in on_the_cpu().items():
             os.environ.setdefault(name, value)
         sampler = f'{{ kind = "vllm", eager = true, max_tokens = {CONTEXT} }}'
-        return both_runs(arguments, folder, sampler, Watch(VllmSampler, None))
+        return both_runs(arguments, folder, sampler, ProbeCallback(VllmSampler, None))
     from stepalign.rollouts.vllm_server import ServerSampler
 
-    server = Server(arguments.serve, model, arguments.port, Path(tempfile.gettempdir()) / "stepalign-handover.log")
+    server = Server(arguments.serve, model, arguments.port, Path(tempfile.gettempdir()) / "stepalign-version.log")
     sampler = f'{{ kind = "vllm-server", base_url = "{server.url}/v1", model = "{model}" }}'
     server.start()
     try:
         server.wait()
-        return both_runs(arguments, folder, sampler, Watch(ServerSampler, server))
+        return both_runs(arguments, folder, sampler, ProbeCallback(ServerSampler, server))
     finally:
         server.kill()
 
 
-def both_runs(arguments: argparse.Namespace, folder: Path, sampler: str, watch: Watch) -> dict[str, Any]:
+def both_runs(arguments: argparse.Namespace, folder: Path, sampler: str, watch: ProbeCallback) -> dict[str, Any]:
     """A whole run, and one that is handed a stale adapter."""
 
     def run(name: str, rollouts: int = ROLLOUTS) -> Path:
@@ -207,7 +207,7 @@ def both_runs(arguments: argparse.Namespace, folder: Path, sampler: str, watch: 
         if watch.server:
             held["the run waited for the server and went on"] = bool(watch.restarted_s)
             print(f"the server was away for {watch.restarted_s or 0:.0f} s")
-        watch.handovers, watch.stale_at, said = [], STALE_AT, "nothing"
+        watch.weight_sync, watch.stale_at, said = [], STALE_AT, "nothing"
         try:
             run("stale", rollouts=4)
         except StepalignError as error:

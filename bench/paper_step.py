@@ -19,14 +19,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from stepalign import config
-from stepalign.algorithms.distillation_loss import Distiller
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.console import Console
-from stepalign.distributed.strategy import Replicated
+from stepalign.distributed.strategy import DataParallel
 from stepalign.policy import ADAPTER, Policy, precision
 from stepalign.rollouts import Request
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.trainer.accumulation import optimizer_of, update
-from stepalign.views import Lesson, View
+from stepalign.views import DistillationExample, View
 
 SHAPES = {
     "qwen3-1.7b": {
@@ -85,7 +85,7 @@ def build(shape: str, device: torch.device) -> Policy:
     return Policy(get_peft_model(base, LoraConfig(r=64, lora_alpha=128, target_modules=targets, task_type="CAUSAL_LM")))
 
 
-def lessons(policy: Policy, lengths: dict[str, int], count: int) -> list[Lesson]:
+def lessons(policy: Policy, lengths: dict[str, int], count: int) -> list[DistillationExample]:
     vocab = policy.head.shape[0]
 
     def ids(length: int) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ def lessons(policy: Policy, lengths: dict[str, int], count: int) -> list[Lesson]
         span = {"completion_ids": completion, "start": 0, "stop": len(completion)}
         student = View(prompt_ids=prompt, **span)
         teacher = View(prompt_ids=(*prompt, *ids(lengths["context"])), **span)
-        made.append(Lesson(rollout_id=str(number), student=student, teacher=teacher))
+        made.append(DistillationExample(rollout_id=str(number), student=student, teacher=teacher))
     return made
 
 
@@ -115,7 +115,7 @@ def sample(policy: Policy, lengths: dict[str, int], count: int) -> dict[str, flo
 
 def learn(
     policy: Policy,
-    taught: list[Lesson],
+    taught: list[DistillationExample],
     settings: config.Recipe,
     options: argparse.Namespace,
 ) -> dict[str, float]:
@@ -129,7 +129,7 @@ def learn(
         if cuda and repeat == 1:
             torch.cuda.reset_peak_memory_stats()
         with Console(1) as console:
-            learner, engine = Distiller(config.DistillationConfig()), Replicated(device=device)
+            learner, engine = DistillationLoss(config.DistillationConfig()), DataParallel(device=device)
             metrics = update(engine, policy, optimizer, taught, learner, settings, console)
         if repeat:
             for stage in ("teacher", "student", "optimizer"):

@@ -349,7 +349,7 @@ def test_what_is_missing_is_named_by_its_key(folder: Path, tmp_path: Path) -> No
     with pytest.raises(StepalignError, match=r"model\.chat_template_path = .*gone\.jinja.*No such file"):
         tokens.load(config.ModelConfig(name_or_path=str(folder), chat_template_path=tmp_path / "gone.jinja"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StepalignError, match=r"model\.path = .*empty.*no tokenizer there"):
+    with pytest.raises(StepalignError, match=r"model\.name_or_path = .*empty.*no tokenizer there"):
         tokens.load(config.ModelConfig(name_or_path=str(tmp_path / "empty")))
 
 

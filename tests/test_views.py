@@ -13,7 +13,7 @@ from stepalign.chat import Chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import Critique, Problem, Rollout, Verdict
-from stepalign.views import DoesNotFit, Lesson, View, collate, lesson, micro_batches, weights
+from stepalign.views import DistillationExample, DoesNotFit, View, collate, lesson, micro_batches, weights
 
 STEPS = ("### Step 1: Add 12 and 25\n12 + 25 = 37\n\n", "### Step 2: Add 31\n37 + 31 = 69 🙂\n\n")
 ANSWER = "### Final Answer:\n\n\\boxed{69}"
@@ -22,7 +22,7 @@ PROBLEM = Problem(
 )
 CRITIC_TEXT = "### Summary\nStep 1: Correct.\nStep 2: Incorrect -- 37 + 31 is 68\n" + "12 + 25 = 37\n" * 12
 
-Teach = Callable[..., Lesson]
+Teach = Callable[..., DistillationExample]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
         objective: config.DistillationConfig | None = None,
         problem: Problem = PROBLEM,
         **teacher: Any,
-    ) -> Lesson:
+    ) -> DistillationExample:
         return lesson(
             chat,
             prompt.before,
@@ -120,7 +120,7 @@ def test_student_and_teacher_end_in_the_very_ids_that_were_sampled(
     for shown in (taught.student, taught.teacher):
         assert shown.completion_ids == ids
         assert shown.input_ids == (*shown.prompt_ids, *ids[:-1])
-        assert shown.counted == len(ids)
+        assert shown.num_loss_tokens == len(ids)
     assert taught.student.prompt_ids == text.prompt_ids
     assert taught.teacher.prompt_ids != text.prompt_ids
     assert not taught.cut
@@ -166,9 +166,9 @@ def test_a_view_counts_within_its_completion(start: int, stop: int) -> None:
 
 def test_a_lesson_of_two_completions_is_refused() -> None:
     with pytest.raises(ValueError, match="see different completions"):
-        Lesson(rollout_id="r", student=view(), teacher=view(first=11))
+        DistillationExample(rollout_id="r", student=view(), teacher=view(first=11))
     with pytest.raises(ValueError, match="see different completions"):
-        Lesson(rollout_id="r", student=view(), teacher=view(start=1))
+        DistillationExample(rollout_id="r", student=view(), teacher=view(start=1))
 
 
 # ── which tokens count ────────────────────────────────────────────────────────────────────────────────────────
@@ -180,7 +180,7 @@ def test_the_first_tokens_can_be_left_out(chat: Chat, prompt: SolverPrompt, teac
     assert (taught.student.start, taught.student.stop) == (3, len(rollout.completion_ids))
     assert collate([taught.teacher]).targets.tolist() == list(rollout.completion_ids[3:])
     none = teach(rollout, "refsol", objective=config.DistillationConfig(num_loss_tokens_to_skip=10_000))
-    assert none.student.counted == 0
+    assert none.student.num_loss_tokens == 0
 
 
 FIRST_ERROR = config.DistillationConfig(loss_span="until_first_error")
@@ -236,13 +236,13 @@ def test_a_final_answer_that_never_came_is_an_error_at_the_end(
 
 def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     with pytest.raises(StepalignError, match="rollout sum/0 has no critique that knows its first error"):
-        teach(attempt(chat, prompt), "refsol", algorithm=FIRST_ERROR)
+        teach(attempt(chat, prompt), "refsol", objective=FIRST_ERROR)
 
 
 def test_skipping_past_the_horizon_leaves_nothing(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     objective = config.DistillationConfig(loss_span="until_first_error", num_loss_tokens_to_skip=10_000)
     taught = teach(attempt(chat, prompt), "stepalign", critique(1), objective)
-    assert taught.student.counted == 0
+    assert taught.student.num_loss_tokens == 0
 
 
 # ── the teacher's limit ───────────────────────────────────────────────────────────────────────────────────────
@@ -329,8 +329,8 @@ def test_weights_sum_to_one_over_any_split(normalize: Literal["seq-mean-token-me
     draw = random.Random(size)
     views = [view(2, n, start=draw.randrange(n)) for n in (1, 2, 5, 9, 9, 40)] + [view(2, 3, start=3)]
     draw.shuffle(views)
-    counted = sum(shown.counted for shown in views)
-    taught = sum(shown.counted > 0 for shown in views)
+    counted = sum(shown.num_loss_tokens for shown in views)
+    taught = sum(shown.num_loss_tokens > 0 for shown in views)
     parts = [
         weights(views[i : i + size], normalize=normalize, sequences=taught, tokens=counted)
         for i in range(0, len(views), size)
@@ -338,16 +338,18 @@ def test_weights_sum_to_one_over_any_split(normalize: Literal["seq-mean-token-me
     every = torch.cat(parts)
     assert len(every) == counted
     torch.testing.assert_close(every.sum(), torch.tensor(1.0))
-    by_view = [part.sum().item() for part in every.split([shown.counted for shown in views])]
+    by_view = [part.sum().item() for part in every.split([shown.num_loss_tokens for shown in views])]
     for shown, share in zip(views, by_view, strict=True):
-        expected = shown.counted / counted if normalize == "token-mean" else (shown.counted > 0) / taught
+        expected = (
+            shown.num_loss_tokens / counted if normalize == "token-mean" else (shown.num_loss_tokens > 0) / taught
+        )
         assert share == pytest.approx(expected)
 
 
 def test_micro_batches_hold_every_lesson_once_the_longest_first_in_a_settled_order() -> None:
     lengths = [4, 9, 1, 9, 7, 3, 2]
     lessons = [
-        Lesson(rollout_id=f"r{i}", student=view(1, 2), teacher=view(n, 2, first=10 + 1 - n))
+        DistillationExample(rollout_id=f"r{i}", student=view(1, 2), teacher=view(n, 2, first=10 + 1 - n))
         for i, n in enumerate(lengths)
         for view in [lambda p, c, first=10: View(prompt_ids=(first,) * p, completion_ids=(1,) * c, start=0, stop=c)]
     ]
@@ -363,7 +365,7 @@ def test_micro_batches_hold_every_lesson_once_the_longest_first_in_a_settled_ord
 def test_micro_batches_keep_the_student_s_padded_tokens_within_their_bound() -> None:
     lengths = [40, 12, 12, 11, 3, 3, 3, 2]
     lessons = [
-        Lesson(
+        DistillationExample(
             rollout_id=f"r{i}",
             student=View(prompt_ids=(1,) * (n - 1), completion_ids=(2, 3), start=0, stop=2),
             teacher=View(prompt_ids=(1,) * (100 - i), completion_ids=(2, 3), start=0, stop=2),

@@ -26,7 +26,7 @@ from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, to_json, write_atomically, write_jsonl
 from stepalign.rewards.math import Grader
-from stepalign.rollouts import Engine, Handover
+from stepalign.rollouts import AdapterVersion, Engine
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
@@ -140,7 +140,7 @@ def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
         if isinstance(sampler, Engine):
             stack.callback(sampler.close)
             if adapter is not None:
-                sampler.adopt(Handover(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
+                sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
         grader = stack.enter_context(Grader(settings.grader))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 

@@ -22,7 +22,7 @@ from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, Problem, Rollout, TokenIds
 from stepalign.trace import parse, token_span
 
-L = TypeVar("L", bound="Learnable")
+L = TypeVar("L", bound="TrainingExample")
 
 
 class DoesNotFit(StepalignError):
@@ -46,7 +46,7 @@ class View:
             )
 
     @property
-    def counted(self) -> int:
+    def num_loss_tokens(self) -> int:
         """How many tokens count."""
         return self.stop - self.start
 
@@ -57,7 +57,7 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class DistillationExample:
     """One rollout's two views. They differ in the prompt alone."""
 
     rollout_id: str
@@ -77,14 +77,14 @@ class Lesson:
             raise ValueError(f"rollout {self.rollout_id}: student and teacher see different completions")
 
     @property
-    def longest(self) -> int:
+    def max_input_len(self) -> int:
         """How many tokens the longer of the passes over it reads."""
         return max(len(self.student.input_ids), len(self.teacher.input_ids))
 
 
 @runtime_checkable
-class Learnable(Protocol):
-    """What can be learnt from: a `Lesson`, or a rollout with its reward."""
+class TrainingExample(Protocol):
+    """What can be learnt from: a `DistillationExample`, or a rollout with its reward."""
 
     @property
     def rollout_id(self) -> str:
@@ -97,7 +97,7 @@ class Learnable(Protocol):
         ...
 
     @property
-    def longest(self) -> int:
+    def max_input_len(self) -> int:
         """How many tokens the longest of the passes over it reads."""
         ...
 
@@ -128,7 +128,7 @@ def collate(views: Sequence[View]) -> Batch:
         # The hidden state at a position predicts the token after it.
         first = len(view.prompt_ids) - 1
         columns.append(torch.arange(first + view.start, first + view.stop))
-        rows.append(torch.full((view.counted,), row))
+        rows.append(torch.full((view.num_loss_tokens,), row))
         targets.append(torch.tensor(view.completion_ids[view.start : view.stop], dtype=torch.long))
     return Batch(input_ids, torch.cat(rows), torch.cat(columns), torch.cat(targets))
 
@@ -146,8 +146,10 @@ def weights(
         tokens: how many counted tokens it has.
     """
     if normalize == "token-mean":
-        return torch.full((sum(view.counted for view in views),), 1 / tokens)
-    return torch.cat([torch.full((view.counted,), 1 / (max(view.counted, 1) * sequences)) for view in views])
+        return torch.full((sum(view.num_loss_tokens for view in views),), 1 / tokens)
+    return torch.cat(
+        [torch.full((view.num_loss_tokens,), 1 / (max(view.num_loss_tokens, 1) * sequences)) for view in views]
+    )
 
 
 def micro_batches(lessons: Sequence[L], size: int, tokens: int | None = None) -> Iterator[list[L]]:
@@ -161,7 +163,7 @@ def micro_batches(lessons: Sequence[L], size: int, tokens: int | None = None) ->
     """
     group: list[L] = []
     longest = 0
-    for lesson in sorted(lessons, key=lambda lesson: (-lesson.longest, lesson.rollout_id)):
+    for lesson in sorted(lessons, key=lambda lesson: (-lesson.max_input_len, lesson.rollout_id)):
         longest = max(longest, len(lesson.student.input_ids))
         over = tokens is not None and longest * (len(group) + 1) > tokens
         if group and (len(group) == size or over):
@@ -183,7 +185,7 @@ def lesson(
     objective: config.DistillationConfig,
     *,
     shown: Critique | None = None,
-) -> Lesson:
+) -> DistillationExample:
     """Both views of a rollout under a context.
 
     Args:
@@ -204,7 +206,7 @@ def lesson(
     message, prompt_ids, cut = _teacher_prompt(chat, before, context, problem, rollout, shown or critique, teacher)
     student = View(prompt_ids=rollout.prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
     taught = View(prompt_ids=prompt_ids, completion_ids=rollout.completion_ids, start=start, stop=stop)
-    return Lesson(rollout_id=rollout.id, student=student, teacher=taught, message=message, cut=cut)
+    return DistillationExample(rollout_id=rollout.id, student=student, teacher=taught, message=message, cut=cut)
 
 
 def _span(rollout: Rollout, critique: Critique | None, objective: config.DistillationConfig) -> tuple[int, int]:

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from stepalign import policy as policies
-from stepalign.algorithms.grpo import Reinforcer, Rewarded, Rewarding
+from stepalign.algorithms.grpo import GRPO, GRPOLoss, PolicyGradientExample
 from stepalign.config import GRPOConfig, Recipe
 from stepalign.console import Console
-from stepalign.distributed.strategy import Replicated
+from stepalign.distributed.strategy import DataParallel
 from stepalign.policy import Policy
 from stepalign.records import Grade, Rollout
 from stepalign.trainer.accumulation import update
 from stepalign.views import View
 
 MakeRecipe = Callable[..., Recipe]
-GRPO = ("algorithm.kind=grpo", "optimizer.max_grad_norm=1e9", "sampling.temperature=1.2")
+GRPO_KEYS = ("algorithm.kind=grpo", "optimizer.max_grad_norm=1e9", "sampling.temperature=1.2")
 
 
 def rollout(problem: str, sample: int, correct: bool, length: int = 3) -> Rollout:
@@ -38,9 +38,9 @@ def rollout(problem: str, sample: int, correct: bool, length: int = 3) -> Rollou
     )
 
 
-def rewarding(settings: Recipe) -> Rewarding:
+def rewarding(settings: Recipe) -> GRPO:
     assert isinstance(settings.algorithm, GRPOConfig)
-    return Rewarding(settings, settings.algorithm)
+    return GRPO(settings, settings.algorithm)
 
 
 def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(make_recipe: MakeRecipe) -> None:
@@ -49,21 +49,21 @@ def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(
         *(rollout("b", n, False, length=5) for n in range(2)),
         *(rollout("c", n, correct) for n, correct in enumerate([False, True])),
     ]
-    taught = rewarding(make_recipe(*GRPO)).teach(rollouts, {}, {})
+    taught = rewarding(make_recipe(*GRPO_KEYS)).teach(rollouts, {}, {})
     half = 0.5 / (0.5**0.5 + 1e-4)
     found = {lesson.rollout_id: lesson.advantage for lesson in taught.lessons}
     assert found == pytest.approx({"a/0": half, "a/1": -half, "c/0": -half, "c/1": half})
-    assert [view.counted for view in taught.unmoved] == [5, 5], "they count in the mean"
+    assert [view.num_loss_tokens for view in taught.zero_gradient] == [5, 5], "they count in the mean"
     assert dict(taught.outcomes) == {"taught": 4, "dropped": 2}
     assert dict(taught.failures) == {"zero-variance group": 2}
 
 
 def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRecipe) -> None:
-    taught = rewarding(make_recipe(*GRPO, "algorithm.kl_coef=0.1")).teach(
+    taught = rewarding(make_recipe(*GRPO_KEYS, "algorithm.kl_coef=0.1")).teach(
         [rollout("b", n, True) for n in range(2)], {}, {}
     )
     assert [lesson.advantage for lesson in taught.lessons] == [0, 0]
-    assert not taught.unmoved
+    assert not taught.zero_gradient
     assert taught.failures["zero-variance group"] == 2
 
 
@@ -80,14 +80,14 @@ def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
     return policy
 
 
-def lessons() -> list[Rewarded]:
+def lessons() -> list[PolicyGradientExample]:
     draws = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
         return tuple(draws.randrange(300) for _ in range(length))
 
     return [
-        Rewarded(
+        PolicyGradientExample(
             rollout_id=f"r{number}",
             student=View(prompt_ids=ids(prompt), completion_ids=ids(length), start=0, stop=length),
             advantage=advantage,
@@ -99,10 +99,12 @@ def lessons() -> list[Rewarded]:
 UNMOVED = (View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3),)
 
 
-def plain_loss(policy: Policy, lessons: list[Rewarded], kl: float, first: list[Tensor] | None) -> tuple[Tensor, list]:
+def plain_loss(
+    policy: Policy, lessons: list[PolicyGradientExample], kl: float, first: list[Tensor] | None
+) -> tuple[Tensor, list]:
     """The step's loss and each token's log-probability, from all the logits at once."""
 
-    def log_probs(lesson: Rewarded) -> Tensor:
+    def log_probs(lesson: PolicyGradientExample) -> Tensor:
         view = lesson.student
         logits = policy.model(torch.tensor([view.input_ids])).logits[0, len(view.prompt_ids) - 1 :] / 1.2
         return logits.log_softmax(-1).gather(-1, torch.tensor(view.completion_ids)[:, None])[:, 0]
@@ -125,7 +127,7 @@ def plain_loss(policy: Policy, lessons: list[Rewarded], kl: float, first: list[T
 def test_two_updates_on_the_same_rollouts_equal_the_plain_computation(
     kl: float, policy: Policy, make_recipe: MakeRecipe
 ) -> None:
-    settings = make_recipe(*GRPO, f"algorithm.kl_coef={kl}", "training.micro_batch_size=3")
+    settings = make_recipe(*GRPO_KEYS, f"algorithm.kl_coef={kl}", "training.micro_batch_size=3")
     assert isinstance(settings.algorithm, GRPOConfig)
     plain, first = copy.deepcopy(policy).double().eval(), None
     descent = torch.optim.SGD(plain.trainable(), lr=2.0)
@@ -139,10 +141,10 @@ def test_two_updates_on_the_same_rollouts_equal_the_plain_computation(
         expected.append(loss.item())
 
     optimizer = torch.optim.SGD(policy.trainable(), lr=2.0)
-    learner = Reinforcer(settings.algorithm, settings.sampling.temperature)
+    learner = GRPOLoss(settings.algorithm, settings.sampling.temperature)
     with Console(1) as console:
         metrics = [
-            update(Replicated(), policy, optimizer, lessons(), learner, settings, console, unmoved=UNMOVED)
+            update(DataParallel(), policy, optimizer, lessons(), learner, settings, console, zero_gradient=UNMOVED)
             for _ in range(2)
         ]
     assert [metric["loss"] for metric in metrics] == pytest.approx(expected, rel=1e-4, abs=1e-6)

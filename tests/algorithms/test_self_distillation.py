@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from stepalign import chat as tokens
-from stepalign.algorithms.base import Taught
-from stepalign.algorithms.self_distillation import Teaching
+from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.self_distillation import SelfDistillation
 from stepalign.chat import Chat
 from stepalign.config import DistillationConfig, Recipe
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
-from stepalign.views import Lesson
+from stepalign.views import DistillationExample
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -26,10 +26,10 @@ def chat(make_recipe: MakeRecipe) -> Chat:
     return tokens.load(make_recipe().model)
 
 
-def teaching(chat: Chat, settings: Recipe, context_limit: int | None = None) -> Teaching:
+def teaching(chat: Chat, settings: Recipe, context_limit: int | None = None) -> SelfDistillation:
     objective = settings.algorithm
     assert isinstance(objective, DistillationConfig)
-    return Teaching(chat, SolverPrompt(settings.prompts), settings, objective, context_limit)
+    return SelfDistillation(chat, SolverPrompt(settings.prompts), settings, objective, context_limit)
 
 
 def rollout(chat: Chat, number: int = 0) -> Rollout:
@@ -63,13 +63,15 @@ def failure(number: int) -> CritiqueFailure:
     return CritiqueFailure(rollout_id=f"r{number}", critic="program", reason="parse")
 
 
-def teach(made: Teaching, chat: Chat, *answers: Critique | CritiqueFailure) -> Taught[Lesson]:
+def teach(
+    made: SelfDistillation, chat: Chat, *answers: Critique | CritiqueFailure
+) -> StepExamples[DistillationExample]:
     """Teach as many rollouts as there are answers."""
     rollouts = [rollout(chat, number) for number in range(len(answers))]
     return made.teach(rollouts, {"p": PROBLEM}, {answer.rollout_id: answer for answer in answers})
 
 
-def shown(chat: Chat, taught: Taught[Lesson], place: int) -> str:
+def shown(chat: Chat, taught: StepExamples[DistillationExample], place: int) -> str:
     return str(chat.tokenizer.decode(taught.lessons[place].teacher.prompt_ids))
 
 

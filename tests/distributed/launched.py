@@ -16,18 +16,18 @@ from torch import distributed
 
 from stepalign import config
 from stepalign import policy as policies
-from stepalign.algorithms.distillation_loss import Distiller
-from stepalign.algorithms.grpo import Reinforcer, Rewarded
+from stepalign.algorithms.distillation_loss import DistillationLoss
+from stepalign.algorithms.grpo import GRPOLoss, PolicyGradientExample
 from stepalign.console import Console
 from stepalign.distributed import strategy as distribution
 from stepalign.distributed.process import join
-from stepalign.distributed.strategy import Replicated
+from stepalign.distributed.strategy import DataParallel
 from stepalign.policy import Policy
 from stepalign.trainer.accumulation import update
-from stepalign.views import Lesson, View
+from stepalign.views import DistillationExample, View
 
 
-def lessons(count: int, objective: config.AlgorithmConfig) -> list[Lesson] | list[Rewarded]:
+def lessons(count: int, objective: config.AlgorithmConfig) -> list[DistillationExample] | list[PolicyGradientExample]:
     draws = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
@@ -40,14 +40,17 @@ def lessons(count: int, objective: config.AlgorithmConfig) -> list[Lesson] | lis
         student, teacher = View(prompt_ids=ids(4), **span), View(prompt_ids=ids(11 + number), **span)
         made.append((str(number), student, teacher))
     if isinstance(objective, config.GRPOConfig):
-        return [Rewarded(rollout_id=name, student=view, advantage=draws.uniform(-1, 1)) for name, view, _ in made]
-    return [Lesson(rollout_id=name, student=student, teacher=teacher) for name, student, teacher in made]
+        return [
+            PolicyGradientExample(rollout_id=name, student=view, advantage=draws.uniform(-1, 1))
+            for name, view, _ in made
+        ]
+    return [DistillationExample(rollout_id=name, student=student, teacher=teacher) for name, student, teacher in made]
 
 
-def learner(settings: config.Recipe) -> Distiller | Reinforcer:
+def learner(settings: config.Recipe) -> DistillationLoss | GRPOLoss:
     if isinstance(settings.algorithm, config.GRPOConfig):
-        return Reinforcer(settings.algorithm, settings.sampling.temperature)
-    return Distiller(settings.algorithm)
+        return GRPOLoss(settings.algorithm, settings.sampling.temperature)
+    return DistillationLoss(settings.algorithm)
 
 
 def policy(settings: config.Recipe) -> Policy:
@@ -61,15 +64,15 @@ def policy(settings: config.Recipe) -> Policy:
 
 
 def moved(
-    engine: Replicated, model: Policy, count: int, settings: config.Recipe
+    engine: DataParallel, model: Policy, count: int, settings: config.Recipe
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
     taught, learns = lessons(count, settings.algorithm), learner(settings)
-    unmoved = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3)]
+    zero_gradient = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3)]
     optimizer = engine.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
     with Console(quiet=True) as console:
         for _ in range(2):
-            metrics = update(engine, model, optimizer, taught, learns, settings, console, unmoved=unmoved)
+            metrics = update(engine, model, optimizer, taught, learns, settings, console, zero_gradient=zero_gradient)
     return torch.cat([parameter.detach().flatten() for parameter in model.trainable()]), metrics
 
 
@@ -92,7 +95,7 @@ def main() -> None:
             }
         )
         alone = copy.deepcopy(start)
-        wanted, metrics_of_one = moved(Replicated(), alone, count, chosen)
+        wanted, metrics_of_one = moved(DataParallel(), alone, count, chosen)
         mine, metrics = moved(engine, copy.deepcopy(start), count, chosen)
         everyones = world.gather([mine])
         found[f"{count} lessons, {normalize}, {size} a micro-batch"] = {
@@ -102,7 +105,7 @@ def main() -> None:
             "metrics": metrics,
             "metrics of one": metrics_of_one,
         }
-    if world.leads:
+    if world.is_main:
         Path(sys.argv[2]).write_text(json.dumps(found))
     distributed.destroy_process_group()
 

@@ -20,12 +20,12 @@ from stepalign import config
 from stepalign.config import Recipe
 from stepalign.distributed import strategy as distribution
 from stepalign.distributed.process import World, join
-from stepalign.distributed.strategy import Replicated, Sharded
+from stepalign.distributed.strategy import FSDP2, DataParallel
 from stepalign.errors import StepalignError
 from stepalign.lab.running import settings_of
 
 MakeRecipe = Callable[..., Recipe]
-RUNS = Path(__file__).with_name("distributed.py")
+RUNS = Path(__file__).with_name("launched.py")
 
 
 def torchrun(processes: int) -> tuple[str, ...]:
@@ -257,7 +257,7 @@ def test_the_engine_is_the_recipes_or_the_launchers(monkeypatch: pytest.MonkeyPa
     assert distribution.make(config.DistributedConfig(strategy="fsdp2"), two, cpu).name == "fsdp2"
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert distribution.make(config.DistributedConfig(), two, cpu).name == "fsdp2"
-    with pytest.raises(StepalignError, match="'replicated', but the launcher's configuration asks for fsdp2"):
+    with pytest.raises(StepalignError, match="'data_parallel', but the launcher's configuration asks for fsdp2"):
         distribution.make(config.DistributedConfig(strategy="data_parallel"), two, cpu)
     with pytest.raises(StepalignError, match="'fsdp2' needs several processes"):
         distribution.make(config.DistributedConfig(), World(), cpu)
@@ -292,7 +292,7 @@ def test_a_process_that_dies_ends_the_others(make_recipe: MakeRecipe, tmp_path: 
 @pytest.mark.parametrize("count", range(8))
 def test_micro_batches_are_dealt_out_once_and_sharded_processes_make_equally_many_passes(count: int) -> None:
     micro = list(range(count))
-    for engine in (Replicated, Sharded):
+    for engine in (DataParallel, FSDP2):
         dealt = [list(engine(World(rank, 3)).passes(micro)) for rank in range(3)]
         assert sorted(each for passes in dealt for each, counts in passes if counts) == micro
     assert {len(passes) for passes in dealt} == {-(-count // 3)}

@@ -7,7 +7,7 @@ import pytest
 
 from stepalign.data import sums
 from stepalign.lab import solving
-from stepalign.lab.solving import ALONE, SHOWN, WAYS, operations, write
+from stepalign.lab.solving import SHOWN, SINGLE, WAYS, operations, write
 
 EQUATION = re.compile(r"(Wait: )?(\d+) \+ (\d+) = (\d+)")
 
@@ -47,8 +47,8 @@ def test_slips_come_at_their_rates_and_are_carried_on() -> None:
                 slips += int(left) + int(right) != int(stated)
         assert text.endswith(f"\\boxed{{{answer}}}")
         assert result == answer
-    assert slips / total == pytest.approx(ALONE.slips, abs=0.03)
-    assert mends / slips == pytest.approx(ALONE.mends, abs=0.06)
+    assert slips / total == pytest.approx(SINGLE.slips, abs=0.03)
+    assert mends / slips == pytest.approx(SINGLE.mends, abs=0.06)
 
 
 def test_an_equation_that_is_shown_is_seldom_slipped() -> None:

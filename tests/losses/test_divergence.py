@@ -322,7 +322,7 @@ def test_inputs_that_do_not_belong_together_are_refused():
         unchecked(student, teacher, head, weights, config.DistillationConfig(), teacher_head=head[:-1])
 
 
-class Watch(TorchDispatchMode):
+class ProbeCallback(TorchDispatchMode):
     """The number of elements of the largest tensor that any operation made, and the matrix products."""
 
     def __init__(self):
@@ -344,7 +344,7 @@ def test_logits_never_exist_for_more_than_a_chunk(settings):
     tokens, chunk, vocab = 64, 4, 501
     student, teacher, head, weights = tensors(tokens=tokens, vocab=vocab)
     student.requires_grad_()
-    with Watch() as watch:
+    with ProbeCallback() as watch:
         loss, _ = divergence(student, teacher, head, weights, config.DistillationConfig(chunk_tokens=chunk, **settings))
         loss.backward()
     assert watch.products  # it sees
@@ -355,9 +355,9 @@ def test_without_gradients_only_the_two_projections_are_paid():
     student, teacher, head, weights = tensors()
     settings = config.DistillationConfig(chunk_tokens=TOKENS)
     student.requires_grad_()
-    with Watch() as training:
+    with ProbeCallback() as training:
         divergence(student, teacher, head, weights, settings)
-    with torch.no_grad(), Watch() as evaluation:
+    with torch.no_grad(), ProbeCallback() as evaluation:
         loss, _ = divergence(student, teacher, head, weights, settings)
     assert (training.products, evaluation.products) == (2, 1)  # both models' projections are one product
     assert not loss.requires_grad

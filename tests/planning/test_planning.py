@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stepalign import config, planning
 from stepalign import policy as policies
-from stepalign.algorithms.distillation_loss import Distiller
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.config import Recipe
 from stepalign.console import Console
-from stepalign.distributed.strategy import Replicated
+from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.planning import estimate
 from stepalign.planning.estimate import Lengths
@@ -23,7 +23,7 @@ from stepalign.planning.shape import shape
 from stepalign.policy import Policy
 from stepalign.trainer.accumulation import optimizer_of, update
 from stepalign.trainer.loop import train
-from stepalign.views import Lesson, View, collate
+from stepalign.views import DistillationExample, View, collate
 
 MakeRecipe = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -98,18 +98,18 @@ def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, ma
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     # Short, since the counter does not know the CPU's attention.
     written = tuple(range(5, 17))
-    lesson = Lesson(
+    lesson = DistillationExample(
         rollout_id="r",
         student=View(prompt_ids=(1,) * 4, completion_ids=written, start=0, stop=12),
         teacher=View(prompt_ids=(1,) * 8, completion_ids=written, start=0, stop=12),
     )
     with FlopCounterMode(display=False) as counter, Console(quiet=True) as console:
         update(
-            Replicated(),
+            DataParallel(),
             policy,
             optimizer_of(policy, settings.optimizer),
             [lesson] * settings.training.rollouts_per_step,
-            Distiller(config.DistillationConfig()),
+            DistillationLoss(config.DistillationConfig()),
             settings,
             console,
         )

@@ -10,28 +10,28 @@ import torch
 from torch import Tensor
 
 from stepalign import policy as policies
-from stepalign.algorithms.distillation_loss import Distiller
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.config import OptimizerConfig, Recipe
 from stepalign.console import Console
-from stepalign.distributed.strategy import Replicated
+from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
-from stepalign.trainer.accumulation import Accumulation, learning_rate, optimizer_of, update
-from stepalign.views import Lesson, View
+from stepalign.trainer.accumulation import GradientAccumulator, learning_rate, optimizer_of, update
+from stepalign.views import DistillationExample, View
 
 MakeRecipe = Callable[..., Recipe]
 UNCLIPPED = "optimizer.max_grad_norm=1e9"
 
 
-def lessons() -> list[Lesson]:
+def lessons() -> list[DistillationExample]:
     draws = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
         return tuple(draws.randrange(300) for _ in range(length))
 
-    def lesson(number: int, student: int, teacher: int, completion: int, start: int, stop: int) -> Lesson:
+    def lesson(number: int, student: int, teacher: int, completion: int, start: int, stop: int) -> DistillationExample:
         written = ids(completion)
-        return Lesson(
+        return DistillationExample(
             rollout_id=f"rollout {number}",
             student=View(prompt_ids=ids(student), completion_ids=written, start=start, stop=stop),
             teacher=View(prompt_ids=ids(teacher), completion_ids=written, start=start, stop=stop),
@@ -64,7 +64,9 @@ def step(policy: Policy, settings: Recipe) -> tuple[list[Tensor], dict[str, floa
     moved = copy.deepcopy(policy)
     optimizer = torch.optim.SGD(moved.trainable(), lr=1.0)
     with Console(1) as console:
-        metrics = update(Replicated(), moved, optimizer, lessons(), Distiller(settings.algorithm), settings, console)
+        metrics = update(
+            DataParallel(), moved, optimizer, lessons(), DistillationLoss(settings.algorithm), settings, console
+        )
     taken = [
         before.detach().double() - after.detach().double()
         for before, after in zip(policy.trainable(), moved.trainable(), strict=True)
@@ -150,7 +152,7 @@ def test_metrics_of_the_first_token_and_the_seconds(policy: Policy, make_recipe:
         teacher, student = (torch.log_softmax(logits, dim=-1) for logits in hidden)
         firsts.append((teacher.exp() * (teacher - student)).sum())
     metrics = update(
-        Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().algorithm), make_recipe(), console
+        DataParallel(), policy, optimizer, lessons(), DistillationLoss(make_recipe().algorithm), make_recipe(), console
     )
     assert metrics["first_token_kl"] == pytest.approx(torch.stack(firsts).mean().item(), rel=1e-4)
     assert {"teacher", "student", "optimizer"} <= console.seconds.keys()
@@ -169,8 +171,8 @@ def test_a_denominator_that_was_guessed_is_put_right(normalize: str, policy: Pol
     settings = make_recipe(f"algorithm.loss_agg_mode={normalize}", "training.micro_batch_size=1")
     gradients, loss, kl = plain(policy, normalize)
     moved = copy.deepcopy(policy)
-    learner = Distiller(settings.algorithm)
-    sum_of = Accumulation(Replicated(), moved, learner, settings, Console(1), sequences=9, tokens=100)
+    learner = DistillationLoss(settings.algorithm)
+    sum_of = GradientAccumulator(DataParallel(), moved, learner, settings, Console(1), sequences=9, tokens=100)
     for lesson in lessons()[::-1]:
         sum_of.add([lesson])
     optimizer = torch.optim.SGD(moved.trainable(), lr=0.0)
@@ -199,7 +201,13 @@ def test_a_loss_that_is_not_finite_updates_nothing_and_names_the_rollouts(
     optimizer = optimizer_of(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the loss is nan on rollouts rollout 1, rollout 2; nothing was upd"):
         update(
-            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().algorithm), make_recipe(), Console(1)
+            DataParallel(),
+            policy,
+            optimizer,
+            lessons(),
+            DistillationLoss(make_recipe().algorithm),
+            make_recipe(),
+            Console(1),
         )
     assert unchanged(policy, before)
     assert not optimizer.state
@@ -211,7 +219,13 @@ def test_a_gradient_that_is_not_finite_updates_nothing(policy: Policy, make_reci
     optimizer = optimizer_of(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the gradient's norm is (nan|inf); nothing was updated"):
         update(
-            Replicated(), policy, optimizer, lessons(), Distiller(make_recipe().algorithm), make_recipe(), Console(1)
+            DataParallel(),
+            policy,
+            optimizer,
+            lessons(),
+            DistillationLoss(make_recipe().algorithm),
+            make_recipe(),
+            Console(1),
         )
     assert unchanged(policy, before)
     assert not optimizer.state

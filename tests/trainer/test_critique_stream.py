@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from stepalign import config
-from stepalign.algorithms.base import Taught
+from stepalign.algorithms.base import StepExamples
 from stepalign.console import Console
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.errors import StepalignError
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.trainer.critique_stream import Answer, Answering, as_answered
-from stepalign.views import Lesson, View
+from stepalign.trainer.critique_stream import Answer, CritiqueStream, iter_micro_batches
+from stepalign.views import DistillationExample, View
 
 PROBLEMS = {f"p{n}": Problem(id=f"p{n}", statement=f"Compute {n} + 1.", answer=str(n + 1)) for n in range(6)}
 
@@ -73,7 +73,7 @@ def until(true: object) -> None:
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_grades_and_critiques_are_those_of_grader_and_critic_alone(at_once: bool, grader: Grader) -> None:
-    with Answering(PROBLEMS, grader, ProgramCritic(), at_once=at_once) as answering:
+    with CritiqueStream(PROBLEMS, grader, ProgramCritic(), at_once=at_once) as answering:
         for rollout in ATTEMPTS:
             answering.add(rollout)
         graded = answering.graded(ATTEMPTS[::-1])
@@ -90,14 +90,14 @@ def test_grades_and_critiques_are_those_of_grader_and_critic_alone(at_once: bool
 def test_a_grade_that_was_kept_stays(grader: Grader) -> None:
     (right,) = grader.grade(ATTEMPTS[:1], PROBLEMS)
     kept = replace(right, grade=Grade(correct=False, outcome="timeout"))
-    with Answering(PROBLEMS, grader, None, at_once=True) as answering:
+    with CritiqueStream(PROBLEMS, grader, None, at_once=True) as answering:
         answering.add(kept)
         assert answering.graded([kept]) == [kept]
 
 
 def test_the_critic_is_asked_while_others_are_drawn(grader: Grader) -> None:
     critic = Held()
-    with Answering(PROBLEMS, grader, critic, at_once=True) as answering:
+    with CritiqueStream(PROBLEMS, grader, critic, at_once=True) as answering:
         answering.add(ATTEMPTS[0])
         until(lambda: critic.taken == ["r0"])
         for rollout in ATTEMPTS[1:]:
@@ -109,7 +109,7 @@ def test_the_critic_is_asked_while_others_are_drawn(grader: Grader) -> None:
         assert first.rollout_id == "r0"
         critic.go.release(5)
         assert [answer.rollout_id for answer in answering.answers()] == [f"r{n}" for n in range(1, 6)]
-        assert answering.all_taken
+        assert answering.exhausted
         assert answering.take(wait=True) == []
     begun, ended = zip(*answering.spans, strict=True)
     assert all(start <= end for start, end in answering.spans)
@@ -119,7 +119,7 @@ def test_the_critic_is_asked_while_others_are_drawn(grader: Grader) -> None:
 
 def test_without_overlap_nobody_is_asked_before_answers_are_wanted(grader: Grader) -> None:
     critic = Held()
-    with Answering(PROBLEMS, grader, critic, at_once=False) as answering:
+    with CritiqueStream(PROBLEMS, grader, critic, at_once=False) as answering:
         answering.add(ATTEMPTS[0])
         answering.graded(ATTEMPTS[:1])
         assert critic.taken == []
@@ -128,7 +128,7 @@ def test_without_overlap_nobody_is_asked_before_answers_are_wanted(grader: Grade
 
 
 def test_without_a_critic_there_are_grades_alone(grader: Grader) -> None:
-    with Answering(PROBLEMS, grader, None, at_once=True) as answering:
+    with CritiqueStream(PROBLEMS, grader, None, at_once=True) as answering:
         answering.add(ATTEMPTS[1])
         (graded,) = answering.graded(ATTEMPTS[1:2])
         assert not graded.correct
@@ -141,7 +141,7 @@ def test_a_critic_that_breaks_is_an_error_once_the_rollouts_are_there(grader: Gr
             yield from ProgramCritic().critique([next(iter(attempts))])
             raise StepalignError("no endpoint answers")
 
-    with Answering(PROBLEMS, grader, Broken(), at_once=True) as answering:
+    with CritiqueStream(PROBLEMS, grader, Broken(), at_once=True) as answering:
         for rollout in ATTEMPTS:
             answering.add(rollout)
         assert len(answering.graded(ATTEMPTS)) == 6
@@ -150,7 +150,7 @@ def test_a_critic_that_breaks_is_an_error_once_the_rollouts_are_there(grader: Gr
 
 
 def test_a_grader_that_breaks_is_an_error_where_the_grades_are_wanted(grader: Grader) -> None:
-    with Answering({}, grader, ProgramCritic(), at_once=True) as answering:
+    with CritiqueStream({}, grader, ProgramCritic(), at_once=True) as answering:
         answering.add(ATTEMPTS[0])
         with pytest.raises(StepalignError, match="there is no problem 'p0'"):
             answering.graded(ATTEMPTS[:1])
@@ -158,7 +158,7 @@ def test_a_grader_that_breaks_is_an_error_where_the_grades_are_wanted(grader: Gr
 
 def test_an_interrupted_step_does_not_wait_for_the_critic_and_leaves_it(grader: Grader) -> None:
     critic = Held()
-    answering = Answering(PROBLEMS, grader, critic, at_once=True)
+    answering = CritiqueStream(PROBLEMS, grader, critic, at_once=True)
     answering.__enter__()
     for rollout in ATTEMPTS:
         answering.add(rollout)
@@ -173,19 +173,19 @@ def test_an_interrupted_step_does_not_wait_for_the_critic_and_leaves_it(grader: 
 # ── micro-batches of what is ready ────────────────────────────────────────────────────────────────────────────
 
 
-def lesson_of(answer: Answer) -> Lesson:
+def lesson_of(answer: Answer) -> DistillationExample:
     length = int(answer.rollout_id[1:]) + 1
     view = View(prompt_ids=(0,), completion_ids=(0,) * length, start=0, stop=length)
-    return Lesson(rollout_id=answer.rollout_id, student=view, teacher=view)
+    return DistillationExample(rollout_id=answer.rollout_id, student=view, teacher=view)
 
 
 def test_learning_begins_with_the_first_full_micro_batch(grader: Grader) -> None:
     critic = Held()
-    with Answering(PROBLEMS, grader, critic, at_once=True) as answering, Console() as console:
+    with CritiqueStream(PROBLEMS, grader, critic, at_once=True) as answering, Console() as console:
         for rollout in ATTEMPTS:
             answering.add(rollout)
         answering.graded(ATTEMPTS)
-        micros = as_answered(answering, lambda answers: [*map(lesson_of, answers)], 2, None, console)
+        micros = iter_micro_batches(answering, lambda answers: [*map(lesson_of, answers)], 2, None, console)
         critic.go.release(2)
         assert [lesson.rollout_id for lesson in next(micros)] == ["r1", "r0"]
         assert len(critic.taken) == 3, "the third is still with the critic"
@@ -198,11 +198,11 @@ def test_learning_begins_with_the_first_full_micro_batch(grader: Grader) -> None
 
 
 def test_what_cannot_be_learnt_from_delays_nothing_and_a_rest_is_a_micro_batch_of_its_own(grader: Grader) -> None:
-    with Answering(PROBLEMS, grader, ProgramCritic(), at_once=True) as answering, Console() as console:
+    with CritiqueStream(PROBLEMS, grader, ProgramCritic(), at_once=True) as answering, Console() as console:
         for rollout in ATTEMPTS:
             answering.add(rollout)
         answering.graded(ATTEMPTS)
-        micros = as_answered(
+        micros = iter_micro_batches(
             answering, lambda answers: [lesson_of(a) for a in answers if a.rollout_id != "r3"], 2, None, console
         )
         taken = [lesson.rollout_id for micro in micros for lesson in micro]
@@ -212,11 +212,11 @@ def test_what_cannot_be_learnt_from_delays_nothing_and_a_rest_is_a_micro_batch_o
 def test_a_step_taken_in_part_by_part_is_the_step() -> None:
     parts = []
     for name in ("a", "b"):
-        part: Taught[Lesson] = Taught(lessons=[])
+        part: StepExamples[DistillationExample] = StepExamples(lessons=[])
         part.outcomes["taught"] += 1
         part.cases[name] += 2
         part.failures["parse"] += 1
         parts.append(part)
     whole, rest = parts
-    whole.take_in(rest)
+    whole.extend(rest)
     assert (whole.outcomes, whole.cases, whole.failures) == ({"taught": 2}, {"a": 2, "b": 2}, {"parse": 2})

@@ -163,7 +163,7 @@ def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_s
 def test_what_needs_the_whole_step_s_critiques_waits_for_them(
     overrides: list[str], make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "as_answered", None)
+    monkeypatch.setattr(loop, "iter_micro_batches", None)
     with serving(Reply("none")) as server:
         folder = run(make_recipe(served(server.url), "training.max_steps=1", *overrides))
     assert len(metrics(folder)) == 1

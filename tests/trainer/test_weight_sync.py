@@ -69,18 +69,18 @@ def test_a_server_that_was_started_anew_is_given_the_adapter_again(
     original = Trainer._rollouts
 
     def after_a_restart(trainer: Trainer, *args: object) -> object:
-        trainer.handovers.bring(trainer.step)
+        trainer.weight_sync.sync(trainer.step)
         served.restart()
         return original(trainer, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "_rollouts", after_a_restart)
-    compare = servers.ServerSampler.next_tokens
+    compare = servers.ServerSampler.sample_logprobs
 
     def after_another(sampler: servers.ServerSampler, *args: Any, **options: Any) -> Any:
         served.restart()
         return compare(sampler, *args, **options)
 
-    monkeypatch.setattr(servers.ServerSampler, "next_tokens", after_another)
+    monkeypatch.setattr(servers.ServerSampler, "sample_logprobs", after_another)
     assert drawn(run(make_recipe(over(served)))) == drawn(finished_run.folder)
 
 

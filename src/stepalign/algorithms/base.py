@@ -1,6 +1,6 @@
 """What a condition is: how a step's rollouts become lessons, and what the lessons are worth.
 
-Sampler, loop, optimizer and evaluation are the same for every condition. A `Method` is what differs: distillation
+Sampler, loop, optimizer and evaluation are the same for every condition. A `Algorithm` is what differs: distillation
 (`teaching`, `distilling`) or GRPO (`rewarding`).
 """
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.trainer.accumulation import Learner
-from stepalign.views import Learnable, View
+from stepalign.trainer.accumulation import Loss
+from stepalign.views import TrainingExample, View
 
-L = TypeVar("L", bound=Learnable)
+L = TypeVar("L", bound=TrainingExample)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taught(Generic[L]):
+class StepExamples(Generic[L]):
     """A step's lessons, and what became of every rollout."""
 
     lessons: list[L]
-    unmoved: list[View] = field(default_factory=list)
+    zero_gradient: list[View] = field(default_factory=list)
     """What counts in the loss's means but has no gradient, so that no pass is spent on it."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """`taught`, of which `fallback` under the fallback's context and `cut` with a shortened one; `dropped`."""
@@ -30,10 +30,10 @@ class Taught(Generic[L]):
     failures: Counter[str] = field(default_factory=Counter)
     """Why there is no critique, or no lesson."""
 
-    def take_in(self, other: "Taught[L]") -> None:
+    def extend(self, other: "StepExamples[L]") -> None:
         """Add what became of other rollouts of the step."""
         self.lessons.extend(other.lessons)
-        self.unmoved.extend(other.unmoved)
+        self.zero_gradient.extend(other.zero_gradient)
         for mine, others in (
             (self.outcomes, other.outcomes),
             (self.cases, other.cases),
@@ -43,7 +43,7 @@ class Taught(Generic[L]):
 
 
 @runtime_checkable
-class Method(Protocol[L]):
+class Algorithm(Protocol[L]):
     """A condition at work."""
 
     needs_critique: bool
@@ -61,7 +61,7 @@ class Method(Protocol[L]):
         rollouts: Sequence[Rollout],
         problems: Mapping[str, Problem],
         answers: Mapping[str, Critique | CritiqueFailure],
-    ) -> Taught[L]:
+    ) -> StepExamples[L]:
         """A lesson for every rollout that can be learnt from.
 
         Args:
@@ -71,6 +71,6 @@ class Method(Protocol[L]):
         """
         ...
 
-    def learner(self) -> Learner[L]:
+    def learner(self) -> Loss[L]:
         """The loss for one step's lessons, over all of its updates."""
         ...

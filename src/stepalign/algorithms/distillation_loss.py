@@ -8,10 +8,10 @@ from torch import Tensor
 from stepalign import config
 from stepalign.losses.divergence import divergence
 from stepalign.policy import Policy
-from stepalign.views import Batch, Lesson, collate
+from stepalign.views import Batch, DistillationExample, collate
 
 
-class Distiller:
+class DistillationLoss:
     """The divergence between the initial policy, shown the context, and the policy as it is."""
 
     frozen = "teacher"
@@ -19,7 +19,7 @@ class Distiller:
     def __init__(self, settings: config.DistillationConfig) -> None:
         self._settings = settings
 
-    def look(self, model: Policy, micro: Sequence[Lesson], batch: Batch) -> Float[Tensor, "tokens hidden"]:
+    def look(self, model: Policy, micro: Sequence[DistillationExample], batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """The teacher's hidden states behind its own prompts."""
         return model.teacher(collate([lesson.teacher for lesson in micro]).to(batch.input_ids.device))
 
@@ -28,7 +28,7 @@ class Distiller:
         hidden: Float[Tensor, "tokens hidden"],
         seen: Float[Tensor, "tokens hidden"] | None,
         head: Float[Tensor, "vocab hidden"],
-        micro: Sequence[Lesson],
+        micro: Sequence[DistillationExample],
         batch: Batch,
         token_weights: Float[Tensor, " tokens"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
@@ -42,6 +42,6 @@ class Distiller:
             "agreement": metrics.agreement,
         }
 
-    def counts(self, lessons: Sequence[Lesson]) -> Mapping[str, int]:
+    def counts(self, lessons: Sequence[DistillationExample]) -> Mapping[str, int]:
         """The tokens that the teacher read."""
         return {"teacher_tokens": sum(len(lesson.teacher.input_ids) for lesson in lessons)}

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
-from stepalign.algorithms.base import Taught
+from stepalign.algorithms.base import StepExamples
 from stepalign.losses.grpo import advantages, policy_gradient
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
@@ -25,7 +25,7 @@ from stepalign.views import Batch, View
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewarded:
+class PolicyGradientExample:
     """A rollout with its advantage over the others of its group."""
 
     rollout_id: str
@@ -33,12 +33,12 @@ class Rewarded:
     advantage: float
 
     @property
-    def longest(self) -> int:
+    def max_input_len(self) -> int:
         """How many tokens a pass over it reads."""
         return len(self.student.input_ids)
 
 
-class Rewarding:
+class GRPO:
     """From a step's graded rollouts to advantages."""
 
     needs_critique = False
@@ -56,12 +56,12 @@ class Rewarding:
         rollouts: Sequence[Rollout],
         problems: Mapping[str, Problem],
         answers: Mapping[str, Critique | CritiqueFailure],
-    ) -> Taught[Rewarded]:
+    ) -> StepExamples[PolicyGradientExample]:
         """Every rollout with its advantage; groups without a contrast are counted, and cost no pass.
 
         They stay in the means' denominators. With `kl`, which pulls on every token, they are learnt from too.
         """
-        taught: Taught[Rewarded] = Taught(lessons=[])
+        taught: StepExamples[PolicyGradientExample] = StepExamples(lessons=[])
         groups: dict[str, list[Rollout]] = defaultdict(list)
         for rollout in rollouts:
             groups[rollout.problem_id].append(rollout)
@@ -74,18 +74,20 @@ class Rewarding:
                 view = View(prompt_ids=rollout.prompt_ids, completion_ids=ids, start=0, stop=len(ids))
                 if advantage == 0 and not self._objective.kl_coef:
                     taught.outcomes["dropped"] += 1
-                    taught.unmoved.append(view)
+                    taught.zero_gradient.append(view)
                 else:
                     taught.outcomes["taught"] += 1
-                    taught.lessons.append(Rewarded(rollout_id=rollout.id, student=view, advantage=advantage))
+                    taught.lessons.append(
+                        PolicyGradientExample(rollout_id=rollout.id, student=view, advantage=advantage)
+                    )
         return taught
 
-    def learner(self) -> "Reinforcer":
+    def learner(self) -> "GRPOLoss":
         """The loss for one step's lessons, over all of its updates."""
-        return Reinforcer(self._objective, self._settings.sampling.temperature)
+        return GRPOLoss(self._objective, self._settings.sampling.temperature)
 
 
-class Reinforcer:
+class GRPOLoss:
     """The clipped policy gradient. It remembers, over a step's updates, what the tokens' first probabilities were."""
 
     frozen = "base"
@@ -94,7 +96,9 @@ class Reinforcer:
         self._settings, self._temperature = settings, temperature
         self._old: dict[str, Float[Tensor, " tokens"]] = {}
 
-    def look(self, model: Policy, micro: Sequence[Rewarded], batch: Batch) -> Float[Tensor, " tokens"] | None:
+    def look(
+        self, model: Policy, micro: Sequence[PolicyGradientExample], batch: Batch
+    ) -> Float[Tensor, " tokens"] | None:
         """The tokens' log-probabilities under the base, where the loss has a KL to it."""
         if not self._settings.kl_coef:
             return None
@@ -106,12 +110,12 @@ class Reinforcer:
         hidden: Float[Tensor, "tokens hidden"],
         seen: Float[Tensor, " tokens"] | None,
         head: Float[Tensor, "vocab hidden"],
-        micro: Sequence[Rewarded],
+        micro: Sequence[PolicyGradientExample],
         batch: Batch,
         token_weights: Float[Tensor, " tokens"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
         """Σ_t weight_t · L_t over the micro-batch's tokens."""
-        counted = [lesson.student.counted for lesson in micro]
+        counted = [lesson.student.num_loss_tokens for lesson in micro]
         old = [self._old[lesson.rollout_id] for lesson in micro if lesson.rollout_id in self._old]
         loss, metrics = policy_gradient(
             hidden,
@@ -132,6 +136,6 @@ class Reinforcer:
         measures = {"entropy_student": metrics.entropy, "clipped": metrics.clipped}
         return loss, measures if seen is None else {**measures, "kl_base": metrics.kl}
 
-    def counts(self, lessons: Sequence[Rewarded]) -> Mapping[str, int]:
+    def counts(self, lessons: Sequence[PolicyGradientExample]) -> Mapping[str, int]:
         """The tokens that the base read."""
-        return {"base_tokens": sum(lesson.longest for lesson in lessons)} if self._settings.kl_coef else {}
+        return {"base_tokens": sum(lesson.max_input_len for lesson in lessons)} if self._settings.kl_coef else {}

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 from stepalign import config, contexts
-from stepalign.algorithms.base import Taught
-from stepalign.algorithms.distillation_loss import Distiller
+from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.chat import Chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.views import DoesNotFit, Lesson, lesson
+from stepalign.views import DistillationExample, DoesNotFit, lesson
 
 
-class Teaching:
+class SelfDistillation:
     """The teacher's side of a recipe: context, fallback, limits."""
 
     num_iterations = 1
@@ -62,7 +62,7 @@ class Teaching:
         rollouts: Sequence[Rollout],
         problems: Mapping[str, Problem],
         answers: Mapping[str, Critique | CritiqueFailure],
-    ) -> Taught[Lesson]:
+    ) -> StepExamples[DistillationExample]:
         """A lesson for every rollout that can be taught.
 
         Args:
@@ -70,7 +70,7 @@ class Teaching:
             problems: by id.
             answers: the critic's, by rollout id; empty where no critique is needed.
         """
-        taught: Taught[Lesson] = Taught(lessons=[])
+        taught: StepExamples[DistillationExample] = StepExamples(lessons=[])
         others = _others(rollouts, answers) if self.settings.context.shuffled else {}
         for rollout in rollouts:
             answer = answers.get(rollout.id)
@@ -79,7 +79,7 @@ class Teaching:
             elif answer is not None:
                 taught.failures[answer.reason] += 1
             made = self._lesson(rollout, problems[rollout.problem_id], answer, others.get(rollout.id), taught)
-            if made is None or not made.student.counted:
+            if made is None or not made.student.num_loss_tokens:
                 taught.outcomes["dropped"] += 1
                 continue
             taught.outcomes["taught"] += 1
@@ -88,9 +88,9 @@ class Teaching:
             taught.lessons.append(made)
         return taught
 
-    def learner(self) -> Distiller:
+    def learner(self) -> DistillationLoss:
         """The loss for one step's lessons."""
-        return Distiller(self.objective)
+        return DistillationLoss(self.objective)
 
     def _lesson(
         self,
@@ -98,8 +98,8 @@ class Teaching:
         problem: Problem,
         answer: Critique | CritiqueFailure | None,
         other: Critique | None,
-        taught: Taught[Lesson],
-    ) -> Lesson | None:
+        taught: StepExamples[DistillationExample],
+    ) -> DistillationExample | None:
         critique = answer if isinstance(answer, Critique) else None
         context, objective = self.context, self.objective
         if critique is None and self.needs_critique:

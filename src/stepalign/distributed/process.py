@@ -2,7 +2,7 @@
 
 Everything that a run decides is decided from records that all processes have: rollouts and critiques are divided
 (`share`) and put together (`gather`), in the order they would have in one process; files are read and written by the
-first process alone (`lead`, `Led`). A process that fails does not tell the others: the launcher (`accelerate launch`,
+first process alone (`lead`, `MainProcessProxy`). A process that fails does not tell the others: the launcher (`accelerate launch`,
 `torchrun`) sees it end and ends them. So nothing here has a time limit of its own, however long one process samples
 while the others wait.
 
@@ -32,11 +32,11 @@ class World:
         self.rank, self.size = rank, size
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that reads and writes the run's folder and speaks to the terminal."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> list[T]:
+    def shard(self, items: Sequence[T]) -> list[T]:
         """This process' part of what all processes hold: every `size`-th item."""
         return list(items[self.rank :: self.size])
 
@@ -51,7 +51,7 @@ class World:
         longest = max(map(len, parts))
         return [part[index] for index in range(longest) for part in parts if index < len(part)]
 
-    def lead(self, call: Callable[[], T]) -> T:
+    def on_main(self, call: Callable[[], T]) -> T:
         """What the first process gets from `call`, in all of them.
 
         Raises:
@@ -62,7 +62,7 @@ class World:
         from torch import distributed
 
         answer: list[Any] = [None, False]
-        if self.leads:
+        if self.is_main:
             try:
                 answer = [call(), True]
             except StepalignError:
@@ -74,7 +74,7 @@ class World:
         result: T = answer[0]
         return result
 
-    def agree(self, what: str, value: object) -> None:
+    def assert_same(self, what: str, value: object) -> None:
         """Raise a StepalignError where the processes do not hold the same."""
         values = self.gather([value])
         if strays := [rank for rank, other in enumerate(values) if other != values[0]]:
@@ -83,7 +83,7 @@ class World:
                 f"{values[strays[0]]!r}, not {values[0]!r}"
             )
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Part in good order, all together, at the end of a run."""
         if self.size > 1:
             from torch import distributed
@@ -91,11 +91,11 @@ class World:
             distributed.destroy_process_group()
 
 
-ALONE = World()
+SINGLE = World()
 """One process."""
 
 
-class Led:
+class MainProcessProxy:
     """An object that only the first process has: its methods run there, and what they return is every process'.
 
     All processes must make the same calls in the same order.
@@ -108,10 +108,10 @@ class Led:
         def take() -> None:
             self._object = make()
 
-        world.lead(take)
+        world.on_main(take)
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *args, **options: self._world.lead(lambda: getattr(self._object, name)(*args, **options))
+        return lambda *args, **options: self._world.on_main(lambda: getattr(self._object, name)(*args, **options))
 
     def close(self) -> None:
         """Close the object where it is. Nobody waits for anybody: the others may have ended."""
@@ -144,7 +144,7 @@ def join(expected: config.DistributedConfig) -> World:
         raise StepalignError(f"the launcher started {launched} processes, but this one is in a world of {world.size}")
     if expected.num_processes and world.size != expected.num_processes:
         raise StepalignError(
-            f"distribution.num_processes = {expected.num_processes}, but this process is in a world of {world.size}; "
+            f"distributed.num_processes = {expected.num_processes}, but this process is in a world of {world.size}; "
             f"launch it with `accelerate launch --num_processes {expected.num_processes}` or `torchrun`"
         )
     if world.size > 1 and distributed.get_world_size() != world.size:

@@ -29,19 +29,19 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from stepalign import config
-from stepalign.distributed.process import ALONE, World
+from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 
 M = TypeVar("M")
 
 
-class Replicated:
+class DataParallel:
     """The whole model on every process."""
 
     name = "data_parallel"
 
-    def __init__(self, world: World = ALONE, device: torch.device | None = None) -> None:
+    def __init__(self, world: World = SINGLE, device: torch.device | None = None) -> None:
         self.world, self.device = world, device or torch.device("cpu")
 
     def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -54,7 +54,7 @@ class Replicated:
 
     def passes(self, micro: Sequence[M]) -> Iterator[tuple[M, bool]]:
         """This process' micro-batches, and whether each counts. They are dealt out round by round."""
-        yield from ((each, True) for each in self.world.share(micro))
+        yield from ((each, True) for each in self.world.shard(micro))
 
     def backward(self, loss: Float[Tensor, ""], *, last: bool) -> None:
         """Add a pass' gradients to those of the passes before; `last` is the step's last pass."""
@@ -98,7 +98,7 @@ class Replicated:
         yield
 
 
-class Lockstep(Replicated):
+class LockstepStrategy(DataParallel):
     """All processes make the same number of passes, because each pass has communication of its own."""
 
     def passes(self, micro: Sequence[M]) -> Iterator[tuple[M, bool]]:
@@ -109,7 +109,7 @@ class Lockstep(Replicated):
             yield (micro[index], True) if index < len(micro) else (micro[-1], False)
 
 
-class Sharded(Lockstep):
+class FSDP2(LockstepStrategy):
     """The base's decoder layers sharded over the processes by FSDP2; adapter, embedding and head whole on each."""
 
     name = "fsdp2"
@@ -147,7 +147,7 @@ class Sharded(Lockstep):
             module.set_reshard_after_forward(True, recurse=False)
 
 
-def make(settings: config.DistributedConfig, world: World, device: torch.device) -> Replicated:
+def make(settings: config.DistributedConfig, world: World, device: torch.device) -> DataParallel:
     """The engine that the recipe, or else the launcher's configuration, asks for.
 
     Raises:
@@ -164,14 +164,14 @@ def make(settings: config.DistributedConfig, world: World, device: torch.device)
     if launcher not in ("data_parallel", asked):
         raise StepalignError(f"distributed.strategy = {asked!r}, but the launcher's configuration asks for {launcher}")
     if asked == "data_parallel":
-        return Replicated(world, device)
+        return DataParallel(world, device)
     if world.size == 1:
         raise StepalignError(f"distributed.strategy = {asked!r} needs several processes: launch it with `torchrun`")
     if asked == "fsdp2":
-        return Sharded(world, device)
-    from stepalign.distributed.zero2 import Zero
+        return FSDP2(world, device)
+    from stepalign.distributed.zero2 import ZeRO2
 
-    return Zero(world, device, offload=settings.offload_optimizer)
+    return ZeRO2(world, device, offload=settings.offload_optimizer)
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> str:

@@ -16,14 +16,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stepalign.distributed.process import World
-from stepalign.distributed.strategy import Lockstep
+from stepalign.distributed.strategy import LockstepStrategy
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Zero(Lockstep):
+class ZeRO2(LockstepStrategy):
     """The optimizer's state and the reduction of gradients are DeepSpeed's."""
 
     name = "zero2"
@@ -93,7 +93,7 @@ class Zero(Lockstep):
             self._engine.step()
 
     def step(self, policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
-        """See `Replicated.step`. The norm is known once the update is made: where it is not finite the run ends."""
+        """See `DataParallel.step`. The norm is known once the update is made: where it is not finite the run ends."""
         self._engine.optimizer.clip_grad = max_grad_norm
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())

@@ -12,7 +12,7 @@ and all others are carried on consistently: what follows works with the wrong nu
 So the solver knows what is right (it can be more careful), and its slips can be seen in its own text.
 
 What a context shows is made use of by one rule, the same for every context: an equation that stands in it, with its
-right result, is slipped `SHOWN.slips` of the time instead of `ALONE.slips`. Nothing else depends on the context.
+right result, is slipped `SHOWN.slips` of the time instead of `SINGLE.slips`. Nothing else depends on the context.
 """
 
 import re
@@ -32,7 +32,7 @@ class Habit:
     mends: float
 
 
-ALONE = Habit(slips=0.36, mends=0.33)
+SINGLE = Habit(slips=0.36, mends=0.33)
 """Where nothing shows the equation."""
 SHOWN = Habit(slips=0.03, mends=0.75)
 """Where the context shows it."""
@@ -71,7 +71,7 @@ def write(
         equation = f"{a} + {b} = {a + b}"
         result = a + b
         lines = [f"### Step {number}: Add {a} and {b}"]
-        habit = SHOWN if equation in shown else ALONE
+        habit = SHOWN if equation in shown else SINGLE
         if random is not None and random.random() < habit.slips:
             slipped = _slipped(result, random)
             lines.append(f"{a} + {b} = {slipped}")

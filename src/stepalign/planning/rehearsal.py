@@ -31,17 +31,17 @@ from transformers.utils import logging as transformers_logging
 
 from stepalign import config, contexts
 from stepalign import policy as policies
-from stepalign.algorithms.distillation_loss import Distiller
-from stepalign.algorithms.grpo import Reinforcer, Rewarded
+from stepalign.algorithms.distillation_loss import DistillationLoss
+from stepalign.algorithms.grpo import GRPOLoss, PolicyGradientExample
 from stepalign.console import Console
-from stepalign.distributed.strategy import Replicated
+from stepalign.distributed.strategy import DataParallel
 from stepalign.planning.estimate import Lengths, learning, learning_tensors, sampling_tensors, updates
 from stepalign.planning.shape import Shape
 from stepalign.policy import ADAPTER, Policy
 from stepalign.rollouts import Request
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.trainer.accumulation import optimizer_of, update
-from stepalign.views import Lesson, View, micro_batches
+from stepalign.views import DistillationExample, View, micro_batches
 
 _CACHE_BYTES = 128 << 20
 """Weights beyond any cache: what they take to read is then what memory takes."""
@@ -185,7 +185,7 @@ class _Scene:
         # First passes of several lengths, as in a step: they fill caches and pools, and make the peak.
         for micro in (self.several, *[self.micro] * _ROUNDS):
             with Console(quiet=True) as console:
-                update(Replicated(), policy, optimizer, micro, _learner(settings), settings, console)
+                update(DataParallel(), policy, optimizer, micro, _learner(settings), settings, console)
             for stage, seconds in console.seconds.items():
                 taken.setdefault(stage, []).append(seconds)
         return {stage: median(seconds[1:]) for stage, seconds in taken.items() if stage != "learn"}
@@ -204,11 +204,11 @@ class _Scene:
         return max(taken[0] - tick, tick / 10), tick
 
 
-def _read(lesson: Lesson | Rewarded) -> int:
+def _read(lesson: DistillationExample | PolicyGradientExample) -> int:
     return len(lesson.student.input_ids)
 
 
-def _lessons(settings: config.Recipe, lengths: Lengths) -> Iterator[Lesson | Rewarded]:
+def _lessons(settings: config.Recipe, lengths: Lengths) -> Iterator[DistillationExample | PolicyGradientExample]:
     """A step's, of no meaning."""
     # A critique copies the attempt's steps, so what the teacher is shown grows with the attempt.
     copied = contexts.load(settings.context.template).needs_critique
@@ -223,9 +223,9 @@ def _lessons(settings: config.Recipe, lengths: Lengths) -> Iterator[Lesson | Rew
                 shown *= drawn / lengths.completion
             before = (_ID,) * max(1, round(lengths.prompt + shown))
             teacher = View(prompt_ids=before, completion_ids=written, start=0, stop=read)
-            yield Lesson(rollout_id=str(number), student=student, teacher=teacher)
+            yield DistillationExample(rollout_id=str(number), student=student, teacher=teacher)
         else:
-            yield Rewarded(rollout_id=str(number), student=student, advantage=1.0)
+            yield PolicyGradientExample(rollout_id=str(number), student=student, advantage=1.0)
 
 
 def _apart(scene: _Scene, layers: int) -> dict[str, float]:
@@ -251,8 +251,8 @@ def _apart(scene: _Scene, layers: int) -> dict[str, float]:
 
 def _learner(settings: config.Recipe) -> Any:
     if isinstance(settings.algorithm, config.DistillationConfig):
-        return Distiller(settings.algorithm)
-    return Reinforcer(settings.algorithm, settings.sampling.temperature)
+        return DistillationLoss(settings.algorithm)
+    return GRPOLoss(settings.algorithm, settings.sampling.temperature)
 
 
 def _peak() -> float:

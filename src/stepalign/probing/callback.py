@@ -25,7 +25,7 @@ from stepalign.rollouts.generate import Solver
 from stepalign.views import View
 
 
-class Watch:
+class ProbeCallback:
     """A run's fixed set, in the run's folder `probe`, and what the base says of it."""
 
     def __init__(

@@ -14,7 +14,7 @@ from stepalign.policy import Policy
 from stepalign.probing.logprobs import Sight, look
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, Critique, Problem, Rollout
-from stepalign.views import DoesNotFit, Lesson, View, lesson
+from stepalign.views import DistillationExample, DoesNotFit, View, lesson
 
 _TOGETHER = 8
 """Rollouts read at a time."""
@@ -71,7 +71,7 @@ class Crediting:
         ordered = sorted(rollouts, key=lambda rollout: len(rollout.prompt_ids) + len(rollout.completion_ids))
         for first in range(0, len(ordered), _TOGETHER):
             together = ordered[first : first + _TOGETHER]
-            lessons: dict[Key, Lesson] = {}
+            lessons: dict[Key, DistillationExample] = {}
             for rollout in together:
                 for context in self.contexts:
                     if (rollout.id, context.name) not in kept:
@@ -99,7 +99,9 @@ class Crediting:
         read = self.policy if student else self.policy.teacher
         return look(read, self.policy.head, views, top=self.top)
 
-    def _lesson(self, context: Context, rollout: Rollout, problem: Problem, critique: Critique | None) -> Lesson | None:
+    def _lesson(
+        self, context: Context, rollout: Rollout, problem: Problem, critique: Critique | None
+    ) -> DistillationExample | None:
         if critique is None and context.needs_critique:
             self.skipped[f"{context.name}: no critique"] += 1
             return None

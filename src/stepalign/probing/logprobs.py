@@ -70,7 +70,7 @@ def _see(
     )
     first = 0
     for view in views:
-        part = slice(first, first := first + view.counted)
+        part = slice(first, first := first + view.num_loss_tokens)
         yield Sight(
             log_probs=tuple(round(value, _PLACES) for value in log_probs[part]),
             top=tuple(

@@ -55,7 +55,7 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Handover:
+class AdapterVersion:
     """A policy on its way to an engine: a PEFT adapter under a name that no other version ever had."""
 
     name: str
@@ -68,7 +68,7 @@ class Handover:
 class Engine(Sampler, Protocol):
     """A sampler with weights of its own. It is handed each new adapter, never merged weights."""
 
-    def adopt(self, handover: Handover) -> None:
+    def load_adapter(self, version: AdapterVersion) -> None:
         """Sample from this adapter from now on, wherever an adapter is asked for.
 
         Raises:
@@ -76,14 +76,16 @@ class Engine(Sampler, Protocol):
         """
         ...
 
-    def next_tokens(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[int, float]]]:
+    def sample_logprobs(
+        self, prompts: Sequence[TokenIds], *, adapter: str | None
+    ) -> Mapping[str, list[tuple[int, float]]]:
         """For each of the engine's servers, by name: a token drawn behind each prompt and its log-probability.
 
         At temperature 1, from the whole vocabulary.
         """
         ...
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Give back what the device needs for training, until the next request."""
         ...
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from stepalign import config
-from stepalign.distributed.process import ALONE, World
+from stepalign.distributed.process import SINGLE, World
 from stepalign.rollouts import Sampler
 from stepalign.rollouts.transformers import TransformersSampler
 
@@ -16,7 +16,7 @@ def make(
     dtype: torch.dtype,
     *,
     eos_ids: frozenset[int],
-    world: World = ALONE,
+    world: World = SINGLE,
 ) -> Sampler:
     """The sampler that a recipe names.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from stepalign import config
 from stepalign.chat import Chat
-from stepalign.distributed.process import ALONE, World
+from stepalign.distributed.process import SINGLE, World
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, TokenIds
 from stepalign.rewards.math import Grader
@@ -16,7 +16,7 @@ class Solver:
     """A sampler with a prompt before it and a grader behind it, in each of a run's processes."""
 
     def __init__(
-        self, chat: Chat, sampler: Sampler, grader: Grader, prompt: SolverPrompt, world: World = ALONE
+        self, chat: Chat, sampler: Sampler, grader: Grader, prompt: SolverPrompt, world: World = SINGLE
     ) -> None:
         self.chat, self.sampler, self.grader, self.prompt, self.world = chat, sampler, grader, prompt, world
 
@@ -61,7 +61,7 @@ class Solver:
         }
         mine = {
             f"{prefix}/{problem.id}/{number}": (problem, number)
-            for problem, number in self.world.share(list(zip(owners, numbers, strict=True)))
+            for problem, number in self.world.shard(list(zip(owners, numbers, strict=True)))
         }
         requests = {
             name: Request(id=name, prompt_ids=cached[problem.id], seed=derive_seed(seed, problem.id, number))

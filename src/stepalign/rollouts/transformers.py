@@ -265,7 +265,7 @@ def draw(
 
 
 def _nucleus(probabilities: Float[Tensor, "rows sorted"], top_p: float) -> Float[Tensor, "rows sorted"]:
-    """Zero what lies beyond the smallest head of the sorted probabilities that reaches `top_p`."""
+    """ZeRO2 what lies beyond the smallest head of the sorted probabilities that reaches `top_p`."""
     before = probabilities.cumsum(dim=-1) - probabilities
     return probabilities.masked_fill(before >= top_p, 0.0) if top_p < 1 else probabilities
 

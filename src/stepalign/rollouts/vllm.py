@@ -16,7 +16,7 @@ from stepalign import config
 from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.records import TokenIds
-from stepalign.rollouts import Completion, Handover, Request
+from stepalign.rollouts import AdapterVersion, Completion, Request
 
 
 class VllmSampler:
@@ -128,23 +128,25 @@ class VllmSampler:
             if waiting:  # the caller stopped early
                 engine.abort_request(list(waiting))
 
-    def adopt(self, handover: Handover) -> None:
+    def load_adapter(self, version: AdapterVersion) -> None:
         """See `sampling.Engine`."""
         self._wake()
         from vllm.lora.request import LoRARequest
 
         engine = self._llm.llm_engine
         before = self._adapter
-        self._adapter = LoRARequest(handover.name, handover.number, str(handover.folder.absolute()))
+        self._adapter = LoRARequest(version.name, version.number, str(version.folder.absolute()))
         try:
             engine.add_lora(self._adapter)
         except Exception as error:  # vLLM raises whatever its loader met
-            raise StepalignError(f"{handover.folder}: vLLM cannot load this adapter: {error}") from None
+            raise StepalignError(f"{version.folder}: vLLM cannot load this adapter: {error}") from None
         if before is not None:
             engine.remove_lora(before.lora_int_id)
         engine.reset_prefix_cache()
 
-    def next_tokens(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[int, float]]]:
+    def sample_logprobs(
+        self, prompts: Sequence[TokenIds], *, adapter: str | None
+    ) -> Mapping[str, list[tuple[int, float]]]:
         """See `sampling.Engine`."""
         self._wake()
         params = [
@@ -156,7 +158,7 @@ class VllmSampler:
         drawn = [output.outputs[0] for output in outputs]
         return {"vLLM": [(one.token_ids[0], one.logprobs[0][one.token_ids[0]].logprob) for one in drawn]}
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """See `sampling.Engine`."""
         if self._sleeps and not self._asleep:
             self._llm.sleep(level=1)

@@ -23,7 +23,7 @@ import openai
 from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.records import TokenIds
-from stepalign.rollouts import Completion, Handover, Request
+from stepalign.rollouts import AdapterVersion, Completion, Request
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class ServerSampler:
                 raise StepalignError(f"sampler.base_url: a URL like http://localhost:8000/v1 is wanted, found {url!r}")
         self._settings, self._model, self._concurrency = settings, model, concurrency
         self._eos_ids = sorted(eos_ids)
-        self._adapter: Handover | None = None
+        self._adapter: AdapterVersion | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="sampler", daemon=True)
         self._thread.start()
@@ -105,18 +105,20 @@ class ServerSampler:
             for future in waiting:  # the caller stopped early, or a request failed
                 future.cancel()
 
-    def adopt(self, handover: Handover) -> None:
+    def load_adapter(self, version: AdapterVersion) -> None:
         """See `sampling.Engine`. A server that is down is given the adapter when it is back."""
-        before, self._adapter = self._adapter, handover
+        before, self._adapter = self._adapter, version
 
         async def change(server: _Server) -> None:
-            await self._load(server, handover)
+            await self._load(server, version)
             if before is not None:
                 await _post(server, "/unload_lora_adapter", {"lora_name": before.name}, missing=True)
 
         self._run(self._everywhere(change))
 
-    def next_tokens(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[tuple[int, float]]]:
+    def sample_logprobs(
+        self, prompts: Sequence[TokenIds], *, adapter: str | None
+    ) -> Mapping[str, list[tuple[int, float]]]:
         """See `sampling.Engine`."""
         found: dict[str, list[tuple[int, float]]] = {}
 
@@ -134,7 +136,7 @@ class ServerSampler:
         self._run(self._everywhere(ask))
         return found
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Its devices are its own: nothing to give back."""
 
     def close(self) -> None:
@@ -236,8 +238,8 @@ class ServerSampler:
             raise StepalignError(f"{server.url}: {error}{hint}") from None
         return True
 
-    async def _load(self, server: _Server, handover: Handover) -> None:
-        body = {"lora_name": handover.name, "lora_path": str(handover.folder.absolute())}
+    async def _load(self, server: _Server, version: AdapterVersion) -> None:
+        body = {"lora_name": version.name, "lora_path": str(version.folder.absolute())}
         try:
             await _post(server, "/load_lora_adapter", body)
         except openai.BadRequestError as error:

@@ -1,6 +1,6 @@
 """One optimizer step: every lesson seen, one exact denominator, one clipped update.
 
-What a lesson is worth is a `Learner`'s business: `distilling` (Eq. 3 of arXiv 2606.11173) or `rewarding` (GRPO, Eq. 2).
+What a lesson is worth is a `Loss`'s business: `distilling` (Eq. 3 of arXiv 2606.11173) or `rewarding` (GRPO, Eq. 2).
 """
 
 import time
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from stepalign import config
 from stepalign.console import Console
-from stepalign.distributed.strategy import Replicated
+from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
-from stepalign.views import Batch, Learnable, View, collate, micro_batches, weights
+from stepalign.views import Batch, TrainingExample, View, collate, micro_batches, weights
 
-L = TypeVar("L", bound=Learnable)
-L_contra = TypeVar("L_contra", bound=Learnable, contravariant=True)
+L = TypeVar("L", bound=TrainingExample)
+L_contra = TypeVar("L_contra", bound=TrainingExample, contravariant=True)
 
 
 @runtime_checkable
-class Learner(Protocol[L_contra]):
+class Loss(Protocol[L_contra]):
     """An objective at work on the lessons of one step."""
 
     frozen: str
@@ -51,7 +51,7 @@ class Learner(Protocol[L_contra]):
         ...
 
 
-class Accumulation(Generic[L]):
+class GradientAccumulator(Generic[L]):
     """Gradients of a step's micro-batches as they come, added up for the one update.
 
     Each token's weight carries the denominator of the whole step, so that the split into micro-batches, and of these
@@ -61,9 +61,9 @@ class Accumulation(Generic[L]):
 
     def __init__(
         self,
-        engine: Replicated,
+        engine: DataParallel,
         policy: Policy,
-        learner: Learner[L],
+        learner: Loss[L],
         settings: config.Recipe,
         console: Console,
         *,
@@ -129,21 +129,21 @@ class Accumulation(Generic[L]):
             self._sums["first_token_kl"] += measures["kl"][_first_tokens(views).to(device)].sum().item()
 
     def apply(
-        self, optimizer: torch.optim.Optimizer, lessons: Sequence[L], unmoved: Sequence[View] = ()
+        self, optimizer: torch.optim.Optimizer, lessons: Sequence[L], zero_gradient: Sequence[View] = ()
     ) -> dict[str, float]:
         """Update the policy and return the step's metrics.
 
         Args:
             optimizer: over the policy's adapter.
             lessons: the whole step's, over all processes.
-            unmoved: what counts in the means but has no gradient.
+            zero_gradient: what counts in the means but has no gradient.
 
         Raises:
             StepalignError: the gradient is not finite; nothing was updated.
         """
         start = time.perf_counter()
-        counted = [*(lesson.student for lesson in lessons), *unmoved]
-        found = len(counted), sum(view.counted for view in counted)
+        counted = [*(lesson.student for lesson in lessons), *zero_gradient]
+        found = len(counted), sum(view.num_loss_tokens for view in counted)
         by_token = self._settings.algorithm.loss_agg_mode == "token-mean"
         right = self._guessed[by_token] / found[by_token]
         if right != 1:
@@ -156,7 +156,7 @@ class Accumulation(Generic[L]):
         self._console.timed("optimizer", start)
         totals = _added(self._engine.world.gather([dict(self._sums)]))
         loss, first_token_kl = totals.pop("loss"), totals.pop("first_token_kl", None)
-        tokens = sum(lesson.student.counted for lesson in lessons)
+        tokens = sum(lesson.student.num_loss_tokens for lesson in lessons)
         return {
             "loss": loss,
             **{name: total / tokens for name, total in totals.items()},
@@ -169,15 +169,15 @@ class Accumulation(Generic[L]):
 
 
 def update(
-    engine: Replicated,
+    engine: DataParallel,
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     lessons: Sequence[L],
-    learner: Learner[L],
+    learner: Loss[L],
     settings: config.Recipe,
     console: Console,
     *,
-    unmoved: Sequence[View] = (),
+    zero_gradient: Sequence[View] = (),
 ) -> dict[str, float]:
     """Learn from a step's lessons, which are all there, and return its metrics.
 
@@ -189,14 +189,14 @@ def update(
         learner: has the loss.
         settings: objective, training and optimizer are used.
         console: shows progress, and keeps the seconds of the frozen pass, `student` and `optimizer`.
-        unmoved: what counts in the means but has no gradient.
+        zero_gradient: what counts in the means but has no gradient.
 
     Raises:
         StepalignError: loss or gradient is not finite; nothing was updated.
     """
-    counted = [*(lesson.student for lesson in lessons), *unmoved]
-    sizes = {"sequences": len(counted), "tokens": sum(view.counted for view in counted)}
-    gradients = Accumulation(engine, policy, learner, settings, console, **sizes)
+    counted = [*(lesson.student for lesson in lessons), *zero_gradient]
+    sizes = {"sequences": len(counted), "tokens": sum(view.num_loss_tokens for view in counted)}
+    gradients = GradientAccumulator(engine, policy, learner, settings, console, **sizes)
     training = settings.training
     passes = list(
         engine.passes(list(micro_batches(lessons, training.micro_batch_size, training.max_tokens_per_micro_batch)))
@@ -205,7 +205,7 @@ def update(
         for number, (micro, counts) in enumerate(passes, 1):
             gradients.add(micro, counts=counts, last=number == len(passes))
             advance(len(micro))
-    return gradients.apply(optimizer, lessons, unmoved)
+    return gradients.apply(optimizer, lessons, zero_gradient)
 
 
 def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -219,7 +219,7 @@ def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _first_tokens(views: Sequence[View]) -> Int[Tensor, " rows"]:
     """Where each view's first counted token stands among all of theirs."""
-    lengths = torch.tensor([view.counted for view in views])
+    lengths = torch.tensor([view.num_loss_tokens for view in views])
     return lengths.cumsum(0) - lengths
 
 

@@ -19,13 +19,13 @@ from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.views import Learnable, micro_batches
+from stepalign.views import TrainingExample, micro_batches
 
-L = TypeVar("L", bound=Learnable)
+L = TypeVar("L", bound=TrainingExample)
 Answer = Critique | CritiqueFailure
 
 
-class Answering:
+class CritiqueStream:
     """The grades and the critic's answers of one optimizer step. Use it as a context manager."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Answering:
         self._graded: dict[str, Rollout] = {}
         self._fault: BaseException | None = None
         self._given_up = False
-        self.all_taken = critic is None
+        self.exhausted = critic is None
         """Whether every answer has been taken."""
         # Daemons: an interrupted run does not wait for a critic.
         self._grading = Thread(target=self._grade, name="grading", daemon=True)
@@ -55,7 +55,7 @@ class Answering:
         self.spans: list[tuple[float, float]] = []
         """When each rollout was handed to the critic, and when it was answered (`time.perf_counter`)."""
 
-    def __enter__(self) -> "Answering":
+    def __enter__(self) -> "CritiqueStream":
         self._grading.start()
         if self._at_once:
             self._asking.start()
@@ -106,7 +106,7 @@ class Answering:
             StepalignError: what the critic raised.
         """
         answers: list[Answer] = []
-        while not self.all_taken:
+        while not self.exhausted:
             try:
                 found = self._answers.get(block=wait and not answers)
             except Empty:
@@ -114,7 +114,7 @@ class Answering:
             if isinstance(found, BaseException):
                 raise found
             if found is None:
-                self.all_taken = True
+                self.exhausted = True
             else:
                 answers.append(found)
         return answers
@@ -170,8 +170,8 @@ class Answering:
         self._answers.put(end)
 
 
-def as_answered(
-    answering: Answering,
+def iter_micro_batches(
+    answering: CritiqueStream,
     teach: Callable[[Sequence[Answer]], Sequence[L]],
     size: int,
     tokens: int | None,
@@ -188,7 +188,7 @@ def as_answered(
     """
     ready: list[L] = []
     while True:
-        while len(ready) < size and not answering.all_taken:
+        while len(ready) < size and not answering.exhausted:
             start = time.perf_counter()
             answers = answering.take(wait=True)
             console.timed("critique", start)

@@ -1,6 +1,6 @@
 """The loop: rollouts, critiques, lessons, an update; checkpoints and evaluations along the way.
 
-One loop for every condition. What differs between two conditions is a field of their recipes, read by a `Method`:
+One loop for every condition. What differs between two conditions is a field of their recipes, read by a `Algorithm`:
 `teaching` (what the teacher sees, what is made of it) or `rewarding` (GRPO).
 
     stepalign train recipes/quickstart.toml
@@ -20,18 +20,18 @@ from stepalign import chat as tokens
 from stepalign import config, critics, report
 from stepalign import data as problems
 from stepalign import policy as policies
-from stepalign.algorithms.base import Method, Taught
-from stepalign.algorithms.grpo import Rewarding
-from stepalign.algorithms.self_distillation import Teaching, within
+from stepalign.algorithms.base import Algorithm, StepExamples
+from stepalign.algorithms.grpo import GRPO
+from stepalign.algorithms.self_distillation import SelfDistillation, within
 from stepalign.console import Console
 from stepalign.critics.counts import outcomes
 from stepalign.distributed import strategy as distribution
-from stepalign.distributed.process import ALONE, Led, World, join
+from stepalign.distributed.process import SINGLE, MainProcessProxy, World, join
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import judge
 from stepalign.policy import ADAPTER
-from stepalign.probing.callback import Watch
+from stepalign.probing.callback import ProbeCallback
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout
 from stepalign.rewards.math import Grader
@@ -39,12 +39,12 @@ from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from stepalign.trainer import checkpoints, progress
-from stepalign.trainer.accumulation import Accumulation, learning_rate, optimizer_of, update
+from stepalign.trainer.accumulation import GradientAccumulator, learning_rate, optimizer_of, update
 from stepalign.trainer.batches import batches, fitting
 from stepalign.trainer.cost import spent
-from stepalign.trainer.critique_stream import Answer, Answering, as_answered
+from stepalign.trainer.critique_stream import Answer, CritiqueStream, iter_micro_batches
 from stepalign.trainer.run_folder import Run
-from stepalign.trainer.weight_sync import Handovers
+from stepalign.trainer.weight_sync import WeightSync
 
 
 def train(settings: config.Recipe) -> Path:
@@ -56,19 +56,19 @@ def train(settings: config.Recipe) -> Path:
     """
     world = join(settings.distributed)
     with ExitStack() as stack:
-        run = Run(settings) if world.size == 1 else cast(Run, Led(world, lambda: Run(settings)))
+        run = Run(settings) if world.size == 1 else cast(Run, MainProcessProxy(world, lambda: Run(settings)))
         stack.callback(run.close)
         trainer = Trainer(settings, run, stack, world)
         trainer.run_all()
-    page = world.lead(lambda: report.write(settings.folder))
-    world.leave()
+    page = world.on_main(lambda: report.write(settings.folder))
+    world.shutdown()
     return page
 
 
 class Trainer:
     """Everything a run needs, put together once."""
 
-    def __init__(self, settings: config.Recipe, run: Run, stack: ExitStack, world: World = ALONE) -> None:
+    def __init__(self, settings: config.Recipe, run: Run, stack: ExitStack, world: World = SINGLE) -> None:
         self.settings, self.run, self.world = settings, run, world
         # All that can be wrong with a recipe shows before the weights are loaded.
         self.chat = tokens.load(settings.model)
@@ -86,7 +86,9 @@ class Trainer:
         self._at_once = overlap and not isinstance(settings.critic, config.SelfCriticConfig)
         served = self.critic is not None and isinstance(settings.critic, config.OpenAICriticConfig)
         self._early = overlap and served and self.method.one_by_one and world.size == 1
-        self.train_problems, self.evaluation_problems, dropped = world.lead(lambda: problems.prepare(settings.problems))
+        self.train_problems, self.evaluation_problems, dropped = world.on_main(
+            lambda: problems.prepare(settings.problems)
+        )
         self._leave_out_long_problems(context_limit, dropped)
         self.method.check(self.train_problems)
 
@@ -108,19 +110,21 @@ class Trainer:
             )
             for p in self.train_problems[:4]
         ]
-        self.handovers = Handovers(sampler, self.policy, settings, probes, world)
-        stack.callback(self.handovers.close)
+        self.weight_sync = WeightSync(sampler, self.policy, settings, probes, world)
+        stack.callback(self.weight_sync.close)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer = optimizer_of(self.policy, settings.optimizer)
         run.describe(self.train_problems, self.evaluation_problems, dropped)
-        last = world.lead(lambda: checkpoints.latest(settings.folder / "checkpoints"))
+        last = world.on_main(lambda: checkpoints.latest(settings.folder / "checkpoints"))
         self.step = checkpoints.load(last, self.policy, self.optimizer) if last else 0
         run.forget_metrics_after(self.step)
-        world.agree("model or adapter", distribution.fingerprint([self.policy.head[:64], *self.policy.trainable()]))
+        world.assert_same(
+            "model or adapter", distribution.fingerprint([self.policy.head[:64], *self.policy.trainable()])
+        )
         self.engine = distribution.make(settings.distributed, world, self.accelerator.device)
         self.optimizer = self.engine.prepare(self.policy, self.optimizer)
-        self.console = stack.enter_context(Console(settings.training.max_steps, self.step, quiet=not world.leads))
+        self.console = stack.enter_context(Console(settings.training.max_steps, self.step, quiet=not world.is_main))
         if world.size > 1:
             self.console.say(f"{world.size} processes, {self.engine.name}")
         if settings.teacher.enable_thinking and not self.chat.has_thinking_switch():
@@ -155,7 +159,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         folder, optimizer = self.settings.folder / "checkpoints", self.engine.whole(self.policy, self.optimizer)
-        self.world.lead(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
+        self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
 
     def learn_from(self, batch: Sequence[Problem]) -> None:
         """One optimizer step on these problems."""
@@ -168,12 +172,12 @@ class Trainer:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.settings.seed, "dropout", step) + self.world.rank)
         critic = self.critic if kept is None else None
-        with Answering(by_id, self.solver.grader, critic, at_once=self._at_once) as answering:
+        with CritiqueStream(by_id, self.solver.grader, critic, at_once=self._at_once) as answering:
             with self.engine.unsharded(self.policy):
                 rollouts = self._rollouts(step, batch, answering)
                 early = self._early and kept is None
                 answers = [] if early else kept or self._critiques(step, rollouts, answering)
-                self.handovers.rest()
+                self.weight_sync.sleep()
             try:
                 if early:
                     taught, learnt, answers = self._learn_as_answered(step, by_id, rollouts, answering)
@@ -200,7 +204,7 @@ class Trainer:
         self.run.add_timeline(step, {name: found for name, found in spans.items() if name != "learn"})
         self._record(rollouts, {"lr": rate, **learnt}, counts)
 
-    def _learn(self, taught: Taught[Any]) -> dict[str, float]:
+    def _learn(self, taught: StepExamples[Any]) -> dict[str, float]:
         """The step's updates on lessons that are all there."""
         learnt: dict[str, float] = {}
         if taught.lessons:
@@ -214,27 +218,27 @@ class Trainer:
                     learner,
                     self.settings,
                     self.console,
-                    unmoved=taught.unmoved,
+                    zero_gradient=taught.zero_gradient,
                 )
         return learnt
 
     def _learn_as_answered(
-        self, step: int, by_id: Mapping[str, Problem], rollouts: Sequence[Rollout], answering: Answering
-    ) -> tuple[Taught[Any], dict[str, float], list[Answer]]:
+        self, step: int, by_id: Mapping[str, Problem], rollouts: Sequence[Rollout], answering: CritiqueStream
+    ) -> tuple[StepExamples[Any], dict[str, float], list[Answer]]:
         """The step's update, whose passes begin with the first answers."""
         training = self.settings.training
         drawn = {rollout.id: rollout for rollout in rollouts}
         found: dict[str, Answer] = {}
-        taught: Taught[Any] = Taught(lessons=[])
+        taught: StepExamples[Any] = StepExamples(lessons=[])
 
         def teach(answers: Sequence[Answer]) -> list[Any]:
             new = {answer.rollout_id: answer for answer in answers}
             found.update(new)
             made = self.method.teach([drawn[name] for name in new], by_id, new)
-            taught.take_in(made)
+            taught.extend(made)
             return made.lessons
 
-        gradients = Accumulation(
+        gradients = GradientAccumulator(
             self.engine,
             self.policy,
             self.method.learner(),
@@ -244,7 +248,7 @@ class Trainer:
             tokens=sum(len(rollout.completion_ids) for rollout in rollouts),
         )
         with self.console.stage("learn", len(rollouts)) as advance:
-            for micro in as_answered(
+            for micro in iter_micro_batches(
                 answering, teach, training.micro_batch_size, training.max_tokens_per_micro_batch, self.console
             ):
                 gradients.add(micro)
@@ -260,7 +264,7 @@ class Trainer:
         if done := self.run.evaluation(self.step):
             return done
         with self.engine.unsharded(self.policy):
-            self.handovers.bring(self.step)
+            self.weight_sync.sync(self.step)
             evaluation, rollouts = judge(
                 self.solver, self.evaluation_problems, self.settings, self.console, adapter=ADAPTER, step=self.step
             )
@@ -280,8 +284,8 @@ class Trainer:
                 shown = {name: found[name].value for name in ("correct", "at") if name in found}
                 self.accelerator.log({f"probe/{context}/{name}": v for name, v in shown.items()}, step=self.step)
 
-    def _watch(self, context_limit: int | None) -> Watch:
-        return Watch(
+    def _watch(self, context_limit: int | None) -> ProbeCallback:
+        return ProbeCallback(
             self.settings,
             self.policy,
             self.solver,
@@ -296,15 +300,15 @@ class Trainer:
         every = self.settings.training.eval_steps
         return self.step in (0, self.settings.training.max_steps) or (every > 0 and self.step % every == 0)
 
-    def _rollouts(self, step: int, batch: Sequence[Problem], answering: Answering) -> list[Rollout]:
+    def _rollouts(self, step: int, batch: Sequence[Problem], answering: CritiqueStream) -> list[Rollout]:
         """The step's rollouts, graded, on their way to the critic: those that were kept, or new ones."""
         if (kept := self.run.rollouts(step)) is not None:
-            mine = self.world.share(kept)
+            mine = self.world.shard(kept)
             for rollout in mine:
                 answering.add(rollout)
             answering.graded(mine)
             return kept
-        self.handovers.bring(self.step)
+        self.weight_sync.sync(self.step)
         training = self.settings.training
         tokens_at_most = training.rollouts_per_step * self.settings.sampling.max_new_tokens / self.world.size
         with self.console.stage("sample", tokens_at_most, "tokens") as advance:
@@ -327,12 +331,12 @@ class Trainer:
         self.run.keep_rollouts(step, rollouts)
         return rollouts
 
-    def _critiques(self, step: int, rollouts: Sequence[Rollout], answering: Answering) -> list[Answer]:
+    def _critiques(self, step: int, rollouts: Sequence[Rollout], answering: CritiqueStream) -> list[Answer]:
         """The critic's answers to all of the step's rollouts, in their order."""
         if self.critic is None:
             return []
         answers = []
-        with self.console.stage("critique", len(self.world.share(rollouts))) as advance:
+        with self.console.stage("critique", len(self.world.shard(rollouts))) as advance:
             for answer in answering.answers():
                 answers.append(answer)
                 advance(1)
@@ -355,7 +359,7 @@ class Trainer:
             "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
             **learnt,
             **progress.measured(rollouts),
-            **({} if self.handovers.difference is None else {"handover_difference": self.handovers.difference}),
+            **({} if self.weight_sync.difference is None else {"handover_difference": self.weight_sync.difference}),
         }
         self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
@@ -381,10 +385,12 @@ class Trainer:
             )
 
 
-def _method(settings: config.Recipe, chat: tokens.Chat, prompt: SolverPrompt, context_limit: int | None) -> Method[Any]:
+def _method(
+    settings: config.Recipe, chat: tokens.Chat, prompt: SolverPrompt, context_limit: int | None
+) -> Algorithm[Any]:
     if isinstance(settings.algorithm, config.GRPOConfig):
-        return Rewarding(settings, settings.algorithm)
-    return Teaching(chat, prompt, settings, settings.algorithm, context_limit)
+        return GRPO(settings, settings.algorithm)
+    return SelfDistillation(chat, prompt, settings, settings.algorithm, context_limit)
 
 
 def _divided(critic: config.AnyCriticConfig, world: World) -> config.AnyCriticConfig:

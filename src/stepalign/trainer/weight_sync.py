@@ -27,14 +27,14 @@ from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.policy import ADAPTER, Policy
 from stepalign.records import TokenIds
-from stepalign.rollouts import Engine, Handover, Sampler
+from stepalign.rollouts import AdapterVersion, Engine, Sampler
 from stepalign.views import View, collate
 
 _TOKENS = 48
 """So many are drawn and compared."""
 
 
-class Handovers:
+class WeightSync:
     """Brings each version of a policy to the sampler, where that has weights of its own."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Handovers:
         """`probes` are texts of the kind that is sampled; tokens are drawn behind beginnings of them."""
         self._engine = sampler if isinstance(sampler, Engine) else None
         self._policy, self._world = policy, world
-        self._folder = settings.folder / "handover"
+        self._folder = settings.folder / "version"
         self._tolerance = _tolerance(settings, policy)
         self._probes = probes
         each = -(-_TOKENS // len(probes))
@@ -61,7 +61,7 @@ class Handovers:
         self.difference: float | None = None
         """The mean difference (nats a token) that was measured last."""
 
-    def bring(self, step: int) -> None:
+    def sync(self, step: int) -> None:
         """Hand the policy over, if it has changed, and check that it arrived.
 
         Raises:
@@ -69,14 +69,14 @@ class Handovers:
         """
         if self._engine is None or self._step == step:
             return
-        handover = self._world.lead(lambda: self._export(step))
-        self._engine.adopt(handover)
+        version = self._world.on_main(lambda: self._export(step))
+        self._engine.load_adapter(version)
         now = self._scores()
         if "the base" not in self._others:
             with self._policy.model.disable_adapter():
                 self._others["the base"] = self._scores()
         self.difference = 0.0
-        for server, drawn in self._engine.next_tokens(self._prompts, adapter=ADAPTER).items():
+        for server, drawn in self._engine.sample_logprobs(self._prompts, adapter=ADAPTER).items():
             rows, tokens = range(len(drawn)), [token for token, _ in drawn]
             difference = guard(
                 torch.tensor([given for _, given in drawn]),
@@ -88,28 +88,28 @@ class Handovers:
             self.difference = max(self.difference, difference)
         self._others = {"the base": self._others["the base"], f"the policy of step {step}": now}
         self._step = step
-        self._world.lead(lambda: self._forget(handover))
+        self._world.on_main(lambda: self._forget(version))
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Let the engine give back what training needs."""
         if self._engine is not None:
-            self._engine.rest()
+            self._engine.sleep()
 
     def close(self) -> None:
         """End the engine. The adapters stay in the checkpoints."""
         if self._engine is not None:
             self._engine.close()
-            if self._world.leads:
+            if self._world.is_main:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _export(self, step: int) -> Handover:
+    def _export(self, step: int) -> AdapterVersion:
         self._number += 1
         # A run that goes on trains step 12 again: the engine must not take the old one for it.
         name = f"step-{step:06d}-{uuid.uuid4().hex[:8]}"
         self._policy.save(self._folder / name)
-        return Handover(name=name, number=self._number, folder=self._folder / name)
+        return AdapterVersion(name=name, number=self._number, folder=self._folder / name)
 
-    def _forget(self, kept: Handover) -> None:
+    def _forget(self, kept: AdapterVersion) -> None:
         for folder in self._folder.iterdir():
             if folder.name != kept.name:
                 shutil.rmtree(folder, ignore_errors=True)
