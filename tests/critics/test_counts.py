@@ -12,7 +12,7 @@ def checks(**passed: bool) -> tuple[Check, ...]:
     return tuple(Check(name=name, measure=1.0, passed=one) for name, one in passed.items())
 
 
-def num_loss_tokens(*answers: Any) -> dict[str, dict[str, int]]:
+def counted(*answers: Any) -> dict[str, dict[str, int]]:
     return {name: dict(found) for name, found in outcomes(answers).items()}
 
 

@@ -133,7 +133,7 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     loads = []
     load_base = policy.load_base
 
-    def num_loss_tokens(*arguments: object) -> object:
+    def counted(*arguments: object) -> object:
         loads.append(arguments)
         return load_base(*arguments)  # type: ignore[arg-type]
 

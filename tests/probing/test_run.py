@@ -94,7 +94,7 @@ def test_a_stopped_probe_goes_on_to_the_same_numbers_and_reads_nothing_twice(
     made: list[Credit] = []
     run = Crediting.run
 
-    def num_loss_tokens(*arguments: object) -> object:
+    def counted(*arguments: object) -> object:
         for credits in run(*arguments):  # type: ignore[arg-type]
             made.extend(credits)
             yield credits

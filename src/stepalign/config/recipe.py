@@ -249,7 +249,8 @@ class TrainingConfig(Table):
     def _whole_groups(self) -> Self:
         if self.rollouts_per_step % self.num_generations:
             raise ValueError(
-                f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of num_generations = {self.num_generations}"
+                f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of "
+                f"num_generations = {self.num_generations}"
             )
         return self
 

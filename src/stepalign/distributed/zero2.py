@@ -4,7 +4,8 @@ DeepSpeed is given the adapter alone, not the model: the base has no gradients, 
 of the optimizer's business. The paper's setting (CPU offload). With LoRA it saves 8 bytes a parameter of the adapter,
 shared out over the processes, and pays with communication in every pass: `data_parallel` is simpler where that fits.
 
-    torchrun --nproc-per-node 4 -m stepalign.cli train RECIPE distributed.strategy=zero2 distributed.offload_optimizer=true
+    torchrun --nproc-per-node 4 -m stepalign.cli train RECIPE distributed.strategy=zero2 \
+      distributed.offload_optimizer=true
 """
 
 import math

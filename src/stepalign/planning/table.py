@@ -87,8 +87,8 @@ def _critic(settings: config.Recipe, lengths: Lengths, found: Plan) -> list[str]
     rollouts = settings.training.rollouts_per_step
     return [
         f"critic: reads {rollouts * lengths.critic_prompt:,.0f} and writes {rollouts * lengths.critique:,.0f} tokens a "
-        f"step; {found.critic_concurrency} answers at once (critic.max_concurrency) are written in the time that sampling "
-        "takes, if it goes on meanwhile",
+        f"step; {found.critic_concurrency} answers at once (critic.max_concurrency) are written in the time that "
+        "sampling takes, if it goes on meanwhile",
     ]
 
 
