@@ -1,7 +1,8 @@
 """What becomes of a critique that was checked: it teaches, is mended, is asked for again, or falls back.
 
 The recipe's `[critic.validation]` says which, check by check. Mending is splicing: the solver's own text is put
-where the critic should have copied it, a reason that quotes the wrong step is left out, and the text is composed anew. What is
+where the critic should have copied it, a reason that quotes the wrong step is left out, and the text is composed
+anew. What is
 mended is checked once more; a check that still fails then counts as one to ask again for.
 """
 

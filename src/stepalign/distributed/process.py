@@ -3,7 +3,8 @@
 Everything that a run decides is decided from records that all processes have: rollouts and critiques are divided
 (`share`) and put together (`gather`), in the order they would have in one process; files are read and written by the
 first process alone (`lead`, `MainProcessProxy`). A process that fails does not tell the others: the launcher
-(`accelerate launch`, `torchrun`) sees it end and ends them. So nothing here has a time limit of its own, however long one process samples
+(`accelerate launch`, `torchrun`) sees it end and ends them. So nothing here has a time limit of its own, however
+long one process samples
 while the others wait.
 
 Left out: communication of tensors, which is `training.distribution`'s.
