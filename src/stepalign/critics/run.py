@@ -26,7 +26,7 @@ from stepalign.critics.replay import ReplayCritic
 from stepalign.critics.stats import FidelityReport, Prices
 from stepalign.critics.validation import CheckedCritic, Rules
 from stepalign.errors import StepalignError
-from stepalign.policy import context_limit
+from stepalign.models import context_limit
 from stepalign.records import (
     Critique,
     CritiqueFailure,

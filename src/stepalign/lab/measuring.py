@@ -17,14 +17,15 @@ from stepalign import config, contexts, lab
 from stepalign import data as problems
 from stepalign.algorithms.self_distillation import within
 from stepalign.api import solver_on
-from stepalign.chat import Chat, load
+from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.evaluation.bootstrap import interval, resampled_means
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import judge
 from stepalign.lab.corpus import CONTEXTS
 from stepalign.lab.habits import HABITS, habits, shown
-from stepalign.policy import Policy, context_limit, load_base
+from stepalign.models import context_limit, load_base
+from stepalign.policy import Policy
 from stepalign.probing.credit import Crediting
 from stepalign.probing.folder import Estimate, Measures
 from stepalign.probing.gathering import settled
@@ -46,7 +47,7 @@ def measured(settings: config.Recipe) -> dict[str, Any]:
     """
     import torch
 
-    chat, base = load(settings.model), load_base(settings.model, torch.device("cpu"))
+    chat, base = load_chat(settings.model), load_base(settings.model, torch.device("cpu"))
     chosen = problems.prepare(settings.problems)[1]
     by_id = {problem.id: problem for problem in chosen}
     with Console() as console, TemporaryDirectory() as folder, solver_on(settings, chat, base) as solver:
