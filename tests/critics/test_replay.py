@@ -5,7 +5,8 @@ import pytest
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.replay import ReplayCritic
 from stepalign.errors import StepalignError
-from stepalign.records import CritiqueFailure, Grade, Problem, Rollout, to_json, write_jsonl
+from stepalign.io import to_json, write_jsonl
+from stepalign.records import CritiqueFailure, Grade, Problem, Rollout
 
 PROBLEM = Problem(id="p", statement="What is 2 + 3?", answer="5")
 

@@ -20,7 +20,8 @@ from pydantic.dataclasses import dataclass
 from stepalign import trace as traces
 from stepalign.errors import StepalignError
 from stepalign.evaluation.bootstrap import interval, resampled_means
-from stepalign.records import Grade, Rollout, Text, explain
+from stepalign.io import explain
+from stepalign.records import Grade, Rollout, Text
 from stepalign.seeding import derive_seed
 
 Metric = Literal["avg", "maj", "pass", "length", "formatted", "truncated"]
@@ -137,8 +138,8 @@ def majority(grades: Sequence[Grade]) -> tuple[float, bool]:
     wrong. Of tied answers one is taken at random, so the value expected is the share of them that are
     right. An answer is right if a sample that gave it was graded correct.
     """
-    votes = Counter(grade.answer for grade in grades if grade.answer)
-    right = {grade.answer for grade in grades if grade.correct}
+    votes = Counter(grade.final_answer for grade in grades if grade.final_answer)
+    right = {grade.final_answer for grade in grades if grade.correct}
     most = max(votes.values(), default=0)
     tied = [answer for answer, count in votes.items() if count == most]
     return (sum(answer in right for answer in tied) / len(tied) if tied else 0.0), len(tied) > 1

@@ -12,9 +12,10 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.compare import Difference
 from stepalign.evaluation.metrics import Metric
 from stepalign.evaluation.pooling import difference, pool
+from stepalign.io import read_jsonl, write_atomically
 from stepalign.lab.habits import HABITS, Share, habits, shown
 from stepalign.probing.folder import Estimate
-from stepalign.records import Problem, Rollout, read_jsonl, write_atomically
+from stepalign.records import Problem, Rollout
 from stepalign.report import display, figures, page, panels
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import Run, read

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from stepalign import config, contexts
 from stepalign.console import Console
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl, write_json, write_jsonl
 from stepalign.policy import Policy
 from stepalign.probing import inputs as material
 from stepalign.probing.credit import Crediting
@@ -20,7 +21,7 @@ from stepalign.probing.folder import Measures, read_measures
 from stepalign.probing.gathering import drawn, settled
 from stepalign.probing.logprobs import look
 from stepalign.probing.measures import measure
-from stepalign.records import Credit, Problem, read_jsonl, write_json, write_jsonl
+from stepalign.records import Credit, Problem
 from stepalign.rollouts.generate import Solver
 from stepalign.views import View
 
