@@ -73,7 +73,7 @@ REASONS = ("server", "timeout", "parse")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("{}", "line 1: not a critic's answer"),
+        ("{}", "line 1: not a critic's result"),
         (to_json(CritiqueFailure(rollout_id="z", critic="program", reason="x")), "line 1: rollout z is not among"),
         (to_json(CritiqueFailure(rollout_id="a", critic="QwQ", reason="x")), "line 1: an answer of QwQ"),
     ],

@@ -35,7 +35,7 @@ def test_a_files_faults_are_named(tmp_path: Path) -> None:
         ReplayCritic(path)
     failure = to_json(CritiqueFailure(rollout_id="a", critic="c", reason="parse"))
     path.write_text(f'{failure}\n{{"kind": "failure"}}\n')
-    with pytest.raises(StepalignError, match=r"line 2: not a critic's answer: failure\.rollout_id: Field"):
+    with pytest.raises(StepalignError, match=r"line 2: not a Critique or CritiqueFailure: failure\.rollout_id: Field"):
         ReplayCritic(path)
     path.write_text(f"{failure}\n{failure}\n")
     with pytest.raises(StepalignError, match="rollout a is answered twice"):

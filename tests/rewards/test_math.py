@@ -187,7 +187,7 @@ def test_equal_answers_are_one_string(grader):
 def test_a_wrong_answer_never_shares_the_references_string(grader):
     (right,), (wrong,) = grades(grader, "x=3", *boxes("3")), grades(grader, "x=3", *boxes("y=3"))
     assert (right.outcome, wrong.outcome) == ("correct", "wrong")
-    assert right.answer != wrong.answer
+    assert right.final_answer != wrong.final_answer
 
 
 def test_a_number_too_long_to_be_written_out_keeps_its_text(grader):

@@ -134,7 +134,7 @@ def score(rollouts: Sequence[Rollout], *, n: int, bootstrap: int, seed: int, ste
 def majority(grades: Sequence[Grade]) -> tuple[float, bool]:
     """Whether the answer with the most votes is right, and whether several answers have the most votes.
 
-    Votes are counted by `Grade.answer`. A missing answer does not vote; without any vote the majority is
+    Votes are counted by `Grade.final_answer`. A missing answer does not vote; without any vote the majority is
     wrong. Of tied answers one is taken at random, so the value expected is the share of them that are
     right. An answer is right if a sample that gave it was graded correct.
     """
