@@ -55,7 +55,7 @@ def first_error_span(text: str, critique: Critique) -> ErrorSpan | None:
         None where the critique finds no error, or only that something is missing.
     """
     trace = parse(text)
-    sections = len(trace.steps) + (trace.answer is not None)
+    sections = len(trace.steps) + (trace.answer_section is not None)
     if critique.first_error is None or critique.first_error > sections:
         return None
     section = trace.section(critique.first_error)
@@ -99,38 +99,34 @@ _TOKEN = re.compile(
     r"(?P<skip>\*{2,}|^[ \t]*[-*+][ \t]+|^[ \t]*-{3,}[ \t]*$|^[ \t]*\d+[.)][ \t]+|\\[^A-Za-z%])"
     r"|(?P<number>\d+(?:(?:,|\{,\})\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"|\\(?P<command>[A-Za-z]+)"
-    r"|(?P<word>[^\W\d_]+(?:['’-][^\W\d_]{2,})*)"  # noqa: RUF001
-    r"|(?P<operator><=|>=|!=|[-+*/=<>^%×÷·−–≤≥≠≈±√])"  # noqa: RUF001
+    r"|(?P<word>[^\W\d_]+(?:['’-][^\W\d_]{2,})*)"
+    r"|(?P<operator><=|>=|!=|[-+*/=<>^%×÷·−–≤≥≠≈±√])"
     r"|(?P<break>[.,;:?!\n])"
     r"|(?P<symbol>[^\x00-\x7f\w\s])",
     re.MULTILINE,
 )
 _OPERATORS = {
-    "×": "*", "·": "*", "times": "*", "cdot": "*", "÷": "/", "div": "/", "divided": "/", "−": "-", "–": "-",  # noqa: RUF001
+    "×": "*", "·": "*", "times": "*", "cdot": "*", "÷": "/", "div": "/", "divided": "/", "−": "-", "–": "-",
     "plus": "+", "minus": "-", "equals": "=", "equal": "=", "le": "<=", "leq": "<=", "≤": "<=", "ge": ">=", "geq": ">=",
     "≥": ">=", "ne": "!=", "neq": "!=", "≠": "!=", "lt": "<", "gt": ">", "approx": "≈", "pm": "±", "sqrt": "√",
     "percent": "%",
 }  # fmt: skip
 """Operators and comparisons in one form, whatever sign, word or LaTeX command stands for them."""
 _COMPARISONS = frozenset({"=", "<", ">", "<=", ">=", "!=", "≈"})
-_NUMBERS = {
-    name: str(value)
-    for value, name in enumerate("two three four five six seven eight nine ten eleven twelve".split(), start=2)
-}
-_NO_CONTENT = frozenset(
-    # LaTeX commands of layout
-    "left right big bigl bigr quad qquad text textbf textit mathrm mathbf displaystyle boxed frac dfrac tfrac begin end "
-    "aligned align cases implies rightarrow to → ⇒ ⟹ ∴ "
-    # articles, pronouns, auxiliary verbs, prepositions, connectives and the verbs that introduce a computation
-    "a about above after again all also altogether am an and are as at be because been before being below both but by "
-    "can could did do does done each either finally find first following for from further get gets give gives giving "
-    "go had has have having he hence her here him his how i if in into is it its just last let let's make makes making "
-    "may might much must need needs next now obtain of on one ones only or our out over own per result results same "
-    "say says see shall she should since so some substitute such take takes than that the their them then there "
-    "therefore these they this those though thus together total under up us was we well were what when where which "
-    "while who whose will with would yet you your calculate compute determine combining answer yield yields lead leads "
-    "know call step actually instead".split()
-)
+_NUMBERS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_WITHOUT_CONTENT = r"""
+left right big bigl bigr quad qquad text textbf textit mathrm mathbf displaystyle boxed frac dfrac tfrac begin end
+aligned align cases implies rightarrow to → ⇒ ⟹ ∴
+a about above after again all also altogether am an and are as at be because been before being below both but by can
+could did do does done each either finally find first following for from further get gets give gives giving go had has
+have having he hence her here him his how i if in into is it its just last let let's make makes making may might much
+must need needs next now obtain of on one ones only or our out over own per result results same say says see shall she
+should since so some substitute such take takes than that the their them then there therefore these they this those
+though thus together total under up us was we well were what when where which while who whose will with would yet you
+your calculate compute determine combining answer yield yields lead leads know call step actually instead
+"""
+"""Layout commands of LaTeX; articles, pronouns, auxiliary verbs, connectives and what introduces a computation."""
+_NO_CONTENT = frozenset(_WITHOUT_CONTENT.split())
 
 
 def _tokens(text: str) -> Iterator[_Token]:
