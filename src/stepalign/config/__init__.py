@@ -23,11 +23,7 @@ from stepalign.config.critics import (
     SelfCriticConfig,
     ValidationConfig,
 )
-from stepalign.config.load import (
-    differences,
-    dump,
-    load,
-)
+from stepalign.config.load import dump, load
 from stepalign.config.recipe import (
     VERSION,
     ColumnsConfig,
@@ -62,6 +58,4 @@ from stepalign.config.samplers import (
     VllmConfig,
     VllmServerConfig,
 )
-from stepalign.config.table import (
-    Table,
-)
+from stepalign.config.table import Table

@@ -22,6 +22,7 @@ from stepalign.console import Console
 from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.evaluation.run import judge
 from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.io import write_json
 from stepalign.lab.corpus import CONTEXTS
 from stepalign.lab.habits import HABITS, habits, shown
 from stepalign.models import context_limit, load_base
@@ -30,7 +31,7 @@ from stepalign.probing.credit import Crediting
 from stepalign.probing.gathering import settled
 from stepalign.probing.inputs import Material
 from stepalign.probing.measures import measure
-from stepalign.records import Problem, Rollout, write_json
+from stepalign.records import Problem, Rollout
 from stepalign.rollouts import Request
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed

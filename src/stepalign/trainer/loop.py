@@ -32,7 +32,7 @@ from stepalign.evaluation.run import judge
 from stepalign.policy import ADAPTER
 from stepalign.probing.callback import ProbeCallback
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rewards.math import Grader
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
@@ -41,7 +41,7 @@ from stepalign.trainer import checkpoints, progress
 from stepalign.trainer.accumulation import GradientAccumulator, learning_rate, optimizer_of, update
 from stepalign.trainer.batches import batches, fitting
 from stepalign.trainer.cost import spent
-from stepalign.trainer.critique_stream import Answer, CritiqueStream, iter_micro_batches
+from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.run_folder import Run
 from stepalign.trainer.weight_sync import WeightSync
 
@@ -225,14 +225,14 @@ class Trainer:
 
     def _learn_as_answered(
         self, step: int, by_id: Mapping[str, Problem], rollouts: Sequence[Rollout], answering: CritiqueStream
-    ) -> tuple[StepExamples[Any], dict[str, float], list[Answer]]:
+    ) -> tuple[StepExamples[Any], dict[str, float], list[CriticResult]]:
         """The step's update, whose passes begin with the first answers."""
         training = self.settings.training
         drawn = {rollout.id: rollout for rollout in rollouts}
-        found: dict[str, Answer] = {}
+        found: dict[str, CriticResult] = {}
         taught: StepExamples[Any] = StepExamples(lessons=[])
 
-        def teach(answers: Sequence[Answer]) -> list[Any]:
+        def teach(answers: Sequence[CriticResult]) -> list[Any]:
             new = {answer.rollout_id: answer for answer in answers}
             found.update(new)
             made = self.method.teach([drawn[name] for name in new], by_id, new)
@@ -332,7 +332,7 @@ class Trainer:
         self.run.keep_rollouts(step, rollouts)
         return rollouts
 
-    def _critiques(self, step: int, rollouts: Sequence[Rollout], answering: CritiqueStream) -> list[Answer]:
+    def _critiques(self, step: int, rollouts: Sequence[Rollout], answering: CritiqueStream) -> list[CriticResult]:
         """The critic's answers to all of the step's rollouts, in their order."""
         if self.critic is None:
             return []
