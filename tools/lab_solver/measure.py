@@ -21,6 +21,7 @@ from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.evaluation.run import judge
 from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.io import write_json
 from stepalign.lab.behaviour import BEHAVIOURS, behaviours
 from stepalign.models import context_limit, load_base
 from stepalign.policy import Policy
@@ -29,7 +30,7 @@ from stepalign.probing.gathering import settled
 from stepalign.probing.inputs import Material
 from stepalign.probing.measures import measure as credit_measures
 from stepalign.prompts.conversation import Turn
-from stepalign.records import Problem, Rollout, write_json
+from stepalign.records import Problem, Rollout
 from stepalign.rollouts import Request
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed

@@ -12,8 +12,9 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.compare import compare, pool
 from stepalign.evaluation.metrics import Metric
 from stepalign.evaluation.stats import Difference, Interval
+from stepalign.io import read_jsonl, write_atomically
 from stepalign.lab.behaviour import BEHAVIOURS, behaviours
-from stepalign.records import Problem, Rollout, read_jsonl, write_atomically
+from stepalign.records import Problem, Rollout
 from stepalign.report import display, figures, page, panels
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import Run, read
