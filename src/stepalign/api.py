@@ -15,6 +15,7 @@ from torch.nn import Module
 from stepalign import config, models
 from stepalign import data as problems
 from stepalign.chat import Chat, load_chat
+from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.data import selection
 from stepalign.errors import StepalignError
@@ -24,7 +25,7 @@ from stepalign.io import to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.rollouts import AdapterVersion, Engine
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
@@ -140,7 +141,7 @@ def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
             stack.callback(sampler.close)
             if adapter is not None:
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
-        grader = stack.enter_context(Grader(settings.grader))
+        grader: Grader = stack.enter_context(registry.build(settings.grader))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 
 
@@ -148,5 +149,5 @@ def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
 def solver_on(settings: config.Recipe, chat: Chat, model: Module) -> Iterator[Solver]:
     """The recipe's solver on a model that is there already, which is also what samples."""
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.max_num_seqs)
-    with Grader(settings.grader) as grader:
+    with registry.build(settings.grader) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

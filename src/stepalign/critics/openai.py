@@ -23,7 +23,7 @@ from stepalign.critics.llm import Dialogue, Opened
 from stepalign.critics.validation import Refusal
 from stepalign.errors import StepalignError
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.serving.client import Transport, UnansweredError
 
 CACHE = "critic-cache.sqlite"

@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from stepalign import api as stages
 from stepalign import config, critics
 from stepalign import data as problems
+from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import stats as fidelity
 from stepalign.critics.benchmark import Trial, accuracies, by_kind, judged_outcome, judged_step
@@ -31,7 +32,7 @@ from stepalign.evaluation.stats import Interval
 from stepalign.io import read_jsonl, to_json, write_atomically
 from stepalign.models import context_limit
 from stepalign.records import Critique, CritiqueFailure, PlantedSlip, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 
 Attempts = list[tuple[Problem, Rollout]]
 T = TypeVar("T")
@@ -75,7 +76,11 @@ def verify(
     """
     attempts = _attempts(settings, rollouts, problems_file)
     answers = []
-    with Grader(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as advance:
+    with (
+        registry.build(settings.grader) as grader,
+        Console() as console,
+        console.stage("check", len(attempts)) as advance,
+    ):
         checked = CheckedCritic(ReplayCritic(critiques), Rules(settings.critic or config.ProgramCriticConfig(), grader))
         for answer in checked.critique(attempts):
             answers.append(answer)
@@ -210,7 +215,7 @@ def _asked(settings: config.Recipe, attempts: Attempts, out: Path) -> list[Criti
     """The critic's answers to all attempts, kept in `out`."""
     chosen = _critic_of(settings)
     with ExitStack() as stack:
-        grader = stack.enter_context(Grader(settings.grader))
+        grader: Grader = stack.enter_context(registry.build(settings.grader))
 
         def own_model() -> critics.OwnModel:
             solver = stack.enter_context(stages.solver(settings, None))

@@ -18,7 +18,7 @@ from stepalign.critics.arithmetic.correct import Attempt, Correction, correct, j
 from stepalign.critics.schema import compose, prefix, trim
 from stepalign.critics.validation import CheckedCritic, Rules
 from stepalign.records import Case, Critique, CritiqueFailure, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.trace import parse
 
 
