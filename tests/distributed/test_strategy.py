@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
 from stepalign import config, models
-from stepalign.config import Recipe
+from stepalign.config import Recipe, registry
 from stepalign.distributed import strategy as strategies
 from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import World, init_world
-from stepalign.distributed.strategy import FSDP2, STRATEGIES, DataParallel, build_strategy
+from stepalign.distributed.strategy import FSDP2, DataParallel, build_strategy
 from stepalign.errors import StepalignError
 from stepalign.lab.running import settings_of
 from stepalign.trainer import loop
@@ -301,13 +301,13 @@ def test_micro_batches_are_dealt_out_once_and_in_lockstep_equally_often(count: i
     assert {len(passes) for passes in dealt} == {-(-count // 3)}
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_of_the_recipe_is_a_parallel_strategy(name: str) -> None:
-    assert issubclass(STRATEGIES[name], ParallelStrategy)
-    assert STRATEGIES[name].name == name
-    assert {*STRATEGIES, "auto"} == {*get_args(config.DistributedConfig.model_fields["strategy"].annotation)}
-    others = [other for other in STRATEGIES.values() if other.name != name]
-    assert not any(issubclass(STRATEGIES[name], other) for other in others)
+def test_each_registered_strategy_is_a_parallel_strategy_and_no_other_strategy() -> None:
+    kinds = {name: registry.implementation("strategy", name) for name in registry.FAMILIES["strategy"].tables}
+    assert kinds.keys() >= {"data_parallel", "fsdp2", "zero2"}
+    for name, kind in kinds.items():
+        assert kind.name == name
+        assert [other for other in kinds.values() if issubclass(kind, other)] == [kind]
+        assert issubclass(kind, ParallelStrategy)
 
 
 # ── the memory of the device ──────────────────────────────────────────────────────────────────────────────────

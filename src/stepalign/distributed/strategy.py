@@ -20,9 +20,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from stepalign import config
+from stepalign.config import registry
 from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import World
-from stepalign.distributed.zero2 import ZeRO2
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 
@@ -84,10 +84,6 @@ class FSDP2(ParallelStrategy):
             module.set_reshard_after_forward(True, recurse=False)
 
 
-STRATEGIES: dict[str, type[ParallelStrategy]] = {each.name: each for each in (DataParallel, FSDP2, ZeRO2)}
-"""Implementations by `distributed.strategy`."""
-
-
 def build_strategy(settings: config.DistributedConfig, world: World, device: torch.device) -> ParallelStrategy:
     """Create the strategy of the recipe, or else of the launcher's configuration.
 
@@ -106,7 +102,8 @@ def build_strategy(settings: config.DistributedConfig, world: World, device: tor
         raise StepalignError(f"distributed.strategy = {name!r}, but the launcher's configuration asks for {launcher}")
     if name != "data_parallel" and world.size == 1:
         raise StepalignError(f"distributed.strategy = {name!r} needs several processes: launch it with `torchrun`")
-    return STRATEGIES[name].from_config(settings, world, device)
+    strategy: ParallelStrategy = registry.implementation("strategy", name).from_config(settings, world, device)
+    return strategy
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> str:
