@@ -236,7 +236,7 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ("problems.train.source=nowhere", "problems.train:", ""),
         ("critic.kind=person", "critic:", ""),
         ("critic={kind='program', validation={answer='repair'}}", "critic.validation.answer:", "'repair'"),
-        ("critic={kind='program', checks={max_echo=2}}", "critic.checks.max_echo:", "2"),
+        ("critic={kind='program', checks={max_reference_overlap=2}}", "critic.checks.max_reference_overlap:", "2"),
         ("critic={kind='openai', model='m', base_url=[]}", "critic.base_url:", "[]"),
         ("algorithm.kind=ppo", "algorithm: kind: 'distillation' or 'grpo'", ""),
         ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),

@@ -69,7 +69,7 @@ def test_a_file_of_problems_stands_in_for_the_recipes(planted: Path, make_recipe
     assert len(answers) == 16
     report = json.loads((tmp_path / "critiques-report.json").read_text())
     assert (report["answers"], report["cost"]) == (16, 0.0)
-    assert report["checks"]["verbatim"] == {"passed": report["critiques"]}
+    assert report["checks"]["exact_copy"] == {"passed": report["critiques"]}
 
 
 def test_the_solvers_own_base_is_loaded_once_and_asked(
@@ -137,7 +137,7 @@ def test_planted_critiques_pass_every_check_and_a_lie_does_not(
     arguments = (settings, planted / "rollouts.jsonl")
     report = fidelity.summarize(critiquing.verify(*arguments, planted / "critiques.jsonl", problems_file=problems_file))
     assert critiquing.sound(report)
-    assert {name for name, outcomes in report.checks.items() if outcomes.keys() != {"passed"}} <= {"echo"}
+    assert {name for name, outcomes in report.checks.items() if outcomes.keys() != {"passed"}} <= {"reference_overlap"}
     first, second, *others = read_jsonl(planted / "critiques.jsonl", Critique)
     lie = replace(first, rollout_id=second.rollout_id)  # "fully correct" of the trace with the slip
     path = tmp_path / "lies.jsonl"
@@ -189,7 +189,7 @@ def test_a_critic_that_errs_by_one_step_finds_none(planted: Path, make_recipe: M
 
 IGNORE = [
     f"critic.validation.{name}=ignore"
-    for name in ("layout", "verbatim", "wording", "withheld", "case", "verdicts", "answer")
+    for name in ("layout", "exact_copy", "normalized_copy", "error_not_quoted", "case", "verdicts", "final_answer")
 ]
 
 

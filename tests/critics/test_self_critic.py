@@ -75,7 +75,7 @@ def test_what_the_base_says_is_read_checked_and_composed(chat: Chat) -> None:
     (found,) = answers(sampler, [attempt()])
     assert isinstance(found, Critique)
     assert (found.critic, found.case, found.verdicts, found.text) == ("self", "D", VERDICTS, GOOD)
-    assert {check.name for check in found.checks if not check.passed} <= {"echo"}
+    assert {check.name for check in found.checks if not check.passed} <= {"reference_overlap"}
     assert found.completion_tokens == len(chat.encode_text(f"<think>\nhm\n</think>\n{GOOD}"))
     assert found.prompt_tokens == len(sampler.asked[0][0].prompt_ids)
     assert TEXT in sampler.prompts[0]
@@ -83,7 +83,7 @@ def test_what_the_base_says_is_read_checked_and_composed(chat: Chat) -> None:
 
 
 def test_splice_mode_puts_the_solvers_own_text_in(chat: Chat) -> None:
-    said = splice.written(schema.parse(GOOD, parse(TEXT)), parse(TEXT))
+    said = splice.to_reply(schema.parse(GOOD, parse(TEXT)), parse(TEXT))
     (found,) = answers(Scripted(chat, said), [attempt()], mode="splice")
     assert isinstance(found, Critique)
     assert (found.correct_part, found.corrected_step, found.continuation) == PARTS

@@ -22,16 +22,16 @@ def failure(reason: str, **more: Any) -> CritiqueFailure:
 
 def test_each_check_is_counted_by_what_became_of_it() -> None:
     assert counted(
-        replace(critique(), checks=checks(case=True, verbatim=False), repaired=("verbatim",)),
-        replace(critique(), checks=checks(case=True, verbatim=True, echo=False), retried=("parse", "case", "case")),
-        failure("answer", checks=checks(case=True, verbatim=False, answer=False), retried=("answer",)),
+        replace(critique(), checks=checks(case=True, exact_copy=False), repaired=("exact_copy",)),
+        replace(critique(), checks=checks(case=True, exact_copy=True, reference_overlap=False), retried=("parse", "case", "case")),
+        failure("final_answer", checks=checks(case=True, exact_copy=False, final_answer=False), retried=("final_answer",)),
         failure("timeout"),
         failure("truncated", retried=("parse",)),
     ) == {
         "case": {"passed": 3, "retried": 2},
-        "verbatim": {"passed": 1, "repaired": 1, "fell back": 1},
-        "answer": {"retried": 1, "fell back": 1},
-        "echo": {"ignored": 1},
+        "exact_copy": {"passed": 1, "repaired": 1, "fell back": 1},
+        "final_answer": {"retried": 1, "fell back": 1},
+        "reference_overlap": {"ignored": 1},
         "parse": {"retried": 2},
         "timeout": {"fell back": 1},
         "truncated": {"fell back": 1},
