@@ -184,7 +184,9 @@ def test_white_space_and_markup_are_verbatim_only_where_they_are_exact() -> None
 
 def test_what_is_added_to_the_copy_counts_as_much_as_what_is_missing() -> None:
     part = critique().correct_part
-    assert {"exact_copy", "normalized_copy"} <= failed(critique(correct_part=f"{part}\nNote that this is quite right so far."))
+    assert {"exact_copy", "normalized_copy"} <= failed(
+        critique(correct_part=f"{part}\nNote that this is quite right so far.")
+    )
     assert {"exact_copy", "normalized_copy"} <= failed(critique(correct_part=part[:60]))
     assert {"exact_copy", "normalized_copy"} <= failed(critique(correct_part=""))
 
@@ -217,7 +219,9 @@ def test_the_wrong_step_is_withheld_from_the_reasons() -> None:
 
 
 def test_a_number_that_only_contains_the_false_equation_is_no_quote() -> None:
-    assert check(critique(corrected_step="### Step 2: Green\n185 + 12 = 981, no: 85 + 12 = 97"))["error_not_quoted"].passed
+    assert check(critique(corrected_step="### Step 2: Green\n185 + 12 = 981, no: 85 + 12 = 97"))[
+        "error_not_quoted"
+    ].passed
 
 
 def test_what_the_solver_did_not_finish_is_no_error_to_withhold() -> None:

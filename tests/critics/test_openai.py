@@ -11,7 +11,7 @@ import pytest
 
 from critics.faulty import Reply, Server, serving
 from stepalign import config
-from stepalign.critics import make, schema
+from stepalign.critics import schema
 from stepalign.critics.openai import OpenAICritic
 from stepalign.errors import StepalignError
 from stepalign.prompts import load
@@ -245,7 +245,7 @@ def test_a_server_that_needs_no_key_gets_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_base_url_that_is_none_is_an_error_before_anything_is_sent() -> None:
     with pytest.raises(StepalignError, match=r"critic\.base_url: .*found 'localhost:8000'"):
-        make(config.OpenAICriticConfig(base_url=("localhost:8000",), model="critic"), GRADER, Path())
+        critic("localhost:8000")
 
 
 def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
@@ -284,7 +284,11 @@ def test_asking_again_has_an_end() -> None:
     with serving(Reply(LIE)) as server:
         (found,) = critic(server.url, max_attempts=3).critique([attempt()])
     assert isinstance(found, CritiqueFailure)
-    assert (found.reason, found.retried, found.completion_tokens) == ("final_answer", ("final_answer", "final_answer"), 21)
+    assert (found.reason, found.retried, found.completion_tokens) == (
+        "final_answer",
+        ("final_answer", "final_answer"),
+        21,
+    )
     assert len({said(server, number) for number in range(3)}) == len(server.requests) == 3
     assert [check.name for check in found.checks if not check.passed] == ["final_answer"]
 
@@ -417,14 +421,14 @@ def test_what_was_answered_is_not_asked_for_again(tmp_path: Path) -> None:
     assert len(asked) == 6
     assert sum(asked.values()) <= 7  # one was under way when the first critic was stopped
     assert [one.rollout_id for one in after] == [one.rollout_id for one in before] + ["4", "5"]
-    assert (tmp_path / "critic-cache.sqlite").exists()
+    assert (tmp_path / "critic-cache.jsonl").exists()
     assert [type(one) for one in after[:4]] == [type(one) for one in before]
 
 
 def test_checks_are_made_anew_on_kept_answers(tmp_path: Path) -> None:
     with serving(Reply(LIE)) as server:
-        (strict,) = critic(server.url, tmp_path, cache=str(tmp_path / "c.sqlite")).critique([attempt()])
-        mild = critic(server.url, tmp_path, cache=str(tmp_path / "c.sqlite"), validation={"final_answer": "ignore"})
+        (strict,) = critic(server.url, tmp_path, cache=str(tmp_path / "c.jsonl")).critique([attempt()])
+        mild = critic(server.url, tmp_path, cache=str(tmp_path / "c.jsonl"), validation={"final_answer": "ignore"})
         (lenient,) = mild.critique([attempt()])
         assert len(server.requests) == 1
     assert (strict.kind, lenient.kind) == ("failure", "critique")

@@ -7,9 +7,9 @@ import pytest
 
 from stepalign import config, models
 from stepalign.chat import Chat, load_chat
-from stepalign.config import Recipe
-from stepalign.critics import OwnModel, make, schema, splice
-from stepalign.critics.self_critic import SelfCritic
+from stepalign.config import Recipe, registry
+from stepalign.critics import schema, splice
+from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
@@ -124,7 +124,7 @@ def test_an_answer_that_was_cut_off_and_a_message_without_room_are_failures(chat
 
 def test_without_a_solver_there_is_no_such_critic() -> None:
     with pytest.raises(StepalignError, match=r"critic\.kind = 'self'"):
-        make(config.SelfCriticConfig(), Grader(config.GraderConfig()), Path())
+        registry.build(config.SelfCriticConfig(), grader=Grader(config.GraderConfig()), folder=Path(), own=None)
 
 
 def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(

@@ -1,6 +1,8 @@
 import json
+from dataclasses import replace
+from typing import Any
 
-from stepalign.critics.stats import Prices, summarize, table
+from stepalign.critics.stats import Prices, outcomes, summarize, table
 from stepalign.io import to_json
 from stepalign.records import Check, Critique, CritiqueFailure, Verdict
 
@@ -79,3 +81,47 @@ def test_no_answers_are_no_fault() -> None:
     report = summarize([])
     assert (report.answers, report.fidelity) == (0, {})
     assert "tokens        0 read, 0 written" in table(report)
+
+
+# ── outcomes ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ANY = replace(critique("r"), checks=())
+
+
+def checks(**passed: bool) -> tuple[Check, ...]:
+    return tuple(Check(name=name, measure=1.0, passed=one) for name, one in passed.items())
+
+
+def counted(*answers: Any) -> dict[str, dict[str, int]]:
+    return {name: dict(found) for name, found in outcomes(answers).items()}
+
+
+def failure(reason: str, **more: Any) -> CritiqueFailure:
+    return CritiqueFailure(rollout_id="r", critic="c", reason=reason, **more)
+
+
+def test_each_check_is_counted_by_what_became_of_it() -> None:
+    assert counted(
+        replace(ANY, checks=checks(case=True, exact_copy=False), repaired=("exact_copy",)),
+        replace(
+            ANY, checks=checks(case=True, exact_copy=True, reference_overlap=False), retried=("parse", "case", "case")
+        ),
+        failure(
+            "final_answer", checks=checks(case=True, exact_copy=False, final_answer=False), retried=("final_answer",)
+        ),
+        failure("timeout"),
+        failure("truncated", retried=("parse",)),
+    ) == {
+        "case": {"passed": 3, "retried": 2},
+        "exact_copy": {"passed": 1, "repaired": 1, "fell back": 1},
+        "final_answer": {"retried": 1, "fell back": 1},
+        "reference_overlap": {"ignored": 1},
+        "parse": {"retried": 2},
+        "timeout": {"fell back": 1},
+        "truncated": {"fell back": 1},
+    }
+
+
+def test_answers_that_were_never_checked_count_nothing_but_failures() -> None:
+    assert counted(ANY, failure("parse")) == {"parse": {"fell back": 1}}
+    assert counted() == {}

@@ -12,11 +12,11 @@ import pytest
 
 from critics.faulty import Reply, Server, serving
 from stepalign import config
-from stepalign.critics.cache import Cache
+from stepalign.critics.cache import ReplyCache
 from stepalign.errors import StepalignError
 from stepalign.serving import client as transport
 from stepalign.serving import endpoints
-from stepalign.serving.client import Answer, Transport, UnansweredError
+from stepalign.serving.client import ModelReply, Transport, UnansweredError
 
 GOOD = Reply("fine")
 BAD = Reply(status=500, body="{}")
@@ -29,8 +29,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask_all(
-    urls: str | Sequence[str], prompts: Sequence[str], *, cache: Cache | None = None, **changed: Any
-) -> list[Answer | BaseException]:
+    urls: str | Sequence[str], prompts: Sequence[str], *, cache: ReplyCache | None = None, **changed: Any
+) -> list[ModelReply | BaseException]:
     """What becomes of prompts that are asked all at once."""
     table = {
         "base_url": urls,
@@ -42,7 +42,7 @@ def ask_all(
     }
     settings = config.OpenAICriticConfig.model_validate(table | changed)
 
-    async def run() -> list[Answer | BaseException]:
+    async def run() -> list[ModelReply | BaseException]:
         async with Transport(settings, "sk-key", cache) as connection:
             requests = ({"messages": [{"role": "user", "content": prompt}]} for prompt in prompts)
             return await asyncio.gather(*map(connection.ask, requests), return_exceptions=True)
@@ -50,7 +50,7 @@ def ask_all(
     return asyncio.run(run())
 
 
-def ask(url: str | Sequence[str], **changed: Any) -> Answer:
+def ask(url: str | Sequence[str], **changed: Any) -> ModelReply:
     (found,) = ask_all(url, ["?"], **changed)
     if isinstance(found, BaseException):
         raise found
@@ -190,10 +190,10 @@ def test_thinking_is_taken_off_wherever_it_stands() -> None:
 
 
 def test_text_that_no_file_could_hold_is_mended(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
+    cache = ReplyCache(tmp_path / "cache.jsonl")
     with serving(Reply("a\ud83d b")) as server:
         for _ in range(2):
-            assert ask_all(server.url, ["?\ud83d"], cache=cache)[0] == Answer(
+            assert ask_all(server.url, ["?\ud83d"], cache=cache)[0] == ModelReply(
                 text="a? b", prompt_tokens=11, completion_tokens=7
             )
     assert server.requests[0]["messages"][0]["content"] == "?\ud83d"
@@ -205,7 +205,7 @@ def test_megabytes_end_where_an_answer_ends() -> None:
         found = ask(server.url, max_tokens=100)
         assert (len(found.text), found.truncated) == (1600, True)
     with serving(Reply("x" * 30_000_000)) as server:
-        assert ask(server.url, max_tokens=100) == Answer(text="", truncated=True)
+        assert ask(server.url, max_tokens=100) == ModelReply(text="", truncated=True)
     with serving(Reply("half a", finish="length")) as server:
         assert ask(server.url).truncated
 
@@ -268,7 +268,7 @@ def test_one_prompt_that_always_fails_kills_no_endpoint_and_many_do() -> None:
 def test_when_all_are_dead_the_run_waits_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     url, port = free_url()
 
-    async def run() -> Answer:
+    async def run() -> ModelReply:
         table = {
             "base_url": url,
             "model": "m",
@@ -289,12 +289,12 @@ def test_when_all_are_dead_the_run_waits_and_goes_on(caplog: pytest.LogCaptureFi
 
 def test_when_all_stay_dead_the_run_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
     url, _ = free_url()
-    cache = Cache(tmp_path / "answers.sqlite")
+    cache = ReplyCache(tmp_path / "answers.jsonl")
     start = time.perf_counter()
     with pytest.raises(StepalignError) as error:
         ask(url, cache=cache)
     assert 0.3 <= time.perf_counter() - start < 2
-    for part in ("no critic endpoint has answered for 0 s", url, "answers.sqlite", "the same command goes on"):
+    for part in ("no critic endpoint has answered for 0 s", url, "answers.jsonl", "the same command goes on"):
         assert part in str(error.value)
     cache.close()
 
@@ -303,7 +303,7 @@ def test_when_all_stay_dead_the_run_stops_and_says_how_to_go_on(tmp_path: Path) 
 
 
 def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
+    cache = ReplyCache(tmp_path / "cache.jsonl")
     with serving(Reply("fine", wait_s=0.05)) as server:
         first = ask_all(server.url, ["a", "a", "b"], cache=cache)
         assert ask_all(server.url, ["b", "a", "a"], cache=cache) == first
@@ -314,8 +314,10 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
 
 
 def test_a_fault_is_not_kept(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
+    cache = ReplyCache(tmp_path / "cache.jsonl")
     with serving(BAD, GOOD) as server:
         assert isinstance(ask_all(server.url, ["a"], cache=cache, max_retries=0)[0], UnansweredError)
-        assert ask_all(server.url, ["a"], cache=cache) == [Answer(text="fine", prompt_tokens=11, completion_tokens=7)]
+        assert ask_all(server.url, ["a"], cache=cache) == [
+            ModelReply(text="fine", prompt_tokens=11, completion_tokens=7)
+        ]
     cache.close()

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.rollouts.served import BASE, Served, serve
 
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
@@ -16,6 +15,7 @@ from stepalign.rollouts import vllm_server as servers
 from stepalign.trainer.loop import Trainer
 from stepalign.trainer.run_folder import Run
 from stepalign.trainer.weight_sync import guard
+from tests.rollouts.served import BASE, Served, serve
 
 MakeRecipe = Callable[..., Recipe]
 

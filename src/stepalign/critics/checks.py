@@ -231,9 +231,7 @@ def _error_not_quoted(critique: Critique, problem: Problem, rollout: Rollout, tr
     quoted = any(len(line) >= _QUOTE_LENGTH and line in reason for line in own for reason in reasons)
     false = _has_false_equation(wrong, critics_text)
     how = "quoted" if measure == 1 else "quoted in a reason" if quoted else "repeated in its false equation"
-    return _result(
-        "error_not_quoted", measure, not (measure == 1 or quoted or false), f"the wrong step {k} is {how}"
-    )
+    return _result("error_not_quoted", measure, not (measure == 1 or quoted or false), f"the wrong step {k} is {how}")
 
 
 def _lines(section: str) -> list[str]:

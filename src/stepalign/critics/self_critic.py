@@ -9,19 +9,30 @@ out: grammars that force the JSON of splice mode, because the in-process sampler
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Self
 
 from stepalign import config
-from stepalign.critics import OwnModel
+from stepalign.chat import Chat
 from stepalign.critics.llm import CritiqueWriter, ModelReply, PendingCritique
 from stepalign.critics.validation import Rejection
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.rollouts import Request
+from stepalign.rollouts import Request, Sampler
 from stepalign.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """The solver as a critic: the weights that are loaded already, with the adapter off."""
+
+    chat: Chat
+    sampler: Sampler
+    context_limit: int | None
+    """Positions that the model has."""
 
 
 class SelfCritic:

@@ -19,7 +19,6 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -29,8 +28,8 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from stepalign import config
-from stepalign.critics.cache import Cache
-from stepalign.critics.llm import Answer
+from stepalign.critics.cache import ReplyCache
+from stepalign.critics.llm import ModelReply
 from stepalign.errors import StepalignError
 from stepalign.serving.endpoints import Endpoints, Visit
 
@@ -62,10 +61,10 @@ class _PassingError(Exception):
 class Transport:
     """A connection to the endpoints, as an asynchronous context manager, and the cache before it."""
 
-    def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: Cache | None) -> None:
+    def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: ReplyCache | None) -> None:
         self._settings, self._key, self._cache = settings, key, cache
         self._limit = settings.max_tokens * _PER_TOKEN
-        self._answering: dict[str, asyncio.Task[Answer]] = {}
+        self._answering: dict[str, asyncio.Task[ModelReply]] = {}
 
     async def __aenter__(self) -> Self:
         settings = self._settings
@@ -93,7 +92,7 @@ class Transport:
         await asyncio.gather(*self._answering.values(), return_exceptions=True)
         await self._session.close()
 
-    async def ask(self, request: Mapping[str, Any]) -> Answer:
+    async def ask(self, request: Mapping[str, Any]) -> ModelReply:
         """The answer to a request: the one that is kept, the one on its way to an equal request, or a new one.
 
         Raises:
@@ -103,13 +102,13 @@ class Transport:
         body = json.dumps(request, sort_keys=True).encode()
         key = hashlib.sha256(body).hexdigest()
         if self._cache and (kept := self._cache.get(key)) is not None:
-            return Answer(**json.loads(kept))
+            return kept
         if (task := self._answering.get(key)) is None:
             task = self._answering[key] = asyncio.create_task(self._answer(key, body))
             task.add_done_callback(lambda _: self._answering.pop(key))
         return await task
 
-    async def _answer(self, key: str, body: bytes) -> Answer:
+    async def _answer(self, key: str, body: bytes) -> ModelReply:
         total_s, failures = self._settings.total_timeout_s, 0
         last = _PassingError("timeout", f"no answer within {total_s:g} s")
         try:
@@ -127,12 +126,12 @@ class Transport:
                             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
                     else:
                         if self._cache:
-                            self._cache.put(key, json.dumps(asdict(answer)))
+                            self._cache.put(key, answer)
                         return answer
         except TimeoutError:
             raise UnansweredError("timeout", f"no answer within {total_s:g} s; at last: {last.detail}") from None
 
-    async def _try(self, key: str, body: bytes, limit: asyncio.Timeout) -> Answer:
+    async def _try(self, key: str, body: bytes, limit: asyncio.Timeout) -> ModelReply:
         """One request to one endpoint, which learns how it went."""
         visit = await self._endpoints.take(limit)
         try:
@@ -152,7 +151,7 @@ class Transport:
         self._endpoints.answered(visit)
         return answer
 
-    async def _send(self, visit: Visit, body: bytes) -> Answer:
+    async def _send(self, visit: Visit, body: bytes) -> ModelReply:
         url = visit.endpoint.url.rstrip("/") + "/chat/completions"
         try:
             async with self._session.post(url, data=body, proxy=_proxy(url), allow_redirects=False) as response:
@@ -167,7 +166,7 @@ class Transport:
         if response.status >= 300:
             self._refused(visit, response, received)
         if received is None:
-            return Answer(text="", truncated=True)
+            return ModelReply(text="", truncated=True)
         answer = _read_completion(received, self._limit)
         if answer is None:
             raise _PassingError("server", f"not a chat completion: {self._shown(received)}")
@@ -227,7 +226,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _read_completion(body: bytes, limit: int) -> Answer | None:
+def _read_completion(body: bytes, limit: int) -> ModelReply | None:
     """The answer in a chat completion; None where it is none."""
     try:
         completion = json.loads(body)
@@ -242,4 +241,4 @@ def _read_completion(body: bytes, limit: int) -> Answer | None:
     text = content.rpartition("</think>")[2]  # a server may give thinking in a field of its own: that is not read
     text = text.encode(errors="replace").decode()  # half a surrogate pair could not be written to a file
     truncated = choice.get("finish_reason") == "length" or len(text) > limit
-    return Answer(text=text[:limit], truncated=truncated, **tokens)
+    return ModelReply(text=text[:limit], truncated=truncated, **tokens)

@@ -16,14 +16,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, critics, models, report
+from stepalign import config, models, report
 from stepalign import data as problems
 from stepalign.algorithms.base import Algorithm, StepExamples
-from stepalign.algorithms.grpo import GRPO
-from stepalign.algorithms.self_distillation import SelfDistillation, within
-from stepalign.chat import Chat, load_chat
+from stepalign.algorithms.self_distillation import within
+from stepalign.chat import load_chat
+from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.critics.counts import outcomes
+from stepalign.critics import Critic
+from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.stats import outcomes
 from stepalign.distributed import strategy as distribution
 from stepalign.distributed.process import SINGLE, MainProcessProxy, World, join
 from stepalign.errors import StepalignError
@@ -73,17 +75,21 @@ class Trainer:
         self.chat = load_chat(settings.model)
         self.prompt = SolverPrompt(settings.prompts)
         context_limit = models.context_limit(settings.model)
-        self.method = _method(settings, self.chat, self.prompt, context_limit)
+        self.method: Algorithm[Any] = registry.build(
+            settings.algorithm, recipe=settings, chat=self.chat, prompt=self.prompt, context_limit=context_limit
+        )
         grader = stack.enter_context(Grader(settings.grader))
-        self.critic = (
-            critics.make(_divided(settings.critic, world), grader, settings.folder, self._own_model)
+        self.critic: Critic | None = (
+            registry.build(
+                settings.critic.divided(world.size), grader=grader, folder=settings.folder, own=self._own_model
+            )
             if settings.critic and self.method.needs_critique
             else None
         )
         # The own model cannot draw rollouts and critiques at once; a program answers at once, and in a settled order.
         overlap = settings.training.overlap
-        self._at_once = overlap and not isinstance(settings.critic, config.SelfCriticConfig)
-        served = self.critic is not None and isinstance(settings.critic, config.OpenAICriticConfig)
+        self._at_once = overlap and not (settings.critic and settings.critic.needs_own_model)
+        served = self.critic is not None and settings.critic is not None and settings.critic.is_remote
         self._early = overlap and served and self.method.one_by_one and world.size == 1
         self.train_problems, self.evaluation_problems, dropped = world.on_main(
             lambda: problems.prepare(settings.problems)
@@ -132,8 +138,8 @@ class Trainer:
             self.console.say(f"{settings.folder}: going on from {last.name}")
         self.watch = self._watch(context_limit) if settings.probe else None
 
-    def _own_model(self) -> critics.OwnModel:
-        return critics.OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
+    def _own_model(self) -> OwnModel:
+        return OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -382,19 +388,6 @@ class Trainer:
                 f"problems.train: no problem leaves room for sampling.max_new_tokens = {sampling.max_new_tokens} "
                 f"in the model's context of {limit} tokens"
             )
-
-
-def _method(settings: config.Recipe, chat: Chat, prompt: SolverPrompt, context_limit: int | None) -> Algorithm[Any]:
-    if isinstance(settings.algorithm, config.GRPOConfig):
-        return GRPO(settings, settings.algorithm)
-    return SelfDistillation(chat, prompt, settings, settings.algorithm, context_limit)
-
-
-def _divided(critic: config.AnyCriticConfig, world: World) -> config.AnyCriticConfig:
-    """Each process' part of the requests that may be under way at once."""
-    if not isinstance(critic, config.OpenAICriticConfig):
-        return critic
-    return critic.model_copy(update={"max_concurrency": -(-critic.max_concurrency // world.size)})
 
 
 def _accelerator(settings: config.Recipe) -> Accelerator:
