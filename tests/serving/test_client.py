@@ -197,7 +197,6 @@ def test_text_that_no_file_could_hold_is_mended(tmp_path: Path) -> None:
                 text="a? b", prompt_tokens=11, completion_tokens=7
             )
     assert server.requests[0]["messages"][0]["content"] == "?\ud83d"
-    cache.close()
 
 
 def test_megabytes_end_where_an_answer_ends() -> None:
@@ -296,7 +295,6 @@ def test_when_all_stay_dead_the_run_stops_and_says_how_to_go_on(tmp_path: Path) 
     assert 0.3 <= time.perf_counter() - start < 2
     for part in ("no critic endpoint has answered for 0 s", url, "answers.jsonl", "the same command goes on"):
         assert part in str(error.value)
-    cache.close()
 
 
 # ── the cache ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,7 +308,6 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
         assert len(server.requests) == 2  # equal prompts that are under way are one, too
         ask_all(server.url, ["a"], cache=None)
         assert len(server.requests) == 3
-    cache.close()
 
 
 def test_a_fault_is_not_kept(tmp_path: Path) -> None:
@@ -320,4 +317,3 @@ def test_a_fault_is_not_kept(tmp_path: Path) -> None:
         assert ask_all(server.url, ["a"], cache=cache) == [
             ModelReply(text="fine", prompt_tokens=11, completion_tokens=7)
         ]
-    cache.close()

@@ -1,9 +1,9 @@
 """Critiques by a model: the message, the reading of its reply, validation and retries, for any transport.
 
 One user message: what is the same for every attempt first, then the problem with its reference solution, then the
-rollout, so that a server's prefix cache shares as much as possible. The reply, without its thinking, is read by the mode
-(`schema` for copy, `splice` for splice), checked (`checks`) and validated (`validation`). After a rejection the model
-is asked again, with what was wrong at the message's end.
+rollout, so that a server's prefix cache shares as much as possible. The reply, without its thinking, is read by the
+mode (`schema` for copy, `splice` for splice), checked (`checks`) and validated (`validation`). After a rejection the
+model is asked again, with what was wrong at the message's end.
 """
 
 from dataclasses import dataclass, field, replace
