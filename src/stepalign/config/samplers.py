@@ -15,13 +15,16 @@ class TransformersConfig(Table):
     """Rows decoded together."""
 
 
-class _Guarded(Table):
+class _RemoteConfig(Table):
     tolerance: PositiveFloat | None = None
-    """The largest mean difference (nats a token) between the engine's log-probabilities and the trainer's, checked
-    after every hand-over of an adapter; None is 0.001 for float32 and 0.05 for half precision."""
+    """The largest mean difference (nats a token) between the sampler's log-probabilities and the trainer's, checked
+    whenever an adapter was loaded; None is 0.001 for float32 and 0.05 for half precision."""
+    seeded: bool = True
+    """Each request has a seed of its own, so that equal runs sample equal tokens. False lets vLLM sample a whole batch
+    at once from one generator."""
 
 
-class VllmConfig(_Guarded):
+class VllmConfig(_RemoteConfig):
     """vLLM in the training process, on the same device (the paper's)."""
 
     kind: Literal["vllm"]
@@ -41,7 +44,7 @@ def _listed(found: object) -> object:
     return (found,) if isinstance(found, str) else found
 
 
-class VllmServerConfig(_Guarded):
+class VllmServerConfig(_RemoteConfig):
     """vLLM servers over HTTP, started with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`."""
 
     kind: Literal["vllm-server"]
