@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stepalign import chat as tokens
 from stepalign import config, contexts
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import Critique, Problem, Rollout, Verdict
@@ -27,7 +26,7 @@ Teach = Callable[..., DistillationExample]
 
 @pytest.fixture(scope="module")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(config.ModelConfig(name_or_path=str(tiny_llama)))
+    return load_chat(config.ModelConfig(name_or_path=str(tiny_llama)))
 
 
 @pytest.fixture(scope="module")

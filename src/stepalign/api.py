@@ -12,11 +12,9 @@ from uuid import uuid4
 from accelerate import Accelerator
 from torch.nn import Module
 
-from stepalign import chat as tokens
-from stepalign import config
+from stepalign import config, models
 from stepalign import data as problems
-from stepalign import policy as policies
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.data import selection
 from stepalign.errors import StepalignError
@@ -127,12 +125,12 @@ def select(settings: config.Recipe, out: Path) -> Path:
 @contextmanager
 def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
     """The recipe's solver with any PEFT adapter, or with none."""
-    chat = tokens.load(settings.model)
+    chat = load_chat(settings.model)
     device = Accelerator().device
-    dtype = policies.precision(settings.model.dtype, device)
+    dtype = models.resolve_dtype(settings.model.dtype, device)
 
     def model() -> Module:
-        trained: Module = policies.load_trained(settings.model, adapter, device)
+        trained: Module = models.load_model(settings.model, adapter, device)
         return trained
 
     with ExitStack() as stack:

@@ -219,7 +219,7 @@ def _span(rollout: Rollout, critique: Critique | None, objective: config.Distill
             )
         trace = parse(rollout.text)
         # A critique may find that the final answer is missing: then nothing comes after the error.
-        sections = len(trace.steps) + (trace.answer is not None)
+        sections = len(trace.steps) + (trace.answer_section is not None)
         if critique.first_error is not None and critique.first_error <= sections:
             wrong = trace.section(critique.first_error)
             content = trace.content(wrong)

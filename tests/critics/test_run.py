@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepalign import config, policy
+from stepalign import config, models
 from stepalign.config import Recipe
 from stepalign.critics import run as critiquing
 from stepalign.critics import stats as fidelity
@@ -75,8 +75,8 @@ def test_the_solvers_own_base_is_loaded_once_and_asked(
     planted: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loads = []
-    load_base = policy.load_base
-    monkeypatch.setattr(policy, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
+    load_base = models.load_base
+    monkeypatch.setattr(models, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
     template = tmp_path / "critic.txt"
     template.write_text("{{ attempt }}")
     settings = make_recipe(

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import chat as tokens
-from stepalign import config, policy
-from stepalign.chat import Chat
+from stepalign import config, models
+from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe
 from stepalign.critics import OwnModel, make, schema, splice
 from stepalign.critics.self_critic import SelfCritic
@@ -31,7 +30,7 @@ GOOD = schema.compose("D", VERDICTS, *PARTS)
 
 @pytest.fixture(scope="module")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(config.ModelConfig(name_or_path=str(tiny_llama)))
+    return load_chat(config.ModelConfig(name_or_path=str(tiny_llama)))
 
 
 def attempt(name: str = "r") -> tuple[Problem, Rollout]:
@@ -131,13 +130,13 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loads = []
-    load_base = policy.load_base
+    load_base = models.load_base
 
     def counted(*arguments: object) -> object:
         loads.append(arguments)
         return load_base(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(policy, "load_base", counted)
+    monkeypatch.setattr(models, "load_base", counted)
     template = tmp_path / "critic.txt"
     template.write_text("{{ attempt }}")
     settings = make_recipe(

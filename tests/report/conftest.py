@@ -236,7 +236,7 @@ def build_run_in() -> BuildRun:
                 for one, chance in zip(held_out, difficulty, strict=True)
                 for sample in range(samples)
             ]
-            evaluation = score(rollouts, n=samples, bootstrap=200, seed=seed, step=step)
+            evaluation = score(rollouts, n=samples, resamples=200, seed=seed, step=step)
             write_jsonl(folder / "evaluations" / f"step-{step:06}.jsonl", rollouts)
             write_atomically(folder / "evaluations" / f"step-{step:06}.json", to_json(evaluation) + "\n")
         return folder

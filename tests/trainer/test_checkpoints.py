@@ -11,8 +11,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from stepalign import config
-from stepalign import policy as policies
+from stepalign import config, models
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 from stepalign.trainer import checkpoints
@@ -27,7 +26,7 @@ VIEW = View(prompt_ids=(5, 9, 17), completion_ids=(40, 41, 42, 43), start=0, sto
 def fresh(tiny_llama: Path) -> Fresh:
     def make() -> tuple[Policy, torch.optim.Optimizer]:
         adapter = config.LoraConfig(r=2, target_modules=("q_proj", "down_proj"))
-        policy = policies.load(config.ModelConfig(name_or_path=str(tiny_llama)), adapter, 0, torch.device("cpu"))
+        policy = models.load_policy(config.ModelConfig(name_or_path=str(tiny_llama)), adapter, 0, torch.device("cpu"))
         return policy, torch.optim.AdamW(policy.trainable(), lr=1e-2, weight_decay=0.1)
 
     return make

@@ -103,7 +103,7 @@ class GRPOLoss:
         if not self._settings.kl_coef:
             return None
         # Logits over a temperature are those of hidden states over it.
-        return scores(model.teacher(batch) / self._temperature, model.head, batch.targets).log_probs
+        return scores(model.forward_base(batch) / self._temperature, model.head, batch.targets).log_probs
 
     def loss(
         self,

@@ -20,13 +20,14 @@ from stepalign import config, critics
 from stepalign import data as problems
 from stepalign.console import Console
 from stepalign.critics import stats as fidelity
-from stepalign.critics.benchmark import Estimate, Trial, accuracies, by_kind, judged_outcome, judged_step
+from stepalign.critics.benchmark import Trial, accuracies, by_kind, judged_outcome, judged_step
 from stepalign.critics.journal import answer_all
 from stepalign.critics.replay import ReplayCritic
 from stepalign.critics.stats import FidelityReport, Prices
 from stepalign.critics.validation import CheckedCritic, Rules
 from stepalign.errors import StepalignError
-from stepalign.policy import context_limit
+from stepalign.evaluation.stats import Interval
+from stepalign.models import context_limit
 from stepalign.records import (
     Critique,
     CritiqueFailure,
@@ -108,11 +109,11 @@ class CriticBenchmark:
     """How a critic did on traces whose first error is known, and on natural ones."""
 
     critic: str
-    planted: dict[str, Estimate]
+    planted: dict[str, Interval]
     """`wrong`: first-error accuracy; `right`: accuracy on the correct traces; `F1`: their harmonic mean."""
-    kinds: dict[str, Estimate]
+    kinds: dict[str, Interval]
     """First-error accuracy by kind of slip."""
-    natural: dict[str, Estimate] = Field(default_factory=dict)
+    natural: dict[str, Interval] = Field(default_factory=dict)
     """The same with labels by final answer only: a hit is any error in a wrong one."""
     answers: FidelityReport
     seconds: float | None

@@ -146,7 +146,7 @@ def prefix(trace: Trace, k: int) -> str:
     """
     if not trace.steps:
         return ""
-    if k > len(trace.steps) and trace.answer is None:
+    if k > len(trace.steps) and trace.answer_section is None:
         return trim(trace.text)
     return trim(trace.before(k))
 

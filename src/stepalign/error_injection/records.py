@@ -97,7 +97,7 @@ def critique_of_correct(rollout: Rollout) -> Critique:
 
 
 def _sections(trace: Trace) -> int:
-    return len(trace.steps) + (trace.answer is not None)
+    return len(trace.steps) + (trace.answer_section is not None)
 
 
 def _verdict(slip: PlantedSlip, wrong: Trace, k: int) -> Verdict:

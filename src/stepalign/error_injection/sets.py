@@ -13,10 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stepalign import chat as tokens
 from stepalign import config
 from stepalign import data as problems
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.error_injection import sources
 from stepalign.error_injection.inject import KINDS, NotPlantable, plant
 from stepalign.error_injection.records import as_rollout, critique_of_correct, critique_of_slip
@@ -69,7 +68,7 @@ def plant_set(
     Raises:
         StepalignError: the source is none of these, or nothing could be planted.
     """
-    chat = tokens.load(model)
+    chat = load_chat(model)
     found = plant_all(
         _solutions(source, problems_file, limit),
         chat,

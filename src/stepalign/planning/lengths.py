@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from stepalign import chat as tokens
 from stepalign import config, contexts
 from stepalign import data as problems
+from stepalign.chat import load_chat
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.planning.estimate import Lengths, parts
@@ -39,7 +39,7 @@ def lengths(settings: config.Recipe, *, like: Path | None = None, completion: in
         StepalignError: the problems or the tokenizer are not at hand, or the folder is no run's.
     """
     train, evaluation, _ = problems.prepare(settings.problems)
-    chat, prompt = tokens.load(settings.model), SolverPrompt(settings.prompts)
+    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
     shown = train[:_COUNTED]
 
     def count(texts: Sequence[str]) -> float:

@@ -72,7 +72,7 @@ class Parts:
 def parts(rollout: Rollout, mark: Mark | None) -> Parts:
     """A rollout in parts. A token that reaches over a boundary counts for the step that begins in it."""
     trace = parse(rollout.text)
-    sections = trace.steps if trace.answer is None else (*trace.steps, trace.answer)
+    sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
     starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
     end = len(rollout.completion_ids)
     return Parts(

@@ -149,7 +149,7 @@ def _sections(rollout: Rollout) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     step = 0
     for section in trace.sections:
-        counted = section.kind == "step" or section is trace.answer
+        counted = section.kind == "step" or section is trace.answer_section
         step += counted
         first = bisect_left(rollout.token_starts, section.start)
         label = f"step {step}" if section.kind == "step" else "answer" if section.kind == "answer" else ""

@@ -17,14 +17,12 @@ from typing import Any
 from accelerate import Accelerator
 from pydantic import TypeAdapter, ValidationError
 
-from stepalign import chat as tokens
-from stepalign import config
+from stepalign import config, models
 from stepalign import contexts as designs
 from stepalign import data as problems
-from stepalign import policy as policies
 from stepalign.algorithms.self_distillation import within
 from stepalign.api import solver_on
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.errors import StepalignError
 from stepalign.policy import ADAPTER, Policy
@@ -75,14 +73,13 @@ def probe(
         "limit": limit,
     }
     _claim(out, asked)
-    chat, prompt = tokens.load(settings.model), SolverPrompt(settings.prompts)
+    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
     given = (
         material.read(rollouts, _problems(settings, rollouts)).first(limit)
         if rollouts
         else problems.prepare(settings.problems)[0][:limit]
     )
-    policy = Policy(policies.load_trained(settings.model, adapter, Accelerator().device)).eval()
-    policies.check_head(policy)
+    policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
     with Console() as console:
         shown = _shown(settings, out, given, chat, policy, adapter, console)
         kept = _kept(out / "credits.jsonl")
@@ -91,7 +88,7 @@ def probe(
             chat,
             prompt.before,
             chosen,
-            within(settings.teacher, policies.context_limit(settings.model)),
+            within(settings.teacher, models.context_limit(settings.model)),
             top=top,
         )
         views, said = len(shown.rollouts) * len(chosen), 0

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation import metrics
+from stepalign.evaluation import credit_measures, metrics
+from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.probing.folder import Measures, read_measures
 from stepalign.records import Answer, Critique, CritiqueFailure, Problem, Rollout, read_jsonl
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
@@ -41,7 +41,7 @@ class Run:
     """The last line of `timeline.jsonl`: when each stage of that step ran."""
     evaluations: list[Evaluation]
     """In the order of their steps."""
-    probes: list[tuple[int, Measures]]
+    probes: list[tuple[int, CreditMeasures]]
     """What the run's probe measured, by step."""
     examples_step: int | None
     """The optimizer step that `examples` are from: the last one with rollouts."""
@@ -72,7 +72,7 @@ def read(folder: Path) -> Run:
         timeline=next(reversed(_steps(folder / "timeline.jsonl")), {}),
         evaluations=[metrics.read(path) for path in sorted((folder / "evaluations").glob("step-*.json"))],
         probes=[
-            (int(path.stem.removeprefix("step-")), read_measures(path))
+            (int(path.stem.removeprefix("step-")), credit_measures.read(path))
             for path in sorted((folder / "probe").glob("step-*.json"))
         ],
         examples_step=step,

@@ -16,13 +16,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import chat as tokens
-from stepalign import config, critics, report
+from stepalign import config, critics, models, report
 from stepalign import data as problems
-from stepalign import policy as policies
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.grpo import GRPO
 from stepalign.algorithms.self_distillation import SelfDistillation, within
+from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.critics.counts import outcomes
 from stepalign.distributed import strategy as distribution
@@ -71,9 +70,9 @@ class Trainer:
     def __init__(self, settings: config.Recipe, run: Run, stack: ExitStack, world: World = SINGLE) -> None:
         self.settings, self.run, self.world = settings, run, world
         # All that can be wrong with a recipe shows before the weights are loaded.
-        self.chat = tokens.load(settings.model)
+        self.chat = load_chat(settings.model)
         self.prompt = SolverPrompt(settings.prompts)
-        context_limit = policies.context_limit(settings.model)
+        context_limit = models.context_limit(settings.model)
         self.method = _method(settings, self.chat, self.prompt, context_limit)
         grader = stack.enter_context(Grader(settings.grader))
         self.critic = (
@@ -98,7 +97,7 @@ class Trainer:
                 "`stepalign probe`"
             )
         self.accelerator = _accelerator(settings)
-        self.policy = policies.load(settings.model, settings.lora, settings.seed, self.accelerator.device)
+        self.policy = models.load_policy(settings.model, settings.lora, settings.seed, self.accelerator.device)
         sampler = samplers.make(
             settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
@@ -134,7 +133,7 @@ class Trainer:
         self.watch = self._watch(context_limit) if settings.probe else None
 
     def _own_model(self) -> critics.OwnModel:
-        return critics.OwnModel(self.chat, self.solver.sampler, policies.context_limit(self.settings.model))
+        return critics.OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -385,9 +384,7 @@ class Trainer:
             )
 
 
-def _method(
-    settings: config.Recipe, chat: tokens.Chat, prompt: SolverPrompt, context_limit: int | None
-) -> Algorithm[Any]:
+def _method(settings: config.Recipe, chat: Chat, prompt: SolverPrompt, context_limit: int | None) -> Algorithm[Any]:
     if isinstance(settings.algorithm, config.GRPOConfig):
         return GRPO(settings, settings.algorithm)
     return SelfDistillation(chat, prompt, settings, settings.algorithm, context_limit)
