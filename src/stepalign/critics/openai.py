@@ -1,7 +1,7 @@
 """A critic behind OpenAI-compatible endpoints: vLLM, SGLang, llama.cpp, a hosted model (the paper's is QwQ-32B).
 
 What is asked and what becomes of the answers is the `dialogue`'s business. It is done in a thread with its own event
-loop, between the requests (`chat_completions`), and answers that only computer algebra can compare in further threads, so
+loop, between the requests, and answers that only computer algebra can compare in further threads, so
 that neither a hanging comparison nor a busy caller keeps the servers waiting. What fails for good is a
 `CritiqueFailure` whose reason is a check's name, `parse`, `truncated`, `timeout`, `server` or `refused`.
 """

@@ -1,4 +1,4 @@
-"""From a recipe's `[sampler]` to a sampler."""
+"""Construction of the sampler that a recipe names."""
 
 from collections.abc import Callable
 
@@ -18,27 +18,27 @@ def make(
     eos_ids: frozenset[int],
     world: World = SINGLE,
 ) -> Sampler:
-    """The sampler that a recipe names.
+    """Build the sampler that a recipe names.
 
     Args:
         settings: sampler, model, adapter and seed are used.
-        load: gives the training model, which `transformers` samples from as it is.
+        load: returns the training model, from which `transformers` samples.
         dtype: the training model's.
-        eos_ids: what ends a completion.
+        eos_ids: the tokens that end a completion.
         world: the processes that sample.
 
     Raises:
-        StepalignError: an engine is not installed or cannot run the model.
+        StepalignError: vLLM is not installed or cannot run the model.
     """
-    chosen = settings.sampler
-    match chosen:
+    sampler = settings.sampler
+    match sampler:
         case config.TransformersConfig():
-            return TransformersSampler(load(), eos_ids=eos_ids, batch_size=chosen.max_num_seqs)
+            return TransformersSampler(load(), eos_ids=eos_ids, batch_size=sampler.max_num_seqs)
         case config.VllmConfig():
             from stepalign.rollouts.vllm import VllmSampler
 
             return VllmSampler(
-                chosen,
+                sampler,
                 settings.model,
                 dtype=str(dtype).removeprefix("torch."),
                 rank=settings.lora.r,
@@ -49,6 +49,6 @@ def make(
         case config.VllmServerConfig():
             from stepalign.rollouts.vllm_server import ServerSampler
 
-            concurrency = -(-chosen.max_num_seqs // world.size)
-            name = chosen.model or settings.model.location
-            return ServerSampler(chosen, name, eos_ids=eos_ids, concurrency=concurrency)
+            concurrency = -(-sampler.max_num_seqs // world.size)
+            name = sampler.model or settings.model.location
+            return ServerSampler(sampler, name, eos_ids=eos_ids, concurrency=concurrency)

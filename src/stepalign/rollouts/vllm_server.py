@@ -154,9 +154,7 @@ class ServerSampler:
 
     # ── in the event loop's thread ────────────────────────────────────────────────────────────────────────────
 
-    async def _sample(
-        self, request: Request, sampling: config.SamplingConfig, adapter: str | None
-    ) -> Completion:
+    async def _sample(self, request: Request, sampling: config.SamplingConfig, adapter: str | None) -> Completion:
         body = {
             "model": self._name(adapter),
             "prompt": list(request.prompt_ids),

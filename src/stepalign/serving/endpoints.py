@@ -3,8 +3,8 @@
 The endpoint with the fewest requests under way takes the next one. An endpoint is *down* when it cannot be connected
 to, or when `failures` different requests have failed there with no success between. It cools down, then the next
 request tries it: a success ends the outage, a failure doubles the cooldown. While all endpoints are down, requests
-wait; after `max_outage_s` they raise an error. An endpoint that asks for a pause (`Retry-After`) gets no request until
-the pause is over.
+wait; after `max_outage_s` they raise an error, unless a trial is still under way. An endpoint that asks for a pause
+(`Retry-After`) gets no request until the pause is over.
 """
 
 import asyncio
@@ -45,6 +45,8 @@ class Endpoint:
     url: str
     in_flight: int = 0
     not_before: float = 0.0
+    trials: int = 0
+    """Requests under way that find out if it is still down."""
     trial_until: float = 0.0
     """No other request is sent to an endpoint that is down, until its trial is over or this time has come."""
     down: bool = False
@@ -125,17 +127,19 @@ class Endpoints:
                 await self._wait(until - now)
                 continue
             stop_at = self._all_down_since + self._max_outage_s
-            if now >= stop_at:
+            trying = any(endpoint.trials for endpoint in self._all)  # an answer may take longer than an outage may
+            if now >= stop_at and not trying:
                 self._stop(now)
             remaining = None if limit.when() is None else limit.when() - now  # type: ignore[operator]
             limit.reschedule(None)
-            await self._wait(min(until, stop_at) - now)
+            await self._wait((until if trying else min(until, stop_at)) - now)
             if remaining is not None:
                 limit.reschedule(asyncio.get_running_loop().time() + remaining)
 
     def lease_at(self, endpoint: Endpoint) -> Lease:
         """Take a place at this endpoint, whatever its state."""
         endpoint.in_flight += 1
+        endpoint.trials += endpoint.down
         if endpoint.down:
             endpoint.trial_until = asyncio.get_running_loop().time() + self._trial_s
         return Lease(endpoint, endpoint.down)
@@ -164,9 +168,7 @@ class Endpoints:
                 log.warning("%s: %s gets no requests for a while: %s", self._name, endpoint.url, error)
                 if self.all_down:
                     self._all_down_since = now
-                    log.warning(
-                        "%s: no endpoint answers; waiting up to %g s for one", self._name, self._max_outage_s
-                    )
+                    log.warning("%s: no endpoint answers; waiting up to %g s for one", self._name, self._max_outage_s)
         self.release(lease)
 
     def rate_limited(self, lease: Lease, pause_s: float) -> None:
@@ -180,6 +182,7 @@ class Endpoints:
         """Give the place back."""
         lease.endpoint.in_flight -= 1
         if lease.is_trial:
+            lease.endpoint.trials -= 1
             lease.endpoint.trial_until = 0.0
         self._changed.set()
         self._changed = asyncio.Event()

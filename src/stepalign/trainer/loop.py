@@ -102,14 +102,14 @@ class Trainer:
             settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
         self.solver = Solver(self.chat, sampler, grader, self.prompt, world)
-        probes = [
+        texts = (
             (
-                *self.solver.prompt_ids(p, thinking=settings.sampling.enable_thinking),
-                *self.chat.encode_text(p.solution or p.answer),
+                *self.solver.prompt_ids(problem, thinking=settings.sampling.enable_thinking),
+                *self.chat.encode_text(problem.solution or problem.answer),
             )
-            for p in self.train_problems[:4]
-        ]
-        self.weight_sync = WeightSync(sampler, self.policy, settings, probes, world)
+            for problem in self.train_problems
+        )
+        self.weight_sync = WeightSync(sampler, self.policy, settings, texts, world)
         stack.callback(self.weight_sync.close)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -316,7 +316,7 @@ class Trainer:
                 answering.add(rollout)
                 advance(len(rollout.completion_ids))
 
-            rollouts = self.solver.attempt(
+            rollouts = self.solver.generate_rollouts(
                 batch,
                 training.num_generations,
                 self.settings.sampling,
@@ -324,8 +324,8 @@ class Trainer:
                 policy_step=self.step,
                 seed=derive_seed(self.settings.seed, "rollouts", step),
                 prefix=f"step-{step:06d}",
-                done=done,
-                graded=answering.graded,
+                on_rollout=done,
+                grade=answering.graded,
             )
         self.run.keep_rollouts(step, rollouts)
         return rollouts
@@ -358,7 +358,7 @@ class Trainer:
             "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
             **learnt,
             **progress.measured(rollouts),
-            **({} if self.weight_sync.difference is None else {"handover_difference": self.weight_sync.difference}),
+            **self.weight_sync.metrics,
         }
         self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
