@@ -20,9 +20,10 @@ from stepalign.data import selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import judge
+from stepalign.io import to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem, Rollout, to_json, write_atomically, write_jsonl
+from stepalign.records import Problem, Rollout
 from stepalign.rewards.math import Grader
 from stepalign.rollouts import AdapterVersion, RemoteSampler
 from stepalign.rollouts import build as samplers

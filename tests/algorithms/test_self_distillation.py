@@ -43,7 +43,7 @@ def rollout(chat: Chat, number: int = 0) -> Rollout:
         text=text,
         token_starts=starts,
         finish="stop",
-        grade=Grade(correct=False, outcome="wrong", answer="10"),
+        grade=Grade(correct=False, outcome="wrong", final_answer="10"),
     )
 
 

@@ -15,7 +15,8 @@ from stepalign.critics import stats as fidelity
 from stepalign.critics.stats import Prices
 from stepalign.error_injection.sets import plant_set
 from stepalign.errors import StepalignError
-from stepalign.records import Answer, Critique, Problem, Rollout, read_jsonl, write_jsonl
+from stepalign.io import read_jsonl, write_jsonl
+from stepalign.records import CriticResult, Critique, Problem, Rollout
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -52,7 +53,7 @@ def test_critiquing_a_runs_rollouts_gives_the_runs_critiques(finished_run: Recip
     rollouts = finished_run.folder / "rollouts" / "step-000002.jsonl"
     out = tmp_path / "critiques.jsonl"
     answers = critiquing.critique(finished_run, rollouts, out)
-    assert read_jsonl(out, Answer) == answers  # type: ignore[arg-type]
+    assert read_jsonl(out, CriticResult) == answers  # type: ignore[arg-type]
     assert untimed(out) == untimed(finished_run.folder / "critiques" / "step-000002.jsonl")
 
 

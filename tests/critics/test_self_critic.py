@@ -11,7 +11,8 @@ from stepalign.config import Recipe
 from stepalign.critics import OwnModel, make, schema, splice
 from stepalign.critics.self_critic import SelfCritic
 from stepalign.errors import StepalignError
-from stepalign.records import Answer, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict, read_jsonl
+from stepalign.io import read_jsonl
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
 from stepalign.rewards.math import Grader
 from stepalign.rollouts import Completion, Request
 from stepalign.trace import parse
@@ -150,7 +151,7 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     train(settings)
     assert len(loads) == 1
     path = settings.folder / "critiques" / "step-000001.jsonl"
-    found: list[Critique | CritiqueFailure] = read_jsonl(path, Answer)  # type: ignore[arg-type]
+    found: list[Critique | CritiqueFailure] = read_jsonl(path, CriticResult)  # type: ignore[arg-type]
     assert len(found) == 4
     assert {answer.critic for answer in found} == {"self"}
     assert all(answer.completion_tokens for answer in found)

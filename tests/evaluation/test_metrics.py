@@ -8,7 +8,8 @@ import pytest
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.evaluation.metrics import majority, pass_at, score
-from stepalign.records import Grade, Rollout, to_json, write_atomically
+from stepalign.io import to_json, write_atomically
+from stepalign.records import Grade, Rollout
 
 FORMATTED = "### Step 1: Add\n2 + 2 = 4\n\n### Final Answer:\n\\boxed{4}\n"
 
@@ -23,7 +24,7 @@ def rollout(problem: str, sample: int, answer: str, *, truth: str = "4", tokens:
         "token_starts": (0,) * tokens,
         "text": FORMATTED,
         "finish": "stop",
-        "grade": Grade(correct=answer == truth, outcome=outcome, answer=answer),
+        "grade": Grade(correct=answer == truth, outcome=outcome, final_answer=answer),
     }
     return Rollout(**(values | fields))  # type: ignore[arg-type]
 

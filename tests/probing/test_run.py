@@ -15,11 +15,12 @@ from stepalign import config
 from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl, write_jsonl
 from stepalign.probing import folder
 from stepalign.probing.credit import Crediting
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
-from stepalign.records import Credit, Rollout, read_jsonl, write_jsonl
+from stepalign.records import Credit, Rollout
 
 MakeRecipe = Callable[..., Recipe]
 CONTEXTS = ("refsol", "stepalign", "quoted", "verdicts")

@@ -10,18 +10,8 @@ import pytest
 
 from stepalign import config
 from stepalign.evaluation.metrics import score
-from stepalign.records import (
-    Critique,
-    CritiqueFailure,
-    Grade,
-    Problem,
-    Rollout,
-    Verdict,
-    to_json,
-    write_atomically,
-    write_json,
-    write_jsonl,
-)
+from stepalign.io import to_json, write_atomically, write_json, write_jsonl
+from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
 
 BuildRun = Callable[..., Path]
 
@@ -67,7 +57,7 @@ def rollout(problem: Problem, sample: int, *, right: bool, step: int, prefix: st
         token_starts=starts,
         finish="length" if cut else "stop",
         policy_step=step,
-        grade=Grade(correct=right, outcome=outcome, answer=answer),
+        grade=Grade(correct=right, outcome=outcome, final_answer=answer),
     )
 
 

@@ -135,3 +135,18 @@ def test_a_file_where_the_folder_should_be_is_an_error(fresh: Fresh, tmp_path: P
     (tmp_path / "checkpoints").write_text("not a folder")
     with pytest.raises(StepalignError, match="could not be written"):
         checkpoints.save(tmp_path / "checkpoints", *fresh(), 1)
+
+
+def test_a_checkpoint_is_on_the_disk_before_and_after_its_rename(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def record(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr("os.fsync", record)
+    folder = checkpoints.save(tmp_path, *fresh(), 3)
+    temporary = str(tmp_path / ".step-000003.tmp")
+    assert sorted(synced[:-2]) == sorted(f"{temporary}/{path.name}" for path in folder.iterdir())
+    assert synced[-2:] == [temporary, str(tmp_path)]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.rollouts.served import BASE, Served, serve
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -25,6 +24,7 @@ from stepalign.trainer.loop import Trainer
 from stepalign.trainer.run_folder import Run
 from stepalign.trainer.weight_sync import NotSyncedError, check_synced, log_probs, sampler_mismatch
 from stepalign.views import View
+from tests.rollouts.served import BASE, Served, serve
 
 MakeRecipe = Callable[..., Recipe]
 

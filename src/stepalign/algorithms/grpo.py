@@ -48,6 +48,11 @@ class GRPO:
         self._settings, self._objective = settings, objective
         self.num_iterations = objective.num_iterations
 
+    @classmethod
+    def from_config(cls, settings: config.GRPOConfig, *, recipe: config.Recipe, **_: object) -> "GRPO":
+        """Build the algorithm of a recipe."""
+        return cls(recipe, settings)
+
     def check(self, problems: Sequence[Problem]) -> None:
         """Nothing is asked of problems but an answer, which all have."""
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -27,21 +28,13 @@ from stepalign.critics.stats import FidelityReport, Prices
 from stepalign.critics.validation import CheckedCritic, Rules
 from stepalign.errors import StepalignError
 from stepalign.evaluation.stats import Interval
+from stepalign.io import read_jsonl, to_json, write_atomically
 from stepalign.models import context_limit
-from stepalign.records import (
-    Critique,
-    CritiqueFailure,
-    PlantedSlip,
-    Problem,
-    R,
-    Rollout,
-    read_jsonl,
-    to_json,
-    write_atomically,
-)
+from stepalign.records import Critique, CritiqueFailure, PlantedSlip, Problem, Rollout
 from stepalign.rewards.math import Grader
 
 Attempts = list[tuple[Problem, Rollout]]
+T = TypeVar("T")
 
 
 def critique(
@@ -181,14 +174,14 @@ def table(found: CriticBenchmark) -> str:
     return "\n".join([*lines, "", fidelity.table(found.answers)])
 
 
-def _spaced(records: Sequence[R], limit: int | None) -> list[R]:
+def _spaced(records: Sequence[T], limit: int | None) -> list[T]:
     """At most `limit` of them, evenly spaced."""
     if limit is None or limit >= len(records):
         return list(records)
     return [records[place * len(records) // limit] for place in range(limit)]
 
 
-def _critic_of(settings: config.Recipe) -> config.AnyCriticConfig:
+def _critic_of(settings: config.Recipe) -> config.CriticConfig:
     if settings.critic is None:
         raise StepalignError("the recipe has no [critic]")
     return settings.critic

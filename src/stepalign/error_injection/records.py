@@ -57,7 +57,7 @@ def as_rollout(
         grade=Grade(
             correct=correct,
             outcome="correct" if correct else "wrong" if boxes else "missing",
-            answer=problem.answer if correct else "".join(boxes[-1:]),
+            final_answer=problem.answer if correct else "".join(boxes[-1:]),
         ),
     )
 

@@ -21,8 +21,9 @@ from stepalign.error_injection.inject import KINDS, NotPlantable, plant
 from stepalign.error_injection.records import as_rollout, critique_of_correct, critique_of_slip
 from stepalign.error_injection.sources import Solution
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl, write_json, write_jsonl
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Critique, PlantedSlip, Problem, Rollout, SlipKind, read_jsonl, write_json, write_jsonl
+from stepalign.records import Critique, PlantedSlip, Problem, Rollout, SlipKind
 
 SYMBOLIC = "gsm_symbolic"
 

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from stepalign.errors import StepalignError
 from stepalign.evaluation.stats import Interval
-from stepalign.records import explain
+from stepalign.io import explain
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

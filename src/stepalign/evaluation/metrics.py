@@ -21,7 +21,8 @@ from pydantic.dataclasses import dataclass
 from stepalign import trace as traces
 from stepalign.errors import StepalignError
 from stepalign.evaluation.stats import Interval, bootstrap
-from stepalign.records import Grade, Rollout, Text, explain
+from stepalign.io import explain
+from stepalign.records import Grade, Rollout, Text
 
 Metric = Literal["avg", "maj", "pass", "length", "formatted", "truncated"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -137,12 +138,12 @@ def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, ste
 def majority(grades: Sequence[Grade]) -> tuple[float, bool]:
     """Whether the answer with the most votes is right, and whether several answers have the most votes.
 
-    Votes are counted by `Grade.answer`. A missing answer does not vote; without any vote the majority is
+    Votes are counted by `Grade.final_answer`. A missing answer does not vote; without any vote the majority is
     wrong. Of tied answers one is taken at random, so the value expected is the share of them that are
     right. An answer is right if a sample that gave it was graded correct.
     """
-    votes = Counter(grade.answer for grade in grades if grade.answer)
-    right = {grade.answer for grade in grades if grade.correct}
+    votes = Counter(grade.final_answer for grade in grades if grade.final_answer)
+    right = {grade.final_answer for grade in grades if grade.correct}
     most = max(votes.values(), default=0)
     tied = [answer for answer, count in votes.items() if count == most]
     return (sum(answer in right for answer in tied) / len(tied) if tied else 0.0), len(tied) > 1

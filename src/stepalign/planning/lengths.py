@@ -11,9 +11,10 @@ from stepalign import data as problems
 from stepalign.chat import load_chat
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
+from stepalign.io import read_jsonl
 from stepalign.planning.estimate import Lengths, parts
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Rollout, read_jsonl
+from stepalign.records import Rollout
 
 _COUNTED = 64
 """Problems whose prompts and solutions are counted."""

@@ -15,13 +15,14 @@ from stepalign.console import Console
 from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.io import read_jsonl, write_json, write_jsonl
 from stepalign.policy import Policy
 from stepalign.probing import inputs as material
 from stepalign.probing.credit import Crediting
 from stepalign.probing.gathering import drawn, settled
 from stepalign.probing.logprobs import look
 from stepalign.probing.measures import measure
-from stepalign.records import Credit, Problem, read_jsonl, write_json, write_jsonl
+from stepalign.records import Credit, Problem
 from stepalign.rollouts.generate import Solver
 from stepalign.views import View
 

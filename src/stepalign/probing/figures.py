@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from stepalign.evaluation.stats import Interval
+from stepalign.io import write_atomically
 from stepalign.probing.error_spans import Parts, parts
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import of_rollout
 from stepalign.probing.positions import BINS, by_position
-from stepalign.records import write_atomically
 from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, inline, printable, vector
 
 PLUS, MINUS = COLOURS[0], COLOURS[1]

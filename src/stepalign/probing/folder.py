@@ -16,20 +16,9 @@ from pydantic.dataclasses import dataclass
 from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.io import explain, read_jsonl, write_json, write_jsonl
 from stepalign.probing.error_spans import parts
-from stepalign.records import (
-    Answer,
-    Credit,
-    Critique,
-    CritiqueFailure,
-    Mark,
-    Problem,
-    Rollout,
-    explain,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
+from stepalign.records import Credit, CriticResult, Critique, CritiqueFailure, Mark, Problem, Rollout
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +32,7 @@ class Probe:
 
     problems: tuple[Problem, ...]
     rollouts: tuple[Rollout, ...]
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[CriticResult, ...] = ()
     """The critiques that the contexts show, and where there are none, why."""
     marks: tuple[Mark, ...] = ()
     """At most one a rollout; none where it is right, or nobody knows where it goes wrong."""
@@ -100,7 +89,7 @@ def read(folder: Path) -> Probe:
     Raises:
         StepalignError: naming file, line and key where something is missing or not what it should be.
     """
-    answers: list[Critique | CritiqueFailure] = read_jsonl(folder / "critiques.jsonl", Answer)  # type: ignore[arg-type]
+    answers: list[Critique | CritiqueFailure] = read_jsonl(folder / "critiques.jsonl", CriticResult)  # type: ignore[arg-type]
     return Probe(
         problems=tuple(read_jsonl(folder / "problems.jsonl", Problem)),
         rollouts=tuple(read_jsonl(folder / "rollouts.jsonl", Rollout)),

@@ -25,6 +25,7 @@ from stepalign.api import solver_on
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.errors import StepalignError
+from stepalign.io import differences, to_json, write_json
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, page
 from stepalign.probing import inputs as material
@@ -34,7 +35,7 @@ from stepalign.probing.gathering import drawn, settled
 from stepalign.probing.inputs import Material
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Credit, Problem, Rollout, to_json, write_json
+from stepalign.records import Credit, Problem, Rollout
 from stepalign.trainer.run_folder import manifest
 
 
@@ -198,7 +199,7 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
         shared = before["contexts"].keys() & asked["contexts"].keys()
         for one in (before := dict(before), mine := dict(asked)):
             one["contexts"] = {name: one["contexts"][name] for name in shared}
-        if different := config.differences(before, mine):
+        if different := differences(before, mine):
             raise StepalignError(
                 f"{out} holds another probe; what differs:\n  " + "\n  ".join(different) + "\n"
                 "Choose another folder with --out, or delete that one."

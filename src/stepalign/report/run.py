@@ -12,7 +12,8 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures, metrics
 from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.records import Answer, Critique, CritiqueFailure, Problem, Rollout, read_jsonl
+from stepalign.io import read_jsonl
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
 
@@ -120,7 +121,7 @@ def _examples(folder: Path) -> tuple[int | None, list[Example]]:
         return None, []
     last = files[-1]
     problems = {problem.id: problem for problem in _records(folder / "problems" / "train.jsonl", Problem)}
-    answers: list[Critique | CritiqueFailure] = _records(folder / "critiques" / last.name, Answer)
+    answers: list[Critique | CritiqueFailure] = _records(folder / "critiques" / last.name, CriticResult)
     by_rollout = {answer.rollout_id: answer for answer in answers}
     examples = [
         Example(problems.get(rollout.problem_id), rollout, by_rollout.get(rollout.id))

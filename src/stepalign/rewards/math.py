@@ -103,7 +103,7 @@ class Grader:
                 raise StepalignError(f"rollout {rollout.id}: there is no problem {rollout.problem_id!r}")
             tasks.append((problems[rollout.problem_id].answer, final_answers(rollout.text)))
         return [
-            replace(rollout, grade=Grade(correct=outcome == "correct", outcome=outcome, answer=answer))
+            replace(rollout, grade=Grade(correct=outcome == "correct", outcome=outcome, final_answer=answer))
             for rollout, (outcome, answer) in zip(rollouts, self._replies(tasks), strict=True)
         ]
 

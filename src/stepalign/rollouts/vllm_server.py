@@ -19,6 +19,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from stepalign import config
+from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
@@ -81,6 +82,20 @@ class ServerSampler:
         self._thread = Thread(target=self._loop.run_forever, name="sampler", daemon=True)
         self._thread.start()
         self._run(self._client.__aenter__())
+
+    @classmethod
+    def from_config(
+        cls,
+        settings: config.VllmServerConfig,
+        *,
+        model: config.ModelConfig,
+        eos_ids: frozenset[int],
+        world: World,
+        **_: object,
+    ) -> "ServerSampler":
+        """Build the sampler of a recipe; the processes share `max_num_seqs`."""
+        concurrency = -(-settings.max_num_seqs // world.size)
+        return cls(settings, settings.model or model.location, eos_ids=eos_ids, concurrency=concurrency)
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
