@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl
 from stepalign.policy import Policy
-from stepalign.records import Rollout, read_jsonl
+from stepalign.records import Rollout
 from stepalign.rollouts import Request
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts import vllm_server as servers
