@@ -24,8 +24,8 @@ from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics.counts import outcomes
-from stepalign.distributed import strategy as distribution
-from stepalign.distributed.process import SINGLE, MainProcessProxy, World, join
+from stepalign.distributed.process import SINGLE, MainProcessProxy, World, init_world
+from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import judge
@@ -53,7 +53,7 @@ def train(settings: config.Recipe) -> Path:
         StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
             computed up to then is in the run's folder.
     """
-    world = join(settings.distributed)
+    world = init_world(settings.distributed.num_processes)
     with ExitStack() as stack:
         run = Run(settings) if world.size == 1 else cast(Run, MainProcessProxy(world, lambda: Run(settings)))
         stack.callback(run.close)
@@ -99,7 +99,14 @@ class Trainer:
                 "`stepalign probe`"
             )
         self.accelerator = _accelerator(settings)
-        self.policy = models.load_policy(settings.model, settings.lora, settings.seed, self.accelerator.device)
+        self.engine = build_strategy(settings.distributed, world, self.accelerator.device)
+        self.policy = models.load_policy(
+            settings.model,
+            settings.lora,
+            settings.seed,
+            self.accelerator.device,
+            load_device=self.engine.load_device,
+        )
         sampler = samplers.make(
             settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
@@ -120,10 +127,7 @@ class Trainer:
         last = world.on_main(lambda: checkpoints.latest(settings.folder / "checkpoints"))
         self.step = checkpoints.load(last, self.policy, self.optimizer) if last else 0
         run.forget_metrics_after(self.step)
-        world.assert_same(
-            "model or adapter", distribution.fingerprint([self.policy.head[:64], *self.policy.trainable()])
-        )
-        self.engine = distribution.make(settings.distributed, world, self.accelerator.device)
+        world.assert_same("model or adapter", fingerprint([self.policy.head[:64], *self.policy.trainable()]))
         self.optimizer = self.engine.prepare(self.policy, self.optimizer)
         self.console = stack.enter_context(Console(settings.training.max_steps, self.step, quiet=not world.is_main))
         if world.size > 1:
@@ -159,7 +163,10 @@ class Trainer:
             tracker.finish()
 
     def _checkpoint(self) -> None:
-        folder, optimizer = self.settings.folder / "checkpoints", self.engine.whole(self.policy, self.optimizer)
+        folder, optimizer = (
+            self.settings.folder / "checkpoints",
+            self.engine.full_optimizer_state(self.policy, self.optimizer),
+        )
         self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
 
     def learn_from(self, batch: Sequence[Problem]) -> None:
