@@ -34,7 +34,7 @@ from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.rollouts import AdapterVersion, Engine
+from stepalign.rollouts import AdapterVersion, RemoteSampler
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
@@ -49,7 +49,7 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
         Console() as console,
         console.stage("sample", len(train_problems) * samples) as advance,
     ):
-        rollouts = solve.attempt(
+        rollouts = solve.generate_rollouts(
             train_problems,
             samples,
             settings.sampling,
@@ -57,7 +57,7 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
             policy_step=0,
             seed=derive_seed(settings.seed, "rollouts", 0),
             prefix="sample",
-            done=lambda _: advance(1),
+            on_rollout=lambda _: advance(1),
         )
     write_jsonl(out, rollouts)
     return rollouts
@@ -101,7 +101,7 @@ def select(settings: config.Recipe, out: Path) -> Path:
     ):
 
         def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
-            return solve.attempt(
+            return solve.generate_rollouts(
                 batch,
                 settings.selection.num_attempts,
                 settings.sampling,
@@ -247,7 +247,7 @@ def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
 
     with ExitStack() as stack:
         sampler = samplers.make(settings, model, dtype, eos_ids=chat.eos_ids)
-        if isinstance(sampler, Engine):
+        if isinstance(sampler, RemoteSampler):
             stack.callback(sampler.close)
             if adapter is not None:
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))

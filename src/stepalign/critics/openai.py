@@ -19,12 +19,13 @@ from typing import Any, Self
 from stepalign import config
 from stepalign.critics import splice
 from stepalign.critics.cache import ReplyCache
+from stepalign.critics.chat_completions import ChatCompletions
 from stepalign.critics.llm import CritiqueWriter, PendingCritique
 from stepalign.critics.validation import Rejection
-from stepalign.errors import StepalignError
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.serving.client import Transport, UnansweredError
+from stepalign.serving.client import UnansweredError
+from stepalign.serving.endpoints import check_urls
 
 CACHE = "critic-cache.jsonl"
 """The cache's file in a run's folder."""
@@ -41,9 +42,7 @@ class OpenAICritic:
         Raises:
             StepalignError: a base URL is none, or there is no such template.
         """
-        for url in settings.base_url:
-            if not url.startswith(("http://", "https://")):
-                raise StepalignError(f"critic.base_url: a URL like http://localhost:8000/v1 is wanted, found {url!r}")
+        check_urls("critic.base_url", settings.base_url)
         self.name = settings.model
         self._settings = settings
         self._writer = CritiqueWriter(settings.model, settings, grader)
@@ -91,7 +90,7 @@ class OpenAICritic:
         }
         return request | self._format
 
-    async def _critique(self, pending: PendingCritique, transport: Transport, room: asyncio.Semaphore) -> _Result:
+    async def _critique(self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore) -> _Result:
         """Ask until a reply is accepted, or no further one may be asked for."""
         result: _Result | None = None
         while result is None:
@@ -99,7 +98,7 @@ class OpenAICritic:
                 async with room:
                     if not pending.rejections:
                         pending.start = perf_counter()
-                    reply = await transport.ask(self._request(pending))
+                    reply = await server.ask(self._request(pending))
             except UnansweredError as error:
                 return self._writer.finish(pending, Rejection(reason=error.reason, detail=error.detail))
             await asyncio.sleep(0)  # the next request is sent before this reply is read
@@ -118,17 +117,17 @@ class OpenAICritic:
         results: SimpleQueue[_Result | BaseException] = SimpleQueue()
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = ReplyCache(self._cache_path) if self._cache_path else None
-        transport = Transport(self._settings, key, cache)
+        server = ChatCompletions(self._settings, key, cache)
         room = asyncio.Semaphore(self._settings.max_concurrency)
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         thread.start()
-        asyncio.run_coroutine_threadsafe(transport.__aenter__(), loop).result()
+        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
         tasks: set[asyncio.Task[None]] = set()
 
         async def put(pending: PendingCritique) -> None:
             try:
-                results.put(await self._critique(pending, transport, room))
+                results.put(await self._critique(pending, server, room))
             except Exception as error:  # raised again in the caller's thread
                 results.put(error)
 
@@ -141,7 +140,7 @@ class OpenAICritic:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await transport.__aexit__(None, None, None)
+            await server.__aexit__(None, None, None)
             await loop.shutdown_default_executor()
 
         try:
