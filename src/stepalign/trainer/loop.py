@@ -16,14 +16,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, critics, models, report
+from stepalign import config, models, report
 from stepalign import data as problems
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.self_distillation import within
 from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.critics.counts import outcomes
+from stepalign.critics import Critic
+from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.stats import outcomes
 from stepalign.distributed.process import SINGLE, MainProcessProxy, World, init_world
 from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
@@ -77,8 +79,10 @@ class Trainer:
             settings.algorithm, recipe=settings, chat=self.chat, prompt=self.prompt, context_limit=context_limit
         )
         grader = stack.enter_context(Grader(settings.grader))
-        self.critic = (
-            critics.make(settings.critic.divided(world.size), grader, settings.folder, self._own_model)
+        self.critic: Critic | None = (
+            registry.build(
+                settings.critic.divided(world.size), grader=grader, folder=settings.folder, own=self._own_model
+            )
             if settings.critic and self.method.needs_critique
             else None
         )
@@ -111,14 +115,14 @@ class Trainer:
             settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
         self.solver = Solver(self.chat, sampler, grader, self.prompt, world)
-        probes = [
+        texts = (
             (
-                *self.solver.prompt_ids(p, thinking=settings.sampling.enable_thinking),
-                *self.chat.encode_text(p.solution or p.answer),
+                *self.solver.prompt_ids(problem, thinking=settings.sampling.enable_thinking),
+                *self.chat.encode_text(problem.solution or problem.answer),
             )
-            for p in self.train_problems[:4]
-        ]
-        self.weight_sync = WeightSync(sampler, self.policy, settings, probes, world)
+            for problem in self.train_problems
+        )
+        self.weight_sync = WeightSync(sampler, self.policy, settings, texts, world)
         stack.callback(self.weight_sync.close)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -138,8 +142,8 @@ class Trainer:
             self.console.say(f"{settings.folder}: going on from {last.name}")
         self.watch = self._watch(context_limit) if settings.probe else None
 
-    def _own_model(self) -> critics.OwnModel:
-        return critics.OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
+    def _own_model(self) -> OwnModel:
+        return OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -325,7 +329,7 @@ class Trainer:
                 answering.add(rollout)
                 advance(len(rollout.completion_ids))
 
-            rollouts = self.solver.attempt(
+            rollouts = self.solver.generate_rollouts(
                 batch,
                 training.num_generations,
                 self.settings.sampling,
@@ -333,8 +337,8 @@ class Trainer:
                 policy_step=self.step,
                 seed=derive_seed(self.settings.seed, "rollouts", step),
                 prefix=f"step-{step:06d}",
-                done=done,
-                graded=answering.graded,
+                on_rollout=done,
+                grade=answering.graded,
             )
         self.run.keep_rollouts(step, rollouts)
         return rollouts
@@ -367,7 +371,7 @@ class Trainer:
             "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
             **learnt,
             **progress.measured(rollouts),
-            **({} if self.weight_sync.difference is None else {"handover_difference": self.weight_sync.difference}),
+            **self.weight_sync.metrics,
         }
         self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
