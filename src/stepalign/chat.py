@@ -216,7 +216,7 @@ def load_chat(model: config.ModelConfig) -> Chat:
 
 def _without_control_tokens(
     tokenizer: PreTrainedTokenizerBase, control_ids: frozenset[int]
-) -> tuple[Tokenizer, dict[int, int]]:
+) -> tuple[Tokenizer, dict[int | None, int]]:
     """Return the tokenizer without its control tokens, and the original id of each added token that it still has.
 
     Added tokens beyond the model's own vocabulary are numbered anew when others are missing.
