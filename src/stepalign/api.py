@@ -1,46 +1,37 @@
-"""Each stage of the pipeline by itself, on a recipe and files: what the command line runs.
+"""Python functions of the commands that belong to no single room: sample, evaluate, select, report, lab.
 
-A stage reads and writes the same records as the loop does, so that rollouts of one run can be critiqued, scored or
-looked at without training anything.
+Each reads and writes the records that training does, so that any stage runs alone on a file. `stepalign` itself exports
+them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, …).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-from torch.nn import Module
-
-from stepalign import config, models
-from stepalign import data as problems
-from stepalign.chat import Chat, load_chat
+from stepalign import config
 from stepalign.console import Console
-from stepalign.data import selection
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import Evaluation
-from stepalign.evaluation.run import judge
 from stepalign.io import to_json, write_atomically, write_jsonl
-from stepalign.policy import ADAPTER
-from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout
-from stepalign.rewards.math import Grader
-from stepalign.rollouts import AdapterVersion, Engine
-from stepalign.rollouts import build as samplers
-from stepalign.rollouts.generate import Solver
-from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from stepalign.evaluation.metrics import Evaluation
 
 
 def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
-    """Draw and grade `samples` rollouts for every training problem of a recipe, and write them to `out`."""
-    train_problems, _, _ = problems.prepare(settings.problems)
+    """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`."""
+    from stepalign.data import prepare
+    from stepalign.policy import ADAPTER
+    from stepalign.rollouts.build import open_solver
+
+    train_problems, _, _ = prepare(settings.problems)
     with (
-        solver(settings, adapter) as solve,
+        open_solver(settings, adapter) as solver,
         Console() as console,
         console.stage("sample", len(train_problems) * samples) as advance,
     ):
-        rollouts = solve.attempt(
+        rollouts = solver.attempt(
             train_problems,
             samples,
             settings.sampling,
@@ -54,17 +45,25 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
     return rollouts
 
 
-def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None) -> Evaluation:
-    """Judge an adapter (None: the base) on a recipe's evaluation problems.
+def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None) -> "Evaluation":
+    """Evaluate an adapter (None: the base) on a recipe's evaluation problems.
 
-    Writes the evaluation to `out` and the rollouts behind it to `STEM-rollouts.jsonl` beside it.
+    Writes the evaluation to `out`, and its rollouts to `STEM-rollouts.jsonl` beside it.
+
+    Raises:
+        StepalignError: the recipe has no evaluation problems.
     """
-    _, evaluation_problems, _ = problems.prepare(settings.problems)
+    from stepalign.data import prepare
+    from stepalign.evaluation.run import judge
+    from stepalign.policy import ADAPTER
+    from stepalign.rollouts.build import open_solver
+
+    _, evaluation_problems, _ = prepare(settings.problems)
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
-    with solver(settings, adapter) as solve, Console() as console:
+    with open_solver(settings, adapter) as solver, Console() as console:
         evaluation, rollouts = judge(
-            solve, evaluation_problems, settings, console, adapter=ADAPTER if adapter else None, step=0
+            solver, evaluation_problems, settings, console, adapter=ADAPTER if adapter else None, step=0
         )
     write_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), rollouts)
     write_atomically(out, to_json(evaluation) + "\n")
@@ -72,27 +71,28 @@ def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None)
 
 
 def select(settings: config.Recipe, out: Path) -> Path:
-    """Keep the training problems that the base solver finds hard but writes well (the paper's filter).
+    """Select the training problems that the base solver rarely solves but writes in the format (the paper's filter).
 
-    Writes `train.jsonl`, `evaluation.jsonl` and `manifest.json` into the folder `out`, and goes on where a killed
-    selection stopped. A recipe then trains on them with `source = "file"`.
+    Writes `train.jsonl`, `evaluation.jsonl` and `manifest.json` into the folder `out`. A stopped selection resumes. A
+    recipe trains on the selected problems with `source = "file"`.
     """
-    loaded = problems.load(settings.problems.train)
+    from stepalign.data import load, selection
+    from stepalign.rollouts.build import open_solver
+
+    loaded = load(settings.problems.train)
     seed = derive_seed(settings.seed, "selection")
     fingerprint = {
         "seed": settings.seed,
-        **{
-            name: getattr(settings, name).model_dump(mode="json") for name in ("model", "prompts", "sampling", "grader")
-        },
+        **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader"}),
     }
     with (
-        solver(settings, None) as solve,
+        open_solver(settings, None) as solver,
         Console() as console,
         console.stage("select", len(loaded.problems), "problems") as advance,
     ):
 
         def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
-            return solve.attempt(
+            return solver.attempt(
                 batch,
                 settings.selection.num_attempts,
                 settings.sampling,
@@ -123,30 +123,31 @@ def select(settings: config.Recipe, out: Path) -> Path:
     return out
 
 
-@contextmanager
-def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
-    """The recipe's solver with any PEFT adapter, or with none."""
-    chat = load_chat(settings.model)
-    device = Accelerator().device
-    dtype = models.resolve_dtype(settings.model.dtype, device)
+def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
+    """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
+    from stepalign import report
 
-    def model() -> Module:
-        trained: Module = models.load_model(settings.model, adapter, device)
-        return trained
-
-    with ExitStack() as stack:
-        sampler = samplers.make(settings, model, dtype, eos_ids=chat.eos_ids)
-        if isinstance(sampler, Engine):
-            stack.callback(sampler.close)
-            if adapter is not None:
-                sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
-        grader = stack.enter_context(Grader(settings.grader))
-        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
+    return report.write(folders[0]) if len(folders) == 1 else report.write_comparison(folders, out)
 
 
-@contextmanager
-def solver_on(settings: config.Recipe, chat: Chat, model: Module) -> Iterator[Solver]:
-    """The recipe's solver on a model that is there already, which is also what samples."""
-    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.max_num_seqs)
-    with Grader(settings.grader) as grader:
-        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
+def run_lab(
+    conditions: Sequence[str] = (),
+    *,
+    seeds: int = 1,
+    out: Path = Path("runs/lab"),
+    jobs: int = 1,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Train the lab's conditions over seeds `0 … seeds − 1`, and write the page that compares them.
+
+    Args:
+        conditions: names of the lab's recipes; none means the paper's comparison.
+        seeds: the number of runs of each condition.
+        out: the folder of the runs and their comparison.
+        jobs: the number of runs at a time, one core each.
+        overrides: laid over every recipe.
+    """
+    from stepalign.lab import comparing, running
+
+    folders = running.run(conditions or running.DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides)
+    return comparing.write(folders, out)

@@ -16,7 +16,6 @@ from typing import TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stepalign import api as stages
 from stepalign import config, critics
 from stepalign import data as problems
 from stepalign.console import Console
@@ -32,6 +31,7 @@ from stepalign.io import read_jsonl, to_json, write_atomically
 from stepalign.models import context_limit
 from stepalign.records import Critique, CritiqueFailure, PlantedSlip, Problem, Rollout
 from stepalign.rewards.math import Grader
+from stepalign.rollouts.build import open_solver
 
 Attempts = list[tuple[Problem, Rollout]]
 T = TypeVar("T")
@@ -213,7 +213,7 @@ def _asked(settings: config.Recipe, attempts: Attempts, out: Path) -> list[Criti
         grader = stack.enter_context(Grader(settings.grader))
 
         def own_model() -> critics.OwnModel:
-            solver = stack.enter_context(stages.solver(settings, None))
+            solver = stack.enter_context(open_solver(settings, None))
             return critics.OwnModel(solver.chat, solver.sampler, context_limit(settings.model))
 
         critic = critics.make(chosen, grader, out.parent, own_model)
