@@ -31,7 +31,7 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
         Console() as console,
         console.stage("sample", len(train_problems) * samples) as advance,
     ):
-        rollouts = solver.attempt(
+        rollouts = solver.generate_rollouts(
             train_problems,
             samples,
             settings.sampling,
@@ -39,7 +39,7 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
             policy_step=0,
             seed=derive_seed(settings.seed, "rollouts", 0),
             prefix="sample",
-            done=lambda _: advance(1),
+            on_rollout=lambda _: advance(1),
         )
     write_jsonl(out, rollouts)
     return rollouts
@@ -92,7 +92,7 @@ def select(settings: config.Recipe, out: Path) -> Path:
     ):
 
         def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
-            return solver.attempt(
+            return solver.generate_rollouts(
                 batch,
                 settings.selection.num_attempts,
                 settings.sampling,

@@ -1,4 +1,4 @@
-"""From a recipe's `[sampler]` to a sampler."""
+"""Construction of the sampler, and of the solver, that a recipe names."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +14,7 @@ from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.rewards.math import Grader
-from stepalign.rollouts import AdapterVersion, Engine, Sampler
+from stepalign.rollouts import AdapterVersion, RemoteSampler, Sampler
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
 
@@ -27,17 +27,17 @@ def make(
     eos_ids: frozenset[int],
     world: World = SINGLE,
 ) -> Sampler:
-    """The sampler that a recipe names.
+    """Build the sampler that a recipe names.
 
     Args:
         settings: sampler, model, adapter and seed are used.
-        load: gives the training model, which `transformers` samples from as it is.
+        load: returns the training model, from which `transformers` samples.
         dtype: the training model's.
-        eos_ids: what ends a completion.
+        eos_ids: the tokens that end a completion.
         world: the processes that sample.
 
     Raises:
-        StepalignError: an engine is not installed or cannot run the model.
+        StepalignError: vLLM is not installed or cannot run the model.
     """
     sampler: Sampler = registry.build(
         settings.sampler,
@@ -65,7 +65,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
 
     with ExitStack() as stack:
         sampler = make(settings, model, dtype, eos_ids=chat.eos_ids)
-        if isinstance(sampler, Engine):
+        if isinstance(sampler, RemoteSampler):
             stack.callback(sampler.close)
             if adapter is not None:
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
