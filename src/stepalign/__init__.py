@@ -14,34 +14,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stepalign.api import critic_bench as critic_bench
+    from stepalign.api import critique as critique
     from stepalign.api import evaluate as evaluate
-    from stepalign.api import run_lab as run_lab
     from stepalign.api import sample as sample
     from stepalign.api import select as select
-    from stepalign.api import write_report as write_report
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
-    from stepalign.critics.run import benchmark as critic_bench
-    from stepalign.critics.run import critique as critique
     from stepalign.error_injection.sets import plant_set as plant
+    from stepalign.lab.running import run_lab as run_lab
     from stepalign.planning import plan as plan
     from stepalign.probing.run import probe as probe
+    from stepalign.report import write_report as write_report
     from stepalign.trainer.loop import train as train
 
 _API = {
-    "critic_bench": "stepalign.critics.run:benchmark",
-    "critique": "stepalign.critics.run:critique",
+    "critic_bench": "stepalign.api:critic_bench",
+    "critique": "stepalign.api:critique",
     "evaluate": "stepalign.api:evaluate",
     "load_recipe": "stepalign.config:load",
     "migrate": "stepalign.config.migrate:migrate",
     "plan": "stepalign.planning:plan",
     "plant": "stepalign.error_injection.sets:plant_set",
     "probe": "stepalign.probing.run:probe",
-    "run_lab": "stepalign.api:run_lab",
+    "run_lab": "stepalign.lab.running:run_lab",
     "sample": "stepalign.api:sample",
     "select": "stepalign.api:select",
     "train": "stepalign.trainer.loop:train",
-    "write_report": "stepalign.api:write_report",
+    "write_report": "stepalign.report:write_report",
 }
 """The Python API: the module and the name of each function."""
 

@@ -1,30 +1,40 @@
-"""Python functions of the commands that belong to no single room: sample, evaluate, select, report, lab.
+"""The Python API: the functions of the commands that sample, evaluate, select and critique.
 
 Each reads and writes the records that training does, so that any stage runs alone on a file. `stepalign` itself exports
 them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, …).
+
+    stepalign.sample(stepalign.load_recipe("recipes/quickstart.toml"), Path("rollouts.jsonl"), samples=4)
 """
 
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stepalign import config
+from stepalign import config, models
+from stepalign.config import registry
 from stepalign.console import Console
+from stepalign.critics import Critic
+from stepalign.critics.replay import ReplayCritic
+from stepalign.critics.run import critique_all, read_attempts
+from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.stats import Prices, summarize
+from stepalign.critics.validation import ValidatedCritic
+from stepalign.data import load, prepare, selection
 from stepalign.errors import StepalignError
-from stepalign.io import to_json, write_atomically, write_jsonl
-from stepalign.records import Problem, Rollout
+from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
+from stepalign.evaluation.metrics import Evaluation
+from stepalign.evaluation.run import judge
+from stepalign.io import read_jsonl, to_json, write_atomically, write_jsonl
+from stepalign.policy import ADAPTER
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.rewards.math import Grader
+from stepalign.rollouts.build import open_solver
 from stepalign.seeding import derive_seed
-
-if TYPE_CHECKING:
-    from stepalign.evaluation.metrics import Evaluation
 
 
 def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
     """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`."""
-    from stepalign.data import prepare
-    from stepalign.policy import ADAPTER
-    from stepalign.rollouts.build import open_solver
-
     train_problems, _, _ = prepare(settings.problems)
     with (
         open_solver(settings, adapter) as solver,
@@ -45,7 +55,7 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
     return rollouts
 
 
-def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None) -> "Evaluation":
+def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None) -> Evaluation:
     """Evaluate an adapter (None: the base) on a recipe's evaluation problems.
 
     Writes the evaluation to `out`, and its rollouts to `STEM-rollouts.jsonl` beside it.
@@ -53,11 +63,6 @@ def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None)
     Raises:
         StepalignError: the recipe has no evaluation problems.
     """
-    from stepalign.data import prepare
-    from stepalign.evaluation.run import judge
-    from stepalign.policy import ADAPTER
-    from stepalign.rollouts.build import open_solver
-
     _, evaluation_problems, _ = prepare(settings.problems)
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
@@ -76,9 +81,6 @@ def select(settings: config.Recipe, out: Path) -> Path:
     Writes `train.jsonl`, `evaluation.jsonl` and `manifest.json` into the folder `out`. A stopped selection resumes. A
     recipe trains on the selected problems with `source = "file"`.
     """
-    from stepalign.data import load, selection
-    from stepalign.rollouts.build import open_solver
-
     loaded = load(settings.problems.train)
     seed = derive_seed(settings.seed, "selection")
     fingerprint = {
@@ -123,31 +125,103 @@ def select(settings: config.Recipe, out: Path) -> Path:
     return out
 
 
-def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
-    """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
-    from stepalign import report
-
-    return report.write(folders[0]) if len(folders) == 1 else report.write_comparison(folders, out)
-
-
-def run_lab(
-    conditions: Sequence[str] = (),
+def critique(
+    settings: config.Recipe,
+    rollouts: Path,
+    out: Path,
     *,
-    seeds: int = 1,
-    out: Path = Path("runs/lab"),
-    jobs: int = 1,
-    overrides: Sequence[str] = (),
-) -> Path:
-    """Train the lab's conditions over seeds `0 … seeds − 1`, and write the page that compares them.
+    problems_file: Path | None = None,
+    prices: Prices | None = None,
+) -> list[Critique | CritiqueFailure]:
+    """Have a recipe's critic critique a file of graded rollouts, and write a report beside the critiques.
+
+    Results are appended to `out` as they come; a second start asks only for what is missing.
 
     Args:
-        conditions: names of the lab's recipes; none means the paper's comparison.
-        seeds: the number of runs of each condition.
-        out: the folder of the runs and their comparison.
-        jobs: the number of runs at a time, one core each.
-        overrides: laid over every recipe.
-    """
-    from stepalign.lab import comparing, running
+        settings: its `[critic]` is used, and its training problems where there is no `problems_file`.
+        rollouts: graded rollouts (JSONL).
+        out: the results (JSONL); the report is `STEM-report.json` beside it.
+        problems_file: the rollouts' problems (JSONL).
+        prices: of a million tokens; the report then has the cost.
 
-    folders = running.run(conditions or running.DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides)
-    return comparing.write(folders, out)
+    Raises:
+        StepalignError: the recipe has no critic, or a rollout has no grade or no problem.
+    """
+    results = _critique_all(settings, _attempts(settings, rollouts, problems_file), out)
+    write_atomically(report_path(out), to_json(summarize(results, prices)) + "\n")
+    return results
+
+
+def check_critiques(
+    settings: config.Recipe, rollouts: Path, critiques: Path, *, problems_file: Path | None = None
+) -> list[Critique | CritiqueFailure]:
+    """Validate a file of critiques as the recipe would. No critic is asked, and nothing is written.
+
+    Returns:
+        Each critique, repaired where the recipe says so, or the reason why no teacher may be shown it.
+    """
+    attempts = _attempts(settings, rollouts, problems_file)
+    table = settings.critic or config.ProgramCriticConfig()
+    results = []
+    with Grader(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as advance:
+        for result in ValidatedCritic(ReplayCritic(critiques), table, grader).critique(attempts):
+            results.append(result)
+            advance(1)
+    return results
+
+
+def critic_bench(
+    settings: config.Recipe, folder: Path, out: Path, *, limit: int | None = None, prices: Prices | None = None
+) -> CriticBenchmark:
+    """Measure a recipe's critic on a folder that `stepalign plant` wrote.
+
+    Args:
+        settings: its `[critic]` is measured.
+        folder: planted slips with their correct traces, and natural solutions.
+        out: a folder for the critic's results (`critiques.jsonl`, resumable) and `benchmark.json`.
+        limit: at most this many slips, their correct traces, and as many natural solutions, evenly spaced.
+        prices: of a million tokens.
+    """
+    traces = PlantedTraces.read(folder, limit)
+    path = out / "critiques.jsonl"
+    resumed, start = path.exists(), time.perf_counter()
+    results = {result.rollout_id: result for result in _critique_all(settings, traces.attempts, path)}
+    benchmark = score(
+        traces,
+        results,
+        critic=settings.critic.kind if settings.critic else "",
+        seconds=None if resumed else round(time.perf_counter() - start, 3),
+        prices=prices,
+    )
+    write_atomically(out / "benchmark.json", to_json(benchmark) + "\n")
+    return benchmark
+
+
+def report_path(critiques: Path) -> Path:
+    """Return the path of the report on a file of critiques."""
+    return critiques.with_name(f"{critiques.stem}-report.json")
+
+
+def _attempts(settings: config.Recipe, rollouts: Path, problems_file: Path | None) -> list[tuple[Problem, Rollout]]:
+    if problems_file is None:
+        return read_attempts(rollouts, prepare(settings.problems)[0], "the recipe")
+    return read_attempts(rollouts, read_jsonl(problems_file, Problem), str(problems_file))
+
+
+def _critique_all(
+    settings: config.Recipe, attempts: Sequence[tuple[Problem, Rollout]], out: Path
+) -> list[Critique | CritiqueFailure]:
+    """Have a recipe's critic critique all attempts, in `out`."""
+    if settings.critic is None:
+        raise StepalignError("the recipe has no [critic]")
+    with ExitStack() as stack:
+        grader = stack.enter_context(Grader(settings.grader))
+
+        def own_model() -> OwnModel:
+            loaded = stack.enter_context(open_solver(settings, None))
+            return OwnModel(loaded.chat, loaded.sampler, models.context_limit(settings.model))
+
+        critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own_model)
+        console = stack.enter_context(Console())
+        with console.stage("critique", len(attempts)) as advance:
+            return critique_all(critic, attempts, out, advance)

@@ -110,16 +110,16 @@ def critique(
 ) -> None:
     """Critique a file of rollouts with a recipe's critic, and report how faithful it is. Resumes a stopped file."""
     settings = config.load(file, overrides or ())
-    from stepalign.critics import run as critiquing
+    from stepalign import api
     from stepalign.critics import stats
 
     if check is not None:
-        report = stats.summarize(critiquing.verify(settings, rollouts, check, problems_file=problems))
+        report = stats.summarize(api.check_critiques(settings, rollouts, check, problems_file=problems))
         typer.echo(stats.table(report))
-        raise typer.Exit(int(not critiquing.sound(report)))
-    answers = stepalign.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
-    typer.echo(stats.table(stats.summarize(answers, _prices(prices))))
-    typer.echo(f"\n{out}, {critiquing.report_of(out)}")
+        raise typer.Exit(int(not report.is_sound))
+    results = api.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
+    typer.echo(stats.table(stats.summarize(results, _prices(prices))))
+    typer.echo(f"\n{out}, {api.report_path(out)}")
 
 
 @app.command()
@@ -133,7 +133,7 @@ def critic_bench(
 ) -> None:
     """Measure how often a recipe's critic finds the first wrong step, and how faithfully it copies."""
     settings = config.load(file, overrides or ())
-    from stepalign.critics.run import table
+    from stepalign.evaluation.critic_benchmark import table
 
     typer.echo(table(stepalign.critic_bench(settings, folder, out, limit=limit, prices=_prices(prices))))
 

@@ -55,6 +55,29 @@ def run(
     return {condition: [out / f"{condition}-{seed}" for seed in range(seeds)] for condition in chosen}
 
 
+def run_lab(
+    conditions: Sequence[str] = (),
+    *,
+    seeds: int = 1,
+    out: Path = Path("runs/lab"),
+    jobs: int = 1,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Train the lab's conditions over seeds `0 … seeds − 1`, and write the page that compares them.
+
+    Args:
+        conditions: names of the lab's recipes; none means the paper's comparison.
+        seeds: the number of runs of each condition.
+        out: the folder of the runs and their comparison.
+        jobs: the number of runs at a time, one core each.
+        overrides: laid over every recipe.
+    """
+    from stepalign.lab import comparing
+
+    folders = run(conditions or DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides)
+    return comparing.write(folders, out)
+
+
 def _one_thread() -> None:
     import torch
 

@@ -55,6 +55,11 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     return _write_page(out, page.of_comparison(comparison, evaluation=evaluation))
 
 
+def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
+    """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
+    return write(folders[0]) if len(folders) == 1 else write_comparison(folders, out)
+
+
 def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
     """Runs by name, or by path where two have the same name."""
     names = [run.name for run in runs]
