@@ -10,7 +10,6 @@ from stepalign.lab import running
 from stepalign.lab.running import settings_of
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import read_run
-from stepalign.trainer.cost import COSTS
 
 TINY = [
     "training.max_steps=2",
@@ -69,8 +68,8 @@ def test_a_lab_is_run_compared_and_gone_on_with(tmp_path: Path) -> None:
     assert (folders["grpo"][1] / "metrics.jsonl").read_bytes() == before
     assert (tmp_path / "comparison-figures" / "evaluation-flops.png").exists()
     comparison = Comparison({condition: [read_run(path) for path in paths] for condition, paths in folders.items()})
-    assert comparison.costs == list(COSTS)
-    for cost in COSTS:
+    assert {"rollouts", "flops", "seconds"} <= set(comparison.costs)
+    for cost in comparison.costs:
         first, second = (comparison.cost("stepalign", step, cost) for step in (1, 2))
         assert 0 <= first <= second
     assert comparison.cost("stepalign", 2, "rollouts") == 16

@@ -170,7 +170,7 @@ class Comparison:
         for context, measures in (probes[0][1].contexts if probes else {}).items():
             regions = [measures.get(region) for region in _REGIONS]
             cells = [Cell("–") if i is None else Cell(f"{i:+.2f}", (f"n = {i.n}",)) for i in regions]
-            rows.append((context, cells))
+            rows.append((context.removeprefix("lab/"), cells))
         return Table("Credit before training, nats a token", list(_REGIONS.values()), rows)
 
     @property
@@ -190,9 +190,8 @@ class Comparison:
     def markdown(self, *others: Table) -> str:
         """Return all tables, and others, as Markdown."""
         seeds = ", ".join(map(str, sorted({len(runs) for runs in self.runs.values()})))
-        last = self.summaries[self.baseline].last
-        problems = display.count(len(last.problem_ids) if last else 0, "problem")
-        first = f"{problems}, n = {self.n}, seeds: {seeds}; 95 % intervals over seeds and problems."
+        over = "problems" if seeds == "1" else "seeds and problems"
+        first = f"{self.summaries[self.baseline].evaluated_on}; seeds: {seeds}; 95 % intervals over {over}."
         tables = [self.best, self.gains, self.changes, *others, self.credit, self.spent]
         return "\n\n".join([first, *(table.markdown() for table in tables if table and table.rows)]) + "\n"
 
