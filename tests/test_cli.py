@@ -113,7 +113,7 @@ def test_the_last_override_wins(run_cli: Cli, file: Path) -> None:
         (["probe", "gone.toml"], "gone.toml: no such recipe"),
         (["probe", "recipe.toml", "--context", "stepalin"], "no template 'stepalin'"),
         (["critique", "recipe.toml", "gone.jsonl", "--problems", "gone.jsonl"], "gone.jsonl: No such file"),
-        (["critic-bench", "recipe.toml", "gone", "critic.kind=program"], "problems.jsonl: No such file"),
+        (["critic-bench", "recipe.toml", "gone", "critic.kind=program"], "gone/rollouts.jsonl: No such file"),
         (["plant", "gone.jsonl", "--model", "a/model"], "model.name_or_path = 'a/model': no tokenizer there"),
         (["plant", "gsm_symbolic", "--model", "a/model", "--kind", "typo"], "no kind of slip 'typo'"),
         (["report", "gone"], "gone"),
