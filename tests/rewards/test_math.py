@@ -487,7 +487,7 @@ def test_a_forked_child_that_ends_leaves_its_parents_workers_alone():
 def test_a_script_without_a_guard_is_not_run_again_by_workers_and_their_prints_stay_apart(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from stepalign.rewards import math, math_answers\n"
+        "from stepalign.rewards import math\n"
         "print('once')\n"
         "with math.MathGrader(num_workers=1) as grader:\n"
         "    pool = grader._schedule(('1', ('1',))) and grader._pool\n"
