@@ -117,9 +117,9 @@ def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, ste
 def majority(grades: Sequence[Grade]) -> tuple[float, bool]:
     """Return the expected share of right majority votes, and True for a tie.
 
-    Votes are counted by `Grade.final_answer`. A missing answer does not vote; without any vote the majority is wrong. One of
-    tied answers is taken at random, so the expected value is the share of them that are right. An answer is right if a
-    sample with it was graded correct.
+    Votes are counted by `Grade.final_answer`. A missing answer does not vote; without any vote the majority is wrong.
+    One of tied answers is taken at random, so the expected value is the share of them that are right. An answer is
+    right if a sample with it was graded correct.
     """
     votes = Counter(grade.final_answer for grade in grades if grade.final_answer)
     right = {grade.final_answer for grade in grades if grade.correct}
