@@ -114,7 +114,7 @@ def _agree(stated: str, critique: Critique, problem: Problem, rollout: Rollout) 
         return rollout.correct
     if stated == problem.answer.strip():
         return True
-    wanted, found = equations.value(problem.answer), equations.value(stated)
+    wanted, found = equations.evaluate(problem.answer), equations.evaluate(stated)
     return None if wanted is None or found is None else wanted == found
 
 
@@ -239,7 +239,7 @@ def _says_a_false_equation(wrong: str, added: str) -> bool:
     """Whether an equation of the wrong step that does not hold is among what was added."""
     if not any(result in added for result in _RESULT.findall(bare(wrong))):
         return False  # the usual case, and reading equations is slow
-    false = (link for chain in equations.find(wrong) for link in chain.false_links())
+    false = (link for chain in equations.find_equations(wrong) for link in chain.false_links())
     return any(_occurs(bare(wrong[left.start : right.end]), added) for left, right in false)
 
 

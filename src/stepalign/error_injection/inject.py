@@ -20,10 +20,10 @@ from random import Random
 from typing import get_args
 
 from stepalign.critics.arithmetic import equations
-from stepalign.critics.arithmetic.equations import Chain, linked
-from stepalign.critics.arithmetic.expressions import Expression, Literal, Number
-from stepalign.critics.arithmetic.lexer import Token, scan
-from stepalign.critics.arithmetic.repair import Changes, recompute, written
+from stepalign.critics.arithmetic.equations import Chain, is_decidable as linked
+from stepalign.critics.arithmetic.expressions import Expression
+from stepalign.critics.arithmetic.lexer import Number, Token, tokenize
+from stepalign.critics.arithmetic.repair import Changes, recompute, format_like as written
 from stepalign.records import PlantedSlip, Problem, SlipKind
 from stepalign.seeding import derive_seed
 from stepalign.trace import Section, Trace, boxed, parse
@@ -100,10 +100,10 @@ class _Original:
 
     def __init__(self, problem: Problem, trace: Trace) -> None:
         self.trace, self.text = trace, trace.text
-        self.chains = equations.find(self.text)
-        self.numbers = equations.numbers(self.text)
-        self.stated = [number.value for number in equations.numbers(problem.statement)]
-        self.answer = equations.value(boxed(self.text)[-1])
+        self.chains = equations.find_equations(self.text)
+        self.numbers = equations.find_numbers(self.text)
+        self.stated = [number.value for number in equations.find_numbers(problem.statement)]
+        self.answer = equations.evaluate(boxed(self.text)[-1])
         self.computed = _computed(self.text)
 
     def edits(self, kind: SlipKind) -> Iterator[_Edit]:
@@ -141,7 +141,7 @@ class _Original:
 
     def _sound(self, edit: _Edit, wrong: str, changes: Changes, plausible: bool) -> bool:
         boxes = boxed(wrong)
-        stated = equations.value(boxes[-1]) if boxes else None
+        stated = equations.evaluate(boxes[-1]) if boxes else None
         if stated is None or self.answer is None or stated == self.answer:
             return False
         if self.computed == self.answer and _computed(wrong) != stated:
@@ -151,9 +151,9 @@ class _Original:
         # A result that is off is the only equation that may be false, and it must be.
         if _false(wrong) != (edit.equation is None):
             return False
-        if stated < 0 or any(chain.result is not None and chain.result < 0 for chain in equations.find(wrong)):
+        if stated < 0 or any(chain.result is not None and chain.result < 0 for chain in equations.find_equations(wrong)):
             return False
-        numbers = equations.numbers(wrong)
+        numbers = equations.find_numbers(wrong)
         return (not plausible or _likely(self.numbers, numbers)) and not self._in_doubt(edit, numbers, changes)
 
     def _in_doubt(self, edit: _Edit, numbers: Sequence[Number], changes: Changes) -> bool:
@@ -262,7 +262,7 @@ def _another_digit(literal: Number) -> list[Fraction]:
 def _plain(chain: Chain) -> bool:
     """Whether a chain computes one thing, exactly what it says, and ends in one number."""
     last = chain.parts[-1]
-    if not chain.parts[0].computes or not isinstance(last.tree, Literal):
+    if not chain.parts[0].computes or not last.code == ("number",):
         return False
     pairs = list(zip(chain.parts, chain.parts[1:], strict=False))
     return all(linked(left, right) and (not right.computes or left.values() == right.values()) for left, right in pairs)
@@ -274,12 +274,12 @@ def _outline(section: Section) -> tuple[str, int | None]:
 
 def _false(text: str) -> int:
     """How many equations of a text do not hold."""
-    return sum(len(chain.false_links()) for chain in equations.find(text))
+    return sum(len(chain.false_links()) for chain in equations.find_equations(text))
 
 
 def _computed(text: str) -> Fraction | None:
     """What the last equation of a text computes."""
-    return next((chain.result for chain in reversed(equations.find(text)) if chain.result is not None), None)
+    return next((chain.result for chain in reversed(equations.find_equations(text)) if chain.result is not None), None)
 
 
 def _likely(before: Sequence[Number], after: Sequence[Number]) -> bool:
@@ -291,8 +291,8 @@ def _likely(before: Sequence[Number], after: Sequence[Number]) -> bool:
 def _place(correct: str, wrong: str) -> Token | None:
     """The number or sign that holds the first character which differs; None where that is between two (70 → 7)."""
     at = len(commonprefix([correct, wrong]))
-    token = next((token for token in scan(wrong) if token.start <= at < token.end), None)
+    token = next((token for token in tokenize(wrong) if token.start <= at < token.end), None)
     return token if token is not None and (token.kind in _COUNTS or token.text == "x") else None
 
 
-_COUNTS = {"number", "plus", "minus", "times", "divide", "equals", "rough"}
+_COUNTS = {"number", "plus", "minus", "times", "divide", "equals", "approximately"}

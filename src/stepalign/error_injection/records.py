@@ -6,7 +6,7 @@ continuation are the correct trace's own.
 """
 
 from stepalign.chat import Chat
-from stepalign.critics.arithmetic.equations import find
+from stepalign.critics.arithmetic.equations import find_equations as find
 from stepalign.critics.schema import compose, prefix, trim
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stepalign.critics.arithmetic import reference
-from stepalign.critics.arithmetic.equations import find
+from stepalign.critics.arithmetic.equations import find_equations as find
 from stepalign.data import columns as column
 from stepalign.data import files
 from stepalign.errors import StepalignError
@@ -91,7 +91,7 @@ def rollouts(attempts: Iterable[Rollout], problems: Iterable[Problem]) -> Iterat
 
 def in_steps(solution: str, answer: str | None) -> str | None:
     """A written solution in the paper's format, without its end where there is no answer; None for no steps."""
-    steps = reference.steps(_ANNOTATION.sub("", solution))
+    steps = reference.split_steps(_ANNOTATION.sub("", solution))
     if not steps:
         return None
     pieces = [

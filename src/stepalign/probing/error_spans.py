@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from stepalign.critics.arithmetic.lexer import scan
+from stepalign.critics.arithmetic.lexer import tokenize
 from stepalign.critics.schema import departure
 from stepalign.records import Critique, Mark, PlantedSlip, Rollout
 from stepalign.trace import parse, token_span
@@ -39,7 +39,7 @@ def of_critique(rollout: Rollout, critique: Critique) -> Mark | None:
         start, end = section.start, section.end
     else:
         at += section.start
-        start, end = next(((t.start, t.end) for t in scan(rollout.text) if t.start <= at < t.end), (at, at + 1))
+        start, end = next(((t.start, t.end) for t in tokenize(rollout.text) if t.start <= at < t.end), (at, at + 1))
     return Mark(rollout_id=rollout.id, step=critique.first_error, start=start, end=end, departure=at, source="critique")
 
 
