@@ -12,21 +12,20 @@ from uuid import uuid4
 from accelerate import Accelerator
 from torch.nn import Module
 
-from stepalign import chat as tokens
-from stepalign import config
+from stepalign import config, models
 from stepalign import data as problems
-from stepalign import policy as policies
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.data import selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import judge
+from stepalign.io import to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem, Rollout, to_json, write_atomically, write_jsonl
+from stepalign.records import Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.rollouts import AdapterVersion, Engine
+from stepalign.rollouts import AdapterVersion, RemoteSampler
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
@@ -41,7 +40,7 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
         Console() as console,
         console.stage("sample", len(train_problems) * samples) as advance,
     ):
-        rollouts = solve.attempt(
+        rollouts = solve.generate_rollouts(
             train_problems,
             samples,
             settings.sampling,
@@ -49,7 +48,7 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
             policy_step=0,
             seed=derive_seed(settings.seed, "rollouts", 0),
             prefix="sample",
-            done=lambda _: advance(1),
+            on_rollout=lambda _: advance(1),
         )
     write_jsonl(out, rollouts)
     return rollouts
@@ -93,7 +92,7 @@ def select(settings: config.Recipe, out: Path) -> Path:
     ):
 
         def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
-            return solve.attempt(
+            return solve.generate_rollouts(
                 batch,
                 settings.selection.num_attempts,
                 settings.sampling,
@@ -127,17 +126,17 @@ def select(settings: config.Recipe, out: Path) -> Path:
 @contextmanager
 def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
     """The recipe's solver with any PEFT adapter, or with none."""
-    chat = tokens.load(settings.model)
+    chat = load_chat(settings.model)
     device = Accelerator().device
-    dtype = policies.precision(settings.model.dtype, device)
+    dtype = models.resolve_dtype(settings.model.dtype, device)
 
     def model() -> Module:
-        trained: Module = policies.load_trained(settings.model, adapter, device)
+        trained: Module = models.load_model(settings.model, adapter, device)
         return trained
 
     with ExitStack() as stack:
         sampler = samplers.make(settings, model, dtype, eos_ids=chat.eos_ids)
-        if isinstance(sampler, Engine):
+        if isinstance(sampler, RemoteSampler):
             stack.callback(sampler.close)
             if adapter is not None:
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from stepalign import chat as tokens
+from stepalign.chat import load_chat
 from stepalign.config import Recipe, SamplingConfig
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout
@@ -20,14 +20,14 @@ PROBLEMS = [Problem(id=f"p{i}", statement=f"Compute {i} + 2.", answer=str(i + 2)
 @pytest.fixture
 def solver(tiny_llama: Path, make_recipe: Callable[..., Recipe]) -> Iterator[Solver]:
     settings = make_recipe()
-    chat = tokens.load(settings.model)
+    chat = load_chat(settings.model)
     sampler = TransformersSampler(AutoModelForCausalLM.from_pretrained(tiny_llama), eos_ids=chat.eos_ids, batch_size=3)
     with Grader(settings.grader) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 
 
 def attempt(solver: Solver, problems: list[Problem], samples: int = 2, seed: int = 1) -> list[Rollout]:
-    return solver.attempt(
+    return solver.generate_rollouts(
         problems, samples, SamplingConfig(max_new_tokens=10), adapter=None, policy_step=7, seed=seed, prefix="try"
     )
 
@@ -63,7 +63,7 @@ def test_a_problems_attempts_do_not_depend_on_the_other_problems(solver: Solver)
 
 def test_each_completion_is_reported_as_it_ends(solver: Solver) -> None:
     seen: list[Rollout] = []
-    rollouts = solver.attempt(
+    rollouts = solver.generate_rollouts(
         PROBLEMS,
         1,
         SamplingConfig(max_new_tokens=10),
@@ -71,7 +71,7 @@ def test_each_completion_is_reported_as_it_ends(solver: Solver) -> None:
         policy_step=0,
         seed=1,
         prefix="try",
-        done=seen.append,
+        on_rollout=seen.append,
     )
     assert {rollout.id: rollout.completion_ids for rollout in seen} == {
         rollout.id: rollout.completion_ids for rollout in rollouts

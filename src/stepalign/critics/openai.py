@@ -1,7 +1,7 @@
 """A critic behind OpenAI-compatible endpoints: vLLM, SGLang, llama.cpp, a hosted model (the paper's is QwQ-32B).
 
 What is asked and what becomes of the answers is the `dialogue`'s business. It is done in a thread with its own event
-loop, between the requests (`transport`), and answers that only computer algebra can compare in further threads, so
+loop, between the requests, and answers that only computer algebra can compare in further threads, so
 that neither a hanging comparison nor a busy caller keeps the servers waiting. What fails for good is a
 `CritiqueFailure` whose reason is a check's name, `parse`, `truncated`, `timeout`, `server` or `refused`.
 """
@@ -19,12 +19,13 @@ from typing import Any
 from stepalign import config
 from stepalign.critics import splice
 from stepalign.critics.cache import Cache
+from stepalign.critics.chat_completions import ChatCompletions
 from stepalign.critics.llm import Dialogue, Opened
 from stepalign.critics.validation import Refusal
-from stepalign.errors import StepalignError
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.serving.client import Transport, UnansweredError
+from stepalign.serving.client import UnansweredError
+from stepalign.serving.endpoints import check_urls
 
 CACHE = "critic-cache.sqlite"
 """The cache's file in a run's folder."""
@@ -41,14 +42,19 @@ class OpenAICritic:
         Raises:
             StepalignError: a base URL is none, or there is no such template.
         """
-        for url in settings.base_url:
-            if not url.startswith(("http://", "https://")):
-                raise StepalignError(f"critic.base_url: a URL like http://localhost:8000/v1 is wanted, found {url!r}")
+        check_urls("critic.base_url", settings.base_url)
         self.name = settings.model
         self._settings = settings
         self._dialogue = Dialogue(settings.model, settings, grader)
         self._format = {"response_format": splice.response_format()} if settings.mode == "splice" else {}
         self._kept = {"run": folder / CACHE, "off": None}.get(settings.cache, Path(settings.cache))
+
+    @classmethod
+    def from_config(
+        cls, settings: config.OpenAICriticConfig, *, grader: Grader, folder: Path, **_: object
+    ) -> "OpenAICritic":
+        """Build the critic of a recipe. Its cache goes into the run's folder."""
+        return cls(settings, grader, folder)
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt, at most `concurrency` of them asked for at a time.
@@ -87,7 +93,7 @@ class OpenAICritic:
         }
         return request | self._format
 
-    async def _answer(self, opened: Opened, transport: Transport, room: asyncio.Semaphore) -> _Found:
+    async def _answer(self, opened: Opened, transport: ChatCompletions, room: asyncio.Semaphore) -> _Found:
         """Ask until an answer may teach, or may not be asked for again."""
         settled: _Found | None = None
         while settled is None:
@@ -112,7 +118,7 @@ class OpenAICritic:
         results: SimpleQueue[_Found | BaseException] = SimpleQueue()
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = Cache(self._kept) if self._kept else None
-        transport = Transport(self._settings, key, cache)
+        transport = ChatCompletions(self._settings, key, cache)
         room = asyncio.Semaphore(self._settings.max_concurrency)
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)

@@ -36,7 +36,7 @@ def judge(
     """
     chosen = settings.evaluation
     with console.stage("evaluate", len(problems) * chosen.num_samples / solver.world.size) as advance:
-        rollouts = solver.attempt(
+        rollouts = solver.generate_rollouts(
             problems,
             chosen.num_samples,
             chosen.sampling,
@@ -44,7 +44,7 @@ def judge(
             policy_step=step,
             seed=derive_seed(settings.seed, "evaluation"),
             prefix=f"evaluation-{step:06d}",
-            done=lambda _: advance(1),
+            on_rollout=lambda _: advance(1),
         )
-    scored = score(rollouts, n=chosen.num_samples, bootstrap=chosen.num_bootstrap, seed=settings.seed, step=step)
+    scored = score(rollouts, n=chosen.num_samples, resamples=chosen.num_bootstrap, seed=settings.seed, step=step)
     return scored, rollouts

@@ -9,7 +9,7 @@ from stepalign.console import Console
 from stepalign.critics import OwnModel
 from stepalign.critics.journal import answer_all
 from stepalign.errors import StepalignError
-from stepalign.policy import context_limit
+from stepalign.models import context_limit
 from stepalign.probing.inputs import Material
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts.generate import Solver
@@ -21,7 +21,7 @@ def drawn(
 ) -> Material:
     """One graded rollout of each problem."""
     with console.stage("sample", len(problems)) as advance:
-        rollouts = solver.attempt(
+        rollouts = solver.generate_rollouts(
             problems,
             1,
             settings.sampling,
@@ -29,7 +29,7 @@ def drawn(
             policy_step=0,
             seed=derive_seed(settings.seed, "probe"),
             prefix="probe",
-            done=lambda _: advance(1),
+            on_rollout=lambda _: advance(1),
         )
     return Material(rollouts=rollouts, problems={problem.id: problem for problem in problems})
 

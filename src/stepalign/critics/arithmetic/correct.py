@@ -67,8 +67,13 @@ class Attempt:
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
+<<<<<<< HEAD
         """Sections that a critique judges: the steps, then the final answer."""
-        return self.trace.steps if self.trace.answer is None else (*self.trace.steps, self.trace.answer)
+        return self.trace.steps if self.trace.answer_section is None else (*self.trace.steps, self.trace.answer_section)
+=======
+        """What a critique judges: the steps, then the final answer."""
+        return self.trace.steps if self.trace.answer_section is None else (*self.trace.steps, self.trace.answer_section)
+>>>>>>> main
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
@@ -118,9 +123,15 @@ class Attempt:
         """Value of the reference answer, where it is a number."""
         return evaluate(self.problem.answer)
 
+<<<<<<< HEAD
     def final_section(self) -> str:
         """Return a final-answer section with the reference answer, in the solver's words where they are safe."""
-        text = self.texts[-1] if self.trace.answer is not None and not self.is_truncated else ""
+        text = self.texts[-1] if self.trace.answer_section is not None and not self.is_truncated else ""
+=======
+    def final(self) -> str:
+        """A final-answer section with the reference answer, in the solver's words where these are safe."""
+        text = self.texts[-1] if self.trace.answer_section is not None and not self.truncated else ""
+>>>>>>> main
         boxes = boxed(text)
         old = evaluate(boxes[-1]) if len(boxes) == 1 else None
         if old is not None and self.answer is not None and min(old, self.answer) >= 0:
@@ -193,10 +204,18 @@ def _carry(attempt: Attempt, k: int, changes: Changes) -> tuple[str, ...] | None
         for section, text in zip(attempt.sections[k:], attempt.texts[k:], strict=True):
             piece, changes = recompute(text, changes, frozenset() if section.kind == "answer" else protected)
             pieces.append(piece)
+<<<<<<< HEAD
         if _reaches_answer(attempt, pieces):
-            has_end = attempt.trace.answer is not None or boxed("".join(pieces))
+            has_end = attempt.trace.answer_section is not None or boxed("".join(pieces))
             return tuple(pieces if has_end else [*pieces, attempt.final_section()])
     return None
+=======
+        if _reaches(attempt, pieces):
+            ended = attempt.trace.answer_section is not None or boxed("".join(pieces))
+            yield tuple(pieces if ended else [*pieces, attempt.final()])
+        if not changes.keys() & attempt.given:
+            return  # nothing was protected
+>>>>>>> main
 
 
 def _reaches_answer(attempt: Attempt, pieces: Sequence[str]) -> bool:
@@ -208,9 +227,15 @@ def _reaches_answer(attempt: Attempt, pieces: Sequence[str]) -> bool:
     if boxes := boxed("".join(pieces)):
         value = evaluate(boxes[-1])
         return value == answer if value is not None else boxes[-1].strip() == attempt.problem.answer.strip()
-    if attempt.trace.answer is not None:
+<<<<<<< HEAD
+    if attempt.trace.answer_section is not None:
         numbers = find_numbers(pieces[-1])
         return bool(numbers) and numbers[-1].value == answer
+=======
+    if attempt.trace.answer_section is not None:
+        last = equations.numbers(pieces[-1])
+        return bool(last) and last[-1].value == answer
+>>>>>>> main
     return computed is not None and computed == answer
 
 
@@ -223,9 +248,42 @@ class _Continuation:
     reason: str
 
 
+<<<<<<< HEAD
 def _continue(attempt: Attempt) -> Correction | None:
     """Keep the solver's steps as far as possible and add the remaining ones."""
     own = list(attempt.steps) if attempt.is_usable else []
+=======
+def _taken_over(attempt: Attempt) -> Correction | None:
+    """The solver's steps as far as they can be kept, then the rest of the way."""
+    steps = _mended(attempt) if attempt.usable else []
+    if steps and attempt.answer is not None and reference.result(steps[-1]) == attempt.answer:
+        ways = [_Way(len(steps), [], "the final answer is missing.")]
+    else:
+        ways = [way for way in (_by_terms(attempt, steps), _by_reference(attempt, steps)) if way is not None]
+    if not ways:
+        return None
+    # Of equal ways the first: a sum goes on in the solver's manner. Without any, the reference is followed.
+    way = max(ways, key=lambda way: way.kept) if attempt.usable else ways[-1]
+    k = way.kept + 1
+    pieces = (*way.rest, attempt.final())
+    first = min(attempt.false, default=k) if attempt.usable else k
+    if first < k:
+        return Correction(first, _is(attempt.false[first]), (*steps[first - 1 : way.kept], *pieces))
+    if k == len(attempt.sections) and attempt.truncated:
+        return Correction(k, "it is unfinished.", pieces)
+    if k > len(attempt.steps) and attempt.trace.answer_section is not None:
+        return Correction(
+            k,
+            "the solution is not finished." if way.rest else f"the final answer is {attempt.problem.answer}.",
+            pieces,
+        )
+    return Correction(k, way.reason, pieces)
+
+
+def _mended(attempt: Attempt) -> list[str]:
+    """The complete steps with their equations made true."""
+    steps = list(attempt.steps)
+>>>>>>> main
     changes: Changes = {}
     for index in range(min(attempt.false_links, default=len(own) + 1) - 1, len(own)):
         own[index], changes = recompute(own[index], changes, attempt.given)
@@ -244,7 +302,7 @@ def _continue(attempt: Attempt) -> Correction | None:
         return Correction(first, _reason(attempt.false_links[first]), (*own[first - 1 : k - 1], *pieces))
     if k == len(attempt.sections) and attempt.is_truncated:
         reason = "it is unfinished."
-    elif k > len(attempt.steps) and attempt.trace.answer is not None:
+    elif k > len(attempt.steps) and attempt.trace.answer_section is not None:
         reason = "the solution is not finished." if best.steps else f"the final answer is {attempt.problem.answer}."
     return Correction(k, reason, pieces)
 

@@ -12,9 +12,12 @@ arithmetic alone, as in the paper's example, except that a wrong final answer is
 from collections.abc import Iterable, Iterator
 from time import perf_counter
 
+from stepalign import config
 from stepalign.critics.arithmetic.correct import Attempt, Correction, correct, justify
 from stepalign.critics.schema import compose, prefix, trim
+from stepalign.critics.validation import CheckedCritic, Rules
 from stepalign.records import Case, Critique, CritiqueFailure, Problem, Rollout, Verdict
+from stepalign.rewards.math import Grader
 from stepalign.trace import parse
 
 NAME = "program"
@@ -24,6 +27,11 @@ class ProgramCritic:
     """Critic that answers each attempt at once, in the order of the attempts."""
 
     name = NAME
+
+    @classmethod
+    def from_config(cls, settings: config.ProgramCriticConfig, *, grader: Grader, **_: object) -> CheckedCritic:
+        """Build the critic of a recipe, with its checks."""
+        return CheckedCritic(cls(), Rules(settings, grader))
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer per attempt."""
