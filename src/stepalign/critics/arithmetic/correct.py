@@ -13,7 +13,7 @@ Left out: judging another way to the answer than the reference's where the answe
 tell it from a wrong setup. Its first step counts as the first error, although the true error may come later.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -30,13 +30,14 @@ from stepalign.critics.arithmetic.equations import (
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute, replace_numbers
 from stepalign.critics.schema import trim
 from stepalign.records import Problem, Rollout
-from stepalign.trace import Section, Trace, boxed
+from stepalign.trace import Section, boxed, parse
 
-_NUMERALS = "one two three four five six seven eight nine ten eleven twelve".split()
 _NUMBER_WORDS = {
     "half": Fraction(1, 2), "quarter": Fraction(1, 4), "third": Fraction(1, 3), "twice": Fraction(2),
     "double": Fraction(2), "triple": Fraction(3), "dozen": Fraction(12),
-    **{word: Fraction(number) for number, word in enumerate(_NUMERALS, start=1)},
+    "one": Fraction(1), "two": Fraction(2), "three": Fraction(3), "four": Fraction(4), "five": Fraction(5),
+    "six": Fraction(6), "seven": Fraction(7), "eight": Fraction(8), "nine": Fraction(9), "ten": Fraction(10),
+    "eleven": Fraction(11), "twelve": Fraction(12),
 }  # fmt: skip
 _CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
 """Numbers that a computation may use although no text states them."""
@@ -57,44 +58,31 @@ class Correction:
     pieces: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class Attempt:
-    """Rollout with the facts that its correction needs."""
+    """Rollout with the facts that its correction needs.
 
-    problem: Problem
-    rollout: Rollout
-    trace: Trace
+    Attributes:
+        sections: the sections that a critique judges: the steps, then the final answer; `texts` are their texts.
+        is_truncated: it ran out of tokens before an answer.
+        num_complete: complete sections; the last one of a truncated rollout is not.
+        steps: texts of the complete steps.
+        stated: numbers of the problem's statement; `given` has its number words as well.
+        answer: value of the reference answer, None where it is not a number.
+    """
 
-    @cached_property
-    def sections(self) -> tuple[Section, ...]:
-<<<<<<< HEAD
-        """Sections that a critique judges: the steps, then the final answer."""
-        return self.trace.steps if self.trace.answer_section is None else (*self.trace.steps, self.trace.answer_section)
-=======
-        """What a critique judges: the steps, then the final answer."""
-        return self.trace.steps if self.trace.answer_section is None else (*self.trace.steps, self.trace.answer_section)
->>>>>>> main
-
-    @cached_property
-    def texts(self) -> tuple[str, ...]:
-        """Texts of the sections."""
-        return tuple(map(self.trace.content, self.sections))
-
-    @cached_property
-    def is_truncated(self) -> bool:
-        """True if it ran out of tokens before an answer."""
-        return self.rollout.finish == "length" and not boxed(self.rollout.text)
-
-    @cached_property
-    def num_complete(self) -> int:
-        """Number of complete sections; the last one of a truncated rollout is not."""
-        is_cut = self.is_truncated and bool(self.sections) and self.sections[-1].end == len(self.rollout.text)
-        return len(self.sections) - is_cut
-
-    @cached_property
-    def steps(self) -> tuple[str, ...]:
-        """Texts of the complete steps."""
-        return self.texts[: min(len(self.trace.steps), self.num_complete)]
+    def __init__(self, problem: Problem, rollout: Rollout) -> None:
+        self.problem, self.rollout, self.trace = problem, rollout, parse(rollout.text)
+        end = self.trace.answer_section
+        self.sections: tuple[Section, ...] = self.trace.steps if end is None else (*self.trace.steps, end)
+        self.texts = tuple(map(self.trace.content, self.sections))
+        self.is_truncated = rollout.finish == "length" and not boxed(rollout.text)
+        is_cut = self.is_truncated and bool(self.sections) and self.sections[-1].end == len(rollout.text)
+        self.num_complete = len(self.sections) - is_cut
+        self.steps = self.texts[: min(len(self.trace.steps), self.num_complete)]
+        words = problem.statement.lower().replace("-", " ").split()
+        self.stated = [number.value for number in find_numbers(problem.statement)]
+        self.given = frozenset([*self.stated, *(_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS)])
+        self.answer = evaluate(problem.answer)
 
     @cached_property
     def false_links(self) -> dict[int, Link]:
@@ -107,31 +95,9 @@ class Attempt:
         """True if it has steps, and no false equation before them."""
         return bool(self.trace.steps) and first_false_link(self.trace.text[: self.trace.steps[0].start]) is None
 
-    @cached_property
-    def stated(self) -> list[Fraction]:
-        """Numbers of the problem's statement."""
-        return [number.value for number in find_numbers(self.problem.statement)]
-
-    @cached_property
-    def given(self) -> frozenset[Fraction]:
-        """Numbers of the problem's statement, in digits or in words."""
-        words = self.problem.statement.lower().replace("-", " ").split()
-        return frozenset([*self.stated, *(_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS)])
-
-    @cached_property
-    def answer(self) -> Fraction | None:
-        """Value of the reference answer, where it is a number."""
-        return evaluate(self.problem.answer)
-
-<<<<<<< HEAD
     def final_section(self) -> str:
         """Return a final-answer section with the reference answer, in the solver's words where they are safe."""
         text = self.texts[-1] if self.trace.answer_section is not None and not self.is_truncated else ""
-=======
-    def final(self) -> str:
-        """A final-answer section with the reference answer, in the solver's words where these are safe."""
-        text = self.texts[-1] if self.trace.answer_section is not None and not self.truncated else ""
->>>>>>> main
         boxes = boxed(text)
         old = evaluate(boxes[-1]) if len(boxes) == 1 else None
         if old is not None and self.answer is not None and min(old, self.answer) >= 0:
@@ -204,18 +170,10 @@ def _carry(attempt: Attempt, k: int, changes: Changes) -> tuple[str, ...] | None
         for section, text in zip(attempt.sections[k:], attempt.texts[k:], strict=True):
             piece, changes = recompute(text, changes, frozenset() if section.kind == "answer" else protected)
             pieces.append(piece)
-<<<<<<< HEAD
         if _reaches_answer(attempt, pieces):
             has_end = attempt.trace.answer_section is not None or boxed("".join(pieces))
             return tuple(pieces if has_end else [*pieces, attempt.final_section()])
     return None
-=======
-        if _reaches(attempt, pieces):
-            ended = attempt.trace.answer_section is not None or boxed("".join(pieces))
-            yield tuple(pieces if ended else [*pieces, attempt.final()])
-        if not changes.keys() & attempt.given:
-            return  # nothing was protected
->>>>>>> main
 
 
 def _reaches_answer(attempt: Attempt, pieces: Sequence[str]) -> bool:
@@ -227,15 +185,9 @@ def _reaches_answer(attempt: Attempt, pieces: Sequence[str]) -> bool:
     if boxes := boxed("".join(pieces)):
         value = evaluate(boxes[-1])
         return value == answer if value is not None else boxes[-1].strip() == attempt.problem.answer.strip()
-<<<<<<< HEAD
     if attempt.trace.answer_section is not None:
         numbers = find_numbers(pieces[-1])
         return bool(numbers) and numbers[-1].value == answer
-=======
-    if attempt.trace.answer_section is not None:
-        last = equations.numbers(pieces[-1])
-        return bool(last) and last[-1].value == answer
->>>>>>> main
     return computed is not None and computed == answer
 
 
@@ -248,42 +200,9 @@ class _Continuation:
     reason: str
 
 
-<<<<<<< HEAD
 def _continue(attempt: Attempt) -> Correction | None:
     """Keep the solver's steps as far as possible and add the remaining ones."""
     own = list(attempt.steps) if attempt.is_usable else []
-=======
-def _taken_over(attempt: Attempt) -> Correction | None:
-    """The solver's steps as far as they can be kept, then the rest of the way."""
-    steps = _mended(attempt) if attempt.usable else []
-    if steps and attempt.answer is not None and reference.result(steps[-1]) == attempt.answer:
-        ways = [_Way(len(steps), [], "the final answer is missing.")]
-    else:
-        ways = [way for way in (_by_terms(attempt, steps), _by_reference(attempt, steps)) if way is not None]
-    if not ways:
-        return None
-    # Of equal ways the first: a sum goes on in the solver's manner. Without any, the reference is followed.
-    way = max(ways, key=lambda way: way.kept) if attempt.usable else ways[-1]
-    k = way.kept + 1
-    pieces = (*way.rest, attempt.final())
-    first = min(attempt.false, default=k) if attempt.usable else k
-    if first < k:
-        return Correction(first, _is(attempt.false[first]), (*steps[first - 1 : way.kept], *pieces))
-    if k == len(attempt.sections) and attempt.truncated:
-        return Correction(k, "it is unfinished.", pieces)
-    if k > len(attempt.steps) and attempt.trace.answer_section is not None:
-        return Correction(
-            k,
-            "the solution is not finished." if way.rest else f"the final answer is {attempt.problem.answer}.",
-            pieces,
-        )
-    return Correction(k, way.reason, pieces)
-
-
-def _mended(attempt: Attempt) -> list[str]:
-    """The complete steps with their equations made true."""
-    steps = list(attempt.steps)
->>>>>>> main
     changes: Changes = {}
     for index in range(min(attempt.false_links, default=len(own) + 1) - 1, len(own)):
         own[index], changes = recompute(own[index], changes, attempt.given)

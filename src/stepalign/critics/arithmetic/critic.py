@@ -16,9 +16,8 @@ from stepalign import config
 from stepalign.critics.arithmetic.correct import Attempt, Correction, correct, justify
 from stepalign.critics.schema import compose, prefix, trim
 from stepalign.critics.validation import CheckedCritic, Rules
-from stepalign.records import Case, Critique, CritiqueFailure, Problem, Rollout, Verdict
+from stepalign.records import Case, CriticResult, Critique, CritiqueFailure, Problem, Rollout, Verdict
 from stepalign.rewards.math import Grader
-from stepalign.trace import parse
 
 NAME = "program"
 
@@ -33,13 +32,13 @@ class ProgramCritic:
         """Build the critic of a recipe, with its checks."""
         return CheckedCritic(cls(), Rules(settings, grader))
 
-    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
+    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[CriticResult]:
         """Yield one answer per attempt."""
         for problem, rollout in attempts:
             yield critique(problem, rollout)
 
 
-def critique(problem: Problem, rollout: Rollout) -> Critique | CritiqueFailure:
+def critique(problem: Problem, rollout: Rollout) -> CriticResult:
     """Criticize one graded rollout.
 
     Returns:
@@ -47,29 +46,46 @@ def critique(problem: Problem, rollout: Rollout) -> Critique | CritiqueFailure:
         to quote the wrong step.
     """
     start = perf_counter()
-    attempt = Attempt(problem, rollout, parse(rollout.text))
-    correction, case = None, "A"
+    attempt = Attempt(problem, rollout)
+    case: Case = "A"
+    correction = None
     if not rollout.correct or (attempt.is_usable and attempt.false_links):
         case = "B" if rollout.correct else "C" if attempt.is_truncated else "D"
         correction = justify(attempt) if case == "B" else correct(attempt)
         if correction is None:
-            return _failure(rollout, "no way to the answer", "neither its own steps nor a reference solution lead there")
+            detail = "neither its own steps nor a reference solution lead there"
+            return _failure(rollout, "no way to the answer", detail)
+    answer = to_critique(attempt, case, correction, seconds=perf_counter() - start)
+    if correction is None or correction.step > attempt.num_complete:
+        return answer  # an unfinished step is not wrong: the completed step may begin with it
+    if trim(attempt.texts[correction.step - 1]).strip() in answer.text:
+        return _failure(rollout, "not silent", f"step {correction.step} would be quoted")
+    return answer
+
+
+def to_critique(
+    attempt: Attempt, case: Case, correction: Correction | None, *, critic: str = NAME, seconds: float = 0.0
+) -> Critique:
+    """Write the critique of an attempt with a correction; without one (case A) every step is correct."""
     if correction is None:
         verdicts = tuple(Verdict(step=k, correct=True) for k in range(1, max(len(attempt.sections), 1) + 1))
-        parts = (trim(rollout.text), "", "")
+        correct_part, corrected_step, continuation = trim(attempt.rollout.text), "", ""
     else:
         verdicts = _verdicts(attempt, correction)
-        first, *rest = map(trim, correction.pieces)
-        parts = (prefix(attempt.trace, correction.step) if attempt.is_usable else "", first, _gap(attempt).join(rest))
-    text = compose(case, verdicts, *parts)
-    # An unfinished step is not wrong: the completed step may begin with it.
-    if correction is not None and correction.step <= attempt.num_complete:
-        if trim(attempt.texts[correction.step - 1]).strip() in text:
-            return _failure(rollout, "not silent", f"step {correction.step} would be quoted")
+        correct_part = prefix(attempt.trace, correction.step) if attempt.is_usable else ""
+        corrected_step, *rest = map(trim, correction.pieces)
+        continuation = _gap(attempt).join(rest)
     return Critique(
-        rollout_id=rollout.id, critic=NAME, case=case, verdicts=verdicts, correct_part=parts[0],
-        corrected_step=parts[1], continuation=parts[2], text=text, seconds=perf_counter() - start,
-    )  # fmt: skip
+        rollout_id=attempt.rollout.id,
+        critic=critic,
+        case=case,
+        verdicts=verdicts,
+        correct_part=correct_part,
+        corrected_step=corrected_step,
+        continuation=continuation,
+        text=compose(case, verdicts, correct_part, corrected_step, continuation),
+        seconds=seconds,
+    )
 
 
 def _failure(rollout: Rollout, reason: str, detail: str) -> CritiqueFailure:

@@ -124,18 +124,22 @@ def evaluate(text: str) -> Fraction | None:
 
 _SIGNS = {"plus": "+", "minus": "-", "times": "*", "divide": "/"}
 _WORD_SIGNS = {"plus": "+", "minus": "-", "times": "*", "x": "*"}
-_OPERATOR_WORDS = set("half twice thrice double triple times plus minus over squared cubed by".split())
+_OPERATOR_WORDS = {
+    "half", "twice", "thrice", "double", "triple", "times", "plus", "minus", "over", "squared", "cubed", "by",
+}  # fmt: skip
 """Words that compute with the number after them."""
-_PART_WORDS = set(
-    "half third thirds quarter quarters fourth fourths fifth fifths tenth tenths square cube root double product sum "
-    "difference average mean".split()
-)
+_PART_WORDS = {
+    "half", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "tenth", "tenths",
+    "square", "cube", "root", "double", "product", "sum", "difference", "average", "mean",
+}  # fmt: skip
 """Words that, with `of`, compute with the number after it."""
-_SCALE_WORDS = set(
-    "remainder dozen dozens hundred thousand million billion trillion cent cents".split()
-)
+_SCALE_WORDS = {
+    "remainder", "dozen", "dozens", "hundred", "thousand", "million", "billion", "trillion", "cent", "cents",
+}  # fmt: skip
 """Units that scale the number before them, so that the numbers alone do not decide the equation."""
-_FREE_COMMANDS = {rf"\{name}" for name in "implies Rightarrow rightarrow therefore iff to end begin".split()}
+_FREE_COMMANDS = {
+    r"\implies", r"\Rightarrow", r"\rightarrow", r"\therefore", r"\iff", r"\to", r"\end", r"\begin"
+}  # fmt: skip
 _OPERAND = {"number", "open", "minus", "fraction", "boxed"}
 
 
