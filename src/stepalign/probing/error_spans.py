@@ -1,16 +1,21 @@
-"""Where rollouts first go wrong, in characters and in tokens."""
+"""Spans of a rollout's first error and of its steps, in characters and in tokens."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from stepalign.critics.arithmetic.lexer import scan
 from stepalign.critics.schema import departure
 from stepalign.records import Critique, Mark, PlantedSlip, Rollout
 from stepalign.trace import parse, token_span
 
+_WORD = re.compile(
+    r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"  # a number
+    r"|\\?[^\W\d_]+|\S"  # a LaTeX command, a word or a sign
+)
 
-def of_slip(slip: PlantedSlip) -> Mark:
-    """A planted slip's place: the first wrong number or sign, known exactly."""
+
+def mark_from_slip(slip: PlantedSlip) -> Mark:
+    """Mark a planted slip, whose place is known exactly."""
     return Mark(
         rollout_id=slip.rollout_id,
         step=slip.step,
@@ -21,11 +26,14 @@ def of_slip(slip: PlantedSlip) -> Mark:
     )
 
 
-def of_critique(rollout: Rollout, critique: Critique) -> Mark | None:
-    """The place that a critique points at; None where it finds nothing wrong, or only that something is missing.
+def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
+    """Mark the first error that a critique reports.
 
-    In the first wrong step it is the number or sign with which the step departs from the corrected one. Where the
-    correction is in other words from the heading on, it is the whole step: nothing tells more.
+    The span is the number or sign at which the wrong step departs from the corrected one. Where the correction is in
+    other words it is the whole step, because nothing narrower can be derived.
+
+    Returns:
+        None where nothing is wrong, or something is only missing (case C).
     """
     trace = parse(rollout.text)
     if critique.first_error is None or critique.case == "C" or not trace.steps:
@@ -34,53 +42,57 @@ def of_critique(rollout: Rollout, critique: Critique) -> Mark | None:
         section = trace.section(critique.first_error)
     except IndexError:
         return None
-    at = departure(trace.content(section), critique.corrected_step)
-    if at is None:
-        start, end = section.start, section.end
-    else:
-        at += section.start
-        start, end = next(((t.start, t.end) for t in scan(rollout.text) if t.start <= at < t.end), (at, at + 1))
-    return Mark(rollout_id=rollout.id, step=critique.first_error, start=start, end=end, departure=at, source="critique")
+    start, end = section.start, section.end
+    first_wrong = departure(trace.content(section), critique.corrected_step)
+    if first_wrong is not None:
+        first_wrong += section.start
+        words = (match.span() for match in _WORD.finditer(rollout.text, start, end))
+        start, end = next(
+            (span for span in words if span[0] <= first_wrong < span[1]), (first_wrong, first_wrong + 1)
+        )
+    return Mark(
+        rollout_id=rollout.id,
+        step=critique.first_error,
+        start=start,
+        end=end,
+        departure=first_wrong,
+        source="critique",
+    )
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A rollout's completion tokens as half-open ranges: its steps, and what is before, at and after its error."""
+class TokenRegions:
+    """Half-open token ranges of a completion: its steps and its error."""
 
     steps: tuple[tuple[int, int], ...]
-    """As critiques count them: the steps and the final answer. Tokens between two belong to the first."""
+    """The steps and the final answer, as critiques count them. Tokens between two belong to the first."""
     error: tuple[int, int] | None
     departure: int | None
     """The first wrong token, where it is known."""
     wrong_step: int | None
-    """Counted from 1; the place of `error`."""
-    end: int
-    """Completion tokens, the EOS included."""
+    """The step of `error`, counted from 1."""
 
     def step_of(self, position: int) -> int:
-        """Which step a token is in; 0 before the first."""
+        """Return the step of a token; 0 before the first."""
         return sum(start <= position for start, _ in self.steps)
 
     def place_of(self, position: int) -> Literal["before", "at", "after", ""]:
-        """Where a token is in relation to the error; empty without one."""
+        """Return a token's place relative to the error; empty without one."""
         if self.error is None:
             return ""
         start, stop = self.error
         return "before" if position < start else "at" if position < stop else "after"
 
 
-def parts(rollout: Rollout, mark: Mark | None) -> Parts:
-    """A rollout in parts. A token that reaches over a boundary counts for the step that begins in it."""
+def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
+    """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
     trace = parse(rollout.text)
     sections = trace.steps if trace.answer is None else (*trace.steps, trace.answer)
     starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
-    end = len(rollout.completion_ids)
-    return Parts(
-        steps=tuple(zip(starts, [*starts[1:], end], strict=False)),
+    departs = None if mark is None else mark.departure
+    return TokenRegions(
+        steps=tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False)),
         error=None if mark is None else token_span(rollout, mark.start, mark.end),
-        departure=None
-        if mark is None or mark.departure is None
-        else token_span(rollout, mark.departure, mark.departure + 1)[0],
+        departure=None if departs is None else token_span(rollout, departs, departs + 1)[0],
         wrong_step=None if mark is None else mark.step,
-        end=end,
     )

@@ -1,9 +1,9 @@
-"""A probe is a folder: what was looked at, its credit under every context, and what was measured of it.
+"""A probe's folder: inputs, credit under every context, and measures.
 
     problems.jsonl  rollouts.jsonl  critiques.jsonl  marks.jsonl  credits.jsonl
     tokens.json  measures.json  manifest.json  probe.html  figures/
 
-`Probe` is all of it in memory. Left out: the page and the figures, which are drawn from these records.
+Left out: the page and the figures, because they are drawn from these records.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stepalign.errors import StepalignError
-from stepalign.probing.error_spans import parts
+from stepalign.evaluation import credit_measures
+from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.probing.error_spans import token_regions
 from stepalign.records import (
     Answer,
     Credit,
@@ -32,94 +34,66 @@ from stepalign.records import (
 if TYPE_CHECKING:
     import pandas
 
-_STRICT = ConfigDict(extra="forbid")
 
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Estimate:
-    """One measure of a set of rollouts: its value and the 95 % bootstrap interval over problems."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    """The rollouts that it is measured on."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Measures:
-    """What was measured, by context and measure (`docs/probe.md` defines each)."""
-
-    contexts: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
-    """By the context's name, then the measure's. What cannot be measured on these rollouts is not there."""
-    baselines: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
-    """`chance` and `length`, for the measures of credit as a process reward."""
-    resamples: int = 0
-    """Bootstrap resamples behind each interval."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Probe:
-    """Everything that a probe's folder holds."""
+    """Content of a probe's folder."""
 
     problems: tuple[Problem, ...]
     rollouts: tuple[Rollout, ...]
-    answers: tuple[Answer, ...] = ()
-    """The critiques that the contexts show, and where there are none, why."""
+    answers: tuple[Critique | CritiqueFailure, ...] = ()
     marks: tuple[Mark, ...] = ()
-    """At most one a rollout; none where it is right, or nobody knows where it goes wrong."""
     credits: tuple[Credit, ...] = ()
-    """One a rollout and context."""
-    tokens: dict[int, str] = Field(default_factory=dict)
+    """By context, then in the order of the rollouts."""
+    tokens: Mapping[int, str] = Field(default_factory=dict)
     """The text of every token id in rollouts and likeliest tokens; it may be a part of a character."""
-    measures: Measures = Field(default_factory=Measures)
+    measures: CreditMeasures = Field(default_factory=CreditMeasures)
     manifest: Mapping[str, Any] = Field(default_factory=dict)
     """Model, adapter, contexts, versions, seeds, command."""
 
     @property
     def contexts(self) -> tuple[str, ...]:
-        """The designs' names, in the order in which they were asked for."""
+        """Names of the contexts, in the order of the request."""
         return tuple(dict.fromkeys(credit.context for credit in self.credits))
 
     def frame(self) -> "pandas.DataFrame":
-        """A row a token and context, as a pandas DataFrame.
+        """Build a pandas DataFrame with a row for each token and context.
 
-        `place` is `before`, `at` or `after` the error, and empty where nobody knows one; `step` counts from 1, 0 is
-        what comes before step 1.
+        `place` is `before`, `at` or `after` the error, and empty without a known error. `step` counts from 1; 0 is
+        before step 1.
         """
         import pandas
 
-        split = {mark.rollout_id: mark for mark in self.marks}
-        rollouts = {rollout.id: rollout for rollout in self.rollouts}
-        parted = {name: parts(rollout, split.get(name)) for name, rollout in rollouts.items()}
-        return pandas.DataFrame(
-            [
-                {
-                    "problem": rollouts[credit.rollout_id].problem_id,
-                    "rollout": credit.rollout_id,
-                    "context": credit.context,
-                    "position": position,
-                    "token": token,
-                    "text": self.tokens.get(token, ""),
-                    "step": parted[credit.rollout_id].step_of(position),
-                    "place": parted[credit.rollout_id].place_of(position),
-                    "student": student,
-                    "teacher": teacher,
-                    "credit": teacher - student,
-                }
-                for credit in self.credits
-                for position, (token, student, teacher) in enumerate(
-                    zip(rollouts[credit.rollout_id].completion_ids, credit.student, credit.teacher, strict=True)
+        marks = {mark.rollout_id: mark for mark in self.marks}
+        rollouts = {rollout.id: (rollout, token_regions(rollout, marks.get(rollout.id))) for rollout in self.rollouts}
+        rows = []
+        for credit in self.credits:
+            rollout, regions = rollouts[credit.rollout_id]
+            scored = zip(rollout.completion_ids, credit.student, credit.teacher, strict=True)
+            for position, (token, student, teacher) in enumerate(scored):
+                rows.append(
+                    {
+                        "problem": rollout.problem_id,
+                        "rollout": rollout.id,
+                        "context": credit.context,
+                        "position": position,
+                        "token": token,
+                        "text": self.tokens.get(token, ""),
+                        "step": regions.step_of(position),
+                        "place": regions.place_of(position),
+                        "student": student,
+                        "teacher": teacher,
+                        "credit": teacher - student,
+                    }
                 )
-            ]
-        )
+        return pandas.DataFrame(rows)
 
 
 def read(folder: Path) -> Probe:
     """Read a probe's folder.
 
     Raises:
-        StepalignError: naming file, line and key where something is missing or not what it should be.
+        StepalignError: naming file, line and key where something is missing or malformed.
     """
     answers: list[Critique | CritiqueFailure] = read_jsonl(folder / "critiques.jsonl", Answer)  # type: ignore[arg-type]
     return Probe(
@@ -129,30 +103,20 @@ def read(folder: Path) -> Probe:
         marks=tuple(read_jsonl(folder / "marks.jsonl", Mark)),
         credits=tuple(read_jsonl(folder / "credits.jsonl", Credit)),
         tokens=_json(folder / "tokens.json", dict[int, str]),
-        measures=read_measures(folder / "measures.json"),
+        measures=credit_measures.read(folder / "measures.json"),
         manifest=_json(folder / "manifest.json", dict[str, Any]),
     )
 
 
-def read_measures(path: Path) -> Measures:
-    """Read a file of measures.
-
-    Raises:
-        StepalignError: it is missing, or holds something else.
-    """
-    found: Measures = _json(path, Measures)
-    return found
-
-
 def write(probe: Probe, folder: Path) -> None:
-    """Write a probe's folder, every file whole."""
+    """Write a probe's folder, each file atomically."""
     write_jsonl(folder / "problems.jsonl", probe.problems)
     write_jsonl(folder / "rollouts.jsonl", probe.rollouts)
     write_jsonl(folder / "critiques.jsonl", probe.answers)
     write_jsonl(folder / "marks.jsonl", probe.marks)
     write_jsonl(folder / "credits.jsonl", probe.credits)
     write_json(folder / "tokens.json", {str(token): text for token, text in sorted(probe.tokens.items())})
-    write_json(folder / "measures.json", TypeAdapter(Measures).dump_python(probe.measures))
+    write_json(folder / "measures.json", TypeAdapter(CreditMeasures).dump_python(probe.measures))
     write_json(folder / "manifest.json", dict(probe.manifest))
 
 
