@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stepalign import chat as tokens
 from stepalign import config, contexts
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import Critique, Problem, Rollout, Verdict
@@ -27,7 +26,7 @@ Teach = Callable[..., DistillationExample]
 
 @pytest.fixture(scope="module")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(config.ModelConfig(name_or_path=str(tiny_llama)))
+    return load_chat(config.ModelConfig(name_or_path=str(tiny_llama)))
 
 
 @pytest.fixture(scope="module")
@@ -205,11 +204,19 @@ def test_the_horizon_of_a_critique_without_a_correction_is_the_end_of_the_first_
     [
         (2, "### Step 2: Add 31\n37 + 31 = 68", STEPS[0] + "### Step 2: Add 31\n37 + 31 = 69"),
         (2, "### Step 2: Add 31\n37 + 31 = 69 √", STEPS[0] + "### Step 2: Add 31\n37 + 31 = 69 🙂"),
-        (2, "### Step 2: Carry\n37 + 31 = 68", "".join(STEPS)),
+        (2, "### Step 2: Carry\n37 + 31 = 68", STEPS[0] + "### Step 2: Add 31\n37 + 31 = 69"),
+        (2, "### Step 2: Add 31\nSo we have 37 plus 31 = 69 🙂", "".join(STEPS)),
         (2, STEPS[1] + "and more", "".join(STEPS)),
         (3, "### Final Answer:\n\n\\boxed{68}", "".join([*STEPS, "### Final Answer:\n\n\\boxed{69"])),
     ],
-    ids=["a number", "a character of several ids", "another heading", "something missing", "the final answer"],
+    ids=[
+        "a number",
+        "a character of several ids",
+        "another heading",
+        "other words alone",
+        "something missing",
+        "the final answer",
+    ],
 )
 def test_the_horizon_is_the_token_in_which_the_wrong_step_departs_from_its_correction(
     chat: Chat, prompt: SolverPrompt, teach: Teach, wrong: int, corrected: str, counts: str

@@ -170,15 +170,17 @@ def probe(
     """See where each context's signal lands, token by token, before training; goes on where it was stopped."""
     settings = config.load(file, overrides or ())
     try:
-        from stepalign.probing.run import probe as look
+        from stepalign.probing import run
 
-        found = look(settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit)
+        probed = run.probe(
+            settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit
+        )
     except KeyboardInterrupt:
         typer.echo(f"\nstopped; the same command goes on from {out}", err=True)
         raise typer.Exit(130) from None
     from stepalign.probing.display import table
 
-    typer.echo(f"{table(found.measures)}\n{out / 'probe.html'}")
+    typer.echo(f"{table(probed.measures)}\n{out / 'probe.html'}")
     if show:
         typer.launch(str(out / "probe.html"))
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from stepalign import config
 from stepalign.chat import Chat
 from stepalign.contexts import Context
-from stepalign.critics.schema import departure
+from stepalign.critics.first_error import first_error_span
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, Problem, Rollout, TokenIds
-from stepalign.trace import parse, token_span
+from stepalign.trace import token_span
 
 L = TypeVar("L", bound="TrainingExample")
 
@@ -217,16 +217,10 @@ def _span(rollout: Rollout, critique: Critique | None, objective: config.Distill
             raise StepalignError(
                 f"algorithm.loss_span = 'first_error': rollout {rollout.id} has no critique that knows its first error"
             )
-        trace = parse(rollout.text)
-        # A critique may find that the final answer is missing: then nothing comes after the error.
-        sections = len(trace.steps) + (trace.answer is not None)
-        if critique.first_error is not None and critique.first_error <= sections:
-            wrong = trace.section(critique.first_error)
-            content = trace.content(wrong)
-            at = departure(content, critique.corrected_step)
-            end = len(content) if at is None else at + 1
+        error = first_error_span(rollout.text, critique)
+        if error is not None:
             # The first wrong token itself counts: it is where the teacher differs.
-            stop = token_span(rollout, wrong.start, wrong.start + end)[1]
+            stop = token_span(rollout, error.start, error.end if error.departure is None else error.departure + 1)[1]
     return min(objective.num_loss_tokens_to_skip, stop), stop
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from stepalign import config
-from stepalign import policy as policies
+from stepalign import config, models
 from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.algorithms.grpo import GRPOLoss, PolicyGradientExample
 from stepalign.console import Console
@@ -54,7 +53,7 @@ def learner(settings: config.Recipe) -> DistillationLoss | GRPOLoss:
 
 
 def policy(settings: config.Recipe) -> Policy:
-    loaded = policies.load(settings.model, settings.lora, 0, torch.device("cpu"))
+    loaded = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in loaded.named_parameters():

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepalign import config, planning
-from stepalign import policy as policies
+from stepalign import config, models, planning
 from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.config import Recipe
 from stepalign.console import Console
@@ -36,7 +35,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 def loaded(folder: Path, settings: Recipe) -> Policy:
-    return policies.load(config.ModelConfig(name_or_path=str(folder)), settings.lora, 0, CPU)
+    return models.load_policy(config.ModelConfig(name_or_path=str(folder)), settings.lora, 0, CPU)
 
 
 def test_parameters_are_counted_exactly(folder: Path, make_recipe: MakeRecipe) -> None:
@@ -80,7 +79,7 @@ def test_activations_are_those_that_autograd_keeps(
 
 
 def loaded_as(folder: Path, dtype: str, settings: Recipe) -> Policy:
-    return policies.load(
+    return models.load_policy(
         config.ModelConfig.model_validate({"name_or_path": str(folder), "dtype": dtype}), settings.lora, 0, CPU
     )
 

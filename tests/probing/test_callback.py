@@ -9,8 +9,9 @@ import stepalign
 from stepalign import report
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
-from stepalign.probing import inputs as material
-from stepalign.probing.folder import Measures, read_measures
+from stepalign.evaluation import credit_measures
+from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.probing import inputs
 from stepalign.trainer.loop import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -24,11 +25,11 @@ def watched(make_recipe: MakeRecipe, planted: Path) -> Recipe:
     return settings
 
 
-def measures(settings: Recipe, step: int) -> Measures:
-    return read_measures(settings.folder / "probe" / f"step-{step:06d}.json")
+def measures(settings: Recipe, step: int) -> CreditMeasures:
+    return credit_measures.read(settings.folder / "probe" / f"step-{step:06d}.json")
 
 
-def same(one: Measures, other: Measures) -> None:
+def same(one: CreditMeasures, other: CreditMeasures) -> None:
     assert one.contexts.keys() == other.contexts.keys()
     for context, found in one.contexts.items():
         for name, estimate in found.items():
@@ -38,7 +39,7 @@ def same(one: Measures, other: Measures) -> None:
 def test_every_checkpoint_is_measured_as_the_stage_would_measure_it(watched: Recipe, tmp_path: Path) -> None:
     folder = watched.folder / "probe"
     assert sorted(path.name for path in folder.glob("step-*")) == [f"step-00000{step}.json" for step in (0, 2, 4)]
-    assert len(material.read(folder).rollouts) == 6
+    assert len(inputs.read(folder).rollouts) == 6
     for step in (0, 4):
         adapter = watched.folder / "checkpoints" / f"step-{step:06d}" if step else None
         looked = stepalign.probe(
@@ -75,7 +76,7 @@ def test_the_runs_page_shows_how_the_signal_changes(watched: Recipe, finished_ru
 def test_without_rollouts_of_its_own_the_base_draws_the_set(make_recipe: MakeRecipe) -> None:
     settings = make_recipe("probe.num_rollouts=3", "training.max_steps=2", "training.eval_steps=0")
     train(settings)
-    rollouts = material.read(settings.folder / "probe").rollouts
+    rollouts = inputs.read(settings.folder / "probe").rollouts
     assert [rollout.policy_step for rollout in rollouts] == [0, 0, 0]
     assert set(measures(settings, 2).contexts) == {"stepalign"}
 

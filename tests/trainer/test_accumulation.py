@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepalign import policy as policies
+from stepalign import models
 from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.config import OptimizerConfig, Recipe
 from stepalign.console import Console
@@ -50,7 +50,7 @@ def lessons() -> list[DistillationExample]:
 def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
     """A policy whose adapter already has an effect."""
     settings = make_recipe()
-    policy = policies.load(settings.model, settings.lora, 0, torch.device("cpu"))
+    policy = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():

@@ -21,7 +21,7 @@ class DistillationLoss:
 
     def look(self, model: Policy, micro: Sequence[DistillationExample], batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """The teacher's hidden states behind its own prompts."""
-        return model.teacher(collate([lesson.teacher for lesson in micro]).to(batch.input_ids.device))
+        return model.forward_base(collate([lesson.teacher for lesson in micro]).to(batch.input_ids.device))
 
     def loss(
         self,

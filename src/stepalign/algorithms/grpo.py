@@ -48,6 +48,11 @@ class GRPO:
         self._settings, self._objective = settings, objective
         self.num_iterations = objective.num_iterations
 
+    @classmethod
+    def from_config(cls, settings: config.GRPOConfig, *, recipe: config.Recipe, **_: object) -> "GRPO":
+        """Build the algorithm of a recipe."""
+        return cls(recipe, settings)
+
     def check(self, problems: Sequence[Problem]) -> None:
         """Nothing is asked of problems but an answer, which all have."""
 
@@ -103,7 +108,7 @@ class GRPOLoss:
         if not self._settings.kl_coef:
             return None
         # Logits over a temperature are those of hidden states over it.
-        return scores(model.teacher(batch) / self._temperature, model.head, batch.targets).log_probs
+        return scores(model.forward_base(batch) / self._temperature, model.head, batch.targets).log_probs
 
     def loss(
         self,

@@ -47,6 +47,19 @@ class SelfDistillation:
             self.fallback = contexts.load("refsol")
         self.teacher = within(settings.teacher, context_limit)
 
+    @classmethod
+    def from_config(
+        cls,
+        settings: config.DistillationConfig,
+        *,
+        recipe: config.Recipe,
+        chat: Chat,
+        prompt: SolverPrompt,
+        context_limit: int | None,
+    ) -> "SelfDistillation":
+        """Build the algorithm of a recipe."""
+        return cls(chat, prompt, recipe, settings, context_limit)
+
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the contexts show a reference solution that problems lack."""
         shown = [context for context in (self.context, self.fallback) if context and context.needs_solution]

@@ -46,5 +46,5 @@ def judge(
             prefix=f"evaluation-{step:06d}",
             done=lambda _: advance(1),
         )
-    scored = score(rollouts, n=chosen.num_samples, bootstrap=chosen.num_bootstrap, seed=settings.seed, step=step)
+    scored = score(rollouts, n=chosen.num_samples, resamples=chosen.num_bootstrap, seed=settings.seed, step=step)
     return scored, rollouts

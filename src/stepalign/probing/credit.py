@@ -89,7 +89,7 @@ class CreditScorer:
             students |= zip(
                 unscored, score_views(self.policy, head, list(unscored.values()), top=self.top), strict=True
             )
-            teachers = score_views(self.policy.teacher, head, teacher_views, top=self.top)
+            teachers = score_views(self.policy.forward_base, head, teacher_views, top=self.top)
             yield [
                 Credit(
                     rollout_id=rollout_id,
@@ -113,9 +113,7 @@ class CreditScorer:
             reason = "no reference solution"
         else:
             try:
-                return lesson(
-                    self.chat, self.before, context, problem, rollout, critique, self.teacher, _ALL_TOKENS
-                )
+                return lesson(self.chat, self.before, context, problem, rollout, critique, self.teacher, _ALL_TOKENS)
             except DoesNotFit:
                 pass
         self.skipped[f"{context.name}: {reason}"] += 1

@@ -1,17 +1,11 @@
 """Spans of a rollout's first error and of its steps, in characters and in tokens."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-from stepalign.critics.schema import departure
+from stepalign.critics.first_error import first_error_span
 from stepalign.records import Critique, Mark, PlantedSlip, Rollout
 from stepalign.trace import parse, token_span
-
-_WORD = re.compile(
-    r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"  # a number
-    r"|\\?[^\W\d_]+|\S"  # a LaTeX command, a word or a sign
-)
 
 
 def mark_from_slip(slip: PlantedSlip) -> Mark:
@@ -29,33 +23,18 @@ def mark_from_slip(slip: PlantedSlip) -> Mark:
 def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
     """Mark the first error that a critique reports.
 
-    The span is the number or sign at which the wrong step departs from the corrected one. Where the correction is in
-    other words it is the whole step, because nothing narrower can be derived.
-
     Returns:
         None where nothing is wrong, or something is only missing (case C).
     """
-    trace = parse(rollout.text)
-    if critique.first_error is None or critique.case == "C" or not trace.steps:
+    error = None if critique.case == "C" else first_error_span(rollout.text, critique)
+    if error is None or not parse(rollout.text).steps:
         return None
-    try:
-        section = trace.section(critique.first_error)
-    except IndexError:
-        return None
-    start, end = section.start, section.end
-    first_wrong = departure(trace.content(section), critique.corrected_step)
-    if first_wrong is not None:
-        first_wrong += section.start
-        words = (match.span() for match in _WORD.finditer(rollout.text, start, end))
-        start, end = next(
-            (span for span in words if span[0] <= first_wrong < span[1]), (first_wrong, first_wrong + 1)
-        )
     return Mark(
         rollout_id=rollout.id,
-        step=critique.first_error,
-        start=start,
-        end=end,
-        departure=first_wrong,
+        step=error.step,
+        start=error.start,
+        end=error.end,
+        departure=error.departure,
         source="critique",
     )
 
@@ -87,7 +66,7 @@ class TokenRegions:
 def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
     """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
     trace = parse(rollout.text)
-    sections = trace.steps if trace.answer is None else (*trace.steps, trace.answer)
+    sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
     starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
     departs = None if mark is None else mark.departure
     return TokenRegions(

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from stepalign.evaluation.stats import Interval
+from stepalign.io import write_atomically
 from stepalign.probing.error_spans import TokenRegions, token_regions
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import DISTANCES, credit_by_position, distance_label, rollout_means
-from stepalign.records import write_atomically
 from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, inline, printable, raster, vector
 
 PLUS, MINUS = COLOURS[0], COLOURS[1]

@@ -16,20 +16,9 @@ from pydantic.dataclasses import dataclass
 from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.io import explain, read_jsonl, write_json, write_jsonl
 from stepalign.probing.error_spans import token_regions
-from stepalign.records import (
-    Answer,
-    Credit,
-    Critique,
-    CritiqueFailure,
-    Mark,
-    Problem,
-    Rollout,
-    explain,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
+from stepalign.records import Credit, CriticResult, Mark, Problem, Rollout
 
 if TYPE_CHECKING:
     import pandas
@@ -41,7 +30,7 @@ class Probe:
 
     problems: tuple[Problem, ...]
     rollouts: tuple[Rollout, ...]
-    answers: tuple[Critique | CritiqueFailure, ...] = ()
+    answers: tuple[CriticResult, ...] = ()
     marks: tuple[Mark, ...] = ()
     credits: tuple[Credit, ...] = ()
     """By context, then in the order of the rollouts."""
@@ -95,7 +84,7 @@ def read(folder: Path) -> Probe:
     Raises:
         StepalignError: naming file, line and key where something is missing or malformed.
     """
-    answers: list[Critique | CritiqueFailure] = read_jsonl(folder / "critiques.jsonl", Answer)  # type: ignore[arg-type]
+    answers: list[CriticResult] = read_jsonl(folder / "critiques.jsonl", CriticResult)  # type: ignore[arg-type]
     return Probe(
         problems=tuple(read_jsonl(folder / "problems.jsonl", Problem)),
         rollouts=tuple(read_jsonl(folder / "rollouts.jsonl", Rollout)),

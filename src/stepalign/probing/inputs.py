@@ -14,19 +14,9 @@ from stepalign.console import Console
 from stepalign.critics import OwnModel
 from stepalign.critics.journal import answer_all
 from stepalign.errors import StepalignError
-from stepalign.policy import context_limit
+from stepalign.io import read_jsonl, write_jsonl
 from stepalign.probing.error_spans import mark_from_critique, mark_from_slip
-from stepalign.records import (
-    Answer,
-    Critique,
-    CritiqueFailure,
-    Mark,
-    PlantedSlip,
-    Problem,
-    Rollout,
-    read_jsonl,
-    write_jsonl,
-)
+from stepalign.records import CriticResult, Critique, Mark, PlantedSlip, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 
@@ -38,7 +28,7 @@ class ProbeInputs:
     rollouts: Sequence[Rollout]
     problems: Mapping[str, Problem]
     """By id; those of the rollouts, or more."""
-    answers: Sequence[Critique | CritiqueFailure] = ()
+    answers: Sequence[CriticResult] = ()
     known_marks: Sequence[Mark] = ()
     """Errors that were planted, or marked by hand."""
 
@@ -110,7 +100,7 @@ def read(path: Path, problems: Mapping[str, Problem] | None = None) -> ProbeInpu
     return ProbeInputs(
         rollouts=rollouts,
         problems=problems,
-        answers=optional("critiques.jsonl", Answer),
+        answers=optional("critiques.jsonl", CriticResult),
         known_marks=[*planted, *optional("marks.jsonl", Mark)],
     ).first(None)
 
@@ -139,23 +129,31 @@ def sample_rollouts(
     return ProbeInputs(rollouts=rollouts, problems={problem.id: problem for problem in problems})
 
 
-def complete(inputs: ProbeInputs, settings: config.Recipe, solver: Solver, console: Console, folder: Path) -> ProbeInputs:
-    """Add missing prompts, grades and, where the recipe has a critic, critiques.
+def complete(
+    inputs: ProbeInputs,
+    solver: Solver,
+    critic: config.CriticConfig | None,
+    console: Console,
+    folder: Path,
+    *,
+    enable_thinking: bool,
+    context_limit: int | None,
+) -> ProbeInputs:
+    """Add missing prompts, grades and, with a critic, critiques.
 
     Existing ones stay as they are. The critic's results are kept in `folder` as they come.
     """
-    thinking = settings.sampling.enable_thinking
-    rollouts = [_with_prompt(rollout, inputs.problems, solver, thinking=thinking) for rollout in inputs.rollouts]
+    rollouts = [_with_prompt(rollout, inputs.problems, solver, thinking=enable_thinking) for rollout in inputs.rollouts]
     if any(rollout.grade is None for rollout in rollouts):
         rollouts = solver.grader.grade(rollouts, inputs.problems)
     answers = list(inputs.answers)
     answered = {answer.rollout_id for answer in answers}
     waiting = [(inputs.problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
-    if settings.critic is not None and waiting:
-        own = OwnModel(solver.chat, solver.sampler, context_limit(settings.model))
-        critic = critics.make(settings.critic, solver.grader, folder, lambda: own)
+    if critic is not None and waiting:
+        own = OwnModel(solver.chat, solver.sampler, context_limit)
+        built = critics.make(critic, solver.grader, folder, lambda: own)
         with console.stage("critique", len(waiting)) as advance:
-            answers += answer_all(critic, waiting, folder / "asked.jsonl", advance)
+            answers += answer_all(built, waiting, folder / "asked.jsonl", advance)
     return replace(inputs, rollouts=rollouts, answers=answers)
 
 

@@ -45,7 +45,7 @@ def score_views(
     """Score every view, in the given order.
 
     Args:
-        forward: returns the hidden states that predict a batch's loss tokens: a `Policy`, or its `teacher`.
+        forward: returns the hidden states that predict a batch's loss tokens: a `Policy`, or its `forward_base`.
         head: the model's output embedding.
         views: of any lengths.
         top: how many of the likeliest tokens to keep in each place.

@@ -18,16 +18,18 @@ from stepalign.trace import boxed
 
 Tree = str | list[Any]
 
-MATHML = frozenset(
+_MATHML = (
     "math maction menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow ms mspace msqrt "
-    "mstyle msub msubsup msup mtable mtd mtext mtr munder munderover".split()
+    "mstyle msub msubsup msup mtable mtd mtext mtr munder munderover"
 )
-ELEMENTS = MATHML | {"div", "h4", "hr", "strong", "code"}
-ATTRIBUTES = frozenset(
+_ATTRIBUTES = (
     "accent accentunder class columnalign depth display displaystyle fence form height largeop linethickness lspace "
     "mathvariant maxsize minsize movablelimits notation rowspacing rspace scriptlevel separator stretchy symmetric "
-    "voffset width".split()
+    "voffset width"
 )
+MATHML = frozenset(_MATHML.split())
+ELEMENTS = MATHML | {"div", "h4", "hr", "strong", "code"}
+ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 """Allowed attributes: neither style nor href nor anything that acts."""
 
 _MAX_FORMULA = 4_000
@@ -113,7 +115,9 @@ def _formula(latex: str, *, display: bool) -> Tree | None:
 def _tree(element: Element) -> Tree:
     tag = element.tag.rpartition("}")[2]
     # latex2mathml writes some signs as character references, which its own serializer would not escape.
-    text = _ENTITY.sub(lambda found: chr(code) if (code := int(found[1], 16)) < 0x110000 else found[0], element.text or "")
+    text = _ENTITY.sub(
+        lambda found: chr(code) if (code := int(found[1], 16)) < 0x110000 else found[0], element.text or ""
+    )
     attributes = {name: str(value) for name, value in element.attrib.items() if name in ATTRIBUTES}
     return [tag if tag in MATHML else "mrow", attributes, *[text] * bool(text), *map(_tree, element)]
 

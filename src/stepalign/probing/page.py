@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from stepalign.io import write_atomically
 from stepalign.probing import display, figures, markdown
 from stepalign.probing.error_spans import token_regions
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import rollout_means
-from stepalign.records import Answer, Credit, Critique, Mark, Problem, Rollout, TopTokens, write_atomically
+from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout, TopTokens
 from stepalign.report.display import HIDDEN
 from stepalign.report.page import environment
 from stepalign.trace import parse
@@ -79,7 +80,10 @@ def render(probe: Probe, *, figures: Mapping[str, str]) -> str:
             errors=", ".join(f"{n} {source}" for source, n in errors.items() if n) or "none known",
             titles=[display.COLUMNS[key] for key in keys],
             rows=[
-                (name, [(display.format_value(key, i.get(key)), display.format_interval(key, i.get(key))) for key in keys])
+                (
+                    name,
+                    [(display.format_value(key, i.get(key)), display.format_interval(key, i.get(key))) for key in keys],
+                )
                 for name, i in rows.items()
                 if keys
             ],
@@ -135,12 +139,18 @@ def _block(value: object) -> str:
 
 
 def _rollout(
-    rollout: Rollout, problem: Problem | None, answer: Answer | None, mark: Mark | None, credits: list[Credit | None]
+    rollout: Rollout,
+    problem: Problem | None,
+    answer: CriticResult | None,
+    mark: Mark | None,
+    credits: list[Credit | None],
 ) -> dict[str, Any]:
     ends = [*rollout.token_starts[1:], len(rollout.text)]
     regions = token_regions(rollout, mark)
-    sections = [{"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, 1)]
-    if parse(rollout.text).answer is not None:
+    sections: list[dict[str, Any]] = [
+        {"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, 1)
+    ]
+    if parse(rollout.text).answer_section is not None:
         sections[-1]["label"] = "answer"
     sections.sort(key=lambda section: section["first"])
     if not sections or sections[0]["first"] > 0:
@@ -162,7 +172,10 @@ def _rollout(
         "reading": markdown.parse(rollout.text),
         "problem": problem
         and {"reading": markdown.parse(problem.statement), "answer": problem.answer, "solution": problem.solution},
-        "critique": {"title": f"Critique by {answer.critic}, case {answer.case}", "reading": markdown.parse(answer.text)}
+        "critique": {
+            "title": f"Critique by {answer.critic}, case {answer.case}",
+            "reading": markdown.parse(answer.text),
+        }
         if isinstance(answer, Critique)
         else answer and {"title": f"No critique: {answer.reason}", "reading": [answer.detail]},
         "student": student and _steps(student.student),
@@ -186,7 +199,11 @@ def _top(top: Sequence[TopTokens]) -> list[list[tuple[int, int]]]:
 
 def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: list[Credit | None]) -> dict[str, Any]:
     grade = rollout.grade
-    words = (rollout.id, problem.statement[:_SEARCHED_CHARACTERS] if problem else "", grade.answer if grade else "")
+    words = (
+        rollout.id,
+        problem.statement[:_SEARCHED_CHARACTERS] if problem else "",
+        grade.final_answer if grade else "",
+    )
     return {
         "id": rollout.id,
         "search": " ".join(words).lower(),
@@ -202,7 +219,7 @@ def _row_measures(rollout: Rollout, credit: Credit, mark: Mark | None) -> dict[s
     if not credit.values:
         return {}
     means = rollout_means(rollout, credit, mark)
-    measures = {key: means[key] for key in ("before", "at", "after") if key in means}
+    measures: dict[str, float] = {key: means[key] for key in ("before", "at", "after") if key in means}
     measures["mean"] = float(np.mean(credit.values))
     measures["negative"] = float(np.mean(np.array(credit.values) < 0))
     return {key: round(value, 4) for key, value in measures.items()}

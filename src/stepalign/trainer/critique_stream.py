@@ -17,12 +17,11 @@ from typing import TypeVar
 
 from stepalign.console import Console
 from stepalign.critics import Critic
-from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rewards.math import Grader
 from stepalign.views import TrainingExample, micro_batches
 
 L = TypeVar("L", bound=TrainingExample)
-Answer = Critique | CritiqueFailure
 
 
 class CritiqueStream:
@@ -43,7 +42,7 @@ class CritiqueStream:
         self._at_once = at_once and critic is not None
         self._drawn: SimpleQueue[Rollout | None] = SimpleQueue()
         self._asked: SimpleQueue[Rollout | None] = SimpleQueue()
-        self._answers: SimpleQueue[Answer | BaseException | None] = SimpleQueue()
+        self._answers: SimpleQueue[CriticResult | BaseException | None] = SimpleQueue()
         self._graded: dict[str, Rollout] = {}
         self._fault: BaseException | None = None
         self._given_up = False
@@ -84,7 +83,7 @@ class CritiqueStream:
             raise self._fault
         return [self._graded[rollout.id] for rollout in rollouts]
 
-    def answers(self) -> Iterator[Answer]:
+    def answers(self) -> Iterator[CriticResult]:
         """The critic's answers, in the order in which they are ready; everything must have been graded.
 
         Raises:
@@ -96,7 +95,7 @@ class CritiqueStream:
         elif self._critic is not None:
             yield from self._critic.critique(self._attempts())
 
-    def take(self, *, wait: bool) -> list[Answer]:
+    def take(self, *, wait: bool) -> list[CriticResult]:
         """The answers that are ready, of a critic that is asked at once.
 
         Args:
@@ -105,7 +104,7 @@ class CritiqueStream:
         Raises:
             StepalignError: what the critic raised.
         """
-        answers: list[Answer] = []
+        answers: list[CriticResult] = []
         while not self.exhausted:
             try:
                 found = self._answers.get(block=wait and not answers)
@@ -172,7 +171,7 @@ class CritiqueStream:
 
 def iter_micro_batches(
     answering: CritiqueStream,
-    teach: Callable[[Sequence[Answer]], Sequence[L]],
+    teach: Callable[[Sequence[CriticResult]], Sequence[L]],
     size: int,
     tokens: int | None,
     console: Console,

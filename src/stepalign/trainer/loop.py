@@ -16,13 +16,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import chat as tokens
-from stepalign import config, critics, report
+from stepalign import config, critics, models, report
 from stepalign import data as problems
-from stepalign import policy as policies
 from stepalign.algorithms.base import Algorithm, StepExamples
-from stepalign.algorithms.grpo import GRPO
-from stepalign.algorithms.self_distillation import SelfDistillation, within
+from stepalign.algorithms.self_distillation import within
+from stepalign.chat import load_chat
+from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics.counts import outcomes
 from stepalign.distributed import strategy as distribution
@@ -33,7 +32,7 @@ from stepalign.evaluation.run import judge
 from stepalign.policy import ADAPTER
 from stepalign.probing.callback import ProbeCallback
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rewards.math import Grader
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
@@ -42,7 +41,7 @@ from stepalign.trainer import checkpoints, progress
 from stepalign.trainer.accumulation import GradientAccumulator, learning_rate, optimizer_of, update
 from stepalign.trainer.batches import batches, fitting
 from stepalign.trainer.cost import spent
-from stepalign.trainer.critique_stream import Answer, CritiqueStream, iter_micro_batches
+from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.run_folder import Run
 from stepalign.trainer.weight_sync import WeightSync
 
@@ -71,20 +70,22 @@ class Trainer:
     def __init__(self, settings: config.Recipe, run: Run, stack: ExitStack, world: World = SINGLE) -> None:
         self.settings, self.run, self.world = settings, run, world
         # All that can be wrong with a recipe shows before the weights are loaded.
-        self.chat = tokens.load(settings.model)
+        self.chat = load_chat(settings.model)
         self.prompt = SolverPrompt(settings.prompts)
-        context_limit = policies.context_limit(settings.model)
-        self.method = _method(settings, self.chat, self.prompt, context_limit)
+        context_limit = models.context_limit(settings.model)
+        self.method: Algorithm[Any] = registry.build(
+            settings.algorithm, recipe=settings, chat=self.chat, prompt=self.prompt, context_limit=context_limit
+        )
         grader = stack.enter_context(Grader(settings.grader))
         self.critic = (
-            critics.make(_divided(settings.critic, world), grader, settings.folder, self._own_model)
+            critics.make(settings.critic.divided(world.size), grader, settings.folder, self._own_model)
             if settings.critic and self.method.needs_critique
             else None
         )
         # The own model cannot draw rollouts and critiques at once; a program answers at once, and in a settled order.
         overlap = settings.training.overlap
-        self._at_once = overlap and not isinstance(settings.critic, config.SelfCriticConfig)
-        served = self.critic is not None and isinstance(settings.critic, config.OpenAICriticConfig)
+        self._at_once = overlap and not (settings.critic and settings.critic.needs_own_model)
+        served = self.critic is not None and settings.critic is not None and settings.critic.is_remote
         self._early = overlap and served and self.method.one_by_one and world.size == 1
         self.train_problems, self.evaluation_problems, dropped = world.on_main(
             lambda: problems.prepare(settings.problems)
@@ -98,7 +99,7 @@ class Trainer:
                 "`stepalign probe`"
             )
         self.accelerator = _accelerator(settings)
-        self.policy = policies.load(settings.model, settings.lora, settings.seed, self.accelerator.device)
+        self.policy = models.load_policy(settings.model, settings.lora, settings.seed, self.accelerator.device)
         sampler = samplers.make(
             settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
@@ -134,7 +135,7 @@ class Trainer:
         self.watch = self._watch(context_limit) if settings.probe else None
 
     def _own_model(self) -> critics.OwnModel:
-        return critics.OwnModel(self.chat, self.solver.sampler, policies.context_limit(self.settings.model))
+        return critics.OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -224,14 +225,14 @@ class Trainer:
 
     def _learn_as_answered(
         self, step: int, by_id: Mapping[str, Problem], rollouts: Sequence[Rollout], answering: CritiqueStream
-    ) -> tuple[StepExamples[Any], dict[str, float], list[Answer]]:
+    ) -> tuple[StepExamples[Any], dict[str, float], list[CriticResult]]:
         """The step's update, whose passes begin with the first answers."""
         training = self.settings.training
         drawn = {rollout.id: rollout for rollout in rollouts}
-        found: dict[str, Answer] = {}
+        found: dict[str, CriticResult] = {}
         taught: StepExamples[Any] = StepExamples(lessons=[])
 
-        def teach(answers: Sequence[Answer]) -> list[Any]:
+        def teach(answers: Sequence[CriticResult]) -> list[Any]:
             new = {answer.rollout_id: answer for answer in answers}
             found.update(new)
             made = self.method.teach([drawn[name] for name in new], by_id, new)
@@ -331,7 +332,7 @@ class Trainer:
         self.run.keep_rollouts(step, rollouts)
         return rollouts
 
-    def _critiques(self, step: int, rollouts: Sequence[Rollout], answering: CritiqueStream) -> list[Answer]:
+    def _critiques(self, step: int, rollouts: Sequence[Rollout], answering: CritiqueStream) -> list[CriticResult]:
         """The critic's answers to all of the step's rollouts, in their order."""
         if self.critic is None:
             return []
@@ -383,21 +384,6 @@ class Trainer:
                 f"problems.train: no problem leaves room for sampling.max_new_tokens = {sampling.max_new_tokens} "
                 f"in the model's context of {limit} tokens"
             )
-
-
-def _method(
-    settings: config.Recipe, chat: tokens.Chat, prompt: SolverPrompt, context_limit: int | None
-) -> Algorithm[Any]:
-    if isinstance(settings.algorithm, config.GRPOConfig):
-        return GRPO(settings, settings.algorithm)
-    return SelfDistillation(chat, prompt, settings, settings.algorithm, context_limit)
-
-
-def _divided(critic: config.AnyCriticConfig, world: World) -> config.AnyCriticConfig:
-    """Each process' part of the requests that may be under way at once."""
-    if not isinstance(critic, config.OpenAICriticConfig):
-        return critic
-    return critic.model_copy(update={"max_concurrency": -(-critic.max_concurrency // world.size)})
 
 
 def _accelerator(settings: config.Recipe) -> Accelerator:
