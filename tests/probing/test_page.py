@@ -93,7 +93,17 @@ def test_scripts_never_parse_markup() -> None:
 
 def decode(block: str) -> Any:
     """Decode a block as `page.js` does."""
-    return json.loads(zlib.decompress(base64.b64decode(block)))
+    head, _, planes = zlib.decompress(base64.b64decode(block)).partition(b"\0")
+    numbers = np.frombuffer(planes, np.uint8).reshape(3, -1).T @ [1, 256, 65536]
+    found = json.loads(head)
+    for scored in filter(None, [found.get("student"), *found.get("credits", [])]):
+        scored["logs"] = -page.UNIT * numbers[slice(*scored["logs"])]
+        if scored["top"]:
+            scored["top"] = {
+                "ids": numbers[slice(*scored["top"]["ids"])],
+                "logs": -page.UNIT * numbers[slice(*scored["top"]["logs"])],
+            }
+    return found
 
 
 def test_a_block_holds_the_records_numbers_and_the_student_once(build_probe) -> None:
@@ -106,16 +116,26 @@ def test_a_block_holds_the_records_numbers_and_the_student_once(build_probe) -> 
         assert "".join(found["pieces"]) == rollout.text
         assert tuple(found["ids"]) == rollout.completion_ids
         credits = [credit for credit in probe.credits if credit.rollout_id == rollout.id]
-        np.testing.assert_allclose(-page.UNIT * np.array(found["student"]), credits[0].student, atol=page.UNIT / 2)
+        np.testing.assert_allclose(found["student"]["logs"], credits[0].student, atol=page.UNIT / 2)
         for credit, packed in zip(credits, found["credits"], strict=True):
             assert packed["prompt"] == credit.prompt
-            np.testing.assert_allclose(-page.UNIT * np.array(packed["teacher"]), credit.teacher, atol=page.UNIT / 2)
-            for entries, listed in zip(credit.teacher_top, packed["teacher_top"], strict=True):
-                assert [token for token, _ in listed] == [token for token, _ in entries]
-                assert [-page.UNIT * steps for _, steps in listed] == pytest.approx(
-                    [log for _, log in entries], abs=page.UNIT / 2
-                )
+            np.testing.assert_allclose(packed["logs"], credit.teacher, atol=page.UNIT / 2)
+            ids, logs = zip(*(entry for entries in credit.teacher_top for entry in entries), strict=True)
+            assert tuple(packed["top"]["ids"]) == ids
+            np.testing.assert_allclose(packed["top"]["logs"], logs, atol=page.UNIT / 2)
             assert "student" not in packed
+
+
+def test_a_block_keeps_large_token_ids_and_small_probabilities(build_probe) -> None:
+    probe = build_probe(1, contexts=1, top=1)
+    rollout, credit = probe.rollouts[0], probe.credits[0]
+    size = len(rollout.completion_ids)
+    rare = dataclasses.replace(
+        credit, teacher=(-200.0,) * size, teacher_top=(((200_000, -0.0004),),) * size, student_top=()
+    )
+    (packed,) = decode(page.pack(dataclasses.replace(probe, credits=(rare,)))[1]["rollout-0"])["credits"]
+    assert set(packed["logs"]) == {-200.0}
+    assert (set(packed["top"]["ids"]), set(packed["top"]["logs"])) == ({200_000}, {0.0})
 
 
 def test_json_in_a_script_can_end_no_script() -> None:

@@ -4,9 +4,9 @@
 allows only that script, by its hash, and no text as markup. Foreign text is escaped in the template, base64 in the
 blocks, and only ever text nodes on the page.
 
-A block is base64 of zlib of JSON. There is one for the tokens' texts and one a rollout, unpacked when the rollout is
-opened. Log-probabilities are integers, in steps of `UNIT` nats below zero: a number on the page is within `UNIT` / 2
-of the record's, a credit within `UNIT`. Left out: values that the page derives (credit is a difference).
+A block is base64 of zlib of JSON and numbers. There is one for the tokens' texts and one a rollout, unpacked when the
+rollout is opened. Log-probabilities are counted in steps of `UNIT` nats below zero: a number on the page is within
+`UNIT` / 2 of the record's, a credit within `UNIT`. Left out: values that the page derives, such as credit.
 
     stepalign probe recipes/probe/gsm8k.toml --out probes/gsm8k --open
 """
@@ -102,7 +102,7 @@ def pack(probe: Probe) -> tuple[dict[str, Any], dict[str, str]]:
     for number, rollout in enumerate(probe.rollouts):
         own = [credits.get((rollout.id, context)) for context in probe.contexts]
         problem, mark = problems.get(rollout.problem_id), marks.get(rollout.id)
-        blocks[f"rollout-{number}"] = _block(_rollout(rollout, problem, answers.get(rollout.id), mark, own))
+        blocks[f"rollout-{number}"] = _rollout_block(rollout, problem, answers.get(rollout.id), mark, own)
         rows.append(_row(rollout, problem, mark, own))
     index = {
         "unit": UNIT,
@@ -134,21 +134,40 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
 
 
-def _block(value: object) -> str:
-    return base64.b64encode(zlib.compress(_json(value).encode(), 9)).decode()
+def _block(head: object, *numbers: np.ndarray) -> str:
+    """Pack JSON, a zero byte, and numbers below 2²⁴: all their low bytes, all middle bytes, all high bytes."""
+    flat = np.concatenate(numbers or [np.zeros(0)]).astype("<u4")
+    planes = flat.view(np.uint8).reshape(-1, 4)[:, :3].T.tobytes()
+    return base64.b64encode(zlib.compress(_json(head).encode() + b"\0" + planes)).decode()
 
 
-def _rollout(
+def _rollout_block(
     rollout: Rollout,
     problem: Problem | None,
     answer: CriticResult | None,
     mark: Mark | None,
     credits: list[Credit | None],
-) -> dict[str, Any]:
+) -> str:
+    numbers: list[np.ndarray] = []
+
+    def span(values: np.ndarray) -> list[int]:
+        start = sum(map(len, numbers))
+        numbers.append(values)
+        return [start, start + len(values)]
+
+    def logs(log_probs: Sequence[float] | np.ndarray) -> list[int]:
+        return span(np.rint(-np.asarray(log_probs) / UNIT))
+
+    def top(entries: Sequence[TopTokens]) -> dict[str, list[int]] | None:
+        if len(set(map(len, entries))) != 1:  # none, or from elsewhere
+            return None
+        ids, log_probs = np.array(entries).reshape(-1, 2).T
+        return {"ids": span(ids), "logs": logs(log_probs)}
+
     ends = [*rollout.token_starts[1:], len(rollout.text)]
     regions = token_regions(rollout, mark)
     sections: list[dict[str, Any]] = [
-        {"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, 1)
+        {"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, start=1)
     ]
     if parse(rollout.text).answer_section is not None:
         sections[-1]["label"] = "answer"
@@ -157,7 +176,7 @@ def _rollout(
         sections.insert(0, {"label": "", "step": 0, "first": 0})
     first, last = regions.error or (0, 0)
     student = next((credit for credit in credits if credit), None)
-    return {
+    head = {
         "ids": rollout.completion_ids,
         "pieces": [rollout.text[start:end] for start, end in zip(rollout.token_starts, ends, strict=False)],
         "sections": sections,
@@ -178,23 +197,13 @@ def _rollout(
         }
         if isinstance(answer, Critique)
         else answer and {"title": f"No critique: {answer.reason}", "reading": [answer.detail]},
-        "student": student and _steps(student.student),
-        "student_top": student and _top(student.student_top),
+        "student": student and {"logs": logs(student.student), "top": top(student.student_top)},
         "credits": [
-            credit
-            and {"prompt": credit.prompt, "teacher": _steps(credit.teacher), "teacher_top": _top(credit.teacher_top)}
+            credit and {"prompt": credit.prompt, "logs": logs(credit.teacher), "top": top(credit.teacher_top)}
             for credit in credits
         ],
     }
-
-
-def _steps(log_probs: Sequence[float]) -> list[int]:
-    steps: list[int] = np.rint(-np.asarray(log_probs) / UNIT).astype(int).tolist()
-    return steps
-
-
-def _top(top: Sequence[TopTokens]) -> list[list[tuple[int, int]]]:
-    return [[(token, round(-log_prob / UNIT)) for token, log_prob in entries] for entries in top]
+    return _block(head, *numbers)
 
 
 def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: list[Credit | None]) -> dict[str, Any]:

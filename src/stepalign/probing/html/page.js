@@ -31,25 +31,31 @@ const currentColumn = () => columns().find((column) => Number(column.dataset.con
 
 // ── data ────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Unpack a block: base64 of zlib of JSON. */
+/** Unpack a block (`page.py` writes it): JSON, and numbers as their low, middle and high bytes. */
 async function unpack(id) {
   const packed = Uint8Array.from(atob(byId(id).textContent), (character) => character.charCodeAt(0));
-  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const [head, planes] = [bytes.subarray(0, bytes.indexOf(0)), bytes.subarray(bytes.indexOf(0) + 1)];
+  const count = planes.length / 3;
+  const number = (_, i) => planes[i] + 256 * planes[count + i] + 65536 * planes[2 * count + i];
+  return { head: JSON.parse(new TextDecoder().decode(head)), numbers: Array.from({ length: count }, number) };
 }
 
 /** Open a rollout, unless another one is requested in the meantime. */
 async function open(index, changes = {}) {
   requests += 1;
   const request = requests;
-  const read = await unpack(`rollout-${index}`);
+  const { head, numbers } = await unpack(`rollout-${index}`);
   if (request !== requests) return;
-  const logs = (steps) => steps && steps.map((step) => -step * INDEX.unit);
-  read.student = logs(read.student);
-  for (const credit of read.credits.filter(Boolean)) {
-    credit.teacher = logs(credit.teacher);
-    credit.values = credit.teacher.map((log, i) => log - read.student[i]);
+  const ids = (span) => numbers.slice(...span);
+  const logs = (span) => ids(span).map((steps) => -steps * INDEX.unit);
+  for (const scored of [head.student, ...head.credits].filter(Boolean)) {
+    scored.logs = logs(scored.logs);
+    scored.values = scored.logs.map((log, i) => log - head.student.logs[i]);
+    if (scored.top) scored.top = { ids: ids(scored.top.ids), logs: logs(scored.top.logs) };
   }
-  rollout = read;
+  rollout = head;
   update({ rollout: index, token: null, ...changes });
 }
 
@@ -338,7 +344,7 @@ function listen() {
 
 async function start() {
   if (!INDEX.rollouts.length || !INDEX.contexts.length) return;
-  TOKENS = await unpack("tokens");
+  TOKENS = (await unpack("tokens")).head;
   listen();
   await followAddress();
   document.documentElement.dataset.ready = "true";

@@ -63,7 +63,7 @@ function spoken(i, k) {
   const name = (rollout.pieces[i].trim() || bareLabel(i)).replace(HIDDEN, "");
   if (credit === null) return `${name}, no credit under this context`;
   return `${name}, credit ${signed(credit.values[i])} nats under ${INDEX.contexts[k]}, ` +
-    `student ${percent(rollout.student[i])}, teacher ${percent(credit.teacher[i])}`;
+    `student ${percent(rollout.student.logs[i])}, teacher ${percent(credit.logs[i])}`;
 }
 
 /** Find the token to which a key leads from token `i`; null for other keys. */
@@ -108,8 +108,8 @@ function cardContent(i, k) {
     element("td", {}, signed(log, 3)),
     element("td", {}, percent(log)));
   const rows = credits.flatMap((credit, c) => credit === null ? [] : [
-    row(INDEX.contexts[c], { class: c === k ? "current" : "" }, credit.values[i], credit.teacher[i])]);
-  if (student) rows.push(row("student", { class: "student" }, null, student[i]));
+    row(INDEX.contexts[c], { class: c === k ? "current" : "" }, credit.values[i], credit.logs[i])]);
+  if (student) rows.push(row("student", { class: "student" }, null, student.logs[i]));
   const heads = [[], ["A", element("sub", {}, "t")], ["log p"], ["p"]];
   const head = element("tr", {}, ...heads.map((parts) => element("th", { scope: "col" }, ...parts)));
   const content = [
@@ -117,19 +117,21 @@ function cardContent(i, k) {
       element("b", {}, oneLine(pieces[i] || bareLabel(i))), element("small", {}, place.join(", "))),
     element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)),
   ];
-  if (rollout.student_top?.length && credits[k]?.teacher_top.length) {
+  if (credits[k]?.top && student.top) {
     content.push(element("div", { class: "tops" },
-      topList("Student", rollout.student_top[i], student[i], rollout.ids[i]),
-      topList(`Teacher, ${INDEX.contexts[k]}`, credits[k].teacher_top[i], credits[k].teacher[i], rollout.ids[i])));
+      topList("Student", student, i), topList(`Teacher, ${INDEX.contexts[k]}`, credits[k], i)));
   }
   return content;
 }
 
 /** List the likeliest tokens, and below them the sampled one where it is not among them. */
-function topList(title, entries, log, sampled) {
-  const rows = entries.map(([id, steps]) => topRow(id, -steps * INDEX.unit, id === sampled));
-  if (!entries.some(([id]) => id === sampled)) {
-    rows.push(element("li", { "aria-hidden": "true" }, "…"), topRow(sampled, log, true));
+function topList(title, { top, logs }, i) {
+  const sampled = rollout.ids[i];
+  const size = top.ids.length / logs.length;
+  const ids = top.ids.slice(i * size, (i + 1) * size);
+  const rows = ids.map((id, k) => topRow(id, top.logs[i * size + k], id === sampled));
+  if (!ids.includes(sampled)) {
+    rows.push(element("li", { "aria-hidden": "true" }, "…"), topRow(sampled, logs[i], true));
   }
   return element("div", {}, element("h5", {}, visible(title)), element("ol", {}, ...rows));
 }
