@@ -1,6 +1,6 @@
-"""What each process of `test_distribution` runs: updates in all processes, held against the same in one.
+"""Program of each process in `test_strategy`: updates in all processes, compared with the same in one.
 
-torchrun … distributed.py RECIPE updates.json      (or `die`: one process ends while the other waits)
+torchrun … launched.py RECIPE updates.json      (or `die`: one process ends while the other waits)
 """
 
 import copy
@@ -18,9 +18,9 @@ from stepalign import config, models
 from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.algorithms.grpo import GRPOLoss, PolicyGradientExample
 from stepalign.console import Console
-from stepalign.distributed import strategy as distribution
-from stepalign.distributed.process import join
-from stepalign.distributed.strategy import DataParallel
+from stepalign.distributed.base import ParallelStrategy
+from stepalign.distributed.process import init_world
+from stepalign.distributed.strategy import DataParallel, build_strategy
 from stepalign.policy import Policy
 from stepalign.trainer.accumulation import update
 from stepalign.views import DistillationExample, View
@@ -63,28 +63,28 @@ def policy(settings: config.Recipe) -> Policy:
 
 
 def moved(
-    engine: DataParallel, model: Policy, count: int, settings: config.Recipe
+    strategy: ParallelStrategy, model: Policy, count: int, settings: config.Recipe
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
     taught, learns = lessons(count, settings.algorithm), learner(settings)
     zero_gradient = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3)]
-    optimizer = engine.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
+    optimizer = strategy.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
     with Console(quiet=True) as console:
         for _ in range(2):
-            metrics = update(engine, model, optimizer, taught, learns, settings, console, zero_gradient=zero_gradient)
+            metrics = update(strategy, model, optimizer, taught, learns, settings, console, zero_gradient=zero_gradient)
     return torch.cat([parameter.detach().flatten() for parameter in model.trainable()]), metrics
 
 
 def main() -> None:
     settings = config.load(Path(sys.argv[1]))
-    world = join(settings.distributed)
+    world = init_world(settings.distributed.num_processes)
     if sys.argv[2] == "die":
         if world.rank == 1:
             os._exit(3)
         world.gather([0])
     start = policy(settings)
     before = torch.cat([parameter.detach().flatten() for parameter in start.trainable()])
-    engine = distribution.make(settings.distributed, world, torch.device("cpu"))
+    strategy = build_strategy(settings.distributed, world, torch.device("cpu"))
     found = {}
     for count, normalize, size in itertools.product((1, 4, 7), ("seq-mean-token-mean", "token-mean"), (1, 3)):
         chosen = settings.model_copy(
@@ -95,7 +95,7 @@ def main() -> None:
         )
         alone = copy.deepcopy(start)
         wanted, metrics_of_one = moved(DataParallel(), alone, count, chosen)
-        mine, metrics = moved(engine, copy.deepcopy(start), count, chosen)
+        mine, metrics = moved(strategy, copy.deepcopy(start), count, chosen)
         everyones = world.gather([mine])
         found[f"{count} lessons, {normalize}, {size} a micro-batch"] = {
             "moved": (wanted - before).abs().max().item(),

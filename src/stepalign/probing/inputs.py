@@ -9,10 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stepalign import config, critics
+from stepalign import config
+from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.critics import OwnModel
-from stepalign.critics.journal import answer_all
+from stepalign.critics import Critic
+from stepalign.critics.run import critique_all
+from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.probing.error_spans import mark_from_critique, mark_from_slip
@@ -116,7 +118,7 @@ def sample_rollouts(
 ) -> ProbeInputs:
     """Sample and grade one rollout of each problem."""
     with console.stage("sample", len(problems)) as advance:
-        rollouts = solver.attempt(
+        rollouts = solver.generate_rollouts(
             problems,
             1,
             sampling,
@@ -124,7 +126,7 @@ def sample_rollouts(
             policy_step=0,
             seed=derive_seed(seed, "probe"),
             prefix="probe",
-            done=lambda _: advance(1),
+            on_rollout=lambda _: advance(1),
         )
     return ProbeInputs(rollouts=rollouts, problems={problem.id: problem for problem in problems})
 
@@ -151,9 +153,9 @@ def complete(
     waiting = [(inputs.problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
     if critic is not None and waiting:
         own = OwnModel(solver.chat, solver.sampler, context_limit)
-        built = critics.make(critic, solver.grader, folder, lambda: own)
+        built: Critic = registry.build(critic, grader=solver.grader, folder=folder, own=lambda: own)
         with console.stage("critique", len(waiting)) as advance:
-            answers += answer_all(built, waiting, folder / "asked.jsonl", advance)
+            answers += critique_all(built, waiting, folder / "asked.jsonl", advance)
     return replace(inputs, rollouts=rollouts, answers=answers)
 
 

@@ -29,9 +29,7 @@ from stepalign.probing.inputs import ProbeInputs
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit, Problem, Rollout
-from stepalign.rewards.math import Grader
-from stepalign.rollouts.generate import Solver
-from stepalign.rollouts.transformers import TransformersSampler
+from stepalign.rollouts.build import solver_on
 from stepalign.trainer.run_folder import manifest
 
 
@@ -91,12 +89,10 @@ def probe(
     )
     chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
     policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
-    sampler = TransformersSampler(policy.model, eos_ids=chat.eos_ids, batch_size=settings.sampler.max_num_seqs)
     teacher = within(settings.teacher, models.context_limit(settings.model))
     scorer = CreditScorer(policy, chat, prompt.before, templates, teacher, top=top)
     with Console() as console:
-        with Grader(settings.grader) as grader:
-            solver = Solver(chat, sampler, grader, prompt)
+        with solver_on(settings, chat, policy.model) as solver:
             if (out / "rollouts.jsonl").exists():
                 given = inputs.read(out)
             elif not isinstance(given, ProbeInputs):
@@ -113,6 +109,7 @@ def probe(
                 context_limit=models.context_limit(settings.model),
             )
             given.write(out)
+            (out / "asked.jsonl").unlink(missing_ok=True)
         credits = _score(scorer, given, out, console)
     found = Probe(
         problems=tuple(given.problems.values()),

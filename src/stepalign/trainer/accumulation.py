@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepalign import config
 from stepalign.console import Console
-from stepalign.distributed.strategy import DataParallel
+from stepalign.distributed.base import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 from stepalign.views import Batch, TrainingExample, View, collate, micro_batches, weights
@@ -61,7 +61,7 @@ class GradientAccumulator(Generic[L]):
 
     def __init__(
         self,
-        engine: DataParallel,
+        engine: ParallelStrategy,
         policy: Policy,
         learner: Loss[L],
         settings: config.Recipe,
@@ -169,7 +169,7 @@ class GradientAccumulator(Generic[L]):
 
 
 def update(
-    engine: DataParallel,
+    engine: ParallelStrategy,
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     lessons: Sequence[L],
@@ -199,7 +199,9 @@ def update(
     gradients = GradientAccumulator(engine, policy, learner, settings, console, **sizes)
     training = settings.training
     passes = list(
-        engine.passes(list(micro_batches(lessons, training.micro_batch_size, training.max_tokens_per_micro_batch)))
+        engine.local_micro_batches(
+            list(micro_batches(lessons, training.micro_batch_size, training.max_tokens_per_micro_batch))
+        )
     )
     with console.stage("learn", sum(len(micro) for micro, _ in passes)) as advance:
         for number, (micro, counts) in enumerate(passes, 1):

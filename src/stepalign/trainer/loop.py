@@ -16,19 +16,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, critics, models, report
+from stepalign import config, models, report
 from stepalign import data as problems
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.self_distillation import within
 from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.critics.counts import outcomes
-from stepalign.distributed import strategy as distribution
-from stepalign.distributed.process import SINGLE, MainProcessProxy, World, join
+from stepalign.critics import Critic
+from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.stats import outcomes
+from stepalign.distributed.process import SINGLE, MainProcessProxy, World, init_world
+from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.evaluation.run import judge
+from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import ADAPTER
 from stepalign.probing.callback import ProbeCallback
 from stepalign.prompts.conversation import SolverPrompt
@@ -53,7 +55,7 @@ def train(settings: config.Recipe) -> Path:
         StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
             computed up to then is in the run's folder.
     """
-    world = join(settings.distributed)
+    world = init_world(settings.distributed.num_processes)
     with ExitStack() as stack:
         run = Run(settings) if world.size == 1 else cast(Run, MainProcessProxy(world, lambda: Run(settings)))
         stack.callback(run.close)
@@ -77,8 +79,10 @@ class Trainer:
             settings.algorithm, recipe=settings, chat=self.chat, prompt=self.prompt, context_limit=context_limit
         )
         grader = stack.enter_context(Grader(settings.grader))
-        self.critic = (
-            critics.make(settings.critic.divided(world.size), grader, settings.folder, self._own_model)
+        self.critic: Critic | None = (
+            registry.build(
+                settings.critic.divided(world.size), grader=grader, folder=settings.folder, own=self._own_model
+            )
             if settings.critic and self.method.needs_critique
             else None
         )
@@ -99,19 +103,26 @@ class Trainer:
                 "`stepalign probe`"
             )
         self.accelerator = _accelerator(settings)
-        self.policy = models.load_policy(settings.model, settings.lora, settings.seed, self.accelerator.device)
+        self.engine = build_strategy(settings.distributed, world, self.accelerator.device)
+        self.policy = models.load_policy(
+            settings.model,
+            settings.lora,
+            settings.seed,
+            self.accelerator.device,
+            load_device=self.engine.load_device,
+        )
         sampler = samplers.make(
             settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
         )
         self.solver = Solver(self.chat, sampler, grader, self.prompt, world)
-        probes = [
+        texts = (
             (
-                *self.solver.prompt_ids(p, thinking=settings.sampling.enable_thinking),
-                *self.chat.encode_text(p.solution or p.answer),
+                *self.solver.prompt_ids(problem, thinking=settings.sampling.enable_thinking),
+                *self.chat.encode_text(problem.solution or problem.answer),
             )
-            for p in self.train_problems[:4]
-        ]
-        self.weight_sync = WeightSync(sampler, self.policy, settings, probes, world)
+            for problem in self.train_problems
+        )
+        self.weight_sync = WeightSync(sampler, self.policy, settings, texts, world)
         stack.callback(self.weight_sync.close)
         if settings.training.gradient_checkpointing:
             self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -120,10 +131,7 @@ class Trainer:
         last = world.on_main(lambda: checkpoints.latest(settings.folder / "checkpoints"))
         self.step = checkpoints.load(last, self.policy, self.optimizer) if last else 0
         run.forget_metrics_after(self.step)
-        world.assert_same(
-            "model or adapter", distribution.fingerprint([self.policy.head[:64], *self.policy.trainable()])
-        )
-        self.engine = distribution.make(settings.distributed, world, self.accelerator.device)
+        world.assert_same("model or adapter", fingerprint([self.policy.head[:64], *self.policy.trainable()]))
         self.optimizer = self.engine.prepare(self.policy, self.optimizer)
         self.console = stack.enter_context(Console(settings.training.max_steps, self.step, quiet=not world.is_main))
         if world.size > 1:
@@ -134,8 +142,8 @@ class Trainer:
             self.console.say(f"{settings.folder}: going on from {last.name}")
         self.watch = self._watch(context_limit) if settings.probe else None
 
-    def _own_model(self) -> critics.OwnModel:
-        return critics.OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
+    def _own_model(self) -> OwnModel:
+        return OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -159,7 +167,10 @@ class Trainer:
             tracker.finish()
 
     def _checkpoint(self) -> None:
-        folder, optimizer = self.settings.folder / "checkpoints", self.engine.whole(self.policy, self.optimizer)
+        folder, optimizer = (
+            self.settings.folder / "checkpoints",
+            self.engine.full_optimizer_state(self.policy, self.optimizer),
+        )
         self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
 
     def learn_from(self, batch: Sequence[Problem]) -> None:
@@ -266,8 +277,14 @@ class Trainer:
             return done
         with self.engine.unsharded(self.policy):
             self.weight_sync.sync(self.step)
-            evaluation, rollouts = judge(
-                self.solver, self.evaluation_problems, self.settings, self.console, adapter=ADAPTER, step=self.step
+            evaluation, rollouts = evaluate_policy(
+                self.solver,
+                self.evaluation_problems,
+                self.settings.evaluation,
+                self.console,
+                adapter=ADAPTER,
+                seed=self.settings.seed,
+                step=self.step,
             )
         self.run.keep_evaluation(evaluation, rollouts)
         shown = {name: measure.value for name, measure in evaluation.measures.items()}
@@ -318,7 +335,7 @@ class Trainer:
                 answering.add(rollout)
                 advance(len(rollout.completion_ids))
 
-            rollouts = self.solver.attempt(
+            rollouts = self.solver.generate_rollouts(
                 batch,
                 training.num_generations,
                 self.settings.sampling,
@@ -326,8 +343,8 @@ class Trainer:
                 policy_step=self.step,
                 seed=derive_seed(self.settings.seed, "rollouts", step),
                 prefix=f"step-{step:06d}",
-                done=done,
-                graded=answering.graded,
+                on_rollout=done,
+                grade=answering.graded,
             )
         self.run.keep_rollouts(step, rollouts)
         return rollouts
@@ -360,7 +377,7 @@ class Trainer:
             "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
             **learnt,
             **progress.measured(rollouts),
-            **({} if self.weight_sync.difference is None else {"handover_difference": self.weight_sync.difference}),
+            **self.weight_sync.metrics,
         }
         self.run.add_metrics({**values, **counts, "seconds": seconds})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
