@@ -249,10 +249,10 @@ def lab(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = 1,
 ) -> None:
     """Compare feedback designs on a laptop: a solver and a task that ship with the package."""
-    from stepalign.lab import comparing, running
+    from stepalign.lab import running
 
     folders = running.run(conditions or running.DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides or ())
-    typer.echo(comparing.write(folders, out))
+    typer.echo(running.compare(folders, out))
 
 
 @app.command()
