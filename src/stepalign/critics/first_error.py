@@ -73,7 +73,7 @@ def first_error_span(text: str, critique: Critique) -> ErrorSpan | None:
 
 
 def _heading_end(step: str) -> int:
-    """The place behind a step's heading; 0 without one."""
+    """Return the place behind a step's heading; 0 without one."""
     trace = parse(step)
     has_heading = bool(trace.sections) and trace.sections[0].kind != "preamble"
     return len(step.partition("\n")[0]) if has_heading else 0
@@ -132,16 +132,16 @@ _NO_CONTENT = frozenset(_WITHOUT_CONTENT.split())
 def _tokens(text: str) -> Iterator[_Token]:
     joined = False
     for match in _TOKEN.finditer(text):
-        kind, found = str(match.lastgroup), match[0]
-        name = found.lstrip("\\").lower()
+        kind, string = str(match.lastgroup), match[0]
+        name = string.lstrip("\\").lower()
         if kind == "number":
-            value = re.sub(r"[{},]", "", found)
+            value = re.sub(r"[{},]", "", string)
             value = value.rstrip("0").rstrip(".") if "." in value else value
         elif kind == "operator" or name in _OPERATORS:
             kind, value = "operator", _OPERATORS.get(name, name)
         elif kind == "word" and name in _NUMBERS:
             kind, value = "number", _NUMBERS[name]
-        elif kind in ("skip", "break") or name in _NO_CONTENT or (kind == "symbol" and category(found)[0] != "S"):
+        elif kind in ("skip", "break") or name in _NO_CONTENT or (kind == "symbol" and category(string)[0] != "S"):
             joined = joined and kind in ("skip", "command")
             continue
         elif kind in ("command", "symbol"):
@@ -150,7 +150,7 @@ def _tokens(text: str) -> Iterator[_Token]:
             kind, value = "variable", name
         else:
             value = re.sub(r"(?<=\w{3})(?:ing|ed|es|s)$", "", name)
-        yield _Token(kind, value, found, match.start(), match.end(), joined and kind != "word")
+        yield _Token(kind, value, string, match.start(), match.end(), joined and kind != "word")
         joined = kind != "word"
 
 
@@ -163,7 +163,7 @@ _Difference = tuple[_Token, str]
 def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> _Difference | None:
     """Find the first difference between a wrong step's tokens and its correction's. `text` is the wrong step."""
     shared = len(commonprefix([[token.value for token in wrong], [token.value for token in right]]))
-    shared = max(shared - 1, 0)  # a term's neighbour is looked at
+    shared = max(shared - 1, 0)  # a term is compared with its neighbour
     wrong, right = wrong[shared : shared + MAX_TOKENS], right[shared : shared + MAX_TOKENS]
     matcher = SequenceMatcher(None, [t.value for t in wrong], [t.value for t in right], autojunk=False)
     blocks = [span for tag, *span in matcher.get_opcodes() if tag != "equal"]
@@ -172,7 +172,7 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
 
     def claims() -> Iterator[_Difference]:
         for i, j, k, m in blocks:
-            yield from sorted(_replaced(wrong[i:j], right[k:m], results), key=lambda one: one[0].start)[:1]
+            yield from sorted(_replaced(wrong[i:j], right[k:m], results), key=lambda change: change[0].start)[:1]
             if k == m and _is_term(wrong, i, j, right):
                 yield wrong[i], ""
             if i == j and i > 0 and _is_term(right, k, m, wrong):
@@ -188,7 +188,7 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
 
 
 def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> Iterator[_Difference]:
-    """The claims that a block of the correction replaces, the first of each kind."""
+    """Yield the claims that a block of the correction replaces, the first of each kind."""
     yield from _pair(_of_kind(wrong, "number"), _of_kind(right, "number"), results)
     if not _of_kind((*wrong, *right), "word"):
         for kind in ("operator", "variable"):
@@ -196,7 +196,7 @@ def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int
 
 
 def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int] | None = None) -> Iterator[_Difference]:
-    """The first of some tokens of one kind that give way to others, with the likest of these."""
+    """Yield the first of some tokens of one kind that others replace."""
     if not wrong or not right:
         return
     if wrong[0].kind != "number":
@@ -204,12 +204,12 @@ def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int] | 
         return
     token = wrong[max(len(wrong) - len(right), 0)]
     if len(wrong) > len(right):
-        token = next((one for one in wrong if one.start in (results or ())), token)
+        token = next((result for result in wrong if result.start in (results or ())), token)
     yield token, max((other.text for other in right), key=lambda other: len(commonprefix([token.text, other])))
 
 
 def _absent(wrong: Sequence[_Token], right: Sequence[_Token], kind: str, results: set[int]) -> Iterator[_Difference]:
-    """The first token of a kind that is nowhere in the correction, while the correction has others."""
+    """Yield the first token of a kind that the correction lacks, if it has others."""
     ours, theirs = ({token.value for token in tokens if token.kind == kind} for tokens in (wrong, right))
     yield from _pair(
         [token for token in wrong if token.kind == kind and token.value not in theirs],
@@ -219,7 +219,7 @@ def _absent(wrong: Sequence[_Token], right: Sequence[_Token], kind: str, results
 
 
 def _is_term(tokens: Sequence[_Token], start: int, stop: int, others: Sequence[_Token]) -> bool:
-    """Whether the tokens from `start` to `stop` are a term of a formula that the other step does not have."""
+    """Return whether tokens are a term of a formula that the other step lacks."""
     block = tokens[start:stop]
     behind = block[0].kind == "operator" and block[0].joined
     before = block[-1].kind == "operator" and stop < len(tokens) and tokens[stop].joined
@@ -230,7 +230,7 @@ def _is_term(tokens: Sequence[_Token], start: int, stop: int, others: Sequence[_
 
 
 def _behind(token: _Token, text: str) -> _Token:
-    """The character behind a token, where a term is missing."""
+    """Return the character behind a token, where a term is missing."""
     start = token.end + len(text[token.end :]) - len(text[token.end :].lstrip(" \t"))
     return _Token("gap", "", text[start : start + 1], start, start + 1, False)
 

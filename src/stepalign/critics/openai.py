@@ -110,7 +110,7 @@ class OpenAICritic:
 
     @contextmanager
     def _background(self) -> Iterator[Callable[[PendingCritique], "Future[Critique | CritiqueFailure]"]]:
-        """Yield a function that starts an attempt's critique in a thread with an event loop of its own."""
+        """Yield a function that starts a critique in a background thread's event loop."""
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
