@@ -2,7 +2,7 @@ r"""The place of a rollout's first error, from the wrong step and the corrected 
 
 A critique names the first wrong step and writes it anew. Its words may differ from the solver's in many places, but
 only some of them change what is claimed. Both steps are read as tokens (numbers, operators, comparisons, variables,
-LaTeX commands, words), without heading, markup, white space and case, and are aligned (`difflib`). The error begins
+LaTeX commands, words), without heading, markup, white space and case, and are aligned. The error begins
 at the first of these that exists:
 
 1. the first number, operator, comparison or variable that the correction replaces, or the first term that it adds to
@@ -23,7 +23,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from os.path import commonprefix
 from unicodedata import category
 
@@ -31,7 +30,7 @@ from stepalign.critics.arithmetic import equations
 from stepalign.records import Critique
 from stepalign.trace import parse
 
-MAX_TOKENS = 600
+MAX_TOKENS = 400
 """Tokens of either step that are aligned, after the beginning that both share. They bound the time for any text."""
 
 
@@ -97,6 +96,7 @@ class _Token:
 
 _TOKEN = re.compile(
     r"(?P<skip>\*{2,}|^[ \t]*[-*+][ \t]+|^[ \t]*-{3,}[ \t]*$|^[ \t]*\d+[.)][ \t]+|\\[^A-Za-z%])"
+    r"|(?P<times>(?<=\d)x(?=[ ]?\d)|(?<=\d )x(?=[ ][$]?\d))"
     r"|(?P<number>\d+(?:(?:,|\{,\})\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"|\\(?P<command>[A-Za-z]+)"
     r"|(?P<word>[^\W\d_]+(?:['’-][^\W\d_]{2,})*)"
@@ -137,6 +137,8 @@ def _tokens(text: str) -> Iterator[_Token]:
         if kind == "number":
             value = re.sub(r"[{},]", "", string)
             value = value.rstrip("0").rstrip(".") if "." in value else value
+        elif kind == "times":
+            kind, value = "operator", "*"
         elif kind == "operator" or name in _OPERATORS:
             kind, value = "operator", _OPERATORS.get(name, name)
         elif kind == "word" and name in _NUMBERS:
@@ -162,12 +164,9 @@ _Difference = tuple[_Token, str]
 
 def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> _Difference | None:
     """Find the first difference between a wrong step's tokens and its correction's. `text` is the wrong step."""
-    shared = len(commonprefix([[token.value for token in wrong], [token.value for token in right]]))
-    shared = max(shared - 1, 0)  # a term is compared with its neighbour
-    wrong, right = wrong[shared : shared + MAX_TOKENS], right[shared : shared + MAX_TOKENS]
-    matcher = SequenceMatcher(None, [t.value for t in wrong], [t.value for t in right], autojunk=False)
-    blocks = [span for tag, *span in matcher.get_opcodes() if tag != "equal"]
-    false = [side for chain in equations.find(text) for _, side in chain.false_links()]
+    blocks = _unequal_blocks([token.value for token in wrong], [token.value for token in right])
+    aligned = text[: max((wrong[j - 1].end for _, j, _, _ in blocks if j), default=0)]
+    false = [side for chain in equations.find(aligned) for _, side in chain.false_links()]
     results = {token.start for token in wrong if any(side.start <= token.start < side.end for side in false)}
 
     def claims() -> Iterator[_Difference]:
@@ -185,6 +184,32 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
         yield from _absent(wrong, right, "word", results)
 
     return next(claims(), None) or next(words(), None)
+
+
+def _unequal_blocks(wrong: list[str], right: list[str]) -> list[tuple[int, int, int, int]]:
+    """Align by the longest common subsequence; return blocks `wrong[i:j]`, `right[k:m]` between the matches."""
+    shared = len(commonprefix([wrong, right]))
+    rows, columns = wrong[shared : shared + MAX_TOKENS], right[shared : shared + MAX_TOKENS]
+    # lengths[a][b]: of the longest common subsequence of rows[a:] and columns[b:]
+    lengths = [[0] * (len(columns) + 1)]
+    for row in reversed(rows):
+        below, current = lengths[-1], [0] * (len(columns) + 1)
+        for b in range(len(columns) - 1, -1, -1):
+            current[b] = below[b + 1] + 1 if columns[b] == row else max(below[b], current[b + 1])
+        lengths.append(current)
+    lengths.reverse()
+    blocks, a, b, start, other = [], 0, 0, 0, 0
+    while a < len(rows) or b < len(columns):
+        if a < len(rows) and b < len(columns) and rows[a] == columns[b]:
+            if (a, b) != (start, other):
+                blocks.append((start + shared, a + shared, other + shared, b + shared))
+            a, b = a + 1, b + 1
+            start, other = a, b
+        elif b == len(columns) or (a < len(rows) and lengths[a + 1][b] >= lengths[a][b + 1]):
+            a += 1
+        else:
+            b += 1
+    return [*blocks, (start + shared, a + shared, other + shared, b + shared)] if (a, b) != (start, other) else blocks
 
 
 def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> Iterator[_Difference]:
@@ -231,7 +256,7 @@ def _is_term(tokens: Sequence[_Token], start: int, stop: int, others: Sequence[_
 
 def _behind(token: _Token, text: str) -> _Token:
     """Return the character behind a token, where a term is missing."""
-    start = token.end + len(text[token.end :]) - len(text[token.end :].lstrip(" \t"))
+    start = token.end + len(text[token.end :]) - len(text[token.end :].lstrip(" \t$"))
     return _Token("gap", "", text[start : start + 1], start, start + 1, False)
 
 
