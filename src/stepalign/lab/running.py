@@ -83,6 +83,27 @@ def _behaviour_table(comparison: Comparison) -> Table:
     return Table("Attempts at the last evaluation", list(BEHAVIOURS), [row for row in rows if row[1]])
 
 
+def run_lab(
+    conditions: Sequence[str] = (),
+    *,
+    seeds: int = 1,
+    out: Path = Path("runs/lab"),
+    jobs: int = 1,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Train the lab's conditions over seeds `0 … seeds − 1`, and write the page that compares them.
+
+    Args:
+        conditions: names of the lab's recipes; none means the paper's comparison.
+        seeds: the number of runs of each condition.
+        out: the folder of the runs and their comparison.
+        jobs: the number of runs at a time, one core each.
+        overrides: laid over every recipe.
+    """
+    folders = run(conditions or DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides)
+    return compare(folders, out)
+
+
 def _one_thread() -> None:
     import torch
 

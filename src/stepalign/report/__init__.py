@@ -59,6 +59,11 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     return write_conditions(Comparison({label: [run] for label, run in zip(labels, runs, strict=True)}), out)
 
 
+def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
+    """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
+    return write(folders[0]) if len(folders) == 1 else write_comparison(folders, out)
+
+
 def write_conditions(
     comparison: Comparison, out: Path, *, over: Sequence[str] = (), others: Sequence[Table] = ()
 ) -> Path:
