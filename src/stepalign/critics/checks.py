@@ -33,7 +33,7 @@ from stepalign import config
 from stepalign.critics import schema
 from stepalign.critics.arithmetic import equations
 from stepalign.records import Check, Critique, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.trace import Section, Trace, boxed, parse
 
 NAMES = (

@@ -13,7 +13,7 @@ from stepalign import config, prompts
 from stepalign.critics import schema, splice
 from stepalign.critics.validation import Rejection, Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.trace import parse
 
 VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})

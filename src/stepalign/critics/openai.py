@@ -24,7 +24,7 @@ from stepalign.critics.chat_completions import ChatCompletions
 from stepalign.critics.llm import CritiqueWriter, PendingCritique
 from stepalign.critics.validation import Rejection
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.serving.client import UnansweredError
 from stepalign.serving.endpoints import check_urls
 

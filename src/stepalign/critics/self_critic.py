@@ -20,7 +20,7 @@ from stepalign.critics.validation import Rejection
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.rollouts import Request, Sampler
 from stepalign.seeding import derive_seed
 

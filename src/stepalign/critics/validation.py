@@ -13,7 +13,7 @@ from stepalign import config
 from stepalign.critics import Critic, schema
 from stepalign.critics.checks import Checker
 from stepalign.records import Check, Critique, CritiqueFailure, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.trace import parse
 
 
