@@ -13,11 +13,12 @@ from dataclasses import replace
 from os.path import commonprefix
 from pathlib import Path
 
+from stepalign.error_injection.records import critique_of_slip
+
 from stepalign.contexts.paraphrase import paraphrase
 from stepalign.critics.first_error import first_error_span
 from stepalign.error_injection import sources
 from stepalign.error_injection.inject import NotPlantable, plant
-from stepalign.error_injection.records import critique_of_slip
 from stepalign.trace import parse
 
 
