@@ -124,7 +124,7 @@ def _equal(stated: str, critique: Critique, problem: Problem, rollout: Rollout) 
         return rollout.correct
     if stated == problem.answer.strip():
         return True
-    values = equations.value(problem.answer), equations.value(stated)
+    values = equations.evaluate(problem.answer), equations.evaluate(stated)
     return None if None in values else values[0] == values[1]
 
 
@@ -248,7 +248,7 @@ def _has_false_equation(wrong: str, critics_text: str) -> bool:
     """Return whether a false equation of the wrong step is in the critic's text."""
     if not any(result in critics_text for result in _EQUALS_NUMBER.findall(normalize(wrong))):
         return False  # the usual case, because reading equations is slow
-    false = (link for chain in equations.find(wrong) for link in chain.false_links())
+    false = (link for chain in equations.find_equations(wrong) for link in chain.false_links())
     return any(_contains(critics_text, normalize(wrong[left.start : right.end])) for left, right in false)
 
 

@@ -167,7 +167,7 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
     wrong, right = wrong[shared : shared + MAX_TOKENS], right[shared : shared + MAX_TOKENS]
     matcher = SequenceMatcher(None, [t.value for t in wrong], [t.value for t in right], autojunk=False)
     blocks = [span for tag, *span in matcher.get_opcodes() if tag != "equal"]
-    false = [side for chain in equations.find(text) for _, side in chain.false_links()]
+    false = [side for chain in equations.find_equations(text) for _, side in chain.false_links()]
     results = {token.start for token in wrong if any(side.start <= token.start < side.end for side in false)}
 
     def claims() -> Iterator[_Difference]:

@@ -11,8 +11,8 @@ from stepalign import config
 from stepalign import data as problems
 from stepalign.config import registry
 from stepalign.critics import schema
-from stepalign.critics.arithmetic import equations
 from stepalign.critics.arithmetic.critic import ProgramCritic
+from stepalign.critics.arithmetic.equations import evaluate, find_equations
 from stepalign.critics.checks import NAMES, Checker
 from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Problem, Rollout
 from stepalign.rewards.math import Grader
@@ -59,7 +59,7 @@ def critique(problem: Problem, rollout: Rollout) -> Critique:
     assert rollout.text.startswith(found.correct_part)
     if found.case != "A":
         stated = boxed(f"{found.corrected_step}\n{found.continuation}")[-1]
-        assert equations.value(stated) == equations.value(problem.answer)
+        assert evaluate(stated) == evaluate(problem.answer)
     if found.case == "D" and found.first_error is not None and found.first_error <= len(trace.steps):
         assert trace.content(trace.section(found.first_error)).strip() not in found.text
     return found
@@ -498,7 +498,7 @@ def test_every_kind_of_wrong_sum_is_corrected_in_the_solvers_format() -> None:
         found = critique(problem, rollout)
         whole = "\n\n".join(filter(None, (found.correct_part, found.corrected_step, found.continuation)))
         assert parse(whole).formatted, kind
-        assert not [link for chain in equations.find(whole) for link in chain.false_links()], kind
+        assert not [link for chain in find_equations(whole) for link in chain.false_links()], kind
 
 
 def real_attempts() -> Iterator[tuple[Problem, Rollout]]:
