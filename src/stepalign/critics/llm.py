@@ -49,7 +49,8 @@ class CritiqueWriter:
     """Messages to a model, and critiques from its replies."""
 
     def __init__(self, critic: str, settings: config.LLMCriticConfig, grader: Grader) -> None:
-        """
+        """Load the templates.
+
         Args:
             critic: the critic's name, for the records.
             settings: mode, template, checks, validation and number of attempts.

@@ -105,7 +105,7 @@ class ValidatedCritic:
 
 
 def splice(critique: Critique, rollout: Rollout, checks: tuple[Check, ...]) -> Critique:
-    """Put the solver's own text into a critique where it is to be copied, character for character.
+    """Replace the copied part of a critique by the solver's own text.
 
     Where the wrong step is quoted, the verdicts' reasons are removed as well.
     """
