@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from stepalign import config
-from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.policy import ADAPTER, Policy, precision

@@ -37,7 +37,7 @@ def views(count: int, prompt: tuple[int, int], completion: tuple[int, int]) -> l
         prompt_ids, ids = (
             tuple(draws.randrange(40_000) for _ in range(draws.randint(*span))) for span in (prompt, completion)
         )
-        made.append(View(prompt_ids=prompt_ids, completion_ids=ids, start=0, stop=len(ids)))
+        made.append(View(prompt_ids=prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids)))
     return made
 
 

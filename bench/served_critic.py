@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 from stepalign import config
 from stepalign.critics import stats as fidelity
+from stepalign.launch import train
 from stepalign.records import Answer, Critique, CritiqueFailure, read_jsonl
-from stepalign.trainer.loop import train
 
 _COUNTERS = ("prompt_tokens", "prefix_cache_queries", "prefix_cache_hits", "generation_tokens")
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from stepalign.critics.run import benchmark as critic_bench
     from stepalign.critics.run import critique
     from stepalign.error_injection.sets import plant_set as plant
+    from stepalign.launch import train
     from stepalign.probing.run import probe
-    from stepalign.trainer.loop import train
 
 _WHERE = {
     "load_recipe": ("stepalign.config", "load"),
-    "train": ("stepalign.trainer.loop", "train"),
+    "train": ("stepalign.launch", "train"),
     "sample": ("stepalign.api", "sample"),
     "critique": ("stepalign.critics.run", "critique"),
     "critic_bench": ("stepalign.critics.run", "benchmark"),

@@ -21,7 +21,7 @@ from stepalign.console import Console
 from stepalign.data import selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.evaluation.run import judge
+from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, to_json, write_atomically, write_jsonl
@@ -64,8 +64,14 @@ def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None)
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
     with solver(settings, adapter) as solve, Console() as console:
-        evaluation, rollouts = judge(
-            solve, evaluation_problems, settings, console, adapter=ADAPTER if adapter else None, step=0
+        evaluation, rollouts = evaluate_policy(
+            solve,
+            evaluation_problems,
+            settings.evaluation,
+            console,
+            adapter=ADAPTER if adapter else None,
+            seed=settings.seed,
+            step=0,
         )
     write_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), rollouts)
     write_atomically(out, to_json(evaluation) + "\n")

@@ -43,7 +43,7 @@ def train(
         typer.echo(config.dump(settings), nl=False)
         return
     try:
-        from stepalign.trainer.loop import train as train_run
+        from stepalign.launch import train as train_run
 
         report = train_run(settings)
     except KeyboardInterrupt:

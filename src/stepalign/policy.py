@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stepalign import config
+from stepalign.collate import Batch
 from stepalign.errors import StepalignError
 from stepalign.seeding import derive_seed
-from stepalign.views import Batch
 
 ADAPTER = "default"
 """The adapter that is trained, by PEFT's name for it."""

@@ -89,14 +89,14 @@ def lessons() -> list[PolicyGradientExample]:
     return [
         PolicyGradientExample(
             rollout_id=f"r{number}",
-            student=View(prompt_ids=ids(prompt), completion_ids=ids(length), start=0, stop=length),
+            student=View(prompt_ids=ids(prompt), completion_ids=ids(length), loss_start=0, loss_stop=length),
             advantage=advantage,
         )
         for number, (prompt, length, advantage) in enumerate([(5, 8, 0.7), (9, 3, -0.7), (4, 12, 1.5), (6, 5, -0.5)])
     ]
 
 
-UNMOVED = (View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3),)
+UNMOVED = (View(prompt_ids=(1,), completion_ids=(2, 3, 4), loss_start=0, loss_stop=3),)
 
 
 def plain_loss(

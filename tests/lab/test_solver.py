@@ -7,9 +7,9 @@ import pytest
 from stepalign import chat as tokens
 from stepalign import lab
 from stepalign.lab.running import settings_of
+from stepalign.launch import train
 from stepalign.prompts.conversation import Turn
 from stepalign.report.run import read
-from stepalign.trainer.loop import train
 
 MEGABYTE = 2**20
 

@@ -9,9 +9,9 @@ import stepalign
 from stepalign import report
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
+from stepalign.launch import train
 from stepalign.probing import inputs as material
 from stepalign.probing.folder import Measures, read_measures
-from stepalign.trainer.loop import train
 
 MakeRecipe = Callable[..., Recipe]
 CONTEXTS = 'probe.contexts=["stepalign", "refsol"]'

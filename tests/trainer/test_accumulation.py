@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from torch import Tensor
 
 from stepalign import policy as policies
-from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.config import OptimizerConfig, Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
@@ -33,8 +33,8 @@ def lessons() -> list[DistillationExample]:
         written = ids(completion)
         return DistillationExample(
             rollout_id=f"rollout {number}",
-            student=View(prompt_ids=ids(student), completion_ids=written, start=start, stop=stop),
-            teacher=View(prompt_ids=ids(teacher), completion_ids=written, start=start, stop=stop),
+            student=View(prompt_ids=ids(student), completion_ids=written, loss_start=start, loss_stop=stop),
+            teacher=View(prompt_ids=ids(teacher), completion_ids=written, loss_start=start, loss_stop=stop),
         )
 
     return [

@@ -20,7 +20,7 @@ from stepalign.views import View, collate
 
 Fresh = Callable[[], tuple[Policy, torch.optim.Optimizer]]
 
-VIEW = View(prompt_ids=(5, 9, 17), completion_ids=(40, 41, 42, 43), start=0, stop=4)
+VIEW = View(prompt_ids=(5, 9, 17), completion_ids=(40, 41, 42, 43), loss_start=0, loss_stop=4)
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def test_an_interrupted_step_does_not_wait_for_the_critic_and_leaves_it(grader: 
 
 def lesson_of(answer: Answer) -> DistillationExample:
     length = int(answer.rollout_id[1:]) + 1
-    view = View(prompt_ids=(0,), completion_ids=(0,) * length, start=0, stop=length)
+    view = View(prompt_ids=(0,), completion_ids=(0,) * length, loss_start=0, loss_stop=length)
     return DistillationExample(rollout_id=answer.rollout_id, student=view, teacher=view)
 
 

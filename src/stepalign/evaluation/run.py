@@ -1,4 +1,4 @@
-"""Judging a policy: it attempts each evaluation problem n times, and the attempts are scored."""
+"""Evaluation of a policy: n attempts at each problem, graded and scored."""
 
 from collections.abc import Sequence
 
@@ -10,41 +10,42 @@ from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 
 
-def judge(
+def evaluate_policy(
     solver: Solver,
     problems: Sequence[Problem],
-    settings: config.Recipe,
+    evaluation: config.EvaluationConfig,
     console: Console,
     *,
     adapter: str | None,
+    seed: int,
     step: int,
 ) -> tuple[Evaluation, list[Rollout]]:
     """Evaluate with a recipe's evaluation settings.
 
-    The seeds are the same at every step, so that what differs between two evaluations is the policy.
+    The seeds are the same at every step, so that two evaluations differ in the policy alone.
 
     Args:
-        solver: attempts and grades.
+        solver: samples and grades.
         problems: at least one.
-        settings: `evaluation` and `seed` are used.
+        evaluation: samples, sampling and bootstrap.
         console: shows progress.
         adapter: the adapter in use; None is the base.
-        step: the optimizer step the adapter is at.
+        seed: the run's.
+        step: the optimizer step of the adapter.
 
     Returns:
-        The evaluation, and the graded rollouts behind it.
+        The evaluation and its graded rollouts.
     """
-    chosen = settings.evaluation
-    with console.stage("evaluate", len(problems) * chosen.num_samples / solver.world.size) as advance:
+    n = evaluation.num_samples
+    with console.stage("evaluate", len(problems) * n / solver.world.size) as advance:
         rollouts = solver.attempt(
             problems,
-            chosen.num_samples,
-            chosen.sampling,
+            n,
+            evaluation.sampling,
             adapter=adapter,
             policy_step=step,
-            seed=derive_seed(settings.seed, "evaluation"),
+            seed=derive_seed(seed, "evaluation"),
             prefix=f"evaluation-{step:06d}",
             done=lambda _: advance(1),
         )
-    scored = score(rollouts, n=chosen.num_samples, bootstrap=chosen.num_bootstrap, seed=settings.seed, step=step)
-    return scored, rollouts
+    return score(rollouts, n=n, bootstrap=evaluation.num_bootstrap, seed=seed, step=step), rollouts

@@ -216,13 +216,13 @@ def _lessons(settings: config.Recipe, lengths: Lengths) -> Iterator[Distillation
     for number, drawn in enumerate(lengths.drawn(count, lengths.completion)):
         read = max(1, round(drawn * lengths.reached))
         written = (_ID,) * read
-        student = View(prompt_ids=(_ID,) * round(lengths.prompt), completion_ids=written, start=0, stop=read)
+        student = View(prompt_ids=(_ID,) * round(lengths.prompt), completion_ids=written, loss_start=0, loss_stop=read)
         if isinstance(settings.algorithm, config.DistillationConfig):
             shown = lengths.teacher_prompt - lengths.prompt
             if copied:
                 shown *= drawn / lengths.completion
             before = (_ID,) * max(1, round(lengths.prompt + shown))
-            teacher = View(prompt_ids=before, completion_ids=written, start=0, stop=read)
+            teacher = View(prompt_ids=before, completion_ids=written, loss_start=0, loss_stop=read)
             yield DistillationExample(rollout_id=str(number), student=student, teacher=teacher)
         else:
             yield PolicyGradientExample(rollout_id=str(number), student=student, advantage=1.0)

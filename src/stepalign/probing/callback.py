@@ -96,8 +96,8 @@ class ProbeCallback:
             View(
                 prompt_ids=rollout.prompt_ids,
                 completion_ids=rollout.completion_ids,
-                start=0,
-                stop=len(rollout.completion_ids),
+                loss_start=0,
+                loss_stop=len(rollout.completion_ids),
             )
             for rollout in shown.rollouts
         ]

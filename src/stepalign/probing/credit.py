@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from stepalign import config
+from stepalign.algorithms.self_distillation import DistillationExample, distillation_example
+from stepalign.algorithms.teacher_prompt import DoesNotFit
 from stepalign.chat import Chat
 from stepalign.contexts import Context
 from stepalign.policy import Policy
 from stepalign.probing.logprobs import Sight, look
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, Critique, Problem, Rollout
-from stepalign.views import DistillationExample, DoesNotFit, View, lesson
+from stepalign.views import View
 
 _TOGETHER = 8
 """Rollouts read at a time."""
@@ -108,9 +110,8 @@ class Crediting:
         if context.needs_solution and not problem.solution:
             self.skipped[f"{context.name}: no reference solution"] += 1
             return None
-        whole = config.DistillationConfig()  # every token is looked at, whatever a run's loss would leave out
         try:
-            return lesson(self.chat, self.before, context, problem, rollout, critique, self.teacher, whole)
+            return distillation_example(self.chat, self.before, context, problem, rollout, critique, self.teacher)
         except DoesNotFit:
             self.skipped[f"{context.name}: teacher prompt too long"] += 1
             return None

@@ -23,12 +23,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
+from stepalign.collate import collate
 from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.policy import ADAPTER, Policy
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Engine, Sampler
-from stepalign.views import View, collate
+from stepalign.views import View
 
 _TOKENS = 48
 """So many are drawn and compared."""
@@ -121,7 +122,7 @@ class WeightSync:
         policy.eval()
         found = []
         for ids, ends in zip(self._probes, self._ends, strict=True):
-            view = View(prompt_ids=ids[:1], completion_ids=(*ids[1:], 0), start=0, stop=len(ids))
+            view = View(prompt_ids=ids[:1], completion_ids=(*ids[1:], 0), loss_start=0, loss_stop=len(ids))
             hidden = policy(collate([view]).to(policy.head.device))[[end - 1 for end in ends]]
             found.append((hidden @ policy.head.T).float().log_softmax(dim=-1).cpu())
         policy.train(training)

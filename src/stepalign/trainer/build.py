@@ -1,0 +1,195 @@
+"""Builder: from a recipe to the parts of a run.
+
+Everything that can be wrong with a recipe is found before the weights are loaded.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from stepalign import chat, config, critics, data, policy
+from stepalign.algorithms.base import Algorithm
+from stepalign.algorithms.grpo import GRPO
+from stepalign.algorithms.self_distillation import SelfDistillation
+from stepalign.algorithms.teacher_prompt import limit_to_context
+from stepalign.chat import Chat
+from stepalign.console import Console
+from stepalign.distributed import strategy
+from stepalign.distributed.process import SINGLE, World
+from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Problem
+from stepalign.rewards.math import Grader
+from stepalign.rollouts import build as samplers
+from stepalign.rollouts.generate import Solver
+from stepalign.trainer import checkpoints
+from stepalign.trainer.accumulation import adamw
+from stepalign.trainer.batches import with_room
+from stepalign.trainer.loop import Trainer, TrainerCallback
+from stepalign.trainer.run_folder import RunFolder
+from stepalign.trainer.weight_sync import WeightSync
+
+
+def build_trainer(
+    recipe: config.Recipe,
+    run: RunFolder,
+    stack: ExitStack,
+    world: World = SINGLE,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trainer:
+    """Build a trainer, and restore the run's last checkpoint where there is one.
+
+    Args:
+        recipe: the run's.
+        run: its folder, open.
+        stack: closes the parts.
+        world: the processes of the run.
+        callbacks: called by the main process.
+
+    Raises:
+        StepalignError: the recipe cannot be run as it is.
+    """
+    # From the recipe alone.
+    tokenizer = chat.load(recipe.model)
+    prompt = SolverPrompt(recipe.prompts)
+    context_limit = policy.context_limit(recipe.model)
+    algorithm = build_algorithm(recipe, tokenizer, prompt, context_limit)
+    grader = stack.enter_context(Grader(recipe.grader))
+    critic = None
+    if recipe.critic and algorithm.needs_critique:
+        own_model = lambda: critics.OwnModel(tokenizer, solver.sampler, context_limit)  # noqa: E731
+        critic = critics.make(_share_of(recipe.critic, world), grader, recipe.folder, own_model)
+    train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
+    train, evaluation = _drop_long_problems(recipe, tokenizer, prompt, context_limit, train, evaluation, dropped)
+    algorithm.check_problems(train)
+
+    # The weights.
+    accelerator = _accelerator(recipe)
+    solver_policy = policy.load(recipe.model, recipe.lora, recipe.seed, accelerator.device)
+    sampler = samplers.make(
+        recipe,
+        lambda: solver_policy.model,
+        solver_policy.head.dtype,
+        eos_ids=tokenizer.eos_ids,
+        world=world,
+    )
+    solver = Solver(tokenizer, sampler, grader, prompt, world)
+    probes = [
+        (
+            *solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking),
+            *tokenizer.encode_text(problem.solution or problem.answer),
+        )
+        for problem in train[:4]
+    ]
+    weight_sync = WeightSync(sampler, solver_policy, recipe, probes, world)
+    stack.callback(weight_sync.close)
+    if recipe.training.gradient_checkpointing:
+        solver_policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = adamw(solver_policy, recipe.optimizer)
+
+    # The run so far.
+    run.describe(train, evaluation, dropped)
+    last = world.on_main(lambda: checkpoints.latest(run.checkpoints))
+    step = checkpoints.load(last, solver_policy, optimizer) if last else 0
+    run.drop_metrics_after(step)
+    world.assert_same("model or adapter", strategy.fingerprint([solver_policy.head[:64], *solver_policy.trainable()]))
+    parallel = strategy.make(recipe.distributed, world, accelerator.device)
+    optimizer = parallel.prepare(solver_policy, optimizer)
+
+    console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
+    if world.size > 1:
+        console.say(f"{world.size} processes, {parallel.name}")
+    if recipe.teacher.enable_thinking and not tokenizer.has_thinking_switch():
+        console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
+    if last:
+        console.say(f"{recipe.folder}: going on from {last.name}")
+    # The solver's own model cannot sample rollouts and critiques at once.
+    concurrent = recipe.training.overlap and not isinstance(recipe.critic, config.SelfCriticConfig)
+    served = critic is not None and isinstance(recipe.critic, config.OpenAICriticConfig)
+    return Trainer(
+        recipe=recipe,
+        run=run,
+        world=world,
+        console=console,
+        accelerator=accelerator,
+        train_problems=train,
+        evaluation_problems=evaluation,
+        algorithm=algorithm,
+        critic=critic,
+        policy=solver_policy,
+        optimizer=optimizer,
+        strategy=parallel,
+        solver=solver,
+        weight_sync=weight_sync,
+        callbacks=callbacks,
+        concurrent_critic=concurrent,
+        streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
+        step=step,
+    )
+
+
+def build_algorithm(recipe: config.Recipe, chat: Chat, prompt: SolverPrompt, context_limit: int | None) -> Algorithm:
+    """Build the recipe's algorithm.
+
+    Args:
+        recipe: context, critic, teacher and limits are used.
+        chat: encodes teacher prompts.
+        prompt: the solver's.
+        context_limit: the model's own context length; None is unknown.
+    """
+    if isinstance(recipe.algorithm, config.GRPOConfig):
+        return GRPO(recipe.algorithm, temperature=recipe.sampling.temperature)
+    return SelfDistillation(
+        recipe.algorithm,
+        chat=chat,
+        before=prompt.before,
+        context=recipe.context,
+        critic=recipe.critic,
+        teacher=limit_to_context(recipe.teacher, context_limit),
+        max_tokens=recipe.training.max_tokens_per_micro_batch,
+    )
+
+
+def _share_of(critic: config.AnyCriticConfig, world: World) -> config.AnyCriticConfig:
+    """Divide the requests under way at once over the processes."""
+    if not isinstance(critic, config.OpenAICriticConfig):
+        return critic
+    return critic.model_copy(update={"max_concurrency": -(-critic.max_concurrency // world.size)})
+
+
+def _drop_long_problems(
+    recipe: config.Recipe,
+    chat: Chat,
+    prompt: SolverPrompt,
+    context_limit: int | None,
+    train: list[Problem],
+    evaluation: list[Problem],
+    dropped: dict[str, int],
+) -> tuple[list[Problem], list[Problem]]:
+    """Drop and count problems whose prompt leaves no room for a completion."""
+    fitting = [
+        with_room(problems, sampling, chat, prompt, context_limit)
+        for problems, sampling in ((train, recipe.sampling), (evaluation, recipe.evaluation.sampling))
+    ]
+    if too_long := len(train) + len(evaluation) - sum(map(len, fitting)):
+        dropped["longer than the model's context"] = too_long
+    if not fitting[0]:
+        raise StepalignError(
+            "problems.train: no problem leaves room for sampling.max_new_tokens = "
+            f"{recipe.sampling.max_new_tokens} in the model's context of {context_limit} tokens"
+        )
+    return fitting[0], fitting[1]
+
+
+def _accelerator(recipe: config.Recipe) -> Accelerator:
+    folder = str(recipe.folder / "trackers")
+    accelerator = Accelerator(
+        log_with=list(recipe.tracking.report_to) or None,
+        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
+    )
+    if recipe.tracking.report_to:
+        names = {tracker: {"name": recipe.name} for tracker in ("wandb", "trackio")}
+        accelerator.init_trackers(recipe.tracking.project, init_kwargs=names)
+    return accelerator
