@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from stepalign import config
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
-from stepalign.policy import ADAPTER, Policy, precision
+from stepalign.models import resolve_dtype
+from stepalign.policy import ADAPTER, Policy
 from stepalign.rollouts import Request
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.trainer.accumulation import optimizer_of, update
@@ -77,7 +78,7 @@ def main() -> None:
 
 def build(shape: str, device: torch.device) -> Policy:
     torch.manual_seed(0)
-    dtype = precision("auto", device)
+    dtype = resolve_dtype("auto", device)
     with torch.device(device):
         config = Qwen3Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=40_960)
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").requires_grad_(False)

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from stepalign import chat as tokens
 from stepalign import config, prompts
 from stepalign import data as problems
-from stepalign.policy import load_base
+from stepalign.chat import load_chat
+from stepalign.models import load_base
 from stepalign.prompts.conversation import Turn
 from stepalign.rollouts import Request
 from stepalign.rollouts.transformers import TransformersSampler
@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = config.ModelConfig(name_or_path=options.model)
-    chat, model = tokens.load(settings), load_base(settings, device)
+    chat, model = load_chat(settings), load_base(settings, device)
     template, _ = prompts.load("solver", frozenset({"problem"}))
     loaded = problems.load(config.SumsConfig(count=96, terms=4)).problems
     prompt_ids = [chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded]

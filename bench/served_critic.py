@@ -19,8 +19,9 @@ from tempfile import TemporaryDirectory
 
 from stepalign import config
 from stepalign.critics import stats as fidelity
+from stepalign.io import read_jsonl
+from stepalign.records import CriticResult, Critique, CritiqueFailure
 from stepalign.launch import train
-from stepalign.records import Answer, Critique, CritiqueFailure, read_jsonl
 
 _COUNTERS = ("prompt_tokens", "prefix_cache_queries", "prefix_cache_hits", "generation_tokens")
 
@@ -66,7 +67,7 @@ def _run(arguments: argparse.Namespace, mode: str) -> dict[str, float]:
         answers: list[Critique | CritiqueFailure] = [
             answer
             for path in sorted((settings.folder / "critiques").glob("*.jsonl"))
-            for answer in read_jsonl(path, Answer)  # type: ignore[arg-type]
+            for answer in read_jsonl(path, CriticResult)  # type: ignore[arg-type]
         ]
     critic_s = sum(step["seconds"].get("critique", 0.0) for step in steps)
     outcomes = sum((Counter(step["outcomes"]) for step in steps), Counter[str]())

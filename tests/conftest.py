@@ -26,6 +26,8 @@ install_import_hook(
         "stepalign.algorithms",
         "stepalign.distributed",
         "stepalign.policy",
+        "stepalign.models",
+        "stepalign.teachers",
     ],
     "beartype.beartype",
 )

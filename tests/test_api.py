@@ -13,7 +13,8 @@ from stepalign import api as stages
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
-from stepalign.records import Rollout, read_jsonl
+from stepalign.io import read_jsonl
+from stepalign.records import Rollout
 
 MakeRecipe = Callable[..., Recipe]
 

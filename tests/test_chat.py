@@ -7,9 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, ByT5Tokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from stepalign import chat as tokens
 from stepalign import config
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 
@@ -328,11 +327,11 @@ def folder(tokenizer: Any, tmp_path: Path) -> Path:
 
 def test_every_eos_of_the_generation_config_ends_a_response(folder: Path) -> None:
     model = config.ModelConfig(name_or_path=str(folder))
-    assert tokens.load(model).eos_ids == {2}
+    assert load_chat(model).eos_ids == {2}
     GenerationConfig(eos_token_id=0).save_pretrained(folder)
-    assert tokens.load(model).eos_ids == {0, 2}
+    assert load_chat(model).eos_ids == {0, 2}
     GenerationConfig(eos_token_id=[1, 0]).save_pretrained(folder)
-    chat = tokens.load(model)
+    chat = load_chat(model)
     assert chat.eos_ids == {0, 1, 2}
     (a,) = chat.encode_text("a")
     assert chat.decode((a, 1)) == ("a", (0, 1))
@@ -341,16 +340,16 @@ def test_every_eos_of_the_generation_config_ends_a_response(folder: Path) -> Non
 def test_a_recipes_chat_template_replaces_the_tokenizers(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.jinja"
     file.write_text("Q: {% for m in messages %}{{ m.content }}{% endfor %} A:", encoding="utf-8")
-    chat = tokens.load(config.ModelConfig(name_or_path=str(folder), chat_template_path=file))
+    chat = load_chat(config.ModelConfig(name_or_path=str(folder), chat_template_path=file))
     assert chat.decode(chat.prompt_ids([Turn("user", "1 + 1?")]))[0] == "Q: 1 + 1? A:"
 
 
 def test_what_is_missing_is_named_by_its_key(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match=r"model\.chat_template_path = .*gone\.jinja.*No such file"):
-        tokens.load(config.ModelConfig(name_or_path=str(folder), chat_template_path=tmp_path / "gone.jinja"))
+        load_chat(config.ModelConfig(name_or_path=str(folder), chat_template_path=tmp_path / "gone.jinja"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(StepalignError, match=r"model\.name_or_path = .*empty.*no tokenizer there"):
-        tokens.load(config.ModelConfig(name_or_path=str(tmp_path / "empty")))
+        load_chat(config.ModelConfig(name_or_path=str(tmp_path / "empty")))
 
 
 @pytest.mark.skipif(
@@ -358,7 +357,7 @@ def test_what_is_missing_is_named_by_its_key(folder: Path, tmp_path: Path) -> No
     reason="models/SmolLM2-135M-Instruct is not there (make models/SmolLM2-135M-Instruct/config.json)",
 )
 def test_a_real_tokenizer_gives_its_templates_ids_and_takes_no_orders() -> None:
-    chat = tokens.load(config.ModelConfig(name_or_path=str(SMOLLM2)))
+    chat = load_chat(config.ModelConfig(name_or_path=str(SMOLLM2)))
     messages = [{"role": turn.role, "content": turn.content} for turn in BENIGN]
     expected = chat.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert chat.prompt_ids(BENIGN) == tuple(expected)

@@ -12,19 +12,18 @@ from uuid import uuid4
 from accelerate import Accelerator
 from torch.nn import Module
 
-from stepalign import chat as tokens
-from stepalign import config
+from stepalign import config, models
 from stepalign import data as problems
-from stepalign import policy as policies
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.data import selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
+from stepalign.io import to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem, Rollout, to_json, write_atomically, write_jsonl
+from stepalign.records import Problem, Rollout
 from stepalign.rewards.math import Grader
 from stepalign.rollouts import AdapterVersion, Engine
 from stepalign.rollouts import build as samplers
@@ -133,12 +132,12 @@ def select(settings: config.Recipe, out: Path) -> Path:
 @contextmanager
 def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
     """The recipe's solver with any PEFT adapter, or with none."""
-    chat = tokens.load(settings.model)
+    chat = load_chat(settings.model)
     device = Accelerator().device
-    dtype = policies.precision(settings.model.dtype, device)
+    dtype = models.resolve_dtype(settings.model.dtype, device)
 
     def model() -> Module:
-        trained: Module = policies.load_trained(settings.model, adapter, device)
+        trained: Module = models.load_model(settings.model, adapter, device)
         return trained
 
     with ExitStack() as stack:

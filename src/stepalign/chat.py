@@ -158,7 +158,7 @@ class Chat:
         return text, starts
 
 
-def load(model: config.ModelConfig) -> Chat:
+def load_chat(model: config.ModelConfig) -> Chat:
     """The chat of a recipe's model: tokenizer, template, and every id that its generation config calls an EOS."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)

@@ -8,7 +8,7 @@ from stepalign import config, report
 from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.distributed.process import MainProcessProxy, join
 from stepalign.errors import StepalignError
-from stepalign.policy import context_limit
+from stepalign.models import context_limit
 from stepalign.probing.callback import ProbeCallback
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.loop import Trainer, TrainerCallback

@@ -1,22 +1,15 @@
 """The payloads that flow between stages: frozen, checked when made, one line of JSON each.
 
 Problem ─▶ Rollout (graded) ─▶ Critique ─▶ Credit … every arrow of the pipeline can be written to a file with
-`write_jsonl` and read back with `read_jsonl`, so each stage also runs alone. Left out: anything that can be
-derived again from a record (a rollout's steps come from `traces.parse`, its views from `views`).
+`io.write_jsonl` and read back with `io.read_jsonl`, so each stage also runs alone. Left out: anything that can be
+derived again from a record (a rollout's steps come from `trace.parse`, its views from `views`).
 """
 
-import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from os.path import commonprefix
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.dataclasses import dataclass
-
-from stepalign.errors import StepalignError
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -45,12 +38,14 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Grade:
-    """A rollout's final answer held against the reference."""
+    """Result of comparing a rollout's final answer with the reference."""
 
     correct: bool
     outcome: Literal["correct", "wrong", "missing", "ambiguous", "timeout", "error"]
-    answer: str = ""
+    final_answer: str = ""
     """The extracted answer in a canonical form, so that equal answers are equal strings (Maj@n counts them)."""
+    feedback: str = ""
+    """What the grader says of the response in words, for a teacher. It never names the reference answer."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -197,7 +192,7 @@ class PlantedSlip:
         return len(commonprefix([self.text, self.correct_text]))
 
 
-Answer = Annotated[Critique | CritiqueFailure, Field(discriminator="kind")]
+CriticResult = Annotated[Critique | CritiqueFailure, Field(discriminator="kind")]
 """What a critic gives back for a rollout."""
 
 
@@ -253,83 +248,3 @@ class Credit:
     def values(self) -> tuple[float, ...]:
         """A_t = teacher − student: positive where the context makes the sampled token likelier."""
         return tuple(teacher - student for student, teacher in zip(self.student, self.teacher, strict=True))
-
-
-R = TypeVar("R")
-
-
-def to_json(record: Any) -> str:
-    """One record as one line of JSON, without the line break."""
-    return TypeAdapter(type(record)).dump_json(record).decode()
-
-
-def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """Write records one a line. The file appears whole or not at all."""
-    write_atomically(path, "".join(to_json(record) + "\n" for record in records))
-
-
-def read_jsonl(path: Path, kind: type[R]) -> list[R]:
-    """Read the records of `kind` (a record class, or `Answer`) in a file.
-
-    Raises:
-        StepalignError: naming file, line, key and value where a line is not such a record.
-    """
-    adapter = TypeAdapter(kind)
-    records = []
-    for number, line in _lines(path):
-        try:
-            records.append(adapter.validate_json(line))
-        except ValidationError as error:
-            name = kind.__name__ if isinstance(kind, type) else "critic's answer"
-            raise StepalignError(f"{path}, line {number}: not a {name}: {explain(error)}") from None
-    return records
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error as text: for each fault its key, what was found and what is allowed."""
-    faults = []
-    for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"]) or "the whole"
-        found = repr(fault["input"])
-        found = found if len(found) <= 80 else found[:77] + "..."
-        message = fault["msg"].removeprefix("Value error, ")
-        faults.append(f"{key}: {message} (found {found})")
-    return "; ".join(faults)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
-
-    Raises:
-        StepalignError: the disk is full, or the place cannot be written; what was there before is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write plain values as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        raise StepalignError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise StepalignError(f"{path}: not UTF-8 text ({error})") from None

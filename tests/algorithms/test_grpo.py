@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepalign import policy as policies
+from stepalign import models
 from stepalign.algorithms.grpo import GRPO, GRPOLoss, PolicyGradientExample
 from stepalign.config import GRPOConfig, Recipe
 from stepalign.console import Console
@@ -71,7 +71,7 @@ def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRec
 def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
     """A policy whose adapter already has an effect."""
     settings = make_recipe()
-    policy = policies.load(settings.model, settings.lora, 0, torch.device("cpu"))
+    policy = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():

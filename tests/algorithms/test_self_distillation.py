@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from stepalign import chat as tokens
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.self_distillation import SelfDistillation
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.config import DistillationConfig, Recipe
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
@@ -23,7 +22,7 @@ TEXT = "### Step 1: Add\n2 + 3 = 6\n\n### Step 2: Add\n6 + 4 = 10\n\n### Final A
 
 @pytest.fixture
 def chat(make_recipe: MakeRecipe) -> Chat:
-    return tokens.load(make_recipe().model)
+    return load_chat(make_recipe().model)
 
 
 def teaching(chat: Chat, settings: Recipe, context_limit: int | None = None) -> SelfDistillation:
@@ -44,7 +43,7 @@ def rollout(chat: Chat, number: int = 0) -> Rollout:
         text=text,
         token_starts=starts,
         finish="stop",
-        grade=Grade(correct=False, outcome="wrong", answer="10"),
+        grade=Grade(correct=False, outcome="wrong", final_answer="10"),
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from stepalign import config
 from stepalign.errors import StepalignError
+from stepalign.io import differences
 from stepalign.prompts.conversation import SolverPrompt
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -305,11 +306,11 @@ def test_differences_are_exactly_the_keys_that_differ(write: Write) -> None:
     def values(*overrides: str) -> dict[str, object]:
         return tomllib.loads(config.dump(config.load(write(), overrides)))
 
-    assert config.differences(values(), values()) == []
-    assert config.differences(values("seed=1"), values("context.template=stepalign", "seed=1")) == [
+    assert differences(values(), values()) == []
+    assert differences(values("seed=1"), values("context.template=stepalign", "seed=1")) == [
         "context.template: 'refsol' → 'stepalign'"
     ]
-    assert config.differences(values(), values("optimizer.lr=1.0", "selection.num_attempts=8")) == [
+    assert differences(values(), values("optimizer.lr=1.0", "selection.num_attempts=8")) == [
         "optimizer.lr: 5e-06 → 1.0",
         "selection.num_attempts: 16 → 8",
     ]

@@ -6,7 +6,8 @@ import pytest
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.journal import answer_all
 from stepalign.errors import StepalignError
-from stepalign.records import Answer, Critique, CritiqueFailure, Grade, Problem, Rollout, read_jsonl, to_json
+from stepalign.io import read_jsonl, to_json
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout
 
 PROBLEM = Problem(id="p", statement="What is 2 + 3?", answer="5")
 TEXT = "### Step 1: Add\n2 + 3 = 5\n\n### Final Answer:\n\\boxed{5}"
@@ -49,7 +50,7 @@ def test_a_second_start_asks_only_for_what_is_missing(tmp_path: Path) -> None:
     assert second.asked == ["b", "a"]
     assert advanced == [2, 1, 1]
     assert [answer.rollout_id for answer in answers] == list("abcd")
-    assert read_jsonl(path, Answer) == answers  # type: ignore[arg-type]
+    assert read_jsonl(path, CriticResult) == answers  # type: ignore[arg-type]
     third = Counting()
     assert answer_all(third, attempts("abcd"), path) == answers
     assert third.asked == []
@@ -63,7 +64,7 @@ def test_what_no_server_answered_is_asked_again(tmp_path: Path) -> None:
     answers = answer_all(critic, attempts("abc"), path)
     assert critic.asked == ["b", "a"]
     assert [answer.kind for answer in answers] == ["critique", "critique", "failure"]
-    assert read_jsonl(path, Answer) == answers  # type: ignore[arg-type]
+    assert read_jsonl(path, CriticResult) == answers  # type: ignore[arg-type]
 
 
 REASONS = ("server", "timeout", "parse")
@@ -72,7 +73,7 @@ REASONS = ("server", "timeout", "parse")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("{}", "line 1: not a critic's answer"),
+        ("{}", "line 1: not a critic's result"),
         (to_json(CritiqueFailure(rollout_id="z", critic="program", reason="x")), "line 1: rollout z is not among"),
         (to_json(CritiqueFailure(rollout_id="a", critic="QwQ", reason="x")), "line 1: an answer of QwQ"),
     ],

@@ -5,7 +5,8 @@ import pytest
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.replay import ReplayCritic
 from stepalign.errors import StepalignError
-from stepalign.records import CritiqueFailure, Grade, Problem, Rollout, to_json, write_jsonl
+from stepalign.io import to_json, write_jsonl
+from stepalign.records import CritiqueFailure, Grade, Problem, Rollout
 
 PROBLEM = Problem(id="p", statement="What is 2 + 3?", answer="5")
 
@@ -34,7 +35,7 @@ def test_a_files_faults_are_named(tmp_path: Path) -> None:
         ReplayCritic(path)
     failure = to_json(CritiqueFailure(rollout_id="a", critic="c", reason="parse"))
     path.write_text(f'{failure}\n{{"kind": "failure"}}\n')
-    with pytest.raises(StepalignError, match=r"line 2: not a critic's answer: failure\.rollout_id: Field"):
+    with pytest.raises(StepalignError, match=r"line 2: not a Critique or CritiqueFailure: failure\.rollout_id: Field"):
         ReplayCritic(path)
     path.write_text(f"{failure}\n{failure}\n")
     with pytest.raises(StepalignError, match="rollout a is answered twice"):

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from stepalign import config, policy
+from stepalign import config, models
 from stepalign.config import Recipe
 from stepalign.critics import run as critiquing
 from stepalign.critics import stats as fidelity
 from stepalign.critics.stats import Prices
 from stepalign.error_injection.sets import plant_set
 from stepalign.errors import StepalignError
-from stepalign.records import Answer, Critique, Problem, Rollout, read_jsonl, write_jsonl
+from stepalign.io import read_jsonl, write_jsonl
+from stepalign.records import CriticResult, Critique, Problem, Rollout
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -52,7 +53,7 @@ def test_critiquing_a_runs_rollouts_gives_the_runs_critiques(finished_run: Recip
     rollouts = finished_run.folder / "rollouts" / "step-000002.jsonl"
     out = tmp_path / "critiques.jsonl"
     answers = critiquing.critique(finished_run, rollouts, out)
-    assert read_jsonl(out, Answer) == answers  # type: ignore[arg-type]
+    assert read_jsonl(out, CriticResult) == answers  # type: ignore[arg-type]
     assert untimed(out) == untimed(finished_run.folder / "critiques" / "step-000002.jsonl")
 
 
@@ -75,8 +76,8 @@ def test_the_solvers_own_base_is_loaded_once_and_asked(
     planted: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loads = []
-    load_base = policy.load_base
-    monkeypatch.setattr(policy, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
+    load_base = models.load_base
+    monkeypatch.setattr(models, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
     template = tmp_path / "critic.txt"
     template.write_text("{{ attempt }}")
     settings = make_recipe(

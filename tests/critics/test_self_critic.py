@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import chat as tokens
-from stepalign import config, policy
-from stepalign.chat import Chat
+from stepalign import config, models
+from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe
 from stepalign.critics import OwnModel, make, schema, splice
 from stepalign.critics.self_critic import SelfCritic
 from stepalign.errors import StepalignError
-from stepalign.launch import train
-from stepalign.records import Answer, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict, read_jsonl
+from stepalign.io import read_jsonl
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
 from stepalign.rewards.math import Grader
 from stepalign.rollouts import Completion, Request
 from stepalign.trace import parse
+from stepalign.launch import train
 
 PROBLEM = Problem(id="p", statement="Compute 47 + 38 + 12.", answer="97", solution="47 + 38 = 85, 85 + 12 = 97.")
 TEXT = "### Step 1: a\n47 + 38 = 85\n\n### Step 2: b\n85 + 12 = 98\n\n### Final Answer:\n\\boxed{98}"
@@ -31,7 +31,7 @@ GOOD = schema.compose("D", VERDICTS, *PARTS)
 
 @pytest.fixture(scope="module")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(config.ModelConfig(name_or_path=str(tiny_llama)))
+    return load_chat(config.ModelConfig(name_or_path=str(tiny_llama)))
 
 
 def attempt(name: str = "r") -> tuple[Problem, Rollout]:
@@ -131,13 +131,13 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loads = []
-    load_base = policy.load_base
+    load_base = models.load_base
 
     def counted(*arguments: object) -> object:
         loads.append(arguments)
         return load_base(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(policy, "load_base", counted)
+    monkeypatch.setattr(models, "load_base", counted)
     template = tmp_path / "critic.txt"
     template.write_text("{{ attempt }}")
     settings = make_recipe(
@@ -151,7 +151,7 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     train(settings)
     assert len(loads) == 1
     path = settings.folder / "critiques" / "step-000001.jsonl"
-    found: list[Critique | CritiqueFailure] = read_jsonl(path, Answer)  # type: ignore[arg-type]
+    found: list[Critique | CritiqueFailure] = read_jsonl(path, CriticResult)  # type: ignore[arg-type]
     assert len(found) == 4
     assert {answer.critic for answer in found} == {"self"}
     assert all(answer.completion_tokens for answer in found)

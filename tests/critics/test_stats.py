@@ -1,7 +1,8 @@
 import json
 
 from stepalign.critics.stats import Prices, summarize, table
-from stepalign.records import Check, Critique, CritiqueFailure, Verdict, to_json
+from stepalign.io import to_json
+from stepalign.records import Check, Critique, CritiqueFailure, Verdict
 
 
 def critique(name: str, *, verbatim: float = 1.0, case: str = "D", **more: object) -> Critique:

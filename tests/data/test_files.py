@@ -10,7 +10,8 @@ from pyarrow import parquet
 from stepalign import config
 from stepalign.data import load
 from stepalign.errors import StepalignError
-from stepalign.records import Problem, write_jsonl
+from stepalign.io import write_jsonl
+from stepalign.records import Problem
 
 
 def json_lines(path: Path, rows: list[Any]) -> Path:

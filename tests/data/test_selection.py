@@ -16,7 +16,8 @@ from stepalign import config
 from stepalign.data import Loaded, load
 from stepalign.data.selection import Selected, select
 from stepalign.errors import StepalignError
-from stepalign.records import Grade, Problem, Rollout, read_jsonl
+from stepalign.io import read_jsonl
+from stepalign.records import Grade, Problem, Rollout
 
 SETTINGS = config.SelectionConfig(num_attempts=8, max_accuracy=0.5, min_format_accuracy=0.8)
 LOADED = load(config.SumsConfig(count=24))
@@ -49,7 +50,9 @@ def solve(problems: Sequence[Problem], log: Path | None = None, delay: float = 0
             text=text,
             token_starts=(0,),
             finish="stop",
-            grade=Grade(correct=sample < correct, outcome="correct" if sample < correct else "wrong", answer=answer),
+            grade=Grade(
+                correct=sample < correct, outcome="correct" if sample < correct else "wrong", final_answer=answer
+            ),
         )
 
 
@@ -218,7 +221,7 @@ def test_other_bounds_are_refused_until_the_manifest_is_removed(tmp_path: Path) 
     folder, log = tmp_path / "folder", tmp_path / "log"
     narrow = run(folder)
     wider = SETTINGS.model_copy(update={"max_accuracy": 1.0})
-    with pytest.raises(StepalignError, match=r"seed: 0 → 3\n  selection\.max_accuracy: 0\.5 → 1\.0"):
+    with pytest.raises(StepalignError, match=r"filter\.seed: 0 → 3\n  filter\.selection\.max_accuracy: 0\.5 → 1\.0"):
         run(folder, settings=wider, seed=3)
     (folder / "manifest.json").unlink()
     selected = run(folder, log, settings=wider, seed=3)
@@ -230,7 +233,7 @@ def test_other_bounds_are_refused_until_the_manifest_is_removed(tmp_path: Path) 
 def test_attempts_without_their_settings_are_an_error(tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(StepalignError, match=r"attempts\.jsonl without the settings\.json"):
+    with pytest.raises(StepalignError, match=r"results without the settings\.json"):
         run(tmp_path)
 
 

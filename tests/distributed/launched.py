@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 
 import torch
-from stepalign.algorithms.distillation_loss import DistillationLoss
 from torch import distributed
 
-from stepalign import config
-from stepalign import policy as policies
+from stepalign import config, models
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.algorithms.grpo import GRPOLoss, PolicyGradientExample
 from stepalign.console import Console
 from stepalign.distributed import strategy as distribution
@@ -54,7 +53,7 @@ def learner(settings: config.Recipe) -> DistillationLoss | GRPOLoss:
 
 
 def policy(settings: config.Recipe) -> Policy:
-    loaded = policies.load(settings.model, settings.lora, 0, torch.device("cpu"))
+    loaded = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in loaded.named_parameters():
@@ -68,7 +67,7 @@ def moved(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
     taught, learns = lessons(count, settings.algorithm), learner(settings)
-    zero_gradient = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), loss_start=0, loss_stop=3)]
+    zero_gradient = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3)]
     optimizer = engine.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
     with Console(quiet=True) as console:
         for _ in range(2):

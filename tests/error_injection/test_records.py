@@ -42,7 +42,10 @@ def test_a_rollout_has_the_texts_ids_and_the_first_wrong_token(chat: Chat) -> No
     assert rollout.completion_ids[-1] in chat.eos_ids
     assert rollout.prompt_ids == chat.prompt_ids(PROMPT.turns(PROBLEM))
     assert rollout.grade is not None
-    assert (rollout.grade.outcome, rollout.grade.answer) == ("wrong", parse(wrong.text).text.split("boxed{")[1][:-1])
+    assert (rollout.grade.outcome, rollout.grade.final_answer) == (
+        "wrong",
+        parse(wrong.text).text.split("boxed{")[1][:-1],
+    )
     first, behind = token_span(rollout, wrong.departure, wrong.departure + 1)
     assert behind == first + 1
     right = as_rollout(PROBLEM, SOLVED, rollout_id="r", correct=True, chat=chat, prompt=PROMPT)

@@ -7,7 +7,8 @@ import pytest
 from stepalign import config
 from stepalign.error_injection.sets import kinds_of, plant_set
 from stepalign.errors import StepalignError
-from stepalign.records import Critique, PlantedSlip, Problem, Rollout, read_jsonl, write_jsonl
+from stepalign.io import read_jsonl, write_jsonl
+from stepalign.records import Critique, PlantedSlip, Problem, Rollout
 
 ROWS = [
     {

@@ -43,7 +43,7 @@ def test_model_solutions_become_steps_without_annotations(file: Path) -> None:
     )
     assert parse(right.text).formatted
     # The second right one reads the same without its annotations; the wrong one was cut off before its answer.
-    assert (wrong.id, wrong.correct, parse(wrong.text).answer) == ("solutions-0/175b", False, None)
+    assert (wrong.id, wrong.correct, parse(wrong.text).answer_section) == ("solutions-0/175b", False, None)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.evaluation.metrics import majority, pass_at, score
-from stepalign.records import Grade, Rollout, to_json, write_atomically
+from stepalign.io import to_json, write_atomically
+from stepalign.records import Grade, Rollout
 
 FORMATTED = "### Step 1: Add\n2 + 2 = 4\n\n### Final Answer:\n\\boxed{4}\n"
 
@@ -23,7 +24,7 @@ def rollout(problem: str, sample: int, answer: str, *, truth: str = "4", tokens:
         "token_starts": (0,) * tokens,
         "text": FORMATTED,
         "finish": "stop",
-        "grade": Grade(correct=answer == truth, outcome=outcome, answer=answer),
+        "grade": Grade(correct=answer == truth, outcome=outcome, final_answer=answer),
     }
     return Rollout(**(values | fields))  # type: ignore[arg-type]
 
@@ -34,20 +35,20 @@ def attempts(problem: str, answers: str) -> list[Rollout]:
 
 
 def evaluate(rollouts: list[Rollout], n: int) -> metrics.Evaluation:
-    return score(rollouts, n=n, bootstrap=2000, seed=0, step=3)
+    return score(rollouts, n=n, resamples=2000, seed=0, step=3)
 
 
 def by_problem(rollouts: list[Rollout], n: int, metric: metrics.Metric) -> tuple[float, ...]:
-    return evaluate(rollouts, n).measures[metric].by_problem
+    return evaluate(rollouts, n).by_problem[metric]
 
 
 def test_avg_maj_and_pass_of_a_case_done_by_hand() -> None:
     # p1: 3 of 4 right. p2: 1 of 4 right, outvoted. p3: never right.
     evaluation = evaluate(attempts("p1", "4445") + attempts("p2", "4777") + attempts("p3", "6677"), n=4)
     assert evaluation.problem_ids == ("p1", "p2", "p3")
-    assert evaluation.measures["avg"].by_problem == (0.75, 0.25, 0.0)
-    assert evaluation.measures["maj"].by_problem == (1.0, 0.0, 0.0)
-    assert evaluation.measures["pass"].by_problem == (1.0, 1.0, 0.0)
+    assert evaluation.by_problem["avg"] == (0.75, 0.25, 0.0)
+    assert evaluation.by_problem["maj"] == (1.0, 0.0, 0.0)
+    assert evaluation.by_problem["pass"] == (1.0, 1.0, 0.0)
     assert evaluation.measures["avg"].value == pytest.approx(1 / 3)
     assert evaluation.measures["pass"].value == pytest.approx(2 / 3)
     assert evaluation.ties == 1
@@ -109,7 +110,7 @@ def test_the_order_of_rollouts_does_not_matter() -> None:
 
 def test_the_intervals_come_from_the_seed_alone() -> None:
     rollouts = [attempt for i in range(20) for attempt in attempts(f"p{i}", "4445" if i % 3 else "5555")]
-    first, again, other = (score(rollouts, n=4, bootstrap=200, seed=seed, step=0).measures["avg"] for seed in (0, 0, 1))
+    first, again, other = (score(rollouts, n=4, resamples=200, seed=seed, step=0).measures["avg"] for seed in (0, 0, 1))
     assert first == again
     assert (first.low, first.high) != (other.low, other.high)
     assert first.value == other.value
@@ -136,7 +137,7 @@ def test_an_interval_covers_the_truth_about_nineteen_times_in_twenty() -> None:
         for i in range(40):
             chance = draw.random()
             rollouts += [rollout(f"p{i}", s, "4" if draw.random() < chance else "5") for s in range(2)]
-        measure = score(rollouts, n=2, bootstrap=300, seed=0, step=0).measures["avg"]
+        measure = score(rollouts, n=2, resamples=300, seed=0, step=0).measures["avg"]
         covered += measure.low <= 0.5 <= measure.high
     assert 0.89 <= covered / 200 <= 0.99
 

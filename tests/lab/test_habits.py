@@ -22,10 +22,10 @@ def test_wrong_numbers_slips_and_mends_are_counted_apart() -> None:
         attempt("4", "b", ASTRAY),
     ]
     found = habits(attempts, problems, resamples=500, seed=0)
-    assert {name: (found[name]["value"], found[name]["n"]) for name in HABITS} == {
+    assert {name: (found[name].value, found[name].n) for name in HABITS} == {
         "on the way": (0.75, 4),
         "slipped": (0.25, 4),
         "left": (0.125, 4),
     }
-    assert (found["on the way"]["low"], found["on the way"]["high"]) == (0.5, 1.0), "problems are drawn, not attempts"
+    assert (found["on the way"].low, found["on the way"].high) == (0.5, 1.0), "problems are drawn, not attempts"
     assert shown(found["on the way"]) == "75% [50%, 100%]"

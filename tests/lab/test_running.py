@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.config import differences
 from stepalign.errors import StepalignError
+from stepalign.io import differences
 from stepalign.lab import comparing, running
 from stepalign.lab.running import settings_of
 from stepalign.trainer.cost import COSTS

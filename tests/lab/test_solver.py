@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import chat as tokens
 from stepalign import lab
+from stepalign.chat import load_chat
 from stepalign.lab.running import settings_of
 from stepalign.launch import train
 from stepalign.prompts.conversation import Turn
@@ -21,7 +21,7 @@ def test_it_is_small_and_has_a_card() -> None:
 
 
 def test_its_chat_is_one_that_the_pipeline_takes() -> None:
-    chat = tokens.load(settings_of("stepalign", 0, Path("out")).model)
+    chat = load_chat(settings_of("stepalign", 0, Path("out")).model)
     ids = chat.prompt_ids([Turn("user", "Compute 1 + 2 <|end|>.")])
     assert chat.decode(ids)[0] == "<|user|>Compute 1 + 2 <|end|>.<|end|><|assistant|><think>\n\n</think>\n\n"
     assert sum(token in chat.eos_ids for token in ids) == 1

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from stepalign.algorithms.distillation_loss import DistillationLoss
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepalign import config, planning
-from stepalign import policy as policies
+from stepalign import config, models, planning
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.config import Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
-from stepalign.launch import train
 from stepalign.planning import estimate
 from stepalign.planning.estimate import Lengths
 from stepalign.planning.hardware import GPUS, Gpu
@@ -23,6 +21,7 @@ from stepalign.planning.lengths import lengths
 from stepalign.planning.shape import shape
 from stepalign.policy import Policy
 from stepalign.trainer.accumulation import optimizer_of, update
+from stepalign.launch import train
 from stepalign.views import DistillationExample, View, collate
 
 MakeRecipe = Callable[..., Recipe]
@@ -36,7 +35,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 def loaded(folder: Path, settings: Recipe) -> Policy:
-    return policies.load(config.ModelConfig(name_or_path=str(folder)), settings.lora, 0, CPU)
+    return models.load_policy(config.ModelConfig(name_or_path=str(folder)), settings.lora, 0, CPU)
 
 
 def test_parameters_are_counted_exactly(folder: Path, make_recipe: MakeRecipe) -> None:
@@ -59,7 +58,7 @@ def test_activations_are_those_that_autograd_keeps(
     if checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     ids = tuple(range(5, 205))
-    batch = collate([View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=199)])
+    batch = collate([View(prompt_ids=ids[:1], completion_ids=ids[1:], start=0, stop=199)])
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*policy.parameters(), *policy.buffers()]}
     kept: dict[int, torch.Tensor] = {}
 
@@ -80,7 +79,7 @@ def test_activations_are_those_that_autograd_keeps(
 
 
 def loaded_as(folder: Path, dtype: str, settings: Recipe) -> Policy:
-    return policies.load(
+    return models.load_policy(
         config.ModelConfig.model_validate({"name_or_path": str(folder), "dtype": dtype}), settings.lora, 0, CPU
     )
 
@@ -100,8 +99,8 @@ def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, ma
     written = tuple(range(5, 17))
     lesson = DistillationExample(
         rollout_id="r",
-        student=View(prompt_ids=(1,) * 4, completion_ids=written, loss_start=0, loss_stop=12),
-        teacher=View(prompt_ids=(1,) * 8, completion_ids=written, loss_start=0, loss_stop=12),
+        student=View(prompt_ids=(1,) * 4, completion_ids=written, start=0, stop=12),
+        teacher=View(prompt_ids=(1,) * 8, completion_ids=written, start=0, stop=12),
     )
     with FlopCounterMode(display=False) as counter, Console(quiet=True) as console:
         update(

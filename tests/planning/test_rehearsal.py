@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepalign import config
-from stepalign import policy as policies
+from stepalign import config, models
 from stepalign.config import Recipe
 from stepalign.planning import rehearsal
 from stepalign.planning.estimate import Lengths, occupancy
@@ -24,7 +23,7 @@ SHORT = Lengths(prompt=4, completion=12, teacher_prompt=8, critic_prompt=0, crit
 
 
 def test_rows_that_end_make_room_as_in_the_sampler(tiny_llama: Path) -> None:
-    base = policies.load_base(config.ModelConfig(name_or_path=str(tiny_llama)), CPU)
+    base = models.load_base(config.ModelConfig(name_or_path=str(tiny_llama)), CPU)
     sampler = TransformersSampler(base, eos_ids=frozenset(range(0, 400, 20)), batch_size=8)
     decoded: list[int] = []
     base.get_decoder().register_forward_pre_hook(
@@ -53,7 +52,7 @@ def test_the_update_that_is_rehearsed_has_the_operations_its_rate_is_taken_from(
     settings = make_recipe("lora.r=1", *overrides)  # the adapters' own products are left out
     sizes = shape(settings.model, settings.lora, gpu=False)
     scene = rehearsal._Scene(settings, sizes, SHORT, 0, sizes.layers)
-    policy = policies.load(settings.model, settings.lora, 0, CPU)
+    policy = models.load_policy(settings.model, settings.lora, 0, CPU)
     with FlopCounterMode(display=False) as counter:
         taken = scene._learn(policy)
     rounds = 1 + rehearsal._ROUNDS

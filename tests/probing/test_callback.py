@@ -9,9 +9,10 @@ import stepalign
 from stepalign import report
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
-from stepalign.launch import train
+from stepalign.evaluation import credit_measures
+from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.probing import inputs as material
-from stepalign.probing.folder import Measures, read_measures
+from stepalign.launch import train
 
 MakeRecipe = Callable[..., Recipe]
 CONTEXTS = 'probe.contexts=["stepalign", "refsol"]'
@@ -24,11 +25,11 @@ def watched(make_recipe: MakeRecipe, planted: Path) -> Recipe:
     return settings
 
 
-def measures(settings: Recipe, step: int) -> Measures:
-    return read_measures(settings.folder / "probe" / f"step-{step:06d}.json")
+def measures(settings: Recipe, step: int) -> CreditMeasures:
+    return credit_measures.read(settings.folder / "probe" / f"step-{step:06d}.json")
 
 
-def same(one: Measures, other: Measures) -> None:
+def same(one: CreditMeasures, other: CreditMeasures) -> None:
     assert one.contexts.keys() == other.contexts.keys()
     for context, found in one.contexts.items():
         for name, estimate in found.items():

@@ -38,8 +38,11 @@ def test_a_critique_marks_the_whole_number_in_which_the_steps_part() -> None:
     assert (mark.start, mark.departure) == (TEXT.index("48"), TEXT.index("48") + 1)
 
 
-def test_a_correction_in_other_words_marks_the_whole_step() -> None:
+def test_a_correction_in_other_words_marks_the_same_number_and_one_without_a_difference_the_whole_step() -> None:
     mark = marks.of_critique(rollout(), critique(2, "### Step 2: Take all together\n46"))
+    assert mark is not None
+    assert (TEXT[mark.start : mark.end], mark.departure) == ("48", TEXT.index("48") + 1)
+    mark = marks.of_critique(rollout(), critique(2, "### Step 2: Take all together\nSo we have 5 plus 41 = 48"))
     assert mark is not None
     assert TEXT[mark.start : mark.end].startswith("### Step 2")
     assert mark.end == TEXT.index("### Final")

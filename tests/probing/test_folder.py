@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from stepalign.errors import StepalignError
+from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.stats import Interval
 from stepalign.probing import folder
-from stepalign.probing.folder import Estimate, Measures, Probe
+from stepalign.probing.folder import Probe
 from stepalign.records import Credit, CritiqueFailure, Mark, Problem, Rollout
 
 PROBE = Probe(
@@ -22,7 +24,7 @@ PROBE = Probe(
         for context in ("refsol", "stepalign")
     ),
     tokens={5: "1", 6: " ", 7: "\ufffd"},
-    measures=Measures(contexts={"refsol": {"at": Estimate(value=0.5, low=0.1, high=0.9, n=1)}}, resamples=2000),
+    measures=CreditMeasures(contexts={"refsol": {"at": Interval(value=0.5, low=0.1, high=0.9, n=1)}}, resamples=2000),
     manifest={"stepalign": "0.1.0"},
 )  # fmt: skip
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl, write_jsonl
 from stepalign.probing import inputs as material
-from stepalign.records import PlantedSlip, Problem, Rollout, read_jsonl, write_jsonl
+from stepalign.records import PlantedSlip, Problem, Rollout
 
 
 def test_a_planted_folder_brings_problems_critiques_and_marks(planted: Path) -> None:

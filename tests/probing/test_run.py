@@ -11,16 +11,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import stepalign
-from stepalign import chat as tokens
 from stepalign import config
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl, write_jsonl
 from stepalign.probing import folder
 from stepalign.probing.credit import Crediting
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
-from stepalign.records import Credit, Rollout, read_jsonl, write_jsonl
+from stepalign.records import Credit, Rollout
 
 MakeRecipe = Callable[..., Recipe]
 CONTEXTS = ("refsol", "stepalign", "quoted", "verdicts")
@@ -57,7 +57,7 @@ def equals_a_plain_computation(found: Probe, model: torch.nn.Module, chat: Chat,
 
 def test_credit_is_that_of_a_plain_computation_in_double_precision(probed: Probe, tiny_llama: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_llama).double()
-    equals_a_plain_computation(probed, model, tokens.load(config.ModelConfig(name_or_path=str(tiny_llama))), CONTEXTS)
+    equals_a_plain_computation(probed, model, load_chat(config.ModelConfig(name_or_path=str(tiny_llama))), CONTEXTS)
     assert len(probed.credits) == 8 * 4
 
 
@@ -69,7 +69,7 @@ def test_the_same_on_a_real_model(make_recipe: MakeRecipe, planted: Path, tmp_pa
     settings = make_recipe(f"model.name_or_path={SMOLLM2}")
     found = stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=("stepalign",), limit=3)
     model = AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype=torch.float64)
-    equals_a_plain_computation(found, model, tokens.load(config.ModelConfig(name_or_path=str(SMOLLM2))), ("stepalign",))
+    equals_a_plain_computation(found, model, load_chat(config.ModelConfig(name_or_path=str(SMOLLM2))), ("stepalign",))
 
 
 def test_the_folder_holds_what_python_returns(probed: Probe, tmp_path: Path) -> None:

@@ -10,18 +10,8 @@ import pytest
 
 from stepalign import config
 from stepalign.evaluation.metrics import score
-from stepalign.records import (
-    Critique,
-    CritiqueFailure,
-    Grade,
-    Problem,
-    Rollout,
-    Verdict,
-    to_json,
-    write_atomically,
-    write_json,
-    write_jsonl,
-)
+from stepalign.io import to_json, write_atomically, write_json, write_jsonl
+from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
 
 BuildRun = Callable[..., Path]
 
@@ -67,7 +57,7 @@ def rollout(problem: Problem, sample: int, *, right: bool, step: int, prefix: st
         token_starts=starts,
         finish="length" if cut else "stop",
         policy_step=step,
-        grade=Grade(correct=right, outcome=outcome, answer=answer),
+        grade=Grade(correct=right, outcome=outcome, final_answer=answer),
     )
 
 
@@ -236,7 +226,7 @@ def build_run_in() -> BuildRun:
                 for one, chance in zip(held_out, difficulty, strict=True)
                 for sample in range(samples)
             ]
-            evaluation = score(rollouts, n=samples, bootstrap=200, seed=seed, step=step)
+            evaluation = score(rollouts, n=samples, resamples=200, seed=seed, step=step)
             write_jsonl(folder / "evaluations" / f"step-{step:06}.jsonl", rollouts)
             write_atomically(folder / "evaluations" / f"step-{step:06}.json", to_json(evaluation) + "\n")
         return folder

@@ -8,7 +8,8 @@ import pytest
 
 from stepalign import config, report
 from stepalign.errors import StepalignError
-from stepalign.records import Rollout, read_jsonl
+from stepalign.io import read_jsonl
+from stepalign.records import Rollout
 from stepalign.report import page
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import read

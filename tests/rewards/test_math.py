@@ -175,24 +175,24 @@ def test_each_way_to_answer_has_its_outcome(grader):
 
 def test_equal_answers_are_one_string(grader):
     right = grades(grader, "1/2", *boxes("1/2", "0.5", r"\frac{2}{4}", r"50\%"))
-    assert {(grade.outcome, grade.answer) for grade in right} == {("correct", "1/2")}
+    assert {(grade.outcome, grade.final_answer) for grade in right} == {("correct", "1/2")}
     near = grades(grader, "1/3", *boxes("1/3", "0.333333"))
-    assert {(grade.outcome, grade.answer) for grade in near} == {("correct", "1/3")}
+    assert {(grade.outcome, grade.final_answer) for grade in near} == {("correct", "1/3")}
     wrong = grades(grader, "1/2", *boxes("72", "72.0", r"\textbf{72}", "x = 72", r"8 \cdot 9"))
-    assert {(grade.outcome, grade.answer) for grade in wrong} == {("wrong", "72")}
+    assert {(grade.outcome, grade.final_answer) for grade in wrong} == {("wrong", "72")}
     words = grades(grader, "127", *boxes(r"\text{Infinitely many}", "infinitely many"))
-    assert {(grade.outcome, grade.answer) for grade in words} == {("wrong", "infinitely many")}
+    assert {(grade.outcome, grade.final_answer) for grade in words} == {("wrong", "infinitely many")}
 
 
 def test_a_wrong_answer_never_shares_the_references_string(grader):
     (right,), (wrong,) = grades(grader, "x=3", *boxes("3")), grades(grader, "x=3", *boxes("y=3"))
     assert (right.outcome, wrong.outcome) == ("correct", "wrong")
-    assert right.answer != wrong.answer
+    assert right.final_answer != wrong.final_answer
 
 
 def test_a_number_too_long_to_be_written_out_keeps_its_text(grader):
     (grade,) = grades(grader, "72", *boxes("2^{100000}"))
-    assert (grade.outcome, grade.answer) == ("wrong", "2^{100000}")
+    assert (grade.outcome, grade.final_answer) == ("wrong", "2^{100000}")
 
 
 def test_an_unknown_problem_is_named(grader):

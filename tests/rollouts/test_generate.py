@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from stepalign import chat as tokens
+from stepalign.chat import load_chat
 from stepalign.config import Recipe, SamplingConfig
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout
@@ -20,7 +20,7 @@ PROBLEMS = [Problem(id=f"p{i}", statement=f"Compute {i} + 2.", answer=str(i + 2)
 @pytest.fixture
 def solver(tiny_llama: Path, make_recipe: Callable[..., Recipe]) -> Iterator[Solver]:
     settings = make_recipe()
-    chat = tokens.load(settings.model)
+    chat = load_chat(settings.model)
     sampler = TransformersSampler(AutoModelForCausalLM.from_pretrained(tiny_llama), eos_ids=chat.eos_ids, batch_size=3)
     with Grader(settings.grader) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

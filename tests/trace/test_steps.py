@@ -44,14 +44,14 @@ def test_the_papers_format_is_read_into_preamble_steps_and_answer():
     assert trace.faults == ()
     assert trace.formatted
     assert trace.content(trace.steps[0]) == ("### Step 1: Add the tens\n20 + 30 = 50\n#### Try: something\n---\n")
-    assert trace.answer is not None
-    assert trace.content(trace.answer) == "### Final Answer:\n$$\n\\boxed{55}\n$$"
+    assert trace.answer_section is not None
+    assert trace.content(trace.answer_section) == "### Final Answer:\n$$\n\\boxed{55}\n$$"
 
 
 def test_sections_are_counted_as_a_critique_counts_them():
     trace = parse(PAPER)
     assert [trace.section(k).number for k in (1, 2)] == [1, 2]
-    assert trace.section(3) == trace.answer
+    assert trace.section(3) == trace.answer_section
     for k in (0, 4, -1):
         with pytest.raises(IndexError, match=f"section {k} of a trace with 3"):
             trace.section(k)
@@ -196,8 +196,8 @@ def test_every_departure_from_the_format_is_named(text, faults):
 def test_the_last_of_several_final_answers_is_the_answer():
     text = answered("### Step 1: a") + "\n### Final Answer:\n\\boxed{2}"
     trace = parse(text)
-    assert trace.answer is not None
-    assert trace.content(trace.answer) == "### Final Answer:\n\\boxed{2}"
+    assert trace.answer_section is not None
+    assert trace.content(trace.answer_section) == "### Final Answer:\n\\boxed{2}"
 
 
 PIECES = [

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from stepalign.algorithms.distillation_loss import DistillationLoss
 from torch import Tensor
 
-from stepalign import policy as policies
+from stepalign import models
+from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.config import OptimizerConfig, Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
@@ -33,8 +33,8 @@ def lessons() -> list[DistillationExample]:
         written = ids(completion)
         return DistillationExample(
             rollout_id=f"rollout {number}",
-            student=View(prompt_ids=ids(student), completion_ids=written, loss_start=start, loss_stop=stop),
-            teacher=View(prompt_ids=ids(teacher), completion_ids=written, loss_start=start, loss_stop=stop),
+            student=View(prompt_ids=ids(student), completion_ids=written, start=start, stop=stop),
+            teacher=View(prompt_ids=ids(teacher), completion_ids=written, start=start, stop=stop),
         )
 
     return [
@@ -50,7 +50,7 @@ def lessons() -> list[DistillationExample]:
 def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
     """A policy whose adapter already has an effect."""
     settings = make_recipe()
-    policy = policies.load(settings.model, settings.lora, 0, torch.device("cpu"))
+    policy = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():

@@ -11,8 +11,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from stepalign import config
-from stepalign import policy as policies
+from stepalign import config, models
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 from stepalign.trainer import checkpoints
@@ -27,7 +26,7 @@ VIEW = View(prompt_ids=(5, 9, 17), completion_ids=(40, 41, 42, 43), loss_start=0
 def fresh(tiny_llama: Path) -> Fresh:
     def make() -> tuple[Policy, torch.optim.Optimizer]:
         adapter = config.LoraConfig(r=2, target_modules=("q_proj", "down_proj"))
-        policy = policies.load(config.ModelConfig(name_or_path=str(tiny_llama)), adapter, 0, torch.device("cpu"))
+        policy = models.load_policy(config.ModelConfig(name_or_path=str(tiny_llama)), adapter, 0, torch.device("cpu"))
         return policy, torch.optim.AdamW(policy.trainable(), lr=1e-2, weight_decay=0.1)
 
     return make
@@ -136,3 +135,18 @@ def test_a_file_where_the_folder_should_be_is_an_error(fresh: Fresh, tmp_path: P
     (tmp_path / "checkpoints").write_text("not a folder")
     with pytest.raises(StepalignError, match="could not be written"):
         checkpoints.save(tmp_path / "checkpoints", *fresh(), 1)
+
+
+def test_a_checkpoint_is_on_the_disk_before_and_after_its_rename(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def record(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr("os.fsync", record)
+    folder = checkpoints.save(tmp_path, *fresh(), 3)
+    temporary = str(tmp_path / ".step-000003.tmp")
+    assert sorted(synced[:-2]) == sorted(f"{temporary}/{path.name}" for path in folder.iterdir())
+    assert synced[-2:] == [temporary, str(tmp_path)]

@@ -12,9 +12,9 @@ from stepalign.algorithms.base import StepExamples
 from stepalign.console import Console
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.errors import StepalignError
-from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.trainer.critique_stream import Answer, CritiqueStream, iter_micro_batches
+from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.views import DistillationExample, View
 
 PROBLEMS = {f"p{n}": Problem(id=f"p{n}", statement=f"Compute {n} + 1.", answer=str(n + 1)) for n in range(6)}
@@ -173,7 +173,7 @@ def test_an_interrupted_step_does_not_wait_for_the_critic_and_leaves_it(grader: 
 # ── micro-batches of what is ready ────────────────────────────────────────────────────────────────────────────
 
 
-def lesson_of(answer: Answer) -> DistillationExample:
+def lesson_of(answer: CriticResult) -> DistillationExample:
     length = int(answer.rollout_id[1:]) + 1
     view = View(prompt_ids=(0,), completion_ids=(0,) * length, loss_start=0, loss_stop=length)
     return DistillationExample(rollout_id=answer.rollout_id, student=view, teacher=view)

@@ -21,7 +21,8 @@ from critics.faulty import Reply, serving
 from stepalign import config
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
-from stepalign.records import Problem, Rollout, read_jsonl, write_jsonl
+from stepalign.io import read_jsonl, write_jsonl
+from stepalign.records import Problem, Rollout
 from stepalign.rollouts import transformers as sampling
 from stepalign.trainer import checkpoints, loop
 from stepalign.trainer.loop import Trainer, train

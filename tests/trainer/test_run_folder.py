@@ -167,7 +167,7 @@ def test_no_critiques_are_not_the_same_as_none_yet(run: Run) -> None:
 
 def test_an_evaluation_comes_back_as_it_was(run: Run) -> None:
     rollouts = [rollout(0), rollout(1)]
-    evaluation = score(rollouts, n=2, bootstrap=10, seed=0, step=4)
+    evaluation = score(rollouts, n=2, resamples=10, seed=0, step=4)
     assert run.evaluation(4) is None
     run.keep_evaluation(evaluation, rollouts)
     assert run.evaluation(4) == evaluation

@@ -22,6 +22,7 @@ from stepalign.losses.grpo import Clip, advantages, policy_gradient
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.teachers import BaseTeacher
 from stepalign.views import View
 
 
@@ -52,6 +53,11 @@ class GRPO:
         self.num_iterations = algorithm.num_iterations
         self.clip = Clip(algorithm.epsilon, algorithm.epsilon_high)
         self._old_log_probs: dict[str, Float[Tensor, " tokens"]] = {}
+
+    @classmethod
+    def from_config(cls, algorithm: config.GRPOConfig, *, recipe: config.Recipe, **_: object) -> "GRPO":
+        """Build the algorithm of a recipe."""
+        return cls(algorithm, temperature=recipe.sampling.temperature)
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Accept every problem: all have an answer."""
@@ -90,7 +96,7 @@ class GRPO:
         if not self.algorithm.kl_coef:
             return None
         # Logits over a temperature are those of hidden states over it.
-        return scores(policy.teacher(batch) / self.temperature, policy.head, batch.targets).log_probs
+        return scores(BaseTeacher(policy).forward(batch) / self.temperature, policy.head, batch.targets).log_probs
 
     def loss(
         self,

@@ -18,17 +18,18 @@ from torch import Tensor
 
 from stepalign import config, contexts
 from stepalign.algorithms.base import StepExamples
-from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt
+from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limit_to_context
 from stepalign.chat import Chat
 from stepalign.collate import Batch, collate, split_views
-from stepalign.critics.schema import departure
+from stepalign.critics.first_error import first_error_span
 from stepalign.errors import StepalignError
 from stepalign.losses.divergence import divergence
 from stepalign.losses.support import FullVocabulary
 from stepalign.policy import Policy
-from stepalign.prompts.conversation import Turn
+from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
-from stepalign.trace import parse, token_span
+from stepalign.teachers import TEACHERS
+from stepalign.trace import token_span
 from stepalign.views import View
 
 
@@ -111,6 +112,27 @@ class SelfDistillation:
         if self.needs_critique and critic is not None and "refsol" in critic.fallbacks:
             self.fallback = contexts.load("refsol")
 
+    @classmethod
+    def from_config(
+        cls,
+        algorithm: config.DistillationConfig,
+        *,
+        recipe: config.Recipe,
+        chat: Chat,
+        prompt: SolverPrompt,
+        context_limit: int | None,
+    ) -> "SelfDistillation":
+        """Build the algorithm of a recipe. `context_limit` is the model's own context length."""
+        return cls(
+            algorithm,
+            chat=chat,
+            before=prompt.before,
+            context=recipe.context,
+            critic=recipe.critic,
+            teacher=limit_to_context(recipe.teacher, context_limit),
+            max_tokens=recipe.training.max_tokens_per_micro_batch,
+        )
+
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where a context shows a reference solution and problems have none."""
         needing = [context for context in (self.context, self.fallback) if context and context.needs_solution]
@@ -151,8 +173,9 @@ class SelfDistillation:
     ) -> Float[Tensor, "tokens hidden"]:
         """Run the teacher on a micro-batch, in passes of at most `max_tokens` padded tokens."""
         device = batch.input_ids.device
+        teacher = TEACHERS[self.teacher.kind](policy)
         views = [example.teacher for example in examples]
-        return torch.cat([policy.teacher(collate(part).to(device)) for part in split_views(views, self.max_tokens)])
+        return torch.cat([teacher.forward(collate(part).to(device)) for part in split_views(views, self.max_tokens)])
 
     def loss(
         self,
@@ -176,7 +199,7 @@ class SelfDistillation:
         }
 
     def after_step(self, policy: Policy) -> None:
-        """Keep the teacher as it is: it is the initial policy."""
+        """Do nothing: both kinds of teacher read the policy's own weights."""
 
     def reference_tokens(self, examples: Sequence[DistillationExample]) -> int:
         """Count the tokens that the teacher reads."""
@@ -267,15 +290,9 @@ def loss_bounds(
             raise StepalignError(
                 f"algorithm.loss_span = 'until_first_error': rollout {rollout.id} has no critique with its first error"
             )
-        trace = parse(rollout.text)
-        # A critique may find that the final answer is missing: then nothing comes after the error.
-        sections = len(trace.steps) + (trace.answer is not None)
-        if critique.first_error is not None and critique.first_error <= sections:
-            wrong = trace.section(critique.first_error)
-            content = trace.content(wrong)
-            at = departure(content, critique.corrected_step)
-            end = len(content) if at is None else at + 1
-            stop = token_span(rollout, wrong.start, wrong.start + end)[1]
+        if (error := first_error_span(rollout.text, critique)) is not None:
+            end = error.end if error.departure is None else error.departure + 1
+            stop = token_span(rollout, error.start, end)[1]
     return min(skip, stop), stop
 
 

@@ -20,7 +20,7 @@ from stepalign.config.critics import (
     SelfCriticConfig,
     ValidationConfig,
 )
-from stepalign.config.load import differences, dump, load
+from stepalign.config.load import dump, load
 from stepalign.config.recipe import (
     VERSION,
     ColumnsConfig,
@@ -95,7 +95,6 @@ __all__ = [
     "ValidationConfig",
     "VllmConfig",
     "VllmServerConfig",
-    "differences",
     "dump",
     "load",
 ]

@@ -14,18 +14,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from stepalign.evaluation.bootstrap import interval, resampled_means
+from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.records import Critique, CritiqueFailure
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A share with its 95 % interval, and how many traces stand behind it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -48,17 +38,17 @@ def judged_outcome(answer: Critique | CritiqueFailure, *, wrong: bool) -> bool:
     return isinstance(answer, Critique) and (answer.first_error is not None) == wrong
 
 
-def accuracies(trials: Sequence[Trial], *, resamples: int = 2000, seed: int = 0) -> dict[str, Estimate]:
+def accuracies(trials: Sequence[Trial], *, resamples: int = 2000, seed: int = 0) -> dict[str, Interval]:
     """`wrong`, `right` and `F1`, of which those that have traces behind them."""
     problems = {name: index for index, name in enumerate(dict.fromkeys(trial.problem_id for trial in trials))}
     counts = np.zeros((len(problems), 4))  # hits and traces, of wrong and of right ones
     for trial in trials:
         column = 0 if trial.wrong else 2
         counts[problems[trial.problem_id], column : column + 2] += (trial.hit, 1)
-    found: dict[str, Estimate] = {}
+    found: dict[str, Interval] = {}
     if not trials:
         return found
-    drawn = resampled_means(counts, resamples=resamples, seed=seed)
+    drawn = resample(len(counts), resamples=resamples, seed=seed) @ counts / len(counts)
     drawn = drawn[(drawn[:, [1, 3]] > 0).sum(axis=1) == (counts.sum(axis=0)[[1, 3]] > 0).sum()]
     every = np.concatenate([counts.mean(axis=0, keepdims=True), drawn])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -67,12 +57,11 @@ def accuracies(trials: Sequence[Trial], *, resamples: int = 2000, seed: int = 0)
     n_wrong, n_right = int(counts[:, 1].sum()), int(counts[:, 3].sum())
     for name, values, n in (("wrong", wrong, n_wrong), ("right", right, n_right), ("F1", f1, n_wrong + n_right)):
         if n and not (name == "F1" and not (n_wrong and n_right)):
-            low, high = interval(values[1:, None])
-            found[name] = Estimate(value=float(values[0]), low=float(low[0]), high=float(high[0]), n=n)
+            found[name] = interval(float(values[0]), values[1:], n=n)
     return found
 
 
-def by_kind(trials: Iterable[tuple[str, Trial]], *, resamples: int = 2000, seed: int = 0) -> dict[str, Estimate]:
+def by_kind(trials: Iterable[tuple[str, Trial]], *, resamples: int = 2000, seed: int = 0) -> dict[str, Interval]:
     """The accuracy on wrong traces, kind by kind."""
     groups: dict[str, list[Trial]] = {}
     for kind, trial in trials:

@@ -208,7 +208,7 @@ def bare(text: str) -> str:
 
 def _withheld(critique: Critique, problem: Problem, rollout: Rollout, trace: Trace) -> Check:
     k = critique.first_error
-    counted = len(trace.steps) + (trace.answer is not None)
+    counted = len(trace.steps) + (trace.answer_section is not None)
     judged = critique.case == "D" or (critique.case == "C" and k != counted)
     if k is None or not judged or k > counted:
         return _made("withheld", 0.0, True, "")

@@ -13,12 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from stepalign.critics import Critic
 from stepalign.critics.replay import ReplayCritic
 from stepalign.errors import StepalignError
-from stepalign.records import Answer, Critique, CritiqueFailure, Problem, Rollout, explain, to_json, write_jsonl
+from stepalign.io import explain, to_json, write_jsonl
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 UNANSWERED = frozenset({"server", "timeout"})
 """Failures that say nothing of the rollout: a second start asks again."""
 
-_ANSWER: TypeAdapter[Critique | CritiqueFailure] = TypeAdapter(Answer)
+_ANSWER: TypeAdapter[Critique | CritiqueFailure] = TypeAdapter(CriticResult)
 
 
 def answer_all(
@@ -74,7 +75,7 @@ def _kept(path: Path, wanted: set[str], critic: str | None) -> dict[str, Critiqu
             try:
                 answer = _ANSWER.validate_json(line)
             except ValidationError as error:
-                raise StepalignError(f"{where}: not a critic's answer: {explain(error)}") from None
+                raise StepalignError(f"{where}: not a critic's result: {explain(error)}") from None
             if answer.rollout_id not in wanted:
                 raise StepalignError(f"{where}: rollout {answer.rollout_id} is not among these rollouts: {_ELSEWHERE}")
             if critic is not None and answer.critic != critic:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stepalign.errors import StepalignError
-from stepalign.records import Answer, Critique, CritiqueFailure, Problem, Rollout, read_jsonl
+from stepalign.io import read_jsonl
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 MISSING = "missing"
 
@@ -30,7 +31,7 @@ class ReplayCritic:
         """
         self._path = path
         self._answers: dict[str, Critique | CritiqueFailure] = {}
-        answers: list[Critique | CritiqueFailure] = read_jsonl(path, Answer)  # type: ignore[arg-type]
+        answers: list[Critique | CritiqueFailure] = read_jsonl(path, CriticResult)  # type: ignore[arg-type]
         for answer in answers:
             if answer.rollout_id in self._answers:
                 raise StepalignError(f"{path}: rollout {answer.rollout_id} is answered twice")

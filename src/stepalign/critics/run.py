@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -20,27 +21,20 @@ from stepalign import config, critics
 from stepalign import data as problems
 from stepalign.console import Console
 from stepalign.critics import stats as fidelity
-from stepalign.critics.benchmark import Estimate, Trial, accuracies, by_kind, judged_outcome, judged_step
+from stepalign.critics.benchmark import Trial, accuracies, by_kind, judged_outcome, judged_step
 from stepalign.critics.journal import answer_all
 from stepalign.critics.replay import ReplayCritic
 from stepalign.critics.stats import FidelityReport, Prices
 from stepalign.critics.validation import CheckedCritic, Rules
 from stepalign.errors import StepalignError
-from stepalign.policy import context_limit
-from stepalign.records import (
-    Critique,
-    CritiqueFailure,
-    PlantedSlip,
-    Problem,
-    R,
-    Rollout,
-    read_jsonl,
-    to_json,
-    write_atomically,
-)
+from stepalign.evaluation.stats import Interval
+from stepalign.io import read_jsonl, to_json, write_atomically
+from stepalign.models import context_limit
+from stepalign.records import Critique, CritiqueFailure, PlantedSlip, Problem, Rollout
 from stepalign.rewards.math import Grader
 
 Attempts = list[tuple[Problem, Rollout]]
+T = TypeVar("T")
 
 
 def critique(
@@ -108,11 +102,11 @@ class CriticBenchmark:
     """How a critic did on traces whose first error is known, and on natural ones."""
 
     critic: str
-    planted: dict[str, Estimate]
+    planted: dict[str, Interval]
     """`wrong`: first-error accuracy; `right`: accuracy on the correct traces; `F1`: their harmonic mean."""
-    kinds: dict[str, Estimate]
+    kinds: dict[str, Interval]
     """First-error accuracy by kind of slip."""
-    natural: dict[str, Estimate] = Field(default_factory=dict)
+    natural: dict[str, Interval] = Field(default_factory=dict)
     """The same with labels by final answer only: a hit is any error in a wrong one."""
     answers: FidelityReport
     seconds: float | None
@@ -180,7 +174,7 @@ def table(found: CriticBenchmark) -> str:
     return "\n".join([*lines, "", fidelity.table(found.answers)])
 
 
-def _spaced(records: Sequence[R], limit: int | None) -> list[R]:
+def _spaced(records: Sequence[T], limit: int | None) -> list[T]:
     """At most `limit` of them, evenly spaced."""
     if limit is None or limit >= len(records):
         return list(records)

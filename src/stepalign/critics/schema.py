@@ -15,7 +15,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from os.path import commonprefix
 
 from stepalign.records import Case, Critique, Verdict
 from stepalign.trace import Trace
@@ -146,20 +145,9 @@ def prefix(trace: Trace, k: int) -> str:
     """
     if not trace.steps:
         return ""
-    if k > len(trace.steps) and trace.answer is None:
+    if k > len(trace.steps) and trace.answer_section is None:
         return trim(trace.text)
     return trim(trace.before(k))
-
-
-def departure(wrong: str, corrected: str) -> int | None:
-    """The first character in which a wrong step departs from the corrected one.
-
-    None where they differ in the heading already, since then the correction is in other words and does not tell
-    where the error is.
-    """
-    common = len(commonprefix([wrong, corrected]))
-    heading = wrong.find("\n")
-    return common if 0 <= heading < common < len(wrong) else None
 
 
 def original(trace: Trace, first_error: int | None) -> str:

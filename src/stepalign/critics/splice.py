@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stepalign.critics import schema
 from stepalign.critics.schema import CritiqueFormatError, ParsedCritique
-from stepalign.records import Case, Verdict, explain
+from stepalign.io import explain
+from stepalign.records import Case, Verdict
 from stepalign.trace import Trace
 
 

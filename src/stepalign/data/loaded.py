@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue, ValidationError
 
 from stepalign.errors import StepalignError
-from stepalign.records import Problem, explain
+from stepalign.io import explain
+from stepalign.records import Problem
 
 NAMED = 1000
 """Rows that are named for each reason; those beyond are only counted (OpenMathReasoning has millions)."""

@@ -15,21 +15,20 @@ can no longer pass, which would save attempts but leave accuracies that cannot b
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
 from stepalign import config
-from stepalign.data.attempts import Journal, Tally
+from stepalign.data.attempts import AttemptLog, AttemptStats
 from stepalign.data.loaded import Loaded
 from stepalign.data.split import split
 from stepalign.errors import StepalignError
-from stepalign.records import Problem, Rollout, to_json, write_json, write_jsonl
+from stepalign.io import claim, to_json, write_json, write_jsonl
+from stepalign.records import Problem, Rollout
 
 Attempt = Callable[[Sequence[Problem]], Iterable[Rollout]]
 """Yields `Selection.attempts` graded rollouts of each problem, in any order."""
@@ -74,14 +73,25 @@ def select(
         StepalignError: where the folder has other settings (naming what differs), no problem passes, or none
             would be left beside the hold-out.
     """
-    _claim(folder, loaded.problems, settings, fingerprint)
-    bounds: dict[str, Any] = {"selection": settings.model_dump(mode="json"), "holdout": holdout, "seed": seed}
-    _refuse_other_bounds(folder / "manifest.json", bounds)
-    tallies = _attempt_all(
-        loaded.problems, attempt, Journal(folder / "attempts.jsonl", settings.num_attempts), batch, progress
+    filtering = {"selection": settings.model_dump(mode="json"), "holdout": holdout, "seed": seed}
+    digest = hashlib.blake2b("\n".join(map(to_json, loaded.problems)).encode(), digest_size=8).hexdigest()
+    claim(
+        folder / "settings.json",
+        {
+            **fingerprint,
+            "attempts": settings.num_attempts,
+            "problems": {"count": len(loaded.problems), "digest": digest},
+            "filter": filtering,
+        },
+        started=(folder / "attempts.jsonl").exists(),
+        refusal="its attempts were sampled with other settings, or filtered with others. Choose another folder; where "
+        "only `filter` differs, remove manifest.json to filter the same attempts again",
+        free=() if (folder / "manifest.json").exists() else ("filter",),
     )
+    log = AttemptLog(folder / "attempts.jsonl", settings.num_attempts)
+    stats = _attempt_all(loaded.problems, attempt, log, batch, progress)
 
-    reasons = {problem.id: _reason(tallies[problem.id], settings) for problem in loaded.problems}
+    reasons = {problem.id: _reason(stats[problem.id], settings) for problem in loaded.problems}
     kept = [problem for problem in loaded.problems if not reasons[problem.id]]
     dropped = dict(Counter(reason for reason in reasons.values() if reason))
     if not kept:
@@ -97,7 +107,7 @@ def select(
     write_jsonl(folder / "evaluation.jsonl", evaluation)
     write_json(
         folder / "manifest.json",
-        bounds
+        filtering
         | {
             "counts": {
                 "loaded": len(loaded.problems),
@@ -113,8 +123,8 @@ def select(
             "problems": [
                 {
                     "id": problem.id,
-                    "accuracy": tallies[problem.id].accuracy,
-                    "format_accuracy": tallies[problem.id].format_accuracy,
+                    "accuracy": stats[problem.id].accuracy,
+                    "format_accuracy": stats[problem.id].format_accuracy,
                     "dropped": reasons[problem.id] or None,
                     "held_out": problem.id in held_out,
                 }
@@ -128,76 +138,34 @@ def select(
 def _attempt_all(
     problems: Sequence[Problem],
     attempt: Attempt,
-    journal: Journal,
+    log: AttemptLog,
     batch: int,
     progress: Callable[[int, int], None] | None,
-) -> Mapping[str, Tally]:
-    """Sample what the journal does not have, and write each problem down when its last attempt is graded."""
+) -> Mapping[str, AttemptStats]:
+    """Sample what the log does not have, and write each problem down when its last attempt is graded."""
     report = progress or (lambda done, total: None)
-    report(len(journal.tallies), len(problems))
-    waiting = [problem for problem in problems if problem.id not in journal.tallies]
+    report(len(log.stats), len(problems))
+    waiting = [problem for problem in problems if problem.id not in log.stats]
     for start in range(0, len(waiting), batch):
         open_rollouts: dict[str, list[Rollout]] = {problem.id: [] for problem in waiting[start : start + batch]}
         for rollout in attempt(waiting[start : start + batch]):
             rollouts = open_rollouts[rollout.problem_id]
             rollouts.append(rollout)
-            if len(rollouts) == journal.attempts:
-                journal.append(sorted(rollouts, key=lambda rollout: rollout.sample))
+            if len(rollouts) == log.attempts:
+                log.append(sorted(rollouts, key=lambda rollout: rollout.sample))
                 del open_rollouts[rollout.problem_id]
-                report(len(journal.tallies), len(problems))
+                report(len(log.stats), len(problems))
         if open_rollouts:
             found = ", ".join(f"{name}: {len(rollouts)}" for name, rollouts in open_rollouts.items())
-            raise ValueError(f"{journal.attempts} attempts at each problem wanted, found {found}")
-    return journal.tallies
+            raise ValueError(f"{log.attempts} attempts at each problem wanted, found {found}")
+    return log.stats
 
 
-def _reason(tally: Tally, settings: config.SelectionConfig) -> str:
+def _reason(stats: AttemptStats, settings: config.SelectionConfig) -> str:
     """Which bounds a problem fails; empty where it passes."""
     failed = []
-    if tally.accuracy >= settings.max_accuracy:
+    if stats.accuracy >= settings.max_accuracy:
         failed.append("accuracy")
-    if tally.format_accuracy <= settings.min_format_accuracy:
+    if stats.format_accuracy <= settings.min_format_accuracy:
         failed.append("format")
     return " and ".join(failed)
-
-
-def _claim(
-    folder: Path,
-    problems: Sequence[Problem],
-    settings: config.SelectionConfig,
-    fingerprint: Mapping[str, JsonValue],
-) -> None:
-    """Write down what the attempts depend on, or hold it against what an earlier run wrote."""
-    digest = hashlib.blake2b("\n".join(map(to_json, problems)).encode(), digest_size=8).hexdigest()
-    wanted = json.loads(
-        json.dumps(
-            {
-                **fingerprint,
-                "attempts": settings.num_attempts,
-                "problems": {"count": len(problems), "digest": digest},
-            }
-        )
-    )
-    path = folder / "settings.json"
-    if not path.exists():
-        if (folder / "attempts.jsonl").exists():
-            raise StepalignError(f"{folder}: attempts.jsonl without the settings.json it was sampled with")
-        write_json(path, wanted)
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if different := config.differences(found, wanted):
-        raise StepalignError(
-            f"{folder}: its attempts were sampled with other settings; choose another folder\n  "
-            + "\n  ".join(different)
-        )
-
-
-def _refuse_other_bounds(path: Path, bounds: Mapping[str, Any]) -> None:
-    if not path.exists():
-        return
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if different := config.differences({key: manifest.get(key) for key in bounds}, bounds):
-        raise StepalignError(
-            f"{path}: selected with other bounds; remove this file to filter the same attempts anew\n  "
-            + "\n  ".join(different)
-        )

@@ -54,7 +54,12 @@ def plant(problem: Problem, text: str, *, rollout_id: str, seed: int, kinds: Seq
         NotPlantable: with the reason.
     """
     trace = parse(text)
-    if not trace.steps or trace.answer is None or trace.answer is not trace.sections[-1] or not boxed(text):
+    if (
+        not trace.steps
+        or trace.answer_section is None
+        or trace.answer_section is not trace.sections[-1]
+        or not boxed(text)
+    ):
         raise NotPlantable(NOT_STEPS)
     if "<<" in text:
         raise NotPlantable(ANNOTATED)

@@ -57,7 +57,7 @@ def as_rollout(
         grade=Grade(
             correct=correct,
             outcome="correct" if correct else "wrong" if boxes else "missing",
-            answer=problem.answer if correct else "".join(boxes[-1:]),
+            final_answer=problem.answer if correct else "".join(boxes[-1:]),
         ),
     )
 
@@ -97,7 +97,7 @@ def critique_of_correct(rollout: Rollout) -> Critique:
 
 
 def _sections(trace: Trace) -> int:
-    return len(trace.steps) + (trace.answer is not None)
+    return len(trace.steps) + (trace.answer_section is not None)
 
 
 def _verdict(slip: PlantedSlip, wrong: Trace, k: int) -> Verdict:

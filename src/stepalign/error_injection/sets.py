@@ -13,17 +13,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stepalign import chat as tokens
 from stepalign import config
 from stepalign import data as problems
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.error_injection import sources
 from stepalign.error_injection.inject import KINDS, NotPlantable, plant
 from stepalign.error_injection.records import as_rollout, critique_of_correct, critique_of_slip
 from stepalign.error_injection.sources import Solution
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl, write_json, write_jsonl
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Critique, PlantedSlip, Problem, Rollout, SlipKind, read_jsonl, write_json, write_jsonl
+from stepalign.records import Critique, PlantedSlip, Problem, Rollout, SlipKind
 
 SYMBOLIC = "gsm_symbolic"
 
@@ -69,7 +69,7 @@ def plant_set(
     Raises:
         StepalignError: the source is none of these, or nothing could be planted.
     """
-    chat = tokens.load(model)
+    chat = load_chat(model)
     found = plant_all(
         _solutions(source, problems_file, limit),
         chat,

@@ -1,75 +1,74 @@
-"""Two adapters on the same problems: a paired bootstrap over problems.
+"""Comparison of evaluations: paired differences of two adapters, and several seeds pooled.
 
-An easy problem is easy for both adapters. Resampling both on the same problems takes that common part out
-of the difference, so two adapters whose own intervals overlap may still differ clearly. Left out: a
-correction for many comparisons, which is the reader's to make.
+An easy problem is easy for both adapters. Resampling both on the same problems removes that common part from the
+difference, so two adapters with overlapping intervals may still differ clearly. With several seeds a resample also
+draws each side's seeds; with one seed a side, an interval tells nothing about seeds. Left out: a correction for many
+comparisons, because only the reader knows how many are looked at.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.bootstrap import interval, resampled_means
 from stepalign.evaluation.metrics import METRICS, Evaluation, Metric
-from stepalign.seeding import derive_seed
-
-# A difference of two equal sums of shares can be some 1e-16 off zero.
-_ROUNDING = 1e-9
+from stepalign.evaluation.stats import Difference, paired_bootstrap
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Difference:
-    """By how much the second adapter's metric exceeds the first's, with the 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    above: float
-    """The share of resamples in which the second adapter's value is larger."""
-
-    @property
-    def includes_zero(self) -> bool:
-        """Whether the interval leaves open that there is no difference."""
-        return self.low <= _ROUNDING and self.high >= -_ROUNDING
-
-
-def compare(a: Evaluation, b: Evaluation, *, bootstrap: int, seed: int) -> dict[Metric, Difference]:
-    """The differences b − a, metric by metric.
+def compare(
+    a: Evaluation | Sequence[Evaluation], b: Evaluation | Sequence[Evaluation], *, resamples: int, seed: int
+) -> dict[Metric, Difference]:
+    """Estimate the differences b − a, metric by metric.
 
     Args:
-        a: the first adapter's evaluation.
+        a: the first adapter's evaluation, or one for each of its seeds.
         b: the second's, on the same problems and with the same n.
-        bootstrap: how many resamples of the problems stand behind the intervals.
+        resamples: bootstrap resamples behind each interval.
         seed: the run's seed.
 
     Raises:
-        StepalignError: where n or the problems differ.
+        StepalignError: n or the problems differ.
     """
-    if a.n != b.n:
-        raise StepalignError(f"evaluations with n = {a.n} and n = {b.n} cannot be compared")
-    if set(a.problem_ids) != set(b.problem_ids):
-        raise StepalignError(f"not the same problems: {_only_in(a, b, 'first')}; {_only_in(b, a, 'second')}")
-    differences = _values(b) - _values(a)
-    means = resampled_means(differences, resamples=bootstrap, seed=derive_seed(seed, "bootstrap"))
-    low, high = interval(means)
-    above = (means > _ROUNDING).mean(axis=0)
-    return {
-        metric: Difference(
-            value=float(differences[:, column].mean()),
-            low=float(low[column]),
-            high=float(high[column]),
-            above=float(above[column]),
-        )
-        for column, metric in enumerate(METRICS)
-    }
+    first, second = ([side] if isinstance(side, Evaluation) else list(side) for side in (a, b))
+    _assert_alike([*first, *second], "compared")
+    differences = paired_bootstrap(
+        np.array([evaluation.values() for evaluation in first]),
+        np.array([evaluation.values() for evaluation in second]),
+        resamples=resamples,
+        seed=seed,
+    )
+    return dict(zip(METRICS, differences, strict=True))
 
 
-def _values(evaluation: Evaluation) -> np.ndarray:
-    """[problems, metrics], problems sorted by id."""
-    order = np.argsort(np.array(evaluation.problem_ids, dtype=object))
-    columns = [evaluation.measures[metric].by_problem for metric in METRICS]
-    return np.array(columns, dtype=np.float64).T[order]
+def pool(evaluations: Sequence[Evaluation], *, seed: int = 0) -> Evaluation:
+    """Pool the seeds of one condition: means over seeds, intervals over seeds and problems.
+
+    Raises:
+        StepalignError: n or the problems differ.
+    """
+    _assert_alike(evaluations, "pooled")
+    first = evaluations[0]
+    return Evaluation.of(
+        np.array([evaluation.values() for evaluation in evaluations]),
+        problem_ids=tuple(sorted(first.problem_ids)),
+        n=first.n,
+        ties=sum(evaluation.ties for evaluation in evaluations),
+        resamples=first.resamples,
+        seed=seed,
+        step=first.step,
+    )
+
+
+def _assert_alike(evaluations: Sequence[Evaluation], verb: str) -> None:
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        if first.n != other.n:
+            raise StepalignError(f"evaluations with n = {first.n} and n = {other.n} cannot be {verb}")
+        if set(first.problem_ids) != set(other.problem_ids):
+            raise StepalignError(
+                f"evaluations on different problems cannot be {verb}: {_only_in(first, other, 'first')}; "
+                f"{_only_in(other, first, 'second')}"
+            )
 
 
 def _only_in(a: Evaluation, b: Evaluation, which: str) -> str:

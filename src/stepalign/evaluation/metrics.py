@@ -2,7 +2,7 @@
 
 The four metrics of Table 1 and Figure 2 of "The Role of Feedback Alignment in Self-Distillation" (arXiv
 2606.11173), and two that explain them. Every metric is a mean over problems of one value a problem. Those
-values are kept, so that two adapters can be compared problem by problem (`stepalign.evaluation.compare`).
+values are stored, so that two adapters can be compared problem by problem (`stepalign.evaluation.compare`).
 Shares are between 0 and 1; percent exists only in display. Pass@n is the unbiased estimator of Chen et al.
 (arXiv 2107.03374, Eq. 1). Left out: choosing a checkpoint, which is the reader's or the report's decision.
 """
@@ -14,30 +14,20 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stepalign import trace as traces
 from stepalign.errors import StepalignError
-from stepalign.evaluation.bootstrap import interval, resampled_means
-from stepalign.records import Grade, Rollout, Text, explain
-from stepalign.seeding import derive_seed
+from stepalign.evaluation.stats import Interval, bootstrap
+from stepalign.io import explain
+from stepalign.records import Grade, Rollout, Text
 
 Metric = Literal["avg", "maj", "pass", "length", "formatted", "truncated"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _STRICT = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Measure:
-    """One metric: its mean over problems, the 95 % bootstrap interval, and the problems' own values."""
-
-    value: float
-    low: float
-    high: float
-    by_problem: tuple[float, ...]
-    """In the order of the evaluation's `problem_ids`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -50,8 +40,10 @@ class Evaluation:
     """The n of Avg@n, Maj@n and Pass@n."""
     problem_ids: Annotated[tuple[Text, ...], Field(min_length=1)]
     """Sorted."""
-    measures: dict[Metric, Measure]
-    """Every metric. `length` is in tokens, all others are shares."""
+    measures: dict[Metric, Interval]
+    """Every metric's mean over problems. `length` is in tokens, all others are shares."""
+    by_problem: dict[Metric, tuple[float, ...]]
+    """Every metric's value for each problem, in the order of `problem_ids`."""
     ties: Annotated[int, Field(ge=0)]
     """Problems in which several answers have the most votes."""
     resamples: Annotated[int, Field(ge=1)]
@@ -59,14 +51,44 @@ class Evaluation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if missing := [metric for metric in METRICS if metric not in self.measures]:
+        if missing := [metric for metric in METRICS if metric not in self.measures or metric not in self.by_problem]:
             raise ValueError(f"no measure of {', '.join(missing)}")
-        for metric, measure in self.measures.items():
-            if len(measure.by_problem) != len(self.problem_ids):
-                raise ValueError(f"{metric}: {len(measure.by_problem)} values for {len(self.problem_ids)} problems")
+        for metric, values in self.by_problem.items():
+            if len(values) != len(self.problem_ids):
+                raise ValueError(f"{metric}: {len(values)} values for {len(self.problem_ids)} problems")
+
+    @classmethod
+    def of(
+        cls,
+        values: Float[np.ndarray, "seeds problems metrics"],
+        *,
+        problem_ids: tuple[str, ...],
+        n: int,
+        ties: int,
+        resamples: int,
+        seed: int,
+        step: int,
+    ) -> "Evaluation":
+        """Average values over seeds and problems, with intervals. Metrics are in the order of `METRICS`."""
+        by_problem = values.mean(axis=0)
+        return cls(
+            step=step,
+            n=n,
+            problem_ids=problem_ids,
+            measures=dict(zip(METRICS, bootstrap(values, resamples=resamples, seed=seed), strict=True)),
+            by_problem={metric: tuple(by_problem[:, k].tolist()) for k, metric in enumerate(METRICS)},
+            ties=ties,
+            resamples=resamples,
+            seed=seed,
+        )
+
+    def values(self) -> Float[np.ndarray, "problems metrics"]:
+        """Return each problem's values, problems sorted by id and metrics in the order of `METRICS`."""
+        order = np.argsort(np.array(self.problem_ids, dtype=object))
+        return np.array([self.by_problem[metric] for metric in METRICS], dtype=np.float64).T[order]
 
 
-def score(rollouts: Sequence[Rollout], *, n: int, bootstrap: int, seed: int, step: int) -> Evaluation:
+def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, step: int) -> Evaluation:
     """Score graded rollouts. Their order does not matter.
 
     A problem may have more than n samples: Pass@n then is the unbiased estimator over all of them, Maj@n
@@ -75,7 +97,7 @@ def score(rollouts: Sequence[Rollout], *, n: int, bootstrap: int, seed: int, ste
     Args:
         rollouts: graded, at least n of each problem.
         n: votes of Maj@n and attempts of Pass@n.
-        bootstrap: how many resamples of the problems stand behind the intervals.
+        resamples: bootstrap resamples behind each interval.
         seed: the run's seed.
         step: the optimizer step of the adapter that sampled the rollouts.
 
@@ -108,37 +130,20 @@ def score(rollouts: Sequence[Rollout], *, n: int, bootstrap: int, seed: int, ste
         }
         values[row] = [problem[metric] for metric in METRICS]
 
-    # The same resamples at every step: the intervals of two steps differ by the adapters alone.
-    low, high = interval(resampled_means(values, resamples=bootstrap, seed=derive_seed(seed, "bootstrap")))
-    measures = {
-        metric: Measure(
-            value=float(values[:, column].mean()),
-            low=float(low[column]),
-            high=float(high[column]),
-            by_problem=tuple(values[:, column].tolist()),
-        )
-        for column, metric in enumerate(METRICS)
-    }
-    return Evaluation(
-        step=step,
-        n=n,
-        problem_ids=tuple(by_problem),
-        measures=measures,
-        ties=ties,
-        resamples=bootstrap,
-        seed=seed,
+    return Evaluation.of(
+        values[None], problem_ids=tuple(by_problem), n=n, ties=ties, resamples=resamples, seed=seed, step=step
     )
 
 
 def majority(grades: Sequence[Grade]) -> tuple[float, bool]:
     """Whether the answer with the most votes is right, and whether several answers have the most votes.
 
-    Votes are counted by `Grade.answer`. A missing answer does not vote; without any vote the majority is
+    Votes are counted by `Grade.final_answer`. A missing answer does not vote; without any vote the majority is
     wrong. Of tied answers one is taken at random, so the value expected is the share of them that are
     right. An answer is right if a sample that gave it was graded correct.
     """
-    votes = Counter(grade.answer for grade in grades if grade.answer)
-    right = {grade.answer for grade in grades if grade.correct}
+    votes = Counter(grade.final_answer for grade in grades if grade.final_answer)
+    right = {grade.final_answer for grade in grades if grade.correct}
     most = max(votes.values(), default=0)
     tied = [answer for answer, count in votes.items() if count == most]
     return (sum(answer in right for answer in tied) / len(tied) if tied else 0.0), len(tied) > 1

@@ -48,4 +48,4 @@ def evaluate_policy(
             prefix=f"evaluation-{step:06d}",
             done=lambda _: advance(1),
         )
-    return score(rollouts, n=n, bootstrap=evaluation.num_bootstrap, seed=seed, step=step), rollouts
+    return score(rollouts, n=n, resamples=evaluation.num_bootstrap, seed=seed, step=step), rollouts

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.compare import Difference
+from stepalign.evaluation.compare import compare, pool
 from stepalign.evaluation.metrics import Metric
-from stepalign.evaluation.pooling import difference, pool
-from stepalign.lab.habits import HABITS, Share, habits, shown
-from stepalign.probing.folder import Estimate
-from stepalign.records import Problem, Rollout, read_jsonl, write_atomically
+from stepalign.evaluation.stats import Difference, Interval
+from stepalign.io import read_jsonl, write_atomically
+from stepalign.lab.habits import HABITS, habits, shown
+from stepalign.records import Problem, Rollout
 from stepalign.report import display, figures, page, panels
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import Run, read
@@ -72,17 +72,18 @@ class Conditions:
     def gains(self, condition: str) -> dict[Metric, Difference]:
         """The last evaluation against the first, over seeds and problems."""
         runs = self.seeds[condition]
-        return difference([run.evaluations[0] for run in runs], [run.evaluations[-1] for run in runs])
+        first, last = ([run.evaluations[at] for run in runs] for at in (0, -1))
+        return compare(first, last, resamples=first[0].resamples, seed=0)
 
     @property
-    def credit(self) -> dict[str, dict[str, Estimate]]:
+    def credit(self) -> dict[str, dict[str, Interval]]:
         """Credit by region before training, by context: of the first run that has a probe."""
         for runs in self.seeds.values():
             if runs[0].probes:
                 return dict(runs[0].probes[0][1].contexts)
         return {}
 
-    def habits(self, condition: str, at: int) -> dict[str, Share]:
+    def habits(self, condition: str, at: int) -> dict[str, Interval]:
         """What the attempts of an evaluation do, seeds together; `at` is 0 (the first evaluation) or −1 (the last).
 
         Nothing where a problem is not a sum.
@@ -190,7 +191,7 @@ def _pooled(condition: str, runs: Sequence[Run]) -> Run:
     return replace(runs[0], recipe=recipe, evaluations=evaluations)
 
 
-def _habits_row(name: str, found: Mapping[str, Share]) -> str:
+def _habits_row(name: str, found: Mapping[str, Interval]) -> str:
     return f"| {name} | {' | '.join(shown(found[habit]) for habit in HABITS)} |"
 
 
@@ -199,5 +200,5 @@ def _change(one: Difference) -> str:
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
-def _nats(one: Estimate | None) -> str:
+def _nats(one: Interval | None) -> str:
     return "–" if one is None else f"{one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}], n = {one.n}"

@@ -85,7 +85,7 @@ def _message(problem: Problem, context: str | None, text: str, answer: int) -> s
         text=text,
         token_starts=(0,),
         finish="stop",
-        grade=Grade(correct=correct, outcome="correct" if correct else "wrong", answer=str(answer)),
+        grade=Grade(correct=correct, outcome="correct" if correct else "wrong", final_answer=str(answer)),
     )
     (critique,) = _CRITIC.critique([(problem, rollout)])
     if not isinstance(critique, Critique):

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from stepalign.evaluation.bootstrap import interval, resampled_means
+from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.lab.solving import Reading, read
 from stepalign.records import Problem, Rollout
 
@@ -20,13 +20,10 @@ HABITS = {
 }
 """Shares: of attempts, of an attempt's results, of its results."""
 
-Share = dict[str, float]
-"""`value`, `low`, `high`, `n`."""
-
 
 def habits(
     rollouts: Sequence[Rollout], problems: Mapping[str, Problem], *, resamples: int, seed: int
-) -> dict[str, Share]:
+) -> dict[str, Interval]:
     """The habits of some attempts, with 95 % intervals over problems.
 
     Args:
@@ -40,10 +37,11 @@ def habits(
         terms = cast(list[int], problems[one.problem_id].meta["terms"])
         by_problem.setdefault(one.problem_id, []).append(read(one.text, terms))
 
-    def share(of: Any) -> Share:
-        found = np.array([[np.mean([of(reading) for reading in readings])] for readings in by_problem.values()])
-        low, high = interval(resampled_means(found, resamples=resamples, seed=seed))
-        return {"value": float(found.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(rollouts)}
+    counts = resample(len(by_problem), resamples=resamples, seed=seed)
+
+    def share(of: Any) -> Interval:
+        values = np.array([np.mean([of(reading) for reading in readings]) for readings in by_problem.values()])
+        return interval(float(values.mean()), counts @ values / len(values), n=len(rollouts))
 
     return {
         "on the way": share(lambda reading: float(reading.on_the_way)),
@@ -52,6 +50,6 @@ def habits(
     }
 
 
-def shown(share: Share) -> str:
+def shown(share: Interval) -> str:
     """A share as a table's cell."""
-    return f"{share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]"
+    return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]"

@@ -11,26 +11,27 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from stepalign import config, contexts, lab
 from stepalign import data as problems
 from stepalign.algorithms.self_distillation import within
 from stepalign.api import solver_on
-from stepalign.chat import Chat, load
+from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
-from stepalign.evaluation.bootstrap import interval, resampled_means
-from stepalign.evaluation.metrics import Evaluation
+from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.evaluation.run import judge
+from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.io import write_json
 from stepalign.lab.corpus import CONTEXTS
 from stepalign.lab.habits import HABITS, habits, shown
-from stepalign.policy import Policy, context_limit, load_base
+from stepalign.models import context_limit, load_base
+from stepalign.policy import Policy
 from stepalign.probing.credit import Crediting
-from stepalign.probing.folder import Estimate, Measures
 from stepalign.probing.gathering import settled
 from stepalign.probing.inputs import Material
 from stepalign.probing.measures import measure
-from stepalign.records import Problem, Rollout, write_json
+from stepalign.records import Problem, Rollout
 from stepalign.rollouts import Request
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
@@ -46,7 +47,7 @@ def measured(settings: config.Recipe) -> dict[str, Any]:
     """
     import torch
 
-    chat, base = load(settings.model), load_base(settings.model, torch.device("cpu"))
+    chat, base = load_chat(settings.model), load_base(settings.model, torch.device("cpu"))
     chosen = problems.prepare(settings.problems)[1]
     by_id = {problem.id: problem for problem in chosen}
     with Console() as console, TemporaryDirectory() as folder, solver_on(settings, chat, base) as solver:
@@ -64,11 +65,14 @@ def measured(settings: config.Recipe) -> dict[str, Any]:
         helped = {}
         for design in designs:
             attempts = _attempts(solver, chat, by_id, [one for one in credits if one.context == design.name], settings)
-            helped[design.name] = {**_accuracy(attempts, **bootstrap), "habits": habits(attempts, by_id, **bootstrap)}
+            helped[design.name] = {
+                "right": _accuracy(attempts, **bootstrap),
+                "habits": habits(attempts, by_id, **bootstrap),
+            }
     return {
         "problems": len(chosen),
         "samples": alone.n,
-        "alone": {name: _as_dict(alone, name) for name in ("avg", "maj", "pass", "length", "formatted")},
+        "alone": alone.measures,
         "habits": habits(rollouts, by_id, **bootstrap),
         "with context": helped,
         "credit": _regions(credit),
@@ -106,39 +110,34 @@ def _attempts(
     return solver.grader.grade(rollouts, by_id)
 
 
-def _accuracy(attempts: Sequence[Rollout], *, resamples: int, seed: int) -> dict[str, Any]:
-    right = np.array([[float(one.correct)] for one in attempts])
-    low, high = interval(resampled_means(right, resamples=resamples, seed=seed))
-    return {"value": float(right.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(right)}
+def _accuracy(attempts: Sequence[Rollout], *, resamples: int, seed: int) -> Interval:
+    """Estimate the share of right attempts, of which there is one a problem."""
+    right = np.array([float(one.correct) for one in attempts])
+    return interval(
+        right.mean(), resample(len(right), resamples=resamples, seed=seed) @ right / len(right), n=len(right)
+    )
 
 
-def _as_dict(evaluation: Evaluation, name: Any) -> dict[str, float]:
-    one = evaluation.measures[name]
-    return {"value": one.value, "low": one.low, "high": one.high, "n": len(evaluation.problem_ids)}
-
-
-def _regions(credit: Measures) -> dict[str, dict[str, Any]]:
-    adapter = TypeAdapter(Estimate)
+def _regions(credit: CreditMeasures) -> dict[str, dict[str, Interval]]:
     return {
-        context: {name: adapter.dump_python(found[name]) for name in _REGIONS if name in found}
-        for context, found in credit.contexts.items()
+        context: {name: found[name] for name in _REGIONS if name in found} for context, found in credit.contexts.items()
     }
 
 
 def table(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
 
-    def share(one: Mapping[str, float]) -> str:
-        return f"{one['value']:.1%} [{one['low']:.1%}, {one['high']:.1%}]"
+    def share(one: Interval) -> str:
+        return f"{one.value:.1%} [{one.low:.1%}, {one.high:.1%}]"
 
-    def nats(one: Mapping[str, float] | None) -> str:
-        return "–" if one is None else f"{one['value']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
+    def nats(one: Interval | None) -> str:
+        return "–" if one is None else f"{one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
 
     alone = found["alone"]
     lines = [
         f"{found['problems']} problems, {found['samples']} attempts each: Avg {share(alone['avg'])}, "
-        f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted']['value']:.1%}, "
-        f"{alone['length']['value']:.0f} tokens.",
+        f"Maj {share(alone['maj'])}, Pass {share(alone['pass'])}, format {alone['formatted'].value:.1%}, "
+        f"{alone['length'].value:.0f} tokens.",
         "",
         f"| context in the prompt | right | {' | '.join(HABITS.values())} |",
         "|---|---|---|---|---|",
@@ -146,7 +145,7 @@ def table(found: Mapping[str, Any]) -> str:
     ]
     for context, one in found["with context"].items():
         cells = " | ".join(shown(one["habits"][name]) for name in HABITS)
-        lines.append(f"| {context.removeprefix('lab/')} | {share(one)}, n = {one['n']} | {cells} |")
+        lines.append(f"| {context.removeprefix('lab/')} | {share(one['right'])}, n = {one['right'].n} | {cells} |")
     lines += [
         "",
         "| credit | correct traces | before the error | at it | after it |",
@@ -156,7 +155,7 @@ def table(found: Mapping[str, Any]) -> str:
         cells = " | ".join(nats(credit.get(name)) for name in ("correct", "before", "at", "after"))
         lines.append(f"| {context.removeprefix('lab/')} | {cells} |")
     counts = next(iter(found["credit"].values()))
-    n = {name: counts[name]["n"] for name in ("correct", "at") if name in counts}
+    n = {name: counts[name].n for name in ("correct", "at") if name in counts}
     return "\n".join([*lines, "", f"Credit in nats a token (Eq. 4), rollouts: {n}. Intervals: 95 %, over problems."])
 
 
@@ -177,7 +176,7 @@ def main() -> None:
         ],
     )
     found = measured(settings)
-    write_json(arguments.out, found)
+    write_json(arguments.out, to_jsonable_python(found))
     print(table(found))
 
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from stepalign import chat as tokens
 from stepalign import config, contexts
 from stepalign import data as problems
+from stepalign.chat import load_chat
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
+from stepalign.io import read_jsonl
 from stepalign.planning.estimate import Lengths, parts
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Rollout, read_jsonl
+from stepalign.records import Rollout
 
 _COUNTED = 64
 """Problems whose prompts and solutions are counted."""
@@ -39,7 +40,7 @@ def lengths(settings: config.Recipe, *, like: Path | None = None, completion: in
         StepalignError: the problems or the tokenizer are not at hand, or the folder is no run's.
     """
     train, evaluation, _ = problems.prepare(settings.problems)
-    chat, prompt = tokens.load(settings.model), SolverPrompt(settings.prompts)
+    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
     shown = train[:_COUNTED]
 
     def count(texts: Sequence[str]) -> float:

@@ -29,8 +29,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from stepalign import config, contexts
-from stepalign import policy as policies
+from stepalign import config, contexts, models
 from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.algorithms.grpo import GRPOLoss, PolicyGradientExample
 from stepalign.console import Console
@@ -167,7 +166,7 @@ class _Scene:
     def measure(self, model: config.ModelConfig) -> dict[str, float]:
         """Seconds and bytes of every piece on a model."""
         found = {"empty": _peak()}
-        policy = policies.load(model, self.settings.lora, self.settings.seed, torch.device("cpu"))
+        policy = models.load_policy(model, self.settings.lora, self.settings.seed, torch.device("cpu"))
         for rows in self.rows:
             found["read"], found[f"tick {rows}"] = self._draw(policy, rows, self.context)
         _, found["short tick"] = self._draw(policy, self.rows[-1], 1)

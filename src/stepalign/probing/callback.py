@@ -13,14 +13,16 @@ from pydantic import TypeAdapter
 from stepalign import config, contexts
 from stepalign.console import Console
 from stepalign.errors import StepalignError
+from stepalign.evaluation import credit_measures
+from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.io import read_jsonl, write_json, write_jsonl
 from stepalign.policy import Policy
 from stepalign.probing import inputs as material
 from stepalign.probing.credit import Crediting
-from stepalign.probing.folder import Measures, read_measures
 from stepalign.probing.gathering import drawn, settled
 from stepalign.probing.logprobs import look
 from stepalign.probing.measures import measure
-from stepalign.records import Credit, Problem, read_jsonl, write_json, write_jsonl
+from stepalign.records import Credit, Problem
 from stepalign.rollouts.generate import Solver
 from stepalign.views import View
 
@@ -52,11 +54,11 @@ class ProbeCallback:
         self.crediting = Crediting(policy, solver.chat, solver.prompt.before, chosen, teacher)
         self.problems = {problem.id: problem for problem in problems}
 
-    def at(self, step: int) -> Measures:
+    def at(self, step: int) -> CreditMeasures:
         """The measures of the present adapter, which is that of `step`; taken once a step."""
         path = self.folder / f"step-{step:06d}.json"
         if path.exists():
-            return read_measures(path)
+            return credit_measures.read(path)
         was_training = self.policy.training
         self.policy.eval()
         try:
@@ -68,7 +70,7 @@ class ProbeCallback:
                 advance(1)
         finally:
             self.policy.train(was_training)
-        write_json(path, TypeAdapter(Measures).dump_python(found))
+        write_json(path, TypeAdapter(CreditMeasures).dump_python(found))
         return found
 
     def _base_view(self) -> tuple[list[Credit], material.Material]:

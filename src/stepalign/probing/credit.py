@@ -98,7 +98,7 @@ class Crediting:
 
     def _look(self, views: Sequence[View], *, student: bool) -> list[Sight]:
         self.tokens += sum(len(view.input_ids) for view in views)
-        read = self.policy if student else self.policy.teacher
+        read = self.policy if student else self.policy.forward_base
         return look(read, self.policy.head, views, top=self.top)
 
     def _lesson(

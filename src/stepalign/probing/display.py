@@ -1,6 +1,7 @@
 """A probe's measures as text: what the command prints."""
 
-from stepalign.probing.folder import Estimate, Measures
+from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.stats import Interval
 
 COLUMNS = {
     "correct": "correct",
@@ -31,7 +32,7 @@ MEANINGS = {
 _SHARES = {"correct_negative", "diffuseness", "first_error"}
 
 
-def table(measures: Measures) -> str:
+def table(measures: CreditMeasures) -> str:
     """A row a context with the measures' values and, below each, their intervals; baselines last."""
     rows = {**measures.contexts, **measures.baselines}
     width = max(map(len, rows), default=0)
@@ -45,12 +46,12 @@ def table(measures: Measures) -> str:
     return "\n".join(lines)
 
 
-def value(key: str, estimate: Estimate | None) -> str:
+def value(key: str, estimate: Interval | None) -> str:
     """A measure's value in its unit; nothing where it was not measured."""
     return "" if estimate is None else _number(key, estimate.value)
 
 
-def interval(key: str, estimate: Estimate | None) -> str:
+def interval(key: str, estimate: Interval | None) -> str:
     """Its interval, where that has a width."""
     if estimate is None or estimate.low == estimate.high:
         return ""

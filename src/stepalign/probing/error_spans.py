@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from stepalign.critics.arithmetic.lexer import scan
-from stepalign.critics.schema import departure
+from stepalign.critics.first_error import first_error_span
 from stepalign.records import Critique, Mark, PlantedSlip, Rollout
 from stepalign.trace import parse, token_span
 
@@ -22,25 +21,18 @@ def of_slip(slip: PlantedSlip) -> Mark:
 
 
 def of_critique(rollout: Rollout, critique: Critique) -> Mark | None:
-    """The place that a critique points at; None where it finds nothing wrong, or only that something is missing.
-
-    In the first wrong step it is the number or sign with which the step departs from the corrected one. Where the
-    correction is in other words from the heading on, it is the whole step: nothing tells more.
-    """
-    trace = parse(rollout.text)
-    if critique.first_error is None or critique.case == "C" or not trace.steps:
+    """Mark the place of a critique's first error; None where it finds none, or only that something is missing."""
+    error = None if critique.case == "C" else first_error_span(rollout.text, critique)
+    if error is None or not parse(rollout.text).steps:
         return None
-    try:
-        section = trace.section(critique.first_error)
-    except IndexError:
-        return None
-    at = departure(trace.content(section), critique.corrected_step)
-    if at is None:
-        start, end = section.start, section.end
-    else:
-        at += section.start
-        start, end = next(((t.start, t.end) for t in scan(rollout.text) if t.start <= at < t.end), (at, at + 1))
-    return Mark(rollout_id=rollout.id, step=critique.first_error, start=start, end=end, departure=at, source="critique")
+    return Mark(
+        rollout_id=rollout.id,
+        step=error.step,
+        start=error.start,
+        end=error.end,
+        departure=error.departure,
+        source="critique",
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Parts:
 def parts(rollout: Rollout, mark: Mark | None) -> Parts:
     """A rollout in parts. A token that reaches over a boundary counts for the step that begins in it."""
     trace = parse(rollout.text)
-    sections = trace.steps if trace.answer is None else (*trace.steps, trace.answer)
+    sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
     starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
     end = len(rollout.completion_ids)
     return Parts(

@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
+from stepalign.evaluation.stats import Interval
+from stepalign.io import write_atomically
 from stepalign.probing.error_spans import Parts, parts
-from stepalign.probing.folder import Estimate, Probe
+from stepalign.probing.folder import Probe
 from stepalign.probing.measures import of_rollout
 from stepalign.probing.positions import BINS, by_position
-from stepalign.records import write_atomically
 from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, inline, printable, vector
 
 PLUS, MINUS = COLOURS[0], COLOURS[1]
@@ -104,11 +105,11 @@ def regions(probe: Probe) -> Figure | None:
     return figure
 
 
-def _ends(estimate: Estimate) -> tuple[float, float, float]:
+def _ends(estimate: Interval) -> tuple[float, float, float]:
     return estimate.low, estimate.value, estimate.high
 
 
-def _dot(axes: Axes, row: int, estimate: Estimate, *, near: float) -> None:
+def _dot(axes: Axes, row: int, estimate: Interval, *, near: float) -> None:
     """A mean with its interval. Its number stands clear of the zero line where it is `near` to it."""
     open_ = estimate.low <= 0 <= estimate.high
     colour = MUTED if open_ else PLUS if estimate.value > 0 else MINUS
@@ -162,7 +163,7 @@ def positions(probe: Probe) -> Figure | None:
     return figure
 
 
-def _or_nan(estimate: Estimate | None) -> tuple[float, float, float]:
+def _or_nan(estimate: Interval | None) -> tuple[float, float, float]:
     return _ends(estimate) if estimate else (np.nan, np.nan, np.nan)
 
 

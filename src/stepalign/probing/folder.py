@@ -14,20 +14,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stepalign.errors import StepalignError
+from stepalign.evaluation import credit_measures
+from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.io import explain, read_jsonl, write_json, write_jsonl
 from stepalign.probing.error_spans import parts
-from stepalign.records import (
-    Answer,
-    Credit,
-    Critique,
-    CritiqueFailure,
-    Mark,
-    Problem,
-    Rollout,
-    explain,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
+from stepalign.records import Credit, CriticResult, Critique, CritiqueFailure, Mark, Problem, Rollout
 
 if TYPE_CHECKING:
     import pandas
@@ -36,35 +27,12 @@ _STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Estimate:
-    """One measure of a set of rollouts: its value and the 95 % bootstrap interval over problems."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    """The rollouts that it is measured on."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Measures:
-    """What was measured, by context and measure (`docs/probe.md` defines each)."""
-
-    contexts: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
-    """By the context's name, then the measure's. What cannot be measured on these rollouts is not there."""
-    baselines: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
-    """`chance` and `length`, for the measures of credit as a process reward."""
-    resamples: int = 0
-    """Bootstrap resamples behind each interval."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Probe:
     """Everything that a probe's folder holds."""
 
     problems: tuple[Problem, ...]
     rollouts: tuple[Rollout, ...]
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[CriticResult, ...] = ()
     """The critiques that the contexts show, and where there are none, why."""
     marks: tuple[Mark, ...] = ()
     """At most one a rollout; none where it is right, or nobody knows where it goes wrong."""
@@ -72,7 +40,7 @@ class Probe:
     """One a rollout and context."""
     tokens: dict[int, str] = Field(default_factory=dict)
     """The text of every token id in rollouts and likeliest tokens; it may be a part of a character."""
-    measures: Measures = Field(default_factory=Measures)
+    measures: CreditMeasures = Field(default_factory=CreditMeasures)
     manifest: Mapping[str, Any] = Field(default_factory=dict)
     """Model, adapter, contexts, versions, seeds, command."""
 
@@ -121,7 +89,7 @@ def read(folder: Path) -> Probe:
     Raises:
         StepalignError: naming file, line and key where something is missing or not what it should be.
     """
-    answers: list[Critique | CritiqueFailure] = read_jsonl(folder / "critiques.jsonl", Answer)  # type: ignore[arg-type]
+    answers: list[Critique | CritiqueFailure] = read_jsonl(folder / "critiques.jsonl", CriticResult)  # type: ignore[arg-type]
     return Probe(
         problems=tuple(read_jsonl(folder / "problems.jsonl", Problem)),
         rollouts=tuple(read_jsonl(folder / "rollouts.jsonl", Rollout)),
@@ -129,19 +97,9 @@ def read(folder: Path) -> Probe:
         marks=tuple(read_jsonl(folder / "marks.jsonl", Mark)),
         credits=tuple(read_jsonl(folder / "credits.jsonl", Credit)),
         tokens=_json(folder / "tokens.json", dict[int, str]),
-        measures=read_measures(folder / "measures.json"),
+        measures=credit_measures.read(folder / "measures.json"),
         manifest=_json(folder / "manifest.json", dict[str, Any]),
     )
-
-
-def read_measures(path: Path) -> Measures:
-    """Read a file of measures.
-
-    Raises:
-        StepalignError: it is missing, or holds something else.
-    """
-    found: Measures = _json(path, Measures)
-    return found
 
 
 def write(probe: Probe, folder: Path) -> None:
@@ -152,7 +110,7 @@ def write(probe: Probe, folder: Path) -> None:
     write_jsonl(folder / "marks.jsonl", probe.marks)
     write_jsonl(folder / "credits.jsonl", probe.credits)
     write_json(folder / "tokens.json", {str(token): text for token, text in sorted(probe.tokens.items())})
-    write_json(folder / "measures.json", TypeAdapter(Measures).dump_python(probe.measures))
+    write_json(folder / "measures.json", TypeAdapter(CreditMeasures).dump_python(probe.measures))
     write_json(folder / "manifest.json", dict(probe.manifest))
 
 

@@ -9,7 +9,7 @@ from stepalign.console import Console
 from stepalign.critics import OwnModel
 from stepalign.critics.journal import answer_all
 from stepalign.errors import StepalignError
-from stepalign.policy import context_limit
+from stepalign.models import context_limit
 from stepalign.probing.inputs import Material
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts.generate import Solver

@@ -7,18 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl, write_jsonl
 from stepalign.probing import error_spans as marks
-from stepalign.records import (
-    Answer,
-    Critique,
-    CritiqueFailure,
-    Mark,
-    PlantedSlip,
-    Problem,
-    Rollout,
-    read_jsonl,
-    write_jsonl,
-)
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Mark, PlantedSlip, Problem, Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +93,6 @@ def read(path: Path, problems: Mapping[str, Problem] | None = None) -> Material:
     return Material(
         rollouts=rollouts,
         problems=there,
-        answers=beside("critiques.jsonl", Answer),
+        answers=beside("critiques.jsonl", CriticResult),
         known=[*planted, *beside("marks.jsonl", Mark)],
     ).first(None)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from stepalign.evaluation.bootstrap import draws, interval
+from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.probing.error_spans import Parts, parts
-from stepalign.probing.folder import Estimate, Measures
 from stepalign.records import Credit, Mark, Rollout
 from stepalign.seeding import derive_seed
 
@@ -31,7 +31,7 @@ def measure(
     *,
     seed: int,
     resamples: int = RESAMPLES,
-) -> Measures:
+) -> CreditMeasures:
     """Every measure of every context. Rollouts that are neither right nor marked count for `first_token` only."""
     marked = {mark.rollout_id: mark for mark in marks}
     split = {rollout.id: parts(rollout, marked.get(rollout.id)) for rollout in rollouts}
@@ -55,7 +55,7 @@ def measure(
             {name: [float(start - stop) for start, stop in part.steps] for name, part in split.items()}
         ),
     }
-    return Measures(contexts=contexts, baselines=baselines, resamples=resamples)
+    return CreditMeasures(contexts=contexts, baselines=baselines, resamples=resamples)
 
 
 def of_rollout(rollout: Rollout, credit: Credit, mark: Mark | None) -> dict[str, float]:
@@ -121,9 +121,9 @@ class _Bootstrap:
         self.right = {rollout.id for rollout in rollouts if rollout.correct}
         self.split = split
         # The first draw is every problem once: the value itself.
-        self.counts = np.vstack([np.ones((1, len(problems))), draws(len(problems), resamples, seed)])
+        self.counts = np.vstack([np.ones((1, len(problems))), resample(len(problems), resamples=resamples, seed=seed)])
 
-    def pooled(self, ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, Estimate]:
+    def pooled(self, ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, Interval]:
         """Each measure as Σ numerators / Σ denominators, and how far `rest` is above `at`."""
         drawn = {name: self._drawn(of) for name, of in ratios.items()}
         found = {name: _estimate(values, len(ratios[name])) for name, values in drawn.items()}
@@ -131,7 +131,7 @@ class _Bootstrap:
             found["contrast"] = _estimate(drawn["rest"] - drawn["at"], len(ratios["at"]))
         return found
 
-    def rewards(self, scores: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
+    def rewards(self, scores: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
         """How well step scores find errors: `first_error` in marked rollouts, `auroc` over steps.
 
         A step counts for the AUROC if it is the marked one, before it, or in a correct rollout. What comes after an
@@ -157,7 +157,7 @@ class _Bootstrap:
             found["auroc"] = _estimate(area, len(counted))
         return found
 
-    def chance(self) -> dict[str, Estimate]:
+    def chance(self) -> dict[str, Interval]:
         """What a guess would reach: one step of each marked rollout at random."""
         steps = {
             name: (1 / len(part.steps), 1.0)
@@ -166,7 +166,7 @@ class _Bootstrap:
         }
         if not steps:
             return {}
-        half = Estimate(value=0.5, low=0.5, high=0.5, n=len(steps))
+        half = Interval(value=0.5, low=0.5, high=0.5, n=len(steps))
         return {"first_error": _estimate(self._drawn(steps), len(steps)), "auroc": half}
 
     def _drawn(self, ratios: Mapping[str, Ratio]) -> Float[np.ndarray, " draws"]:
@@ -193,8 +193,6 @@ def _auroc(
     return area
 
 
-def _estimate(drawn: Float[np.ndarray, " draws"], n: int) -> Estimate:
+def _estimate(drawn: Float[np.ndarray, " draws"], n: int) -> Interval:
     """The first draw as the value, the others' interval around it."""
-    usable = drawn[1:][np.isfinite(drawn[1:]), None]
-    low, high = interval(usable) if len(usable) else (drawn[:1], drawn[:1])
-    return Estimate(value=float(drawn[0]), low=float(low[0]), high=float(high[0]), n=n)
+    return interval(float(drawn[0]), drawn[1:], n=n)

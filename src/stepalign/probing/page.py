@@ -20,13 +20,14 @@ import numpy as np
 from markupsafe import Markup
 
 from stepalign import trace as traces
+from stepalign.io import write_atomically
 from stepalign.probing import display, figures
 from stepalign.probing import markdown as reading
 from stepalign.probing.error_spans import parts
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import of_rollout
 from stepalign.probing.packing import FLOOR, UNIT, Arrays, Table, block, encode, pack_top, script_json, to_json
-from stepalign.records import Answer, Credit, Critique, Mark, Problem, Rollout, write_atomically
+from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout
 from stepalign.report.display import HIDDEN
 from stepalign.report.page import environment
 
@@ -104,7 +105,7 @@ def pack(probe: Probe) -> tuple[dict[str, Any], str, list[str]]:
 def _block(
     rollout: Rollout,
     problem: Problem | None,
-    answer: Answer | None,
+    answer: CriticResult | None,
     mark: Mark | None,
     credits: list[Credit | None],
     table: Table,
@@ -149,7 +150,7 @@ def _sections(rollout: Rollout) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     step = 0
     for section in trace.sections:
-        counted = section.kind == "step" or section is trace.answer
+        counted = section.kind == "step" or section is trace.answer_section
         step += counted
         first = bisect_left(rollout.token_starts, section.start)
         label = f"step {step}" if section.kind == "step" else "answer" if section.kind == "answer" else ""
@@ -160,7 +161,7 @@ def _sections(rollout: Rollout) -> list[dict[str, Any]]:
     return found
 
 
-def _answer(answer: Answer | None) -> dict[str, Any] | None:
+def _answer(answer: CriticResult | None) -> dict[str, Any] | None:
     if answer is None:
         return None
     if isinstance(answer, Critique):
@@ -178,7 +179,7 @@ def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: 
     words = (
         rollout.id,
         problem.statement[:_SEARCHED] if problem else "",
-        rollout.grade.answer if rollout.grade else "",
+        rollout.grade.final_answer if rollout.grade else "",
     )
     return {
         "id": rollout.id,

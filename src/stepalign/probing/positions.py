@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from stepalign.evaluation.bootstrap import draws, interval
+from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.probing.error_spans import parts
-from stepalign.probing.folder import Estimate, Probe
+from stepalign.probing.folder import Probe
 
 EDGES = (1, 2, 3, 5, 9, 17, 33, 65)
 """Where bins begin, in tokens from the error: 1, 2, 3–4, 5–8, … 33–64."""
@@ -37,7 +37,7 @@ _AFTER = tuple(Bin(start, stop - 1) for start, stop in pairwise(EDGES))
 BINS = (*(Bin(-one.last, -one.first) for one in reversed(_AFTER)), Bin(0, 0), *_AFTER)
 
 
-def by_position(probe: Probe, *, seed: int = 0) -> dict[str, list[Estimate | None]]:
+def by_position(probe: Probe, *, seed: int = 0) -> dict[str, list[Interval | None]]:
     """For each context an estimate for each of `BINS`; None where no marked rollout has tokens there."""
     marks = {mark.rollout_id: mark for mark in probe.marks}
     marked = {rollout.id: rollout for rollout in probe.rollouts if rollout.id in marks}
@@ -47,7 +47,7 @@ def by_position(probe: Probe, *, seed: int = 0) -> dict[str, list[Estimate | Non
     bin_of = {
         name: _bins(parts(rollout, marks[name]).error, len(rollout.completion_ids)) for name, rollout in marked.items()
     }
-    counts = np.vstack([np.ones((1, len(problems))), draws(len(problems), RESAMPLES, seed)])
+    counts = np.vstack([np.ones((1, len(problems))), resample(len(problems), resamples=RESAMPLES, seed=seed)])
     found = {}
     for context in probe.contexts:
         sums, rollouts = np.zeros((2, len(problems), len(BINS))), np.zeros(len(BINS), dtype=int)
@@ -76,9 +76,5 @@ def _bins(error: tuple[int, int] | None, tokens: int) -> np.ndarray:
     return bins
 
 
-def _estimate(means: np.ndarray, n: int) -> Estimate | None:
-    if n == 0:
-        return None
-    usable = means[1:][np.isfinite(means[1:]), None]
-    low, high = interval(usable) if len(usable) else (means[:1], means[:1])
-    return Estimate(value=float(means[0]), low=float(low[0]), high=float(high[0]), n=n)
+def _estimate(means: np.ndarray, n: int) -> Interval | None:
+    return interval(float(means[0]), means[1:], n=n) if n else None

@@ -17,16 +17,15 @@ from typing import Any
 from accelerate import Accelerator
 from pydantic import TypeAdapter, ValidationError
 
-from stepalign import chat as tokens
-from stepalign import config
+from stepalign import config, models
 from stepalign import contexts as designs
 from stepalign import data as problems
-from stepalign import policy as policies
 from stepalign.algorithms.self_distillation import within
 from stepalign.api import solver_on
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.errors import StepalignError
+from stepalign.io import differences, to_json, write_json
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, page
 from stepalign.probing import inputs as material
@@ -36,7 +35,7 @@ from stepalign.probing.gathering import drawn, settled
 from stepalign.probing.inputs import Material
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Credit, Problem, Rollout, to_json, write_json
+from stepalign.records import Credit, Problem, Rollout
 from stepalign.trainer.run_folder import manifest
 
 
@@ -75,14 +74,13 @@ def probe(
         "limit": limit,
     }
     _claim(out, asked)
-    chat, prompt = tokens.load(settings.model), SolverPrompt(settings.prompts)
+    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
     given = (
         material.read(rollouts, _problems(settings, rollouts)).first(limit)
         if rollouts
         else problems.prepare(settings.problems)[0][:limit]
     )
-    policy = Policy(policies.load_trained(settings.model, adapter, Accelerator().device)).eval()
-    policies.check_head(policy)
+    policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
     with Console() as console:
         shown = _shown(settings, out, given, chat, policy, adapter, console)
         kept = _kept(out / "credits.jsonl")
@@ -91,7 +89,7 @@ def probe(
             chat,
             prompt.before,
             chosen,
-            within(settings.teacher, policies.context_limit(settings.model)),
+            within(settings.teacher, models.context_limit(settings.model)),
             top=top,
         )
         views, said = len(shown.rollouts) * len(chosen), 0
@@ -201,7 +199,7 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
         shared = before["contexts"].keys() & asked["contexts"].keys()
         for one in (before := dict(before), mine := dict(asked)):
             one["contexts"] = {name: one["contexts"][name] for name in shared}
-        if different := config.differences(before, mine):
+        if different := differences(before, mine):
             raise StepalignError(
                 f"{out} holds another probe; what differs:\n  " + "\n  ".join(different) + "\n"
                 "Choose another folder with --out, or delete that one."

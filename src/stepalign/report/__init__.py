@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stepalign.errors import StepalignError
-from stepalign.records import write_atomically
+from stepalign.io import write_atomically
 from stepalign.report import figures, page, panels, timeline
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import Run, read

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.compare import Difference, compare
-from stepalign.evaluation.metrics import Evaluation, Measure, Metric
-from stepalign.evaluation.pooling import difference
+from stepalign.evaluation.compare import compare
+from stepalign.evaluation.metrics import Evaluation, Metric
+from stepalign.evaluation.stats import Difference, Interval
 from stepalign.report import display
 from stepalign.report.panels import FIGURE_2
 from stepalign.report.run import Run
@@ -18,7 +18,7 @@ from stepalign.report.summary import LOWER_IS_BETTER, Summary, Verdict, best_of,
 class Best:
     """A run's best value of a metric over its checkpoints."""
 
-    measure: Measure
+    measure: Interval
     step: int
     wins: bool
     """Whether no other run's best is better."""
@@ -114,10 +114,10 @@ def _against(
         why = f"{label} and {baseline} were evaluated on different problems."
         return Against(label, Verdict("open", "Not compared.", why), {})
     if seeds is None:
-        fewest, differences = 1, compare(a, b, bootstrap=b.resamples, seed=b.seed)
+        fewest, differences = 1, compare(a, b, resamples=b.resamples, seed=b.seed)
     else:
         fewest = min(len(seeds[baseline]), len(seeds[label]))
-        differences = difference(seeds[baseline], seeds[label])
+        differences = compare(seeds[baseline], seeds[label], resamples=a.resamples, seed=0)
     first, second = (display.value("avg", evaluation.measures["avg"].value) for evaluation in (a, b))
     headline = f"{label} reaches {display.label('avg', a.n)} {second}, {baseline} {first}"
     against = f"{baseline} (step {b.step} against step {a.step})"

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.evaluation.metrics import Evaluation, Metric
-from stepalign.probing.folder import Measures
 from stepalign.report import display
 
 FIGURE_2: tuple[Metric, ...] = ("avg", "maj", "pass", "length")
@@ -88,7 +88,7 @@ def of_training(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
     return panels
 
 
-def of_probes(probes: Sequence[tuple[int, Measures]]) -> list[Panel]:
+def of_probes(probes: Sequence[tuple[int, CreditMeasures]]) -> list[Panel]:
     """How the signal changes: one panel a measure, one curve a context. What was never measured has none."""
     panels = []
     for title, unit, name in _PROBE:

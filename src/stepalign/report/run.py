@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation import metrics
+from stepalign.evaluation import credit_measures, metrics
+from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.probing.folder import Measures, read_measures
-from stepalign.records import Answer, Critique, CritiqueFailure, Problem, Rollout, read_jsonl
+from stepalign.io import read_jsonl
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
 
@@ -41,7 +42,7 @@ class Run:
     """The last line of `timeline.jsonl`: when each stage of that step ran."""
     evaluations: list[Evaluation]
     """In the order of their steps."""
-    probes: list[tuple[int, Measures]]
+    probes: list[tuple[int, CreditMeasures]]
     """What the run's probe measured, by step."""
     examples_step: int | None
     """The optimizer step that `examples` are from: the last one with rollouts."""
@@ -72,7 +73,7 @@ def read(folder: Path) -> Run:
         timeline=next(reversed(_steps(folder / "timeline.jsonl")), {}),
         evaluations=[metrics.read(path) for path in sorted((folder / "evaluations").glob("step-*.json"))],
         probes=[
-            (int(path.stem.removeprefix("step-")), read_measures(path))
+            (int(path.stem.removeprefix("step-")), credit_measures.read(path))
             for path in sorted((folder / "probe").glob("step-*.json"))
         ],
         examples_step=step,
@@ -120,7 +121,7 @@ def _examples(folder: Path) -> tuple[int | None, list[Example]]:
         return None, []
     last = files[-1]
     problems = {problem.id: problem for problem in _records(folder / "problems" / "train.jsonl", Problem)}
-    answers: list[Critique | CritiqueFailure] = _records(folder / "critiques" / last.name, Answer)
+    answers: list[Critique | CritiqueFailure] = _records(folder / "critiques" / last.name, CriticResult)
     by_rollout = {answer.rollout_id: answer for answer in answers}
     examples = [
         Example(problems.get(rollout.problem_id), rollout, by_rollout.get(rollout.id))

@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from stepalign.critics import counts
-from stepalign.evaluation.compare import Difference, compare
-from stepalign.evaluation.metrics import METRICS, Evaluation, Measure, Metric
+from stepalign.evaluation.compare import compare
+from stepalign.evaluation.metrics import METRICS, Evaluation, Metric
+from stepalign.evaluation.stats import Difference, Interval
 from stepalign.records import Critique
 from stepalign.report import display
 from stepalign.report.run import Example, Run
@@ -51,10 +52,10 @@ class Row:
 
     metric: Metric
     label: str
-    before: Measure
-    after: Measure | None
+    before: Interval
+    after: Interval | None
     difference: Difference | None
-    best: Measure
+    best: Interval
     best_step: int
 
 
@@ -116,7 +117,7 @@ class Summary:
         """After minus before, metric by metric; empty where there is nothing to compare."""
         if self.before is None or self.after is None:
             return {}
-        return compare(self.before, self.after, bootstrap=self.after.resamples, seed=self.after.seed)
+        return compare(self.before, self.after, resamples=self.after.resamples, seed=self.after.seed)
 
     @property
     def verdict(self) -> Verdict:
@@ -237,7 +238,7 @@ class Summary:
         return tokens / seconds
 
 
-def best_of(metric: Metric, evaluations: Sequence[Evaluation]) -> tuple[int, Measure]:
+def best_of(metric: Metric, evaluations: Sequence[Evaluation]) -> tuple[int, Interval]:
     """The best value over checkpoints and its step, the earliest of equal ones.
 
     As in the paper's Table 1, step 0 is no checkpoint; it counts only where it is the only evaluation.

@@ -103,7 +103,7 @@ class Grader:
                 raise StepalignError(f"rollout {rollout.id}: there is no problem {rollout.problem_id!r}")
             tasks.append((problems[rollout.problem_id].answer, final_answers(rollout.text)))
         return [
-            replace(rollout, grade=Grade(correct=outcome == "correct", outcome=outcome, answer=answer))
+            replace(rollout, grade=Grade(correct=outcome == "correct", outcome=outcome, final_answer=answer))
             for rollout, (outcome, answer) in zip(rollouts, self._replies(tasks), strict=True)
         ]
 
@@ -180,9 +180,9 @@ class Grader:
 def final_answers(text: str) -> tuple[str, ...]:
     """What a response gives as its answer: nothing, one, or several that must all be equal to count."""
     trace = traces.parse(text)
-    if trace.answer is not None:
-        in_final_section = _filled(traces.boxed(trace.content(trace.answer)))
-        if in_final_section and not traces.boxed(text[trace.answer.end :]):
+    if trace.answer_section is not None:
+        in_final_section = _filled(traces.boxed(trace.content(trace.answer_section)))
+        if in_final_section and not traces.boxed(text[trace.answer_section.end :]):
             return in_final_section[-1:]
     return tuple(dict.fromkeys(_filled(traces.boxed(text[traces.end_of_thinking(text) :]))))
 

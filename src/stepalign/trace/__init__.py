@@ -62,7 +62,7 @@ class Trace:
         return tuple(section for section in self.sections if section.kind == "step")
 
     @cached_property
-    def answer(self) -> Section | None:
+    def answer_section(self) -> Section | None:
         """The final-answer section, the last one where there are several."""
         return next((section for section in reversed(self.sections) if section.kind == "answer"), None)
 
@@ -83,7 +83,7 @@ class Trace:
         Raises:
             IndexError: where the trace has no such section.
         """
-        counted = self.steps if self.answer is None else (*self.steps, self.answer)
+        counted = self.steps if self.answer_section is None else (*self.steps, self.answer_section)
         if not 1 <= k <= len(counted):
             raise IndexError(f"section {k} of a trace with {len(counted)} (counted from 1, the final answer included)")
         return counted[k - 1]

@@ -5,16 +5,15 @@ Everything that can be wrong with a recipe is found before the weights are loade
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import chat, config, critics, data, policy
+from stepalign import config, critics, data, models
 from stepalign.algorithms.base import Algorithm
-from stepalign.algorithms.grpo import GRPO
-from stepalign.algorithms.self_distillation import SelfDistillation
-from stepalign.algorithms.teacher_prompt import limit_to_context
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
+from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.distributed import strategy
 from stepalign.distributed.process import SINGLE, World
@@ -52,62 +51,64 @@ def build_trainer(
         StepalignError: the recipe cannot be run as it is.
     """
     # From the recipe alone.
-    tokenizer = chat.load(recipe.model)
+    chat = load_chat(recipe.model)
     prompt = SolverPrompt(recipe.prompts)
-    context_limit = policy.context_limit(recipe.model)
-    algorithm = build_algorithm(recipe, tokenizer, prompt, context_limit)
+    context_limit = models.context_limit(recipe.model)
+    algorithm: Algorithm[Any] = registry.build(
+        recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
+    )
     grader = stack.enter_context(Grader(recipe.grader))
     critic = None
     if recipe.critic and algorithm.needs_critique:
-        own_model = lambda: critics.OwnModel(tokenizer, solver.sampler, context_limit)  # noqa: E731
-        critic = critics.make(_share_of(recipe.critic, world), grader, recipe.folder, own_model)
+        own_model = lambda: critics.OwnModel(chat, solver.sampler, context_limit)  # noqa: E731
+        critic = critics.make(recipe.critic.divided(world.size), grader, recipe.folder, own_model)
     train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
-    train, evaluation = _drop_long_problems(recipe, tokenizer, prompt, context_limit, train, evaluation, dropped)
+    train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)
 
     # The weights.
     accelerator = _accelerator(recipe)
-    solver_policy = policy.load(recipe.model, recipe.lora, recipe.seed, accelerator.device)
+    policy = models.load_policy(recipe.model, recipe.lora, recipe.seed, accelerator.device)
     sampler = samplers.make(
         recipe,
-        lambda: solver_policy.model,
-        solver_policy.head.dtype,
-        eos_ids=tokenizer.eos_ids,
+        lambda: policy.model,
+        policy.head.dtype,
+        eos_ids=chat.eos_ids,
         world=world,
     )
-    solver = Solver(tokenizer, sampler, grader, prompt, world)
+    solver = Solver(chat, sampler, grader, prompt, world)
     probes = [
         (
             *solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking),
-            *tokenizer.encode_text(problem.solution or problem.answer),
+            *chat.encode_text(problem.solution or problem.answer),
         )
         for problem in train[:4]
     ]
-    weight_sync = WeightSync(sampler, solver_policy, recipe, probes, world)
+    weight_sync = WeightSync(sampler, policy, recipe, probes, world)
     stack.callback(weight_sync.close)
     if recipe.training.gradient_checkpointing:
-        solver_policy.base.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = adamw(solver_policy, recipe.optimizer)
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = adamw(policy, recipe.optimizer)
 
     # The run so far.
     run.describe(train, evaluation, dropped)
     last = world.on_main(lambda: checkpoints.latest(run.checkpoints))
-    step = checkpoints.load(last, solver_policy, optimizer) if last else 0
+    step = checkpoints.load(last, policy, optimizer) if last else 0
     run.drop_metrics_after(step)
-    world.assert_same("model or adapter", strategy.fingerprint([solver_policy.head[:64], *solver_policy.trainable()]))
+    world.assert_same("model or adapter", strategy.fingerprint([policy.head[:64], *policy.trainable()]))
     parallel = strategy.make(recipe.distributed, world, accelerator.device)
-    optimizer = parallel.prepare(solver_policy, optimizer)
+    optimizer = parallel.prepare(policy, optimizer)
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
     if world.size > 1:
         console.say(f"{world.size} processes, {parallel.name}")
-    if recipe.teacher.enable_thinking and not tokenizer.has_thinking_switch():
+    if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if last:
         console.say(f"{recipe.folder}: going on from {last.name}")
     # The solver's own model cannot sample rollouts and critiques at once.
-    concurrent = recipe.training.overlap and not isinstance(recipe.critic, config.SelfCriticConfig)
-    served = critic is not None and isinstance(recipe.critic, config.OpenAICriticConfig)
+    concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
+    served = critic is not None and recipe.critic is not None and recipe.critic.is_remote
     return Trainer(
         recipe=recipe,
         run=run,
@@ -118,7 +119,7 @@ def build_trainer(
         evaluation_problems=evaluation,
         algorithm=algorithm,
         critic=critic,
-        policy=solver_policy,
+        policy=policy,
         optimizer=optimizer,
         strategy=parallel,
         solver=solver,
@@ -128,35 +129,6 @@ def build_trainer(
         streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
         step=step,
     )
-
-
-def build_algorithm(recipe: config.Recipe, chat: Chat, prompt: SolverPrompt, context_limit: int | None) -> Algorithm:
-    """Build the recipe's algorithm.
-
-    Args:
-        recipe: context, critic, teacher and limits are used.
-        chat: encodes teacher prompts.
-        prompt: the solver's.
-        context_limit: the model's own context length; None is unknown.
-    """
-    if isinstance(recipe.algorithm, config.GRPOConfig):
-        return GRPO(recipe.algorithm, temperature=recipe.sampling.temperature)
-    return SelfDistillation(
-        recipe.algorithm,
-        chat=chat,
-        before=prompt.before,
-        context=recipe.context,
-        critic=recipe.critic,
-        teacher=limit_to_context(recipe.teacher, context_limit),
-        max_tokens=recipe.training.max_tokens_per_micro_batch,
-    )
-
-
-def _share_of(critic: config.AnyCriticConfig, world: World) -> config.AnyCriticConfig:
-    """Divide the requests under way at once over the processes."""
-    if not isinstance(critic, config.OpenAICriticConfig):
-        return critic
-    return critic.model_copy(update={"max_concurrency": -(-critic.max_concurrency // world.size)})
 
 
 def _drop_long_problems(

@@ -6,7 +6,6 @@ no pickle because a checkpoint from elsewhere must not run code.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stepalign.errors import StepalignError
+from stepalign.io import sync
 from stepalign.policy import Policy
 
 _OPTIMIZER = "optimizer.safetensors"
@@ -35,9 +35,11 @@ def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: i
         save_file(_flatten(optimizer), temporary / _OPTIMIZER)
         (temporary / _STATE).write_text(json.dumps({"step": step}))
         for path in temporary.iterdir():
-            _sync(path)
+            sync(path)
+        sync(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
+        sync(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StepalignError(
@@ -89,8 +91,3 @@ def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -26,18 +26,8 @@ from stepalign import config as configs
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.records import (
-    Answer,
-    Critique,
-    CritiqueFailure,
-    Problem,
-    Rollout,
-    read_jsonl,
-    to_json,
-    write_atomically,
-    write_json,
-    write_jsonl,
-)
+from stepalign.io import differences, read_jsonl, to_json, write_atomically, write_json, write_jsonl
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PACKAGES = (
     "torch",
@@ -141,7 +131,7 @@ class RunFolder:
     def critiques(self, step: int) -> list[Critique | CritiqueFailure] | None:
         """The critic's answers of a step, if it got that far."""
         path = self._of_step("critiques", step)
-        return read_jsonl(path, Answer) if path.exists() else None  # type: ignore[arg-type]
+        return read_jsonl(path, CriticResult) if path.exists() else None  # type: ignore[arg-type]
 
     def save_critiques(self, step: int, answers: Iterable[Critique | CritiqueFailure]) -> None:
         """Keep the critic's answers of a step."""
@@ -194,7 +184,7 @@ class RunFolder:
         if not (self.folder / "manifest.json").exists():
             write_atomically(path, mine)
             return
-        changed = configs.differences(tomllib.loads(path.read_text()), tomllib.loads(mine))
+        changed = differences(tomllib.loads(path.read_text()), tomllib.loads(mine))
         if in_the_way := [line for line in changed if not line.startswith(_FREE_TO_CHANGE)]:
             raise StepalignError(
                 f"{self.folder} holds a run of another recipe; what differs:\n  " + "\n  ".join(in_the_way) + "\n"

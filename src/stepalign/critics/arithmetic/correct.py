@@ -76,7 +76,7 @@ class Attempt:
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """What a critique judges: the steps, then the final answer."""
-        return self.trace.steps if self.trace.answer is None else (*self.trace.steps, self.trace.answer)
+        return self.trace.steps if self.trace.answer_section is None else (*self.trace.steps, self.trace.answer_section)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class Attempt:
 
     def final(self) -> str:
         """A final-answer section with the reference answer, in the solver's words where these are safe."""
-        text = self.texts[-1] if self.trace.answer is not None and not self.truncated else ""
+        text = self.texts[-1] if self.trace.answer_section is not None and not self.truncated else ""
         boxes = boxed(text)
         old = equations.value(boxes[-1]) if boxes else None
         if old is not None and self.answer is not None and len(boxes) == 1 and min(old, self.answer) >= 0:
@@ -213,7 +213,7 @@ def _carried(attempt: Attempt, k: int, changes: Changes) -> Iterator[tuple[str, 
             piece, changes = recompute(text, changes, kept)
             pieces.append(piece)
         if _reaches(attempt, pieces):
-            ended = attempt.trace.answer is not None or boxed("".join(pieces))
+            ended = attempt.trace.answer_section is not None or boxed("".join(pieces))
             yield tuple(pieces if ended else [*pieces, attempt.final()])
         if not changes.keys() & attempt.given:
             return  # nothing was protected
@@ -230,7 +230,7 @@ def _reaches(attempt: Attempt, pieces: Sequence[str]) -> bool:
     if boxes:
         value = equations.value(boxes[-1])
         return value == answer if value is not None else boxes[-1].strip() == attempt.problem.answer.strip()
-    if attempt.trace.answer is not None:
+    if attempt.trace.answer_section is not None:
         last = equations.numbers(pieces[-1])
         return bool(last) and last[-1].value == answer
     return computed is not None and computed == answer
@@ -263,7 +263,7 @@ def _taken_over(attempt: Attempt) -> Correction | None:
         return Correction(first, _is(attempt.false[first]), (*steps[first - 1 : way.kept], *pieces))
     if k == len(attempt.sections) and attempt.truncated:
         return Correction(k, "it is unfinished.", pieces)
-    if k > len(attempt.steps) and attempt.trace.answer is not None:
+    if k > len(attempt.steps) and attempt.trace.answer_section is not None:
         return Correction(
             k,
             "the solution is not finished." if way.rest else f"the final answer is {attempt.problem.answer}.",

@@ -1,0 +1,239 @@
+r"""The place of a rollout's first error, from the wrong step and the corrected one.
+
+A critique names the first wrong step and writes it anew. Its words may differ from the solver's in many places, but
+only some of them change what is claimed. Both steps are read as tokens (numbers, operators, comparisons, variables,
+LaTeX commands, words), without heading, markup, white space and case, and are aligned (`difflib`). The error begins
+at the first of these that exists:
+
+1. the first number, operator, comparison or variable that the correction replaces, or the first term that it adds to
+   a formula or removes from one;
+2. the first number that is nowhere in the correction, where the correction has other numbers;
+3. the first content word that the correction replaces, or else that is nowhere in it. Articles, pronouns, auxiliary
+   verbs, prepositions and connectives are not content.
+
+Where several numbers give way to fewer, the result of an equation that does not hold is taken, else the last ones.
+Where none of these exists (the same claims in other connectives, no corrected step), the place is the whole step, and
+`loss_span = "until_first_error"` ends with the end of that step.
+
+Left out: meaning. A correction that takes another way (`100 - 3` for `85 + 12`) departs where that way does, and a
+synonym is a departure where no claim differs.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from os.path import commonprefix
+from unicodedata import category
+
+from stepalign.critics.arithmetic import equations
+from stepalign.records import Critique
+from stepalign.trace import parse
+
+MAX_TOKENS = 600
+"""Tokens of either step that are aligned, after the beginning that both share. They bound the time for any text."""
+
+
+@dataclass(frozen=True)
+class ErrorSpan:
+    """The first error, in characters of the rollout's text."""
+
+    step: int
+    """Counted from 1, as critiques count."""
+    start: int
+    end: int
+    """`[start, end)` is the first wrong number, sign or word; the whole step where that is not known."""
+    departure: int | None
+    """The first wrong character (136 departs from 126 at its second digit); None where it is not known."""
+
+
+def first_error_span(text: str, critique: Critique) -> ErrorSpan | None:
+    """Find where a rollout first goes wrong, by its critique.
+
+    Returns:
+        None where the critique finds no error, or only that something is missing.
+    """
+    trace = parse(text)
+    sections = len(trace.steps) + (trace.answer_section is not None)
+    if critique.first_error is None or critique.first_error > sections:
+        return None
+    section = trace.section(critique.first_error)
+    wrong, corrected = trace.content(section), critique.corrected_step.strip()
+    body, corrected_body = _heading_end(wrong), _heading_end(corrected)
+    if not wrong[body:].strip() or not corrected[corrected_body:].strip():
+        body = corrected_body = 0  # all that is claimed stands in the heading
+    difference = _difference(list(_tokens(wrong[body:])), list(_tokens(corrected[corrected_body:])), wrong[body:])
+    if difference is None:
+        return ErrorSpan(critique.first_error, section.start, section.end, None)
+    token, counterpart = difference
+    start = section.start + body + token.start
+    departure = min(start + len(commonprefix([token.text, counterpart])), section.end - 1)
+    return ErrorSpan(critique.first_error, start, max(section.start + body + token.end, departure + 1), departure)
+
+
+def _heading_end(step: str) -> int:
+    """The place behind a step's heading; 0 without one."""
+    trace = parse(step)
+    has_heading = bool(trace.sections) and trace.sections[0].kind != "preamble"
+    return len(step.partition("\n")[0]) if has_heading else 0
+
+
+# ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    """`number`, `operator` (comparisons and LaTeX commands included), `variable` or `word`."""
+    value: str
+    """The form that is compared."""
+    text: str
+    start: int
+    end: int
+    joined: bool
+    """Whether it follows the token before it within one formula, with no word, punctuation or line end between."""
+
+
+_TOKEN = re.compile(
+    r"(?P<skip>\*{2,}|^[ \t]*[-*+][ \t]+|^[ \t]*-{3,}[ \t]*$|^[ \t]*\d+[.)][ \t]+|\\[^A-Za-z%])"
+    r"|(?P<number>\d+(?:(?:,|\{,\})\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"|\\(?P<command>[A-Za-z]+)"
+    r"|(?P<word>[^\W\d_]+(?:['’-][^\W\d_]{2,})*)"
+    r"|(?P<operator><=|>=|!=|[-+*/=<>^%×÷·−–≤≥≠≈±√])"
+    r"|(?P<break>[.,;:?!\n])"
+    r"|(?P<symbol>[^\x00-\x7f\w\s])",
+    re.MULTILINE,
+)
+_OPERATORS = {
+    "×": "*", "·": "*", "times": "*", "cdot": "*", "÷": "/", "div": "/", "divided": "/", "−": "-", "–": "-",
+    "plus": "+", "minus": "-", "equals": "=", "equal": "=", "le": "<=", "leq": "<=", "≤": "<=", "ge": ">=", "geq": ">=",
+    "≥": ">=", "ne": "!=", "neq": "!=", "≠": "!=", "lt": "<", "gt": ">", "approx": "≈", "pm": "±", "sqrt": "√",
+    "percent": "%",
+}  # fmt: skip
+"""Operators and comparisons in one form, whatever sign, word or LaTeX command stands for them."""
+_COMPARISONS = frozenset({"=", "<", ">", "<=", ">=", "!=", "≈"})
+_NUMBERS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_WITHOUT_CONTENT = r"""
+left right big bigl bigr quad qquad text textbf textit mathrm mathbf displaystyle boxed frac dfrac tfrac begin end
+aligned align cases implies rightarrow to → ⇒ ⟹ ∴
+a about above after again all also altogether am an and are as at be because been before being below both but by can
+could did do does done each either finally find first following for from further get gets give gives giving go had has
+have having he hence her here him his how i if in into is it its just last let let's make makes making may might much
+must need needs next now obtain of on one ones only or our out over own per result results same say says see shall she
+should since so some substitute such take takes than that the their them then there therefore these they this those
+though thus together total under up us was we well were what when where which while who whose will with would yet you
+your calculate compute determine combining answer yield yields lead leads know call step actually instead
+"""
+"""Layout commands of LaTeX; articles, pronouns, auxiliary verbs, connectives and what introduces a computation."""
+_NO_CONTENT = frozenset(_WITHOUT_CONTENT.split())
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    joined = False
+    for match in _TOKEN.finditer(text):
+        kind, found = str(match.lastgroup), match[0]
+        name = found.lstrip("\\").lower()
+        if kind == "number":
+            value = re.sub(r"[{},]", "", found)
+            value = value.rstrip("0").rstrip(".") if "." in value else value
+        elif kind == "operator" or name in _OPERATORS:
+            kind, value = "operator", _OPERATORS.get(name, name)
+        elif kind == "word" and name in _NUMBERS:
+            kind, value = "number", _NUMBERS[name]
+        elif kind in ("skip", "break") or name in _NO_CONTENT or (kind == "symbol" and category(found)[0] != "S"):
+            joined = joined and kind in ("skip", "command")
+            continue
+        elif kind in ("command", "symbol"):
+            kind, value = "operator", name
+        elif len(name) == 1:
+            kind, value = "variable", name
+        else:
+            value = re.sub(r"(?<=\w{3})(?:ing|ed|es|s)$", "", name)
+        yield _Token(kind, value, found, match.start(), match.end(), joined and kind != "word")
+        joined = kind != "word"
+
+
+# ── alignment ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+_Difference = tuple[_Token, str]
+"""A token of the wrong step, and the text that stands in its place in the correction."""
+
+
+def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> _Difference | None:
+    """Find the first difference between a wrong step's tokens and its correction's. `text` is the wrong step."""
+    shared = len(commonprefix([[token.value for token in wrong], [token.value for token in right]]))
+    shared = max(shared - 1, 0)  # a term's neighbour is looked at
+    wrong, right = wrong[shared : shared + MAX_TOKENS], right[shared : shared + MAX_TOKENS]
+    matcher = SequenceMatcher(None, [t.value for t in wrong], [t.value for t in right], autojunk=False)
+    blocks = [span for tag, *span in matcher.get_opcodes() if tag != "equal"]
+    false = [side for chain in equations.find(text) for _, side in chain.false_links()]
+    results = {token.start for token in wrong if any(side.start <= token.start < side.end for side in false)}
+
+    def claims() -> Iterator[_Difference]:
+        for i, j, k, m in blocks:
+            yield from sorted(_replaced(wrong[i:j], right[k:m], results), key=lambda one: one[0].start)[:1]
+            if k == m and _is_term(wrong, i, j, right):
+                yield wrong[i], ""
+            if i == j and i > 0 and _is_term(right, k, m, wrong):
+                yield _behind(wrong[i - 1], text), ""
+        yield from _absent(wrong, right, "number", results)
+
+    def words() -> Iterator[_Difference]:
+        for i, j, k, m in blocks:
+            yield from _pair(_of_kind(wrong[i:j], "word"), right[k:m])
+        yield from _absent(wrong, right, "word", results)
+
+    return next(claims(), None) or next(words(), None)
+
+
+def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> Iterator[_Difference]:
+    """The claims that a block of the correction replaces, the first of each kind."""
+    yield from _pair(_of_kind(wrong, "number"), _of_kind(right, "number"), results)
+    if not _of_kind((*wrong, *right), "word"):
+        for kind in ("operator", "variable"):
+            yield from _pair(_of_kind(wrong, kind), _of_kind(right, kind))
+
+
+def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int] | None = None) -> Iterator[_Difference]:
+    """The first of some tokens of one kind that give way to others, with the likest of these."""
+    if not wrong or not right:
+        return
+    if wrong[0].kind != "number":
+        yield wrong[0], ""
+        return
+    token = wrong[max(len(wrong) - len(right), 0)]
+    if len(wrong) > len(right):
+        token = next((one for one in wrong if one.start in (results or ())), token)
+    yield token, max((other.text for other in right), key=lambda other: len(commonprefix([token.text, other])))
+
+
+def _absent(wrong: Sequence[_Token], right: Sequence[_Token], kind: str, results: set[int]) -> Iterator[_Difference]:
+    """The first token of a kind that is nowhere in the correction, while the correction has others."""
+    ours, theirs = ({token.value for token in tokens if token.kind == kind} for tokens in (wrong, right))
+    yield from _pair(
+        [token for token in wrong if token.kind == kind and token.value not in theirs],
+        [token for token in right if token.kind == kind and token.value not in ours],
+        results,
+    )
+
+
+def _is_term(tokens: Sequence[_Token], start: int, stop: int, others: Sequence[_Token]) -> bool:
+    """Whether the tokens from `start` to `stop` are a term of a formula that the other step does not have."""
+    block = tokens[start:stop]
+    behind = block[0].kind == "operator" and block[0].joined
+    before = block[-1].kind == "operator" and stop < len(tokens) and tokens[stop].joined
+    whole = all(token.joined for token in block[1:]) and _COMPARISONS.isdisjoint(token.value for token in block)
+    ours, theirs = Counter(token.value for token in tokens), Counter(token.value for token in others)
+    operands = [token.value for token in block if token.kind != "operator"]
+    return whole and (behind or before) and any(ours[value] > theirs[value] for value in operands)
+
+
+def _behind(token: _Token, text: str) -> _Token:
+    """The character behind a token, where a term is missing."""
+    start = token.end + len(text[token.end :]) - len(text[token.end :].lstrip(" \t"))
+    return _Token("gap", "", text[start : start + 1], start, start + 1, False)
+
+
+def _of_kind(tokens: Sequence[_Token], kind: str) -> list[_Token]:
+    return [token for token in tokens if token.kind == kind]

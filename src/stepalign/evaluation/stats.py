@@ -1,0 +1,141 @@
+"""Intervals: percentile bootstrap over problems, paired, and over seeds and problems.
+
+Problems are resampled with replacement. A problem's samples stay together, because they agree more with one another
+than with other problems' samples. A resample of several seeds also resamples the seeds, independently of the problems.
+Where all problems have the same value, or there is one problem only, the interval has no width. Left out: resampling
+within a problem, because its scatter is already part of the problem's value; bias-corrected intervals.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from stepalign.seeding import derive_seed
+
+CONFIDENCE = 0.95
+
+# A difference of two equal sums of shares can be some 1e-16 off zero.
+_ROUNDING = 1e-9
+
+Unit = Literal["problems", "seeds and problems"]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Interval:
+    """A value with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Number of problems, rollouts or traces behind the value."""
+    over: Unit = "problems"
+    """The unit that is resampled."""
+
+    @property
+    def includes_zero(self) -> bool:
+        """True if the interval contains zero, up to rounding."""
+        return self.low <= _ROUNDING and self.high >= -_ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Difference(Interval):
+    """Interval of a paired difference, second minus first."""
+
+    above: float
+    """Share of resamples in which the second is higher."""
+
+
+def resample(num_problems: int, *, resamples: int, seed: int) -> Float[np.ndarray, "resamples problems"]:
+    """Count how often each problem is in each resample."""
+    chances = np.full(num_problems, 1 / num_problems)
+    return np.random.default_rng(seed).multinomial(num_problems, chances, size=resamples).astype(float)
+
+
+def interval(value: float, resampled: Float[np.ndarray, " resamples"], *, n: int, over: Unit = "problems") -> Interval:
+    """Put the percentile interval of a resampled statistic around its value.
+
+    Resamples in which the statistic is not finite are left out. Without any other, the interval has no width.
+    """
+    low, high = _percentiles(value, resampled)
+    return Interval(value=float(value), low=low, high=high, n=n, over=over)
+
+
+def bootstrap(values: Float[np.ndarray, "seeds problems metrics"], *, resamples: int, seed: int) -> list[Interval]:
+    """Estimate the mean of each metric over seeds and problems.
+
+    Args:
+        values: one value a seed, problem and metric. With one seed only the problems are resampled.
+        resamples: behind each interval.
+        seed: of the run. The same seed and number of problems give the same resampled problems.
+    """
+    num_seeds, num_problems, _ = values.shape
+    counts = resample(num_problems, resamples=resamples, seed=derive_seed(seed, "bootstrap"))
+    means = _resampled_means(values, counts, derive_seed(seed, "bootstrap", "seeds"))
+    over: Unit = "problems" if num_seeds == 1 else "seeds and problems"
+    by_problem = values.mean(axis=0)
+    return [
+        interval(by_problem[:, k].mean(), means[:, k], n=num_problems, over=over) for k in range(by_problem.shape[1])
+    ]
+
+
+def paired_bootstrap(
+    first: Float[np.ndarray, "seeds problems metrics"],
+    second: Float[np.ndarray, "other_seeds problems metrics"],
+    *,
+    resamples: int,
+    seed: int,
+) -> list[Difference]:
+    """Estimate by how much the second mean exceeds the first, metric by metric.
+
+    Both sides see the same resampled problems, so that the problems' difficulty does not widen the interval. Each
+    side's seeds are resampled by themselves.
+
+    Args:
+        first: one value a seed, problem and metric.
+        second: the same problems in the same order.
+        resamples: behind each interval.
+        seed: of the run.
+    """
+    num_problems = first.shape[1]
+    counts = resample(num_problems, resamples=resamples, seed=derive_seed(seed, "bootstrap"))
+    over: Unit = "problems"
+    if len(first) == len(second) == 1:  # problem by problem, so that equal values differ by exactly zero
+        change = second - first
+        value = np.array([change[0, :, k].mean() for k in range(change.shape[2])])
+        resampled = _resampled_means(change, counts, seed)
+    else:
+        over, value = "seeds and problems", second.mean(axis=(0, 1)) - first.mean(axis=(0, 1))
+        resampled = _resampled_means(second, counts, derive_seed(seed, "bootstrap", "second"))
+        resampled = resampled - _resampled_means(first, counts, derive_seed(seed, "bootstrap", "first"))
+    above = (resampled > _ROUNDING).mean(axis=0)
+    estimates = []
+    for k in range(len(value)):
+        low, high = _percentiles(value[k], resampled[:, k])
+        estimates.append(
+            Difference(value=float(value[k]), low=low, high=high, n=num_problems, over=over, above=float(above[k]))
+        )
+    return estimates
+
+
+def _percentiles(value: float, resampled: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    finite = resampled[np.isfinite(resampled)]
+    if not len(finite):
+        return float(value), float(value)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(finite, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _resampled_means(
+    values: Float[np.ndarray, "seeds problems metrics"], counts: Float[np.ndarray, "resamples problems"], seed: int
+) -> Float[np.ndarray, "resamples metrics"]:
+    if len(values) == 1:
+        means: Float[np.ndarray, "resamples metrics"] = counts @ values[0] / values.shape[1]
+        return means
+    seeds = resample(len(values), resamples=len(counts), seed=seed) / len(values)
+    means = np.einsum("rs,spm,rp->rm", seeds, values, counts / values.shape[1], optimize=True)
+    return means

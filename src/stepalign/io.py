@@ -1,0 +1,321 @@
+"""Files that survive a crash: JSON lines, atomic writes, append logs, and folders claimed for one purpose.
+
+A file is either written whole (`write_atomically`, `write_jsonl`) or appended to record by record (`AppendLog`).
+Left out: compression, because records are read with line tools; renaming over a network between two writers of one
+whole file, because every such file has one writer.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import threading
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from stepalign.errors import StepalignError
+
+R = TypeVar("R")
+
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EACCES}
+"""Errors of file systems that cannot sync a folder or lock a file."""
+
+
+# ── whole files ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def to_json(record: Any) -> str:
+    """Return one record as one line of JSON, without the line break."""
+    return TypeAdapter(type(record)).dump_json(record).decode()
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write records one a line. The file appears whole or not at all."""
+    write_atomically(path, "".join(to_json(record) + "\n" for record in records))
+
+
+def read_jsonl(path: Path, kind: type[R]) -> list[R]:
+    """Read the records of `kind` (a record class, or `CriticResult`) in a file.
+
+    Raises:
+        StepalignError: naming file, line, key and value where a line is not such a record.
+    """
+    adapter = TypeAdapter(kind)
+    records = []
+    for number, line in _lines(path):
+        try:
+            records.append(adapter.validate_json(line))
+        except ValidationError as error:
+            raise StepalignError(f"{path}, line {number}: not a {_name(kind)}: {explain(error)}") from None
+    return records
+
+
+def explain(error: ValidationError) -> str:
+    """Return a validation error as text: for each fault its key, the value and what is allowed."""
+    faults = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"]) or "the whole"
+        value = repr(fault["input"])
+        value = value if len(value) <= 80 else value[:77] + "..."
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{key}: {message} (found {value})")
+    return "; ".join(faults)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain values as indented JSON, atomically."""
+    write_atomically(path, _indented(value))
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Raises:
+        StepalignError: the disk is full, or the place cannot be written; the old content is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk. A rename is durable only after a sync of its folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED or not path.is_dir():
+            raise
+
+
+# ── append logs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class AppendLog(Generic[R]):
+    """Records of one kind as JSON lines, appended one by one, in a file that survives a kill.
+
+    Threads, processes and hosts may append to one file on a shared disk: each `append` is one write at the end of
+    the file, under a lock of the file. A killed writer leaves at most a half-written line. Readers leave that line
+    out, and the next append starts a new line.
+
+    Uses: the solver's attempts of a selection (`data.attempts`); a critic's results and its cache of replies; the
+    credit of a probe. A cache calls `read` again to get what other processes have appended. A stage that is the
+    only writer may call `truncate` after `read`, so that the file holds whole records only.
+    """
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        """Name the file. It is created by the first `append`."""
+        self.path = path
+        self.offset = 0
+        """The bytes read so far: the end of the last record that `read` returned."""
+        self._kind = kind
+        self._adapter: TypeAdapter[R] = TypeAdapter(kind)
+        self._lines = 0
+        self._lock = threading.Lock()
+
+    @property
+    def place(self) -> str:
+        """File and line of the last record read, for messages."""
+        return f"{self.path}, line {self._lines}"
+
+    def read(self) -> Iterator[R]:
+        """Yield the records that were appended since the last call, at first all of them.
+
+        Raises:
+            StepalignError: naming the line, where the file is damaged in another way than by a kill.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    self._lines += 1
+                    record = self._parse(line)
+                    self.offset += len(line)
+                    if record is not None:
+                        yield record
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StepalignError(f"{self.path}: {error.strerror}") from None
+
+    def append(self, *records: R, durable: bool = False) -> None:
+        """Append records in one write.
+
+        Args:
+            records: all of them are in the file when this returns, or a part after a kill.
+            durable: flush to the disk, so that a power cut does not lose them either.
+
+        Raises:
+            StepalignError: the disk is full, or the file cannot be written.
+        """
+        lines = b"".join(self._adapter.dump_json(record) + b"\n" for record in records)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                with self._lock:
+                    _lock_file(descriptor)
+                    size = os.fstat(descriptor).st_size
+                    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                    lines = b"\n" + lines if torn else lines
+                    if os.write(descriptor, lines) < len(lines):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def truncate(self, offset: int | None = None) -> None:
+        """Cut the file at `offset`, by default after the last record read. For the only writer of a file.
+
+        Raises:
+            StepalignError: the file cannot be written.
+        """
+        self.offset = self.offset if offset is None else offset
+        try:
+            if self.path.exists():
+                os.truncate(self.path, self.offset)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def _parse(self, line: bytes) -> R | None:
+        try:
+            return self._adapter.validate_json(line)
+        except ValidationError as error:
+            if _is_torn(line):
+                return None
+            raise StepalignError(f"{self.place}: not a {_name(self._kind)}: {explain(error)}") from None
+
+
+def _is_torn(line: bytes) -> bool:
+    """Return whether a line is the beginning of a JSON object, as a killed writer leaves it."""
+    try:
+        TypeAdapter(Any).validate_json(line.rstrip(b"\n").decode(errors="ignore"))
+    except ValidationError as error:
+        return "EOF while parsing" in str(error)
+    return False
+
+
+def _lock_file(descriptor: int) -> None:
+    """Lock an open file until it is closed. The lock reaches other hosts where the file system supports it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+
+
+# ── claims ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def claim(
+    path: Path,
+    values: Mapping[str, Any] | str,
+    *,
+    started: bool,
+    refusal: str,
+    free: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> None:
+    """Write a folder's settings file, or refuse values that differ from those it was started with.
+
+    Uses: a run claims `recipe.toml`, a selection and a probe `settings.json`.
+
+    Args:
+        path: the settings file, JSON or TOML by its suffix.
+        values: what the folder's results depend on; for TOML the whole text.
+        started: the folder holds results. Without results the values replace those in the file.
+        refusal: what is wrong and what to do, for the message.
+        free: keys that may change, such as `training.max_steps`, or tables, such as `tracking`.
+        optional: tables whose entries may be added or removed, but not changed.
+
+    Raises:
+        StepalignError: naming each setting that differs; or the file is missing or unreadable beside results.
+    """
+    is_toml = path.suffix == ".toml"
+    text = values if isinstance(values, str) else _indented(values)
+    if started:
+        parse = tomllib.loads if is_toml else json.loads
+        try:
+            old = parse(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StepalignError(f"{path.parent}: results without the {path.name} they were made with") from None
+        except ValueError as error:
+            raise StepalignError(f"{path}: not readable as settings: {error}") from None
+        different = [
+            f"{key}: {before!r} → {after!r}"
+            for key, before, after in _changes(old, parse(text))
+            if not _within(key, free) and not (_within(key, optional) and None in (before, after))
+        ]
+        if different:
+            raise StepalignError(f"{path.parent}: {refusal}; what differs:\n  " + "\n  ".join(different))
+    write_atomically(path, text)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the keys in which two nested tables differ, as lines `key: old → new`."""
+    return [f"{key}: {before!r} → {after!r}" for key, before, after in _changes(old, new)]
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}", before, after
+
+
+def _within(key: str, tables: Iterable[str]) -> bool:
+    return any(key == table or key.startswith(f"{table}.") for table in tables)
+
+
+# ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _name(kind: Any) -> str:
+    """Return a record class's name; of a union, all names."""
+    return kind.__name__ if isinstance(kind, type) else " or ".join(_name(part) for part in get_args(get_args(kind)[0]))
+
+
+def _indented(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _unwritable(path: Path, error: OSError) -> StepalignError:
+    return StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise StepalignError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise StepalignError(f"{path}: not UTF-8 text ({error})") from None

@@ -1,0 +1,140 @@
+"""Loading of models: the base's weights, a fresh or a saved adapter on it, the context limit, the precision.
+
+Every command loads through `load_base`, which checks the output projection. A model whose logits are more than
+hidden · headᵀ (Granite scales them, Gemma 2 caps them) is refused everywhere, because sampler and losses multiply
+hidden states with the head themselves.
+"""
+
+import warnings
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from stepalign import config
+from stepalign.errors import StepalignError
+from stepalign.policy import Policy
+from stepalign.seeding import derive_seed
+
+
+def load_policy(model: config.ModelConfig, lora: config.LoraConfig, seed: int, device: torch.device) -> Policy:
+    """Load the base and add a fresh adapter, whose effect is zero until it is trained.
+
+    Raises:
+        StepalignError: no such model; a target that names no layer; a head that is not a plain projection.
+    """
+    base = load_base(model, device)
+    adapter = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "adapter"))
+        try:
+            with warnings.catch_warnings():  # PEFT calls a method that transformers has renamed
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                policy = Policy(get_peft_model(base, adapter))
+        except ValueError as error:
+            raise StepalignError(f"lora.target_modules = {list(lora.target_modules)}: {error}") from None
+    # PEFT refuses only if no target names a layer; a single misspelt one would train less than the recipe states.
+    layers = policy.model.base_model.targeted_module_names
+    missing = [
+        target for target in lora.target_modules if not any(f".{name}".endswith(f".{target}") for name in layers)
+    ]
+    if missing:
+        raise StepalignError(f"lora.target_modules: the model has no layers named {', '.join(missing)}")
+    return policy
+
+
+def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
+    """Load the base with a saved PEFT adapter on it, or with none.
+
+    Raises:
+        StepalignError: no such model, or not an adapter for it.
+    """
+    base = load_base(model, device)
+    if adapter is None:
+        return base
+    try:
+        with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
+            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            return PeftModel.from_pretrained(base, adapter)
+    except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
+        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {_first_line(error)}") from None
+
+
+def load_base(model: config.ModelConfig, device: torch.device) -> PreTrainedModel:
+    """Load base weights in the recipe's precision, without dropout, frozen.
+
+    Dropout is off because the teacher runs in the student's mode and would be noisy.
+
+    Raises:
+        StepalignError: no such model, or its logits are more than hidden · headᵀ.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            model.location,
+            revision=model.revision,
+            dtype=resolve_dtype(model.dtype, device),
+            attn_implementation=model.attn_implementation,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise _cannot_load(model, f"cannot be loaded: {_first_line(error)}") from None
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    base = base.to(device).requires_grad_(False)
+    _check_head(base)
+    return base
+
+
+def context_limit(model: config.ModelConfig) -> int | None:
+    """Return a model's number of positions, or None if its configuration has none. No weights are loaded."""
+    try:
+        settings = AutoConfig.from_pretrained(model.location, revision=model.revision)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(model, _first_line(error)) from None
+    limit: int | None = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the torch type of `model.dtype`; `auto` is bfloat16 on a GPU that supports it, else float32."""
+    if dtype == "auto":
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    resolved = getattr(torch, dtype)
+    assert isinstance(resolved, torch.dtype)
+    return resolved
+
+
+@torch.no_grad()
+def _check_head(base: PreTrainedModel) -> None:
+    head = base.get_output_embeddings().weight
+    ids = torch.arange(4, device=head.device)[None] % head.shape[0]
+    logits = base(input_ids=ids, use_cache=False).logits
+    hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    if not torch.allclose((hidden @ head.T).float(), logits.float(), rtol=2e-2, atol=1e-2):
+        raise StepalignError(
+            f"model {base.config.model_type}: its logits are more than hidden · headᵀ (a bias, a scale, a "
+            "soft cap), which is not supported"
+        )
+
+
+def _cannot_load(model: config.ModelConfig, reason: str) -> StepalignError:
+    return StepalignError(f"model.name_or_path = {model.name_or_path!r}: {reason}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from stepalign.evaluation.stats import Interval, bootstrap, interval, paired_bootstrap, resample
+
+
+def test_a_resample_has_as_many_problems_as_there_are() -> None:
+    counts = resample(7, resamples=50, seed=0)
+    assert counts.shape == (50, 7)
+    assert (counts.sum(axis=1) == 7).all()
+    assert (resample(7, resamples=50, seed=0) == counts).all()
+    assert (resample(7, resamples=50, seed=1) != counts).any()
+
+
+def test_resamples_without_the_statistic_are_left_out() -> None:
+    found = interval(0.5, np.array([np.nan, 0.25, 0.75, np.inf]), n=3)
+    assert found.low == pytest.approx(0.2625)
+    assert found.high == pytest.approx(0.7375)
+    assert interval(0.5, np.array([np.nan]), n=3) == Interval(value=0.5, low=0.5, high=0.5, n=3)
+
+
+def test_an_interval_names_what_is_resampled() -> None:
+    values = np.random.default_rng(0).random((3, 10, 1))
+    assert bootstrap(values[:1], resamples=10, seed=0)[0].over == "problems"
+    assert bootstrap(values, resamples=10, seed=0)[0].over == "seeds and problems"
+    assert paired_bootstrap(values[:1], values[:1], resamples=10, seed=0)[0].over == "problems"
+    assert paired_bootstrap(values[:1], values, resamples=10, seed=0)[0].over == "seeds and problems"
+
+
+def test_metrics_of_a_resample_see_the_same_problems() -> None:
+    values = np.random.default_rng(0).random((1, 10, 1))
+    first, second = bootstrap(np.concatenate([values, 1 - values], axis=2), resamples=100, seed=0)
+    assert (1 - second.high, 1 - second.low) == pytest.approx((first.low, first.high))
+
+
+@pytest.mark.parametrize(("low", "high", "includes"), [(-0.1, 0.1, True), (1e-12, 0.1, True), (0.01, 0.1, False)])
+def test_an_interval_that_touches_zero_includes_it(low: float, high: float, includes: bool) -> None:
+    assert Interval(value=0.05, low=low, high=high, n=1).includes_zero == includes

@@ -1,0 +1,54 @@
+"""Teachers: what each predicts after training, and the state it asks a checkpoint to hold."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stepalign.errors import StepalignError
+from stepalign.policy import Policy
+from stepalign.teachers import TEACHERS, BaseTeacher, LiveTeacher, Teacher
+from test_policy import batch, load, trained
+
+
+@pytest.fixture
+def policy(tiny_llama: Path) -> Policy:
+    return load(tiny_llama, lora_dropout=0.5).train()
+
+
+@pytest.mark.parametrize("kind", list(TEACHERS))
+def test_every_kind_is_a_teacher_without_gradients_that_leaves_the_mode(kind: str, policy: Policy) -> None:
+    teacher = TEACHERS[kind](policy)
+    assert isinstance(teacher, Teacher)
+    for training in (True, False):
+        policy.train(training)
+        assert not teacher.forward(batch()).requires_grad
+        assert policy.training is training
+    assert teacher.head is policy.head
+    assert policy(batch()).requires_grad
+
+
+def test_the_base_teacher_stays_bit_for_bit_while_the_live_one_follows(policy: Policy) -> None:
+    base, live = BaseTeacher(policy), LiveTeacher(policy)
+    before = base.forward(batch())
+    assert torch.equal(live.forward(batch()), before), "a fresh adapter has no effect"
+    trained(policy)
+    for teacher in (base, live):
+        teacher.after_step(policy)
+    assert torch.equal(base.forward(batch()), before)
+    assert torch.equal(live.forward(batch()), policy.eval()(batch()))
+    assert (live.forward(batch()) - before).abs().max() > 1e-2
+
+
+def test_the_live_teacher_has_no_dropout_noise(policy: Policy) -> None:
+    live = LiveTeacher(trained(policy))
+    assert torch.equal(live.forward(batch()), live.forward(batch()))
+    assert not torch.equal(policy.train()(batch()), policy(batch()))
+
+
+@pytest.mark.parametrize("kind", list(TEACHERS))
+def test_a_checkpoint_of_another_kind_of_teacher_is_refused(kind: str, policy: Policy) -> None:
+    teacher = TEACHERS[kind](policy)
+    teacher.load_state_dict(teacher.state_dict())
+    with pytest.raises(StepalignError, match=r"teacher\.kind: .*another kind of teacher: \['ema\.0'\]"):
+        teacher.load_state_dict({"ema.0": torch.zeros(1)})
