@@ -165,6 +165,29 @@ def test_a_table_that_names_another_kind_replaces_the_inherited_one_whole(write:
     assert config.load(write(base), ["critic.kind=program"]).critic == config.ProgramCriticConfig()
 
 
+def test_an_inherited_kind_is_replaced_whole_in_every_family(write: Write) -> None:
+    def loaded(base: str, *overrides: str) -> config.Recipe:
+        write(SMALLEST + base, "base.toml")
+        return config.load(write('extends = "base.toml"', "child.toml"), overrides)
+
+    vllm = '[sampler]\nkind = "vllm"\ngpu_memory_utilization = 0.5'
+    assert loaded(vllm, "sampler.kind=transformers").sampler == config.TransformersConfig()
+    assert loaded(vllm, "sampler.enforce_eager=true").sampler == config.VllmConfig(
+        gpu_memory_utilization=0.5, enforce_eager=True
+    )
+    implied = "[sampler]\nmax_num_seqs = 7"
+    assert loaded(implied, "sampler.kind=vllm").sampler == config.VllmConfig()
+    assert loaded(implied, "sampler.kind=transformers").sampler == config.TransformersConfig(max_num_seqs=7)
+    assert loaded("[grader]\nnum_workers = 3", "grader.kind=math").grader == config.MathGraderConfig(num_workers=3)
+    assert loaded("[distributed]\nnum_processes = 4", "distributed.strategy=fsdp2").distributed.num_processes == 4
+
+
+def test_the_order_of_overrides_does_not_matter_where_one_names_the_kind(write: Write) -> None:
+    url, kind = "sampler.base_url=http://here/v1", "sampler.kind=vllm-server"
+    expected = config.VllmServerConfig(base_url=("http://here/v1",))
+    assert config.load(write(), [kind, url]).sampler == config.load(write(), [url, kind]).sampler == expected
+
+
 def test_a_critic_has_one_endpoint_or_several_and_a_policy_for_each_check(write: Write) -> None:
     critic = '[critic]\nkind = "openai"\nmodel = "m"\n'
     one = config.load(write(SMALLEST + critic + 'base_url = "http://a/v1"')).critic
@@ -233,12 +256,24 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ("name=../elsewhere", "name:", "'../elsewhere'"),
         ("model.dtype=int8", "model.dtype:", "'int8'"),
         ("problems.train.terms=99", "problems.train.terms:", "99"),
-        ("problems.train.source=nowhere", "problems.train:", ""),
-        ("critic.kind=person", "critic:", ""),
+        (
+            "problems.train.source=nowhere",
+            "problems.train.source: unknown kind; allowed: openmath,",
+            "'nowhere'",
+        ),
+        ("problems.train.source=3", "problems.train.source: unknown kind", "3"),
+        (
+            "critic.kind=opnai",
+            "critic.kind: unknown kind; did you mean openai?; allowed: program,",
+            "'opnai'",
+        ),
+        ("critic.max_tokens=9", "critic.kind: missing; allowed: program,", ""),
+        ("distributed.strategy=zero3", "distributed.strategy: unknown kind; did you mean zero2?", "'zero3'"),
+        ("grader={kind='math', timeout_s=0}", "grader.timeout_s:", "0"),
         ("critic={kind='program', validation={answer='repair'}}", "critic.validation.answer:", "'repair'"),
         ("critic={kind='program', checks={max_echo=2}}", "critic.checks.max_echo:", "2"),
         ("critic={kind='openai', model='m', base_url=[]}", "critic.base_url:", "[]"),
-        ("algorithm.kind=ppo", "algorithm: kind: 'distillation' or 'grpo'", ""),
+        ("algorithm.kind=ppo", "algorithm.kind: unknown kind; allowed: distillation, grpo", "'ppo'"),
         ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),
     ],
 )

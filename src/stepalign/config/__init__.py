@@ -7,9 +7,12 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
-from stepalign.config.algorithms import AlgorithmConfig, DistillationConfig, GRPOConfig
+from stepalign.config.algorithms import (
+    AlgorithmConfig,
+    DistillationConfig,
+    GRPOConfig,
+)
 from stepalign.config.critics import (
-    AnyCriticConfig,
     ChecksConfig,
     CriticConfig,
     Fallback,
@@ -33,6 +36,7 @@ from stepalign.config.recipe import (
     Gsm8kConfig,
     GsmSymbolicConfig,
     LoraConfig,
+    MathGraderConfig,
     ModelConfig,
     OpenMathConfig,
     OptimizerConfig,
@@ -48,53 +52,10 @@ from stepalign.config.recipe import (
     TrackingConfig,
     TrainingConfig,
 )
-from stepalign.config.samplers import SamplerConfig, TransformersConfig, VllmConfig, VllmServerConfig
+from stepalign.config.samplers import (
+    SamplerConfig,
+    TransformersConfig,
+    VllmConfig,
+    VllmServerConfig,
+)
 from stepalign.config.table import Table
-
-__all__ = [
-    "VERSION",
-    "AlgorithmConfig",
-    "AnyCriticConfig",
-    "ChecksConfig",
-    "ColumnsConfig",
-    "ContextConfig",
-    "CriticConfig",
-    "DistillationConfig",
-    "DistributedConfig",
-    "EvaluationConfig",
-    "ExampleConfig",
-    "Fallback",
-    "FileConfig",
-    "GRPOConfig",
-    "GraderConfig",
-    "Gsm8kConfig",
-    "GsmSymbolicConfig",
-    "LLMCriticConfig",
-    "LoraConfig",
-    "ModelConfig",
-    "OpenAICriticConfig",
-    "OpenMathConfig",
-    "OptimizerConfig",
-    "ProbeConfig",
-    "ProblemsConfig",
-    "ProgramCriticConfig",
-    "PromptsConfig",
-    "Recipe",
-    "ReplayCriticConfig",
-    "SamplerConfig",
-    "SamplingConfig",
-    "SelectionConfig",
-    "SelfCriticConfig",
-    "SourceConfig",
-    "SumsConfig",
-    "Table",
-    "TeacherConfig",
-    "TrackingConfig",
-    "TrainingConfig",
-    "TransformersConfig",
-    "ValidationConfig",
-    "VllmConfig",
-    "VllmServerConfig",
-    "dump",
-    "load",
-]

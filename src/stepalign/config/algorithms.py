@@ -1,24 +1,46 @@
-"""The `[objective]` tables: what the loss is. `kind` tells which; without it, distillation."""
+"""The `[algorithm]` tables: how a step's rollouts become a loss. Without `kind`, distillation."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Tag,
+    SerializeAsAny,
     model_validator,
 )
 
+from stepalign.config.registry import FAMILIES, register
 from stepalign.config.table import Table
 
-Normalize = Literal["seq-mean-token-mean", "token-mean"]
+
+class AlgorithmConfig(Table):
+    """Base of every algorithm's table."""
+
+    uses_teacher: ClassVar[bool] = True
+    """Contexts, critic and teacher of the recipe are used."""
+    kind: str
+    loss_agg_mode: Literal["seq-mean-token-mean", "token-mean"] = "seq-mean-token-mean"
+    """The mean over each sequence's tokens and then over sequences (in TRL `grpo`), or over all tokens (`dapo`)."""
+    chunk_tokens: PositiveInt | None = None
+    """Tokens whose logits exist at once; None chooses by vocabulary and device."""
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates of each step."""
+        return 1
+
+    def check(self, *, num_generations: int, temperature: float) -> None:
+        """Raise a ValueError where the rollouts that the recipe samples cannot be learned from."""
 
 
-class DistillationConfig(Table):
+AnyAlgorithmConfig = Annotated[SerializeAsAny[AlgorithmConfig], FAMILIES["algorithm"]]
+
+
+@register("algorithm", "distillation", implementation="stepalign.algorithms.self_distillation:SelfDistillation")
+class DistillationConfig(AlgorithmConfig):
     """The divergence between teacher and student (GKD's generalized JSD)."""
 
     kind: Literal["distillation"] = "distillation"
@@ -29,14 +51,10 @@ class DistillationConfig(Table):
     clip_mode: Literal["none", "token", "entry"] = "none"
     clip_value: PositiveFloat | None = None
     """The largest divergence (nats) that a token, or a vocabulary entry, may contribute."""
-    loss_agg_mode: Normalize = "seq-mean-token-mean"
-    """The mean over each sequence's tokens and then over sequences, or over all tokens at once."""
     num_loss_tokens_to_skip: NonNegativeInt = 0
     """Leave the first tokens of each completion out of the loss (the thinking boundary)."""
     loss_span: Literal["all", "until_first_error"] = "all"
-    """`until_first_error`: tokens after the first wrong one, which the critique knows, carry no loss."""
-    chunk_tokens: PositiveInt | None = None
-    """Tokens whose logits exist at once; None chooses by vocabulary and device."""
+    """`until_first_error`: tokens after the first wrong one, which the critique names, carry no loss."""
 
     @model_validator(mode="after")
     def _clip_needs_a_bound(self) -> Self:
@@ -45,37 +63,31 @@ class DistillationConfig(Table):
         return self
 
 
-class GRPOConfig(Table):
+@register("algorithm", "grpo", implementation="stepalign.algorithms.grpo:GRPO")
+class GRPOConfig(AlgorithmConfig):
     """Group-relative policy optimization with the grade as reward (paper, Eq. 2); no teacher, no critic."""
 
-    kind: Literal["grpo"]
+    uses_teacher: ClassVar[bool] = False
+    kind: Literal["grpo"] = "grpo"
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """How far below 1 the probability ratio may fall and still be rewarded for it."""
     epsilon_high: PositiveFloat | None = None
-    """How far above 1; None is `clip`."""
+    """How far above 1; None is `epsilon`."""
     num_iterations: PositiveInt = 1
     """Optimizer updates on each step's rollouts (inner iterations; paper: 2)."""
     kl_coef: NonNegativeFloat = 0.0
     """The weight of KL(policy‖base), estimated on the sampled tokens (paper: 0)."""
-    loss_agg_mode: Normalize = "seq-mean-token-mean"
-    """The mean over each sequence's tokens and then over sequences (loss type `grpo`), or over all tokens (`dapo`)."""
-    chunk_tokens: PositiveInt | None = None
-    """Tokens whose logits exist at once; None chooses by vocabulary and device."""
 
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates of each step."""
+        return self.num_iterations
 
-def _kind(value: Any) -> str:
-    kind = value.get("kind", DEFAULT_KIND) if isinstance(value, dict) else getattr(value, "kind", None)
-    return str(kind)
-
-
-DEFAULT_KIND = "distillation"
-"""What an `[objective]` without `kind` is."""
-
-AlgorithmConfig = Annotated[
-    Annotated[DistillationConfig, Tag("distillation")] | Annotated[GRPOConfig, Tag("grpo")],
-    Discriminator(
-        _kind,
-        custom_error_type="algorithm",
-        custom_error_message="kind: 'distillation' or 'grpo' is allowed",
-    ),
-]
+    def check(self, *, num_generations: int, temperature: float) -> None:
+        """Raise a ValueError where a problem's rollouts cannot differ in their reward."""
+        if num_generations == 1:
+            raise ValueError(
+                "algorithm.kind = 'grpo' compares a problem's rollouts: training.num_generations = 1, set 2 or more"
+            )
+        if temperature == 0:
+            raise ValueError("algorithm.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy")

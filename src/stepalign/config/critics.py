@@ -1,11 +1,12 @@
 """The critics' tables: who writes critiques, what the checks ask of them, and what becomes of those that fail."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 
-from stepalign.config.table import Probability, Share, Table
+from stepalign.config.registry import FAMILIES, register
+from stepalign.config.table import Probability, Share, Table, Urls
 
 Fallback = Literal["refsol", "drop"]
 """Without a critique: teach with the reference solution, or leave the rollout out."""
@@ -60,8 +61,13 @@ class ValidationConfig(Table):
 
 
 class CriticConfig(Table):
-    """What every critic's table has: the critique is checked, whoever wrote it."""
+    """Base of every critic's table: each critique is checked, whatever wrote it."""
 
+    is_remote: ClassVar[bool] = False
+    """Critiques are written on another machine, so that the solver can learn meanwhile."""
+    needs_own_model: ClassVar[bool] = False
+    """Critiques are sampled from the solver's own base, so that the solver cannot sample meanwhile."""
+    kind: str
     on_failure: Fallback = "refsol"
     """The last resort, where no critique can be trusted."""
     checks: ChecksConfig = ChecksConfig()
@@ -73,7 +79,15 @@ class CriticConfig(Table):
         values: set[str] = {self.on_failure, *self.validation.model_dump().values()}
         return frozenset(fallback for fallback in _FALLBACKS if fallback in values)
 
+    def divided(self, world_size: int) -> Self:
+        """Return the share of this critic's limits that belongs to one of several processes."""
+        return self
 
+
+AnyCriticConfig = Annotated[SerializeAsAny[CriticConfig], FAMILIES["critic"]]
+
+
+@register("critic", "program", implementation="stepalign.critics.arithmetic.critic:ProgramCritic")
 class ProgramCriticConfig(CriticConfig):
     """A program that checks each step's arithmetic and mends the first wrong step."""
 
@@ -81,6 +95,7 @@ class ProgramCriticConfig(CriticConfig):
     on_failure: Fallback = "drop"
 
 
+@register("critic", "replay", implementation="stepalign.critics.replay:ReplayCritic")
 class ReplayCriticConfig(CriticConfig):
     """Critiques that are there already: an earlier run's, planted ones, a person's. They belong to rollouts by id."""
 
@@ -104,9 +119,11 @@ class LLMCriticConfig(CriticConfig):
     """How often a rollout is put to the model at most, where the policy says `retry`."""
 
 
+@register("critic", "self", implementation="stepalign.critics.self_critic:SelfCritic")
 class SelfCriticConfig(LLMCriticConfig):
     """The solver's own base model, in process: no server, the adapter off."""
 
+    needs_own_model: ClassVar[bool] = True
     kind: Literal["self"] = "self"
     max_tokens: PositiveInt = 2048
     enable_thinking: bool = False
@@ -115,15 +132,13 @@ class SelfCriticConfig(LLMCriticConfig):
     """Rollouts asked about together: each takes the room of a whole message and its answer in the cache."""
 
 
-def _listed(found: object) -> object:
-    return (found,) if isinstance(found, str) else found
-
-
+@register("critic", "openai", implementation="stepalign.critics.openai:OpenAICritic")
 class OpenAICriticConfig(LLMCriticConfig):
     """A model behind OpenAI-compatible endpoints. The key is read from `api_key_env`, never from a recipe."""
 
+    is_remote: ClassVar[bool] = True
     kind: Literal["openai"] = "openai"
-    base_url: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+    base_url: Urls
     """One URL, or a list of them that share the load; all must serve `model`."""
     model: str
     api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
@@ -143,7 +158,6 @@ class OpenAICriticConfig(LLMCriticConfig):
     """Where the server's answers are kept: `run` is `critic-cache.sqlite` in the run's folder, `off` is nowhere, and
     anything else is the path of a file."""
 
-
-AnyCriticConfig = Annotated[
-    ProgramCriticConfig | ReplayCriticConfig | SelfCriticConfig | OpenAICriticConfig, Field(discriminator="kind")
-]
+    def divided(self, world_size: int) -> Self:
+        """Return this critic with one process' share of the requests under way."""
+        return self.model_copy(update={"max_concurrency": -(-self.max_concurrency // world_size)})

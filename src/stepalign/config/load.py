@@ -9,10 +9,8 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from stepalign.config import algorithms as objectives
-from stepalign.config import critics, samplers
-from stepalign.config import recipe as sections
 from stepalign.config.recipe import VERSION, Recipe
+from stepalign.config.registry import nested
 from stepalign.config.table import Table
 from stepalign.errors import StepalignError
 
@@ -27,8 +25,10 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     values = _read(path, seen=())
+    together: dict[str, Any] = {}
     for override in overrides:
-        _lay_over(values, _parse_override(override))
+        _lay_over(together, _parse_override(override), table=None)
+    _lay_over(values, together, Recipe)
     version = values.get("version", VERSION)
     if isinstance(version, int) and version > VERSION:
         raise StepalignError(
@@ -38,7 +38,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise StepalignError(_explain(path, error)) from None
+        raise StepalignError(_explain(path, values, error)) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -65,24 +65,26 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise StepalignError(f"{path}: extends: a recipe's path as a string is wanted, found {parent!r}")
     inherited = _read(path.parent / parent, (*seen, resolved))
-    _lay_over(inherited, values)
+    _lay_over(inherited, values, Recipe)
     return inherited
 
 
-def _lay_over(base: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Lay values over a base, table by table. A table that names another kind replaces the old one whole."""
+def _lay_over(base: dict[str, Any], values: Mapping[str, Any], table: type[Table] | None) -> None:
+    """Lay values over a base, key by key. A table that names another kind replaces the old one whole.
+
+    Args:
+        base: changed in place.
+        values: laid over it.
+        table: the class of both; None merges without regard to kinds.
+    """
     for key, value in values.items():
         old = base.get(key)
-        if isinstance(old, dict) and isinstance(value, Mapping) and not _other_kind(key, old, value):
-            _lay_over(old, value)
-        else:
-            base[key] = value
-
-
-def _other_kind(table: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    implied = {"kind": objectives.DEFAULT_KIND} if table == "algorithm" else {}
-    old = {**implied, **old}
-    return any(tag in old and tag in new and old[tag] != new[tag] for tag in ("kind", "source"))
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            family, inner = nested(table, key, {**old, **value})
+            if family is None or not family.replaces(old, value):
+                _lay_over(old, value, inner)
+                continue
+        base[key] = value
 
 
 def _parse_override(override: str) -> dict[str, Any]:
@@ -100,55 +102,28 @@ def _parse_override(override: str) -> dict[str, Any]:
     return nested
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def _explain(path: Path, values: Mapping[str, Any], error: ValidationError) -> str:
     lines = [f"{path}: not a valid recipe"]
     for fault in error.errors():
-        *tables, last = fault["loc"] or ("the recipe",)
-        key = ".".join(str(part) for part in (*(part for part in tables if part not in _TAGS), last))
+        key = ".".join(str(part) for part in fault["loc"] or ("the recipe",))
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key" + _suggestion(fault["loc"])
+            message = "unknown key" + _suggestion(values, fault["loc"])
         elif fault["type"] == "missing":
-            lines.append(f"  {key}: missing")
-            continue
-        found = "" if isinstance(fault["input"], dict) else f" (found {fault['input']!r})"
-        lines.append(f"  {key}: {message}{found}")
+            message = "missing"
+        silent = message.startswith("missing") or isinstance(fault["input"], dict)
+        lines.append(f"  {key}: {message}" + ("" if silent else f" (found {fault['input']!r})"))
     return "\n".join(lines)
 
 
-_TAGS: dict[str, type[Table]] = {
-    "openmath": sections.OpenMathConfig,
-    "gsm8k": sections.Gsm8kConfig,
-    "gsm_symbolic": sections.GsmSymbolicConfig,
-    "sums": sections.SumsConfig,
-    "file": sections.FileConfig,
-    "program": critics.ProgramCriticConfig,
-    "openai": critics.OpenAICriticConfig,
-    "transformers": samplers.TransformersConfig,
-    "vllm": samplers.VllmConfig,
-    "vllm-server": samplers.VllmServerConfig,
-    "distillation": objectives.DistillationConfig,
-    "grpo": objectives.GRPOConfig,
-}
-"""What pydantic puts into a key's path where a table may be of several kinds."""
-
-
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    """What the unknown key's table does allow, the likeliest first."""
-    section = _section(location[:-1])
-    if section is None:
+def _suggestion(values: Any, location: Sequence[int | str]) -> str:
+    """Return the allowed keys of an unknown key's table, or the likeliest of them."""
+    table: type[Table] | None = Recipe
+    for part in location[:-1]:
+        values = values[part]
+        if isinstance(part, str):
+            _, table = nested(table, part, values)
+    if table is None:
         return ""
-    allowed = list(section.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(allowed)}"
-
-
-def _section(location: tuple[int | str, ...]) -> type[Table] | None:
-    section: type[Table] | None = Recipe
-    for part in location:
-        if part in _TAGS:
-            section = _TAGS[str(part)]
-        elif section is not None and part in section.model_fields:
-            annotation = section.model_fields[str(part)].annotation
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, Table) else None
-    return section
+    close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(table.model_fields)}"

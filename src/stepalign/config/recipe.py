@@ -9,14 +9,17 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializeAsAny,
+    field_validator,
     model_validator,
 )
 
-from stepalign.config.algorithms import AlgorithmConfig, DistillationConfig, GRPOConfig
+from stepalign.assets import SOLVER
+from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
-from stepalign.config.samplers import SamplerConfig, TransformersConfig
+from stepalign.config.registry import FAMILIES, register
+from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.table import Decay, Probability, Share, Table
-from stepalign.lab import SOLVER
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
@@ -43,12 +46,19 @@ class ModelConfig(Table):
 # ── problems ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Source(Table):
+class SourceConfig(Table):
+    """Base of every source's table."""
+
+    source: str
     limit: PositiveInt | None = None
     """Take at most this many problems, in the source's order."""
 
 
-class OpenMathConfig(_Source):
+AnySourceConfig = Annotated[SerializeAsAny[SourceConfig], FAMILIES["source"]]
+
+
+@register("source", "openmath", implementation="stepalign.data.openmath:candidates")
+class OpenMathConfig(SourceConfig):
     """`nvidia/OpenMathReasoning` from the hub (the paper's data)."""
 
     source: Literal["openmath"] = "openmath"
@@ -57,7 +67,8 @@ class OpenMathConfig(_Source):
     """Keep problems whose `pass_rate_72b_tir` is above this (paper: 0.85)."""
 
 
-class Gsm8kConfig(_Source):
+@register("source", "gsm8k", implementation="stepalign.data.gsm8k:candidates")
+class Gsm8kConfig(SourceConfig):
     """`openai/gsm8k` from the hub, or its raw JSONL."""
 
     source: Literal["gsm8k"] = "gsm8k"
@@ -65,7 +76,8 @@ class Gsm8kConfig(_Source):
     path: Path | None = None
 
 
-class GsmSymbolicConfig(_Source):
+@register("source", "gsm_symbolic", implementation="stepalign.data.gsm_symbolic:candidates")
+class GsmSymbolicConfig(SourceConfig):
     """`gsm_symbolic` of reasoning-gym: generated word problems with a written derivation."""
 
     source: Literal["gsm_symbolic"] = "gsm_symbolic"
@@ -73,7 +85,8 @@ class GsmSymbolicConfig(_Source):
     seed: NonNegativeInt = 0
 
 
-class SumsConfig(_Source):
+@register("source", "sums", implementation="stepalign.data.sums:candidates")
+class SumsConfig(SourceConfig):
     """Generated sums: `terms` numbers of up to `digits` digits, added and taken away."""
 
     source: Literal["sums"] = "sums"
@@ -95,7 +108,8 @@ class ColumnsConfig(Table):
     id: str | None = None
 
 
-class FileConfig(_Source):
+@register("source", "file", implementation="stepalign.data.files:candidates")
+class FileConfig(SourceConfig):
     """Any local JSONL or Parquet file."""
 
     source: Literal["file"] = "file"
@@ -103,19 +117,14 @@ class FileConfig(_Source):
     columns: ColumnsConfig = ColumnsConfig()
 
 
-SourceConfig = Annotated[
-    OpenMathConfig | Gsm8kConfig | GsmSymbolicConfig | SumsConfig | FileConfig, Field(discriminator="source")
-]
-
-
 class ProblemsConfig(Table):
     """What is trained on, and what is held out of it."""
 
-    train: SourceConfig
+    train: AnySourceConfig
     holdout: NonNegativeInt = 0
     """Problems split off for evaluation, by `seed` (paper: 30)."""
     seed: NonNegativeInt = 0
-    evaluation: SourceConfig | None = None
+    evaluation: AnySourceConfig | None = None
     """Evaluate on these problems instead of on held-out ones."""
 
     @model_validator(mode="after")
@@ -169,11 +178,22 @@ class PromptsConfig(Table):
 
 
 class GraderConfig(Table):
-    """Worker processes that compare answers, and what they may take."""
+    """Base of every grader's table: worker processes that judge completions."""
 
+    kind: str = "math"
     num_workers: PositiveInt = 2
     timeout_s: PositiveFloat = 10.0
     """For one rollout; a worker that exceeds it is killed and the rollout counts as wrong."""
+
+
+AnyGraderConfig = Annotated[SerializeAsAny[GraderConfig], FAMILIES["grader"]]
+
+
+@register("grader", "math", implementation="stepalign.rewards.math:Grader")
+class MathGraderConfig(GraderConfig):
+    """Final answers compared by math-verify."""
+
+    kind: Literal["math"] = "math"
 
 
 # ── the teacher's side ────────────────────────────────────────────────────────────────────────────────────────
@@ -255,16 +275,26 @@ class TrainingConfig(Table):
         return self
 
 
+@register("strategy", "data_parallel", implementation="stepalign.distributed.strategy:DataParallel")
+@register("strategy", "fsdp2", implementation="stepalign.distributed.strategy:FSDP2")
+@register("strategy", "zero2", implementation="stepalign.distributed.zero2:ZeRO2")
 class DistributedConfig(Table):
     """Training in several processes, started by `accelerate launch` or `torchrun`."""
 
-    strategy: Literal["auto", "data_parallel", "fsdp2", "zero2"] = "auto"
+    strategy: str = "auto"
     """`data_parallel`: the whole model on each; `fsdp2`: the base sharded; `zero2`: the optimizer's state sharded by
     DeepSpeed (the paper's); `auto`: what the launcher's configuration asks for, else `data_parallel`."""
     offload_optimizer: bool = False
     """`zero2`: the optimizer's state in the host's memory (the paper's)."""
     num_processes: NonNegativeInt = 0
     """How many there must be; 0 takes as many as were started."""
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_registered(cls, strategy: str) -> str:
+        if strategy != "auto" and strategy not in FAMILIES["strategy"].tables:
+            raise FAMILIES["strategy"].refusal(strategy)
+        return strategy
 
 
 class EvaluationConfig(Table):
@@ -302,18 +332,18 @@ class Recipe(Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: NonNegativeInt = 0
     output_dir: Path = Path("runs")
-    """The run's folder is `output/name`."""
+    """The run's folder is `output_dir/name`."""
     model: ModelConfig
     problems: ProblemsConfig
     selection: SelectionConfig = SelectionConfig()
     prompts: PromptsConfig = PromptsConfig()
-    sampler: SamplerConfig = TransformersConfig()
+    sampler: AnySamplerConfig = TransformersConfig()
     sampling: SamplingConfig = SamplingConfig()
-    grader: GraderConfig = GraderConfig()
+    grader: AnyGraderConfig = MathGraderConfig()
     critic: AnyCriticConfig | None = None
     context: ContextConfig = ContextConfig()
     teacher: TeacherConfig = TeacherConfig()
-    algorithm: AlgorithmConfig = DistillationConfig()
+    algorithm: AnyAlgorithmConfig = DistillationConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
@@ -323,16 +353,8 @@ class Recipe(Table):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _grpo_needs_something_to_compare(self) -> Self:
-        if isinstance(self.algorithm, GRPOConfig):
-            if self.training.num_generations == 1:
-                raise ValueError(
-                    "algorithm.kind = 'grpo' compares a problem's rollouts: training.num_generations = 1, set 2 or more"
-                )
-            if self.sampling.temperature == 0:
-                raise ValueError(
-                    "algorithm.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy"
-                )
+    def _algorithm_can_learn(self) -> Self:
+        self.algorithm.check(num_generations=self.training.num_generations, temperature=self.sampling.temperature)
         return self
 
     @property

@@ -1,32 +1,43 @@
-"""The `[sampler]` tables: what draws rollouts. `kind` tells which; without it, transformers."""
+"""The `[sampler]` tables: the engine that samples rollouts. Without `kind`, transformers."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
-from stepalign.config.table import Probability, Table
+from stepalign.config.registry import FAMILIES, register
+from stepalign.config.table import Probability, Table, Urls
 
 
-class TransformersConfig(Table):
+class SamplerConfig(Table):
+    """Base of every sampler's table."""
+
+    kind: str
+    max_num_seqs: PositiveInt = 32
+    """Sequences decoded together, at most."""
+
+
+AnySamplerConfig = Annotated[SerializeAsAny[SamplerConfig], FAMILIES["sampler"]]
+
+
+@register("sampler", "transformers", implementation="stepalign.rollouts.transformers:TransformersSampler")
+class TransformersConfig(SamplerConfig):
     """The training model itself, in process, on any device."""
 
     kind: Literal["transformers"] = "transformers"
-    max_num_seqs: PositiveInt = 32
-    """Rows decoded together."""
 
 
-class _Guarded(Table):
+class _VllmConfig(SamplerConfig):
     tolerance: PositiveFloat | None = None
     """The largest mean difference (nats a token) between the engine's log-probabilities and the trainer's, checked
     after every hand-over of an adapter; None is 0.001 for float32 and 0.05 for half precision."""
 
 
-class VllmConfig(_Guarded):
+@register("sampler", "vllm", implementation="stepalign.rollouts.vllm:VllmSampler")
+class VllmConfig(_VllmConfig):
     """vLLM in the training process, on the same device (the paper's)."""
 
-    kind: Literal["vllm"]
+    kind: Literal["vllm"] = "vllm"
     max_num_seqs: PositiveInt = 256
-    """Sequences decoded together, at most."""
     gpu_memory_utilization: Probability = 0.4
     """The share of the device's memory that vLLM may take."""
     max_model_len: PositiveInt | None = None
@@ -37,15 +48,12 @@ class VllmConfig(_Guarded):
     """On a GPU: give the memory back while the policy is trained."""
 
 
-def _listed(found: object) -> object:
-    return (found,) if isinstance(found, str) else found
-
-
-class VllmServerConfig(_Guarded):
+@register("sampler", "vllm-server", implementation="stepalign.rollouts.vllm_server:ServerSampler")
+class VllmServerConfig(_VllmConfig):
     """vLLM servers over HTTP, started with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`."""
 
-    kind: Literal["vllm-server"]
-    base_url: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = ("http://localhost:8000/v1",)
+    kind: Literal["vllm-server"] = "vllm-server"
+    base_url: Urls = ("http://localhost:8000/v1",)
     """One URL, or a list of them that share the load. Adapters are handed over as folders in the run's own: the servers
     must see that at the same path."""
     model: str | None = None
@@ -57,23 +65,3 @@ class VllmServerConfig(_Guarded):
     """For one completion."""
     max_outage_s: NonNegativeFloat = 600.0
     """How long a run waits while no server answers, before it stops."""
-
-
-def _kind(value: Any) -> str:
-    kind = value.get("kind", DEFAULT_KIND) if isinstance(value, dict) else getattr(value, "kind", None)
-    return str(kind)
-
-
-DEFAULT_KIND = "transformers"
-"""What a `[sampler]` without `kind` is."""
-
-SamplerConfig = Annotated[
-    Annotated[TransformersConfig, Tag("transformers")]
-    | Annotated[VllmConfig, Tag("vllm")]
-    | Annotated[VllmServerConfig, Tag("vllm-server")],
-    Discriminator(
-        _kind,
-        custom_error_type="sampler",
-        custom_error_message="kind: 'transformers', 'vllm' or 'vllm-server' is allowed",
-    ),
-]

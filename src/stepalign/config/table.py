@@ -2,11 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Urls = Annotated[
+    tuple[str, ...], BeforeValidator(lambda urls: (urls,) if isinstance(urls, str) else urls), Field(min_length=1)
+]
+"""One URL, or a list of URLs."""
 
 
 class Table(BaseModel):

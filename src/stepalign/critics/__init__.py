@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stepalign import config
-from stepalign.errors import StepalignError
+from stepalign.config import registry
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
 
@@ -37,7 +37,7 @@ class OwnModel:
 
 
 def make(
-    settings: config.AnyCriticConfig, grader: Grader, folder: Path, own: Callable[[], OwnModel] | None = None
+    settings: config.CriticConfig, grader: Grader, folder: Path, own: Callable[[], OwnModel] | None = None
 ) -> Critic:
     """The critic that a recipe names.
 
@@ -50,24 +50,5 @@ def make(
     Raises:
         StepalignError: its settings cannot work.
     """
-    match settings:
-        case config.ProgramCriticConfig():
-            from stepalign.critics.arithmetic.critic import ProgramCritic
-            from stepalign.critics.validation import CheckedCritic, Rules
-
-            return CheckedCritic(ProgramCritic(), Rules(settings, grader))
-        case config.ReplayCriticConfig():
-            from stepalign.critics.replay import ReplayCritic
-            from stepalign.critics.validation import CheckedCritic, Rules
-
-            return CheckedCritic(ReplayCritic(settings.path), Rules(settings, grader))
-        case config.SelfCriticConfig():
-            from stepalign.critics.self_critic import SelfCritic
-
-            if own is None:
-                raise StepalignError("critic.kind = 'self': there is no solver here that could be asked")
-            return SelfCritic(settings, grader, own)
-        case config.OpenAICriticConfig():
-            from stepalign.critics.openai import OpenAICritic
-
-            return OpenAICritic(settings, grader, folder)
+    critic: Critic = registry.build(settings, grader=grader, folder=folder, own=own)
+    return critic

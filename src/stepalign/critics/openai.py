@@ -50,6 +50,13 @@ class OpenAICritic:
         self._format = {"response_format": splice.response_format()} if settings.mode == "splice" else {}
         self._kept = {"run": folder / CACHE, "off": None}.get(settings.cache, Path(settings.cache))
 
+    @classmethod
+    def from_config(
+        cls, settings: config.OpenAICriticConfig, *, grader: Grader, folder: Path, **_: object
+    ) -> "OpenAICritic":
+        """Build the critic of a recipe. Its cache goes into the run's folder."""
+        return cls(settings, grader, folder)
+
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt, at most `concurrency` of them asked for at a time.
 

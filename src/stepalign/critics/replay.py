@@ -11,9 +11,12 @@ rollouts; the checks find a critique of another text wherever it copies anything
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from stepalign import config
+from stepalign.critics.validation import CheckedCritic, Rules
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
+from stepalign.rewards.math import Grader
 
 MISSING = "missing"
 
@@ -36,6 +39,11 @@ class ReplayCritic:
             if answer.rollout_id in self._answers:
                 raise StepalignError(f"{path}: rollout {answer.rollout_id} is answered twice")
             self._answers[answer.rollout_id] = answer
+
+    @classmethod
+    def from_config(cls, settings: config.ReplayCriticConfig, *, grader: Grader, **_: object) -> CheckedCritic:
+        """Build the critic of a recipe, with its checks."""
+        return CheckedCritic(cls(settings.path), Rules(settings, grader))
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt, in the order in which they come."""

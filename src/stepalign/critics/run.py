@@ -181,7 +181,7 @@ def _spaced(records: Sequence[T], limit: int | None) -> list[T]:
     return [records[place * len(records) // limit] for place in range(limit)]
 
 
-def _critic_of(settings: config.Recipe) -> config.AnyCriticConfig:
+def _critic_of(settings: config.Recipe) -> config.CriticConfig:
     if settings.critic is None:
         raise StepalignError("the recipe has no [critic]")
     return settings.critic

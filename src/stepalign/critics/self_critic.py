@@ -15,6 +15,7 @@ from stepalign import config
 from stepalign.critics import OwnModel
 from stepalign.critics.llm import Answer, Dialogue, Opened
 from stepalign.critics.validation import Refusal
+from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
@@ -41,6 +42,19 @@ class SelfCritic:
             max_new_tokens=settings.max_tokens,
             enable_thinking=settings.enable_thinking,
         )
+
+    @classmethod
+    def from_config(
+        cls, settings: config.SelfCriticConfig, *, grader: Grader, own: Callable[[], OwnModel] | None, **_: object
+    ) -> "SelfCritic":
+        """Build the critic of a recipe.
+
+        Raises:
+            StepalignError: nothing here has loaded the solver.
+        """
+        if own is None:
+            raise StepalignError("critic.kind = 'self': there is no solver here that could be asked")
+        return cls(settings, grader, own)
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt, `batch_size` of them asked for together.

@@ -4,10 +4,9 @@ Every source gives id, statement, final answer and (most) a reference solution; 
 is counted by reason and named.
 """
 
-from collections.abc import Iterable
-
 from stepalign import config
-from stepalign.data.loaded import Candidate, Loaded, collect, statement_digest
+from stepalign.config import registry
+from stepalign.data.loaded import Loaded, collect, statement_digest
 from stepalign.data.split import split
 from stepalign.errors import StepalignError
 from stepalign.records import Problem
@@ -45,32 +44,7 @@ def load(source: config.SourceConfig) -> Loaded:
         StepalignError: where the source cannot be read (naming file, line and column, or the data set) or
             gives no problem at all (with the counts of what was left out).
     """
-    return collect(_name(source), _candidates(source), source.limit)
-
-
-def _candidates(source: config.SourceConfig) -> Iterable[Candidate]:
-    # Each source's libraries (datasets, pyarrow, reasoning-gym) are imported only where it is used.
-    match source:
-        case config.OpenMathConfig():
-            from stepalign.data import openmath
-
-            return openmath.candidates(source)
-        case config.Gsm8kConfig():
-            from stepalign.data import gsm8k
-
-            return gsm8k.candidates(source)
-        case config.GsmSymbolicConfig():
-            from stepalign.data import gsm_symbolic as symbolic
-
-            return symbolic.candidates(source)
-        case config.SumsConfig():
-            from stepalign.data import sums
-
-            return sums.candidates(source)
-        case config.FileConfig():
-            from stepalign.data import files
-
-            return files.candidates(source)
+    return collect(_name(source), registry.build(source), source.limit)
 
 
 def _name(source: config.SourceConfig) -> str:

@@ -29,6 +29,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from stepalign import config
+from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
@@ -43,6 +44,11 @@ class DataParallel:
 
     def __init__(self, world: World = SINGLE, device: torch.device | None = None) -> None:
         self.world, self.device = world, device or torch.device("cpu")
+
+    @classmethod
+    def from_config(cls, settings: config.DistributedConfig, *, world: World, device: torch.device) -> "DataParallel":
+        """Build the strategy of a recipe."""
+        return cls(world, device)
 
     def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Make policy and optimizer ready, with adapter and state as they are now, before the first pass.
@@ -163,15 +169,12 @@ def make(settings: config.DistributedConfig, world: World, device: torch.device)
     asked = launcher if settings.strategy == "auto" else settings.strategy
     if launcher not in ("data_parallel", asked):
         raise StepalignError(f"distributed.strategy = {asked!r}, but the launcher's configuration asks for {launcher}")
-    if asked == "data_parallel":
-        return DataParallel(world, device)
-    if world.size == 1:
+    if world.size == 1 and asked != "data_parallel":
         raise StepalignError(f"distributed.strategy = {asked!r} needs several processes: launch it with `torchrun`")
-    if asked == "fsdp2":
-        return FSDP2(world, device)
-    from stepalign.distributed.zero2 import ZeRO2
-
-    return ZeRO2(world, device, offload=settings.offload_optimizer)
+    strategy: DataParallel = registry.implementation("strategy", asked).from_config(
+        settings, world=world, device=device
+    )
+    return strategy
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> str:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stepalign import config
 from stepalign.distributed.process import World
 from stepalign.distributed.strategy import LockstepStrategy
 from stepalign.errors import StepalignError
@@ -44,6 +45,11 @@ class ZeRO2(LockstepStrategy):
             ) from None
         self._deepspeed: Any = deepspeed
         self._offload = offload
+
+    @classmethod
+    def from_config(cls, settings: config.DistributedConfig, *, world: World, device: torch.device) -> "ZeRO2":
+        """Build the strategy of a recipe."""
+        return cls(world, device, offload=settings.offload_optimizer)
 
     def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Hand adapter and optimizer to DeepSpeed.

@@ -5,7 +5,9 @@ stepalign lab --seeds 5
 
 from pathlib import Path
 
-SOLVER = Path(__file__).parent / "solver"
-"""The embedded solver's folder: weights, tokenizer, model card."""
+from stepalign.assets import SOLVER
+
+__all__ = ["RECIPES", "SOLVER"]
+
 RECIPES = Path(__file__).parent / "recipes"
 """The lab's conditions, one recipe each; `base.toml` is what they share."""

@@ -158,7 +158,7 @@ def plan(
 
 def updates(settings: config.Recipe) -> int:
     """Of the adapter, in a step."""
-    return 1 if isinstance(settings.algorithm, config.DistillationConfig) else settings.algorithm.num_iterations
+    return settings.algorithm.num_updates
 
 
 def learning(settings: config.Recipe, shape: Shape, lengths: Lengths) -> dict[str, tuple[float, float]]:
@@ -175,6 +175,7 @@ def learning(settings: config.Recipe, shape: Shape, lengths: Lengths) -> dict[st
             "teacher": (teacher, shape.forward_flops(teacher)),
             "student": (student, passes * shape.forward_flops(student) + 3 * head),
         }
+    assert isinstance(settings.algorithm, config.GRPOConfig)
     times = settings.algorithm.num_iterations
     stages = {"student": (student, times * (passes * shape.forward_flops(student) + 2 * head))}
     if settings.algorithm.kl_coef:

@@ -251,6 +251,7 @@ def _apart(scene: _Scene, layers: int) -> dict[str, float]:
 def _learner(settings: config.Recipe) -> Any:
     if isinstance(settings.algorithm, config.DistillationConfig):
         return DistillationLoss(settings.algorithm)
+    assert isinstance(settings.algorithm, config.GRPOConfig)
     return GRPOLoss(settings.algorithm, settings.sampling.temperature)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 
 from stepalign import config
+from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
 from stepalign.rollouts import Sampler
-from stepalign.rollouts.transformers import TransformersSampler
 
 
 def make(
@@ -30,25 +30,14 @@ def make(
     Raises:
         StepalignError: an engine is not installed or cannot run the model.
     """
-    chosen = settings.sampler
-    match chosen:
-        case config.TransformersConfig():
-            return TransformersSampler(load(), eos_ids=eos_ids, batch_size=chosen.max_num_seqs)
-        case config.VllmConfig():
-            from stepalign.rollouts.vllm import VllmSampler
-
-            return VllmSampler(
-                chosen,
-                settings.model,
-                dtype=str(dtype).removeprefix("torch."),
-                rank=settings.lora.r,
-                eos_ids=eos_ids,
-                world=world,
-                seed=settings.seed,
-            )
-        case config.VllmServerConfig():
-            from stepalign.rollouts.vllm_server import ServerSampler
-
-            concurrency = -(-chosen.max_num_seqs // world.size)
-            name = chosen.model or settings.model.location
-            return ServerSampler(chosen, name, eos_ids=eos_ids, concurrency=concurrency)
+    sampler: Sampler = registry.build(
+        settings.sampler,
+        load=load,
+        dtype=dtype,
+        model=settings.model,
+        rank=settings.lora.r,
+        seed=settings.seed,
+        eos_ids=eos_ids,
+        world=world,
+    )
+    return sampler

@@ -10,7 +10,7 @@ not live on a time axis).
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -49,6 +49,18 @@ class TransformersSampler:
                 f"sampler.kind = 'transformers': the model has layers of type {', '.join(sorted(unsupported))}, "
                 "allowed are full_attention and sliding_attention: sample with an engine that knows them"
             )
+
+    @classmethod
+    def from_config(
+        cls,
+        settings: config.TransformersConfig,
+        *,
+        load: Callable[[], torch.nn.Module],
+        eos_ids: frozenset[int],
+        **_: object,
+    ) -> "TransformersSampler":
+        """Build the sampler of a recipe on the training model that `load` returns."""
+        return cls(load(), eos_ids=eos_ids, batch_size=settings.max_num_seqs)
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None

@@ -85,6 +85,23 @@ class VllmSampler:
             first_line = str(error).strip().splitlines()[0]
             raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line}") from None
 
+    @classmethod
+    def from_config(
+        cls,
+        settings: config.VllmConfig,
+        *,
+        model: config.ModelConfig,
+        dtype: object,
+        rank: int,
+        eos_ids: frozenset[int],
+        world: World,
+        seed: int,
+        **_: object,
+    ) -> "VllmSampler":
+        """Build the sampler of a recipe. `dtype` is the trainer's `torch.dtype`."""
+        name = str(dtype).removeprefix("torch.")
+        return cls(settings, model, dtype=name, rank=rank, eos_ids=eos_ids, world=world, seed=seed)
+
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import openai
 
 from stepalign import config
+from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
@@ -86,6 +87,20 @@ class ServerSampler:
             _Server(url, openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=settings.timeout_s))
             for url in settings.base_url
         ]
+
+    @classmethod
+    def from_config(
+        cls,
+        settings: config.VllmServerConfig,
+        *,
+        model: config.ModelConfig,
+        eos_ids: frozenset[int],
+        world: World,
+        **_: object,
+    ) -> "ServerSampler":
+        """Build the sampler of a recipe; the processes share `max_num_seqs`."""
+        concurrency = -(-settings.max_num_seqs // world.size)
+        return cls(settings, settings.model or model.location, eos_ids=eos_ids, concurrency=concurrency)
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None

@@ -13,9 +13,12 @@ its own arithmetic alone, as in the paper's example, except that a wrong final a
 from collections.abc import Iterable, Iterator
 from time import perf_counter
 
+from stepalign import config
 from stepalign.critics.arithmetic.correct import Attempt, Correction, correct, justify
 from stepalign.critics.schema import compose, prefix, trim
+from stepalign.critics.validation import CheckedCritic, Rules
 from stepalign.records import Case, Critique, CritiqueFailure, Problem, Rollout, Verdict
+from stepalign.rewards.math import Grader
 from stepalign.trace import parse
 
 
@@ -23,6 +26,11 @@ class ProgramCritic:
     """Answers each attempt at once, in the order in which they come."""
 
     name = "program"
+
+    @classmethod
+    def from_config(cls, settings: config.ProgramCriticConfig, *, grader: Grader, **_: object) -> CheckedCritic:
+        """Build the critic of a recipe, with its checks."""
+        return CheckedCritic(cls(), Rules(settings, grader))
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt.

@@ -1,0 +1,148 @@
+"""Registration of kinds: the decorator on a kind's table is the only list of kinds.
+
+    @register("critic", "program", implementation="stepalign.critics.arithmetic.critic:ProgramCritic")
+    class ProgramCriticConfig(CriticConfig):
+        kind: Literal["program"] = "program"
+
+A recipe's key of a family is annotated `Annotated[SerializeAsAny[CriticConfig], FAMILIES["critic"]]`: any kind that is
+registered by the time a recipe is loaded is allowed there. The implementation is named as a string, so that a recipe
+loads without importing torch.
+"""
+
+import difflib
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, TypeVar
+
+from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from stepalign.config.table import Table
+
+T = TypeVar("T", bound=type[Table])
+
+
+@dataclass(eq=False)
+class Family:
+    """The kinds that one table of a recipe may have."""
+
+    name: str
+    tag: str = "kind"
+    """The key that names the kind."""
+    default: str | None = None
+    """The kind of a table without that key; None requires the key."""
+    tables: dict[str, type[Table]] = field(default_factory=dict)
+    implementations: dict[str, str] = field(default_factory=dict)
+
+    def kind_of(self, values: Mapping[str, Any]) -> Any:
+        """Return the kind that a table names or implies."""
+        return values.get(self.tag, self.default)
+
+    def replaces(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+        """Return whether a table of this family names another kind than the one it is laid over."""
+        return self.tag in new and self.kind_of(old) not in (None, new[self.tag])
+
+    def refusal(self, kind: object) -> PydanticCustomError:
+        """Return the error for a kind that is missing (None) or not registered."""
+        close = difflib.get_close_matches(str(kind), self.tables, n=1)
+        fault = "missing" if kind is None else "unknown kind" + (f"; did you mean {close[0]}?" if close else "")
+        return PydanticCustomError(
+            "kind", "{fault}; allowed: {kinds}", {"fault": fault, "kinds": ", ".join(self.tables)}
+        )
+
+    def validate(self, values: object) -> object:
+        """Validate a table as the kind that it names. Anything but a mapping is left to pydantic."""
+        if not isinstance(values, Mapping):
+            return values
+        kind = self.kind_of(values)
+        if isinstance(kind, str) and kind in self.tables:
+            return self.tables[kind].model_validate(values)
+        error = InitErrorDetails(type=self.refusal(kind), loc=(self.tag,), input=kind)
+        raise ValidationError.from_exception_data(self.name, [error])
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate by kind before the family's base class is checked."""
+        return core_schema.no_info_before_validator_function(self.validate, handler(source))
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("algorithm", default="distillation"),
+        Family("critic"),
+        Family("grader", default="math"),
+        Family("sampler", default="transformers"),
+        Family("source", tag="source"),
+        Family("strategy", tag="strategy"),
+    )
+}
+"""The families by name. Their kinds register themselves."""
+
+
+def register(family: str, kind: str, *, implementation: str) -> Callable[[T], T]:
+    """Register a recipe's table as a kind of a family.
+
+    Args:
+        family: one of `FAMILIES`.
+        kind: the value of the family's tag.
+        implementation: `module:name` of a class with `from_config(settings, **parts)`, or of a function that takes the
+            same. It is imported when it is first built.
+    """
+
+    def add(table: T) -> T:
+        FAMILIES[family].tables[kind] = table
+        FAMILIES[family].implementations[kind] = implementation
+        return table
+
+    return add
+
+
+def implementation(family: str, kind: str) -> Any:
+    """Import the implementation of a registered kind."""
+    module, _, name = FAMILIES[family].implementations[kind].partition(":")
+    return getattr(import_module(module), name)
+
+
+def build(settings: Table, **parts: Any) -> Any:
+    """Build the implementation of a kind from its table.
+
+    Args:
+        settings: the table of a registered kind.
+        **parts: passed to the implementation. Each family documents its own.
+    """
+    family = next(family for family in FAMILIES.values() if type(settings) in family.tables.values())
+    kind = next(kind for kind, table in family.tables.items() if table is type(settings))
+    built = implementation(family.name, kind)
+    return getattr(built, "from_config", built)(settings, **parts)
+
+
+def nested(table: type[Table] | None, key: str, values: object) -> tuple[Family | None, type[Table] | None]:
+    """Return the family and the table class behind a key of a table.
+
+    Args:
+        table: the class of the table that has the key; None is unknown.
+        key: its name.
+        values: the key's value, which names the kind.
+    """
+    if table is None or key not in table.model_fields:
+        return None, None
+    parts = list(_parts(table.model_fields[key]))
+    for family in parts:
+        if isinstance(family, Family):
+            kind = family.kind_of(values) if isinstance(values, Mapping) else None
+            return family, family.tables.get(kind) if isinstance(kind, str) else None
+    return None, next((part for part in parts if isinstance(part, type) and issubclass(part, Table)), None)
+
+
+def _parts(annotated: Any) -> Iterator[Any]:
+    """Yield a field's type, the types inside it and their metadata."""
+    yield annotated
+    for part in (
+        *getattr(annotated, "metadata", ()),
+        getattr(annotated, "annotation", None),
+        *typing.get_args(annotated),
+    ):
+        if part is not None:
+            yield from _parts(part)
