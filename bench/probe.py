@@ -21,12 +21,13 @@ import torch
 
 from objective import high_water_bytes, interval, machine
 from stepalign import config
+from stepalign.collate import collate
 from stepalign.losses.log_probs import scores
 from stepalign.models import load_base
 from stepalign.policy import Policy
 from stepalign.probing import logprobs as sight
 from stepalign.probing.logprobs import look
-from stepalign.views import View, collate
+from stepalign.views import View
 
 LARGE_VOCABULARY = 151_936
 

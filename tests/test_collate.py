@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stepalign.algorithms.self_distillation import DistillationExample
+from stepalign.algorithms.distillation_loss import DistillationExample
 from stepalign.collate import collate, micro_batches, split_views
 from stepalign.views import View
 

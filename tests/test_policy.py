@@ -10,9 +10,10 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stepalign import config, models
+from stepalign.collate import Batch, collate
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
-from stepalign.views import Batch, View, collate
+from stepalign.views import View
 
 CPU = torch.device("cpu")
 

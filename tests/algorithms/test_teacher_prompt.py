@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
-from stepalign import chat as tokens
 from stepalign import config, contexts
-from stepalign.algorithms.self_distillation import DistillationExample, distillation_example, loss_bounds
+from stepalign.algorithms.distillation_loss import DistillationExample
+from stepalign.algorithms.self_distillation import distillation_example, loss_bounds
 from stepalign.algorithms.teacher_prompt import DoesNotFit
-from stepalign.chat import Chat
+from stepalign.chat import Chat, load_chat
 from stepalign.collate import collate
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import Critique, Problem, Rollout, Verdict
+from stepalign.views import View
 
 STEPS = ("### Step 1: Add 12 and 25\n12 + 25 = 37\n\n", "### Step 2: Add 31\n37 + 31 = 69 🙂\n\n")
 ANSWER = "### Final Answer:\n\n\\boxed{69}"
@@ -29,7 +30,7 @@ Teach = Callable[..., DistillationExample]
 
 @pytest.fixture(scope="module")
 def chat(tiny_llama: Path) -> Chat:
-    return tokens.load(config.ModelConfig(name_or_path=str(tiny_llama)))
+    return load_chat(config.ModelConfig(name_or_path=str(tiny_llama)))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_a_lesson_of_two_completions_is_refused() -> None:
     with pytest.raises(ValueError, match="see different completions"):
         DistillationExample(rollout_id="r", student=VIEW, teacher=replace(VIEW, completion_ids=(9,)))
     with pytest.raises(ValueError, match="see different completions"):
-        DistillationExample(rollout_id="r", student=view(), teacher=view(start=1))
+        DistillationExample(rollout_id="r", student=VIEW, teacher=replace(VIEW, loss_start=1))
 
 
 # ── which tokens count ────────────────────────────────────────────────────────────────────────────────────────
@@ -190,11 +191,19 @@ def test_the_horizon_of_a_critique_without_a_correction_is_the_end_of_the_first_
     [
         (2, "### Step 2: Add 31\n37 + 31 = 68", STEPS[0] + "### Step 2: Add 31\n37 + 31 = 69"),
         (2, "### Step 2: Add 31\n37 + 31 = 69 √", STEPS[0] + "### Step 2: Add 31\n37 + 31 = 69 🙂"),
-        (2, "### Step 2: Carry\n37 + 31 = 68", "".join(STEPS)),
+        (2, "### Step 2: Carry\n37 + 31 = 68", STEPS[0] + "### Step 2: Add 31\n37 + 31 = 69"),
+        (2, "### Step 2: Add 31\nSo we have 37 plus 31 = 69 🙂", "".join(STEPS)),
         (2, STEPS[1] + "and more", "".join(STEPS)),
         (3, "### Final Answer:\n\n\\boxed{68}", "".join([*STEPS, "### Final Answer:\n\n\\boxed{69"])),
     ],
-    ids=["a number", "a character of several ids", "another heading", "something missing", "the final answer"],
+    ids=[
+        "a number",
+        "a character of several ids",
+        "another heading",
+        "other words alone",
+        "something missing",
+        "the final answer",
+    ],
 )
 def test_the_horizon_is_the_token_in_which_the_wrong_step_departs_from_its_correction(
     chat: Chat, prompt: SolverPrompt, teach: Teach, wrong: int, corrected: str, counts: str
@@ -220,7 +229,7 @@ def test_a_final_answer_that_never_came_is_an_error_at_the_end(
 
 
 def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
-    with pytest.raises(StepalignError, match="rollout sum/0 has no critique that knows its first error"):
+    with pytest.raises(StepalignError, match="rollout sum/0 has no critique with its first error"):
         teach(attempt(chat, prompt), "refsol", objective=FIRST_ERROR)
 
 

@@ -8,7 +8,7 @@ from stepalign.errors import StepalignError
 from stepalign.io import differences
 from stepalign.lab import comparing, running
 from stepalign.lab.running import settings_of
-from stepalign.trainer.cost import COSTS
+from stepalign.trainer.step_metrics import COSTS
 
 TINY = [
     "training.max_steps=2",

@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from stepalign import config, models
+from stepalign.collate import collate
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 from stepalign.trainer import checkpoints
-from stepalign.views import View, collate
+from stepalign.views import View
 
 Fresh = Callable[[], tuple[Policy, torch.optim.Optimizer]]
 

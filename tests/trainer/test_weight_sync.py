@@ -13,8 +13,9 @@ from tests.rollouts.served import BASE, Served, serve
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.rollouts import vllm_server as servers
+from stepalign.trainer.build import build_trainer
 from stepalign.trainer.loop import Trainer
-from stepalign.trainer.run_folder import Run
+from stepalign.trainer.run_folder import RunFolder
 from stepalign.trainer.weight_sync import guard
 
 MakeRecipe = Callable[..., Recipe]
@@ -33,9 +34,9 @@ def over(*servers: Served) -> str:
 
 def run(settings: Recipe) -> Path:
     with ExitStack() as stack:
-        opened = Run(settings)
+        opened = RunFolder(settings)
         stack.callback(opened.close)
-        Trainer(settings, opened, stack).run_all()
+        build_trainer(settings, opened, stack).train()
     return settings.folder
 
 

@@ -18,6 +18,7 @@ from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.views import TrainingExample, View
 
 E = TypeVar("E", bound=TrainingExample)
+E_contra = TypeVar("E_contra", bound=TrainingExample, contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,35 @@ class StepExamples(Generic[E]):
 
 
 @runtime_checkable
-class Algorithm(Protocol[E]):
+class Loss(Protocol[E_contra]):
+    """Loss on a micro-batch of examples."""
+
+    reference_stage: str
+    """Name of the pass without gradients in the step's seconds: `teacher` or `base`."""
+
+    def reference_forward(self, policy: Policy, examples: Sequence[E_contra], batch: Batch) -> Tensor | None:
+        """Run the pass without gradients on a micro-batch. `batch` holds its student views."""
+        ...
+
+    def loss(
+        self,
+        hidden: Float[Tensor, "tokens hidden"],
+        reference: Tensor | None,
+        head: Float[Tensor, "vocab hidden"],
+        examples: Sequence[E_contra],
+        batch: Batch,
+        weights: Float[Tensor, " tokens"],
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
+        """Compute the micro-batch's part of the step's loss, and metrics of each token by name."""
+        ...
+
+    def reference_tokens(self, examples: Sequence[E_contra]) -> int:
+        """Count the tokens that `reference_forward` reads for these examples."""
+        ...
+
+
+@runtime_checkable
+class Algorithm(Loss[E], Protocol[E]):
     """Training examples and loss of one condition."""
 
     needs_critique: bool
@@ -57,8 +86,6 @@ class Algorithm(Protocol[E]):
     """True where an example follows from a rollout and its own critique alone."""
     num_iterations: int
     """Optimizer updates on each step's examples."""
-    reference_stage: str
-    """Name of the pass without gradients in the step's seconds: `teacher` or `base`."""
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the problems lack what the algorithm needs."""
@@ -76,26 +103,6 @@ class Algorithm(Protocol[E]):
         """
         ...
 
-    def reference_forward(self, policy: Policy, examples: Sequence[E], batch: Batch) -> Tensor | None:
-        """Run the pass without gradients on a micro-batch. `batch` holds its student views."""
-        ...
-
-    def loss(
-        self,
-        hidden: Float[Tensor, "tokens hidden"],
-        reference: Tensor | None,
-        head: Float[Tensor, "vocab hidden"],
-        examples: Sequence[E],
-        batch: Batch,
-        weights: Float[Tensor, " tokens"],
-    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
-        """Compute the micro-batch's part of the step's loss, and metrics of each token by name."""
-        ...
-
     def after_step(self, policy: Policy) -> None:
         """Update the algorithm's own state after an optimizer step."""
-        ...
-
-    def reference_tokens(self, examples: Sequence[E]) -> int:
-        """Count the tokens that `reference_forward` reads for these examples."""
         ...

@@ -125,7 +125,7 @@ class GRPO:
             base_log_probs=reference,
         )
         if not old:
-            for example, log_probs in zip(examples, metrics.log_probs.split(lengths), strict=True):
+            for example, log_probs in zip(examples, torch.split(metrics.log_probs, lengths), strict=True):
                 self._old_log_probs[example.rollout_id] = log_probs
         measures = {"entropy_student": metrics.entropy, "clipped": metrics.clipped}
         return loss, measures if reference is None else {**measures, "kl_base": metrics.kl}

@@ -9,60 +9,25 @@ Left out: sequences from a data set, because the paper is fully on-policy (lambd
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from stepalign import config, contexts
 from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limit_to_context
 from stepalign.chat import Chat
-from stepalign.collate import Batch, collate, split_views
 from stepalign.critics.first_error import first_error_span
 from stepalign.errors import StepalignError
-from stepalign.losses.divergence import divergence
-from stepalign.losses.support import FullVocabulary
-from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
-from stepalign.teachers import TEACHERS
 from stepalign.trace import token_span
 from stepalign.views import View
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistillationExample:
-    """Two views of one rollout. They differ in the prompt alone."""
-
-    rollout_id: str
-    student: View
-    teacher: View
-    message: str = ""
-    """The text that the teacher reads."""
-    cut: bool = False
-    """True where the teacher's context was shortened."""
-
-    def __post_init__(self) -> None:
-        student, teacher = (
-            (view.completion_ids, view.loss_start, view.loss_stop) for view in (self.student, self.teacher)
-        )
-        if student != teacher:
-            raise ValueError(f"rollout {self.rollout_id}: student and teacher see different completions")
-
-    @property
-    def max_input_len(self) -> int:
-        """The tokens of the longer of both passes."""
-        return max(len(self.student.input_ids), len(self.teacher.input_ids))
-
-
-class SelfDistillation:
+class SelfDistillation(DistillationLoss):
     """Distillation of the same model, shown a context, into itself without it."""
 
     num_iterations = 1
-    reference_stage = "teacher"
 
     def __init__(
         self,
@@ -71,7 +36,7 @@ class SelfDistillation:
         chat: Chat,
         before: Sequence[Turn],
         context: config.ContextConfig,
-        critic: config.AnyCriticConfig | None,
+        critic: config.CriticConfig | None,
         teacher: config.TeacherConfig,
         max_tokens: int | None = None,
     ) -> None:
@@ -89,15 +54,8 @@ class SelfDistillation:
         Raises:
             StepalignError: context, loss span and critic do not go together.
         """
-        self.chat, self.before, self.teacher, self.max_tokens = chat, tuple(before), teacher, max_tokens
-        self.algorithm, self.critic = algorithm, critic
-        self.support = FullVocabulary(
-            beta=algorithm.beta,
-            student_temperature=algorithm.student_temperature,
-            teacher_temperature=algorithm.teacher_temperature,
-            clip_mode=algorithm.clip_mode,
-            clip_value=algorithm.clip_value,
-        )
+        super().__init__(algorithm, teacher_kind=teacher.kind, max_tokens=max_tokens)
+        self.chat, self.before, self.teacher, self.critic = chat, tuple(before), teacher, critic
         self.context, self.shuffled = contexts.load(context.template), context.shuffled
         self.needs_critique = self.context.needs_critique or algorithm.loss_span == "until_first_error"
         if self.needs_critique and critic is None:
@@ -166,44 +124,6 @@ class SelfDistillation:
             step.outcomes["cut"] += example.cut
             step.examples.append(example)
         return step
-
-    @torch.no_grad()
-    def reference_forward(
-        self, policy: Policy, examples: Sequence[DistillationExample], batch: Batch
-    ) -> Float[Tensor, "tokens hidden"]:
-        """Run the teacher on a micro-batch, in passes of at most `max_tokens` padded tokens."""
-        device = batch.input_ids.device
-        teacher = TEACHERS[self.teacher.kind](policy)
-        views = [example.teacher for example in examples]
-        return torch.cat([teacher.forward(collate(part).to(device)) for part in split_views(views, self.max_tokens)])
-
-    def loss(
-        self,
-        hidden: Float[Tensor, "tokens hidden"],
-        reference: Float[Tensor, "tokens hidden"] | None,
-        head: Float[Tensor, "vocab hidden"],
-        examples: Sequence[DistillationExample],
-        batch: Batch,
-        weights: Float[Tensor, " tokens"],
-    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
-        """Compute Σ_t weight_t · D_t over the micro-batch's tokens."""
-        assert reference is not None
-        loss, metrics = divergence(
-            hidden, reference, head, weights, self.support, chunk_tokens=self.algorithm.chunk_tokens
-        )
-        return loss, {
-            "kl": metrics.kl_teacher_student,
-            "entropy_student": metrics.entropy_student,
-            "entropy_teacher": metrics.entropy_teacher,
-            "agreement": metrics.agreement,
-        }
-
-    def after_step(self, policy: Policy) -> None:
-        """Do nothing: both kinds of teacher read the policy's own weights."""
-
-    def reference_tokens(self, examples: Sequence[DistillationExample]) -> int:
-        """Count the tokens that the teacher reads."""
-        return sum(len(example.teacher.input_ids) for example in examples)
 
     def _example(
         self, rollout: Rollout, problem: Problem, result: CriticResult | None, other: Critique | None

@@ -18,7 +18,7 @@ from stepalign.records import Problem, Rollout
 from stepalign.report import display, figures, page, panels
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import Run, read
-from stepalign.trainer.cost import COSTS
+from stepalign.trainer.step_metrics import COSTS
 
 AXES = ("step", *COSTS)
 _REGIONS = {"correct": "correct traces", "before": "before the error", "at": "at it", "after": "after it"}

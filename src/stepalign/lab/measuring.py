@@ -15,12 +15,12 @@ from pydantic_core import to_jsonable_python
 
 from stepalign import config, contexts, lab
 from stepalign import data as problems
-from stepalign.algorithms.self_distillation import within
+from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.api import solver_on
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.evaluation.credit_measures import CreditMeasures
-from stepalign.evaluation.run import judge
+from stepalign.evaluation.run import evaluate_policy
 from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.io import write_json
 from stepalign.lab.corpus import CONTEXTS
@@ -51,13 +51,19 @@ def measured(settings: config.Recipe) -> dict[str, Any]:
     chosen = problems.prepare(settings.problems)[1]
     by_id = {problem.id: problem for problem in chosen}
     with Console() as console, TemporaryDirectory() as folder, solver_on(settings, chat, base) as solver:
-        alone, rollouts = judge(solver, chosen, settings, console, adapter=None, step=0)
+        alone, rollouts = evaluate_policy(
+            solver, chosen, settings.evaluation, console, adapter=None, seed=settings.seed, step=0
+        )
         first = [replace(one, id=f"alone/{one.problem_id}") for one in rollouts if one.sample == 0]
         shown = settled(Material(rollouts=first, problems=by_id), settings, solver, console, Path(folder))
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
         policy = Policy(base).eval()
         crediting = Crediting(
-            policy, chat, solver.prompt.before, designs, within(settings.teacher, context_limit(settings.model))
+            policy,
+            chat,
+            solver.prompt.before,
+            designs,
+            limit_to_context(settings.teacher, context_limit(settings.model)),
         )
         credits = [one for some in crediting.run(shown.rollouts, by_id, shown.critiques, {}) for one in some]
         credit = measure(shown.rollouts, shown.marks, credits, seed=settings.seed)

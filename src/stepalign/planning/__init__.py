@@ -29,17 +29,12 @@ def write(
     """
     from stepalign.planning import estimate, lengths, table
     from stepalign.planning.hardware import GPUS, Gpu
-    from stepalign.planning.rehearsal import rehearse
     from stepalign.planning.shape import shape
 
-    if hardware != "this" and hardware not in GPUS:
-        raise StepalignError(f"hardware {hardware!r}: allowed are this, {', '.join(GPUS)}")
-    sizes = shape(settings.model, settings.lora, gpu=hardware != "this")
+    if hardware not in GPUS:
+        raise StepalignError(f"hardware {hardware!r}: allowed are {', '.join(GPUS)}")
+    sizes = shape(settings.model, settings.lora, gpu=True)
     assumed, problems = lengths.lengths(settings, like=like, completion=completion)
-    device = (
-        rehearse(settings, sizes, assumed, problems * settings.evaluation.num_samples)
-        if hardware == "this"
-        else Gpu(GPUS[hardware], sizes)
-    )
+    device = Gpu(GPUS[hardware], sizes)
     found = estimate.plan(settings, sizes, assumed, device, devices=devices, evaluation_problems=problems)
     return table.table(settings, sizes, assumed, device, found, devices=devices, price=price)

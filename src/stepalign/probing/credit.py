@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from stepalign import config
-from stepalign.algorithms.self_distillation import DistillationExample, distillation_example
+from stepalign.algorithms.distillation_loss import DistillationExample
+from stepalign.algorithms.self_distillation import distillation_example
 from stepalign.algorithms.teacher_prompt import DoesNotFit
 from stepalign.chat import Chat
 from stepalign.contexts import Context

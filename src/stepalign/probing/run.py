@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from stepalign import config, models
 from stepalign import contexts as designs
 from stepalign import data as problems
-from stepalign.algorithms.self_distillation import within
+from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.api import solver_on
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
@@ -89,7 +89,7 @@ def probe(
             chat,
             prompt.before,
             chosen,
-            within(settings.teacher, models.context_limit(settings.model)),
+            limit_to_context(settings.teacher, models.context_limit(settings.model)),
             top=top,
         )
         views, said = len(shown.rollouts) * len(chosen), 0

@@ -6,7 +6,7 @@ processes, changes memory and time alone.
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -14,8 +14,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from stepalign import config
-from stepalign.algorithms.base import Algorithm, StepExamples
-from stepalign.collate import collate
+from stepalign.algorithms.base import Loss, StepExamples
+from stepalign.collate import collate, micro_batches
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
@@ -35,7 +35,7 @@ class GradientAccumulator(Generic[E]):
 
     def __init__(
         self,
-        algorithm: Algorithm[E],
+        loss: Loss[E],
         policy: Policy,
         strategy: DataParallel,
         console: Console,
@@ -47,7 +47,7 @@ class GradientAccumulator(Generic[E]):
         """Begin a step.
 
         Args:
-            algorithm: computes the loss.
+            loss: computed on each micro-batch.
             policy: as prepared by `strategy`.
             strategy: sums gradients over processes.
             console: keeps the seconds of the reference pass, `student` and `optimizer`.
@@ -55,7 +55,7 @@ class GradientAccumulator(Generic[E]):
             sequences: views with loss tokens in the step over all processes, known or estimated.
             tokens: their loss tokens.
         """
-        self._algorithm, self._policy, self._strategy, self._console = algorithm, policy, strategy, console
+        self._loss, self._policy, self._strategy, self._console = loss, policy, strategy, console
         self._loss_agg_mode, self._sequences, self._tokens = loss_agg_mode, sequences, tokens
         self._sums: dict[str, float] = defaultdict(float)
         policy.train()
@@ -75,28 +75,28 @@ class GradientAccumulator(Generic[E]):
         views = [example.student for example in examples]
         batch = collate(views).to(device)
         start = time.perf_counter()
-        reference = self._algorithm.reference_forward(self._policy, examples, batch)
+        reference = self._loss.reference_forward(self._policy, examples, batch)
         if reference is not None:
             _synchronize(device)
-            self._console.timed(self._algorithm.reference_stage, start)
+            self._console.timed(self._loss.reference_stage, start)
 
         start = time.perf_counter()
         lengths = [view.num_loss_tokens for view in views]
         weights = token_weights(lengths, self._loss_agg_mode, sequences=self._sequences, tokens=self._tokens)
-        loss, metrics = self._algorithm.loss(
+        value, metrics = self._loss.loss(
             self._policy(batch), reference, self._policy.head, examples, batch, weights.to(device) * (not is_padding)
         )
-        if not torch.isfinite(loss):
+        if not torch.isfinite(value):
             raise StepalignError(
-                f"the loss is {loss.item()} on rollouts {', '.join(example.rollout_id for example in examples)}; "
+                f"the loss is {value.item()} on rollouts {', '.join(example.rollout_id for example in examples)}; "
                 "nothing was updated (a lower optimizer.lr, model.dtype = 'float32'?)"
             )
-        self._strategy.backward(loss, last=last)
+        self._strategy.backward(value, last=last)
         _synchronize(device)
         self._console.timed("student", start)
         if is_padding:
             return
-        self._sums["loss"] += loss.item()
+        self._sums["loss"] += value.item()
         for name, values in metrics.items():
             self._sums[name] += values.sum().item()
         if "kl" in metrics:  # the thinking boundary shows there
@@ -141,9 +141,68 @@ class GradientAccumulator(Generic[E]):
         metrics |= {name: total / tokens for name, total in totals.items()}
         metrics |= {"grad_norm": grad_norm, "tokens": tokens}
         metrics["student_tokens"] = sum(len(example.student.input_ids) for example in examples)
-        if reference_tokens := self._algorithm.reference_tokens(examples):
-            metrics[f"{self._algorithm.reference_stage}_tokens"] = reference_tokens
+        if reference_tokens := self._loss.reference_tokens(examples):
+            metrics[f"{self._loss.reference_stage}_tokens"] = reference_tokens
         return metrics
+
+
+Pass = tuple[list[E], bool, bool]
+"""A micro-batch, True where it is padding, and True where it is known to be the step's last."""
+
+
+def local_passes(strategy: DataParallel, examples: Sequence[E], size: int, max_tokens: int | None) -> Iterator[Pass[E]]:
+    """Yield this process' passes over a step's examples, which are all there.
+
+    Args:
+        strategy: divides micro-batches over processes.
+        examples: the whole step's, in every process.
+        size: examples in a micro-batch, at most.
+        max_tokens: its padded tokens, at most (`collate.micro_batches`).
+    """
+    passes = list(strategy.passes(list(micro_batches(examples, size, max_tokens))))
+    for number, (micro_batch, is_own) in enumerate(passes, 1):
+        yield micro_batch, not is_own, number == len(passes)
+
+
+def update(
+    loss: Loss[E],
+    policy: Policy,
+    strategy: DataParallel,
+    optimizer: torch.optim.Optimizer,
+    step_examples: StepExamples[E],
+    passes: Iterable[Pass[E]],
+    console: Console,
+    *,
+    loss_agg_mode: LossAggMode,
+    max_grad_norm: float,
+    lengths: Sequence[int] | None = None,
+) -> dict[str, float]:
+    """Do one optimizer update and return its metrics; without examples there is no update.
+
+    Args:
+        loss: computed on each micro-batch.
+        policy: as prepared by `strategy`.
+        strategy: sums gradients over processes.
+        optimizer: over the policy's adapter.
+        step_examples: the whole step's, in every process. It may grow while `passes` is read.
+        passes: this process' micro-batches.
+        console: shows progress and keeps the stages' seconds.
+        loss_agg_mode: the mean over sequences, or over tokens.
+        max_grad_norm: the global norm that gradients are clipped to; 0 is off.
+        lengths: estimated loss tokens of each sequence, where `step_examples` grows.
+
+    Raises:
+        StepalignError: loss or gradient is not finite; nothing was updated.
+    """
+    lengths = lengths or [view.num_loss_tokens for view in step_examples.views]
+    accumulator = GradientAccumulator(
+        loss, policy, strategy, console, loss_agg_mode=loss_agg_mode, sequences=len(lengths), tokens=sum(lengths)
+    )
+    with console.stage("learn", len(lengths)) as advance:
+        for micro_batch, is_padding, last in passes:
+            accumulator.add(micro_batch, is_padding=is_padding, last=last)
+            advance(len(micro_batch))
+    return accumulator.step(optimizer, step_examples, max_grad_norm) if step_examples.examples else {}
 
 
 def adamw(policy: Policy, optimizer: config.OptimizerConfig) -> torch.optim.Optimizer:

@@ -5,7 +5,7 @@ Everything that can be wrong with a recipe is found before the weights are loade
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
@@ -58,10 +58,14 @@ def build_trainer(
         recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
     )
     grader = stack.enter_context(Grader(recipe.grader))
-    critic = None
+    critic, solver = None, cast(Solver, None)
     if recipe.critic and algorithm.needs_critique:
-        own_model = lambda: critics.OwnModel(chat, solver.sampler, context_limit)  # noqa: E731
-        critic = critics.make(recipe.critic.divided(world.size), grader, recipe.folder, own_model)
+        critic = critics.make(
+            recipe.critic.divided(world.size),
+            grader,
+            recipe.folder,
+            lambda: critics.OwnModel(chat, solver.sampler, context_limit),
+        )
     train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)

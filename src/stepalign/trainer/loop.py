@@ -3,7 +3,7 @@
 One loop serves every algorithm. `trainer.build` makes the parts from a recipe.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,10 +13,9 @@ from accelerate import Accelerator
 
 from stepalign import config
 from stepalign.algorithms.base import Algorithm, StepExamples
-from stepalign.collate import micro_batches
 from stepalign.console import Console
 from stepalign.critics import Critic
-from stepalign.critics.stats import outcomes
+from stepalign.critics.counts import outcomes
 from stepalign.distributed.process import World
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
@@ -27,7 +26,7 @@ from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from stepalign.trainer import checkpoints
-from stepalign.trainer.accumulation import GradientAccumulator, learning_rate
+from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.run_folder import RunFolder
@@ -207,47 +206,34 @@ class Trainer:
             step_examples.extend(built)
             return built.examples
 
+        limits = self.recipe.training.micro_batch_size, self.recipe.training.max_tokens_per_micro_batch
+        lengths = None
         if stream is None:
             build(critiques)
             if not step_examples.examples:
                 return step_examples, list(critiques), {}
-            lengths = [view.num_loss_tokens for view in step_examples.views]
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
         metrics: dict[str, float] = {}
         for iteration in range(self.algorithm.num_iterations):
-            accumulator = GradientAccumulator(
+            passes: Iterable[Pass[Any]]
+            if stream is not None and iteration == 0:
+                passes = ((ready, False, False) for ready in iter_micro_batches(stream, build, *limits, self.console))
+            else:
+                passes = local_passes(self.strategy, step_examples.examples, *limits)
+            metrics = update(
                 self.algorithm,
                 self.policy,
                 self.strategy,
+                self.optimizer,
+                step_examples,
+                passes,
                 self.console,
                 loss_agg_mode=self.recipe.algorithm.loss_agg_mode,
-                sequences=len(lengths),
-                tokens=sum(lengths),
+                max_grad_norm=self.recipe.optimizer.max_grad_norm,
+                lengths=lengths,
             )
-            with self.console.stage("learn", len(rollouts)) as advance:
-                for micro_batch, is_padding, last in self._micro_batches(
-                    step_examples, stream if iteration == 0 else None, build
-                ):
-                    accumulator.add(micro_batch, is_padding=is_padding, last=last)
-                    advance(len(micro_batch))
-            if step_examples.examples:
-                metrics = accumulator.step(self.optimizer, step_examples, self.recipe.optimizer.max_grad_norm)
         return step_examples, [results[rollout.id] for rollout in rollouts] if results else [], metrics
-
-    def _micro_batches(
-        self, step_examples: StepExamples[Any], stream: CritiqueStream | None, build: Any
-    ) -> Iterator[tuple[list[Any], bool, bool]]:
-        """Yield this process' micro-batches, whether each is padding, and whether it is known to be the last."""
-        training = self.recipe.training
-        limits = training.micro_batch_size, training.max_tokens_per_micro_batch
-        if stream is not None:
-            for micro_batch in iter_micro_batches(stream, build, *limits, self.console):
-                yield micro_batch, False, False
-            return
-        passes = list(self.strategy.passes(list(micro_batches(step_examples.examples, *limits))))
-        for number, (micro_batch, is_own) in enumerate(passes, 1):
-            yield micro_batch, not is_own, number == len(passes)
 
     def save_checkpoint(self) -> None:
         """Write adapter, optimizer and step to the run's folder."""
