@@ -8,7 +8,7 @@ import pytest
 
 from stepalign import __version__, cli, config
 
-HEAVY = {"torch", "transformers", "datasets", "matplotlib", "openai", "peft", "accelerate", "numpy"}
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "aiohttp", "peft", "accelerate", "numpy"}
 LIGHT = [
     "cli",
     "contexts",

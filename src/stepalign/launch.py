@@ -6,7 +6,7 @@ from typing import cast
 
 from stepalign import config, report
 from stepalign.algorithms.teacher_prompt import limit_to_context
-from stepalign.distributed.process import MainProcessProxy, join
+from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
 from stepalign.models import context_limit
 from stepalign.probing.callback import ProbeCallback
@@ -45,7 +45,7 @@ def train(recipe: config.Recipe) -> Path:
         StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
             computed up to then is in the run's folder.
     """
-    world = join(recipe.distributed)
+    world = init_world(recipe.distributed.num_processes)
     if recipe.probe is not None and world.size > 1:
         raise StepalignError(
             "[probe] measures the policy in one process: leave it out, and measure the checkpoints with "

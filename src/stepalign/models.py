@@ -7,11 +7,12 @@ hidden states with the head themselves.
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -21,13 +22,27 @@ from stepalign.policy import Policy
 from stepalign.seeding import derive_seed
 
 
-def load_policy(model: config.ModelConfig, lora: config.LoraConfig, seed: int, device: torch.device) -> Policy:
+def load_policy(
+    model: config.ModelConfig,
+    lora: config.LoraConfig,
+    seed: int,
+    device: torch.device,
+    *,
+    load_device: torch.device | None = None,
+) -> Policy:
     """Load the base and add a fresh adapter, whose effect is zero until it is trained.
+
+    Args:
+        model: the base.
+        lora: the adapter.
+        seed: of the adapter's initial weights.
+        device: the policy will run there.
+        load_device: load the weights there instead, for a strategy that moves them itself.
 
     Raises:
         StepalignError: no such model; a target that names no layer; a head that is not a plain projection.
     """
-    base = load_base(model, device)
+    base = load_base(model, device, load_device=load_device)
     adapter = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
@@ -71,10 +86,13 @@ def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.de
         raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {_first_line(error)}") from None
 
 
-def load_base(model: config.ModelConfig, device: torch.device) -> PreTrainedModel:
+def load_base(
+    model: config.ModelConfig, device: torch.device, *, load_device: torch.device | None = None
+) -> PreTrainedModel:
     """Load base weights in the recipe's precision, without dropout, frozen.
 
-    Dropout is off because the teacher runs in the student's mode and would be noisy.
+    Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
+    see `load_policy`.
 
     Raises:
         StepalignError: no such model, or its logits are more than hidden · headᵀ.
@@ -94,7 +112,7 @@ def load_base(model: config.ModelConfig, device: torch.device) -> PreTrainedMode
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    base = base.to(device).requires_grad_(False)
+    base = base.to(load_device or device).requires_grad_(False)
     _check_head(base)
     return base
 
@@ -121,11 +139,27 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 @torch.no_grad()
 def _check_head(base: PreTrainedModel) -> None:
-    head = base.get_output_embeddings().weight
-    ids = torch.arange(4, device=head.device)[None] % head.shape[0]
-    logits = base(input_ids=ids, use_cache=False).logits
-    hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    if not torch.allclose((hidden @ head.T).float(), logits.float(), rtol=2e-2, atol=1e-2):
+    """Refuse a head that is not a plain projection.
+
+    No layer is run, because a layer's kernel may not run on the loading device. Hidden states are scaled until logits
+    reach 50, because a cap (30 in Gemma 2) shows on large logits only.
+    """
+    decoder, head = base.get_decoder(), base.get_output_embeddings().weight
+    hidden: list[Tensor] = []
+
+    def rescale(_module: nn.Module, _inputs: object, output: Any) -> None:
+        states = output.last_hidden_state
+        output.last_hidden_state = states * (50 / (states @ head.T).abs().max())
+        hidden.append(output.last_hidden_state)
+
+    layers, handle = decoder.layers, decoder.register_forward_hook(rescale)
+    decoder.layers = nn.ModuleList()
+    try:
+        logits = base(input_ids=torch.arange(4, device=head.device)[None] % head.shape[0], use_cache=False).logits
+    finally:
+        decoder.layers = layers
+        handle.remove()
+    if not torch.allclose((hidden[0] @ head.T).float(), logits.float(), rtol=2e-2, atol=1e-2):
         raise StepalignError(
             f"model {base.config.model_type}: its logits are more than hidden · headᵀ (a bias, a scale, a "
             "soft cap), which is not supported"

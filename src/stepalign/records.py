@@ -67,12 +67,19 @@ class Rollout:
     """The optimizer step of the policy that sampled it."""
     seed: int = 0
     grade: Grade | None = None
+    sampler_logprobs: tuple[Nats, ...] | None = None
+    """The log-probability of each completion id that a sampler with weights of its own gave it, at temperature 1."""
 
     def __post_init__(self) -> None:
         if len(self.token_starts) != len(self.completion_ids):
             raise ValueError(
                 f"rollout {self.id}: {len(self.completion_ids)} completion ids but "
                 f"{len(self.token_starts)} token starts"
+            )
+        if self.sampler_logprobs is not None and len(self.sampler_logprobs) != len(self.completion_ids):
+            raise ValueError(
+                f"rollout {self.id}: {len(self.completion_ids)} completion ids but "
+                f"{len(self.sampler_logprobs)} log-probabilities"
             )
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from stepalign import config, contexts
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample
 from stepalign.algorithms.self_distillation import SelfDistillation
@@ -107,7 +108,7 @@ def test_a_failed_critique_drops_its_rollout_where_the_recipe_says_so(chat: Chat
 
 def test_the_policy_of_a_failure_goes_before_the_last_resort(chat: Chat, make_recipe: MakeRecipe) -> None:
     failures = failure(0), replace(failure(1), fallback="refsol"), replace(failure(2), fallback="drop")
-    step = teach(teaching(chat, make_recipe("critic.validation.answer=refsol")), chat, *failures)
+    step = teach(teaching(chat, make_recipe("critic.validation.final_answer=refsol")), chat, *failures)
     assert [example.rollout_id for example in step.examples] == ["r1"]
     assert PROBLEM.solution in shown(chat, step, 0)
     step = teach(teaching(chat, make_recipe("critic.on_failure=refsol")), chat, *failures)
@@ -233,3 +234,30 @@ def test_shuffled_needs_another_problem(chat: Chat, make_recipe: MakeRecipe) -> 
     step = teaching(chat, settings).build_examples([rollout(chat)], {"p": PROBLEM}, {"r0": critique()})
     assert not step.examples
     assert step.failures == {"no other problem's critique": 1}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["context.template=stepalign"], "refsol"),
+        (["context.template=lab/stepalign"], "lab/refsol"),
+        (["context.template=lab/stepalign", "context.fallback_template=refsol"], "refsol"),
+    ],
+)
+def test_the_fallback_is_worded_as_the_recipes_prompts_are(
+    overrides: list[str], expected: str, chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe(*overrides, "critic.on_failure=refsol")
+    step = teach(teaching(chat, settings), chat, failure(0))
+    given = contexts.ContextInput(problem=PROBLEM, rollout=rollout(chat))
+    assert step.examples[0].message == contexts.load(expected).render(given)
+    assert f'fallback_template = "{expected}"' in config.dump(settings)  # what --dry-run prints
+
+
+def test_a_fallback_that_cannot_stand_in_is_an_error_at_the_start(chat: Chat, make_recipe: MakeRecipe) -> None:
+    for name, message in (
+        ("verdicts", "fallback_template = 'verdicts' shows a critique"),
+        ("gone", "no template 'gone'"),
+    ):
+        with pytest.raises(StepalignError, match=message):
+            teaching(chat, make_recipe(f"context.fallback_template={name}", "critic.on_failure=refsol"))

@@ -42,6 +42,14 @@ class Server:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+def free_url() -> tuple[str, int]:
+    """A URL at which nothing answers, and its port."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    return f"http://127.0.0.1:{port}/v1", port
+
+
 @contextmanager
 def serving(*replies: Reply, port: int = 0) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):

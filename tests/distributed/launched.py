@@ -19,9 +19,9 @@ from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.grpo import GRPO, PolicyGradientExample
 from stepalign.console import Console
-from stepalign.distributed import strategy as distribution
-from stepalign.distributed.process import join
-from stepalign.distributed.strategy import DataParallel
+from stepalign.distributed.base import ParallelStrategy
+from stepalign.distributed.process import init_world
+from stepalign.distributed.strategy import DataParallel, build_strategy
 from stepalign.policy import Policy
 from stepalign.trainer.accumulation import local_passes, update
 from stepalign.views import View
@@ -64,23 +64,23 @@ def policy(settings: config.Recipe) -> Policy:
 
 
 def moved(
-    engine: DataParallel, model: Policy, count: int, settings: config.Recipe
+    strategy: ParallelStrategy, model: Policy, count: int, settings: config.Recipe
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
     zero_gradient = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), loss_start=0, loss_stop=3)]
     step_examples = StepExamples(examples=examples(count, settings.algorithm), zero_gradient=zero_gradient)
     training, loss = settings.training, loss_of(settings)
-    optimizer = engine.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
+    optimizer = strategy.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
     with Console(quiet=True) as console:
         for _ in range(2):
             metrics = update(
                 loss,
                 model,
-                engine,
+                strategy,
                 optimizer,
                 step_examples,
                 local_passes(
-                    engine, step_examples.examples, training.micro_batch_size, training.max_tokens_per_micro_batch
+                    strategy, step_examples.examples, training.micro_batch_size, training.max_tokens_per_micro_batch
                 ),
                 console,
                 loss_agg_mode=settings.algorithm.loss_agg_mode,
@@ -91,14 +91,14 @@ def moved(
 
 def main() -> None:
     settings = config.load(Path(sys.argv[1]))
-    world = join(settings.distributed)
+    world = init_world(settings.distributed.num_processes)
     if sys.argv[2] == "die":
         if world.rank == 1:
             os._exit(3)
         world.gather([0])
     start = policy(settings)
     before = torch.cat([parameter.detach().flatten() for parameter in start.trainable()])
-    engine = distribution.make(settings.distributed, world, torch.device("cpu"))
+    strategy = build_strategy(settings.distributed, world, torch.device("cpu"))
     found = {}
     for count, normalize, size in itertools.product((1, 4, 7), ("seq-mean-token-mean", "token-mean"), (1, 3)):
         chosen = settings.model_copy(
@@ -109,7 +109,7 @@ def main() -> None:
         )
         alone = copy.deepcopy(start)
         wanted, metrics_of_one = moved(DataParallel(), alone, count, chosen)
-        mine, metrics = moved(engine, copy.deepcopy(start), count, chosen)
+        mine, metrics = moved(strategy, copy.deepcopy(start), count, chosen)
         everyones = world.gather([mine])
         found[f"{count} examples, {normalize}, {size} a micro-batch"] = {
             "moved": (wanted - before).abs().max().item(),

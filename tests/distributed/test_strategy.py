@@ -1,4 +1,4 @@
-"""Runs in two processes (gloo, started by torchrun) against the same run in one."""
+"""Runs in two processes (gloo, started by torchrun) compared with the same run in one process."""
 
 import json
 import os
@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 
-from stepalign import config
-from stepalign.config import Recipe
-from stepalign.distributed import strategy as distribution
-from stepalign.distributed.process import World, join
-from stepalign.distributed.strategy import FSDP2, DataParallel
+from stepalign import config, models
+from stepalign.config import Recipe, registry
+from stepalign.distributed import strategy as strategies
+from stepalign.distributed.base import ParallelStrategy
+from stepalign.distributed.process import World, init_world
+from stepalign.distributed.strategy import FSDP2, DataParallel, build_strategy
 from stepalign.errors import StepalignError
 from stepalign.lab.running import settings_of
+from stepalign.trainer import loop
 
 MakeRecipe = Callable[..., Recipe]
 RUNS = Path(__file__).with_name("launched.py")
@@ -101,13 +104,13 @@ def same_run(folder: Path, wanted: Path) -> None:
 SLOW = pytest.mark.slow
 NO_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 ZERO = pytest.param("distributed.strategy=zero2", marks=[NO_DEEPSPEED, SLOW])
-ZERO_OFFLOAD = pytest.param("distribution={ engine = 'zero2', offload = true }", marks=[NO_DEEPSPEED, SLOW])
+ZERO_OFFLOAD = pytest.param("distributed={ strategy = 'zero2', offload_optimizer = true }", marks=[NO_DEEPSPEED, SLOW])
 
 
 @pytest.mark.parametrize(
     "engine", ["distributed.strategy=data_parallel", "distributed.strategy=fsdp2", ZERO, ZERO_OFFLOAD]
 )
-@pytest.mark.parametrize("objective", ["kind='distillation'", pytest.param("kind='grpo', kl=0.3", marks=SLOW)])
+@pytest.mark.parametrize("objective", ["kind='distillation'", pytest.param("kind='grpo', kl_coef=0.3", marks=SLOW)])
 def test_an_update_in_two_processes_is_that_of_one(
     objective: str, engine: str, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -235,35 +238,35 @@ def test_fewer_processes_than_the_recipe_says_are_an_error() -> None:
     with pytest.raises(
         StepalignError, match=r"distributed.num_processes = 4, but this process is in a world of 1; .*4`"
     ):
-        join(config.DistributedConfig(num_processes=4))
+        init_world(4)
 
 
 def test_a_world_smaller_than_the_launcher_says_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(StepalignError, match="the launcher started 2 processes, but this one is in a world of 1"):
-        join(config.DistributedConfig())
+        init_world()
 
 
 def test_a_launcher_that_starts_one_process_in_place_of_several_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     with pytest.raises(StepalignError, match=r"accelerate launched one process: .* distributed.num_processes = 1 if"):
-        join(config.DistributedConfig())
-    assert join(config.DistributedConfig(num_processes=1)).size == 1
+        init_world()
+    assert init_world(1).size == 1
 
 
 def test_the_engine_is_the_recipes_or_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
     two, cpu = World(0, 2), torch.device("cpu")
-    assert distribution.make(config.DistributedConfig(), two, cpu).name == "data_parallel"
-    assert distribution.make(config.DistributedConfig(strategy="fsdp2"), two, cpu).name == "fsdp2"
+    assert build_strategy(config.DistributedConfig(), two, cpu).name == "data_parallel"
+    assert build_strategy(config.DistributedConfig(strategy="fsdp2"), two, cpu).name == "fsdp2"
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert distribution.make(config.DistributedConfig(), two, cpu).name == "fsdp2"
+    assert build_strategy(config.DistributedConfig(), two, cpu).name == "fsdp2"
     with pytest.raises(StepalignError, match="'data_parallel', but the launcher's configuration asks for fsdp2"):
-        distribution.make(config.DistributedConfig(strategy="data_parallel"), two, cpu)
+        build_strategy(config.DistributedConfig(strategy="data_parallel"), two, cpu)
     with pytest.raises(StepalignError, match="'fsdp2' needs several processes"):
-        distribution.make(config.DistributedConfig(), World(), cpu)
+        build_strategy(config.DistributedConfig(), World(), cpu)
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(StepalignError, match="only 2 is supported"):
-        distribution.make(config.DistributedConfig(), two, cpu)
+        build_strategy(config.DistributedConfig(), two, cpu)
 
 
 def test_an_error_of_the_first_process_ends_all_and_is_said_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -286,13 +289,92 @@ def test_a_process_that_dies_ends_the_others(make_recipe: MakeRecipe, tmp_path: 
     assert done.returncode != 0
 
 
-# ── dealing out ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── micro-batches ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("count", range(8))
-def test_micro_batches_are_dealt_out_once_and_sharded_processes_make_equally_many_passes(count: int) -> None:
+def test_micro_batches_are_dealt_out_once_and_in_lockstep_equally_often(count: int) -> None:
     micro = list(range(count))
-    for engine in (DataParallel, FSDP2):
-        dealt = [list(engine(World(rank, 3)).passes(micro)) for rank in range(3)]
+    for strategy in (DataParallel, FSDP2):
+        dealt = [list(strategy(World(rank, 3)).local_micro_batches(micro)) for rank in range(3)]
         assert sorted(each for passes in dealt for each, counts in passes if counts) == micro
     assert {len(passes) for passes in dealt} == {-(-count // 3)}
+
+
+def test_each_registered_strategy_is_a_parallel_strategy_and_no_other_strategy() -> None:
+    kinds = {name: registry.implementation("strategy", name) for name in registry.FAMILIES["strategy"].tables}
+    assert kinds.keys() >= {"data_parallel", "fsdp2", "zero2"}
+    for name, kind in kinds.items():
+        assert kind.name == name
+        assert [other for other in kinds.values() if issubclass(kind, other)] == [kind]
+        assert issubclass(kind, ParallelStrategy)
+
+
+# ── the memory of the device ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_fsdp2_puts_no_more_of_the_base_on_the_device_than_shards_and_one_layer(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`meta` stands for the GPU; the stand-in moves and shards a module's own weights as `fully_shard` does."""
+    device = torch.device("meta")
+    strategy = FSDP2(World(0, 4), device)
+    model, lora = config.ModelConfig(name_or_path=str(tiny_llama)), config.LoraConfig(r=2)
+    policy = models.load_policy(model, lora, 0, device, load_device=strategy.load_device)
+    base = {parameter for name, parameter in policy.named_parameters() if "lora_" not in name}
+    in_layer = sum(p.numel() for p in policy.base.get_decoder().layers[0].parameters() if p in base)
+    whole: list[int] = []
+
+    def on_device() -> int:
+        return sum(p.numel() for p in policy.parameters() if p in base and p.device == device)
+
+    def fully_shard(module: torch.nn.Module, *, mesh: object, ignored_params: set[torch.nn.Parameter]) -> None:
+        whole.append(on_device())
+        own = {p for p in module.parameters() if p in base and p not in ignored_params}
+        for child in module.modules():
+            for name, parameter in child.named_parameters(recurse=False):
+                if parameter in own:
+                    child._parameters[name] = torch.nn.Parameter(parameter[: len(parameter) // 4].to(device), False)
+        whole.append(on_device() + (in_layer if own else 0))
+        module.__class__ = type("Sharded", (FSDPModule, type(module)), {"_apply": torch.nn.Module._apply})
+
+    monkeypatch.setattr(strategies, "fully_shard", fully_shard)
+    monkeypatch.setattr(strategies, "init_device_mesh", lambda *_: None)
+    strategy.prepare(policy, torch.optim.AdamW(policy.trainable()))
+    assert max(whole) == in_layer
+    assert all(parameter.device == device for parameter in policy.parameters())
+
+
+def test_moments_of_a_checkpoint_follow_the_adapter_to_the_device() -> None:
+    """What `FSDP2.prepare` relies on: an optimizer that loads its own state moves it to its parameters."""
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([parameter])
+    optimizer.state[parameter] = {"step": torch.tensor(1.0), "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}
+    parameter.data = parameter.data.double()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.state[parameter]["exp_avg"].dtype == torch.float64
+
+
+def test_the_trainer_loads_the_base_on_the_strategys_device(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+    load_base = models.load_base
+
+    def recorded(*arguments: Any, load_device: torch.device | None = None) -> Any:
+        loads.append(load_device)
+        return load_base(*arguments, load_device=load_device)
+
+    monkeypatch.setattr(models, "load_base", recorded)
+    monkeypatch.setattr(DataParallel, "load_device", torch.device("cpu", 0))
+    loop.train(make_recipe("training.max_steps=1"))
+    assert loads == [torch.device("cpu", 0)]
+
+
+def test_auto_precision_is_that_of_the_device_that_runs_not_of_the_one_that_loads(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    model = config.ModelConfig(name_or_path=str(tiny_llama))
+    base = models.load_base(model, torch.device("cuda"), load_device=torch.device("cpu"))
+    assert (base.dtype, base.device.type) == (torch.bfloat16, "cpu")

@@ -17,7 +17,7 @@ MEGABYTE = 2**20
 def test_it_is_small_and_has_a_card() -> None:
     assert sum(file.stat().st_size for file in lab.SOLVER.iterdir()) < 10 * MEGABYTE
     card = (lab.SOLVER / "README.md").read_text()
-    assert "python -m stepalign.lab.pretrain" in card
+    assert "python -m tools.lab_solver.pretrain" in card
 
 
 def test_its_chat_is_one_that_the_pipeline_takes() -> None:

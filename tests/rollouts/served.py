@@ -32,8 +32,9 @@ class Served:
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: str = ""
-    """`stale`: keeps the first adapter; `missing`: answers as the base; `wrong`: an adapter of its own; `500`; `drop`;
-    `once`: one 500; `late`: one completion is lost when it has been under way for half a second."""
+    """`stale`: keeps the first adapter; `stale once`: for one load; `missing`: answers as the base; `wrong`: an adapter
+    of its own; `drop`; `once`: one 500; `late`: one completion is lost when it has been under way for half a second;
+    a status: its answer to everything; `PATH STATUS`: its answer to that path."""
 
     def restart(self) -> None:
         self.adapters.clear()
@@ -42,8 +43,9 @@ class Served:
         if name in self.adapters:
             return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
         weights = load_file(folder / "adapter_model.safetensors")
-        if self.fault == "stale" and self.adapters:
+        if self.fault in ("stale", "stale once") and self.adapters:
             weights = next(iter(self.adapters.values()))
+            self.fault = "" if self.fault == "stale once" else "stale"
         if self.fault == "wrong":
             weights = {key: torch.randn_like(value) for key, value in weights.items()}
         self.adapters[name] = weights
@@ -56,11 +58,12 @@ class Served:
         adapter = "default" if name != BASE and self.fault != "missing" else None
         if adapter:
             set_peft_model_state_dict(self.model, self.adapters[name])
-        if "logprobs" in body:
+        if "prompt_logprobs" in body:
+            ids = torch.tensor([body["prompt"]])
             with torch.no_grad(), self.model.disable_adapter() if adapter is None else torch.no_grad():
-                row = self.model(torch.tensor([body["prompt"]])).logits[0, -1].log_softmax(-1)
-            token = torch.multinomial(row.exp(), 1, generator=torch.Generator().manual_seed(body["seed"])).item()
-            return 200, {"choices": [{"token_ids": [token], "logprobs": {"token_logprobs": [row[token].item()]}}]}
+                rows = self.model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
+            scored = [{str(token): {"logprob": row}} for token, row in zip(body["prompt"][1:], rows, strict=True)]
+            return 200, {"choices": [{"token_ids": [0], "prompt_logprobs": [None, *scored]}]}
         eos = frozenset(body["stop_token_ids"])
         sampling = config.SamplingConfig(
             temperature=body["temperature"],
@@ -68,16 +71,22 @@ class Served:
             top_k=body["top_k"],
             max_new_tokens=body["max_tokens"],
         )
-        request = Request(id="", prompt_ids=tuple(body["prompt"]), seed=body["seed"])
+        request = Request(id="", prompt_ids=tuple(body["prompt"]), seed=body.get("seed", 0))
         sampler = TransformersSampler(self.model, eos_ids=eos, batch_size=1)
-        (drawn,) = sampler.sample([request], sampling, adapter=adapter)
-        return 200, {"choices": [{"finish_reason": drawn.finish, "token_ids": drawn.ids}]}
+        (sampled,) = sampler.sample([request], sampling, adapter=adapter)
+        ids = torch.tensor([[*body["prompt"], *sampled.ids]])
+        with torch.no_grad(), self.model.disable_adapter() if adapter is None else torch.no_grad():
+            rows = self.model(ids).logits[0, len(body["prompt"]) - 1 : -1].log_softmax(-1)
+        logprobs = rows.gather(-1, torch.tensor(sampled.ids)[:, None])[:, 0].tolist()
+        choice = {"finish_reason": sampled.finish, "token_ids": sampled.ids, "logprobs": {"token_logprobs": logprobs}}
+        return 200, {"choices": [choice]}
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         self.requests.append((path, body))
-        if self.fault in ("500", "once"):
+        where, _, status = self.fault.rpartition(" ")
+        if self.fault == "once" or (status.isdigit() and path.endswith(where)):
             self.fault = "" if self.fault == "once" else self.fault
-            return 500, {"error": {"message": "out of luck"}}
+            return int(status) if status.isdigit() else 500, {"error": {"message": "out of luck"}}
         match path:
             case "/v1/load_lora_adapter":
                 return self.load(body["lora_name"], Path(body["lora_path"]))

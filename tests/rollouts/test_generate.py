@@ -27,7 +27,7 @@ def solver(tiny_llama: Path, make_recipe: Callable[..., Recipe]) -> Iterator[Sol
 
 
 def attempt(solver: Solver, problems: list[Problem], samples: int = 2, seed: int = 1) -> list[Rollout]:
-    return solver.attempt(
+    return solver.generate_rollouts(
         problems, samples, SamplingConfig(max_new_tokens=10), adapter=None, policy_step=7, seed=seed, prefix="try"
     )
 
@@ -63,7 +63,7 @@ def test_a_problems_attempts_do_not_depend_on_the_other_problems(solver: Solver)
 
 def test_each_completion_is_reported_as_it_ends(solver: Solver) -> None:
     seen: list[Rollout] = []
-    rollouts = solver.attempt(
+    rollouts = solver.generate_rollouts(
         PROBLEMS,
         1,
         SamplingConfig(max_new_tokens=10),
@@ -71,7 +71,7 @@ def test_each_completion_is_reported_as_it_ends(solver: Solver) -> None:
         policy_step=0,
         seed=1,
         prefix="try",
-        done=seen.append,
+        on_rollout=seen.append,
     )
     assert {rollout.id: rollout.completion_ids for rollout in seen} == {
         rollout.id: rollout.completion_ids for rollout in rollouts

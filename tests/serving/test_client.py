@@ -1,60 +1,81 @@
-"""What servers do, and what the transport makes of it."""
+"""Failures of servers, and the client's answer to each."""
 
 import asyncio
-import socket
+import json
+import shutil
+import ssl
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from critics.faulty import Reply, Server, serving
-from stepalign import config
-from stepalign.critics.cache import Cache
+from critics.faulty import Reply, Server, free_url, serving
 from stepalign.errors import StepalignError
-from stepalign.serving import client as transport
-from stepalign.serving import endpoints
-from stepalign.serving.client import Answer, Transport, UnansweredError
+from stepalign.serving import client as client_module
+from stepalign.serving.client import Client, UnansweredError, to_json
+from stepalign.serving.endpoints import check_urls
 
 GOOD = Reply("fine")
 BAD = Reply(status=500, body="{}")
+MAX_BYTES = 2**18
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_FIRST_WAIT_S", 0.02)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(client_module, "_FIRST_WAIT_S", 0.02)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
-def ask_all(
-    urls: str | Sequence[str], prompts: Sequence[str], *, cache: Cache | None = None, **changed: Any
-) -> list[Answer | BaseException]:
-    """What becomes of prompts that are asked all at once."""
-    table = {
-        "base_url": urls,
-        "model": "m",
+def client(urls: str | Sequence[str], **changed: Any) -> Client:
+    settings = {
+        "name": "critic",
+        "key": "sk-key",
         "timeout_s": 5.0,
         "total_timeout_s": 5.0,
+        "max_retries": 3,
         "cooldown_s": 0.1,
         "max_outage_s": 0.3,
+        "failures": 3,
+        "refusal_advice": "Look at critic.model.",
+        "outage_advice": "Then the same command goes on.",
     }
-    settings = config.OpenAICriticConfig.model_validate(table | changed)
+    return Client([urls] if isinstance(urls, str) else urls, **settings | changed)
 
-    async def run() -> list[Answer | BaseException]:
-        async with Transport(settings, "sk-key", cache) as connection:
-            requests = ({"messages": [{"role": "user", "content": prompt}]} for prompt in prompts)
-            return await asyncio.gather(*map(connection.ask, requests), return_exceptions=True)
+
+def read(body: bytes | None) -> str:
+    """The text of a chat completion."""
+    if body is None:
+        return "too long"
+    try:
+        return str(json.loads(body)["choices"][0]["message"]["content"].strip())
+    except (LookupError, TypeError, AttributeError, RecursionError):
+        raise ValueError("not a chat completion") from None
+
+
+async def send(connection: Client, request: Mapping[str, Any], **options: Any) -> str:
+    body = to_json({"messages": [{"role": "user", "content": ""}], **request})
+    return await connection.post("/chat/completions", body, read, max_bytes=MAX_BYTES, **options)
+
+
+def ask_all(urls: str | Sequence[str], count: int, **changed: Any) -> list[str | BaseException]:
+    """Answers to so many requests at once."""
+
+    async def run() -> list[str | BaseException]:
+        async with client(urls, **changed) as connection:
+            return await asyncio.gather(*(send(connection, {"n": n}) for n in range(count)), return_exceptions=True)
 
     return asyncio.run(run())
 
 
-def ask(url: str | Sequence[str], **changed: Any) -> Answer:
-    (found,) = ask_all(url, ["?"], **changed)
-    if isinstance(found, BaseException):
-        raise found
-    return found
+def ask(url: str | Sequence[str], **changed: Any) -> str:
+    (answer,) = ask_all(url, 1, **changed)
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def refusal(url: str | Sequence[str], **changed: Any) -> UnansweredError:
@@ -65,13 +86,6 @@ def refusal(url: str | Sequence[str], **changed: Any) -> UnansweredError:
 
 def gaps(server: Server) -> list[float]:
     return [later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False)]
-
-
-def free_url() -> tuple[str, int]:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    return f"http://127.0.0.1:{port}/v1", port
 
 
 # ── one endpoint ────────────────────────────────────────────────────────────────────────────────────────────
@@ -95,7 +109,7 @@ def free_url() -> tuple[str, int]:
 )
 def test_a_fault_that_passes_is_tried_again(fault: Reply) -> None:
     with serving(fault, fault, GOOD) as server:
-        assert ask(server.url, max_retries=2).text == "fine"
+        assert ask(server.url, max_retries=2) == "fine"
         assert len(server.requests) == 3
     with serving(fault) as server:
         assert refusal(server.url, max_retries=1).reason == "server"
@@ -103,7 +117,7 @@ def test_a_fault_that_passes_is_tried_again(fault: Reply) -> None:
 
 
 def test_waits_grow_and_are_cut_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_FIRST_WAIT_S", 0.08)
+    monkeypatch.setattr(client_module, "_FIRST_WAIT_S", 0.08)
     with serving(BAD, BAD, BAD, GOOD) as server:
         ask(server.url)
     assert [low <= gap <= low * 2 + 0.1 for low, gap in zip((0.04, 0.08, 0.16), gaps(server), strict=True)] == [
@@ -113,9 +127,9 @@ def test_waits_grow_and_are_cut_by_chance(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_refusal_is_this_prompts_alone_and_not_tried_again() -> None:
     with serving(Reply(status=400, body='{"error": "the prompt is too long"}'), GOOD) as server:
-        found = refusal(server.url)
-        assert (found.reason, "the prompt is too long" in found.detail, len(server.requests)) == ("refused", True, 1)
-        assert ask(server.url).text == "fine"
+        error = refusal(server.url)
+        assert (error.reason, "the prompt is too long" in error.detail, len(server.requests)) == ("refused", True, 1)
+        assert ask(server.url) == "fine"
 
 
 @pytest.mark.parametrize("status", [307, 401, 403, 404])
@@ -134,7 +148,7 @@ def test_retry_after_is_obeyed_and_costs_no_retry(unit: str) -> None:
     value = {"seconds": "0.3", "milliseconds": "300", "date": formatdate(time.time() + 2, usegmt=True)}[unit]
     name = "Retry-After-Ms" if unit == "milliseconds" else "Retry-After"
     with serving(Reply(status=429, headers={name: value}, body="{}"), GOOD) as server:
-        assert ask(server.url, max_retries=0).text == "fine"
+        assert ask(server.url, max_retries=0) == "fine"
     assert gaps(server)[0] >= (0.9 if unit == "date" else 0.29)
 
 
@@ -142,11 +156,10 @@ def test_an_endpoint_that_asks_for_a_pause_gets_it_from_every_request() -> None:
     with serving(Reply(status=429, headers={"Retry-After": "0.3"}, body="{}"), GOOD) as server:
 
         async def run() -> None:
-            table = {"base_url": server.url, "model": "m"}
-            async with Transport(config.OpenAICriticConfig.model_validate(table), None, None) as connection:
-                held = asyncio.create_task(connection.ask({"n": 0}))
+            async with client(server.url) as connection:
+                first = asyncio.create_task(send(connection, {"n": 0}))
                 await asyncio.sleep(0.1)
-                await asyncio.gather(held, connection.ask({"n": 1}), connection.ask({"n": 2}))
+                await asyncio.gather(first, send(connection, {"n": 1}), send(connection, {"n": 2}))
 
         asyncio.run(run())
     assert len(server.requests) == 4
@@ -156,58 +169,31 @@ def test_an_endpoint_that_asks_for_a_pause_gets_it_from_every_request() -> None:
 def test_a_pause_ends_with_the_total_time() -> None:
     with serving(Reply(status=429, headers={"Retry-After": "3600"}, body="{}")) as server:
         start = time.perf_counter()
-        found = refusal(server.url, total_timeout_s=0.3)
-    assert (found.reason, "429" in found.detail) == ("timeout", True)
+        error = refusal(server.url, total_timeout_s=0.3)
+    assert (error.reason, "429" in error.detail) == ("timeout", True)
     assert time.perf_counter() - start < 1
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-5", "soon", ""])
 def test_a_pause_that_makes_no_sense_is_a_fault_like_others(value: str) -> None:
     with serving(Reply(status=429, headers={"Retry-After": value}, body="{}"), GOOD) as server:
-        assert ask(server.url, max_retries=1).text == "fine"
+        assert ask(server.url, max_retries=1) == "fine"
 
 
 def test_a_request_and_a_prompt_have_time_limits_of_their_own() -> None:
     with serving(Reply("slow", wait_s=30), GOOD) as server:
-        assert ask(server.url, timeout_s=0.1).text == "fine"
+        assert ask(server.url, timeout_s=0.1) == "fine"
     with serving(Reply("slow", wait_s=30)) as server:
         start = time.perf_counter()
         assert refusal(server.url, timeout_s=0.1, max_retries=1).detail == "no answer within 0.1 s"
-        found = refusal(server.url, timeout_s=0.2, total_timeout_s=0.3, max_retries=50)
-        assert (found.reason, found.detail) == ("timeout", "no answer within 0.3 s; at last: no answer within 0.2 s")
+        error = refusal(server.url, timeout_s=0.2, total_timeout_s=0.3, max_retries=50)
+        assert (error.reason, error.detail) == ("timeout", "no answer within 0.3 s; at last: no answer within 0.2 s")
     assert time.perf_counter() - start < 2
 
 
-def test_thinking_is_taken_off_wherever_it_stands() -> None:
-    with serving(Reply("<think>a</think> b</think> fine")) as server:
-        assert ask(server.url).text == " fine"
-    with serving(Reply("fine", reasoning="</think> I think")) as server:
-        assert ask(server.url).text == "fine"
-    with serving(Reply("<think>on and on")) as server:
-        assert ask(server.url).text == "<think>on and on"
-    with serving(Reply(None, reasoning="all of it")) as server:
-        assert ask(server.url).text == ""
-
-
-def test_text_that_no_file_could_hold_is_mended(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
-    with serving(Reply("a\ud83d b")) as server:
-        for _ in range(2):
-            assert ask_all(server.url, ["?\ud83d"], cache=cache)[0] == Answer(
-                text="a? b", prompt_tokens=11, completion_tokens=7
-            )
-    assert server.requests[0]["messages"][0]["content"] == "?\ud83d"
-    cache.close()
-
-
-def test_megabytes_end_where_an_answer_ends() -> None:
-    with serving(Reply("x" * 1_000_000)) as server:
-        found = ask(server.url, max_tokens=100)
-        assert (len(found.text), found.truncated) == (1600, True)
+def test_a_body_is_read_up_to_its_limit() -> None:
     with serving(Reply("x" * 30_000_000)) as server:
-        assert ask(server.url, max_tokens=100) == Answer(text="", truncated=True)
-    with serving(Reply("half a", finish="length")) as server:
-        assert ask(server.url).truncated
+        assert ask(server.url) == "too long"
 
 
 # ── several, and none ───────────────────────────────────────────────────────────────────────────────────────
@@ -215,7 +201,7 @@ def test_megabytes_end_where_an_answer_ends() -> None:
 
 def test_the_load_is_shared() -> None:
     with serving(Reply("fine", wait_s=0.1)) as one, serving(Reply("fine", wait_s=0.1)) as two:
-        ask_all([one.url, two.url], [str(number) for number in range(8)])
+        ask_all([one.url, two.url], 8)
     assert (len(one.requests), len(two.requests)) == (4, 4)
 
 
@@ -223,13 +209,12 @@ def test_a_slow_endpoint_gets_less() -> None:
     with serving(Reply("fine", wait_s=0.5)) as slow, serving(Reply("fine", wait_s=0.01)) as quick:
 
         async def trickle() -> None:
-            table = {"base_url": [slow.url, quick.url], "model": "m"}
-            async with Transport(config.OpenAICriticConfig.model_validate(table), None, None) as connection:
+            async with client([slow.url, quick.url]) as connection:
                 room = asyncio.Semaphore(4)
 
                 async def one(number: int) -> None:
                     async with room:
-                        await connection.ask({"n": number})
+                        await send(connection, {"n": number})
 
                 await asyncio.gather(*map(one, range(16)))
 
@@ -237,19 +222,18 @@ def test_a_slow_endpoint_gets_less() -> None:
     assert len(slow.requests) < len(quick.requests)
 
 
-def test_a_dead_endpoint_is_left_alone_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_down_endpoint_is_left_alone_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     url, port = free_url()
     with serving(GOOD) as alive:
 
         async def run() -> int:
-            table = {"base_url": [url, alive.url], "model": "m", "max_retries": 1, "cooldown_s": 0.1}
-            async with Transport(config.OpenAICriticConfig.model_validate(table), None, None) as connection:
+            async with client([url, alive.url], max_retries=1) as connection:
                 for number in range(6):
-                    assert (await connection.ask({"n": number})).text == "fine"
+                    assert await send(connection, {"n": number}) == "fine"
                 with serving(GOOD, port=port) as back:
                     await asyncio.sleep(0.3)
                     for number in range(6, 12):
-                        await connection.ask({"n": number})
+                        await send(connection, {"n": number})
                     return len(back.requests)
 
         assert asyncio.run(run()) >= 2
@@ -261,61 +245,144 @@ def test_one_prompt_that_always_fails_kills_no_endpoint_and_many_do() -> None:
     with serving(BAD) as server:
         assert refusal(server.url, max_retries=5).reason == "server"
         assert len(server.requests) == 6
-        found = ask_all(server.url, [str(number) for number in range(endpoints._DEATHS)])
-        assert all(isinstance(one, StepalignError) for one in found)
+        assert all(isinstance(error, StepalignError) for error in ask_all(server.url, 3))
 
 
-def test_when_all_are_dead_the_run_waits_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_when_all_are_down_the_run_waits_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     url, port = free_url()
 
-    async def run() -> Answer:
-        table = {
-            "base_url": url,
-            "model": "m",
-            "max_retries": 0,
-            "cooldown_s": 0.1,
-            "max_outage_s": 5,
-            "total_timeout_s": 0.3,
-        }
-        async with Transport(config.OpenAICriticConfig.model_validate(table), None, None) as connection:
-            waiting = asyncio.create_task(connection.ask({}))
-            await asyncio.sleep(0.6)  # longer than the prompt's own time, which stands still
+    async def run() -> str:
+        async with client(url, max_retries=0, max_outage_s=5, total_timeout_s=0.3) as connection:
+            waiting = asyncio.create_task(send(connection, {}))
+            await asyncio.sleep(0.6)  # longer than the request's own time, which stands still
             with serving(GOOD, port=port):
                 return await waiting
 
-    assert asyncio.run(run()).text == "fine"
+    assert asyncio.run(run()) == "fine"
     assert "no endpoint answers; waiting up to 5 s for one" in caplog.text
 
 
-def test_when_all_stay_dead_the_run_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_when_all_stay_down_the_run_stops_and_says_how_to_go_on() -> None:
     url, _ = free_url()
-    cache = Cache(tmp_path / "answers.sqlite")
     start = time.perf_counter()
     with pytest.raises(StepalignError) as error:
-        ask(url, cache=cache)
+        ask(url)
     assert 0.3 <= time.perf_counter() - start < 2
-    for part in ("no critic endpoint has answered for 0 s", url, "answers.sqlite", "the same command goes on"):
+    for part in ("no critic endpoint has answered for 0 s", url, "the same command goes on"):
         assert part in str(error.value)
-    cache.close()
 
 
-# ── the cache ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── a request without limits of its own (a completion may take half an hour) ────────────────────────────────
 
 
-def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
-    with serving(Reply("fine", wait_s=0.05)) as server:
-        first = ask_all(server.url, ["a", "a", "b"], cache=cache)
-        assert ask_all(server.url, ["b", "a", "a"], cache=cache) == first
-        assert len(server.requests) == 2  # equal prompts that are under way are one, too
-        ask_all(server.url, ["a"], cache=None)
-        assert len(server.requests) == 3
-    cache.close()
+def unlimited(urls: str | Sequence[str], **changed: Any) -> Client:
+    options: dict[str, Any] = {"total_timeout_s": None, "max_retries": None, "failures": 1, "trial_s": 0.05}
+    return client(urls, name="sampler", **options | changed)
 
 
-def test_a_fault_is_not_kept(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
-    with serving(BAD, GOOD) as server:
-        assert isinstance(ask_all(server.url, ["a"], cache=cache, max_retries=0)[0], UnansweredError)
-        assert ask_all(server.url, ["a"], cache=cache) == [Answer(text="fine", prompt_tokens=11, completion_tokens=7)]
-    cache.close()
+def test_without_a_limit_only_an_outage_ends_a_request() -> None:
+    with serving(*[BAD] * 6, GOOD) as server:
+
+        async def run(**changed: Any) -> str:
+            async with unlimited(server.url, cooldown_s=0.01, **changed) as connection:
+                return await send(connection, {})
+
+        assert asyncio.run(run(max_outage_s=5)) == "fine"
+        server.requests.clear()
+        with pytest.raises(StepalignError, match=r"no sampler endpoint has answered for \d s .* answers 500"):
+            asyncio.run(run(max_outage_s=0.01))
+
+
+@pytest.mark.parametrize("value", ["0", "0.001"])
+def test_a_pause_of_nothing_does_not_spin(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_FIRST_WAIT_S", 0.05)
+    with serving(Reply(status=429, headers={"Retry-After": value}, body="{}")) as server:
+        assert refusal(server.url, total_timeout_s=0.6).reason == "timeout"
+    assert 3 <= len(server.requests) <= 6
+    assert gaps(server)[-1] > gaps(server)[0]
+
+
+def test_a_pause_without_end_is_an_outage_where_a_request_has_no_limit() -> None:
+    with serving(Reply(status=429, headers={"Retry-After": "0"}, body="{}")) as server:
+
+        async def run() -> str:
+            async with unlimited(server.url) as connection:
+                return await send(connection, {})
+
+        with pytest.raises(StepalignError, match=r"no sampler endpoint has answered .* answers 429"):
+            asyncio.run(run())
+    assert len(server.requests) < 8
+
+
+def test_after_an_outage_the_others_do_not_wait_for_the_first_answer() -> None:
+    with serving(BAD, Reply("fine", wait_s=0.5)) as server:
+
+        async def run() -> None:
+            async with unlimited(server.url, max_outage_s=5) as connection:
+                await asyncio.gather(*(send(connection, {"n": n}) for n in range(3)))
+
+        start = time.perf_counter()
+        asyncio.run(run())
+    assert server.most_at_once > 1
+    assert time.perf_counter() - start < 1.4, "three answers, one after the other, would take 1.5 s"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_of_everything_is_no_outage(status: int) -> None:
+    with serving(Reply(status=status, body='{"error": "no"}')) as server:
+
+        async def run() -> str:
+            async with unlimited(server.url, max_outage_s=60) as connection:
+                return await send(connection, {})
+
+        with pytest.raises(StepalignError, match=rf"sampler: .* answers {status} "):
+            asyncio.run(run())
+        assert len(server.requests) == 1
+
+
+def test_what_a_server_lost_is_given_to_it_and_the_request_sent_again() -> None:
+    with serving(Reply(status=404, body="{}"), GOOD) as server:
+        given: list[str] = []
+
+        async def run() -> str:
+            async def give(endpoint: Any) -> None:
+                given.append(endpoint.url)
+
+            async with client(server.url) as connection:
+                return await send(connection, {}, on_missing=give)
+
+        assert asyncio.run(run()) == "fine"
+    assert (given, len(server.requests)) == ([server.url], 2)
+
+
+# ── URLs and certificates ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/v1", "http://h:99999"])
+def test_a_base_url_that_is_none_is_an_error_that_names_the_key(url: str) -> None:
+    with pytest.raises(StepalignError, match=r"sampler\.base_url: .*wanted, found"):
+        check_urls("sampler.base_url", [url])
+    check_urls("sampler.base_url", ["http://localhost:8000/v1", "https://host.example/v1"])
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_a_certificate_that_is_not_trusted_ends_the_run_at_once(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout {key} -out {certificate}".split(),
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def run() -> None:
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        async with server, client(f"https://localhost:{port}/v1", max_outage_s=60) as connection:
+            await send(connection, {})
+
+    start = time.perf_counter()
+    with pytest.raises(StepalignError, match=r"critic: https://localhost:\d+/v1/.* cannot be used: .*[Cc]ertificate"):
+        asyncio.run(run())
+    assert time.perf_counter() - start < 5

@@ -68,7 +68,11 @@ class SelfDistillation(DistillationLoss):
         self.one_by_one = not self.shuffled
         self.fallback: contexts.Context | None = None
         if self.needs_critique and critic is not None and "refsol" in critic.fallbacks:
-            self.fallback = contexts.load("refsol")
+            self.fallback = contexts.load(context.fallback_template)
+            if self.fallback.needs_critique:
+                raise StepalignError(
+                    f"context.fallback_template = {self.fallback.name!r} shows a critique, but replaces a missing one"
+                )
 
     @classmethod
     def from_config(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stepalign import config
 from stepalign.chat import Chat
-from stepalign.contexts import Context
+from stepalign.contexts import Context, ContextInput
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, Problem, Rollout, TokenIds
@@ -56,7 +56,7 @@ def build_teacher_prompt(
     """
 
     def prompt(keep: float) -> tuple[str, TokenIds]:
-        message = context.render(problem, rollout, critique, keep=keep)
+        message = context.render(ContextInput(problem=problem, rollout=rollout, critique=critique), keep=keep)
         turns = [*before, Turn("user", message)]
         return message, chat.prompt_ids(turns, thinking=teacher.enable_thinking, close_think=teacher.close_think)
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import ValidationError
 
+from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
 from stepalign.config.registry import nested
 from stepalign.config.table import Table
@@ -28,6 +28,9 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     together: dict[str, Any] = {}
     for override in overrides:
         _lay_over(together, _parse_override(override), table=None)
+    if renamed := dict(old_keys(together)):
+        faults = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
+        raise StepalignError(f"override of an earlier recipe format: {faults}")
     _lay_over(values, together, Recipe)
     version = values.get("version", VERSION)
     if isinstance(version, int) and version > VERSION:
@@ -43,7 +46,9 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as TOML. Keys that are None are left out."""
-    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    import tomlkit
+
+    return tomlkit.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -59,6 +64,11 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise StepalignError(f"{path}: a folder, not a recipe file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StepalignError(f"{path}: not valid TOML: {error}") from None
+    version = values.get("version", VERSION)
+    renamed = dict(old_keys(values)) if version in (1, VERSION) else {}
+    if renamed or version == 1:
+        faults = "".join(f"\n  {old} is now {new}" for old, new in renamed.items())
+        raise StepalignError(f"{path}: a recipe of format 1; `stepalign migrate {path}` rewrites it:{faults}")
     parent = values.pop("extends", None)
     if parent is None:
         return values

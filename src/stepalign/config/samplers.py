@@ -26,14 +26,17 @@ class TransformersConfig(SamplerConfig):
     kind: Literal["transformers"] = "transformers"
 
 
-class _VllmConfig(SamplerConfig):
+class _RemoteConfig(SamplerConfig):
     tolerance: PositiveFloat | None = None
-    """The largest mean difference (nats a token) between the engine's log-probabilities and the trainer's, checked
-    after every hand-over of an adapter; None is 0.001 for float32 and 0.05 for half precision."""
+    """The largest mean difference (nats a token) between the sampler's log-probabilities and the trainer's, checked
+    whenever an adapter was loaded; None is 0.001 for float32 and 0.05 for half precision."""
+    seeded: bool = True
+    """Each request has a seed of its own, so that equal runs sample equal tokens. False lets vLLM sample a whole batch
+    at once from one generator."""
 
 
 @register("sampler", "vllm", implementation="stepalign.rollouts.vllm:VllmSampler")
-class VllmConfig(_VllmConfig):
+class VllmConfig(_RemoteConfig):
     """vLLM in the training process, on the same device (the paper's)."""
 
     kind: Literal["vllm"] = "vllm"
@@ -49,7 +52,7 @@ class VllmConfig(_VllmConfig):
 
 
 @register("sampler", "vllm-server", implementation="stepalign.rollouts.vllm_server:ServerSampler")
-class VllmServerConfig(_VllmConfig):
+class VllmServerConfig(_RemoteConfig):
     """vLLM servers over HTTP, started with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`."""
 
     kind: Literal["vllm-server"] = "vllm-server"

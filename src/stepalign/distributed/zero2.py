@@ -1,8 +1,8 @@
 """ZeRO-2 by DeepSpeed: each process keeps its part of the optimizer's state, on the device or in the host's memory.
 
-DeepSpeed is given the adapter alone, not the model: the base has no gradients, and casting or broadcasting it is none
-of the optimizer's business. The paper's setting (CPU offload). With LoRA it saves 8 bytes a parameter of the adapter,
-shared out over the processes, and pays with communication in every pass: `data_parallel` is simpler where that fits.
+The paper's setting, with CPU offload. DeepSpeed receives the adapter only: the base has no gradients, so DeepSpeed
+needs neither to cast nor to broadcast it. With LoRA it saves 8 bytes per adapter parameter, divided by the number of
+processes, and costs communication in every pass. `data_parallel` is simpler where that fits.
 
     torchrun --nproc-per-node 4 -m stepalign.cli train RECIPE distributed.strategy=zero2 \
       distributed.offload_optimizer=true
@@ -17,21 +17,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stepalign import config
-from stepalign.distributed.process import World
-from stepalign.distributed.strategy import LockstepStrategy
+from stepalign.distributed.base import ParallelStrategy
+from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class ZeRO2(LockstepStrategy):
-    """The optimizer's state and the reduction of gradients are DeepSpeed's."""
+class ZeRO2(ParallelStrategy):
+    """The optimizer's state sharded, and gradients reduced, by DeepSpeed."""
 
     name = "zero2"
+    lockstep = True
 
-    def __init__(self, world: World, device: torch.device, *, offload: bool) -> None:
-        """`offload` keeps the optimizer's state, and makes its update, in the host's memory.
+    def __init__(self, world: World = SINGLE, device: torch.device | None = None, *, offload: bool = False) -> None:
+        """Import DeepSpeed.
+
+        Args:
+            world: the processes.
+            device: this process' device.
+            offload: keep the optimizer's state, and make its update, in the host's memory.
 
         Raises:
             StepalignError: DeepSpeed is not installed.
@@ -47,15 +53,15 @@ class ZeRO2(LockstepStrategy):
         self._offload = offload
 
     @classmethod
-    def from_config(cls, settings: config.DistributedConfig, *, world: World, device: torch.device) -> "ZeRO2":
-        """Build the strategy of a recipe."""
+    def from_config(cls, settings: config.DistributedConfig, world: World, device: torch.device) -> "ZeRO2":
+        """Create the strategy of a recipe's `[distributed]`."""
         return cls(world, device, offload=settings.offload_optimizer)
 
     def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Hand adapter and optimizer to DeepSpeed.
+        """Give adapter and optimizer to DeepSpeed.
 
         Raises:
-            StepalignError: what comes back is not ZeRO's optimizer in a world of this size.
+            StepalignError: DeepSpeed did not return ZeRO's optimizer over this number of processes.
         """
         adapter = policy.trainable()
         before = {parameter: optimizer.state.pop(parameter) for parameter in adapter if parameter in optimizer.state}
@@ -82,7 +88,7 @@ class ZeRO2(LockstepStrategy):
         return prepared
 
     def _restore(self, sharded: Any, before: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
-        """Each process takes its part of the state; ZeRO would allocate it with the first update."""
+        """Set this process' part of the optimizer's state. ZeRO itself allocates it in the first update."""
         steps = next(iter(before.values()))["step"]
         for flat in sharded.single_partition_of_fp32_groups:
             moments = {moment: torch.zeros_like(flat) for moment in _MOMENTS}
@@ -93,14 +99,14 @@ class ZeRO2(LockstepStrategy):
                 self._deepspeed.utils.safe_set_full_optimizer_state(parameter, state[moment], moment)
 
     def backward(self, loss: Float[Tensor, ""], *, last: bool) -> None:
-        """DeepSpeed averages over the processes; the sum is wanted."""
+        """Add a pass' gradients, times the number of processes because DeepSpeed averages."""
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self.world.size)
         if not last:
             self._engine.step()
 
     def step(self, policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
-        """See `DataParallel.step`. The norm is known once the update is made: where it is not finite the run ends."""
+        """Update the adapter as `ParallelStrategy.step` does; a norm that is not finite is found after the update."""
         self._engine.optimizer.clip_grad = max_grad_norm
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
@@ -108,8 +114,8 @@ class ZeRO2(LockstepStrategy):
             raise StepalignError(f"the gradient's norm is {norm}; the last checkpoint is whole (a lower optimizer.lr?)")
         return norm
 
-    def whole(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """An AdamW with all of the state, put together from every process."""
+    def full_optimizer_state(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return an AdamW with the state of all processes."""
         adapter = policy.trainable()
         gathered = torch.optim.AdamW(adapter)
         steps = next(iter(optimizer.optimizer.state.values()))["step"]  # type: ignore[attr-defined]

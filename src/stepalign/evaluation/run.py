@@ -38,7 +38,7 @@ def evaluate_policy(
     """
     n = evaluation.num_samples
     with console.stage("evaluate", len(problems) * n / solver.world.size) as advance:
-        rollouts = solver.attempt(
+        rollouts = solver.generate_rollouts(
             problems,
             n,
             evaluation.sampling,
@@ -46,6 +46,6 @@ def evaluate_policy(
             policy_step=step,
             seed=derive_seed(seed, "evaluation"),
             prefix=f"evaluation-{step:06d}",
-            done=lambda _: advance(1),
+            on_rollout=lambda _: advance(1),
         )
     return score(rollouts, n=n, resamples=evaluation.num_bootstrap, seed=seed, step=step), rollouts

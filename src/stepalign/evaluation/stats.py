@@ -40,6 +40,10 @@ class Interval:
         """True if the interval contains zero, up to rounding."""
         return self.low <= _ROUNDING and self.high >= -_ROUNDING
 
+    def __format__(self, spec: str) -> str:
+        """Format value and interval alike: `f"{interval:.1%}"` is `45.1% [41.9%, 48.5%]`."""
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Difference(Interval):

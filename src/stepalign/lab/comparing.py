@@ -13,7 +13,7 @@ from stepalign.evaluation.compare import compare, pool
 from stepalign.evaluation.metrics import Metric
 from stepalign.evaluation.stats import Difference, Interval
 from stepalign.io import read_jsonl, write_atomically
-from stepalign.lab.habits import HABITS, habits, shown
+from stepalign.lab.behaviour import BEHAVIOURS, behaviours
 from stepalign.records import Problem, Rollout
 from stepalign.report import display, figures, page, panels
 from stepalign.report.comparison import Comparison
@@ -95,7 +95,7 @@ class Conditions:
         step = runs[0].evaluations[at].step
         name = f"step-{step:06d}.jsonl"
         attempts = [one for run in runs for one in read_jsonl(run.folder / "evaluations" / name, Rollout)]
-        return habits(attempts, problems, resamples=2000, seed=0)
+        return behaviours(attempts, problems, resamples=2000, seed=0)
 
 
 def write(folders: Mapping[str, Sequence[Path]], out: Path) -> Path:
@@ -152,7 +152,7 @@ def markdown(conditions: Conditions) -> str:
             "",
             "What the attempts do, at the last evaluation:",
             "",
-            f"| condition | {' | '.join(HABITS.values())} |",
+            f"| condition | {' | '.join(BEHAVIOURS)} |",
             "|---|---|---|---|",
             _habits_row("before", untrained),
             *(_habits_row(condition, conditions.habits(condition, -1)) for condition in conditions.pooled),
@@ -192,7 +192,7 @@ def _pooled(condition: str, runs: Sequence[Run]) -> Run:
 
 
 def _habits_row(name: str, found: Mapping[str, Interval]) -> str:
-    return f"| {name} | {' | '.join(shown(found[habit]) for habit in HABITS)} |"
+    return f"| {name} | {' | '.join(f'{found[habit]:.0%}' for habit in BEHAVIOURS)} |"
 
 
 def _change(one: Difference) -> str:

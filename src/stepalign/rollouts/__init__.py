@@ -1,7 +1,4 @@
-"""Drawing completions from a policy: the protocol that every engine follows.
-
-Token ids go in and the very ids that were sampled come out; nothing here knows problems or prompts' wording.
-"""
+"""Sampler protocol: prompt ids in, the very ids that were sampled out. Problems and prompts' wording stay outside."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +11,10 @@ from stepalign.records import FinishReason, TokenIds
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One completion to draw.
+    """One completion to sample.
 
-    What is drawn depends on the seed and the prompt, not on what is drawn beside it, but for the rounding of
-    products of another batch size: equal lists of requests get equal completions, bit for bit on the CPU.
+    The completion depends on seed and prompt, not on the other requests, but for the rounding of products of another
+    batch size: equal lists of requests get equal completions, bit for bit on the CPU.
     """
 
     id: str
@@ -27,24 +24,26 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """The ids drawn for a request; a sampled end-of-sequence token is the last of them."""
+    """The ids sampled for a request; a sampled end-of-sequence token is the last of them."""
 
     id: str
     ids: TokenIds
     finish: FinishReason
+    logprobs: tuple[float, ...] | None = None
+    """The sampler's own log-probabilities of the ids, at temperature 1, of the whole vocabulary; None: not computed."""
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Draws completions, in the order in which they finish."""
+    """Source of completions, in the order in which they finish."""
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
-        """Draw one completion a request.
+        """Sample one completion per request.
 
         Args:
-            requests: what to draw, with distinct ids.
+            requests: with distinct ids.
             sampling: temperature, top-p, top-k and the length cap.
             adapter: the name of the adapter in use; None samples from the base.
 
@@ -56,39 +55,39 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterVersion:
-    """A policy on its way to an engine: a PEFT adapter under a name that no other version ever had."""
+    """A PEFT adapter in a folder, under a name that no other version ever had."""
 
     name: str
     number: int
-    """Counts hand-overs, from 1."""
+    """Counts the versions that were loaded, from 1."""
     folder: Path
 
 
 @runtime_checkable
-class Engine(Sampler, Protocol):
-    """A sampler with weights of its own. It is handed each new adapter, never merged weights."""
+class RemoteSampler(Sampler, Protocol):
+    """Sampler with weights of its own. It loads each new adapter; weights are never merged."""
 
     def load_adapter(self, version: AdapterVersion) -> None:
-        """Sample from this adapter from now on, wherever an adapter is asked for.
+        """Load an adapter, and sample from it wherever an adapter is named.
 
         Raises:
             StepalignError: it cannot be loaded.
         """
         ...
 
-    def sample_logprobs(
-        self, prompts: Sequence[TokenIds], *, adapter: str | None
-    ) -> Mapping[str, list[tuple[int, float]]]:
-        """For each of the engine's servers, by name: a token drawn behind each prompt and its log-probability.
+    def prompt_logprobs(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[list[float]]]:
+        """Score prompts on each of the sampler's servers.
 
-        At temperature 1, from the whole vocabulary.
+        Returns:
+            For each server, by name, and each prompt: the log-probability of every token but the first, given those
+            before it, at temperature 1.
         """
         ...
 
     def sleep(self) -> None:
-        """Give back what the device needs for training, until the next request."""
+        """Free the device memory that training needs, until the next request."""
         ...
 
     def close(self) -> None:
-        """End what was started."""
+        """Stop what was started."""
         ...

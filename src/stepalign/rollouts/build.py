@@ -1,4 +1,4 @@
-"""From a recipe's `[sampler]` to a sampler."""
+"""Construction of the sampler that a recipe names."""
 
 from collections.abc import Callable
 
@@ -18,17 +18,17 @@ def make(
     eos_ids: frozenset[int],
     world: World = SINGLE,
 ) -> Sampler:
-    """The sampler that a recipe names.
+    """Build the sampler that a recipe names.
 
     Args:
         settings: sampler, model, adapter and seed are used.
-        load: gives the training model, which `transformers` samples from as it is.
+        load: returns the training model, from which `transformers` samples.
         dtype: the training model's.
-        eos_ids: what ends a completion.
+        eos_ids: the tokens that end a completion.
         world: the processes that sample.
 
     Raises:
-        StepalignError: an engine is not installed or cannot run the model.
+        StepalignError: vLLM is not installed or cannot run the model.
     """
     sampler: Sampler = registry.build(
         settings.sampler,

@@ -1,5 +1,6 @@
-"""The solver as the rest of the pipeline sees it: problems in, graded rollouts out."""
+"""Generation of rollouts: problems in, graded rollouts out."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from stepalign import config
@@ -13,7 +14,7 @@ from stepalign.seeding import derive_seed
 
 
 class Solver:
-    """A sampler with a prompt before it and a grader behind it, in each of a run's processes."""
+    """Prompt, sampler and grader, in each of a run's processes."""
 
     def __init__(
         self, chat: Chat, sampler: Sampler, grader: Grader, prompt: SolverPrompt, world: World = SINGLE
@@ -21,68 +22,65 @@ class Solver:
         self.chat, self.sampler, self.grader, self.prompt, self.world = chat, sampler, grader, prompt, world
 
     def prompt_ids(self, problem: Problem, *, thinking: bool) -> TokenIds:
-        """What the solver sees of a problem."""
+        """Encode the solver's prompt for a problem."""
         return self.chat.prompt_ids(self.prompt.turns(problem), thinking=thinking)
 
-    def attempt(
+    def generate_rollouts(
         self,
         problems: Sequence[Problem],
-        samples: int,
+        num_samples: int,
         sampling: config.SamplingConfig,
         *,
         adapter: str | None,
         policy_step: int,
         seed: int,
         prefix: str,
-        done: Callable[[Rollout], None] = lambda _: None,
-        graded: Callable[[Sequence[Rollout]], list[Rollout]] | None = None,
+        on_rollout: Callable[[Rollout], None] = lambda _: None,
+        grade: Callable[[Sequence[Rollout]], list[Rollout]] | None = None,
     ) -> list[Rollout]:
-        """Attempt each problem `samples` times and grade the attempts; every process does its share.
+        """Sample and grade rollouts; each process does its share.
 
         Args:
-            problems: may hold a problem more than once; its attempts are numbered on.
-            samples: attempts an entry.
-            sampling: how tokens are drawn.
+            problems: may hold a problem more than once; its samples are then numbered on.
+            num_samples: rollouts for each entry.
+            sampling: temperature, top-p, top-k, length cap and thinking switch.
             adapter: the adapter in use; None is the base.
-            policy_step: the optimizer step the adapter is at, for the record.
-            seed: every attempt's own seed is derived from it.
-            prefix: what the rollouts' ids begin with.
-            done: called with each rollout of this process as it ends, ungraded.
-            graded: gives the grades, where `done` had them made; else the solver's own grader does.
+            policy_step: the optimizer step of the adapter, for the record.
+            seed: each rollout's own seed is derived from it.
+            prefix: the beginning of the rollouts' ids.
+            on_rollout: called with each rollout of this process when it ends, before it is graded.
+            grade: grades the rollouts of this process; None uses the solver's grader.
 
         Returns:
-            All the rollouts in the order of `problems`, samples of one problem side by side.
+            The rollouts of all processes in the order of `problems`, samples of one problem side by side.
         """
-        owners: list[Problem] = [problem for problem in problems for _ in range(samples)]
-        numbers = _count_up(owners)
-        cached = {
-            problem.id: self.prompt_ids(problem, thinking=sampling.enable_thinking)
-            for problem in {problem.id: problem for problem in problems}.values()
-        }
-        mine = {
-            f"{prefix}/{problem.id}/{number}": (problem, number)
-            for problem, number in self.world.shard(list(zip(owners, numbers, strict=True)))
-        }
-        requests = {
-            name: Request(id=name, prompt_ids=cached[problem.id], seed=derive_seed(seed, problem.id, number))
-            for name, (problem, number) in mine.items()
-        }
-        drawn: dict[str, Rollout] = {}
-        for completion in self.sampler.sample(list(requests.values()), sampling, adapter=adapter):
-            name = completion.id
-            drawn[name] = self._rollout(requests[name], completion, *mine[name], policy_step)
-            done(drawn[name])
-        rollouts = [drawn[name] for name in mine]
         by_id = {problem.id: problem for problem in problems}
-        return self.world.gather(graded(rollouts) if graded else self.grader.grade(rollouts, by_id))
+        prompts = {name: self.prompt_ids(problem, thinking=sampling.enable_thinking) for name, problem in by_id.items()}
+        numbers: Counter[str] = Counter()
+        entries: list[tuple[str, int]] = []  # problem id and the sample's number
+        for problem in problems:
+            entries += [(problem.id, numbers[problem.id] + number) for number in range(num_samples)]
+            numbers[problem.id] += num_samples
+        mine = {f"{prefix}/{name}/{number}": (name, number) for name, number in self.world.shard(entries)}
+        requests = {
+            rollout_id: Request(id=rollout_id, prompt_ids=prompts[name], seed=derive_seed(seed, name, number))
+            for rollout_id, (name, number) in mine.items()
+        }
+        sampled: dict[str, Rollout] = {}
+        for completion in self.sampler.sample(list(requests.values()), sampling, adapter=adapter):
+            rollout = self._rollout(requests[completion.id], completion, *mine[completion.id], policy_step)
+            sampled[rollout.id] = rollout
+            on_rollout(rollout)
+        rollouts = [sampled[rollout_id] for rollout_id in mine]
+        return self.world.gather(grade(rollouts) if grade else self.grader.grade(rollouts, by_id))
 
     def _rollout(
-        self, request: Request, completion: Completion, problem: Problem, number: int, policy_step: int
+        self, request: Request, completion: Completion, problem_id: str, number: int, policy_step: int
     ) -> Rollout:
         text, starts = self.chat.decode(completion.ids)
         return Rollout(
             id=request.id,
-            problem_id=problem.id,
+            problem_id=problem_id,
             sample=number,
             prompt_ids=request.prompt_ids,
             completion_ids=completion.ids,
@@ -91,14 +89,5 @@ class Solver:
             finish=completion.finish,
             policy_step=policy_step,
             seed=request.seed,
+            sampler_logprobs=completion.logprobs,
         )
-
-
-def _count_up(problems: Sequence[Problem]) -> list[int]:
-    """For each entry how many entries of the same problem stand before it."""
-    seen: dict[str, int] = {}
-    numbers = []
-    for problem in problems:
-        numbers.append(seen.get(problem.id, 0))
-        seen[problem.id] = numbers[-1] + 1
-    return numbers

@@ -1,10 +1,11 @@
 """Sampling with vLLM in the training process (the paper's colocated mode).
 
-vLLM holds the base a second time and is handed LoRA adapters (`LoRARequest`), which it applies by request: nothing is
-merged, so its base stays bit-identical. Each version of the policy has a name and a number of its own, so that no
-cached prefix of an older one can be taken for it; the cache is emptied all the same, to make room.
+vLLM holds the base a second time and loads LoRA adapters (`LoRARequest`), which it applies by request. Nothing is
+merged, so its base stays bit-identical. Each version of the policy has its own name and number, so that a prefix
+cached under an older one is never used for it; the cache is emptied as well, to make room.
 
-Left out: weights pushed into a running engine, tensor parallelism over the training processes.
+Left out: weights pushed into a running engine and tensor parallelism over the training processes, because an adapter
+is small and each process has an engine.
 """
 
 import gc
@@ -20,7 +21,7 @@ from stepalign.rollouts import AdapterVersion, Completion, Request
 
 
 class VllmSampler:
-    """An engine of vLLM's in this process."""
+    """vLLM engine in this process."""
 
     def __init__(
         self,
@@ -40,9 +41,9 @@ class VllmSampler:
             model: the solver's base.
             dtype: the trainer's, by torch's name.
             rank: the adapter's.
-            eos_ids: what ends a completion.
-            world: each of its processes has an engine of its own.
-            seed: of the engine; requests bring their own.
+            eos_ids: the tokens that end a completion.
+            world: each of its processes has an engine.
+            seed: the engine's, for requests without their own (`sampler.seeded = false`).
 
         Raises:
             StepalignError: vLLM is not installed, or cannot run this model.
@@ -54,7 +55,7 @@ class VllmSampler:
         except ImportError as error:
             raise StepalignError(f"sampler.kind = 'vllm' needs vLLM: pip install 'stepalign[vllm]' ({error})") from None
         self._vllm: Any = vllm
-        self._eos_ids = sorted(eos_ids)
+        self._eos_ids, self._seeded = sorted(eos_ids), settings.seeded
         self._sleeps = settings.enable_sleep_mode and torch.cuda.is_available()
         self._asleep = False
         self._adapter: Any = None
@@ -62,14 +63,14 @@ class VllmSampler:
         if not torch.cuda.is_available():
             # On the CPU a request with a seed ends the engine where its prompt is read in parts (vLLM 0.32).
             options = {"enable_chunked_prefill": False}
-        if world.size > 1:  # the launcher's world is not vLLM's to divide
+        if world.size > 1:  # vLLM must not divide its work over the training processes
             options["distributed_executor_backend"] = "external_launcher"
         try:
             self._llm = vllm.LLM(
                 model=model.location,
                 revision=model.revision,
                 dtype=dtype,
-                seed=seed % 2**32,
+                seed=(seed + world.rank) % 2**32,
                 max_model_len=settings.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
                 enforce_eager=settings.enforce_eager,
@@ -105,7 +106,7 @@ class VllmSampler:
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
-        """Draw one completion a request, in the order in which they end. See `sampling.Sampler`."""
+        """Sample one completion per request, in the order in which they end. See `Sampler`."""
         self._wake()
         limit = self._llm.model_config.max_model_len
         for request in requests:
@@ -123,8 +124,9 @@ class VllmSampler:
                     top_p=sampling.top_p,
                     top_k=sampling.top_k,
                     max_tokens=sampling.max_new_tokens,
-                    seed=request.seed,
-                    # What ends a completion is the trainer's chat template's word, not the engine's.
+                    seed=request.seed if self._seeded else None,
+                    logprobs=0,
+                    # The trainer's chat template names the tokens that end a completion, not the engine.
                     ignore_eos=True,
                     stop_token_ids=self._eos_ids,
                     detokenize=False,
@@ -135,18 +137,20 @@ class VllmSampler:
                 for output in engine.step():
                     if output.finished:
                         waiting.discard(output.request_id)
-                        (drawn,) = output.outputs
+                        (sampled,) = output.outputs
+                        scored = zip(sampled.token_ids, sampled.logprobs, strict=True)
                         yield Completion(
                             id=output.request_id,
-                            ids=tuple(drawn.token_ids),
-                            finish="length" if drawn.finish_reason == "length" else "stop",
+                            ids=tuple(sampled.token_ids),
+                            finish="length" if sampled.finish_reason == "length" else "stop",
+                            logprobs=tuple(round(tokens[token].logprob, 6) for token, tokens in scored),
                         )
         finally:
             if waiting:  # the caller stopped early
                 engine.abort_request(list(waiting))
 
     def load_adapter(self, version: AdapterVersion) -> None:
-        """See `sampling.Engine`."""
+        """See `RemoteSampler`."""
         self._wake()
         from vllm.lora.request import LoRARequest
 
@@ -161,22 +165,21 @@ class VllmSampler:
             engine.remove_lora(before.lora_int_id)
         engine.reset_prefix_cache()
 
-    def sample_logprobs(
-        self, prompts: Sequence[TokenIds], *, adapter: str | None
-    ) -> Mapping[str, list[tuple[int, float]]]:
-        """See `sampling.Engine`."""
+    def prompt_logprobs(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[list[float]]]:
+        """Score prompts. See `RemoteSampler`."""
         self._wake()
-        params = [
-            self._vllm.SamplingParams(temperature=1, max_tokens=1, logprobs=0, seed=number, detokenize=False)
-            for number in range(len(prompts))
-        ]
-        asked = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        outputs = self._llm.generate(asked, params, use_tqdm=False, lora_request=self._request(adapter))
-        drawn = [output.outputs[0] for output in outputs]
-        return {"vLLM": [(one.token_ids[0], one.logprobs[0][one.token_ids[0]].logprob) for one in drawn]}
+        params = self._vllm.SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+        inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        outputs = self._llm.generate(inputs, params, use_tqdm=False, lora_request=self._request(adapter))
+        return {
+            "vLLM": [
+                [tokens[token].logprob for token, tokens in zip(ids, output.prompt_logprobs, strict=True) if tokens]
+                for ids, output in zip(prompts, outputs, strict=True)
+            ]
+        }
 
     def sleep(self) -> None:
-        """See `sampling.Engine`."""
+        """See `RemoteSampler`."""
         if self._sleeps and not self._asleep:
             self._llm.sleep(level=1)
             self._asleep = True
@@ -195,10 +198,10 @@ class VllmSampler:
         if adapter is None:
             return None
         if self._adapter is None:
-            raise StepalignError(f"adapter {adapter!r} was never handed to vLLM")
+            raise StepalignError(f"adapter {adapter!r} was never loaded by vLLM")
         return self._adapter
 
 
 def _served_rank(rank: int) -> int:
-    """The least of the ranks that vLLM has kernels for."""
+    """Round a rank up to one that vLLM has kernels for."""
     return next((served for served in (8, 16, 32, 64, 128, 256, 320, 512) if served >= rank), rank)

@@ -1,1 +1,1 @@
-"""Room."""
+"""HTTP client of OpenAI-compatible servers: retries, outages, the least loaded endpoint first."""

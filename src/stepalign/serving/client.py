@@ -1,85 +1,109 @@
-"""Chat completions over HTTP: one prompt in, one answer out, whatever the servers do meanwhile.
+"""HTTP client for OpenAI-compatible servers: one JSON body in, one answer out, across failures of the servers.
 
-A request that fails in passing (no connection, a time-out, 408, 409, 429, 5xx, a body that is no chat completion) is
-sent again, up to `retries` times, to whichever endpoint is next (`endpoints`), after a wait that doubles each time
-and is cut by chance to between half and all of it. `Retry-After` is obeyed for its endpoint as a whole and costs no
-retry. Neither do failures while all endpoints are dead: the run pauses instead. 401, 403, 404 and redirections stop the
-run, since no request will fare better; any other refusal is this prompt's alone.
+A request that fails in passing (no connection, a time-out, 408, 409, 429, 5xx, a body that cannot be read) is sent
+again, to the endpoint that is next (`endpoints`), after a wait that doubles each time and is cut at random to between
+half and all of it. `Retry-After` holds for its endpoint as a whole and costs no retry, but a pause shorter than the
+first wait is replaced by the growing one. Failures while all endpoints are down cost no retry either: the run pauses
+instead. Redirections, 401, 403, 404 and a certificate or URL that is not valid end the run, because no request can
+succeed; any other refusal concerns one request.
 
 Built on aiohttp rather than the OpenAI SDK. On one core the SDK costs 1.2 ms a request (0.8 over aiohttp), aiohttp
 0.15 (`bench/critic_throughput.py` needs at most 0.8 with everything else in it). The SDK's retries know one
-endpoint, and its answers are read whole whatever their size; here a body ends at what `max_tokens` can fill.
+endpoint, and its answers are read whole whatever their size; here a body ends at `max_bytes`.
+
+Left out: streaming, because an answer counts once it is whole.
 """
 
 import asyncio
 import email.utils
 import hashlib
 import json
-import logging
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
-from stepalign import config
-from stepalign.critics.cache import Cache
-from stepalign.critics.llm import Answer
 from stepalign.errors import StepalignError
-from stepalign.serving.endpoints import Endpoints, Visit
+from stepalign.serving.endpoints import Endpoint, Endpoints, Lease
 
-log = logging.getLogger("stepalign")
+T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-_PER_TOKEN = 16
-"""More characters than a token stands for on average, in any text."""
-_ENVELOPE = 2**20
-_SHOWN = 300
+_MAX_DETAIL = 300
 
 
 class UnansweredError(Exception):
-    """A prompt for which no server has an answer; `reason` is `timeout`, `server` or `refused`."""
+    """A request without an answer; `reason` is `timeout`, `server` or `refused`, `status` that of a refusal."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, status: int = 0) -> None:
         super().__init__(detail)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.status = reason, detail, status
 
 
-class _PassingError(Exception):
-    """A failure after which the same request may well succeed."""
+class TransientError(Exception):
+    """A failure after which the same request may succeed."""
 
     def __init__(self, reason: str, detail: str, *, unreachable: bool = False, pause_s: float | None = None) -> None:
         super().__init__(detail)
         self.reason, self.detail, self.unreachable, self.pause_s = reason, detail, unreachable, pause_s
 
 
-class Transport:
-    """A connection to the endpoints, as an asynchronous context manager, and the cache before it."""
+class Client:
+    """Connection to endpoints that serve one model, as an asynchronous context manager."""
 
-    def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: Cache | None) -> None:
-        self._settings, self._key, self._cache = settings, key, cache
-        self._limit = settings.max_tokens * _PER_TOKEN
-        self._answering: dict[str, asyncio.Task[Answer]] = {}
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        name: str,
+        key: str | None,
+        timeout_s: float,
+        cooldown_s: float,
+        max_outage_s: float,
+        max_retries: int | None = None,
+        total_timeout_s: float | None = None,
+        failures: int = 1,
+        trial_s: float | None = None,
+        refusal_advice: str,
+        outage_advice: str,
+    ) -> None:
+        """
+        Args:
+            urls: base URLs; `/chat/completions` and the like are appended.
+            name: what they serve (`critic`, `sampler`), for messages.
+            key: sent as bearer token, and removed from every message.
+            timeout_s: for one request.
+            cooldown_s: time without requests after an endpoint failed.
+            max_outage_s: time that all endpoints may be down.
+            max_retries: further attempts after a failure; None tries until the outage is too long.
+            total_timeout_s: for one answer with all its attempts, outages excepted. None: no limit, and a pause that
+                an endpoint asks for counts as an outage, so that it ends.
+            failures: see `Endpoints`.
+            trial_s: see `Endpoints`; None is `timeout_s`.
+            refusal_advice: the last sentence of the error after 401, 403, 404 or a redirection.
+            outage_advice: the last sentence of the error that ends an outage.
+        """
+        self._name, self._key, self._timeout_s, self._total_timeout_s = name, key, timeout_s, total_timeout_s
+        self._max_retries, self._refusal_advice = max_retries, refusal_advice
+        self.endpoints = Endpoints(
+            urls,
+            name=name,
+            cooldown_s=cooldown_s,
+            max_outage_s=max_outage_s,
+            failures=failures,
+            trial_s=timeout_s if trial_s is None else trial_s,
+            advice=outage_advice,
+        )
 
     async def __aenter__(self) -> Self:
-        settings = self._settings
-        kept = (
-            f"Its answers so far are kept in {self._cache.path}."
-            if self._cache
-            else "With critic.cache = 'off' its answers to unfinished steps are lost."
-        )
-        self._endpoints = Endpoints(
-            settings.base_url, rest_s=settings.cooldown_s, outage_s=settings.max_outage_s, kept=kept
-        )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
             headers={"Content-Type": "application/json"}
             | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
         )
@@ -88,122 +112,171 @@ class Transport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._answering.values():
-            task.cancel()
-        await asyncio.gather(*self._answering.values(), return_exceptions=True)
         await self._session.close()
 
-    async def ask(self, request: Mapping[str, Any]) -> Answer:
-        """The answer to a request: the one that is kept, the one on its way to an equal request, or a new one.
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        read: Callable[[bytes | None], T],
+        *,
+        max_bytes: int,
+        on_missing: Callable[[Endpoint], Awaitable[object]] | None = None,
+    ) -> T:
+        """Send a request to the least loaded endpoint until one answers.
+
+        Args:
+            path: appended to the base URL.
+            body: JSON.
+            read: reads the answer's body, None where it is longer than `max_bytes`. ValueError: it is no answer.
+            max_bytes: where reading stops.
+            on_missing: called with an endpoint that answers 404; the request is then sent there once more.
 
         Raises:
-            UnansweredError: there is none, and why.
+            UnansweredError: this request has no answer.
             StepalignError: no request can be answered.
         """
-        body = json.dumps(request, sort_keys=True).encode()
-        key = hashlib.sha256(body).hexdigest()
-        if self._cache and (kept := self._cache.get(key)) is not None:
-            return Answer(**json.loads(kept))
-        if (task := self._answering.get(key)) is None:
-            task = self._answering[key] = asyncio.create_task(self._answer(key, body))
-            task.add_done_callback(lambda _: self._answering.pop(key))
-        return await task
-
-    async def _answer(self, key: str, body: bytes) -> Answer:
-        total_s, failures = self._settings.total_timeout_s, 0
-        last = _PassingError("timeout", f"no answer within {total_s:g} s")
+        request, total_s = hashlib.sha256(body).hexdigest(), self._total_timeout_s
+        failures = pauses = 0
+        last = TransientError("timeout", f"no answer within {total_s} s")
         try:
             async with asyncio.timeout(total_s) as limit:
                 while True:
+                    lease = await self.endpoints.lease(limit)
                     try:
-                        answer = await self._try(key, body, limit)
-                    except _PassingError as error:
-                        last = error
-                        failures += error.pause_s is None and not self._endpoints.dark
-                        if failures > self._settings.max_retries:
+                        return await self._attempt(lease, request, path, body, read, max_bytes, on_missing)
+                    except UnansweredError as error:
+                        if error.status in (401, 403, 404) or error.status < 400:
+                            raise self.fatal(error) from None
+                        raise
+                    except TransientError as error:
+                        last, paused = error, error.pause_s is not None
+                        pauses = pauses + 1 if paused else 0
+                        failures += not paused and not self.endpoints.all_down
+                        if self._max_retries is not None and failures > self._max_retries:
                             raise UnansweredError(error.reason, error.detail) from None
-                        if error.pause_s is None:
-                            wait_s = min(_FIRST_WAIT_S * 2 ** max(failures - 1, 0), _LONGEST_WAIT_S)
+                        if not paused or (error.pause_s or 0.0) < _FIRST_WAIT_S:
+                            doublings = max((pauses if paused else failures) - 1, 0)
+                            wait_s = min(_FIRST_WAIT_S * 2.0 ** min(doublings, 10), _LONGEST_WAIT_S)
                             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-                    else:
-                        if self._cache:
-                            self._cache.put(key, json.dumps(asdict(answer)))
-                        return answer
         except TimeoutError:
             raise UnansweredError("timeout", f"no answer within {total_s:g} s; at last: {last.detail}") from None
 
-    async def _try(self, key: str, body: bytes, limit: asyncio.Timeout) -> Answer:
-        """One request to one endpoint, which learns how it went."""
-        visit = await self._endpoints.take(limit)
+    async def post_to(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes,
+        read: Callable[[bytes | None], T],
+        *,
+        max_bytes: int,
+        timeout_s: float | None = None,
+        on_missing: Callable[[Endpoint], Awaitable[object]] | None = None,
+    ) -> T:
+        """Send a request once, to this endpoint. See `post`.
+
+        Raises:
+            UnansweredError: it refuses.
+            TransientError: it does not answer now.
+        """
+        lease = self.endpoints.lease_at(endpoint)
+        return await self._attempt(lease, path, path, body, read, max_bytes, on_missing, timeout_s)
+
+    def fatal(self, refusal: UnansweredError) -> StepalignError:
+        """Return the error that ends a run after a refusal."""
+        return StepalignError(f"{self._name}: {refusal.detail}. {self._refusal_advice}")
+
+    async def _attempt(
+        self,
+        lease: Lease,
+        request: str,
+        path: str,
+        body: bytes,
+        read: Callable[[bytes | None], T],
+        max_bytes: int,
+        on_missing: Callable[[Endpoint], Awaitable[object]] | None,
+        timeout_s: float | None = None,
+    ) -> T:
+        """Send a request once, and record the outcome at its endpoint."""
+        url, timeout_s = lease.endpoint.url.rstrip("/") + path, timeout_s or self._timeout_s
         try:
-            answer = await self._send(visit, body)
-        except _PassingError as error:
-            if error.pause_s is None:
-                self._endpoints.failed(visit, key, error.detail, unreachable=error.unreachable)
+            try:
+                answer = await self._send(url, body, read, max_bytes, timeout_s)
+            except UnansweredError as error:
+                if error.status != 404 or on_missing is None:
+                    raise
+                await on_missing(lease.endpoint)
+                answer = await self._send(url, body, read, max_bytes, timeout_s)
+        except TransientError as error:
+            if error.pause_s is None or self._total_timeout_s is None:
+                self.endpoints.failed(
+                    lease, request, error.detail, unreachable=error.unreachable, pause_s=error.pause_s or 0.0
+                )
             else:
-                self._endpoints.held(visit, min(error.pause_s, self._settings.total_timeout_s))
+                self.endpoints.rate_limited(lease, min(error.pause_s, self._total_timeout_s))
             raise
         except UnansweredError:
-            self._endpoints.answered(visit)
+            self.endpoints.answered(lease)
             raise
         except BaseException:
-            self._endpoints.left(visit)
+            self.endpoints.release(lease)
             raise
-        self._endpoints.answered(visit)
+        self.endpoints.answered(lease)
         return answer
 
-    async def _send(self, visit: Visit, body: bytes) -> Answer:
-        url = visit.endpoint.url.rstrip("/") + "/chat/completions"
+    async def _send(
+        self, url: str, body: bytes, read: Callable[[bytes | None], T], max_bytes: int, timeout_s: float
+    ) -> T:
         try:
-            async with self._session.post(url, data=body, proxy=_proxy(url), allow_redirects=False) as response:
-                received = await self._read(response)
+            async with self._session.post(
+                url, data=body, proxy=_proxy(url), allow_redirects=False, timeout=aiohttp.ClientTimeout(timeout_s)
+            ) as response:
+                received = await _read(response, max_bytes)
         except TimeoutError:
-            raise _PassingError("timeout", f"no answer within {self._settings.timeout_s:g} s") from None
+            raise TransientError("timeout", f"no answer within {timeout_s:g} s") from None
+        except (aiohttp.InvalidURL, aiohttp.ClientSSLError) as error:
+            raise StepalignError(
+                f"{self._name}: {url} cannot be used: {self._excerpt(f'{type(error).__name__}: {error}')}"
+            ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             unreachable = isinstance(error, aiohttp.ClientConnectorError)
-            raise _PassingError(
-                "server", self._shown(f"{type(error).__name__}: {error}"), unreachable=unreachable
-            ) from None
-        if response.status >= 300:
-            self._refused(visit, response, received)
-        if received is None:
-            return Answer(text="", truncated=True)
-        answer = _read_completion(received, self._limit)
-        if answer is None:
-            raise _PassingError("server", f"not a chat completion: {self._shown(received)}")
-        return answer
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
-        """A response's body; None where it is longer than an answer can be."""
-        most = _ENVELOPE + 4 * self._limit  # a character is at most four bytes, an escaped one six
-        pieces, size = [], 0
-        async for piece in response.content.iter_any():
-            pieces.append(piece)
-            size += len(piece)
-            if size > most:
-                response.close()
-                return None
-        return b"".join(pieces)
-
-    def _refused(self, visit: Visit, response: aiohttp.ClientResponse, body: bytes | None) -> None:
+            detail = self._excerpt(f"{type(error).__name__}: {error}")
+            raise TransientError("server", detail, unreachable=unreachable) from None
         status = response.status
-        detail = f"{visit.endpoint.url} answers {status} {response.reason}: {self._shown(body or b'')}"
-        if status < 400 or status in (401, 403, 404):
-            raise StepalignError(
-                f"critic: {detail}. Look at critic.base_url, critic.model and the key in the environment variable "
-                f"{self._settings.api_key_env}; the same command then goes on from here."
-            )
-        pause_s = _retry_after(response.headers) if status in (429, 503) else None
-        if status in (408, 409, 429) or status >= 500:
-            raise _PassingError("server", detail, pause_s=pause_s)
-        raise UnansweredError("refused", detail)
+        if status >= 300:
+            detail = f"{url} answers {status} {response.reason}: {self._excerpt(received or b'')}"
+            if status in (408, 409, 429) or status >= 500:
+                pause_s = _retry_after(response.headers) if status in (429, 503) else None
+                raise TransientError("server", detail, pause_s=pause_s)
+            raise UnansweredError("refused", detail, status)
+        try:
+            return read(received)
+        except ValueError as error:
+            raise TransientError("server", f"{error}: {self._excerpt(received or b'')}") from None
 
-    def _shown(self, text: str | bytes) -> str:
-        """A server's words for a person: short, and without the key, which a server may repeat."""
-        found = text.encode(errors="replace") if isinstance(text, str) else text
+    def _excerpt(self, text: str | bytes) -> str:
+        """The beginning of a server's text, without the key, which a server may repeat."""
+        content = text.encode(errors="replace") if isinstance(text, str) else text
         if self._key:
-            found = found.replace(self._key.encode(), b"***")
-        return " ".join(found[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
+            content = content.replace(self._key.encode(), b"***")
+        return " ".join(content[: 4 * _MAX_DETAIL].decode(errors="replace").split())[:_MAX_DETAIL]
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """Equal bodies for equal requests."""
+    return json.dumps(value, sort_keys=True).encode()
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
+    """The response's body; None where it is longer than `max_bytes`."""
+    pieces, size = [], 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > max_bytes:
+            response.close()
+            return None
+    return b"".join(pieces)
 
 
 @cache
@@ -225,21 +298,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
             if 0 <= pause_s < float("inf"):
                 return pause_s
     return None
-
-
-def _read_completion(body: bytes, limit: int) -> Answer | None:
-    """The answer in a chat completion; None where it is none."""
-    try:
-        completion = json.loads(body)
-        choice = completion["choices"][0]
-        content = choice["message"].get("content") or ""
-        usage = completion.get("usage") or {}
-        tokens = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
-        if not isinstance(content, str):
-            return None
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return None
-    text = content.rpartition("</think>")[2]  # a server may give thinking in a field of its own: that is not read
-    text = text.encode(errors="replace").decode()  # half a surrogate pair could not be written to a file
-    truncated = choice.get("finish_reason") == "length" or len(text) > limit
-    return Answer(text=text[:limit], truncated=truncated, **tokens)

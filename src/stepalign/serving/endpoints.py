@@ -1,10 +1,10 @@
-"""Base URLs that serve one model: which one takes the next request, and which are left alone for a while.
+"""Base URLs that serve one model: load balancing, cooldown, and the clock of an outage.
 
-The endpoint with the fewest requests under way takes the next one. An endpoint is *dead* when it cannot be connected
-to, or when requests of three different prompts have failed there with no success between (one prompt that always
-fails kills none). It rests, then the next request tries it: success brings it back, failure doubles the rest. When
-all are dead the requests wait, the log says so, and after `outage_s` the run stops with an error. An endpoint that
-says when it wants to be asked again (`Retry-After`) is *held* until then.
+The endpoint with the fewest requests under way takes the next one. An endpoint is *down* when it cannot be connected
+to, or when `failures` different requests have failed there with no success between. It cools down, then the next
+request tries it: a success ends the outage, a failure doubles the cooldown. While all endpoints are down, requests
+wait; after `max_outage_s` they raise an error, unless a trial is still under way. An endpoint that asks for a pause
+(`Retry-After`) gets no request until the pause is over.
 """
 
 import asyncio
@@ -13,14 +13,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from stepalign.errors import StepalignError
 
 log = logging.getLogger("stepalign")
 
-_DEATHS = 3
-"""Prompts that fail in a row before an endpoint that answers counts as dead."""
 _MAX_DOUBLINGS = 3
+
+
+def check_urls(key: str, urls: Sequence[str]) -> None:
+    """Check that each URL names an HTTP server.
+
+    Raises:
+        StepalignError: naming the recipe's `key` and the URL.
+    """
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number
+            valid = False
+        if not valid:
+            raise StepalignError(f"{key}: a URL like http://localhost:8000/v1 is wanted, found {url!r}")
 
 
 @dataclass(eq=False)
@@ -30,104 +45,145 @@ class Endpoint:
     url: str
     in_flight: int = 0
     not_before: float = 0.0
-    dead: bool = False
-    on_trial: bool = False
-    """Whether a request is under way that tells whether a dead endpoint is back."""
-    deaths: int = 0
+    trials: int = 0
+    """Requests under way that find out if it is still down."""
+    trial_until: float = 0.0
+    """No other request is sent to an endpoint that is down, until its trial is over or this time has come."""
+    down: bool = False
+    cooldowns: int = 0
+    """Cooldowns since the last success."""
     failing: set[str] = field(default_factory=set)
-    """The prompts that have failed since the last success."""
+    """The requests that have failed since the last success."""
     error: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class Visit:
+class Lease:
     """One request's place at an endpoint."""
 
     endpoint: Endpoint
-    trial: bool
-    """Whether it tells if a dead endpoint is back."""
+    is_trial: bool
+    """The endpoint was down: this request finds out if it still is."""
 
 
 class Endpoints:
-    """All of them. To be used within one event loop."""
+    """Load balancer over base URLs, for use within one event loop."""
 
-    def __init__(self, urls: Sequence[str], *, rest_s: float, outage_s: float, kept: str) -> None:
-        """`kept` says, in the error that stops a run, where the answers so far are."""
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        name: str,
+        cooldown_s: float,
+        max_outage_s: float,
+        failures: int,
+        trial_s: float,
+        advice: str,
+    ) -> None:
+        """
+        Args:
+            urls: at least one.
+            name: what they serve (`critic`, `sampler`), for messages.
+            cooldown_s: time without requests after a failure; doubles up to three times.
+            max_outage_s: time that all of them may be down.
+            failures: different requests that fail in a row before an endpoint that answers counts as down.
+            trial_s: time after which a trial that is still under way no longer keeps other requests away.
+            advice: the last sentence of the error that ends an outage.
+        """
         self._all = [Endpoint(url) for url in urls]
-        self._rest_s, self._outage_s, self._kept = rest_s, outage_s, kept
-        self._dark_since = 0.0
+        self._name, self._advice = name, advice
+        self._cooldown_s, self._max_outage_s = cooldown_s, max_outage_s
+        self._failures, self._trial_s = failures, trial_s
+        self._all_down_since = 0.0
         self._turn = 0
         self._changed = asyncio.Event()
 
     @property
-    def dark(self) -> bool:
-        """Whether all endpoints are dead."""
-        return all(endpoint.dead for endpoint in self._all)
+    def all_down(self) -> bool:
+        """True while no endpoint is up."""
+        return all(endpoint.down for endpoint in self._all)
 
-    async def take(self, limit: asyncio.Timeout) -> Visit:
-        """A place at an endpoint, once there is one. `limit` stands still while all endpoints are dead.
+    def available(self) -> list[Endpoint]:
+        """Return the endpoints that no cooldown and no pause keeps from requests."""
+        now = asyncio.get_running_loop().time()
+        return [endpoint for endpoint in self._all if endpoint.not_before <= now]
+
+    async def lease(self, limit: asyncio.Timeout) -> Lease:
+        """Wait for a place at an endpoint. The time `limit` is suspended while all endpoints are down.
 
         Raises:
-            StepalignError: all of them have been dead for too long.
+            StepalignError: all of them have been down for too long.
         """
         while True:
             now = asyncio.get_running_loop().time()
-            ready = [one for one in self._all if one.not_before <= now and not one.on_trial]
-            if ready:
+            free_at = {endpoint: max(endpoint.not_before, endpoint.trial_until) for endpoint in self._all}
+            if ready := [endpoint for endpoint in self._all if free_at[endpoint] <= now]:
                 self._turn += 1
                 turn = self._turn % len(ready)
-                chosen = min(ready[turn:] + ready[:turn], key=lambda one: (not one.dead, one.in_flight))
-                chosen.in_flight += 1
-                chosen.on_trial = chosen.dead
-                return Visit(chosen, chosen.dead)
-            until = min((one.not_before for one in self._all if one.not_before > now), default=now + self._rest_s)
-            if not self.dark:
+                endpoint = min(ready[turn:] + ready[:turn], key=lambda one: (not one.down, one.in_flight))
+                return self.lease_at(endpoint)
+            until = min(free_at.values())
+            if not self.all_down:
                 await self._wait(until - now)
                 continue
-            stop_at = self._dark_since + self._outage_s
-            if now >= stop_at:
+            stop_at = self._all_down_since + self._max_outage_s
+            trying = any(endpoint.trials for endpoint in self._all)  # an answer may take longer than an outage may
+            if now >= stop_at and not trying:
                 self._stop(now)
-            left = (limit.when() or now) - now
+            remaining = None if limit.when() is None else limit.when() - now  # type: ignore[operator]
             limit.reschedule(None)
-            await self._wait(min(until, stop_at) - now)
-            limit.reschedule(asyncio.get_running_loop().time() + left)
+            await self._wait((until if trying else min(until, stop_at)) - now)
+            if remaining is not None:
+                limit.reschedule(asyncio.get_running_loop().time() + remaining)
 
-    def answered(self, visit: Visit) -> None:
-        """It has answered, if only to refuse."""
-        if visit.endpoint.dead:
-            log.warning("critic: %s answers again", visit.endpoint.url)
-        visit.endpoint.dead, visit.endpoint.deaths, visit.endpoint.failing = False, 0, set()
-        self.left(visit)
+    def lease_at(self, endpoint: Endpoint) -> Lease:
+        """Take a place at this endpoint, whatever its state."""
+        endpoint.in_flight += 1
+        endpoint.trials += endpoint.down
+        if endpoint.down:
+            endpoint.trial_until = asyncio.get_running_loop().time() + self._trial_s
+        return Lease(endpoint, endpoint.down)
 
-    def failed(self, visit: Visit, prompt: str, error: str, *, unreachable: bool) -> None:
-        """It has not answered a prompt, or not with what was asked for."""
-        endpoint = visit.endpoint
-        endpoint.failing.add(prompt)
+    def answered(self, lease: Lease) -> None:
+        """Record an answer, a refusal included."""
+        endpoint = lease.endpoint
+        if endpoint.down:
+            log.warning("%s: %s answers again", self._name, endpoint.url)
+        endpoint.down, endpoint.cooldowns, endpoint.failing = False, 0, set()
+        self.release(lease)
+
+    def failed(self, lease: Lease, request: str, error: str, *, unreachable: bool, pause_s: float = 0.0) -> None:
+        """Record a request without an answer, or without a readable one."""
+        endpoint = lease.endpoint
+        endpoint.failing.add(request)
         endpoint.error = error
-        if visit.trial or (not endpoint.dead and (unreachable or len(endpoint.failing) >= _DEATHS)):
+        gives_out = unreachable or len(endpoint.failing) >= self._failures
+        if lease.is_trial if endpoint.down else gives_out:
             now = asyncio.get_running_loop().time()
-            endpoint.not_before = now + self._rest_s * 2 ** min(endpoint.deaths, _MAX_DOUBLINGS)
-            endpoint.deaths += 1
-            if not visit.trial:
-                endpoint.dead = True
-                log.warning("critic: %s is left alone for a while: %s", endpoint.url, error)
-                if self.dark:
-                    self._dark_since = now
-                    log.warning("critic: no endpoint answers; waiting up to %g s for one", self._outage_s)
-        self.left(visit)
+            cooldown_s = self._cooldown_s * 2 ** min(endpoint.cooldowns, _MAX_DOUBLINGS)
+            endpoint.not_before = now + max(cooldown_s, pause_s)
+            endpoint.cooldowns += 1
+            if not endpoint.down:
+                endpoint.down = True
+                log.warning("%s: %s gets no requests for a while: %s", self._name, endpoint.url, error)
+                if self.all_down:
+                    self._all_down_since = now
+                    log.warning("%s: no endpoint answers; waiting up to %g s for one", self._name, self._max_outage_s)
+        self.release(lease)
 
-    def held(self, visit: Visit, seconds: float) -> None:
-        """It asks for a pause."""
-        endpoint = visit.endpoint
-        endpoint.not_before = max(endpoint.not_before, asyncio.get_running_loop().time() + seconds)
-        endpoint.dead, endpoint.failing = False, set()
-        self.left(visit)
+    def rate_limited(self, lease: Lease, pause_s: float) -> None:
+        """Record that the endpoint asks for a pause."""
+        endpoint = lease.endpoint
+        endpoint.not_before = max(endpoint.not_before, asyncio.get_running_loop().time() + pause_s)
+        endpoint.down, endpoint.failing = False, set()
+        self.release(lease)
 
-    def left(self, visit: Visit) -> None:
-        """The request is over."""
-        visit.endpoint.in_flight -= 1
-        if visit.trial:
-            visit.endpoint.on_trial = False
+    def release(self, lease: Lease) -> None:
+        """Give the place back."""
+        lease.endpoint.in_flight -= 1
+        if lease.is_trial:
+            lease.endpoint.trials -= 1
+            lease.endpoint.trial_until = 0.0
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -137,8 +193,7 @@ class Endpoints:
                 await self._changed.wait()
 
     def _stop(self, now: float) -> NoReturn:
-        errors = "; ".join(f"{one.url}: {one.error}" for one in self._all)
+        errors = "; ".join(f"{endpoint.url}: {endpoint.error}" for endpoint in self._all)
         raise StepalignError(
-            f"no critic endpoint has answered for {now - self._dark_since:.0f} s ({errors}). {self._kept} "
-            "When the server is back, the same command goes on from here."
+            f"no {self._name} endpoint has answered for {now - self._all_down_since:.0f} s ({errors}). {self._advice}"
         )

@@ -17,7 +17,7 @@ from stepalign import config
 from stepalign.algorithms.base import Loss, StepExamples
 from stepalign.collate import collate, micro_batches
 from stepalign.console import Console
-from stepalign.distributed.strategy import DataParallel
+from stepalign.distributed.base import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.losses.weights import LossAggMode, token_weights
 from stepalign.policy import Policy
@@ -37,7 +37,7 @@ class GradientAccumulator(Generic[E]):
         self,
         loss: Loss[E],
         policy: Policy,
-        strategy: DataParallel,
+        strategy: ParallelStrategy,
         console: Console,
         *,
         loss_agg_mode: LossAggMode,
@@ -150,7 +150,7 @@ Pass = tuple[list[E], bool, bool]
 """A micro-batch, True where it is padding, and True where it is known to be the step's last."""
 
 
-def local_passes(strategy: DataParallel, examples: Sequence[E], size: int, max_tokens: int | None) -> Iterator[Pass[E]]:
+def local_passes(strategy: ParallelStrategy, examples: Sequence[E], size: int, max_tokens: int | None) -> Iterator[Pass[E]]:
     """Yield this process' passes over a step's examples, which are all there.
 
     Args:
@@ -159,7 +159,7 @@ def local_passes(strategy: DataParallel, examples: Sequence[E], size: int, max_t
         size: examples in a micro-batch, at most.
         max_tokens: its padded tokens, at most (`collate.micro_batches`).
     """
-    passes = list(strategy.passes(list(micro_batches(examples, size, max_tokens))))
+    passes = list(strategy.local_micro_batches(list(micro_batches(examples, size, max_tokens))))
     for number, (micro_batch, is_own) in enumerate(passes, 1):
         yield micro_batch, not is_own, number == len(passes)
 
@@ -167,7 +167,7 @@ def local_passes(strategy: DataParallel, examples: Sequence[E], size: int, max_t
 def update(
     loss: Loss[E],
     policy: Policy,
-    strategy: DataParallel,
+    strategy: ParallelStrategy,
     optimizer: torch.optim.Optimizer,
     step_examples: StepExamples[E],
     passes: Iterable[Pass[E]],

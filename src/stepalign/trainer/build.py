@@ -10,13 +10,15 @@ from typing import Any, cast
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, critics, data, models
+from stepalign import config, data, models
 from stepalign.algorithms.base import Algorithm
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.distributed import strategy
+from stepalign.critics import Critic
+from stepalign.critics.self_critic import OwnModel
 from stepalign.distributed.process import SINGLE, World
+from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
@@ -58,13 +60,14 @@ def build_trainer(
         recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
     )
     grader = stack.enter_context(Grader(recipe.grader))
-    critic, solver = None, cast(Solver, None)
+    critic: Critic | None = None
+    solver = cast(Solver, None)
     if recipe.critic and algorithm.needs_critique:
-        critic = critics.make(
+        critic = registry.build(
             recipe.critic.divided(world.size),
-            grader,
-            recipe.folder,
-            lambda: critics.OwnModel(chat, solver.sampler, context_limit),
+            grader=grader,
+            folder=recipe.folder,
+            own=lambda: OwnModel(chat, solver.sampler, context_limit),
         )
     train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
@@ -72,7 +75,10 @@ def build_trainer(
 
     # The weights.
     accelerator = _accelerator(recipe)
-    policy = models.load_policy(recipe.model, recipe.lora, recipe.seed, accelerator.device)
+    strategy = build_strategy(recipe.distributed, world, accelerator.device)
+    policy = models.load_policy(
+        recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
+    )
     sampler = samplers.make(
         recipe,
         lambda: policy.model,
@@ -81,14 +87,14 @@ def build_trainer(
         world=world,
     )
     solver = Solver(chat, sampler, grader, prompt, world)
-    probes = [
+    texts = (
         (
             *solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking),
             *chat.encode_text(problem.solution or problem.answer),
         )
-        for problem in train[:4]
-    ]
-    weight_sync = WeightSync(sampler, policy, recipe, probes, world)
+        for problem in train
+    )
+    weight_sync = WeightSync(sampler, policy, recipe, texts, world)
     stack.callback(weight_sync.close)
     if recipe.training.gradient_checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -99,13 +105,12 @@ def build_trainer(
     last = world.on_main(lambda: checkpoints.latest(run.checkpoints))
     step = checkpoints.load(last, policy, optimizer) if last else 0
     run.drop_metrics_after(step)
-    world.assert_same("model or adapter", strategy.fingerprint([policy.head[:64], *policy.trainable()]))
-    parallel = strategy.make(recipe.distributed, world, accelerator.device)
-    optimizer = parallel.prepare(policy, optimizer)
+    world.assert_same("model or adapter", fingerprint([policy.head[:64], *policy.trainable()]))
+    optimizer = strategy.prepare(policy, optimizer)
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
     if world.size > 1:
-        console.say(f"{world.size} processes, {parallel.name}")
+        console.say(f"{world.size} processes, {strategy.name}")
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if last:
@@ -125,7 +130,7 @@ def build_trainer(
         critic=critic,
         policy=policy,
         optimizer=optimizer,
-        strategy=parallel,
+        strategy=strategy,
         solver=solver,
         weight_sync=weight_sync,
         callbacks=callbacks,

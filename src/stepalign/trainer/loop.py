@@ -15,9 +15,9 @@ from stepalign import config
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.console import Console
 from stepalign.critics import Critic
-from stepalign.critics.counts import outcomes
+from stepalign.critics.stats import outcomes
 from stepalign.distributed.process import World
-from stepalign.distributed.strategy import DataParallel
+from stepalign.distributed.base import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
@@ -66,7 +66,7 @@ class Trainer:
     critic: Critic | None
     policy: Policy
     optimizer: torch.optim.Optimizer
-    strategy: DataParallel
+    strategy: ParallelStrategy
     solver: Solver
     weight_sync: WeightSync
     callbacks: Sequence[TrainerCallback] = ()
@@ -148,7 +148,7 @@ class Trainer:
                 stream.submit(rollout)
                 advance(len(rollout.completion_ids))
 
-            rollouts = self.solver.attempt(
+            rollouts = self.solver.generate_rollouts(
                 batch,
                 training.num_generations,
                 sampling,
@@ -156,8 +156,8 @@ class Trainer:
                 policy_step=self.step,
                 seed=derive_seed(self.recipe.seed, "rollouts", step),
                 prefix=f"step-{step:06d}",
-                done=sampled,
-                graded=stream.graded,
+                on_rollout=sampled,
+                grade=stream.graded,
             )
         self.run.save_rollouts(step, rollouts)
         return rollouts
@@ -237,7 +237,7 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Write adapter, optimizer and step to the run's folder."""
-        optimizer = self.strategy.whole(self.policy, self.optimizer)
+        optimizer = self.strategy.full_optimizer_state(self.policy, self.optimizer)
         self.world.on_main(lambda: checkpoints.save(self.run.checkpoints, self.policy, optimizer, self.step))
         self._call("on_save")
 
@@ -290,9 +290,8 @@ class Trainer:
             "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
             **update_metrics,
             **rollout_metrics(rollouts),
+            **self.weight_sync.metrics,
         }
-        if self.weight_sync.difference is not None:
-            values["weight_sync_difference"] = self.weight_sync.difference
         line = {
             **values,
             "cases": examples.cases,

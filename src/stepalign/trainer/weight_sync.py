@@ -1,167 +1,248 @@
-"""The policy's way to an engine with weights of its own, and the guard behind it.
+"""Weight sync: load each version of the policy into a sampler with weights of its own, and check that it arrived.
 
-After every hand-over the engine draws a token behind each of some fixed prompts, and its log-probability is held
-against the trainer's. An engine that answers as the base does (the adapter is missing), as the version before (it is
-stale), or as neither, would sample off-policy for the rest of the run without a word: here the run stops with the
-measured difference.
+A sampler that answers as the base does (the adapter is missing), as the version before (it is stale), or as neither
+would sample off-policy for the rest of the run in silence. So after every sync the sampler scores about 2,000 fixed
+tokens. With s its log-probabilities, n the trainer's, and o the trainer's with an older version (or the base):
 
-Two rules, on log-probabilities s of the engine and n of the trainer's policy:
+    t = ⟨s − o, n − o⟩ / ‖n − o‖²        1 where the new version is served, 0 where the older one is
+    mean |s − n| ≤ tolerance             catches an adapter that is neither
 
-    mean |s − n| ≤ tolerance        catches what is plainly wrong
-    ‖s − o‖ ≥ ½ ‖n − o‖             for o the base's and the version before's: catches an old adapter below the
-                                    tolerance, since a small step moves log-probabilities less than bfloat16 rounds
+The projection t averages the sampler's noise over all tokens: noise of 0.01 nats a token leaves a standard deviation
+of 0.11 in t where the step is 0.002 nats. Below 0.4 the adapter is loaded once more, then the run stops. Nothing is
+decided between 0.4 and 0.6, because rounding in the trainer itself (half precision) moves t to ½ whichever version is
+served, nor where half of the step is below four standard deviations of the noise. Such a sync is counted, and the next
+one compares with the same older version, so that the step grows until it can be decided.
 
-The second needs no threshold: with noise e, s = n + e, it fails only if e undoes at least half of the step.
+The mismatch between trainer and sampler on the rollouts themselves is `sampler_mismatch`.
 """
 
+import logging
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
-from stepalign.collate import collate
 from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
+from stepalign.losses.log_probs import scores
 from stepalign.policy import ADAPTER, Policy
-from stepalign.records import TokenIds
-from stepalign.rollouts import AdapterVersion, Engine, Sampler
+from stepalign.records import Rollout, TokenIds
+from stepalign.rollouts import AdapterVersion, RemoteSampler, Sampler
+from stepalign.collate import collate
 from stepalign.views import View
 
-_TOKENS = 48
-"""So many are drawn and compared."""
+log = logging.getLogger("stepalign")
+
+_TOKENS, _TOKENS_PER_TEXT = 2000, 256
+"""Tokens that are compared. vLLM holds the logits of a whole text at once, so texts are short."""
+_STALE, _ARRIVED = 0.4, 0.6
+_DEVIATIONS = 4.0
+"""Standard deviations of the noise that half of a step must exceed."""
+
+
+class NotSyncedError(StepalignError):
+    """A sampler that does not answer as the trainer does."""
 
 
 class WeightSync:
-    """Brings each version of a policy to the sampler, where that has weights of its own."""
+    """Loader of a policy's versions into a sampler; without effect for one that shares the trainer's weights."""
 
     def __init__(
         self,
         sampler: Sampler,
         policy: Policy,
         settings: config.Recipe,
-        probes: Sequence[TokenIds],
+        texts: Iterable[TokenIds],
         world: World,
     ) -> None:
-        """`probes` are texts of the kind that is sampled; tokens are drawn behind beginnings of them."""
-        self._engine = sampler if isinstance(sampler, Engine) else None
+        """`texts` are of the kind that is sampled; the ends of the first ones are scored, 2,000 tokens in all."""
+        self._sampler = sampler if isinstance(sampler, RemoteSampler) else None
         self._policy, self._world = policy, world
         self._folder = settings.folder / "version"
-        self._tolerance = _tolerance(settings, policy)
-        self._probes = probes
-        each = -(-_TOKENS // len(probes))
-        # They end all over the probes' second halves, where the solver's own text is.
-        self._ends = [[len(ids) - number * len(ids) // (2 * each) for number in range(each)] for ids in probes]
-        self._prompts = [ids[:end] for ids, ends in zip(probes, self._ends, strict=True) for end in ends]
+        tolerance = getattr(settings.sampler, "tolerance", None)
+        self._tolerance: float = tolerance or (1e-3 if policy.head.dtype == torch.float32 else 0.05)
+        self._texts = _excerpts(texts) if self._sampler else []
         self._step: int | None = None
         self._number = 0
-        self._others: dict[str, Float[Tensor, "prompts vocab"]] = {}
-        self.difference: float | None = None
-        """The mean difference (nats a token) that was measured last."""
+        self._older: dict[str, Float[Tensor, " tokens"]] = {}
+        self._undecided = self._reloads = 0
+        self.metrics: dict[str, float] = {}
+        """The last sync's: mean |s − n| in nats, the least t, and counts over the run; empty without a sync."""
 
     def sync(self, step: int) -> None:
-        """Hand the policy over, if it has changed, and check that it arrived.
+        """Load the policy into the sampler, if it has changed, and check that it arrived.
 
         Raises:
-            StepalignError: it cannot be loaded, or the engine does not answer as the trainer does.
+            StepalignError: it cannot be loaded, or the sampler does not answer as the trainer does.
         """
-        if self._engine is None or self._step == step:
+        if self._sampler is None or self._step == step:
             return
-        version = self._world.on_main(lambda: self._export(step))
-        self._engine.load_adapter(version)
-        now = self._scores()
-        if "the base" not in self._others:
+        new = self._score_texts()
+        if not self._older:
             with self._policy.model.disable_adapter():
-                self._others["the base"] = self._scores()
-        self.difference = 0.0
-        for server, drawn in self._engine.sample_logprobs(self._prompts, adapter=ADAPTER).items():
-            rows, tokens = range(len(drawn)), [token for token, _ in drawn]
-            difference = guard(
-                torch.tensor([given for _, given in drawn]),
-                now[rows, tokens],
-                {name: other[rows, tokens] for name, other in self._others.items()},
-                self._tolerance,
-                f"{server} does not sample from the policy of step {step}, which it was handed",
-            )
-            self.difference = max(self.difference, difference)
-        self._others = {"the base": self._others["the base"], f"the policy of step {step}": now}
+                self._older["the base"] = self._score_texts()
+        version = self._world.on_main(lambda: self._export(step))
+        self._sampler.load_adapter(version)
+        try:
+            decided = self._check(step, new)
+        except NotSyncedError as error:
+            log.warning("%s. It is loaded once more.", error)
+            self._reloads += 1
+            self._sampler.load_adapter(replace(version, name=f"{version.name}-again", number=version.number + 1))
+            decided = self._check(step, new)
+        if decided:
+            self._older = {"the base": self._older["the base"], f"the policy of step {step}": new}
         self._step = step
         self._world.on_main(lambda: self._forget(version))
 
     def sleep(self) -> None:
-        """Let the engine give back what training needs."""
-        if self._engine is not None:
-            self._engine.sleep()
+        """Let the sampler free the memory that training needs."""
+        if self._sampler is not None:
+            self._sampler.sleep()
 
     def close(self) -> None:
-        """End the engine. The adapters stay in the checkpoints."""
-        if self._engine is not None:
-            self._engine.close()
+        """Stop the sampler. The adapters stay in the checkpoints."""
+        if self._sampler is not None:
+            self._sampler.close()
             if self._world.is_main:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _check(self, step: int, new: Float[Tensor, " tokens"]) -> bool:
+        """Compare every server with the trainer; True where each older version is told from the new one."""
+        assert self._sampler is not None
+        differences, projections = [], []
+        for server, by_text in self._sampler.prompt_logprobs(self._texts, adapter=ADAPTER).items():
+            served = torch.tensor([value for values in by_text for value in values])
+            complaint = f"{server} does not sample from the policy of step {step}, which it loaded"
+            difference, found = check_synced(served, new, self._older, self._tolerance, complaint)
+            differences.append(difference)
+            projections.append(found)
+        changed = [name for name, old in self._older.items() if not torch.equal(old, new)]
+        decided = all(len(found) == len(changed) for found in projections)
+        self._undecided += not decided
+        values = [t for found in projections for t in found.values()]
+        self.metrics = {
+            "weight_sync_difference": max(differences),
+            **({"weight_sync_projection": min(values)} if values else {}),
+            "weight_sync_undecided": self._undecided,
+            "weight_sync_reloads": self._reloads,
+        }
+        return decided and bool(changed)
+
     def _export(self, step: int) -> AdapterVersion:
-        self._number += 1
-        # A run that goes on trains step 12 again: the engine must not take the old one for it.
+        self._number += 2  # the next number is that of a second attempt
+        # A resumed run trains step 12 again: its adapter must not be taken for the old one.
         name = f"step-{step:06d}-{uuid.uuid4().hex[:8]}"
         self._policy.save(self._folder / name)
         return AdapterVersion(name=name, number=self._number, folder=self._folder / name)
 
-    def _forget(self, kept: AdapterVersion) -> None:
+    def _forget(self, current: AdapterVersion) -> None:
         for folder in self._folder.iterdir():
-            if folder.name != kept.name:
+            if folder != current.folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    @torch.no_grad()
-    def _scores(self) -> Float[Tensor, "prompts vocab"]:
-        """The trainer's log-probabilities of every token that may follow a prompt."""
-        policy, training = self._policy, self._policy.training
-        policy.eval()
-        found = []
-        for ids, ends in zip(self._probes, self._ends, strict=True):
-            view = View(prompt_ids=ids[:1], completion_ids=(*ids[1:], 0), loss_start=0, loss_stop=len(ids))
-            hidden = policy(collate([view]).to(policy.head.device))[[end - 1 for end in ends]]
-            found.append((hidden @ policy.head.T).float().log_softmax(dim=-1).cpu())
-        policy.train(training)
-        return torch.cat(found)
+    def _score_texts(self) -> Float[Tensor, " tokens"]:
+        """Score every token of the texts but each first one with the trainer's policy."""
+        views = [View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=len(ids) - 1) for ids in self._texts]
+        return torch.cat(log_probs(self._policy, views))
 
 
-def guard(
-    given: Float[Tensor, " tokens"],
-    now: Float[Tensor, " tokens"],
-    others: Mapping[str, Float[Tensor, " tokens"]],
+def check_synced(
+    served: Float[Tensor, " tokens"],
+    new: Float[Tensor, " tokens"],
+    older: dict[str, Float[Tensor, " tokens"]],
     tolerance: float,
     complaint: str,
-) -> float:
-    """Check that an engine answers as the trainer does.
+) -> tuple[float, dict[str, float]]:
+    """Check that a sampler answers as the trainer does.
 
     Args:
-        given: the engine's log-probabilities of some tokens.
-        now: what the trainer gives them.
-        others: what it gives them without the adapter, or with the one before, by name.
+        served: the sampler's log-probabilities of some tokens.
+        new: the trainer's.
+        older: the trainer's without the adapter, or with an older one, by name.
         tolerance: the largest mean difference, in nats a token.
-        complaint: what the error begins with.
+        complaint: the beginning of the error.
 
     Returns:
-        The mean difference.
+        The mean difference, and the projection on the step from each older version where that is decided.
 
     Raises:
-        StepalignError: with the measured difference, and what the engine answers like.
+        NotSyncedError: with the measured difference, and the version that the sampler answers like.
     """
-    difference = (given - now).abs().mean().item()
-    old = next((name for name, other in others.items() if (given - other).norm() < (now - other).norm() / 2), None)
-    if old is None and difference <= tolerance:
-        return difference
-    like = f"it answers like {old}" if old else "it answers like nothing the trainer knows"
-    raise StepalignError(
-        f"{complaint}: {like}. On {len(now)} tokens its log-probabilities differ from the trainer's by "
-        f"{difference:.2g} nats on average, at most {(given - now).abs().max():.2g} (sampler.tolerance = {tolerance:g})"
+    difference = _mean_difference(served, new)
+    projections: dict[str, float] = {}
+    stale = False
+    for name, old in older.items():
+        step, offset = (new - old).double(), (served - old).double()
+        length = step.norm().item()
+        if length == 0:
+            continue
+        t = (offset @ step).item() / length**2
+        noise = (offset - t * step).norm().item() / len(new) ** 0.5
+        if length / 2 >= _DEVIATIONS * noise and not _STALE < t < _ARRIVED:
+            stale = stale or t <= _STALE
+            projections[name] = t
+    if not stale and difference <= tolerance:
+        return difference, projections
+    distances = {name: _mean_difference(served, old) for name, old in older.items()}
+    nearest = min(distances, key=lambda name: distances[name])
+    step_length = _mean_difference(new, older[nearest])
+    like = nearest if stale and distances[nearest] <= max(tolerance, step_length / 2) else "nothing the trainer has"
+    raise NotSyncedError(
+        f"{complaint}: it answers like {like}. On {len(new)} tokens its log-probabilities differ from the trainer's by "
+        f"{difference:.2g} nats on average, at most {(served - new).abs().max():.2g} (sampler.tolerance = "
+        f"{tolerance:g}); the step from {nearest} is {step_length:.2g} nats"
+        + "".join(f", of which the sampler has made {projections[name]:.2f}" for name in projections if name == nearest)
     )
 
 
-def _tolerance(settings: config.Recipe, policy: Policy) -> float:
-    chosen = getattr(settings.sampler, "tolerance", None)
-    return chosen or (1e-3 if policy.head.dtype == torch.float32 else 0.05)
+def _mean_difference(one: Float[Tensor, " tokens"], other: Float[Tensor, " tokens"]) -> float:
+    return (one - other).abs().mean().item()
+
+
+@torch.no_grad()
+def log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]]:
+    """Score the counted tokens of each view with a policy, without dropout, at temperature 1."""
+    training = policy.training
+    policy.eval()
+    scored = []
+    for view in views:
+        batch = collate([view]).to(policy.head.device)
+        scored.append(scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu())
+    policy.train(training)
+    return scored
+
+
+def sampler_mismatch(rollouts: Sequence[Rollout], trainer: Sequence[Float[Tensor, " _"]]) -> dict[str, float]:
+    """Compare the sampler's log-probabilities of its own tokens with the trainer's.
+
+    Args:
+        rollouts: those without `sampler_logprobs` do not count.
+        trainer: for each rollout the log-probabilities of its completion, of the same policy (`log_probs`).
+
+    Returns:
+        The mean over rollouts of their mean |trainer − sampler|, and the largest, in nats a token; empty without any.
+    """
+    means = [
+        (torch.tensor(rollout.sampler_logprobs) - values).abs().mean().item()
+        for rollout, values in zip(rollouts, trainer, strict=True)
+        if rollout.sampler_logprobs
+    ]
+    if not means:
+        return {}
+    return {"sampler_mismatch": sum(means) / len(means), "sampler_mismatch_max": max(means)}
+
+
+def _excerpts(texts: Iterable[TokenIds]) -> list[TokenIds]:
+    """The ends of the first texts: most of a text's own words stand there, behind the prompt's."""
+    excerpts: list[TokenIds] = []
+    for ids in texts:
+        if sum(map(len, excerpts)) >= _TOKENS:
+            break
+        excerpts.append(ids[-_TOKENS_PER_TEXT:])
+    return excerpts

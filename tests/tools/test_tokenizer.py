@@ -6,8 +6,8 @@ from random import Random
 import pytest
 
 from stepalign.chat import Chat
-from stepalign.lab import corpus, pretrain
 from stepalign.prompts.conversation import Turn
+from tools.lab_solver import corpus, pretrain
 
 
 @cache

@@ -1,9 +1,9 @@
-"""The lab's solver, trained from scratch on `corpus`: next-token prediction on the responses alone.
+"""Train the lab's solver from scratch on `corpus`: next-token prediction on the responses alone.
 
-The layers' matrices by Muon, embedding and norms by AdamW: half as many steps as AdamW alone. Everything follows from
-the seed. A run that was stopped goes on from its last checkpoint with the same texts.
+Muon trains the layers' matrices, AdamW the embedding and norms: half as many steps as AdamW alone. Everything follows
+from the seed. A stopped training resumes from its last checkpoint with the same texts.
 
-    python -m stepalign.lab.pretrain --out solver
+    python -m tools.lab_solver.pretrain --out solver
 """
 
 import argparse
@@ -19,24 +19,24 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from stepalign.chat import Chat
-from stepalign.lab import corpus, tokenizer
 from stepalign.prompts.conversation import Turn
 from stepalign.seeding import derive_seed
+from tools.lab_solver import corpus, tokenizer
 
 STEPS = 4500
 ALONE_STEPS = 1500
-"""The first so many see no contexts: short texts, so that solving is learnt before the use of contexts is."""
+"""First steps without contexts, so that solving is learnt on short texts before the use of contexts."""
 BATCH_TOKENS = 2560
 """Padded tokens of a batch."""
 POOL = 256
-"""Examples that are sorted by length together."""
+"""Number of examples that are sorted by length together."""
 RATE = 5e-3
 WARMUP = 100
 CHECKPOINT_EVERY = 250
 
 
 def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
-    """Qwen3 of four layers, 0.85M parameters, head and embedding tied."""
+    """Create a Qwen3 model of four layers, 0.85M parameters, head and embedding tied."""
     torch.manual_seed(derive_seed(seed, "weights"))
     return Qwen3ForCausalLM(
         Qwen3Config(
@@ -49,23 +49,23 @@ def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
             head_dim=32,
             max_position_embeddings=1024,
             tie_word_embeddings=True,
-            rope_theta=100.0,  # texts are short, and numbers are told apart by their places
+            rope_theta=100.0,  # texts are short, and numbers differ by their places
         )
     )
 
 
 def new_tokenizer(seed: int, examples: int = 4000) -> PreTrainedTokenizerBase:
-    """A tokenizer of the corpus' phrases."""
+    """Build a tokenizer from the corpus."""
     texts = islice(corpus.examples(Random(derive_seed(seed, "tokenizer"))), examples)
     return tokenizer.build(part for example in texts for part in (example.message, example.response))
 
 
 Encoded = tuple[list[int], int]
-"""An example's ids, and how many of them are the prompt's."""
+"""An example's ids, and the number of prompt ids among them."""
 
 
 def encode(chat: Chat, example: corpus.Example) -> Encoded:
-    """An example as the solver will meet it, its response ended by the EOS."""
+    """Encode an example; its response ends with the EOS."""
     prompt = chat.prompt_ids([Turn("user", example.message)], thinking=example.thinking)
     # With the switch on, the response itself closes the think block.
     block = chat.tokenizer(corpus.NO_THOUGHTS, add_special_tokens=False)["input_ids"] if example.thinking else []
@@ -76,24 +76,24 @@ def encode(chat: Chat, example: corpus.Example) -> Encoded:
 def batches(
     chat: Chat, seed: int, terms: tuple[int, int], alone: float = corpus.ALONE_SHARE
 ) -> Iterator[list[Encoded]]:
-    """Batches of similar lengths without end, a share of the examples without a context."""
+    """Generate batches of similar lengths without end, a share `alone` of the examples without a context."""
     pool = 0
     while True:
         random = Random(derive_seed(seed, "pool", pool))
         encoded = [encode(chat, example) for example in islice(corpus.examples(random, terms, alone), POOL)]
-        encoded.sort(key=lambda one: len(one[0]))
-        made: list[list[Encoded]] = [[]]
-        for one in encoded:
-            if len(one[0]) * (len(made[-1]) + 1) > BATCH_TOKENS:
-                made.append([])
-            made[-1].append(one)
-        random.shuffle(made)
-        yield from made
+        encoded.sort(key=lambda pair: len(pair[0]))
+        batched: list[list[Encoded]] = [[]]
+        for ids, prompt in encoded:
+            if len(ids) * (len(batched[-1]) + 1) > BATCH_TOKENS:
+                batched.append([])
+            batched[-1].append((ids, prompt))
+        random.shuffle(batched)
+        yield from batched
         pool += 1
 
 
 def loss_of(model: Qwen3ForCausalLM, batch: Sequence[Encoded]) -> torch.Tensor:
-    """The mean cross-entropy of the responses' tokens."""
+    """Compute the mean cross-entropy of the responses' tokens."""
     longest = max(len(ids) for ids, _ in batch)
     inputs = torch.zeros(len(batch), longest, dtype=torch.long)
     targets = torch.full((len(batch), longest), -100)
@@ -106,10 +106,9 @@ def loss_of(model: Qwen3ForCausalLM, batch: Sequence[Encoded]) -> torch.Tensor:
 
 
 def optimizers_of(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon over the layers' matrices, AdamW over the rest, at rates of one scale."""
+    """Create Muon over the layers' matrices and AdamW over the rest, at rates of one scale."""
     matrices = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
-    taken = set(matrices)
-    rest = [parameter for parameter in model.parameters() if parameter not in taken]
+    rest = [parameter for parameter in model.parameters() if parameter not in set(matrices)]
     return [
         torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.01),
@@ -125,7 +124,7 @@ def train(
     terms: tuple[int, int] = corpus.TERMS,
     init: Path | None = None,
 ) -> None:
-    """Train, and write the solver's folder anew at every checkpoint.
+    """Train, and rewrite the solver's folder at every checkpoint.
 
     Args:
         out: the folder.
@@ -133,7 +132,7 @@ def train(
         seed: of weights and texts.
         peak: the highest learning rate.
         terms: the fewest and the most of a sum.
-        init: begin with this solver's weights and tokenizer instead of new ones.
+        init: start from this solver's weights and tokenizer instead of new ones.
     """
     fast = AutoTokenizer.from_pretrained(init) if init else new_tokenizer(seed)
     chat = Chat(fast)
@@ -146,8 +145,8 @@ def train(
     if state_file.exists():
         state = torch.load(state_file)
         model.load_state_dict(state["model"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         done = state["step"]
     stream = chain(islice(batches(chat, seed, terms, 1.0), ALONE_STEPS), batches(chat, seed + 1, terms))
     start, losses, tokens = time.perf_counter(), [], 0
@@ -167,19 +166,19 @@ def train(
             print(f"step {step}: loss {sum(losses[-50:]) / 50:.4f}, {tokens / seconds:.0f} tokens/s", flush=True)
         if step % CHECKPOINT_EVERY == 0 or step == steps:
             save(model, fast, out)
-            kept = [optimizer.state_dict() for optimizer in optimizers]
-            torch.save({"model": model.state_dict(), "optimizers": kept, "step": step}, state_file)
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            torch.save({"model": model.state_dict(), "optimizers": states, "step": step}, state_file)
 
 
 def rate(step: int, steps: int) -> float:
-    """Linear warm-up to 1, then half a cosine to a twentieth."""
+    """Compute the learning rate's factor: linear warm-up to 1, then half a cosine down to 0.05."""
     if step < WARMUP:
         return step / WARMUP
     return 0.05 + 0.95 * (1 + math.cos(math.pi * (step - WARMUP) / max(steps - WARMUP, 1))) / 2
 
 
 def save(model: Qwen3ForCausalLM, fast: PreTrainedTokenizerBase, out: Path) -> None:
-    """Write the folder that transformers, and a recipe, load the solver from."""
+    """Write the folder from which transformers and recipes load the solver."""
     model.generation_config = GenerationConfig(eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id)
     model.save_pretrained(out)
     fast.save_pretrained(out)
@@ -190,7 +189,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path, help="go on from this solver, on the texts of another seed")
+    parser.add_argument("--init", type=Path, help="start from this solver instead of from scratch")
     parser.add_argument("--peak", type=float, default=RATE, help="the highest learning rate")
     parser.add_argument("--terms", type=int, nargs=2, default=corpus.TERMS, help="the fewest and the most of a sum")
     arguments = parser.parse_args()

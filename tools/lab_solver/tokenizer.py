@@ -1,8 +1,7 @@
-"""The lab solver's tokenizer: byte-level, so that any text survives it, with the task's phrases as single tokens.
+"""Tokenizer of the lab's solver: byte-level, so that any text survives it, with the task's phrases as single tokens.
 
-Digits stand alone, and so do line breaks; everything between them is merged as far as the task's texts suggest, across
-spaces, so that a heading of a critique is a token or two. Roles and the thinking switch are Qwen3's in spirit: thinking
-off closes an empty think block in the prompt.
+Each digit is a token of its own. Merges cross spaces but not digits and line breaks, so that a heading of a critique is
+a token or two. The thinking switch works as Qwen3's: switched off, the prompt ends with an empty think block.
 """
 
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ TEMPLATE = (
 
 
 def build(texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """A tokenizer whose merges come from these texts."""
+    """Build a tokenizer whose merges come from these texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(r"\d|\n+|[^\d\n]+"), "isolated"),

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from stepalign import lab
 from stepalign.chat import Chat
-from stepalign.lab import pretrain
+from tools.lab_solver import pretrain
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

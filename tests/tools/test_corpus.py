@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import islice
 from random import Random
 
-from stepalign.lab import corpus
+from tools.lab_solver import corpus
 
 
 def test_contexts_have_equal_shares() -> None:

@@ -1,8 +1,8 @@
-"""What the lab's solver was trained on: sums, alone and behind every kind of context in equal shares.
+"""Training texts of the lab's solver: sums, alone and behind each kind of context in equal shares.
 
-Attempts are written by `solving`, critiques of them by the program critic itself, so the solver has seen what the
-loop will show it. A solution behind a context that shows a derivation takes it three times of four, whatever the
-context is, and another otherwise. Each example is a message, the thinking switch and the response.
+`solving` writes the attempts and the program critic itself the critiques, so training shows the contexts that the
+lab's runs will show. A solution behind a context that shows a derivation takes it three times of four, whatever the
+context is, and otherwise a random one.
 """
 
 import re
@@ -12,17 +12,17 @@ from random import Random
 
 from stepalign import config, contexts
 from stepalign.critics.arithmetic.critic import ProgramCritic
-from stepalign.lab import solving
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, Grade, Problem, Rollout
+from tools.lab_solver import solving
 
 CONTEXTS = ("refsol", "stepalign", "quoted", "verdicts")
 ALONE_SHARE = 0.5
-"""Examples without a context; the contexts share the rest equally."""
+"""Share of examples without a context; the contexts have equal shares of the rest."""
 FOLLOWS = 0.75
-"""How often a solution takes the derivation that its context shows."""
+"""Chance that a solution takes the derivation that its context shows."""
 THINKING_SHARE = 0.1
-"""Examples with the thinking switch on. The response then begins with an empty think block: it does not think."""
+"""Share of examples with the thinking switch on. Their response begins with an empty think block."""
 NO_THOUGHTS = "<think>\n\n</think>\n\n"
 TERMS = (4, 8)
 """The fewest and the most terms of a sum."""
@@ -30,7 +30,7 @@ TERMS = (4, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A prompt's message and what the solver answers."""
+    """A prompt's message and the response to it."""
 
     context: str | None
     message: str
@@ -39,32 +39,26 @@ class Example:
 
 
 def examples(random: Random, terms: tuple[int, int] = TERMS, alone: float = ALONE_SHARE) -> Iterator[Example]:
-    """Examples without end, a share of them without a context."""
+    """Generate examples without end, a share `alone` of them without a context."""
     while True:
         context = None if random.random() < alone else random.choice(CONTEXTS)
         yield example(random, random.randint(*terms), context)
 
 
 def example(random: Random, terms: int, context: str | None) -> Example:
-    """One example of a sum of `terms` numbers of one digit."""
+    """Generate one example of a sum of `terms` one-digit numbers."""
     numbers = [random.randint(1, 9) for _ in range(terms)]
-    known, attempted = random.choice(solving.WAYS), random.choice(solving.WAYS)
-    problem = _problem(numbers, known)
+    reference, attempted = random.choice(solving.DERIVATIONS), random.choice(solving.DERIVATIONS)
+    problem = _problem(numbers, reference)
     message = _message(problem, context, *solving.write(numbers, attempted, random))
-    shown = {"refsol": known, "stepalign": attempted, "quoted": attempted}.get(context or "")
-    way = shown if shown and random.random() < FOLLOWS else random.choice(solving.WAYS)
-    response, _ = solving.write(numbers, way, random, frozenset(_EQUATION.findall(message)))
-    thinking = random.random() < THINKING_SHARE
-    return Example(
-        context=context,
-        message=message,
-        response=response,
-        thinking=thinking,
-    )
+    shown = {"refsol": reference, "stepalign": attempted, "quoted": attempted}.get(context or "")
+    derivation = shown if shown and random.random() < FOLLOWS else random.choice(solving.DERIVATIONS)
+    response, _ = solving.write(numbers, derivation, random, frozenset(_EQUATION.findall(message)))
+    return Example(context=context, message=message, response=response, thinking=random.random() < THINKING_SHARE)
 
 
-def _problem(numbers: list[int], way: str) -> Problem:
-    solution, answer = solving.write(numbers, way)
+def _problem(numbers: list[int], derivation: str) -> Problem:
+    solution, answer = solving.write(numbers, derivation)
     return Problem(
         id="sum",
         statement=f"Compute {' + '.join(map(str, numbers))}.",
@@ -90,10 +84,10 @@ def _message(problem: Problem, context: str | None, text: str, answer: int) -> s
     (critique,) = _CRITIC.critique([(problem, rollout)])
     if not isinstance(critique, Critique):
         return _PROMPT.turns(problem)[-1].content
-    return _DESIGNS[context].render(problem, rollout, critique)
+    return _CONTEXTS[context].render(contexts.ContextInput(problem=problem, rollout=rollout, critique=critique))
 
 
 _PROMPT = SolverPrompt(config.PromptsConfig(solver="lab/solver"))
 _CRITIC = ProgramCritic()
-_DESIGNS = {name: contexts.load(f"lab/{name}") for name in CONTEXTS}
+_CONTEXTS = {name: contexts.load(f"lab/{name}") for name in CONTEXTS}
 _EQUATION = re.compile(r"\d+ \+ \d+ = \d+")

@@ -1,0 +1,101 @@
+"""Chat completions of a served model, with a cache in front: a request that has a reply is not sent again."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from stepalign import config
+from stepalign.critics.cache import ReplyCache
+from stepalign.critics.llm import ModelReply
+from stepalign.serving.client import Client, to_json
+
+_MAX_CHARS_PER_TOKEN = 16
+"""More characters than a token has on average, in any text."""
+_ENVELOPE = 2**20
+"""Bytes of a reply besides its text."""
+
+
+class ChatCompletions:
+    """Connection to a critic's endpoints, as an asynchronous context manager, and the cache in front of it."""
+
+    def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: ReplyCache | None) -> None:
+        kept = (
+            f"Its replies so far are kept in {cache.path}."
+            if cache
+            else "With critic.cache = 'off' its replies to unfinished steps are lost."
+        )
+        self._client = Client(
+            settings.base_url,
+            name="critic",
+            key=key,
+            timeout_s=settings.timeout_s,
+            total_timeout_s=settings.total_timeout_s,
+            max_retries=settings.max_retries,
+            cooldown_s=settings.cooldown_s,
+            max_outage_s=settings.max_outage_s,
+            failures=3,  # one prompt that always fails is no outage
+            refusal_advice="Look at critic.base_url, critic.model and the key in the environment variable "
+            f"{settings.api_key_env}; the same command then goes on from here.",
+            outage_advice=f"{kept} When the server is back, the same command goes on from here.",
+        )
+        self._cache, self._max_chars = cache, settings.max_tokens * _MAX_CHARS_PER_TOKEN
+        self._pending: dict[str, asyncio.Task[ModelReply]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._pending.values():
+            task.cancel()
+        await asyncio.gather(*self._pending.values(), return_exceptions=True)
+        await self._client.__aexit__(kind, error, trace)
+
+    async def ask(self, request: Mapping[str, Any]) -> ModelReply:
+        """Return the cached reply, that of an equal request under way, or a new one.
+
+        Raises:
+            UnansweredError: there is none, and why.
+            StepalignError: no request can be answered.
+        """
+        body = to_json(request)
+        key = hashlib.sha256(body).hexdigest()
+        if self._cache and (cached := self._cache.get(key)) is not None:
+            return cached
+        if (task := self._pending.get(key)) is None:
+            task = self._pending[key] = asyncio.create_task(self._ask(key, body))
+            task.add_done_callback(lambda _: self._pending.pop(key))
+        return await asyncio.shield(task)  # equal requests wait for one task: cancelling one leaves the other
+
+    async def _ask(self, key: str, body: bytes) -> ModelReply:
+        max_bytes = _ENVELOPE + 4 * self._max_chars  # a character is at most four bytes, an escaped one six
+        reply = await self._client.post("/chat/completions", body, self._read, max_bytes=max_bytes)
+        if self._cache:
+            self._cache.put(key, reply)
+        return reply
+
+    def _read(self, body: bytes | None) -> ModelReply:
+        """Read a chat completion.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if body is None:
+            return ModelReply(text="", truncated=True)
+        try:
+            completion = json.loads(body)
+            choice = completion["choices"][0]
+            content = choice["message"].get("content") or ""
+            usage = completion.get("usage") or {}
+            tokens = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+            text = content.rpartition("</think>")[2]  # thinking in a field of its own is not read
+            text = text.encode(errors="replace").decode()  # half a surrogate pair could not be written to a file
+            truncated = choice.get("finish_reason") == "length" or len(text) > self._max_chars
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            raise ValueError("not a chat completion") from None
+        return ModelReply(text=text[: self._max_chars], truncated=truncated, **tokens)

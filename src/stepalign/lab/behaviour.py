@@ -1,0 +1,100 @@
+"""Errors in attempts at the lab's sums: wrong operands, slipped results, slips left wrong.
+
+Avg@n alone does not tell what a condition taught. An attempt is right if it adds the numbers of a derivation and leaves
+no slip uncorrected, so it can fail in two ways.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.records import Problem, Rollout
+
+DERIVATIONS = ("left to right", "right to left", "pairs")
+"""The names that `data.sums` gives them."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Counts read from an attempt's equations, corrections aside."""
+
+    equations: int
+    slips: int
+    """Results that are wrong where they first stand."""
+    uncorrected: int
+    """Slips without a correction in the same step."""
+    on_derivation: bool
+    """True if the numbers added are those of a derivation, the attempt's own slips carried on."""
+
+
+BEHAVIOURS: dict[str, Callable[[Attempt], float]] = {
+    "takes a derivation's numbers": lambda attempt: float(attempt.on_derivation),
+    "results slipped": lambda attempt: attempt.slips / max(attempt.equations, 1),
+    "results left wrong": lambda attempt: attempt.uncorrected / max(attempt.equations, 1),
+}
+"""Shares: of attempts, of an attempt's results, of its results."""
+
+_EQUATION = re.compile(r"(Wait: )?(\d+) \+ (\d+) = (\d+)")
+
+
+def behaviours(
+    rollouts: Sequence[Rollout], problems: Mapping[str, Problem], *, resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Estimate each of `BEHAVIOURS`, with intervals over problems.
+
+    Args:
+        rollouts: equally many of each problem.
+        problems: by id; sums, with their terms in `meta`.
+        resamples: behind each interval.
+        seed: of the resampling.
+    """
+    by_problem: dict[str, list[Attempt]] = {}
+    for rollout in rollouts:
+        terms = cast(list[int], problems[rollout.problem_id].meta["terms"])
+        by_problem.setdefault(rollout.problem_id, []).append(read(rollout.text, terms))
+    counts = resample(len(by_problem), resamples=resamples, seed=seed)
+    estimates = {}
+    for name, share in BEHAVIOURS.items():
+        values = np.array([np.mean([share(attempt) for attempt in attempts]) for attempts in by_problem.values()])
+        estimates[name] = interval(values.mean(), counts @ values / len(values), n=len(rollouts))
+    return estimates
+
+
+def read(text: str, terms: Sequence[int]) -> Attempt:
+    """Read an attempt's equations and compare them with the derivations."""
+    steps: list[tuple[int, int, int]] = []
+    slips = corrected = 0
+    for correction, *numbers in _EQUATION.findall(text):
+        left, right, result = map(int, numbers)
+        if correction and steps:
+            corrected += sum(steps[-1][:2]) != steps[-1][2]
+            steps[-1] = (left, right, result)
+        else:
+            slips += left + right != result
+            steps.append((left, right, result))
+    values = [*terms, *(result for *_, result in steps)]
+    used = [step[:2] for step in steps]
+    on_derivation = any(
+        len(steps) == len(pairs) and used == [(values[a], values[b]) for a, b in pairs]
+        for pairs in (operations(name, len(terms)) for name in DERIVATIONS)
+    )
+    return Attempt(len(steps), slips, slips - corrected, on_derivation)
+
+
+def operations(derivation: str, terms: int) -> list[tuple[int, int]]:
+    """List a derivation's additions by place: places of terms first, then of each step's result."""
+    if derivation == "left to right":
+        return [(0, 1), *((terms + k, k + 2) for k in range(terms - 2))]
+    if derivation == "right to left":
+        return [(terms - 2, terms - 1), *((terms - 3 - k, terms + k) for k in range(terms - 2))]
+    additions: list[tuple[int, int]] = []
+    level = list(range(terms))
+    while len(level) > 1:
+        pairs = list(zip(level[::2], level[1::2], strict=False))
+        level = [terms + len(additions) + k for k in range(len(pairs))] + level[len(pairs) * 2 :]
+        additions += pairs
+    return additions

@@ -1,0 +1,146 @@
+"""Chat completions: reading an answer, the cache in front of the servers, equal requests."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from critics.faulty import Reply, free_url, serving
+from stepalign import config
+from stepalign.critics.cache import ReplyCache
+from stepalign.critics.chat_completions import ChatCompletions
+from stepalign.critics.llm import ModelReply
+from stepalign.errors import StepalignError
+from stepalign.serving import client
+from stepalign.serving.client import UnansweredError
+
+GOOD = Reply("fine")
+BAD = Reply(status=500, body="{}")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_FIRST_WAIT_S", 0.02)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def connect(url: str, cache: ReplyCache | None = None, **changed: Any) -> ChatCompletions:
+    table = {"base_url": url, "model": "m", "timeout_s": 5.0, "cooldown_s": 0.1, "max_outage_s": 0.3}
+    return ChatCompletions(config.OpenAICriticConfig.model_validate(table | changed), "sk-key", cache)
+
+
+def ask_all(url: str, prompts: Sequence[str], *, cache: ReplyCache | None = None, **changed: Any) -> list[Any]:
+    """Answers to prompts that are sent all at once."""
+
+    async def run() -> list[Any]:
+        async with connect(url, cache, **changed) as connection:
+            requests = ({"messages": [{"role": "user", "content": prompt}]} for prompt in prompts)
+            return await asyncio.gather(*map(connection.ask, requests), return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def ask(url: str, **changed: Any) -> ModelReply:
+    (answer,) = ask_all(url, ["?"], **changed)
+    if isinstance(answer, BaseException):
+        raise answer
+    assert isinstance(answer, ModelReply)
+    return answer
+
+
+def test_thinking_is_taken_off_wherever_it_stands() -> None:
+    with serving(Reply("<think>a</think> b</think> fine")) as server:
+        assert ask(server.url).text == " fine"
+    with serving(Reply("fine", reasoning="</think> I think")) as server:
+        assert ask(server.url).text == "fine"
+    with serving(Reply("<think>on and on")) as server:
+        assert ask(server.url).text == "<think>on and on"
+    with serving(Reply(None, reasoning="all of it")) as server:
+        assert ask(server.url).text == ""
+
+
+def test_text_that_no_file_could_hold_is_repaired(tmp_path: Path) -> None:
+    cache = ReplyCache(tmp_path / "cache.jsonl")
+    with serving(Reply("a\ud83d b")) as server:
+        for _ in range(2):
+            assert ask_all(server.url, ["?\ud83d"], cache=cache)[0] == ModelReply(
+                text="a? b", prompt_tokens=11, completion_tokens=7
+            )
+    assert server.requests[0]["messages"][0]["content"] == "?\ud83d"
+
+
+def test_megabytes_end_where_an_answer_ends() -> None:
+    with serving(Reply("x" * 1_000_000)) as server:
+        found = ask(server.url, max_tokens=100)
+        assert (len(found.text), found.truncated) == (1600, True)
+    with serving(Reply("x" * 30_000_000)) as server:
+        assert ask(server.url, max_tokens=100) == ModelReply(text="", truncated=True)
+    with serving(Reply("half a", finish="length")) as server:
+        assert ask(server.url).truncated
+
+
+def test_when_all_stay_down_the_error_names_the_cache(tmp_path: Path) -> None:
+    url, _ = free_url()
+    cache = ReplyCache(tmp_path / "answers.jsonl")
+    with pytest.raises(StepalignError, match=r"no critic endpoint .*answers\.jsonl\. .*the same command goes on"):
+        ask(url, cache=cache)
+    with pytest.raises(StepalignError, match=r"critic\.cache = 'off' its replies to unfinished steps are lost"):
+        ask(url)
+
+
+def test_a_refusal_of_everything_names_the_recipes_keys() -> None:
+    with (
+        serving(Reply(status=401, body="bad key sk-key")) as server,
+        pytest.raises(StepalignError, match=r"bad key \*\*\*.*critic\.model.*STEPALIGN_CRITIC_API_KEY"),
+    ):
+        ask(server.url)
+
+
+def test_one_of_two_equal_requests_may_be_cancelled() -> None:
+    with serving(Reply("fine", wait_s=0.2)) as server:
+
+        async def run() -> ModelReply:
+            async with connect(server.url) as connection:
+                first, second = (asyncio.create_task(connection.ask({"messages": [{"content": ""}]})) for _ in "ab")
+                await asyncio.sleep(0.05)
+                first.cancel()
+                return await second
+
+        assert asyncio.run(run()).text == "fine"
+        assert len(server.requests) == 1
+
+
+def test_leaving_cancels_what_is_under_way() -> None:
+    with serving(Reply("late", wait_s=30)) as server:
+
+        async def run() -> None:
+            async with connect(server.url, timeout_s=60.0) as connection:
+                asked = asyncio.create_task(connection.ask({"messages": [{"content": ""}]}))
+                await asyncio.sleep(0.1)
+                asked.cancel()
+
+        start = time.perf_counter()
+        asyncio.run(run())
+    assert time.perf_counter() - start < 5
+
+
+def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
+    cache = ReplyCache(tmp_path / "cache.jsonl")
+    with serving(Reply("fine", wait_s=0.05)) as server:
+        first = ask_all(server.url, ["a", "a", "b"], cache=cache)
+        assert ask_all(server.url, ["b", "a", "a"], cache=cache) == first
+        assert len(server.requests) == 2  # equal prompts that are under way are one, too
+        ask_all(server.url, ["a"], cache=None)
+        assert len(server.requests) == 3
+
+
+def test_a_fault_is_not_kept(tmp_path: Path) -> None:
+    cache = ReplyCache(tmp_path / "cache.jsonl")
+    with serving(BAD, GOOD) as server:
+        assert isinstance(ask_all(server.url, ["a"], cache=cache, max_retries=0)[0], UnansweredError)
+        assert ask_all(server.url, ["a"], cache=cache) == [
+            ModelReply(text="fine", prompt_tokens=11, completion_tokens=7)
+        ]

@@ -1,0 +1,1 @@
+"""Programs that made files of the package. They are not part of the wheel."""

@@ -1,0 +1,1 @@
+"""Training and measurement of the solver that ships in `stepalign.lab`."""
