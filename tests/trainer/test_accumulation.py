@@ -204,6 +204,34 @@ def test_an_estimated_denominator_is_rescaled(normalize: str, policy: Policy, ma
     assert metrics["kl"] == pytest.approx(kl, rel=1e-5)
 
 
+def test_the_mismatch_with_the_sampler_is_a_mean_over_loss_tokens(policy: Policy, make_recipe: MakeRecipe) -> None:
+    settings, sampled = make_recipe(), {}
+    for example in examples():
+        view, double = example.student, copy.deepcopy(policy).double().eval()
+        ids = torch.tensor([[*view.prompt_ids, *view.completion_ids]])
+        with torch.no_grad():
+            logits = double.model(ids).logits[0, len(view.prompt_ids) - 1 : -1]
+        log_probs = logits.log_softmax(-1).gather(-1, torch.tensor(view.completion_ids)[:, None])[:, 0]
+        sampled[example.rollout_id] = log_probs.tolist()
+    sampled["rollout 1"] = [value - 0.5 for value in sampled["rollout 1"]]
+    del sampled["rollout 4"]
+    accumulator = GradientAccumulator(
+        DistillationLoss(settings.algorithm),
+        policy,
+        DataParallel(),
+        Console(1),
+        loss_agg_mode="token-mean",
+        sequences=5,
+        tokens=35,
+        sampler_logprobs=sampled,
+    )
+    accumulator.add(examples()[:3])
+    accumulator.add(examples()[3:])
+    metrics = accumulator.step(adamw(policy, settings.optimizer), StepExamples(examples=examples()), 1.0)
+    assert metrics["sampler_mismatch_max"] == pytest.approx(0.5, abs=1e-4)
+    assert metrics["sampler_mismatch"] == pytest.approx(0.5 / 4, abs=1e-4)
+
+
 # ── what is not finite ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -15,11 +15,11 @@ from pydantic_core import to_jsonable_python
 
 from stepalign import config, contexts, lab
 from stepalign import data as problems
-from stepalign.algorithms.self_distillation import within
+from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.api import solver_on
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
-from stepalign.evaluation.run import judge
+from stepalign.evaluation.run import evaluate_policy
 from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.io import write_json
 from stepalign.lab.behaviour import BEHAVIOURS, behaviours
@@ -52,11 +52,13 @@ def measure(settings: config.Recipe) -> dict[str, Any]:
     by_id = {problem.id: problem for problem in evaluation_problems}
     bootstrap = {"resamples": settings.evaluation.num_bootstrap, "seed": settings.seed}
     with Console() as console, TemporaryDirectory() as folder, solver_on(settings, chat, base) as solver:
-        alone, rollouts = judge(solver, evaluation_problems, settings, console, adapter=None, step=0)
+        alone, rollouts = evaluate_policy(
+            solver, evaluation_problems, settings.evaluation, console, adapter=None, seed=settings.seed, step=0
+        )
         first = [replace(rollout, id=f"alone/{rollout.problem_id}") for rollout in rollouts if rollout.sample == 0]
         inputs = settled(Material(rollouts=first, problems=by_id), settings, solver, console, Path(folder))
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
-        teacher = within(settings.teacher, context_limit(settings.model))
+        teacher = limit_to_context(settings.teacher, context_limit(settings.model))
         crediting = Crediting(Policy(base).eval(), chat, solver.prompt.before, designs, teacher)
         batches = crediting.run(inputs.rollouts, by_id, inputs.critiques, {})
         credits = [credit for batch in batches for credit in batch]

@@ -6,19 +6,20 @@ processes, changes memory and time alone.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepalign import config
 from stepalign.algorithms.base import Loss, StepExamples
-from stepalign.collate import collate, micro_batches
+from stepalign.collate import Batch, collate, micro_batches
 from stepalign.console import Console
 from stepalign.distributed.base import ParallelStrategy
 from stepalign.errors import StepalignError
+from stepalign.losses.log_probs import scores
 from stepalign.losses.weights import LossAggMode, token_weights
 from stepalign.policy import Policy
 from stepalign.views import TrainingExample
@@ -43,6 +44,7 @@ class GradientAccumulator(Generic[E]):
         loss_agg_mode: LossAggMode,
         sequences: int,
         tokens: int,
+        sampler_logprobs: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Begin a step.
 
@@ -54,9 +56,13 @@ class GradientAccumulator(Generic[E]):
             loss_agg_mode: the mean over sequences, or over tokens.
             sequences: views with loss tokens in the step over all processes, known or estimated.
             tokens: their loss tokens.
+            sampler_logprobs: by rollout id, the sampler's own log-probabilities of the completion's tokens. They are
+                compared with the policy's; None compares nothing.
         """
         self._loss, self._policy, self._strategy, self._console = loss, policy, strategy, console
         self._loss_agg_mode, self._sequences, self._tokens = loss_agg_mode, sequences, tokens
+        self._sampler_logprobs = sampler_logprobs or {}
+        self._mismatches: list[float] = []
         self._sums: dict[str, float] = defaultdict(float)
         policy.train()
 
@@ -83,8 +89,9 @@ class GradientAccumulator(Generic[E]):
         start = time.perf_counter()
         lengths = [view.num_loss_tokens for view in views]
         weights = token_weights(lengths, self._loss_agg_mode, sequences=self._sequences, tokens=self._tokens)
+        hidden = self._policy(batch)
         value, metrics = self._loss.loss(
-            self._policy(batch), reference, self._policy.head, examples, batch, weights.to(device) * (not is_padding)
+            hidden, reference, self._policy.head, examples, batch, weights.to(device) * (not is_padding)
         )
         if not torch.isfinite(value):
             raise StepalignError(
@@ -97,10 +104,25 @@ class GradientAccumulator(Generic[E]):
         if is_padding:
             return
         self._sums["loss"] += value.item()
+        self._compare_with_sampler(hidden.detach(), batch, examples)
         for name, values in metrics.items():
             self._sums[name] += values.sum().item()
         if "kl" in metrics:  # the thinking boundary shows there
             self._sums["first_token_kl"] += metrics["kl"][_first_tokens(lengths).to(device)].sum().item()
+
+    def _compare_with_sampler(
+        self, hidden: Float[Tensor, "tokens hidden"], batch: Batch, examples: Sequence[E]
+    ) -> None:
+        """Add each rollout's mean |policy − sampler| in nats a token, over its loss tokens."""
+        if not any(example.rollout_id in self._sampler_logprobs for example in examples):
+            return
+        log_probs = scores(hidden, self._policy.head, batch.targets).log_probs.cpu()
+        lengths = [example.student.num_loss_tokens for example in examples]
+        for example, values in zip(examples, torch.split(log_probs, lengths), strict=True):
+            sampled = self._sampler_logprobs.get(example.rollout_id)
+            if sampled is not None:
+                own = torch.tensor(sampled[example.student.loss_start : example.student.loss_stop])
+                self._mismatches.append((values - own).abs().mean().item())
 
     def step(
         self, optimizer: torch.optim.Optimizer, step_examples: StepExamples[E], max_grad_norm: float
@@ -140,6 +162,9 @@ class GradientAccumulator(Generic[E]):
             metrics["first_token_kl"] = totals.pop("first_token_kl") / len(examples)
         metrics |= {name: total / tokens for name, total in totals.items()}
         metrics |= {"grad_norm": grad_norm, "tokens": tokens}
+        if mismatches := self._strategy.world.gather(self._mismatches):
+            metrics["sampler_mismatch"] = sum(mismatches) / len(mismatches)
+            metrics["sampler_mismatch_max"] = max(mismatches)
         metrics["student_tokens"] = sum(len(example.student.input_ids) for example in examples)
         if reference_tokens := self._loss.reference_tokens(examples):
             metrics[f"{self._loss.reference_stage}_tokens"] = reference_tokens
@@ -150,7 +175,9 @@ Pass = tuple[list[E], bool, bool]
 """A micro-batch, True where it is padding, and True where it is known to be the step's last."""
 
 
-def local_passes(strategy: ParallelStrategy, examples: Sequence[E], size: int, max_tokens: int | None) -> Iterator[Pass[E]]:
+def local_passes(
+    strategy: ParallelStrategy, examples: Sequence[E], size: int, max_tokens: int | None
+) -> Iterator[Pass[E]]:
     """Yield this process' passes over a step's examples, which are all there.
 
     Args:
@@ -176,6 +203,7 @@ def update(
     loss_agg_mode: LossAggMode,
     max_grad_norm: float,
     lengths: Sequence[int] | None = None,
+    sampler_logprobs: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, float]:
     """Do one optimizer update and return its metrics; without examples there is no update.
 
@@ -190,13 +218,21 @@ def update(
         loss_agg_mode: the mean over sequences, or over tokens.
         max_grad_norm: the global norm that gradients are clipped to; 0 is off.
         lengths: estimated loss tokens of each sequence, where `step_examples` grows.
+        sampler_logprobs: see `GradientAccumulator`.
 
     Raises:
         StepalignError: loss or gradient is not finite; nothing was updated.
     """
     lengths = lengths or [view.num_loss_tokens for view in step_examples.views]
     accumulator = GradientAccumulator(
-        loss, policy, strategy, console, loss_agg_mode=loss_agg_mode, sequences=len(lengths), tokens=sum(lengths)
+        loss,
+        policy,
+        strategy,
+        console,
+        loss_agg_mode=loss_agg_mode,
+        sequences=len(lengths),
+        tokens=sum(lengths),
+        sampler_logprobs=sampler_logprobs,
     )
     with console.stage("learn", len(lengths)) as advance:
         for micro_batch, is_padding, last in passes:

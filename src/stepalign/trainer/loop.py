@@ -16,8 +16,8 @@ from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.stats import outcomes
-from stepalign.distributed.process import World
 from stepalign.distributed.base import ParallelStrategy
+from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
@@ -214,6 +214,7 @@ class Trainer:
                 return step_examples, list(critiques), {}
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
+        sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
         metrics: dict[str, float] = {}
         for iteration in range(self.algorithm.num_iterations):
             passes: Iterable[Pass[Any]]
@@ -221,7 +222,7 @@ class Trainer:
                 passes = ((ready, False, False) for ready in iter_micro_batches(stream, build, *limits, self.console))
             else:
                 passes = local_passes(self.strategy, step_examples.examples, *limits)
-            metrics = update(
+            metrics |= update(
                 self.algorithm,
                 self.policy,
                 self.strategy,
@@ -232,6 +233,7 @@ class Trainer:
                 loss_agg_mode=self.recipe.algorithm.loss_agg_mode,
                 max_grad_norm=self.recipe.optimizer.max_grad_norm,
                 lengths=lengths,
+                sampler_logprobs=sampled if iteration == 0 else None,  # later the policy is another
             )
         return step_examples, [results[rollout.id] for rollout in rollouts] if results else [], metrics
 
@@ -307,7 +309,9 @@ class Trainer:
         }
         self.run.append_metrics(line)
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
-        for warning in step_warnings(rollouts, update_metrics, examples.failures, self.recipe.sampling):
+        for warning in step_warnings(
+            rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
+        ):
             self.console.warn(f"step {self.step}: {warning}")
         self.console.step_done(f"step {self.step}: {step_line(values, seconds)}")
         self._call("on_step_end", line)

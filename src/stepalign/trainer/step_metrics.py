@@ -66,12 +66,18 @@ def step_warnings(
     update_metrics: Mapping[str, float],
     failures: Mapping[str, int],
     sampling: config.SamplingConfig,
+    tolerance: float,
 ) -> Iterator[str]:
-    """Yield warnings about a step that do not end the run."""
+    """Yield warnings about a step that do not end the run. `tolerance` is the sampler's, in nats a token."""
     if all(rollout.finish == "length" for rollout in rollouts):
         yield f"every rollout reached sampling.max_new_tokens = {sampling.max_new_tokens}"
     if len({rollout.text for rollout in rollouts}) == 1 and len(rollouts) > 1:
         yield f"all {len(rollouts)} rollouts are the same text: {rollouts[0].text[:60]!r}"
+    if (mismatch := update_metrics.get("sampler_mismatch_max", 0.0)) > tolerance:
+        yield (
+            f"the sampler's log-probabilities of a rollout differ from the trainer's by {mismatch:.2g} nats a token "
+            f"(sampler.tolerance = {tolerance:g})"
+        )
     if "loss" not in update_metrics:
         yield f"no rollout carries a gradient, so no update was made (dropped: {dict(failures)})"
 
