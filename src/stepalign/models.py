@@ -30,7 +30,7 @@ def load_policy(
     *,
     load_device: torch.device | None = None,
 ) -> Policy:
-    """Load the base and add a fresh adapter, whose effect is zero until it is trained.
+    """Load the base and add a fresh adapter. Its effect is zero until it is trained.
 
     Args:
         model: the base.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.launch import train
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.rollouts import Completion, Request
 from stepalign.trace import parse
 
@@ -64,7 +65,7 @@ class Scripted:
 def answers(
     sampler: Scripted, attempts: Sequence[tuple[Problem, Rollout]], *, limit: int | None = None, **settings: object
 ) -> list[Critique | CritiqueFailure]:
-    with Grader(config.GraderConfig(num_workers=1)) as grader:
+    with MathGrader(num_workers=1) as grader:
         own = OwnModel(sampler.chat, sampler, limit)
         critic = SelfCritic(config.SelfCriticConfig(**settings), grader, lambda: own)
         return list(critic.critique(attempts))
@@ -124,7 +125,7 @@ def test_an_answer_that_was_cut_off_and_a_message_without_room_are_failures(chat
 
 def test_without_a_solver_there_is_no_such_critic() -> None:
     with pytest.raises(StepalignError, match=r"critic\.kind = 'self'"):
-        registry.build(config.SelfCriticConfig(), grader=Grader(config.GraderConfig()), folder=Path(), own=None)
+        registry.build(config.SelfCriticConfig(), grader=MathGrader(), folder=Path(), own=None)
 
 
 def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
@@ -133,9 +134,9 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     loads = []
     load_base = models.load_base
 
-    def counted(*arguments: object) -> object:
+    def counted(*arguments: Any, **options: Any) -> object:
         loads.append(arguments)
-        return load_base(*arguments)  # type: ignore[arg-type]
+        return load_base(*arguments, **options)
 
     monkeypatch.setattr(models, "load_base", counted)
     template = tmp_path / "critic.txt"

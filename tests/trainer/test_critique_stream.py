@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from stepalign import config
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample
 from stepalign.console import Console
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.errors import StepalignError
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.views import View
 
@@ -60,7 +60,7 @@ class Held:
 
 @pytest.fixture
 def grader() -> Iterator[Grader]:
-    with Grader(config.GraderConfig()) as grader:
+    with MathGrader() as grader:
         yield grader
 
 

@@ -16,7 +16,6 @@ from pydantic_core import to_jsonable_python
 from stepalign import config, contexts, lab
 from stepalign import data as problems
 from stepalign.algorithms.teacher_prompt import limit_to_context
-from stepalign.api import solver_on
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.evaluation.run import evaluate_policy
@@ -32,6 +31,7 @@ from stepalign.probing.measures import measure as credit_measures
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts import Request
+from stepalign.rollouts.build import solver_on
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from tools.lab_solver.corpus import CONTEXTS

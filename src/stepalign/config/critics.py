@@ -155,7 +155,7 @@ class OpenAICriticConfig(LLMCriticConfig):
     max_concurrency: PositiveInt = 32
     """Requests under way at once, over all endpoints."""
     cache: str = "run"
-    """Where the server's answers are kept: `run` is `critic-cache.sqlite` in the run's folder, `off` is nowhere, and
+    """Where the server's answers are kept: `run` is `critic-cache.jsonl` in the run's folder, `off` is nowhere, and
     anything else is the path of a file."""
 
     def divided(self, world_size: int) -> Self:

@@ -190,7 +190,7 @@ class GraderConfig(Table):
 AnyGraderConfig = Annotated[SerializeAsAny[GraderConfig], FAMILIES["grader"]]
 
 
-@register("grader", "math", implementation="stepalign.rewards.math:Grader")
+@register("grader", "math", implementation="stepalign.rewards.math:MathGrader")
 class MathGraderConfig(GraderConfig):
     """Final answers compared by math-verify."""
 

@@ -1,4 +1,4 @@
-"""Evaluation of a policy: n attempts at each problem, graded and scored."""
+"""Evaluation of a policy: sample each evaluation problem n times and score the rollouts."""
 
 from collections.abc import Sequence
 
@@ -13,39 +13,36 @@ from stepalign.seeding import derive_seed
 def evaluate_policy(
     solver: Solver,
     problems: Sequence[Problem],
-    evaluation: config.EvaluationConfig,
+    settings: config.EvaluationConfig,
     console: Console,
     *,
-    adapter: str | None,
     seed: int,
+    adapter: str | None,
     step: int,
 ) -> tuple[Evaluation, list[Rollout]]:
-    """Evaluate with a recipe's evaluation settings.
-
-    The seeds are the same at every step, so that two evaluations differ in the policy alone.
+    """Evaluate a policy. Seeds are the same at every step, so that evaluations differ by the policy alone.
 
     Args:
         solver: samples and grades.
         problems: at least one.
-        evaluation: samples, sampling and bootstrap.
+        settings: number of samples, sampling, resamples.
         console: shows progress.
-        adapter: the adapter in use; None is the base.
         seed: the run's.
-        step: the optimizer step of the adapter.
+        adapter: the adapter in use; None is the base.
+        step: the adapter's optimizer step.
 
     Returns:
-        The evaluation and its graded rollouts.
+        The evaluation, and its graded rollouts.
     """
-    n = evaluation.num_samples
-    with console.stage("evaluate", len(problems) * n / solver.world.size) as advance:
+    with console.stage("evaluate", len(problems) * settings.num_samples / solver.world.size) as advance:
         rollouts = solver.generate_rollouts(
             problems,
-            n,
-            evaluation.sampling,
+            settings.num_samples,
+            settings.sampling,
             adapter=adapter,
             policy_step=step,
             seed=derive_seed(seed, "evaluation"),
             prefix=f"evaluation-{step:06d}",
             on_rollout=lambda _: advance(1),
         )
-    return score(rollouts, n=n, resamples=evaluation.num_bootstrap, seed=seed, step=step), rollouts
+    return score(rollouts, n=settings.num_samples, resamples=settings.num_bootstrap, seed=seed, step=step), rollouts

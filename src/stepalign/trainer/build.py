@@ -22,7 +22,7 @@ from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
 from stepalign.trainer import checkpoints
@@ -59,7 +59,7 @@ def build_trainer(
     algorithm: Algorithm[Any] = registry.build(
         recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
     )
-    grader = stack.enter_context(Grader(recipe.grader))
+    grader: Grader = stack.enter_context(registry.build(recipe.grader))
     critic: Critic | None = None
     solver = cast(Solver, None)
     if recipe.critic and algorithm.needs_critique:

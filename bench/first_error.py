@@ -1,0 +1,59 @@
+"""How often a critique's corrected step leads to the exact character of the error, however it is phrased.
+
+    python bench/first_error.py ../shared/data/gsm8k/model_solutions.jsonl
+
+Slips are planted into correct GSM8K solutions, so that the first wrong character is known. Each corrected step is put
+in three phrasings: the correct trace's own, under another heading, and paraphrased by rule (`contexts.paraphrase`).
+Beside each share stands that of the common beginning of the two steps, which was used before.
+"""
+
+import argparse
+from collections import Counter
+from dataclasses import replace
+from os.path import commonprefix
+from pathlib import Path
+
+from stepalign.error_injection.records import critique_of_slip
+
+from stepalign.contexts.paraphrase import paraphrase
+from stepalign.critics.first_error import first_error_span
+from stepalign.error_injection import sources
+from stepalign.error_injection.inject import NotPlantable, plant
+from stepalign.trace import parse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("solutions", type=Path)
+    parser.add_argument("--limit", type=int, help="slips, at most")
+    arguments = parser.parse_args()
+    exact: Counter[str] = Counter()
+    before: Counter[str] = Counter()
+    count = 0
+    for solution in sources.model_solutions(arguments.solutions):
+        if not solution.correct or count == arguments.limit:
+            continue
+        try:
+            slip = plant(solution.problem, solution.text, rollout_id="r", seed=0)
+        except NotPlantable:
+            continue
+        count += 1
+        critique, section = critique_of_slip(slip), parse(slip.text).section(slip.step)
+        corrected = critique.corrected_step
+        phrasings = {
+            "as it was": corrected,
+            "another heading": "### In other words\n" + corrected.partition("\n")[2],
+            "paraphrased": paraphrase(corrected),
+        }
+        for name, phrasing in phrasings.items():
+            span = first_error_span(slip.text, replace(critique, corrected_step=phrasing))
+            exact[name] += span is not None and span.departure == slip.departure
+            prefix = len(commonprefix([slip.text[section.start : section.end], phrasing]))
+            before[name] += section.start + prefix == slip.departure
+    print(f"{count} slips: share with the exact first wrong character")
+    for name in ("as it was", "another heading", "paraphrased"):
+        print(f"{name:<18}{exact[name] / count:>7.1%}   common beginning {before[name] / count:>7.1%}")
+
+
+if __name__ == "__main__":
+    main()
