@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from stepalign import config, contexts, lab
 from stepalign import data as problems
-from stepalign.algorithms.self_distillation import limit_to_context
+from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.evaluation.run import evaluate_policy
