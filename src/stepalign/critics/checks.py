@@ -33,7 +33,7 @@ from stepalign import config
 from stepalign.critics import schema
 from stepalign.critics.arithmetic import equations
 from stepalign.records import Check, Critique, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.trace import Section, Trace, boxed, parse
 
 NAMES = (
@@ -180,7 +180,7 @@ def _copy_likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], 
 
 
 def _pieces(text: str, trace: Trace) -> list[tuple[str, str]]:
-    """Split a beginning of the trace's text into its sections, without the white space around them."""
+    """Split a beginning of the trace's text into its sections, stripped."""
     offset = len(trace.text) - len(trace.text.lstrip())
     return [
         (_name(section), piece)
@@ -253,7 +253,7 @@ def _has_false_equation(wrong: str, critics_text: str) -> bool:
 
 
 def _contains(text: str, equation: str) -> bool:
-    """Return whether an equation is in a text, and not as a part of other numbers."""
+    """Return whether an equation is in a text with its numbers whole."""
     return re.search(rf"(?<![\d.]){re.escape(equation)}(?!\.?\d)", text) is not None
 
 

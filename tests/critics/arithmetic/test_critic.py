@@ -15,7 +15,7 @@ from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.arithmetic.equations import evaluate, find_equations
 from stepalign.critics.checks import NAMES, Checker
 from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.trace import boxed, parse
 
 GSM8K = Path(__file__).parents[3] / "../shared/data/gsm8k/model_solutions.jsonl"
@@ -463,7 +463,7 @@ def test_a_reason_never_shows_the_wrong_number() -> None:
 
 
 def test_a_recipe_makes_the_critic() -> None:
-    made = registry.build(config.ProgramCriticConfig(), grader=Grader(config.GraderConfig()), folder=Path(), own=None)
+    made = registry.build(config.ProgramCriticConfig(), grader=MathGrader(), folder=Path(), own=None)
     (found,) = made.critique(
         [(EGGS, attempt("### Step 1: a\n9 * 2 = 18\n\n### Final Answer:\n\\boxed{18}", correct=True))]
     )
@@ -531,7 +531,7 @@ def test_real_solutions_get_critiques_that_are_verbatim_silent_and_end_in_the_an
 def test_real_critiques_pass_every_check_but_the_echo_of_a_reference_that_they_repeat() -> None:
     failed: Counter[str] = Counter()
     echoes = []
-    checker = Checker(config.ChecksConfig(), Grader(config.GraderConfig(num_workers=1)))
+    checker = Checker(config.ChecksConfig(), MathGrader(num_workers=1))
     for problem, rollout in real_attempts():
         found = answer(problem, rollout)
         if isinstance(found, Critique):

@@ -17,7 +17,7 @@ from stepalign.critics.arithmetic.correct import Attempt, Correction, correct, j
 from stepalign.critics.schema import compose, prefix, trim
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.records import Case, CriticResult, Critique, CritiqueFailure, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 
 NAME = "program"
 
