@@ -16,8 +16,9 @@ from pathlib import Path
 from stepalign.contexts.paraphrase import paraphrase
 from stepalign.critics.first_error import first_error_span
 from stepalign.error_injection import sources
-from stepalign.error_injection.inject import NotPlantable, plant
-from stepalign.error_injection.records import critique_of_slip
+from stepalign.error_injection.inject import NotInjectable, inject_error
+from stepalign.error_injection.sets import true_critique
+from stepalign.records import Grade, Rollout
 from stepalign.trace import parse
 
 
@@ -33,11 +34,21 @@ def main() -> None:
         if not solution.correct or count == arguments.limit:
             continue
         try:
-            slip = plant(solution.problem, solution.text, rollout_id="r", seed=0)
-        except NotPlantable:
+            slip = inject_error(solution.problem, solution.text, rollout_id="r", seed=0)
+        except NotInjectable:
             continue
         count += 1
-        critique, section = critique_of_slip(slip), parse(slip.text).section(slip.step)
+        rollout = Rollout(
+            id="r",
+            problem_id=solution.problem.id,
+            prompt_ids=(0,),
+            completion_ids=(0,) * len(slip.text),
+            text=slip.text,
+            token_starts=tuple(range(len(slip.text))),
+            finish="stop",
+            grade=Grade(correct=False, outcome="wrong"),
+        )
+        critique, section = true_critique(solution.problem, rollout, slip), parse(slip.text).section(slip.step)
         corrected = critique.corrected_step
         phrasings = {
             "as it was": corrected,

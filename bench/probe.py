@@ -21,12 +21,12 @@ import torch
 
 from objective import high_water_bytes, interval, machine
 from stepalign import config
+from stepalign.collate import collate
 from stepalign.losses.log_probs import scores
 from stepalign.models import load_base
 from stepalign.policy import Policy
-from stepalign.probing import logprobs as sight
-from stepalign.probing.logprobs import look
-from stepalign.views import View, collate
+from stepalign.probing.logprobs import BATCH_TOKENS, batches_by_length, score_views
+from stepalign.views import View
 
 LARGE_VOCABULARY = 151_936
 
@@ -38,7 +38,7 @@ def views(count: int, prompt: tuple[int, int], completion: tuple[int, int]) -> l
         prompt_ids, ids = (
             tuple(draws.randrange(40_000) for _ in range(draws.randint(*span))) for span in (prompt, completion)
         )
-        made.append(View(prompt_ids=prompt_ids, completion_ids=ids, start=0, stop=len(ids)))
+        made.append(View(prompt_ids=prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids)))
     return made
 
 
@@ -49,7 +49,7 @@ def load(path: str) -> Policy:
 
 def batches(seen: list[View], device: torch.device) -> list[list[View]]:
     lengths = [len(view.input_ids) for view in seen]
-    return [[seen[place] for place in places] for places in sight._batches(lengths, sight.BATCH_TOKENS[device.type])]
+    return [[seen[place] for place in places] for places in batches_by_length(lengths, BATCH_TOKENS[device.type])]
 
 
 @torch.no_grad()
@@ -57,8 +57,8 @@ def times(policy: Policy, seen: list[View], repeats: int, top: int) -> dict[str,
     device = policy.head.device
     groups = [collate(group).to(device) for group in batches(seen, device)]
     contenders: dict[str, Callable[[], object]] = {
-        "credit": lambda: look(policy, policy.head, seen),
-        f"credit, top {top}": lambda: look(policy, policy.head, seen, top=top),
+        "credit": lambda: score_views(policy, policy.head, seen),
+        f"credit, top {top}": lambda: score_views(policy, policy.head, seen, top=top),
         "decoder alone": lambda: [policy(batch) for batch in groups],
         "forward with logits": lambda: [
             policy.base(input_ids=batch.input_ids, use_cache=False).logits.sum().item() for batch in groups
@@ -85,8 +85,8 @@ def peak(path: str, what: str) -> int:
     else:
         policy = load(path)
         seen = views(4, (400, 400), (1000, 1000))
-        run = lambda: look(policy, policy.head, seen)  # noqa: E731
-        look(policy, policy.head, views(1, (8, 8), (8, 8)))
+        run = lambda: score_views(policy, policy.head, seen)  # noqa: E731
+        score_views(policy, policy.head, views(1, (8, 8), (8, 8)))
         policy.head.sum()  # a mapped file counts once it was read
         for parameter in policy.parameters():
             parameter.sum()
