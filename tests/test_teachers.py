@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from stepalign.config.registry import FAMILIES
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
-from stepalign.teachers import TEACHERS, BaseTeacher, LiveTeacher, Teacher
+from stepalign.teachers import BaseTeacher, LiveTeacher, Teacher, build_teacher
 from test_policy import batch, load, trained
+
+KINDS = list(FAMILIES["teacher"].tables)
 
 
 @pytest.fixture
@@ -16,9 +19,9 @@ def policy(tiny_llama: Path) -> Policy:
     return load(tiny_llama, lora_dropout=0.5).train()
 
 
-@pytest.mark.parametrize("kind", list(TEACHERS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_a_teacher_without_gradients_that_leaves_the_mode(kind: str, policy: Policy) -> None:
-    teacher = TEACHERS[kind](policy)
+    teacher = build_teacher(kind, policy)
     assert isinstance(teacher, Teacher)
     for training in (True, False):
         policy.train(training)
@@ -46,9 +49,9 @@ def test_the_live_teacher_has_no_dropout_noise(policy: Policy) -> None:
     assert not torch.equal(policy.train()(batch()), policy(batch()))
 
 
-@pytest.mark.parametrize("kind", list(TEACHERS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_of_another_kind_of_teacher_is_refused(kind: str, policy: Policy) -> None:
-    teacher = TEACHERS[kind](policy)
+    teacher = build_teacher(kind, policy)
     teacher.load_state_dict(teacher.state_dict())
     with pytest.raises(StepalignError, match=r"teacher\.kind: .*another kind of teacher: \['ema\.0'\]"):
         teacher.load_state_dict({"ema.0": torch.zeros(1)})
