@@ -1,4 +1,4 @@
-"""The lab's stages: tokens a second of each, a step's seconds, and the run's peak memory.
+"""Measure the lab's stages: tokens a second of each, a step's seconds, and the run's peak memory.
 
 python bench/lab.py
 """

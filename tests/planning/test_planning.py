@@ -183,7 +183,7 @@ def test_unknown_hardware_is_an_error(make_recipe: MakeRecipe) -> None:
 def printed(settings: Recipe, hardware: str | None, price: float | None = None) -> str:
     output = io.StringIO()
     estimated = plan(settings, hardware=hardware, completion_tokens=5)
-    RichConsole(width=200, file=output).print(table(estimated, price=price))
+    RichConsole(width=200, file=output).print(table(settings, estimated, price=price))
     return output.getvalue()
 
 
