@@ -27,8 +27,8 @@ from typing import Any
 
 from stepalign import config
 from stepalign.errors import StepalignError
+from stepalign.launch import train
 from stepalign.rollouts import AdapterVersion, Completion, Engine, Request
-from stepalign.trainer.loop import train
 from stepalign.trainer.weight_sync import WeightSync
 
 Drawn = Mapping[str, list[tuple[int, float]]]

@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from stepalign.lab import running
+from stepalign.launch import train
 from stepalign.report.run import read_run
-from stepalign.trainer.loop import train
 
 VALIDATION = (
     "problems.evaluation.seed=3",

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepalign.collate import Batch
 from stepalign.config import registry
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
-from stepalign.views import Batch
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ decided between 0.4 and 0.6, because rounding in the trainer itself (half precis
 served, nor where half of the step is below four standard deviations of the noise. Such a sync is counted, and the next
 one compares with the same older version, so that the step grows until it can be decided.
 
-The mismatch between trainer and sampler on the rollouts themselves is `sampler_mismatch`.
+`trainer.accumulation` measures the mismatch of trainer and sampler on the rollouts themselves.
 """
 
 import logging
@@ -27,13 +27,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
+from stepalign.collate import collate
 from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.losses.log_probs import scores
 from stepalign.policy import ADAPTER, Policy
-from stepalign.records import Rollout, TokenIds
+from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, RemoteSampler, Sampler
-from stepalign.views import View, collate
+from stepalign.views import View
 
 log = logging.getLogger("stepalign")
 
@@ -64,7 +65,7 @@ class WeightSync:
         self._policy, self._world = policy, world
         self._folder = settings.folder / "version"
         tolerance = getattr(settings.sampler, "tolerance", None)
-        self._tolerance: float = tolerance or (1e-3 if policy.head.dtype == torch.float32 else 0.05)
+        self.tolerance: float = tolerance or (1e-3 if policy.head.dtype == torch.float32 else 0.05)
         self._texts = _excerpts(texts) if self._sampler else []
         self._step: int | None = None
         self._number = 0
@@ -118,7 +119,7 @@ class WeightSync:
         for server, by_text in self._sampler.prompt_logprobs(self._texts, adapter=ADAPTER).items():
             served = torch.tensor([value for values in by_text for value in values])
             complaint = f"{server} does not sample from the policy of step {step}, which it loaded"
-            difference, found = check_synced(served, new, self._older, self._tolerance, complaint)
+            difference, found = check_synced(served, new, self._older, self.tolerance, complaint)
             differences.append(difference)
             projections.append(found)
         changed = [name for name, old in self._older.items() if not torch.equal(old, new)]
@@ -147,8 +148,11 @@ class WeightSync:
 
     def _score_texts(self) -> Float[Tensor, " tokens"]:
         """Score every token of the texts but each first one with the trainer's policy."""
-        views = [View(prompt_ids=ids[:1], completion_ids=ids[1:], start=0, stop=len(ids) - 1) for ids in self._texts]
-        return torch.cat(log_probs(self._policy, views))
+        views = [
+            View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=len(ids) - 1)
+            for ids in self._texts
+        ]
+        return torch.cat(_log_probs(self._policy, views))
 
 
 def check_synced(
@@ -205,7 +209,7 @@ def _mean_difference(one: Float[Tensor, " tokens"], other: Float[Tensor, " token
 
 
 @torch.no_grad()
-def log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]]:
+def _log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]]:
     """Score the counted tokens of each view with a policy, without dropout, at temperature 1."""
     training = policy.training
     policy.eval()
@@ -215,26 +219,6 @@ def log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]
         scored.append(scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu())
     policy.train(training)
     return scored
-
-
-def sampler_mismatch(rollouts: Sequence[Rollout], trainer: Sequence[Float[Tensor, " _"]]) -> dict[str, float]:
-    """Compare the sampler's log-probabilities of its own tokens with the trainer's.
-
-    Args:
-        rollouts: those without `sampler_logprobs` do not count.
-        trainer: for each rollout the log-probabilities of its completion, of the same policy (`log_probs`).
-
-    Returns:
-        The mean over rollouts of their mean |trainer − sampler|, and the largest, in nats a token; empty without any.
-    """
-    means = [
-        (torch.tensor(rollout.sampler_logprobs) - values).abs().mean().item()
-        for rollout, values in zip(rollouts, trainer, strict=True)
-        if rollout.sampler_logprobs
-    ]
-    if not means:
-        return {}
-    return {"sampler_mismatch": sum(means) / len(means), "sampler_mismatch_max": max(means)}
 
 
 def _excerpts(texts: Iterable[TokenIds]) -> list[TokenIds]:
