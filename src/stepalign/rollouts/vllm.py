@@ -26,20 +26,21 @@ class VllmSampler:
     def __init__(
         self,
         settings: config.VllmConfig,
-        model: config.ModelConfig,
         *,
-        dtype: str,
+        model: config.ModelConfig,
+        dtype: object,
         rank: int,
         eos_ids: frozenset[int],
         world: World,
         seed: int,
+        **_: object,
     ) -> None:
         """Load the base.
 
         Args:
             settings: the recipe's table.
             model: the solver's base.
-            dtype: the trainer's, by torch's name.
+            dtype: the trainer's `torch.dtype`.
             rank: the adapter's.
             eos_ids: the tokens that end a completion.
             world: each of its processes has an engine.
@@ -69,7 +70,7 @@ class VllmSampler:
             self._llm = vllm.LLM(
                 model=model.location,
                 revision=model.revision,
-                dtype=dtype,
+                dtype=str(dtype).removeprefix("torch."),
                 seed=(seed + world.rank) % 2**32,
                 max_model_len=settings.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
@@ -85,23 +86,6 @@ class VllmSampler:
         except (ValueError, RuntimeError, OSError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line}") from None
-
-    @classmethod
-    def from_config(
-        cls,
-        settings: config.VllmConfig,
-        *,
-        model: config.ModelConfig,
-        dtype: object,
-        rank: int,
-        eos_ids: frozenset[int],
-        world: World,
-        seed: int,
-        **_: object,
-    ) -> "VllmSampler":
-        """Build the sampler of a recipe. `dtype` is the trainer's `torch.dtype`."""
-        name = str(dtype).removeprefix("torch.")
-        return cls(settings, model, dtype=name, rank=rank, eos_ids=eos_ids, world=world, seed=seed)
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
