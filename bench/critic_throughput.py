@@ -26,8 +26,8 @@ from pathlib import Path
 
 from stepalign import config
 from stepalign import data as problems
-from stepalign.critics import make
 from stepalign.critics.arithmetic.critic import ProgramCritic
+from stepalign.critics.openai import OpenAICritic
 from stepalign.records import Critique, Grade, Problem, Rollout
 from stepalign.rewards.math import Grader
 
@@ -125,7 +125,7 @@ def run(port: int, given: list[tuple[Problem, Rollout]], folder: Path, kill_afte
         base_url=(f"http://127.0.0.1:{port}/v1",), model="critic", max_concurrency=IN_FLIGHT
     )
     with Grader(config.GraderConfig()) as grader:
-        critic = make(settings, grader, folder)
+        critic = OpenAICritic(settings, grader, folder)
         start, cpu, taught, middle = time.perf_counter(), time.process_time(), 0, 0
         for number, answer in enumerate(critic.critique(iter(given)), start=1):
             taught += isinstance(answer, Critique) and all(check.passed for check in answer.checks)

@@ -66,7 +66,7 @@ def main() -> None:
     for answer in ProgramCritic().critique(given.values()):
         if isinstance(answer, Critique):
             trace = parse(given[answer.rollout_id][1].text)
-            spliced = splice.written(schema.parse(answer.text, trace), trace)
+            spliced = splice.to_reply(schema.parse(answer.text, trace), trace)
             copied = schema.text_of(splice.parse(spliced, trace))  # as JSON has it: a reason for the first error alone
             cases.append(answer.case)
             origins.append(int(given[answer.rollout_id][0].id))

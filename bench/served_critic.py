@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stepalign import config
-from stepalign.critics import stats as fidelity
+from stepalign.critics import stats
 from stepalign.io import read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure
 from stepalign.trainer.loop import train
@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace, mode: str) -> dict[str, float]:
         "taught": outcomes["taught"],
         "dropped": outcomes["dropped"],
     }
-    print(f"\n{mode}: {fidelity.table(fidelity.summarize(answers))}\n")
+    print(f"\n{mode}: {stats.table(stats.summarize(answers))}\n")
     for name, value in figures.items():
         print(f"{name:<18}{value:,.2f}")
     return figures

@@ -127,7 +127,7 @@ def test_student_and_teacher_end_in_the_very_ids_that_were_sampled(
 
 def test_the_teacher_is_shown_the_turns_before_the_problem_too(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     taught = teach(attempt(chat, prompt), "refsol")
-    shown = contexts.load("refsol").render(PROBLEM, attempt(chat, prompt))
+    shown = contexts.load("refsol").render(contexts.ContextInput(problem=PROBLEM, rollout=attempt(chat, prompt)))
     assert taught.teacher.prompt_ids == chat.prompt_ids([*prompt.before, Turn("user", shown)])
 
 

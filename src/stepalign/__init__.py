@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stepalign.api import evaluate, sample, select
+    from stepalign.api import critic_bench, critique, evaluate, sample, select
     from stepalign.config import load as load_recipe
-    from stepalign.critics.run import benchmark as critic_bench
-    from stepalign.critics.run import critique
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.probing.run import probe
     from stepalign.trainer.loop import train
@@ -25,8 +23,8 @@ _WHERE = {
     "load_recipe": ("stepalign.config", "load"),
     "train": ("stepalign.trainer.loop", "train"),
     "sample": ("stepalign.api", "sample"),
-    "critique": ("stepalign.critics.run", "critique"),
-    "critic_bench": ("stepalign.critics.run", "benchmark"),
+    "critique": ("stepalign.api", "critique"),
+    "critic_bench": ("stepalign.api", "critic_bench"),
     "evaluate": ("stepalign.api", "evaluate"),
     "plant": ("stepalign.error_injection.sets", "plant_set"),
     "probe": ("stepalign.probing.run", "probe"),

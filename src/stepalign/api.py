@@ -4,6 +4,7 @@ A stage reads and writes the same records as the loop does, so that rollouts of 
 looked at without training anything.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,15 +16,23 @@ from torch.nn import Module
 from stepalign import config, models
 from stepalign import data as problems
 from stepalign.chat import Chat, load_chat
+from stepalign.config import registry
 from stepalign.console import Console
+from stepalign.critics import Critic
+from stepalign.critics.replay import ReplayCritic
+from stepalign.critics.run import critique_all, read_attempts
+from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.stats import Prices, summarize
+from stepalign.critics.validation import ValidatedCritic
 from stepalign.data import selection
 from stepalign.errors import StepalignError
+from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import judge
-from stepalign.io import to_json, write_atomically, write_jsonl
+from stepalign.io import read_jsonl, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem, Rollout
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
 from stepalign.rollouts import AdapterVersion, RemoteSampler
 from stepalign.rollouts import build as samplers
@@ -121,6 +130,108 @@ def select(settings: config.Recipe, out: Path) -> Path:
             progress=progress,
         )
     return out
+
+
+def critique(
+    settings: config.Recipe,
+    rollouts: Path,
+    out: Path,
+    *,
+    problems_file: Path | None = None,
+    prices: Prices | None = None,
+) -> list[Critique | CritiqueFailure]:
+    """Have a recipe's critic critique a file of graded rollouts, and write a report beside the critiques.
+
+    Results are appended to `out` as they come; a second start asks only for what is missing.
+
+    Args:
+        settings: its `[critic]` is used, and its training problems where there is no `problems_file`.
+        rollouts: graded rollouts (JSONL).
+        out: the results (JSONL); the report is `STEM-report.json` beside it.
+        problems_file: the rollouts' problems (JSONL).
+        prices: of a million tokens; the report then has the cost.
+
+    Raises:
+        StepalignError: the recipe has no critic, or a rollout has no grade or no problem.
+    """
+    results = _critique_all(settings, _attempts(settings, rollouts, problems_file), out)
+    write_atomically(report_path(out), to_json(summarize(results, prices)) + "\n")
+    return results
+
+
+def check_critiques(
+    settings: config.Recipe, rollouts: Path, critiques: Path, *, problems_file: Path | None = None
+) -> list[Critique | CritiqueFailure]:
+    """Validate a file of critiques as the recipe would. No critic is asked, and nothing is written.
+
+    Returns:
+        Each critique, repaired where the recipe says so, or the reason why no teacher may be shown it.
+    """
+    attempts = _attempts(settings, rollouts, problems_file)
+    table = settings.critic or config.ProgramCriticConfig()
+    results = []
+    with Grader(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as advance:
+        for result in ValidatedCritic(ReplayCritic(critiques), table, grader).critique(attempts):
+            results.append(result)
+            advance(1)
+    return results
+
+
+def critic_bench(
+    settings: config.Recipe, folder: Path, out: Path, *, limit: int | None = None, prices: Prices | None = None
+) -> CriticBenchmark:
+    """Measure a recipe's critic on a folder that `stepalign plant` wrote.
+
+    Args:
+        settings: its `[critic]` is measured.
+        folder: planted slips with their correct traces, and natural solutions.
+        out: a folder for the critic's results (`critiques.jsonl`, resumable) and `benchmark.json`.
+        limit: at most this many slips, their correct traces, and as many natural solutions, evenly spaced.
+        prices: of a million tokens.
+    """
+    traces = PlantedTraces.read(folder, limit)
+    path = out / "critiques.jsonl"
+    resumed, start = path.exists(), time.perf_counter()
+    results = {result.rollout_id: result for result in _critique_all(settings, traces.attempts, path)}
+    benchmark = score(
+        traces,
+        results,
+        critic=settings.critic.kind if settings.critic else "",
+        seconds=None if resumed else round(time.perf_counter() - start, 3),
+        prices=prices,
+    )
+    write_atomically(out / "benchmark.json", to_json(benchmark) + "\n")
+    return benchmark
+
+
+def report_path(critiques: Path) -> Path:
+    """Return the path of the report on a file of critiques."""
+    return critiques.with_name(f"{critiques.stem}-report.json")
+
+
+def _attempts(settings: config.Recipe, rollouts: Path, problems_file: Path | None) -> list[tuple[Problem, Rollout]]:
+    if problems_file is None:
+        return read_attempts(rollouts, problems.prepare(settings.problems)[0], "the recipe")
+    return read_attempts(rollouts, read_jsonl(problems_file, Problem), str(problems_file))
+
+
+def _critique_all(
+    settings: config.Recipe, attempts: Sequence[tuple[Problem, Rollout]], out: Path
+) -> list[Critique | CritiqueFailure]:
+    """Have a recipe's critic critique all attempts, in `out`."""
+    if settings.critic is None:
+        raise StepalignError("the recipe has no [critic]")
+    with ExitStack() as stack:
+        grader = stack.enter_context(Grader(settings.grader))
+
+        def own_model() -> OwnModel:
+            loaded = stack.enter_context(solver(settings, None))
+            return OwnModel(loaded.chat, loaded.sampler, models.context_limit(settings.model))
+
+        critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own_model)
+        console = stack.enter_context(Console())
+        with console.stage("critique", len(attempts)) as advance:
+            return critique_all(critic, attempts, out, advance)
 
 
 @contextmanager

@@ -118,16 +118,16 @@ def critique(
 ) -> None:
     """Have a recipe's critic answer a file of rollouts, and say how faithful it was. A second start goes on."""
     settings = config.load(file, overrides or ())
-    from stepalign.critics import run as critiquing
-    from stepalign.critics import stats as fidelity
+    from stepalign import api
+    from stepalign.critics import stats
 
     if check is not None:
-        report = fidelity.summarize(critiquing.verify(settings, rollouts, check, problems_file=problems))
-        typer.echo(fidelity.table(report))
-        raise typer.Exit(int(not critiquing.sound(report)))
-    answers = critiquing.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
-    typer.echo(fidelity.table(fidelity.summarize(answers, _prices(prices))))
-    typer.echo(f"\n{out}, {critiquing.report_of(out)}")
+        report = stats.summarize(api.check_critiques(settings, rollouts, check, problems_file=problems))
+        typer.echo(stats.table(report))
+        raise typer.Exit(int(not report.is_sound))
+    results = api.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
+    typer.echo(stats.table(stats.summarize(results, _prices(prices))))
+    typer.echo(f"\n{out}, {api.report_path(out)}")
 
 
 @app.command()
@@ -141,10 +141,11 @@ def critic_bench(
 ) -> None:
     """Measure how often a recipe's critic finds the first wrong step, and how faithfully it copies."""
     settings = config.load(file, overrides or ())
-    from stepalign.critics import run as critiquing
+    from stepalign import api
+    from stepalign.evaluation import critic_benchmark
 
-    found = critiquing.benchmark(settings, folder, out, limit=limit, prices=_prices(prices))
-    typer.echo(critiquing.table(found))
+    benchmark = api.critic_bench(settings, folder, out, limit=limit, prices=_prices(prices))
+    typer.echo(critic_benchmark.table(benchmark))
 
 
 @app.command()

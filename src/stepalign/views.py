@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepalign import config
 from stepalign.chat import Chat
-from stepalign.contexts import Context
+from stepalign.contexts import Context, ContextInput
 from stepalign.critics.first_error import first_error_span
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
@@ -239,7 +239,7 @@ def _teacher_prompt(
     """
 
     def prompt(keep: float) -> tuple[str, TokenIds]:
-        message = context.render(problem, rollout, critique, keep=keep)
+        message = context.render(ContextInput(problem=problem, rollout=rollout, critique=critique), keep=keep)
         turns = [*before, Turn("user", message)]
         return message, chat.prompt_ids(turns, thinking=teacher.enable_thinking, close_think=teacher.close_think)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from stepalign import config, contexts
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.self_distillation import SelfDistillation
 from stepalign.chat import Chat, load_chat
@@ -104,7 +105,7 @@ def test_a_failed_critique_drops_its_rollout_where_the_recipe_says_so(chat: Chat
 
 def test_the_policy_of_a_failure_goes_before_the_last_resort(chat: Chat, make_recipe: MakeRecipe) -> None:
     failures = failure(0), replace(failure(1), fallback="refsol"), replace(failure(2), fallback="drop")
-    taught = teach(teaching(chat, make_recipe("critic.validation.answer=refsol")), chat, *failures)
+    taught = teach(teaching(chat, make_recipe("critic.validation.final_answer=refsol")), chat, *failures)
     assert [lesson.rollout_id for lesson in taught.lessons] == ["r1"]
     assert PROBLEM.solution in shown(chat, taught, 0)
     taught = teach(teaching(chat, make_recipe("critic.on_failure=refsol")), chat, *failures)
@@ -155,6 +156,33 @@ def test_the_horizon_ends_with_the_first_wrong_step_and_the_fallback_has_none(
     ends = [TEXT.index("### Step 2"), TEXT.index("### Final")]
     assert stops[:2] == [sum(start < end for start in whole.token_starts) for end in ends]
     assert stops[2] == len(whole.completion_ids)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["context.template=stepalign"], "refsol"),
+        (["context.template=lab/stepalign"], "lab/refsol"),
+        (["context.template=lab/stepalign", "context.fallback_template=refsol"], "refsol"),
+    ],
+)
+def test_the_fallback_is_worded_as_the_recipes_prompts_are(
+    overrides: list[str], expected: str, chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe(*overrides, "critic.on_failure=refsol")
+    taught = teach(teaching(chat, settings), chat, failure(0))
+    given = contexts.ContextInput(problem=PROBLEM, rollout=rollout(chat))
+    assert taught.lessons[0].message == contexts.load(expected).render(given)
+    assert f'fallback_template = "{expected}"' in config.dump(settings)  # what --dry-run prints
+
+
+def test_a_fallback_that_cannot_stand_in_is_an_error_at_the_start(chat: Chat, make_recipe: MakeRecipe) -> None:
+    for name, message in (
+        ("verdicts", "fallback_template = 'verdicts' shows a critique"),
+        ("gone", "no template 'gone'"),
+    ):
+        with pytest.raises(StepalignError, match=message):
+            teaching(chat, make_recipe(f"context.fallback_template={name}", "critic.on_failure=refsol"))
 
 
 @pytest.mark.parametrize(

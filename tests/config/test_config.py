@@ -192,7 +192,7 @@ def test_a_critic_has_one_endpoint_or_several_and_a_policy_for_each_check(write:
     critic = '[critic]\nkind = "openai"\nmodel = "m"\n'
     one = config.load(write(SMALLEST + critic + 'base_url = "http://a/v1"')).critic
     two = config.load(
-        write(SMALLEST + critic + 'base_url = ["http://a/v1", "http://b/v1"]'), ["critic.validation.answer=drop"]
+        write(SMALLEST + critic + 'base_url = ["http://a/v1", "http://b/v1"]'), ["critic.validation.final_answer=drop"]
     )
     assert isinstance(one, config.OpenAICriticConfig)
     assert isinstance(two.critic, config.OpenAICriticConfig)
@@ -270,8 +270,8 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ("critic.max_tokens=9", "critic.kind: missing; allowed: program,", ""),
         ("distributed.strategy=zero3", "distributed.strategy: unknown kind; did you mean zero2?", "'zero3'"),
         ("grader={kind='math', timeout_s=0}", "grader.timeout_s:", "0"),
-        ("critic={kind='program', validation={answer='repair'}}", "critic.validation.answer:", "'repair'"),
-        ("critic={kind='program', checks={max_echo=2}}", "critic.checks.max_echo:", "2"),
+        ("critic={kind='program', validation={final_answer='repair'}}", "critic.validation.final_answer:", "'repair'"),
+        ("critic={kind='program', checks={max_reference_overlap=2}}", "critic.checks.max_reference_overlap:", "2"),
         ("critic={kind='openai', model='m', base_url=[]}", "critic.base_url:", "[]"),
         ("algorithm.kind=ppo", "algorithm.kind: unknown kind; allowed: distillation, grpo", "'ppo'"),
         ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),

@@ -23,7 +23,7 @@ objective.clip = 0.3     # dotted
 
 [critic]
 kind = "program"
-checks.max_length = 3
+checks.max_echo = 0.5
 
 [problems.train]
 source="sums"
@@ -31,6 +31,7 @@ source="sums"
 path = "steps = 3"
 [critic . policy] # apart from its table
 case = "drop"
+withheld = 'fail'
 
 [[prompts.examples]]
 problem = '''objective.clip = 3
@@ -54,7 +55,7 @@ algorithm.epsilon = 0.3     # dotted
 
 [critic]
 kind = "program"
-checks.max_length = 3
+checks.max_reference_overlap = 0.5
 
 [problems.train]
 source="sums"
@@ -62,6 +63,7 @@ source="sums"
 name_or_path = "steps = 3"
 [critic . validation] # apart from its table
 case = "drop"
+error_not_quoted = 'fail'
 
 [[prompts.examples]]
 problem = '''objective.clip = 3

@@ -1,11 +1,12 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stepalign import contexts, prompts
 from stepalign.errors import StepalignError
-from stepalign.records import Critique, Problem, Rollout, Verdict
+from stepalign.records import Critique, Grade, Problem, Rollout, Verdict
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -55,6 +56,16 @@ def own(folder: Path, text: str) -> contexts.Context:
     return contexts.load(str(file))
 
 
+def shown(
+    context: contexts.Context,
+    critique: Critique | None = None,
+    problem: Problem = PROBLEM,
+    rollout: Rollout = ROLLOUT,
+    keep: float = 1.0,
+) -> str:
+    return context.render(contexts.ContextInput(problem=problem, rollout=rollout, critique=critique), keep=keep)
+
+
 @pytest.mark.parametrize(
     ("golden", "name", "critique"),
     [
@@ -68,8 +79,8 @@ def own(folder: Path, text: str) -> contexts.Context:
     ],
 )
 def test_a_teachers_message_reads_as_it_did(golden: str, name: str, critique: Critique | None) -> None:
-    shown = contexts.load(name).render(PROBLEM, ROLLOUT, critique)
-    assert shown + "\n" == (GOLDEN / f"{golden}.txt").read_text(encoding="utf-8")
+    message = shown(contexts.load(name), critique)
+    assert message + "\n" == (GOLDEN / f"{golden}.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -90,9 +101,9 @@ def test_what_a_design_needs_follows_from_what_it_shows(name: str, critique: boo
 def test_all_designs_begin_with_the_problem_and_end_with_the_solvers_format() -> None:
     format_text = prompts.render(prompts.load("format", frozenset())[0], {})
     for name in ("refsol", "stepalign", "quoted", "verdicts", *BETWEEN):
-        shown = contexts.load(name).render(PROBLEM, ROLLOUT, CRITIQUE)
-        assert shown.startswith(PROBLEM.statement)
-        assert shown.endswith(format_text)
+        message = shown(contexts.load(name), CRITIQUE)
+        assert message.startswith(PROBLEM.statement)
+        assert message.endswith(format_text)
 
 
 def test_between_the_regimes_each_design_shows_its_own_share_of_the_attempt() -> None:
@@ -104,7 +115,7 @@ def test_between_the_regimes_each_design_shows_its_own_share_of_the_attempt() ->
         "paraphrased": ("2 plus 3 makes 6", corrected, rest),
     }
     for name, parts in shows.items():
-        message = contexts.load(name).render(PROBLEM, ROLLOUT, LATER)
+        message = shown(contexts.load(name), LATER)
         for part in (prefix, wrong, corrected, rest, "2 plus 3 makes 6"):
             assert (part in message) == (part in parts), (name, part)
 
@@ -115,22 +126,22 @@ def test_a_step_that_was_never_written_has_no_text(tmp_path: Path) -> None:
     missing = Critique(
         rollout_id="r", critic="c", case="D", verdicts=(Verdict(step=4, correct=False),), correct_part="", text="t"
     )
-    assert context.render(PROBLEM, ROLLOUT, missing) == "[]"
-    assert context.render(PROBLEM, ROLLOUT, RIGHT) == "[]"
-    assert context.render(PROBLEM, ROLLOUT, LATER) == "[### Step 2: Add 4\n6 + 4 = 10]"
+    assert shown(context, missing) == "[]"
+    assert shown(context, RIGHT) == "[]"
+    assert shown(context, LATER) == "[### Step 2: Add 4\n6 + 4 = 10]"
 
 
 def test_a_design_that_shows_a_critique_does_not_go_without() -> None:
     with pytest.raises(StepalignError, match="context stepalign: rollout r has no critique"):
-        contexts.load("stepalign").render(PROBLEM, ROLLOUT)
-    contexts.load("refsol").render(PROBLEM, ROLLOUT)
+        shown(contexts.load("stepalign"))
+    shown(contexts.load("refsol"))
 
 
 def test_only_the_faithful_designs_keep_the_wrong_step_from_the_teacher() -> None:
     for name in ("quoted", "through-error"):
-        assert "2 + 3 = 6" in contexts.load(name).render(PROBLEM, ROLLOUT, CRITIQUE)
+        assert "2 + 3 = 6" in shown(contexts.load(name), CRITIQUE)
     for name in ("refsol", "stepalign", "verdicts", "correction", "prefix", "paraphrased"):
-        assert "2 + 3 = 6" not in contexts.load(name).render(PROBLEM, ROLLOUT, CRITIQUE)
+        assert "2 + 3 = 6" not in shown(contexts.load(name), CRITIQUE)
 
 
 @pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% for x in y %}", "{# gone #}"])
@@ -139,7 +150,7 @@ def test_jinja_in_what_models_and_data_wrote_is_text(text: str, tmp_path: Path) 
     problem = Problem(id="p", statement=text, solution=text, answer=text)
     rollout = Rollout(id="r", problem_id="p", completion_ids=(), text=text, token_starts=(), finish="stop")
     critique = Critique(rollout_id="r", critic="c", case="A", verdicts=(), correct_part="", text=text)
-    assert context.render(problem, rollout, critique) == "|".join([text] * 5)
+    assert shown(context, critique, problem, rollout) == "|".join([text] * 5)
 
 
 def test_keep_cuts_what_is_shown_and_never_problem_or_answer(tmp_path: Path) -> None:
@@ -148,11 +159,11 @@ def test_keep_cuts_what_is_shown_and_never_problem_or_answer(tmp_path: Path) -> 
         "{{ problem }}|{{ answer }}|{{ solution }}|{{ attempt }}|{{ critique.text }}|{{ critique.correct_part }}"
         "|{{ critique.corrected_step }}|{{ critique.continuation }}",
     )
-    whole = context.render(PROBLEM, ROLLOUT, CRITIQUE).split("|")
+    whole = shown(context, CRITIQUE).split("|")
     for keep in (0.0, 0.3, 0.5, 0.999):
-        problem, answer, *shown = context.render(PROBLEM, ROLLOUT, CRITIQUE, keep=keep).split("|")
+        problem, answer, *texts = shown(context, CRITIQUE, keep=keep).split("|")
         assert (problem, answer) == (PROBLEM.statement, PROBLEM.answer)
-        for text, before in zip(shown, whole[2:], strict=True):
+        for text, before in zip(texts, whole[2:], strict=True):
             kept = text.removesuffix("\n[…]")
             assert text != kept, "the cut is marked"
             assert before.startswith(kept)
@@ -162,7 +173,7 @@ def test_keep_cuts_what_is_shown_and_never_problem_or_answer(tmp_path: Path) -> 
 def test_keep_leaves_what_is_empty_empty(tmp_path: Path) -> None:
     context = own(tmp_path, "[{{ solution }}][{{ critique.corrected_step }}][{{ critique.continuation }}]")
     problem = Problem(id="p", statement="s", answer="a")
-    assert context.render(problem, ROLLOUT, RIGHT, keep=0.5) == "[][][]"
+    assert shown(context, RIGHT, problem, keep=0.5) == "[][][]"
 
 
 def test_a_template_of_ones_own_may_use_all_of_a_critique(tmp_path: Path) -> None:
@@ -172,7 +183,7 @@ def test_a_template_of_ones_own_may_use_all_of_a_critique(tmp_path: Path) -> Non
         "{{ critique.case }} {{ critique.first_error }}\n{% include 'format.txt' %}",
     )
     assert context.needs_critique
-    lines = context.render(PROBLEM, ROLLOUT, CRITIQUE).splitlines()
+    lines = shown(context, CRITIQUE).splitlines()
     assert lines[:3] == ["2 + 3 is 5", "the answer is 9", "D 1"]
     assert lines[3].startswith("Solve the problem step by step.")
 
@@ -180,8 +191,8 @@ def test_a_template_of_ones_own_may_use_all_of_a_critique(tmp_path: Path) -> Non
 def test_an_unknown_variable_is_refused_with_all_that_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(
         StepalignError,
-        match=r"mine\.txt: unknown variables rollout; allowed: answer, attempt, critique, paraphrase, problem, "
-        r"solution, wrong_step",
+        match=r"mine\.txt: unknown variables rollout; allowed: answer, attempt, correct, critique, feedback, "
+        r"paraphrase, problem, solution, wrong_step",
     ):
         own(tmp_path, "{{ rollout.text }}")
 
@@ -190,4 +201,14 @@ def test_an_unknown_variable_is_refused_with_all_that_is_allowed(tmp_path: Path)
 def test_what_a_template_must_not_ask_is_an_error_that_names_its_file(text: str, tmp_path: Path) -> None:
     context = own(tmp_path, text)
     with pytest.raises(StepalignError, match=re.escape(str(tmp_path / "mine.txt"))):
-        context.render(PROBLEM, ROLLOUT, CRITIQUE)
+        shown(context, CRITIQUE)
+
+
+def test_a_template_may_use_the_grade_and_the_graders_feedback(tmp_path: Path) -> None:
+    context = own(tmp_path, "{{ 'right' if correct else 'wrong' }}: {{ feedback }}.")
+    assert not context.needs_critique
+    grade = Grade(correct=False, outcome="missing", feedback="there is no box")
+    assert shown(context, rollout=replace(ROLLOUT, grade=grade)) == "wrong: there is no box."
+    assert shown(context, rollout=replace(ROLLOUT, grade=grade), keep=0.5) == "wrong: there i\n[…]."
+    assert shown(context, rollout=replace(ROLLOUT, grade=Grade(correct=True, outcome="correct"))) == "right: ."
+    assert shown(context) == "wrong: ."

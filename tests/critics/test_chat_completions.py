@@ -10,9 +10,9 @@ import pytest
 
 from critics.faulty import Reply, free_url, serving
 from stepalign import config
-from stepalign.critics.cache import Cache
+from stepalign.critics.cache import ReplyCache
 from stepalign.critics.chat_completions import ChatCompletions
-from stepalign.critics.llm import Answer
+from stepalign.critics.llm import ModelReply
 from stepalign.errors import StepalignError
 from stepalign.serving import client
 from stepalign.serving.client import UnansweredError
@@ -27,12 +27,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def connect(url: str, cache: Cache | None = None, **changed: Any) -> ChatCompletions:
+def connect(url: str, cache: ReplyCache | None = None, **changed: Any) -> ChatCompletions:
     table = {"base_url": url, "model": "m", "timeout_s": 5.0, "cooldown_s": 0.1, "max_outage_s": 0.3}
     return ChatCompletions(config.OpenAICriticConfig.model_validate(table | changed), "sk-key", cache)
 
 
-def ask_all(url: str, prompts: Sequence[str], *, cache: Cache | None = None, **changed: Any) -> list[Any]:
+def ask_all(url: str, prompts: Sequence[str], *, cache: ReplyCache | None = None, **changed: Any) -> list[Any]:
     """Answers to prompts that are sent all at once."""
 
     async def run() -> list[Any]:
@@ -43,11 +43,11 @@ def ask_all(url: str, prompts: Sequence[str], *, cache: Cache | None = None, **c
     return asyncio.run(run())
 
 
-def ask(url: str, **changed: Any) -> Answer:
+def ask(url: str, **changed: Any) -> ModelReply:
     (answer,) = ask_all(url, ["?"], **changed)
     if isinstance(answer, BaseException):
         raise answer
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ModelReply)
     return answer
 
 
@@ -63,14 +63,13 @@ def test_thinking_is_taken_off_wherever_it_stands() -> None:
 
 
 def test_text_that_no_file_could_hold_is_repaired(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
+    cache = ReplyCache(tmp_path / "cache.jsonl")
     with serving(Reply("a\ud83d b")) as server:
         for _ in range(2):
-            assert ask_all(server.url, ["?\ud83d"], cache=cache)[0] == Answer(
+            assert ask_all(server.url, ["?\ud83d"], cache=cache)[0] == ModelReply(
                 text="a? b", prompt_tokens=11, completion_tokens=7
             )
     assert server.requests[0]["messages"][0]["content"] == "?\ud83d"
-    cache.close()
 
 
 def test_megabytes_end_where_an_answer_ends() -> None:
@@ -78,18 +77,17 @@ def test_megabytes_end_where_an_answer_ends() -> None:
         found = ask(server.url, max_tokens=100)
         assert (len(found.text), found.truncated) == (1600, True)
     with serving(Reply("x" * 30_000_000)) as server:
-        assert ask(server.url, max_tokens=100) == Answer(text="", truncated=True)
+        assert ask(server.url, max_tokens=100) == ModelReply(text="", truncated=True)
     with serving(Reply("half a", finish="length")) as server:
         assert ask(server.url).truncated
 
 
 def test_when_all_stay_down_the_error_names_the_cache(tmp_path: Path) -> None:
     url, _ = free_url()
-    cache = Cache(tmp_path / "answers.sqlite")
-    with pytest.raises(StepalignError, match=r"no critic endpoint .*answers\.sqlite\. .*the same command goes on"):
+    cache = ReplyCache(tmp_path / "answers.jsonl")
+    with pytest.raises(StepalignError, match=r"no critic endpoint .*answers\.jsonl\. .*the same command goes on"):
         ask(url, cache=cache)
-    cache.close()
-    with pytest.raises(StepalignError, match=r"critic\.cache = 'off' its answers to unfinished steps are lost"):
+    with pytest.raises(StepalignError, match=r"critic\.cache = 'off' its replies to unfinished steps are lost"):
         ask(url)
 
 
@@ -104,7 +102,7 @@ def test_a_refusal_of_everything_names_the_recipes_keys() -> None:
 def test_one_of_two_equal_requests_may_be_cancelled() -> None:
     with serving(Reply("fine", wait_s=0.2)) as server:
 
-        async def run() -> Answer:
+        async def run() -> ModelReply:
             async with connect(server.url) as connection:
                 first, second = (asyncio.create_task(connection.ask({"messages": [{"content": ""}]})) for _ in "ab")
                 await asyncio.sleep(0.05)
@@ -130,19 +128,19 @@ def test_leaving_cancels_what_is_under_way() -> None:
 
 
 def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
+    cache = ReplyCache(tmp_path / "cache.jsonl")
     with serving(Reply("fine", wait_s=0.05)) as server:
         first = ask_all(server.url, ["a", "a", "b"], cache=cache)
         assert ask_all(server.url, ["b", "a", "a"], cache=cache) == first
         assert len(server.requests) == 2  # equal prompts that are under way are one, too
         ask_all(server.url, ["a"], cache=None)
         assert len(server.requests) == 3
-    cache.close()
 
 
 def test_a_fault_is_not_kept(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache.sqlite")
+    cache = ReplyCache(tmp_path / "cache.jsonl")
     with serving(BAD, GOOD) as server:
         assert isinstance(ask_all(server.url, ["a"], cache=cache, max_retries=0)[0], UnansweredError)
-        assert ask_all(server.url, ["a"], cache=cache) == [Answer(text="fine", prompt_tokens=11, completion_tokens=7)]
-    cache.close()
+        assert ask_all(server.url, ["a"], cache=cache) == [
+            ModelReply(text="fine", prompt_tokens=11, completion_tokens=7)
+        ]

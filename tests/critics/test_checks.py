@@ -9,7 +9,7 @@ import pytest
 
 from stepalign import config
 from stepalign.critics import schema
-from stepalign.critics.checks import NAMES, Checker, bare
+from stepalign.critics.checks import NAMES, Checker, normalize
 from stepalign.records import Check, Critique, FinishReason, Grade, Problem, Rollout, Verdict
 from stepalign.rewards.math import Grader
 from stepalign.trace import parse
@@ -86,7 +86,7 @@ def failed(made: Critique, given: Rollout | None = None, problem: Problem = PROB
 def test_a_critique_that_keeps_the_convention_passes_every_check() -> None:
     found = check(critique())
     assert {name for name, one in found.items() if not one.passed} == set()
-    assert (found["verbatim"].measure, found["withheld"].measure, found["echo"].measure) == (
+    assert (found["exact_copy"].measure, found["error_not_quoted"].measure, found["reference_overlap"].measure) == (
         1.0,
         round(21 / 29, 4),
         0.0,
@@ -116,7 +116,7 @@ def test_the_papers_critiques_pass_every_check(name: str) -> None:
     problem = Problem(id="p", statement=texts["problem"], answer="1" if right else "127", solution=texts["reference"])
     checks = check(made, rollout(texts["student"], correct=right), problem)
     assert [one.name for one in checks.values() if one.passed] == list(NAMES)
-    assert checks["verbatim"].measure == 1.0
+    assert checks["exact_copy"].measure == 1.0
     assert schema.fidelity(found.correct_part, schema.original(trace, found.first_error)) == 1.0
 
 
@@ -144,7 +144,7 @@ def test_the_case_fits_the_grade(case: str, given: Rollout, passes: bool) -> Non
 def test_fully_correct_on_a_wrong_answer_is_a_lie() -> None:
     right = tuple(Verdict(step=k, correct=True) for k in (1, 2, 3))
     lie = critique(case="A", verdicts=right, correct_part=TEXT, corrected_step="", continuation="")
-    assert failed(lie) == {"case", "answer"}
+    assert failed(lie) == {"case", "final_answer"}
     assert failed(lie, rollout(correct=True)) == set()  # a grader that says so has the last word
 
 
@@ -170,23 +170,25 @@ def test_one_rewritten_step_of_many_fails_though_most_of_the_copy_is_verbatim() 
     made = critique(verdicts=verdicts, correct_part=rewritten, corrected_step="### Step 30: Right\n85 + 12 = 97")
     found = check(made, given)
     assert schema.fidelity(rewritten, many) > 0.98
-    assert not found["verbatim"].passed
-    assert not found["wording"].passed
-    assert "of step 7 is copied" in found["verbatim"].detail
+    assert not found["exact_copy"].passed
+    assert not found["normalized_copy"].passed
+    assert "of step 7 is copied" in found["exact_copy"].detail
 
 
 def test_white_space_and_markup_are_verbatim_only_where_they_are_exact() -> None:
     part = critique().correct_part.replace("### Step 1: Red and blue\n", "**Step 1: Red and blue**\n\n  ")
     found = check(critique(correct_part=part))
-    assert (found["verbatim"].passed, found["wording"].passed) == (False, True)
-    assert bare("## **Step 1:** $x$\n- \\(y\\)\n---\n`z` 2*3") == "Step1:xyz2*3"
+    assert (found["exact_copy"].passed, found["normalized_copy"].passed) == (False, True)
+    assert normalize("## **Step 1:** $x$\n- \\(y\\)\n---\n`z` 2*3") == "Step1:xyz2*3"
 
 
 def test_what_is_added_to_the_copy_counts_as_much_as_what_is_missing() -> None:
     part = critique().correct_part
-    assert {"verbatim", "wording"} <= failed(critique(correct_part=f"{part}\nNote that this is quite right so far."))
-    assert {"verbatim", "wording"} <= failed(critique(correct_part=part[:60]))
-    assert {"verbatim", "wording"} <= failed(critique(correct_part=""))
+    assert {"exact_copy", "normalized_copy"} <= failed(
+        critique(correct_part=f"{part}\nNote that this is quite right so far.")
+    )
+    assert {"exact_copy", "normalized_copy"} <= failed(critique(correct_part=part[:60]))
+    assert {"exact_copy", "normalized_copy"} <= failed(critique(correct_part=""))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_what_is_added_to_the_copy_counts_as_much_as_what_is_missing() -> None:
     ],
 )
 def test_the_wrong_step_is_withheld_from_the_correction(changed: dict[str, Any], detail: str) -> None:
-    found = check(critique(**changed))["withheld"]
+    found = check(critique(**changed))["error_not_quoted"]
     assert not found.passed
     assert detail in found.detail
 
@@ -211,13 +213,15 @@ def test_the_wrong_step_is_withheld_from_the_reasons() -> None:
         Verdict(step=3, correct=False, reason="The sum is ninety-eight, you say"),
     )
     made = critique(corrected_step="### Step 2: Green\n85 + 12 = 97")
-    assert check(made, rollout(text))["withheld"].passed
-    found = check(replace(made, verdicts=verdicts), rollout(text))["withheld"]
+    assert check(made, rollout(text))["error_not_quoted"].passed
+    found = check(replace(made, verdicts=verdicts), rollout(text))["error_not_quoted"]
     assert (found.passed, found.detail) == (False, "the wrong step 2 is quoted in a reason")
 
 
 def test_a_number_that_only_contains_the_false_equation_is_no_quote() -> None:
-    assert check(critique(corrected_step="### Step 2: Green\n185 + 12 = 981, no: 85 + 12 = 97"))["withheld"].passed
+    assert check(critique(corrected_step="### Step 2: Green\n185 + 12 = 981, no: 85 + 12 = 97"))[
+        "error_not_quoted"
+    ].passed
 
 
 def test_what_the_solver_did_not_finish_is_no_error_to_withhold() -> None:
@@ -241,7 +245,7 @@ def test_what_the_solver_did_not_finish_is_no_error_to_withhold() -> None:
 )
 def test_the_correction_ends_in_the_reference_answer(end: str, reference: str, passes: bool) -> None:
     made = critique(continuation=f"### Final Answer:\n{end}")
-    assert check(made, problem=replace(PROBLEM, answer=reference))["answer"].passed == passes
+    assert check(made, problem=replace(PROBLEM, answer=reference))["final_answer"].passed == passes
 
 
 def test_an_echo_of_the_reference_is_told_from_the_solvers_own_way() -> None:
@@ -249,12 +253,12 @@ def test_an_echo_of_the_reference_is_told_from_the_solvers_own_way() -> None:
         corrected_step="### Step 2: Go on\nThere are 85 balls that are red or blue.",
         continuation="With the green ones there are 97 balls in all of the box.\n\n### Final Answer:\n\\boxed{97}",
     )
-    found = check(echo)["echo"]
+    found = check(echo)["reference_overlap"]
     assert not found.passed
     assert found.measure > 0.9
     own = rollout(TEXT.replace("The green ones come next.", PROBLEM.solution))  # then these are the solver's words
-    assert check(echo, own)["echo"].measure == 0
-    assert check(echo, problem=replace(PROBLEM, solution=""))["echo"].passed
+    assert check(echo, own)["reference_overlap"].measure == 0
+    assert check(echo, problem=replace(PROBLEM, solution=""))["reference_overlap"].passed
 
 
 def test_a_critique_far_longer_than_its_rollout_fails() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from critics.faulty import Reply, Server, serving
 from stepalign import config
-from stepalign.critics import make, schema
+from stepalign.critics import schema
 from stepalign.critics.openai import OpenAICritic
 from stepalign.errors import StepalignError
 from stepalign.prompts import load
@@ -133,14 +133,14 @@ def test_what_a_rollout_says_is_no_template() -> None:
         (Reply(GOOD, body="<html>", headers={"Content-Type": "text/html"}), "server", "not a chat completion"),
         (Reply(GOOD, body='{"choices": []}'), "server", "not a chat completion"),
         (Reply(GOOD, body='{"error": "no"}'), "server", "not a chat completion"),
-        (Reply(GOOD.replace("47 + 38", "we add")), "verbatim", "of step 1 is copied"),
-        (Reply(GOOD.replace("\\boxed{97}", "\\boxed{99}")), "answer", "ends in '99', the reference"),
-        (Reply(GOOD.replace("\\boxed{97}", "97")), "answer", "no \\boxed"),
-        (Reply(GOOD.replace("### Final", "### Step 2: b\n85 + 12 = 98\n### Final")), "withheld", "step 2"),
+        (Reply(GOOD.replace("47 + 38", "we add")), "exact_copy", "of step 1 is copied"),
+        (Reply(GOOD.replace("\\boxed{97}", "\\boxed{99}")), "final_answer", "ends in '99', the reference"),
+        (Reply(GOOD.replace("\\boxed{97}", "97")), "final_answer", "no \\boxed"),
+        (Reply(GOOD.replace("### Final", "### Step 2: b\n85 + 12 = 98\n### Final")), "error_not_quoted", "step 2"),
     ],
 )  # fmt: skip
 def test_an_answer_that_may_not_teach_is_a_failure_with_its_reason(reply: Reply, reason: str, detail: str) -> None:
-    found = failure(reply, max_retries=0, validation={"verbatim": "fail"})
+    found = failure(reply, max_retries=0, validation={"exact_copy": "fail"})
     assert found.reason == reason
     assert detail in found.detail
 
@@ -159,8 +159,8 @@ def test_a_right_answer_is_copied_whole_or_fails() -> None:
     found = ask(Reply(schema.compose("A", right, TEXT)), given=given)
     assert isinstance(found, Critique)
     assert (found.case, found.correct_part) == ("A", TEXT)
-    copied = {"verbatim": "drop"}
-    assert failure(Reply(schema.compose("A", right, TEXT[:40])), given=given, validation=copied).reason == "verbatim"
+    copied = {"exact_copy": "drop"}
+    assert failure(Reply(schema.compose("A", right, TEXT[:40])), given=given, validation=copied).reason == "exact_copy"
 
 
 def test_a_copy_that_is_faithful_enough_is_accepted_and_measured() -> None:
@@ -245,7 +245,7 @@ def test_a_server_that_needs_no_key_gets_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_base_url_that_is_none_is_an_error_before_anything_is_sent() -> None:
     with pytest.raises(StepalignError, match=r"critic\.base_url: .*found 'localhost:8000'"):
-        make(config.OpenAICriticConfig(base_url=("localhost:8000",), model="critic"), GRADER, Path())
+        critic("localhost:8000")
 
 
 def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_an_answer_that_may_not_teach_is_asked_for_again_with_what_was_wrong() -
     with serving(Reply(LIE), Reply("I would rather not."), Reply(GOOD)) as server:
         (found,) = critic(server.url, max_attempts=3).critique([attempt()])
     assert isinstance(found, Critique)
-    assert (found.text, found.retried) == (GOOD, ("answer", "parse"))
+    assert (found.text, found.retried) == (GOOD, ("final_answer", "parse"))
     assert (found.prompt_tokens, found.completion_tokens) == (33, 21)
     assert all(said(server, number).startswith(said(server, 0)) for number in (1, 2))
     assert "1. the correction ends in '99', the reference in '97'" in said(server, 1)
@@ -284,14 +284,18 @@ def test_asking_again_has_an_end() -> None:
     with serving(Reply(LIE)) as server:
         (found,) = critic(server.url, max_attempts=3).critique([attempt()])
     assert isinstance(found, CritiqueFailure)
-    assert (found.reason, found.retried, found.completion_tokens) == ("answer", ("answer", "answer"), 21)
+    assert (found.reason, found.retried, found.completion_tokens) == (
+        "final_answer",
+        ("final_answer", "final_answer"),
+        21,
+    )
     assert len({said(server, number) for number in range(3)}) == len(server.requests) == 3
-    assert [check.name for check in found.checks if not check.passed] == ["answer"]
+    assert [check.name for check in found.checks if not check.passed] == ["final_answer"]
 
 
 def test_the_policy_may_fall_back_at_once() -> None:
     with serving(Reply(LIE)) as server:
-        (found,) = critic(server.url, max_attempts=3, validation={"answer": "drop"}).critique([attempt()])
+        (found,) = critic(server.url, max_attempts=3, validation={"final_answer": "drop"}).critique([attempt()])
     assert isinstance(found, CritiqueFailure)
     assert (found.fallback, len(server.requests)) == ("drop", 1)
 
@@ -323,7 +327,7 @@ def test_splicing_reads_nothing_else() -> None:
     assert failure(Reply(GOOD), mode="splice").detail == "the answer is not JSON"
     assert failure(Reply(json.dumps(SPLICED | {"verdicts": 3})), mode="splice").reason == "parse"
     lie = json.dumps(SPLICED | {"continuation": "### Final Answer:\n\\boxed{98}"})
-    assert failure(Reply(lie), mode="splice").reason == "answer"
+    assert failure(Reply(lie), mode="splice").reason == "final_answer"
 
 
 # ── every fault ends in the policy's outcome ────────────────────────────────────────────────────────────────
@@ -341,9 +345,9 @@ FAULTS = {
     "wrong schema": (Reply(body='{"choices": [{"text": "hi"}]}'), "server"),
     "another format": (Reply('{"verdict": "good"}'), "parse"),
     "fully correct on a wrong answer": (Reply(ALL_RIGHT), "case"),
-    "a wrong final answer": (Reply(LIE), "answer"),
-    "the wrong step quoted": (Reply(QUOTING), "withheld"),
-    "a rewritten part": (Reply(GOOD.replace("47 + 38 = 85", "It is 85.")), "verbatim"),
+    "a wrong final answer": (Reply(LIE), "final_answer"),
+    "the wrong step quoted": (Reply(QUOTING), "error_not_quoted"),
+    "a rewritten part": (Reply(GOOD.replace("47 + 38 = 85", "It is 85.")), "exact_copy"),
     "thinking without end": (Reply("<think>" + GOOD), "parse"),
     "megabytes": (Reply("Step 1: Correct.\n" * 200_000), "truncated"),
     "megabytes behind a good answer": (Reply(GOOD + "\nso" * 30_000), "length"),
@@ -417,14 +421,14 @@ def test_what_was_answered_is_not_asked_for_again(tmp_path: Path) -> None:
     assert len(asked) == 6
     assert sum(asked.values()) <= 7  # one was under way when the first critic was stopped
     assert [one.rollout_id for one in after] == [one.rollout_id for one in before] + ["4", "5"]
-    assert (tmp_path / "critic-cache.sqlite").exists()
+    assert (tmp_path / "critic-cache.jsonl").exists()
     assert [type(one) for one in after[:4]] == [type(one) for one in before]
 
 
 def test_checks_are_made_anew_on_kept_answers(tmp_path: Path) -> None:
     with serving(Reply(LIE)) as server:
-        (strict,) = critic(server.url, tmp_path, cache=str(tmp_path / "c.sqlite")).critique([attempt()])
-        mild = critic(server.url, tmp_path, cache=str(tmp_path / "c.sqlite"), validation={"answer": "ignore"})
+        (strict,) = critic(server.url, tmp_path, cache=str(tmp_path / "c.jsonl")).critique([attempt()])
+        mild = critic(server.url, tmp_path, cache=str(tmp_path / "c.jsonl"), validation={"final_answer": "ignore"})
         (lenient,) = mild.critique([attempt()])
         assert len(server.requests) == 1
     assert (strict.kind, lenient.kind) == ("failure", "critique")

@@ -1,203 +1,86 @@
-"""Critiques outside of training: on the files of a real run, and on planted slips."""
-
-import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stepalign import config, models
-from stepalign.config import Recipe
-from stepalign.critics import run as critiquing
-from stepalign.critics import stats as fidelity
-from stepalign.critics.stats import Prices
-from stepalign.error_injection.sets import plant_set
+from stepalign.critics.arithmetic.critic import ProgramCritic
+from stepalign.critics.run import critique_all
 from stepalign.errors import StepalignError
-from stepalign.io import read_jsonl, write_jsonl
-from stepalign.records import CriticResult, Critique, Problem, Rollout
+from stepalign.io import read_jsonl, to_json
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout
 
-MakeRecipe = Callable[..., Recipe]
-
-
-def untimed(path: Path) -> list[dict[str, Any]]:
-    return [{**json.loads(line), "seconds": 0} for line in path.read_text().splitlines()]
+PROBLEM = Problem(id="p", statement="What is 2 + 3?", answer="5")
+TEXT = "### Step 1: Add\n2 + 3 = 5\n\n### Final Answer:\n\\boxed{5}"
 
 
-@pytest.fixture(scope="module")
-def planted(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of planted slips: eight problems of two steps, a right and a wrong solution each."""
-    folder = tmp_path_factory.mktemp("planted")
-    file = folder / "solutions.jsonl"
-    rows = []
-    for n in (17, 30, 52, 71, 26, 83, 94, 65):
-        right = f"2*{n} = {2 * n} pens\n{2 * n}+{n + 1} = {3 * n + 1}\nA: {3 * n + 1}"
-        rows.append(
-            {
-                "question": f"Two boxes of {n} pens and {n + 1} more?",
-                "ground_truth": right,
-                "small": {"is_correct": True, "solution": right},
-                "large": {"is_correct": False, "solution": f"{n}+2 = {n + 2} pens\nA: {n + 2}"},
-            }
+def attempts(names: str) -> list[tuple[Problem, Rollout]]:
+    grade = Grade(correct=True, outcome="correct")
+    return [
+        (
+            PROBLEM,
+            Rollout(id=name, problem_id="p", completion_ids=(), token_starts=(), text=TEXT, finish="stop", grade=grade),
         )
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plant_set(str(file), folder / "set", model=config.ModelConfig(name_or_path=str(tiny_llama)))
-    return folder / "set"
+        for name in names
+    ]
 
 
-# ── a file of rollouts ─────────────────────────────────────────────────────────────────────────────────────────
+class Counting(ProgramCritic):
+    """The program critic, backwards, that remembers what it was asked and may be killed after some answers."""
+
+    def __init__(self, dies_after: int | None = None) -> None:
+        self.asked: list[str] = []
+        self.dies_after = dies_after
+
+    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
+        for count, attempt in enumerate(reversed(list(attempts))):
+            if count == self.dies_after:
+                raise KeyboardInterrupt
+            self.asked.append(attempt[1].id)
+            yield from super().critique([attempt])
 
 
-def test_critiquing_a_runs_rollouts_gives_the_runs_critiques(finished_run: Recipe, tmp_path: Path) -> None:
-    rollouts = finished_run.folder / "rollouts" / "step-000002.jsonl"
-    out = tmp_path / "critiques.jsonl"
-    answers = critiquing.critique(finished_run, rollouts, out)
-    assert read_jsonl(out, CriticResult) == answers  # type: ignore[arg-type]
-    assert untimed(out) == untimed(finished_run.folder / "critiques" / "step-000002.jsonl")
+def test_a_second_start_asks_only_for_what_is_missing(tmp_path: Path) -> None:
+    path, advanced = tmp_path / "critiques.jsonl", list[int]()
+    with pytest.raises(KeyboardInterrupt):
+        critique_all(Counting(dies_after=2), attempts("abcd"), path)
+    with path.open("a") as file:
+        file.write('{"kind": "critique", "rollout_id": "a", "cri')  # what a kill leaves
+    second = Counting()
+    answers = critique_all(second, attempts("abcd"), path, advanced.append)
+    assert second.asked == ["b", "a"]
+    assert advanced == [2, 1, 1]
+    assert [answer.rollout_id for answer in answers] == list("abcd")
+    assert read_jsonl(path, CriticResult) == answers  # type: ignore[arg-type]
+    third = Counting()
+    assert critique_all(third, attempts("abcd"), path) == answers
+    assert third.asked == []
 
 
-def test_a_file_of_problems_stands_in_for_the_recipes(planted: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    out = tmp_path / "critiques.jsonl"
-    answers = critiquing.critique(
-        make_recipe(),
-        planted / "rollouts.jsonl",
-        out,
-        problems_file=planted / "problems.jsonl",
-        prices=Prices(prompt=1, completion=1),
-    )
-    assert len(answers) == 16
-    report = json.loads((tmp_path / "critiques-report.json").read_text())
-    assert (report["answers"], report["cost"]) == (16, 0.0)
-    assert report["checks"]["verbatim"] == {"passed": report["critiques"]}
+def test_what_no_server_answered_is_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "critiques.jsonl"
+    failures = [CritiqueFailure(rollout_id=n, critic="program", reason=r) for n, r in zip("abc", REASONS, strict=True)]
+    path.write_text("".join(f"{to_json(failure)}\n" for failure in failures))
+    critic = Counting()
+    answers = critique_all(critic, attempts("abc"), path)
+    assert critic.asked == ["b", "a"]
+    assert [answer.kind for answer in answers] == ["critique", "critique", "failure"]
+    assert read_jsonl(path, CriticResult) == answers  # type: ignore[arg-type]
 
 
-def test_the_solvers_own_base_is_loaded_once_and_asked(
-    planted: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    loads = []
-    load_base = models.load_base
-    monkeypatch.setattr(models, "load_base", lambda *arguments: loads.append(arguments) or load_base(*arguments))
-    template = tmp_path / "critic.txt"
-    template.write_text("{{ attempt }}")
-    settings = make_recipe(
-        "critic.kind=self",
-        f"critic.prompt={template}",
-        "critic.max_tokens=8",
-        "critic.max_attempts=1",
-        "critic.max_num_seqs=6",
-    )
-    answers = critiquing.critique(
-        settings, planted / "rollouts.jsonl", tmp_path / "out.jsonl", problems_file=planted / "problems.jsonl"
-    )
-    assert [answer.critic for answer in answers] == ["self"] * 16
-    assert all(answer.completion_tokens for answer in answers)
-    assert len(loads) == 1
+REASONS = ("server", "timeout", "parse")
 
 
-def test_a_second_start_asks_only_for_what_is_missing(planted: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    arguments = (make_recipe(), planted / "rollouts.jsonl", tmp_path / "critiques.jsonl")
-    first = critiquing.critique(*arguments, problems_file=planted / "problems.jsonl")
-    lines = arguments[2].read_text().splitlines(keepends=True)
-    arguments[2].write_text("".join([*lines[:5], lines[5][:30]]))
-    again = critiquing.critique(*arguments, problems_file=planted / "problems.jsonl")
-    assert again[:5] == first[:5]  # their times too: they were not made again
-    assert [replace(answer, seconds=0) for answer in again] == [replace(answer, seconds=0) for answer in first]
-
-
-def test_what_cannot_be_critiqued_is_an_error_that_names_it(
-    finished_run: Recipe, make_recipe: MakeRecipe, planted: Path, tmp_path: Path
-) -> None:
-    rollouts = finished_run.folder / "rollouts" / "step-000001.jsonl"
-    out = tmp_path / "critiques.jsonl"
-    with pytest.raises(StepalignError, match=r"no \[critic\]"):
-        critiquing.critique(finished_run.model_copy(update={"critic": None}), rollouts, out)
-    with pytest.raises(StepalignError, match=r"step-000001\.jsonl: rollout step-000001/.* in the recipe"):
-        critiquing.critique(make_recipe("problems.train.seed=99", "problems.train.digits=3"), rollouts, out)
-    with pytest.raises(StepalignError, match=r"no problem 'sums-.*' in .*problems\.jsonl"):
-        critiquing.critique(finished_run, rollouts, out, problems_file=planted / "problems.jsonl")
-    first, *_ = read_jsonl(rollouts, Rollout)
-    broken = tmp_path / "broken.jsonl"
-    write_jsonl(broken, [replace(first, grade=None)])
-    with pytest.raises(StepalignError, match=r"broken\.jsonl: rollout .* is not graded"):
-        critiquing.critique(finished_run, broken, out)
-    write_jsonl(broken, [first, first])
-    with pytest.raises(StepalignError, match=r"broken\.jsonl: rollout .* is there twice"):
-        critiquing.critique(finished_run, broken, out)
-    assert not out.exists()
-
-
-# ── a file of critiques ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_planted_critiques_pass_every_check_and_a_lie_does_not(
-    planted: Path, make_recipe: MakeRecipe, tmp_path: Path
-) -> None:
-    settings, problems_file = make_recipe(), planted / "problems.jsonl"
-    arguments = (settings, planted / "rollouts.jsonl")
-    report = fidelity.summarize(critiquing.verify(*arguments, planted / "critiques.jsonl", problems_file=problems_file))
-    assert critiquing.sound(report)
-    assert {name for name, outcomes in report.checks.items() if outcomes.keys() != {"passed"}} <= {"echo"}
-    first, second, *others = read_jsonl(planted / "critiques.jsonl", Critique)
-    lie = replace(first, rollout_id=second.rollout_id)  # "fully correct" of the trace with the slip
-    path = tmp_path / "lies.jsonl"
-    write_jsonl(path, [first, lie, *others[1:]])
-    answers = critiquing.verify(*arguments, path, problems_file=problems_file)
-    report = fidelity.summarize(answers)
-    assert not critiquing.sound(report)
-    assert report.failures == {"case": 1, "missing": 1}
-    assert report.checks["case"] == {"passed": 14, "fell back": 1}
-    assert [check.passed for check in answers[1].checks if check.name == "case"] == [False]
-
-
-# ── the benchmark ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_the_ground_truth_itself_finds_every_first_error(
-    planted: Path, make_recipe: MakeRecipe, tmp_path: Path
-) -> None:
-    settings = make_recipe("critic.kind=replay", f"critic.path={planted / 'critiques.jsonl'}")
-    found = critiquing.benchmark(settings, planted, tmp_path / "bench")
-    assert {name: (e.value, e.n) for name, e in found.planted.items()} == {
-        "wrong": (1.0, 8),
-        "right": (1.0, 8),
-        "F1": (1.0, 16),
-    }
-    assert sum(estimate.n for estimate in found.kinds.values()) == 8
-    # It says nothing on the naturally wrong ones: failures are misses.
-    assert (found.natural["wrong"].value, found.natural["right"].value, found.natural["F1"].value) == (0, 1, 0)
-    assert found.answers.failures == {"missing": 8}
-    written = json.loads((tmp_path / "bench" / "benchmark.json").read_text())
-    assert written["critic"] == "replay"
-    assert written["planted"]["F1"]["n"] == 16
-
-
-def test_a_critic_that_errs_by_one_step_finds_none(planted: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    def late(critique: Critique) -> Critique:
-        k = critique.first_error
-        if k is None:
-            return critique
-        verdicts = [replace(v, correct=v.step != k + 1, reason="no" * (v.step == k + 1)) for v in critique.verdicts]
-        return replace(critique, verdicts=tuple(verdicts))
-
-    path = tmp_path / "late.jsonl"
-    write_jsonl(path, [late(critique) for critique in read_jsonl(planted / "critiques.jsonl", Critique)])
-    settings = make_recipe("critic.kind=replay", f"critic.path={path}", *IGNORE)
-    found = critiquing.benchmark(settings, planted, tmp_path / "bench")
-    assert (found.planted["wrong"].value, found.planted["right"].value) == (0, 1)
-
-
-IGNORE = [
-    f"critic.validation.{name}=ignore"
-    for name in ("layout", "verbatim", "wording", "withheld", "case", "verdicts", "answer")
-]
-
-
-def test_a_limit_takes_slips_with_their_correct_traces(planted: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    found = critiquing.benchmark(make_recipe(), planted, tmp_path / "bench", limit=3)
-    assert [found.planted[name].n for name in ("wrong", "right")] == [3, 3]
-    assert sum(found.natural[name].n for name in ("wrong", "right")) == 3
-    shown = critiquing.table(found)
-    assert "planted, wrong   " in shown
-    assert "n 3" in shown
-    assert len(read_jsonl(planted / "problems.jsonl", Problem)) == 8
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{}", "line 1: not a Critique or CritiqueFailure"),
+        (to_json(CritiqueFailure(rollout_id="z", critic="program", reason="x")), "line 1: rollout z is not among"),
+        (to_json(CritiqueFailure(rollout_id="a", critic="QwQ", reason="x")), "line 1: a result of QwQ"),
+    ],
+)
+def test_a_file_of_something_else_is_an_error_and_is_left_alone(tmp_path: Path, line: str, expected: str) -> None:
+    path = tmp_path / "critiques.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(StepalignError, match=expected):
+        critique_all(Counting(), attempts("ab"), path)
+    assert path.read_text() == f"{line}\n"

@@ -7,9 +7,9 @@ import pytest
 
 from stepalign import config, models
 from stepalign.chat import Chat, load_chat
-from stepalign.config import Recipe
-from stepalign.critics import OwnModel, make, schema, splice
-from stepalign.critics.self_critic import SelfCritic
+from stepalign.config import Recipe, registry
+from stepalign.critics import schema, splice
+from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
@@ -75,7 +75,7 @@ def test_what_the_base_says_is_read_checked_and_composed(chat: Chat) -> None:
     (found,) = answers(sampler, [attempt()])
     assert isinstance(found, Critique)
     assert (found.critic, found.case, found.verdicts, found.text) == ("self", "D", VERDICTS, GOOD)
-    assert {check.name for check in found.checks if not check.passed} <= {"echo"}
+    assert {check.name for check in found.checks if not check.passed} <= {"reference_overlap"}
     assert found.completion_tokens == len(chat.encode_text(f"<think>\nhm\n</think>\n{GOOD}"))
     assert found.prompt_tokens == len(sampler.asked[0][0].prompt_ids)
     assert TEXT in sampler.prompts[0]
@@ -83,7 +83,7 @@ def test_what_the_base_says_is_read_checked_and_composed(chat: Chat) -> None:
 
 
 def test_splice_mode_puts_the_solvers_own_text_in(chat: Chat) -> None:
-    said = splice.written(schema.parse(GOOD, parse(TEXT)), parse(TEXT))
+    said = splice.to_reply(schema.parse(GOOD, parse(TEXT)), parse(TEXT))
     (found,) = answers(Scripted(chat, said), [attempt()], mode="splice")
     assert isinstance(found, Critique)
     assert (found.correct_part, found.corrected_step, found.continuation) == PARTS
@@ -124,7 +124,7 @@ def test_an_answer_that_was_cut_off_and_a_message_without_room_are_failures(chat
 
 def test_without_a_solver_there_is_no_such_critic() -> None:
     with pytest.raises(StepalignError, match=r"critic\.kind = 'self'"):
-        make(config.SelfCriticConfig(), Grader(config.GraderConfig()), Path())
+        registry.build(config.SelfCriticConfig(), grader=Grader(config.GraderConfig()), folder=Path(), own=None)
 
 
 def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(

@@ -8,23 +8,23 @@ import pytest
 from critics.test_checks import GRADER, PROBLEM, TEXT, critique, rollout
 from stepalign import config
 from stepalign.critics import schema
-from stepalign.critics.validation import CheckedCritic, Refusal, Rules
+from stepalign.critics.validation import Rejection, ValidatedCritic, Validator
 from stepalign.records import Critique, CritiqueFailure, Verdict
 
 
-def settled(made: Critique, **policy: str) -> Critique | Refusal:
+def validated(made: Critique, **policy: str) -> Critique | Rejection:
     table = config.ProgramCriticConfig.model_validate({"validation": policy})
-    return Rules(table, GRADER).settle(made, PROBLEM, rollout())
+    return Validator(table, GRADER).validate(made, PROBLEM, rollout())
 
 
-def refused(made: Critique, **policy: str) -> Refusal:
-    found = settled(made, **policy)
-    assert isinstance(found, Refusal)
+def rejected(made: Critique, **policy: str) -> Rejection:
+    found = validated(made, **policy)
+    assert isinstance(found, Rejection)
     return found
 
 
-def taught(made: Critique, **policy: str) -> Critique:
-    found = settled(made, **policy)
+def accepted(made: Critique, **policy: str) -> Critique:
+    found = validated(made, **policy)
     assert isinstance(found, Critique)
     return found
 
@@ -34,34 +34,38 @@ LIE = critique(continuation="### Final Answer:\n\\boxed{99}")
 
 
 def test_a_critique_that_passes_keeps_its_checks() -> None:
-    found = taught(critique())
+    found = accepted(critique())
     assert (all(check.passed for check in found.checks), found.repaired) == (True, ())
     assert replace(found, checks=()) == critique()
 
 
 def test_a_copy_that_is_not_verbatim_is_mended_and_the_checks_tell_what_it_was() -> None:
-    found = taught(REWRITTEN)
+    found = accepted(REWRITTEN)
     assert (found.text, found.correct_part, found.fidelity) == (critique().text, critique().correct_part, 1.0)
-    assert found.repaired == ("verbatim", "wording")
-    assert [check.name for check in found.checks if not check.passed] == ["verbatim", "wording"]
+    assert found.repaired == ("exact_copy", "normalized_copy")
+    assert [check.name for check in found.checks if not check.passed] == ["exact_copy", "normalized_copy"]
 
 
 def test_reasons_that_quote_are_left_out() -> None:
     quoting = (Verdict(step=1, correct=True), Verdict(step=2, correct=False, reason="85 + 12 = 98 is wrong"))
-    found = taught(critique(verdicts=quoting))
-    assert (found.repaired, "98" in found.text, "Step 2: Incorrect.\n" in found.text) == (("withheld",), False, True)
+    found = accepted(critique(verdicts=quoting))
+    assert (found.repaired, "98" in found.text, "Step 2: Incorrect.\n" in found.text) == (
+        ("error_not_quoted",),
+        False,
+        True,
+    )
 
 
 def test_a_text_that_says_more_than_its_parts_is_composed_anew() -> None:
-    found = taught(replace(critique(), text=critique().text + "\n85 + 12 = 98"))
+    found = accepted(replace(critique(), text=critique().text + "\n85 + 12 = 98"))
     assert (found.text, found.repaired) == (critique().text, ("layout",))
 
 
 def test_what_mending_does_not_mend_is_asked_for_again() -> None:
     quoting = critique(corrected_step="### Step 2: Green\nThe green ones come next.\n85 + 12 = 98")
-    found = refused(quoting)
-    assert (found.reason, found.again, found.fallback) == ("withheld", True, None)
-    assert [check.name for check in found.checks if not check.passed] == ["withheld"]
+    found = rejected(quoting)
+    assert (found.reason, found.retry, found.fallback) == ("error_not_quoted", True, None)
+    assert [check.name for check in found.checks if not check.passed] == ["error_not_quoted"]
 
 
 @pytest.mark.parametrize(
@@ -69,29 +73,29 @@ def test_what_mending_does_not_mend_is_asked_for_again() -> None:
     [("retry", True, None), ("fail", False, None), ("refsol", False, "refsol"), ("drop", False, "drop")],
 )
 def test_a_lie_is_met_as_the_policy_says(action: str, again: bool, fallback: str | None) -> None:
-    found = refused(LIE, answer=action)
-    assert (found.reason, found.again, found.fallback) == ("answer", again, fallback)
+    found = rejected(LIE, final_answer=action)
+    assert (found.reason, found.retry, found.fallback) == ("final_answer", again, fallback)
     assert "ends in '99'" in found.detail
     failure = found.failure(rollout(), "c")
-    assert (failure.reason, failure.fallback, failure.checks) == ("answer", fallback, found.checks)
+    assert (failure.reason, failure.fallback, failure.checks) == ("final_answer", fallback, found.checks)
 
 
 def test_what_is_ignored_teaches_and_is_counted() -> None:
-    found = taught(LIE, answer="ignore")
-    assert [check.name for check in found.checks if not check.passed] == ["answer"]
+    found = accepted(LIE, final_answer="ignore")
+    assert [check.name for check in found.checks if not check.passed] == ["final_answer"]
 
 
 def test_the_first_check_that_fails_decides_and_all_are_told() -> None:
     both = critique(correct_part="We add 47 and 38.", continuation="### Final Answer:\n\\boxed{99}")
-    assert refused(both, verbatim="drop").fallback == "drop"
-    assert "of the correct part is copied" in refused(both, verbatim="drop").detail
-    assert "ends in '99'" in refused(both, verbatim="drop").detail
-    assert refused(both).reason == "answer"  # the copy was mended, the lie was not
+    assert rejected(both, exact_copy="drop").fallback == "drop"
+    assert "of the correct part is copied" in rejected(both, exact_copy="drop").detail
+    assert "ends in '99'" in rejected(both, exact_copy="drop").detail
+    assert rejected(both).reason == "final_answer"  # the copy was mended, the lie was not
 
 
 def test_a_check_that_mending_cannot_help_has_no_such_policy() -> None:
-    with pytest.raises(ValueError, match="answer"):
-        config.ValidationConfig.model_validate({"answer": "repair"})
+    with pytest.raises(ValueError, match="final_answer"):
+        config.ValidationConfig.model_validate({"final_answer": "repair"})
 
 
 def test_answers_of_a_critic_that_cannot_be_asked_again_are_checked_as_they_come() -> None:
@@ -109,7 +113,7 @@ def test_answers_of_a_critic_that_cannot_be_asked_again_are_checked_as_they_come
                 yield replace(by_id[name], rollout_id=name)
 
     given = [(PROBLEM, replace(rollout(), id=name)) for name in ("good", "lie", "gone")]
-    gone, refusal, good = CheckedCritic(File(), Rules(config.ProgramCriticConfig(), GRADER)).critique(given)
+    gone, refusal, good = ValidatedCritic(File(), config.ProgramCriticConfig(), GRADER).critique(given)
     assert gone == failure
     assert isinstance(refusal, CritiqueFailure)
     assert (refusal.rollout_id, refusal.reason, refusal.critic) == ("lie", "case", "c")

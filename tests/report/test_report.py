@@ -153,15 +153,15 @@ def test_what_was_taught_dropped_and_fell_back_is_counted(build_run) -> None:
 
 def test_checks_are_counted_over_all_steps_in_their_order(build_run) -> None:
     def checked(steps) -> None:
-        steps[0]["checks"] = {"parse": {"fell back": 3}, "verbatim": {"passed": 1000, "repaired": 7}}
-        steps[1]["checks"] = {"case": {"passed": 16, "retried": 2, "ignored": 1}, "verbatim": {"passed": 300}}
+        steps[0]["checks"] = {"parse": {"fell back": 3}, "exact_copy": {"passed": 1000, "repaired": 7}}
+        steps[1]["checks"] = {"case": {"passed": 16, "retried": 2, "ignored": 1}, "exact_copy": {"passed": 300}}
         for step in steps:
             step["critic_tokens"] = {"read": 600, "written": 40}
 
     folder = build_run(steps=2)
     rewrite_metrics(folder, checked)
     text = text_of(folder)
-    assert "passed repaired retried ignored fell back case 16 2 1 verbatim 1,300 7 parse 3 " in text
+    assert "passed repaired retried ignored fell back case 16 2 1 exact_copy 1,300 7 parse 3 " in text
     assert "critic's tokens: written 80 " in text
     assert "Checks of the critiques" not in text_of(build_run(steps=1))
 

@@ -4,27 +4,23 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
-from stepalign.policy import Policy
 from stepalign.records import Rollout
 from stepalign.rollouts import Request
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts import vllm_server as servers
 from stepalign.trainer.loop import Trainer
 from stepalign.trainer.run_folder import Run
-from stepalign.trainer.weight_sync import NotSyncedError, check_synced, log_probs, sampler_mismatch
-from stepalign.views import View
+from stepalign.trainer.weight_sync import NotSyncedError, check_synced
 from tests.rollouts.served import BASE, Served, serve
 
 MakeRecipe = Callable[..., Recipe]
@@ -160,24 +156,26 @@ def test_unseeded_requests_have_no_seed(make_recipe: MakeRecipe, served: Served)
     assert not [body for path, body in served.requests if path.endswith("completions") and "seed" in body]
 
 
-def test_rollouts_carry_the_samplers_log_probabilities_which_are_the_trainers(
-    make_recipe: MakeRecipe, served: Served
+def test_the_mismatch_on_rollouts_is_measured_and_warned_of(
+    make_recipe: MakeRecipe, served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = make_recipe(over(served))
-    rollouts = read_jsonl(run(settings) / "rollouts" / "step-000001.jsonl", Rollout)
-    policy = Policy(AutoModelForCausalLM.from_pretrained(settings.model.location))  # step 1 samples from the base
-    views = [
-        View(prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, start=0, stop=len(one.completion_ids))
-        for one in rollouts
-    ]
-    scored = log_probs(policy, views)
-    mismatch = sampler_mismatch(rollouts, scored)
-    assert 0 <= mismatch["sampler_mismatch"] <= mismatch["sampler_mismatch_max"] < 1e-5
-    off = sampler_mismatch(rollouts, [values + 0.5 * (number == 0) for number, values in enumerate(scored)])
-    assert off["sampler_mismatch_max"] == pytest.approx(0.5, abs=1e-3)
-    assert off["sampler_mismatch"] == pytest.approx(0.5 / len(rollouts), abs=1e-3)
-    without = [replace(rollout, sampler_logprobs=None) for rollout in rollouts]
-    assert sampler_mismatch(without, scored) == {}
+    folder = run(settings)
+    recorded = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < values["sampler_mismatch"] <= values["sampler_mismatch_max"] < 1e-5 for values in recorded)
+    rollouts = read_jsonl(folder / "rollouts" / "step-000001.jsonl", Rollout)
+    assert all(len(rollout.sampler_logprobs or ()) == len(rollout.completion_ids) for rollout in rollouts)
+    assert not [record for record in caplog.records if "trainer and sampler differ" in record.getMessage()]
+
+
+def test_a_sampler_with_other_probabilities_is_warned_of(
+    make_recipe: MakeRecipe, served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.fault = "off"
+    folder = run(make_recipe(over(served), "training.max_steps=1"))
+    recorded = json.loads((folder / "metrics.jsonl").read_text())
+    assert recorded["sampler_mismatch"] == pytest.approx(0.5, abs=1e-3)
+    assert "trainer and sampler differ by 0.5 nats a token on average" in caplog.text
 
 
 # ── the check of a sync ───────────────────────────────────────────────────────────────────────────────────────

@@ -84,7 +84,7 @@ def _message(problem: Problem, context: str | None, text: str, answer: int) -> s
     (critique,) = _CRITIC.critique([(problem, rollout)])
     if not isinstance(critique, Critique):
         return _PROMPT.turns(problem)[-1].content
-    return _CONTEXTS[context].render(problem, rollout, critique)
+    return _CONTEXTS[context].render(contexts.ContextInput(problem=problem, rollout=rollout, critique=critique))
 
 
 _PROMPT = SolverPrompt(config.PromptsConfig(solver="lab/solver"))

@@ -44,7 +44,11 @@ class SelfDistillation:
         self.one_by_one = not settings.context.shuffled
         self.fallback: contexts.Context | None = None
         if self.needs_critique and settings.critic is not None and "refsol" in settings.critic.fallbacks:
-            self.fallback = contexts.load("refsol")
+            self.fallback = contexts.load(settings.context.fallback_template)
+            if self.fallback.needs_critique:
+                raise StepalignError(
+                    f"context.fallback_template = {self.fallback.name!r} shows a critique, but replaces a missing one"
+                )
         self.teacher = within(settings.teacher, context_limit)
 
     @classmethod

@@ -21,9 +21,9 @@ class ChecksConfig(Table):
     """What the checks of a critique allow; `docs/critics.md` defines each measure."""
 
     min_fidelity: Share = 0.98
-    """`verbatim` and `wording`: the least share of every correct step that must be the solver's own text."""
-    max_echo: Share = 0.5
-    """`echo`: the largest share of the correction that may be the reference solution's words alone."""
+    """`exact_copy` and `normalized_copy`: the least share of every correct step that must be the solver's own text."""
+    max_reference_overlap: Share = 0.5
+    """`reference_overlap`: the largest share of the correction that may be the reference solution's words alone."""
     max_length: PositiveFloat = 4.0
     """`length`: how many times as long as the rollout or the reference solution a critique may be."""
 
@@ -46,15 +46,15 @@ class ValidationConfig(Table):
     """The case contradicts the rollout's grade."""
     verdicts: Failed = "retry"
     """A step has no verdict."""
-    verbatim: Mendable = "repair"
+    exact_copy: Mendable = "repair"
     """A correct step is not copied character for character."""
-    wording: Mendable = "repair"
+    normalized_copy: Mendable = "repair"
     """A correct step is not copied even when white space and markup are left aside."""
-    withheld: Mendable = "repair"
+    error_not_quoted: Mendable = "repair"
     """The wrong step is quoted."""
-    answer: Failed = "retry"
+    final_answer: Failed = "retry"
     """The correction does not end in the reference answer."""
-    echo: Failed = "ignore"
+    reference_overlap: Failed = "ignore"
     """The correction repeats the reference solution. A fallback to it would repeat all of it."""
     length: Failed = "retry"
     """The critique is far longer than what it is about."""

@@ -1,7 +1,8 @@
 """The tables of a recipe: every key with its type, its range, its default and one sentence. The reference."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -199,11 +200,18 @@ class MathGraderConfig(GraderConfig):
 # ── the teacher's side ────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _fallback_beside(values: Mapping[str, Any]) -> str:
+    return "lab/refsol" if str(values.get("template", "")).startswith("lab/") else "refsol"
+
+
 class ContextConfig(Table):
     """What the teacher is shown beyond the problem: one template file."""
 
     template: str = "refsol"
     """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
+    fallback_template: str = Field(default_factory=_fallback_beside)
+    """The template in place of a missing critique, where the critic's fallback is `refsol`. By default `refsol`, and
+    `lab/refsol` where `template` is one of the lab's."""
     shuffled: bool = False
     """Show another problem's critique: a control that must not help. The horizon stays the rollout's own."""
 

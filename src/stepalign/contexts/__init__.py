@@ -1,8 +1,14 @@
-"""What the teacher is shown beyond the problem: one template file a design, under one fixed objective.
+"""Contexts: what the teacher is shown beyond the problem. A design is one template file, under one fixed objective.
 
-A template may use the problem, the reference solution and answer, the solver's own attempt, the critique of it, and
-what follows from attempt and critique together: the wrong step as the solver wrote it, and the correct part before it
-in other words. Whether a design needs a critic follows from the variables it uses.
+A template uses the variables that it names, of
+
+- `problem`, `solution`, `answer`: the problem's statement, reference solution and reference answer;
+- `attempt`, `correct`, `feedback`: the solver's rollout, whether it was graded correct, and the grader's words on it;
+- `critique`: the critique of the rollout, with all its parts;
+- `wrong_step`, `paraphrase`: the first wrong step as the solver wrote it, and the correct part in other words.
+
+A design that names one of the last three needs a critic. To add a design, write a template (`prompts/refsol.txt` is
+the shortest) and name it: `context.template = "my-context.txt"`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,16 +16,38 @@ from dataclasses import dataclass, replace
 from jinja2 import Template
 
 from stepalign import prompts
-from stepalign.contexts.paraphrase import reworded
+from stepalign.contexts.paraphrase import paraphrase
 from stepalign.critics.schema import trim
 from stepalign.errors import StepalignError
-from stepalign.records import Critique, Problem, Rollout
+from stepalign.records import Critique, Grade, Problem, Rollout
 from stepalign.trace import parse
 
 OF_CRITIQUE = frozenset({"critique", "wrong_step", "paraphrase"})
-VARIABLES = OF_CRITIQUE | {"problem", "solution", "answer", "attempt"}
+VARIABLES = OF_CRITIQUE | {"problem", "solution", "answer", "attempt", "correct", "feedback"}
 
 _CUT = "\n[…]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextInput:
+    """Everything that a context may be made of."""
+
+    problem: Problem
+    rollout: Rollout
+    """The attempt that the example teaches, graded."""
+    critique: Critique | None = None
+    siblings: tuple[Rollout, ...] = ()
+    """Other rollouts of the same problem in this step. No variable shows them yet."""
+
+    @property
+    def grade(self) -> Grade | None:
+        """The rollout's grade."""
+        return self.rollout.grade
+
+    @property
+    def feedback(self) -> str:
+        """The grader's feedback in words; empty where it gives none."""
+        return self.grade.feedback if self.grade else ""
 
 
 @dataclass(frozen=True)
@@ -32,52 +60,53 @@ class Context:
 
     @property
     def needs_critique(self) -> bool:
-        """Whether the design shows anything of a critique."""
+        """True if the design shows anything of a critique."""
         return not OF_CRITIQUE.isdisjoint(self.variables)
 
     @property
     def needs_solution(self) -> bool:
-        """Whether the design shows the reference solution."""
+        """True if the design shows the reference solution."""
         return "solution" in self.variables
 
-    def render(self, problem: Problem, rollout: Rollout, critique: Critique | None = None, *, keep: float = 1.0) -> str:
-        """The teacher's message.
+    def render(self, source: ContextInput, *, keep: float = 1.0) -> str:
+        """Render the teacher's message.
 
         Args:
-            problem: its statement is always shown whole.
-            rollout: the attempt that is taught.
-            critique: of that rollout; only designs that use none may go without.
-            keep: the share of each shown text (solution, attempt, the critique's parts) to keep, from its
-                beginning; below 1 the cut is marked.
+            source: what the template may name. Only designs that need no critique do without one.
+            keep: the share of each text (solution, attempt, feedback, the critique's parts) to keep, from its
+                beginning. Below 1 the cut is marked. The problem's statement is always whole.
 
         Raises:
             StepalignError: the template fails, or needs a critique and has none.
         """
+        problem, rollout, critique = source.problem, source.rollout, source.critique
         if critique is None and self.needs_critique:
             raise StepalignError(f"context {self.name}: rollout {rollout.id} has no critique to show")
         values: dict[str, object] = {
             "problem": problem.statement,
-            "solution": _head(problem.solution, keep),
+            "solution": _cut(problem.solution, keep),
             "answer": problem.answer,
-            "attempt": _head(rollout.text, keep),
+            "attempt": _cut(rollout.text, keep),
+            "correct": rollout.correct,
+            "feedback": _cut(source.feedback, keep),
         }
         if critique is not None:
             values |= {
-                "critique": _shorten(critique, keep),
-                "wrong_step": _head(_wrong_step(rollout, critique), keep),
-                "paraphrase": _head(reworded(critique.correct_part), keep),
+                "critique": _cut_critique(critique, keep),
+                "wrong_step": _cut(_wrong_step(rollout, critique), keep),
+                "paraphrase": _cut(paraphrase(critique.correct_part), keep),
             }
         return prompts.render(self.template, values)
 
 
 def load(name: str) -> Context:
-    """A context that ships with the package, or a template file of the user's own."""
+    """Load a context that ships with the package, or a template file of the user's own."""
     template, used = prompts.load(name, VARIABLES)
     return Context(name=name, template=template, variables=used)
 
 
 def _wrong_step(rollout: Rollout, critique: Critique) -> str:
-    """The first wrong step in the solver's words; empty where nothing is wrong, or what is wrong was not written."""
+    """Return the first wrong step in the solver's words; empty where nothing is wrong, or the step is missing."""
     try:
         trace = parse(rollout.text)
         return trim(trace.content(trace.section(critique.first_error or 0)))
@@ -85,17 +114,17 @@ def _wrong_step(rollout: Rollout, critique: Critique) -> str:
         return ""
 
 
-def _shorten(critique: Critique, keep: float) -> Critique:
+def _cut_critique(critique: Critique, keep: float) -> Critique:
     if keep >= 1:
         return critique
     return replace(
         critique,
-        text=_head(critique.text, keep),
-        correct_part=_head(critique.correct_part, keep),
-        corrected_step=_head(critique.corrected_step, keep),
-        continuation=_head(critique.continuation, keep),
+        text=_cut(critique.text, keep),
+        correct_part=_cut(critique.correct_part, keep),
+        corrected_step=_cut(critique.corrected_step, keep),
+        continuation=_cut(critique.continuation, keep),
     )
 
 
-def _head(text: str, keep: float) -> str:
+def _cut(text: str, keep: float) -> str:
     return text if keep >= 1 or not text else text[: int(len(text) * keep)] + _CUT

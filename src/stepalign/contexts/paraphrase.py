@@ -1,12 +1,12 @@
-"""A solution in other words by rule, its numbers and equations the same: `reworded`.
+"""Paraphrase of a solution by rule, with the same numbers and equations.
 
-The context `paraphrased` shows a solver its correct steps without its own tokens, to tell what a teacher's approval
-owes to their content and what to copying (arXiv 2606.11173, Section 4.3). Headings are renamed, operators and
-equals signs are spelled out, and common words of written solutions give way to others. The same text is always
-reworded the same way, and nothing is computed, so it says what the original says, if not as well.
+The context `paraphrased` shows a solver its correct steps without its own tokens, to separate how much of a teacher's
+approval is due to their content and how much to copying (arXiv 2606.11173, Section 4.3). Headings are renamed,
+operators and equals signs are spelled out, and common words of written solutions are replaced. The same text always
+has the same paraphrase. Nothing is computed, so the content stays, if not the style.
 
 Left out: another order of the clauses, and formulas that are not plain arithmetic, which stay as they are. A model
-would paraphrase better, but it could also mend or break what it repeats.
+would paraphrase better, but it could also repair or break what it repeats.
 """
 
 import re
@@ -38,23 +38,23 @@ _WORDS = {
 _WORD = re.compile(r"(?<![\\\w{])(" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r")(?![\w}])", re.IGNORECASE)
 
 
-def reworded(text: str) -> str:
-    """A solution, or its beginning, in other words."""
+def paraphrase(text: str) -> str:
+    """Paraphrase a solution, or the beginning of one."""
     trace = parse(text)
     pieces = []
     for section in trace.sections:
         content = trace.content(section)
         if section.kind == "preamble":
-            pieces.append(_said(content))
+            pieces.append(_replace_words(content))
             continue
         body = content.partition("\n")[2]
-        which = "At last" if section.kind == "answer" else f"Part {trace.steps.index(section) + 1}"
-        title = f", on {_said(section.title)}" if section.title else ""
-        pieces.append(f"{which}{title}:\n{_said(body)}")
+        number = "At last" if section.kind == "answer" else f"Part {trace.steps.index(section) + 1}"
+        title = f", on {_replace_words(section.title)}" if section.title else ""
+        pieces.append(f"{number}{title}:\n{_replace_words(body)}")
     return "".join(pieces)
 
 
-def _said(text: str) -> str:
+def _replace_words(text: str) -> str:
     return _OPERATOR.sub(lambda match: f" {_OPERATORS[match[1]]} ", _WORD.sub(_other_word, text))
 
 

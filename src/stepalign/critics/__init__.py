@@ -1,54 +1,22 @@
-"""Critics: whatever answers a graded rollout with a critique in the paper's schema."""
+"""Critics: whatever writes a critique of a graded rollout in the paper's schema.
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+`config.registry.build(settings.critic, grader=…, folder=…, own=…)` builds the critic of a recipe. Its parts are the
+grader that compares final answers, the run's folder for files of the critic's own, and a function that returns the
+solver's `self_critic.OwnModel` (None where no solver can be had).
+"""
 
-from stepalign import config
-from stepalign.config import registry
+from collections.abc import Iterable, Iterator
+from typing import Protocol, runtime_checkable
+
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
-
-if TYPE_CHECKING:
-    from stepalign.chat import Chat
-    from stepalign.rollouts import Sampler
 
 
 @runtime_checkable
 class Critic(Protocol):
-    """Answers attempts, in the order in which answers are ready."""
+    """Writer of critiques. Results come in the order in which they are ready."""
 
     name: str
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
-        """Yield one answer an attempt. Rollouts are graded; a failure is an answer, not an exception."""
+        """Yield one result an attempt. Rollouts are graded; a failure is a result, not an exception."""
         ...
-
-
-@dataclass(frozen=True)
-class OwnModel:
-    """The solver as a critic may use it: with the weights that are loaded already, its adapter off."""
-
-    chat: "Chat"
-    sampler: "Sampler"
-    context_limit: int | None
-    """How many positions the model has."""
-
-
-def make(
-    settings: config.CriticConfig, grader: Grader, folder: Path, own: Callable[[], OwnModel] | None = None
-) -> Critic:
-    """The critic that a recipe names.
-
-    Args:
-        settings: the recipe's table.
-        grader: compares final answers that only computer algebra can.
-        folder: the run's, for what a critic keeps.
-        own: gives the solver's own model, called when that is first asked, so that nobody loads it in vain.
-
-    Raises:
-        StepalignError: its settings cannot work.
-    """
-    critic: Critic = registry.build(settings, grader=grader, folder=folder, own=own)
-    return critic

@@ -1,73 +1,63 @@
-"""The server's answers on disk, by content, so that a resumed or repeated run pays for none twice.
+"""A cache of a server's replies on disk, by content of the request, so that no reply is paid for twice.
 
-One SQLite file in WAL mode, which several processes may use at once and a kill at any moment leaves whole; each
-answer is there as soon as `put` returns. Values are JSON. Only answers are kept, not what the checks made of them, so
-checks and policies may change. Left out: eviction. The file is the run's, a few kB an answer; delete it to pay again.
+The file is an append log (`io.AppendLog`): several processes, on several hosts, may share it, and a kill at any moment
+loses at most the line that is being written. Memory holds keys and places in the file, not texts. What the checks made
+of a reply is not kept, so checks and validation may change. Left out: eviction, because the file is the run's, a few
+kB a reply.
 """
 
-import sqlite3
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-from stepalign.errors import StepalignError
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
-_BUSY_S = 30.0
-"""How long a write waits for another process's."""
-
-T = TypeVar("T")
+from stepalign.critics.llm import ModelReply
+from stepalign.io import AppendLog
 
 
-class Cache:
-    """A mapping from keys to texts in a file. To be used by one thread at a time, by any number of processes."""
+@dataclass(frozen=True, kw_only=True)
+class CachedReply:
+    """A line of the cache."""
+
+    key: str
+    reply: ModelReply
+
+
+_LINE = TypeAdapter(CachedReply)
+
+
+class ReplyCache:
+    """A mapping from keys to replies in a file. For one thread a process, and any number of processes."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or create it.
+        """Open the file. It is created with the first reply.
 
         Raises:
-            StepalignError: it cannot be opened, or holds something else.
+            StepalignError: it cannot be read, or holds something else.
         """
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StepalignError(f"{path}: {error.strerror}") from None
-        self._database = self._guarded(
-            lambda: sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        )
-        self._guarded(self._prepare)
+        self._log = AppendLog(path, CachedReply)
+        self._places: dict[str, tuple[int, int]] = {}
+        self._read_new()
 
-    def get(self, key: str) -> str | None:
-        """What is kept under a key."""
-        row = self._guarded(
-            lambda: self._database.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
-        )
-        return None if row is None else str(row[0])
+    def get(self, key: str) -> ModelReply | None:
+        """Return the first reply under a key, from any process."""
+        if key not in self._places:
+            self._read_new()
+        if key not in self._places:
+            return None
+        start, end = self._places[key]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            *_, line = file.read(end - start).splitlines()
+        return _LINE.validate_json(line).reply
 
-    def put(self, key: str, value: str) -> None:
-        """Keep a value. The first one under a key stays: others that wait for it have been given it."""
-        self._guarded(lambda: self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, value)))
+    def put(self, key: str, reply: ModelReply) -> None:
+        """Add a reply. It is in the file when this returns."""
+        self._log.append(CachedReply(key=key, reply=reply))
 
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-    def _prepare(self) -> None:
-        deadline = time.monotonic() + _BUSY_S
-        while True:
-            try:
-                self._database.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:  # the switch itself does not wait for other processes
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-        self._database.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last answers, a kill none
-        self._database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
-
-    def _guarded(self, action: Callable[[], T]) -> T:
-        try:
-            return action()
-        except sqlite3.Error as error:
-            raise StepalignError(f"{self.path}: the critic's cache cannot be used: {error}") from None
+    def _read_new(self) -> None:
+        start = self._log.offset
+        for line in self._log.read():
+            self._places.setdefault(line.key, (start, self._log.offset))
+            start = self._log.offset

@@ -1,32 +1,32 @@
-"""Chat completions of a served model, with a cache in front: a prompt that was answered once is not sent again."""
+"""Chat completions of a served model, with a cache in front: a request that has a reply is not sent again."""
 
 import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
 from stepalign import config
-from stepalign.critics.cache import Cache
-from stepalign.critics.llm import Answer
+from stepalign.critics.cache import ReplyCache
+from stepalign.critics.llm import ModelReply
 from stepalign.serving.client import Call, Client, to_json
 from stepalign.serving.endpoints import Endpoints
 
-_PER_TOKEN = 16
+_MAX_CHARS_PER_TOKEN = 16
 """More characters than a token has on average, in any text."""
 _ENVELOPE = 2**20
+"""Bytes of a reply besides its text."""
 
 
 class ChatCompletions:
     """Connection to a critic's endpoints, as an asynchronous context manager, and the cache in front of it."""
 
-    def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: Cache | None) -> None:
+    def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: ReplyCache | None) -> None:
         kept = (
-            f"Its answers so far are kept in {cache.path}."
+            f"Its replies so far are kept in {cache.path}."
             if cache
-            else "With critic.cache = 'off' its answers to unfinished steps are lost."
+            else "With critic.cache = 'off' its replies to unfinished steps are lost."
         )
         endpoints = Endpoints(
             settings.base_url,
@@ -46,8 +46,8 @@ class ChatCompletions:
             f"{settings.api_key_env}; the same command then goes on from here.",
         )
         self._timeout_s = settings.timeout_s
-        self._cache, self._max_chars = cache, settings.max_tokens * _PER_TOKEN
-        self._pending: dict[str, asyncio.Task[Answer]] = {}
+        self._cache, self._max_chars = cache, settings.max_tokens * _MAX_CHARS_PER_TOKEN
+        self._pending: dict[str, asyncio.Task[ModelReply]] = {}
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -61,8 +61,8 @@ class ChatCompletions:
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
         await self._client.__aexit__(kind, error, trace)
 
-    async def ask(self, request: Mapping[str, Any]) -> Answer:
-        """Return the cached answer, that of an equal request under way, or a new one.
+    async def ask(self, request: Mapping[str, Any]) -> ModelReply:
+        """Return the cached reply, that of an equal request under way, or a new one.
 
         Raises:
             UnansweredError: there is none, and why.
@@ -71,30 +71,30 @@ class ChatCompletions:
         body = to_json(request)
         key = hashlib.sha256(body).hexdigest()
         if self._cache and (cached := self._cache.get(key)) is not None:
-            return Answer(**json.loads(cached))
+            return cached
         if (task := self._pending.get(key)) is None:
             task = self._pending[key] = asyncio.create_task(self._ask(key, body))
             task.add_done_callback(lambda _: self._pending.pop(key))
-        return await asyncio.shield(task)  # an equal request waits for the same task: cancelling one leaves the other
+        return await asyncio.shield(task)  # equal requests wait for one task: cancelling one leaves the other
 
-    async def _ask(self, key: str, body: bytes) -> Answer:
+    async def _ask(self, key: str, body: bytes) -> ModelReply:
         max_bytes = _ENVELOPE + 4 * self._max_chars  # a character is at most four bytes, an escaped one six
         call = Call(
             path="/chat/completions", body=body, read=self._read, max_bytes=max_bytes, timeout_s=self._timeout_s
         )
-        answer = await self._client.post(call)
+        reply = await self._client.post(call)
         if self._cache:
-            self._cache.put(key, json.dumps(asdict(answer)))
-        return answer
+            self._cache.put(key, reply)
+        return reply
 
-    def _read(self, body: bytes | None) -> Answer:
+    def _read(self, body: bytes | None) -> ModelReply:
         """Read a chat completion.
 
         Raises:
             ValueError: it is none.
         """
         if body is None:
-            return Answer(text="", truncated=True)
+            return ModelReply(text="", truncated=True)
         try:
             completion = json.loads(body)
             choice = completion["choices"][0]
@@ -106,4 +106,4 @@ class ChatCompletions:
             truncated = choice.get("finish_reason") == "length" or len(text) > self._max_chars
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise ValueError("not a chat completion") from None
-        return Answer(text=text[: self._max_chars], truncated=truncated, **tokens)
+        return ModelReply(text=text[: self._max_chars], truncated=truncated, **tokens)

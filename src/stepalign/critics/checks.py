@@ -1,30 +1,30 @@
-r"""Checks of a critique before it may teach: each a name, a measure, passed or not, and a few words.
+r"""Checks of a critique before a teacher is shown it. Each has a name, a measure, a result and a detail.
 
-They need the critique, its problem and its graded rollout, whatever critic wrote it and wherever it was kept, so a
-file of critiques can be verified alone. In their order:
+They need the critique, its problem and its graded rollout, so a file of critiques from any critic can be checked
+alone. In their order:
 
-- `layout`: 1 if the text that teaches is made of the critique's own parts in the schema's layout, else 0. The other
-  checks look at the parts.
+- `layout`: 1 if the text that the teacher is shown is composed of the critique's parts in the schema's layout, else 0.
+  The other checks read the parts.
 - `case`: 1 if case and grade agree (A and B for a right answer, D for a wrong one, C or D for one that ran out of
-  tokens) and the verdicts find a wrong step, one the rollout has or lacks next, in every case but A; else 0.
-- `verdicts`: the share of the rollout's steps that have one. Passed where they are all judged, in order from 1; the
-  final answer may be judged as one more step or not.
-- `verbatim`: the least likeness of a correct section (the text before step 1, each step before the first error; in
-  case A all) to its copy. The likeness is the longest common subsequence over the longer length: 1 is a copy that
-  neither leaves out nor adds a character. Where the copy has not as many sections, one likeness of the whole.
-- `wording`: the same without white space, Markdown's marks and the signs that set formulas apart.
-- `withheld`: how much of the wrong step the critique repeats, as a share of the characters of its *own* lines: those
-  that neither the problem nor the correct part has. A corrected step may well keep some of them. It fails where it
-  repeats them all, where a reason quotes one, and where an equation of the step that does not hold stands anywhere.
-  Measured in case D, and in case C where the solver finished the step.
-- `answer`: 1 if the correction's last `\boxed{…}` equals the reference answer, else 0. Strings and plain arithmetic
-  decide where they can, math-verify elsewhere. In case A the rollout's own answer counts, which was graded.
-- `echo`: the share of the correction's runs of four words or signs, two of them words, that the reference solution
-  has, but neither the problem nor the rollout, headings and marks aside. Two people who solve one problem share some;
-  a copied solution shares most.
-- `length`: the critique's characters over those of the rollout or the reference solution, whichever is longer.
+  tokens) and, in every case but A, the verdicts name a wrong step that the rollout has or lacks next; else 0.
+- `verdicts`: the share of the rollout's steps that have a verdict. Passed where all steps are judged, in order from 1.
+  A verdict on the final answer, as one more step, is free.
+- `exact_copy`: the least likeness of a correct section (the text before step 1, each step before the first error; in
+  case A all) to its copy. The likeness is the longest common subsequence over the longer length: at 1 the copy neither
+  omits nor adds a character. Where the copy has another number of sections, one likeness of the whole is taken.
+- `normalized_copy`: the same without white space, Markdown's marks and the delimiters of formulas.
+- `error_not_quoted`: the share of the wrong step that the critique repeats, in characters of the step's *own* lines,
+  those that neither the problem nor the correct part has. A corrected step may keep some of them. It fails where all
+  are repeated, where a reason quotes one, and where a false equation of the step is repeated anywhere. Measured in
+  case D, and in case C where the solver finished the step.
+- `final_answer`: 1 if the correction's last `\boxed{…}` equals the reference answer, else 0. Strings and plain
+  arithmetic decide where they can, math-verify elsewhere. In case A the rollout's own answer counts, which was graded.
+- `reference_overlap`: the share of the correction's four-token runs with at least two words that the reference
+  solution has and neither the problem nor the rollout has. Headings and marks are left out.
+- `length`: characters of the critique over those of the rollout or the reference solution, whichever is longer.
 
-Left out: whether what a critic calls correct is correct. That is the critic's judgement, and the critic benchmark's.
+Left out: whether a step that the critic calls correct is correct, because that is the critic's judgement. The critic
+benchmark measures it.
 """
 
 import re
@@ -36,54 +36,64 @@ from stepalign.records import Check, Critique, Problem, Rollout
 from stepalign.rewards.math import Grader
 from stepalign.trace import Section, Trace, boxed, parse
 
-NAMES = ("layout", "case", "verdicts", "verbatim", "wording", "withheld", "answer", "echo", "length")
-"""Every check, in the order in which they are made."""
+NAMES = (
+    "layout",
+    "case",
+    "verdicts",
+    "exact_copy",
+    "normalized_copy",
+    "error_not_quoted",
+    "final_answer",
+    "reference_overlap",
+    "length",
+)
+"""Every check, in the order in which they run."""
 
-SHORT = 1_000
+MIN_LENGTH = 1_000
 """Characters. Against a shorter rollout and reference solution, a critique's length is measured as if against this."""
 
-_RUN = 4
-_WORDY = 2
-"""Words that a run must have: what there is to compute does not depend on whose way it is."""
-_QUOTE = 8
+_NGRAM = 4
+_NGRAM_WORDS = 2
+"""Words that an n-gram must have, because what there is to compute belongs to no solution in particular."""
+_QUOTE_LENGTH = 8
 """Characters, white space and markup aside, from which a line of the wrong step counts as quoted in a reason."""
 
 
 class Checker:
-    """Checks critiques. Answers that need computer algebra are compared in the grader's processes."""
+    """Checks of critiques. Answers that need computer algebra are compared in the grader's processes."""
 
     def __init__(self, settings: config.ChecksConfig, grader: Grader) -> None:
         self._settings, self._grader = settings, grader
 
     def check(self, critique: Critique, problem: Problem, rollout: Rollout) -> tuple[Check, ...]:
-        """What every check finds, in the order of `NAMES`."""
+        """Run every check, in the order of `NAMES`."""
         trace = parse(rollout.text)
-        exact, loose = _likeness(critique, trace)
+        exact, normalized = _copy_likeness(critique, trace)
         return (
             _layout(critique),
             _case(critique, rollout, trace),
             _verdicts(critique, trace),
-            self._copied("verbatim", exact),
-            self._copied("wording", loose),
-            _withheld(critique, problem, rollout, trace),
-            self._answer(critique, problem, rollout),
-            self._echo(critique, problem, rollout),
+            self._copy("exact_copy", exact),
+            self._copy("normalized_copy", normalized),
+            _error_not_quoted(critique, problem, rollout, trace),
+            self._final_answer(critique, problem, rollout),
+            self._reference_overlap(critique, problem, rollout),
             self._length(critique, problem, rollout),
         )
 
     def needs_algebra(self, critique: Critique, problem: Problem, rollout: Rollout) -> bool:
-        """Whether the check of the answer waits for the grader's processes."""
-        stated = _stated(critique)
-        return stated is not None and _agree(stated, critique, problem, rollout) is None
+        """Return whether the check of the final answer waits for the grader's processes."""
+        stated = _stated_answer(critique)
+        return stated is not None and _equal(stated, critique, problem, rollout) is None
 
-    def _copied(self, name: str, likeness: dict[str, float]) -> Check:
+    def _copy(self, name: str, likeness: dict[str, float]) -> Check:
         worst = min(likeness, key=lambda section: likeness[section], default="")
         measure, least = likeness.get(worst, 1.0), self._settings.min_fidelity
-        return _made(name, measure, measure >= least, f"{measure:.1%} of {worst} is copied, {least:.1%} is wanted")
+        return _result(name, measure, measure >= least, f"{measure:.1%} of {worst} is copied, {least:.1%} is required")
 
-    def _answer(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
-        stated = _stated(critique)
-        equal = stated is not None and _agree(stated, critique, problem, rollout)
+    def _final_answer(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
+        stated = _stated_answer(critique)
+        equal = stated is not None and _equal(stated, critique, problem, rollout)
         if equal is None:
             (equal,) = self._grader.same([(problem.answer, stated or "")])
         detail = (
@@ -91,34 +101,34 @@ class Checker:
             if stated is None
             else f"the correction ends in {stated[:80]!r}, the reference in {problem.answer[:80]!r}"
         )
-        return _made("answer", float(equal), equal, detail)
+        return _result("final_answer", float(equal), equal, detail)
 
-    def _echo(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
-        said = _runs(f"{critique.corrected_step}\n{critique.continuation}")
+    def _reference_overlap(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
+        ngrams = _ngrams(f"{critique.corrected_step}\n{critique.continuation}")
         measure = 0.0
-        if said and problem.solution:
-            theirs = _runs(problem.solution) - _runs(rollout.text) - _runs(problem.statement)
-            measure = len(said & theirs) / len(said)
-        most = self._settings.max_echo
-        return _made("echo", measure, measure <= most, f"{measure:.0%} of the correction is the reference solution's")
+        if ngrams and problem.solution:
+            reference = _ngrams(problem.solution) - _ngrams(rollout.text) - _ngrams(problem.statement)
+            measure = len(ngrams & reference) / len(ngrams)
+        passed = measure <= self._settings.max_reference_overlap
+        return _result("reference_overlap", measure, passed, f"{measure:.0%} of the correction is the reference's text")
 
     def _length(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
-        measure = len(critique.text) / max(len(rollout.text), len(problem.solution), SHORT)
+        measure = len(critique.text) / max(len(rollout.text), len(problem.solution), MIN_LENGTH)
         most = self._settings.max_length
-        return _made("length", measure, measure <= most, f"{measure:.1f} times as long, at most {most:g} is allowed")
+        return _result("length", measure, measure <= most, f"{measure:.1f} times as long, at most {most:g} is allowed")
 
 
-def _agree(stated: str, critique: Critique, problem: Problem, rollout: Rollout) -> bool | None:
-    """Whether a final answer is the reference's; None where only computer algebra can tell."""
+def _equal(stated: str, critique: Critique, problem: Problem, rollout: Rollout) -> bool | None:
+    """Compare a final answer with the reference; None where only computer algebra can."""
     if critique.case == "A" and stated == next(reversed(boxed(rollout.text)), "").strip():
         return rollout.correct
     if stated == problem.answer.strip():
         return True
-    wanted, found = equations.value(problem.answer), equations.value(stated)
-    return None if wanted is None or found is None else wanted == found
+    values = equations.value(problem.answer), equations.value(stated)
+    return None if None in values else values[0] == values[1]
 
 
-def _made(name: str, measure: float, passed: bool, detail: str) -> Check:
+def _result(name: str, measure: float, passed: bool, detail: str) -> Check:
     return Check(name=name, measure=round(measure, 4), passed=passed, detail="" if passed else detail)
 
 
@@ -127,7 +137,7 @@ def _layout(critique: Critique) -> Check:
         whole = schema.text_of(critique) == critique.text
     except ValueError:
         whole = False
-    return _made("layout", float(whole), whole, "the text is not made of the critique's parts")
+    return _result("layout", float(whole), whole, "the text is not composed of the critique's parts")
 
 
 def _case(critique: Critique, rollout: Rollout, trace: Trace) -> Check:
@@ -136,26 +146,25 @@ def _case(critique: Critique, rollout: Rollout, trace: Trace) -> Check:
     detail = f"case {critique.case} for a final answer that was {graded}"
     passed = rollout.grade is not None and critique.case in allowed
     first = critique.first_error
-    if passed and ((critique.case == "A") != (first is None) or (first or 0) > schema.sections(trace)):
+    if passed and ((critique.case == "A") != (first is None) or (first or 0) > schema.num_sections(trace)):
         passed, detail = False, f"case {critique.case} with the first wrong step {first}"
-    return _made("case", float(passed), passed, detail)
+    return _result("case", float(passed), passed, detail)
 
 
 def _verdicts(critique: Critique, trace: Trace) -> Check:
     judged = [verdict.step for verdict in critique.verdicts]
-    due = max(len(trace.steps), 1)
-    most = schema.sections(trace)
-    passed = judged == list(range(1, len(judged) + 1)) and due <= len(judged) <= most
-    measure = len(set(judged) & set(range(1, due + 1))) / due
-    found = ", ".join(map(str, judged[:20])) or "none"
-    return _made("verdicts", measure, passed, f"steps {found} are judged of a solution that has {due}")
+    required = max(len(trace.steps), 1)
+    passed = judged == list(range(1, len(judged) + 1)) and required <= len(judged) <= schema.num_sections(trace)
+    measure = len(set(judged) & set(range(1, required + 1))) / required
+    names = ", ".join(map(str, judged[:20])) or "none"
+    return _result("verdicts", measure, passed, f"steps {names} are judged of a solution that has {required}")
 
 
-# ── what must be copied ─────────────────────────────────────────────────────────────────────────────────────
+# ── copies ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], dict[str, float]]:
-    """How like each correct section its copy is: exactly, and without white space and marks."""
+def _copy_likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], dict[str, float]]:
+    """Compare each correct section with its copy: exactly, and normalized."""
     original = schema.original(trace, critique.first_error).strip()
     copy = critique.correct_part.strip()
     sections = _pieces(original, trace)
@@ -165,13 +174,13 @@ def _likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], dict[
     copies = [text for _, text in _pieces(copy, parse(copy))]
     if len(copies) != len(sections):
         sections, copies = [("the correct part", original)], [copy]
-    pairs = [(name, mine, theirs) for (name, theirs), mine in zip(sections, copies, strict=True)]
-    exact = {name: _like(mine, theirs) for name, mine, theirs in pairs}
-    return exact, {name: _like(bare(mine), bare(theirs)) for name, mine, theirs in pairs}
+    pairs = [(name, copied, text) for (name, text), copied in zip(sections, copies, strict=True)]
+    exact = {name: _likeness(copied, text) for name, copied, text in pairs}
+    return exact, {name: _likeness(normalize(copied), normalize(text)) for name, copied, text in pairs}
 
 
 def _pieces(text: str, trace: Trace) -> list[tuple[str, str]]:
-    """The sections of a beginning of the trace's text, without the white space around them."""
+    """Split a beginning of the trace's text into its sections, without the white space around them."""
     offset = len(trace.text) - len(trace.text.lstrip())
     return [
         (_name(section), piece)
@@ -188,7 +197,7 @@ def _name(section: Section) -> str:
     return f"step {section.title!r}" if section.number is None else f"step {section.number}"
 
 
-def _like(copy: str, original: str) -> float:
+def _likeness(copy: str, original: str) -> float:
     longer = max(len(copy), len(original))
     return schema.fidelity(copy, original) * len(original) / longer if longer else 1.0
 
@@ -198,77 +207,68 @@ _MARKS = re.compile(
 )
 
 
-def bare(text: str) -> str:
-    """A text without white space, Markdown's marks and the signs that set formulas apart."""
+def normalize(text: str) -> str:
+    """Remove white space, Markdown's marks and the delimiters of formulas."""
     return _MARKS.sub("", text)
 
 
-# ── what must not be said ───────────────────────────────────────────────────────────────────────────────────
+# ── quotes and overlap ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _withheld(critique: Critique, problem: Problem, rollout: Rollout, trace: Trace) -> Check:
+def _error_not_quoted(critique: Critique, problem: Problem, rollout: Rollout, trace: Trace) -> Check:
     k = critique.first_error
-    counted = len(trace.steps) + (trace.answer_section is not None)
-    judged = critique.case == "D" or (critique.case == "C" and k != counted)
-    if k is None or not judged or k > counted:
-        return _made("withheld", 0.0, True, "")
+    count = len(trace.steps) + (trace.answer_section is not None)
+    if k is None or k > count or not (critique.case == "D" or (critique.case == "C" and k != count)):
+        return _result("error_not_quoted", 0.0, True, "")
     wrong = trace.content(trace.section(k))
-    reasons = [bare(verdict.reason) for verdict in critique.verdicts]
-    added = "\n".join([*reasons, *map(bare, (critique.correct_part, critique.corrected_step, critique.continuation))])
-    theirs = bare(f"{problem.statement}\n{schema.original(trace, k)}")
-    own = [line for line in _lines(wrong) if line not in theirs]
-    repeated = [line for line in own if line in added]
+    reasons = [normalize(verdict.reason) for verdict in critique.verdicts]
+    parts = critique.correct_part, critique.corrected_step, critique.continuation
+    critics_text = "\n".join([*reasons, *map(normalize, parts)])
+    known = normalize(f"{problem.statement}\n{schema.original(trace, k)}")
+    own = [line for line in _lines(wrong) if line not in known]
+    repeated = [line for line in own if line in critics_text]
     measure = sum(map(len, repeated)) / max(sum(map(len, own)), 1)
-    quoted = any(len(line) >= _QUOTE and line in reason for line in own for reason in reasons)
-    false = _says_a_false_equation(wrong, added)
-    why = "quoted" if measure == 1 else "quoted in a reason" if quoted else "repeated in its false equation"
-    return _made("withheld", measure, not (measure == 1 or quoted or false), f"the wrong step {k} is {why}")
+    quoted = any(len(line) >= _QUOTE_LENGTH and line in reason for line in own for reason in reasons)
+    false = _has_false_equation(wrong, critics_text)
+    how = "quoted" if measure == 1 else "quoted in a reason" if quoted else "repeated in its false equation"
+    return _result("error_not_quoted", measure, not (measure == 1 or quoted or false), f"the wrong step {k} is {how}")
 
 
 def _lines(section: str) -> list[str]:
-    """A section's lines without its heading; the heading where there is nothing else."""
+    """Return a section's lines without its heading; the heading where there is nothing else."""
     heading, _, body = section.strip().partition("\n")
-    lines = [bare(line) for line in body.split("\n")]
-    return [line for line in lines if line] or [bare(heading)]
+    lines = [normalize(line) for line in body.split("\n")]
+    return [line for line in lines if line] or [normalize(heading)]
 
 
-_RESULT = re.compile(r"(?:=|≈|\\approx)\D{0,12}?\d+")
+_EQUALS_NUMBER = re.compile(r"(?:=|≈|\\approx)\D{0,12}?\d+")
 
 
-def _says_a_false_equation(wrong: str, added: str) -> bool:
-    """Whether an equation of the wrong step that does not hold is among what was added."""
-    if not any(result in added for result in _RESULT.findall(bare(wrong))):
-        return False  # the usual case, and reading equations is slow
+def _has_false_equation(wrong: str, critics_text: str) -> bool:
+    """Return whether a false equation of the wrong step is in the critic's text."""
+    if not any(result in critics_text for result in _EQUALS_NUMBER.findall(normalize(wrong))):
+        return False  # the usual case, because reading equations is slow
     false = (link for chain in equations.find(wrong) for link in chain.false_links())
-    return any(_occurs(bare(wrong[left.start : right.end]), added) for left, right in false)
+    return any(_contains(critics_text, normalize(wrong[left.start : right.end])) for left, right in false)
 
 
-def _occurs(equation: str, text: str) -> bool:
-    """Whether an equation stands in a text, not as a part of other numbers."""
-    at = text.find(equation)
-    while at >= 0:
-        before, behind = text[at - 1 : at] if at else "", text[at + len(equation) : at + len(equation) + 2]
-        if not (before.isdigit() or before == ".") and not behind.removeprefix(".")[:1].isdigit():
-            return True
-        at = text.find(equation, at + 1)
-    return False
+def _contains(text: str, equation: str) -> bool:
+    """Return whether an equation is in a text, and not as a part of other numbers."""
+    return re.search(rf"(?<![\d.]){re.escape(equation)}(?!\.?\d)", text) is not None
 
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_NO_TOKEN = re.compile(r"^#{1,6}[ \t][^\n]*|\\boxed(?=\{)|[#*_`${}]+|\\[()\[\]]|^-{3,}$", re.MULTILINE)
+"""Headings, the box and marks, which are no tokens."""
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
-    words = _WORD.findall(_SIGNS.sub(" ", text.casefold()))
-    runs = set(zip(*(words[start:] for start in range(_RUN)), strict=False))
-    return {run for run in runs if sum(map(str.isalpha, run)) >= _WORDY}
+def _ngrams(text: str) -> set[tuple[str, ...]]:
+    tokens = _TOKEN.findall(_NO_TOKEN.sub(" ", text.casefold()))
+    ngrams = set(zip(*(tokens[start:] for start in range(_NGRAM)), strict=False))
+    return {ngram for ngram in ngrams if sum(map(str.isalpha, ngram)) >= _NGRAM_WORDS}
 
 
-_SIGNS = re.compile(r"^#{1,6}[ \t][^\n]*|\\boxed(?=\{)|[#*_`${}]+|\\[()\[\]]|^-{3,}$", re.MULTILINE)
-"""What is not counted as a word: headings, the box, marks."""
-
-
-def _stated(critique: Critique) -> str | None:
-    """The critique's final answer."""
+def _stated_answer(critique: Critique) -> str | None:
     parts = (critique.correct_part,) if critique.case == "A" else (critique.corrected_step, critique.continuation)
     boxes = boxed("\n".join(parts))
     return boxes[-1].strip() if boxes else None

@@ -1,9 +1,9 @@
-"""What a model is asked about an attempt, and what becomes of what it says, whoever carries the words.
+"""Critiques by a model: the message, the reading of its reply, validation and retries, for any transport.
 
 One user message: what is the same for every attempt first, then the problem with its reference solution, then the
-rollout, so that a server's prefix cache shares as much as there is. What comes back, without its thinking, is read by
-the mode (`schema` for copy, `splice` for splice), checked (`checks`), and settled by the recipe's policy (`policy`).
-An answer that may not teach is asked for again with what was wrong with it, at the message's end.
+rollout, so that a server's prefix cache shares as much as possible. The reply, without its thinking, is read by the
+mode (`schema` for copy, `splice` for splice), checked (`checks`) and validated (`validation`). After a rejection the
+model is asked again, with what was wrong at the message's end.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,124 +11,122 @@ from time import perf_counter
 
 from stepalign import config, prompts
 from stepalign.critics import schema, splice
-from stepalign.critics.validation import Refusal, Rules
+from stepalign.critics.validation import Rejection, Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
 from stepalign.trace import parse
 
 VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
-"""What a critic's template may use."""
+"""Variables of a critic's template."""
 
-_PROMPTS = {"copy": "critic", "splice": "critic-splice"}
+_TEMPLATES = {"copy": "critic", "splice": "critic-splice"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a model said, without the thinking that it ended."""
+class ModelReply:
+    """Text that a model wrote, without the thinking before it."""
 
     text: str
     truncated: bool = False
-    """It reached `max_tokens`, or is longer than they can be."""
+    """True if it reached `max_tokens`, or is longer than they can be."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 @dataclass(eq=False)
-class Opened:
-    """An attempt that has no answer yet."""
+class PendingCritique:
+    """An attempt without a result yet."""
 
     problem: Problem
     rollout: Rollout
     start: float = field(default_factory=perf_counter)
-    faults: list[Refusal] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class Dialogue:
-    """A recipe's way of asking a model."""
+class CritiqueWriter:
+    """Messages to a model, and critiques from its replies."""
 
     def __init__(self, critic: str, settings: config.LLMCriticConfig, grader: Grader) -> None:
         """
         Args:
             critic: the critic's name, for the records.
-            settings: mode, template, checks, policy, and how often to ask.
+            settings: mode, template, checks, validation and number of attempts.
             grader: compares final answers that only computer algebra can.
 
         Raises:
             StepalignError: there is no such template.
         """
         self._critic, self._settings = critic, settings
-        self._rules = Rules(settings, grader)
-        self._template, _ = prompts.load(settings.prompt or _PROMPTS[settings.mode], VARIABLES)
+        self._validator = Validator(settings, grader)
+        self._template, _ = prompts.load(settings.prompt or _TEMPLATES[settings.mode], VARIABLES)
         self._again, _ = prompts.load("critic-again", frozenset({"faults"}))
 
-    def message(self, opened: Opened) -> str:
-        """The user message of the next request."""
+    def message(self, pending: PendingCritique) -> str:
+        """Render the user message of the next request."""
         values = {
-            "problem": opened.problem.statement,
-            "solution": opened.problem.solution,
-            "answer": opened.problem.answer,
-            "attempt": opened.rollout.text,
-            "truncated": opened.rollout.finish == "length",
+            "problem": pending.problem.statement,
+            "solution": pending.problem.solution,
+            "answer": pending.problem.answer,
+            "attempt": pending.rollout.text,
+            "truncated": pending.rollout.finish == "length",
         }
         message = prompts.render(self._template, values)
-        if opened.faults:
-            message += "\n\n" + prompts.render(self._again, {"faults": [fault.detail for fault in opened.faults]})
+        if pending.rejections:
+            faults = [rejection.detail for rejection in pending.rejections]
+            message += "\n\n" + prompts.render(self._again, {"faults": faults})
         return message
 
-    def settle(self, opened: Opened, answer: Answer) -> Critique | CritiqueFailure | None:
-        """What a model's words come to; None where it is to be asked again."""
-        return self.judge(opened, self.read(opened, answer))
-
-    def read(self, opened: Opened, answer: Answer) -> Critique | Refusal:
-        """What a model's words say, not checked yet."""
-        opened.prompt_tokens += answer.prompt_tokens
-        opened.completion_tokens += answer.completion_tokens
-        if answer.truncated:
-            return self._rules.refuse("truncated", "the answer reached max_tokens")
-        if answer.text.lstrip().startswith("<think>"):
-            return self._rules.refuse("parse", "its thinking never ends")
-        if not answer.text.strip():
-            return self._rules.refuse("parse", "an empty answer")
-        trace = parse(opened.rollout.text)
+    def read(self, pending: PendingCritique, reply: ModelReply) -> Critique | Rejection:
+        """Read a reply, and count its tokens. The critique is not checked yet."""
+        pending.prompt_tokens += reply.prompt_tokens
+        pending.completion_tokens += reply.completion_tokens
+        if reply.truncated:
+            return self._validator.reject("truncated", "the answer reached max_tokens")
+        if reply.text.lstrip().startswith("<think>"):
+            return self._validator.reject("parse", "its thinking never ends")
+        if not reply.text.strip():
+            return self._validator.reject("parse", "an empty answer")
+        trace = parse(pending.rollout.text)
         try:
-            read = schema.parse if self._settings.mode == "copy" else splice.parse
-            found = read(answer.text, trace)
+            parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(reply.text, trace)
         except schema.CritiqueFormatError as error:
-            return self._rules.refuse("parse", f"the answer {error}")
+            return self._validator.reject("parse", f"the answer {error}")
         return Critique(
-            rollout_id=opened.rollout.id,
+            rollout_id=pending.rollout.id,
             critic=self._critic,
-            case=found.case,
-            verdicts=found.verdicts,
-            correct_part=found.correct_part,
-            corrected_step=found.corrected_step,
-            continuation=found.continuation,
-            text=schema.text_of(found),
-            fidelity=schema.fidelity(found.correct_part, schema.original(trace, found.first_error)),
+            case=parsed.case,
+            verdicts=parsed.verdicts,
+            correct_part=parsed.correct_part,
+            corrected_step=parsed.corrected_step,
+            continuation=parsed.continuation,
+            text=schema.text_of(parsed),
+            fidelity=schema.fidelity(parsed.correct_part, schema.original(trace, parsed.first_error)),
         )
 
-    def needs_algebra(self, opened: Opened, found: Critique | Refusal) -> bool:
-        """Whether judging what was read waits for the grader's processes."""
-        return isinstance(found, Critique) and self._rules.checker.needs_algebra(found, opened.problem, opened.rollout)
+    def needs_algebra(self, pending: PendingCritique, read: Critique | Rejection) -> bool:
+        """Return whether validation waits for the grader's processes."""
+        return isinstance(read, Critique) and self._validator.checker.needs_algebra(
+            read, pending.problem, pending.rollout
+        )
 
-    def judge(self, opened: Opened, found: Critique | Refusal) -> Critique | CritiqueFailure | None:
-        """What was read, checked and settled by the policy; None where the model is to be asked again."""
-        if isinstance(found, Critique):
-            found = self._rules.settle(found, opened.problem, opened.rollout)
-        if isinstance(found, Refusal) and found.again and len(opened.faults) + 1 < self._settings.max_attempts:
-            opened.faults.append(found)
+    def validate(self, pending: PendingCritique, read: Critique | Rejection) -> Critique | CritiqueFailure | None:
+        """Validate what was read; None where the model is to be asked again."""
+        if isinstance(read, Critique):
+            read = self._validator.validate(read, pending.problem, pending.rollout)
+        if isinstance(read, Rejection) and read.retry and len(pending.rejections) + 1 < self._settings.max_attempts:
+            pending.rejections.append(read)
             return None
-        return self.close(opened, found)
+        return self.finish(pending, read)
 
-    def close(self, opened: Opened, found: Critique | Refusal) -> Critique | CritiqueFailure:
-        """The last word on an attempt, with what it cost."""
-        last = found.failure(opened.rollout, self._critic) if isinstance(found, Refusal) else found
+    def finish(self, pending: PendingCritique, outcome: Critique | Rejection) -> Critique | CritiqueFailure:
+        """Return the result of an attempt, with what it cost."""
+        result = outcome.failure(pending.rollout, self._critic) if isinstance(outcome, Rejection) else outcome
         return replace(
-            last,
-            retried=tuple(fault.reason for fault in opened.faults),
-            prompt_tokens=opened.prompt_tokens,
-            completion_tokens=opened.completion_tokens,
-            seconds=perf_counter() - opened.start,
+            result,
+            retried=tuple(rejection.reason for rejection in pending.rejections),
+            prompt_tokens=pending.prompt_tokens,
+            completion_tokens=pending.completion_tokens,
+            seconds=perf_counter() - pending.start,
         )

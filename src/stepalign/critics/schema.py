@@ -1,4 +1,4 @@
-"""The critique's schema (arXiv 2606.11173, Appendix B): written out, and read back from what a model wrote.
+"""The critique's schema (arXiv 2606.11173, Appendix B): writing a critique, and reading one that a model wrote.
 
 First `### Summary` and a line a step, `Step k: Correct.` or `Step k: Incorrect -- reason`. Then, by case:
 
@@ -6,15 +6,15 @@ First `### Summary` and a line a step, `Step k: Correct.` or `Step k: Incorrect 
 - D, wrong answer: the correct part verbatim, the corrected step, the rest of the solution from there.
 - B, right answer but a step that is not justified, and C, out of tokens: the same three parts.
 
-The headings of A and D are the paper's, letter for letter. Those of B and C did not survive and are ours, in
-the same manner. The solver's wrong step itself is never quoted: a teacher that sees it copies it (Section
-4.3).
+The headings of A and D are the paper's, letter for letter. Those of B and C did not survive and are ours, in the same
+manner. The solver's wrong step itself is never quoted: a teacher that sees it copies it (Section 4.3).
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from os.path import commonprefix
 
 from stepalign.records import Case, Critique, Verdict
 from stepalign.trace import Trace
@@ -60,12 +60,12 @@ HEADINGS: dict[Case, Headings] = {
 
 
 class CritiqueFormatError(Exception):
-    """A text that is not a critique of the trace; the message says what could not be accepted."""
+    """A text that is not a critique of the trace; the message names what could not be accepted."""
 
 
 @dataclass(frozen=True)
 class ParsedCritique:
-    """A critique's parts, without the whitespace and rules that set them apart."""
+    """A critique's parts, without the white space and rules between them."""
 
     case: Case
     verdicts: tuple[Verdict, ...]
@@ -75,7 +75,7 @@ class ParsedCritique:
 
     @property
     def first_error(self) -> int | None:
-        """The first step found wrong, counted from 1."""
+        """First step judged wrong, counted from 1."""
         return next((verdict.step for verdict in self.verdicts if not verdict.correct), None)
 
 
@@ -86,7 +86,7 @@ def compose(
     corrected_step: str = "",
     continuation: str = "",
 ) -> str:
-    """A critique in the paper's layout. The step to correct is the first that the verdicts find wrong.
+    """Compose a critique in the paper's layout. The step to correct is the first with a negative verdict.
 
     Raises:
         ValueError: the verdicts do not fit the case.
@@ -108,7 +108,7 @@ def compose(
 
 
 def text_of(critique: Critique | ParsedCritique) -> str:
-    """The text of a critique by its parts.
+    """Compose a critique's text from its parts.
 
     Raises:
         ValueError: the verdicts do not fit the case.
@@ -123,7 +123,7 @@ def text_of(critique: Critique | ParsedCritique) -> str:
 
 
 def trim(text: str) -> str:
-    """A part without what sets it apart from the next: the whitespace and rules (`---`) at its end."""
+    """Remove the white space and rules (`---`) at the end of a part."""
     text = text.rstrip()
     while text.endswith("---"):
         above, _, last = text.rpartition("\n")
@@ -133,15 +133,15 @@ def trim(text: str) -> str:
     return text
 
 
-def sections(trace: Trace) -> int:
-    """How many sections a critique may judge: the steps and the final answer, even a missing one."""
+def num_sections(trace: Trace) -> int:
+    """Count the sections that a critique may judge: the steps and the final answer, even a missing one."""
     return len(trace.steps) + 1
 
 
 def prefix(trace: Trace, k: int) -> str:
-    """The text before section k: what a critique with its first error at step k quotes.
+    """Return the text before section k, which a critique with its first error at step k copies.
 
-    All of the text where section k is what the solution lacks, nothing where it has no steps at all.
+    It is all of the text where section k is missing, and nothing where the solution has no steps at all.
     """
     if not trace.steps:
         return ""
@@ -151,16 +151,16 @@ def prefix(trace: Trace, k: int) -> str:
 
 
 def original(trace: Trace, first_error: int | None) -> str:
-    """What a critique copies: the text before the first error, all of it where there is none.
+    """Return the text that a critique copies: up to the first error, or all of it without one.
 
-    Nothing where the trace has no such step.
+    It is empty where the trace has no such step.
     """
     if first_error is None:
         return trim(trace.text)
-    return prefix(trace, first_error) if first_error <= sections(trace) else ""
+    return prefix(trace, first_error) if first_error <= num_sections(trace) else ""
 
 
-# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # Repetitions are bounded: whatever a model writes, reading it takes linear time.
 _VERDICT = re.compile(
@@ -179,26 +179,26 @@ _FENCED = re.compile(r"\A\s{0,20}(`{3,}|~{3,})[^\n`]{0,20}\n(.*)\n[ \t]{0,3}\1\s
 def parse(text: str, trace: Trace) -> ParsedCritique:
     """Read a critique that a model wrote on a trace.
 
-    Forgiven are heading levels, capitals, spacing, bold type, missing rules, marks like ✅ and list signs at the
-    verdicts, `Final Answer:` as the last verdict's name, a fence around the whole, what comes before the summary
-    and what is said after the end. A critique must have its verdicts, from step 1 on without gaps, and its case's
-    headings in order, and both must name the same step of the trace.
+    Other heading levels, capitals, spacing and bold type are accepted, and so are missing rules, marks like ✅ and
+    list signs at the verdicts, `Final Answer:` as the last verdict's name, and a code fence around the whole. Text
+    before the summary and after the end is dropped. A critique must have its verdicts, from step 1 on without gaps,
+    and its case's headings in order, and both must name the same step of the trace.
 
     Raises:
-        CritiqueFormatError: with what could not be accepted.
+        CritiqueFormatError: naming what could not be accepted.
     """
     if (fenced := _FENCED.match(text)) is not None:
         text = fenced[2]
     case, opening = _opening(text)
     verdicts = _verdicts(text[: opening.start()], trace)
     first_error = next((verdict.step for verdict in verdicts if not verdict.correct), None)
-    fit(case, first_error, len(verdicts), trace)
+    check_fit(case, first_error, len(verdicts), trace)
     if first_error is None:
         solution = _part(text, opening.end(), len(text))
         whole = trim(trace.text)
         if not solution.strip():
             raise CritiqueFormatError("says fully correct, but does not repeat the solution")
-        return ParsedCritique(case, verdicts, whole if _goes_on(solution, whole) else solution)
+        return ParsedCritique(case, verdicts, whole if _is_whole_copy(solution, whole) else solution)
     if first_error != int(opening["k"]):
         raise CritiqueFormatError(
             f"its heading puts the error at step {opening['k']}, its summary at step {first_error}"
@@ -207,7 +207,7 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     first = _heading(text, headings.correct_part, opening.end())
     quoted = prefix(trace, first_error).strip()
     begin = _beginning(text, first.end())
-    # A solution may hold lines like the headings: what is the solver's own is jumped over.
+    # A solution may hold lines like the headings, so the solver's own text is skipped.
     second = _heading(text, headings.corrected_step, begin + len(quoted) * text.startswith(quoted, begin))
     third = _heading(text, headings.continuation, second.end())
     if int(second["k"]) != first_error:
@@ -224,11 +224,11 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     )
 
 
-def fit(case: Case, first_error: int | None, judged: int, trace: Trace) -> None:
-    """Hold a critique's case and verdicts against the trace.
+def check_fit(case: Case, first_error: int | None, judged: int, trace: Trace) -> None:
+    """Compare a critique's case and verdicts with the trace.
 
     Raises:
-        CritiqueFormatError: they contradict each other, or name a step that the trace has not.
+        CritiqueFormatError: they contradict each other, or name a step that the trace does not have.
     """
     if case == "A" and first_error is not None:
         raise CritiqueFormatError(f"says fully correct, but its summary finds step {first_error} incorrect")
@@ -236,22 +236,22 @@ def fit(case: Case, first_error: int | None, judged: int, trace: Trace) -> None:
         raise CritiqueFormatError(f"is of case {case}, but finds no step incorrect")
     if not judged:
         raise CritiqueFormatError("has no verdicts")
-    most = sections(trace)
+    most = num_sections(trace)
     if judged > most:
         raise CritiqueFormatError(f"its summary judges step {most + 1} of a solution that has {most - 1}")
 
 
 def fidelity(copied: str, original: str) -> float:
-    """The share of the original's characters that the copy has, in order; whitespace at either end aside.
+    """Return the share of the original's characters that the copy has in order, white space at the ends aside.
 
-    This is the longest common subsequence over the original's length, computed bit-parallel (Hyyrö 2004)
-    after the common beginning: exact, and m·n/64 steps at worst. Unrelated English text already shares about
-    half of its characters in order, so a faithful copy is near 1, not above one half.
+    It is the longest common subsequence over the original's length, computed bit-parallel (Hyyrö 2004) after the
+    common beginning: exact, in m·n/64 steps at most. Unrelated English texts share about half of their characters in
+    order, so a faithful copy is near 1, not above one half.
     """
     copied, original = copied.strip(), original.strip()
     if not original or copied == original:
         return 1.0
-    front = _common(copied, original)
+    front = len(commonprefix([copied, original]))
     return (front + _subsequence(copied[front:], original[front:])) / len(original)
 
 
@@ -262,15 +262,15 @@ def _verdict_line(verdict: Verdict) -> str:
 
 
 def _opening(text: str) -> tuple[Case, re.Match[str]]:
-    """The case, by the heading that comes first."""
-    found = [(case, match) for case, pattern in _OPENINGS.items() if (match := pattern.search(text))]
-    if not found:
+    """Find the heading that comes first, which tells the case."""
+    openings = [(case, match) for case, pattern in _OPENINGS.items() if (match := pattern.search(text))]
+    if not openings:
         raise CritiqueFormatError("has none of the headings that say whether the solution is correct")
-    return min(found, key=lambda one: one[1].start())
+    return min(openings, key=lambda opening: opening[1].start())
 
 
 def _verdicts(before: str, trace: Trace) -> tuple[Verdict, ...]:
-    """The verdicts of the last summary before the opening."""
+    """Read the verdicts of the last summary before the opening."""
     begin = max((match.start() for match in _SUMMARY.finditer(before)), default=0)
     verdicts: list[Verdict] = []
     for number, match in enumerate(_VERDICT.finditer(before, begin), start=1):
@@ -294,7 +294,7 @@ def _heading(text: str, heading: str, begin: int) -> re.Match[str]:
 
 @cache
 def _pattern(heading: str, *, first_sentence: bool = False) -> re.Pattern[str]:
-    """A heading of any level, whatever its capitals and spacing; `{k}` is a group."""
+    """Compile a heading's pattern, for any level, capitals and spacing; `{k}` is a group."""
     words = re.escape(heading.partition(". ")[0] if first_sentence else heading).lstrip("\\# ").rstrip("\\.:")
     words = words.replace(r"\{k\}", r"(?P<k>\d{1,4})").replace(r"\ ", r"[ \t]{1,4}")
     rest = r"[^\n]*$" if first_sentence else r"[.: \t*]{0,8}$"
@@ -308,18 +308,18 @@ _OPENINGS: dict[Case, re.Pattern[str]] = {
 
 
 def _beginning(text: str, at: int) -> int:
-    """Where a part begins behind its heading: after blank lines and a rule."""
+    """Return the place behind a heading, blank lines and a rule."""
     match = _BEGINNING.match(text, at)
     return match.end() if match else at
 
 
-def _goes_on(copy: str, original: str) -> bool:
-    """Whether a copy is whole and only more is said behind it, on a line of its own."""
+def _is_whole_copy(copy: str, original: str) -> bool:
+    """Return whether a copy is whole, with nothing but lines of its own after it."""
     return copy.startswith(original) and copy[len(original) :].lstrip(" \t")[:1] in ("", "\n")
 
 
 def _without_chatter(solution: str) -> str:
-    """The end of a solution without what a model says behind it: what follows the paragraph of its last box."""
+    """Remove what a model says behind a solution, after the paragraph of its last box."""
     boxes = [match.end() for match in re.finditer(r"\\boxed\s{0,3}\{", solution)]
     if not boxes:
         return solution
@@ -337,13 +337,8 @@ def _part(text: str, start: int, end: int) -> str:
     return trim(text[_beginning(text, start) : end])
 
 
-def _common(left: str, right: str) -> int:
-    """The length of the common beginning."""
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
-
-
 def _subsequence(left: str, right: str) -> int:
-    """The length of the longest common subsequence."""
+    """Return the length of the longest common subsequence."""
     places: dict[str, int] = {}
     for index, character in enumerate(right):
         places[character] = places.get(character, 0) | 1 << index

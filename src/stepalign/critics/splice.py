@@ -1,12 +1,12 @@
 """Splice mode: the model judges and corrects, the program copies.
 
 The model returns JSON (`SplicedCritique`, sent to the server as `response_format`): the case, a verdict a step, and
-the correction from the first wrong step on. The correct steps are the solver's own text, put in by the program, so
-the copy is exact by construction and costs no output tokens. What comes out is the same `ParsedCritique` that copy
-mode reads. In case B the steps behind the completed one are the solver's own too.
+the correction from the first wrong step on. The program puts in the solver's own correct steps, so the copy is exact by
+construction and costs no output tokens. The result is the same `ParsedCritique` that copy mode reads. In case B the
+steps after the completed one are the solver's own too.
 
-A server that ignores `response_format` leaves it to the model: JSON in fences, with text around it, with raw line
-breaks or single backslashes before LaTeX commands is read as what was meant.
+A server may ignore `response_format`. So JSON in fences, with text around it, with raw line breaks or with single
+backslashes before LaTeX commands is read as well.
 """
 
 import json
@@ -23,7 +23,7 @@ from stepalign.trace import Trace
 
 
 class SplicedCritique(BaseModel):
-    """What the model returns. The one source of the JSON schema; defaults serve models that leave keys out."""
+    """JSON object that the model returns. Defaults serve models that leave keys out."""
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
@@ -36,11 +36,11 @@ class SplicedCritique(BaseModel):
 
 
 def response_format() -> dict[str, Any]:
-    """The request's `response_format`: every key required, none other allowed."""
-    whole = SplicedCritique.model_json_schema(mode="serialization")
+    """Return the request's `response_format`: every key required, none other allowed."""
+    schema_of_all = SplicedCritique.model_json_schema(mode="serialization")
     properties = {
-        name: {key: value for key, value in one.items() if key not in ("title", "default")}
-        for name, one in whole["properties"].items()
+        name: {key: value for key, value in field.items() if key not in ("title", "default")}
+        for name, field in schema_of_all["properties"].items()
     }
     return {
         "type": "json_schema",
@@ -61,97 +61,96 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     """Read a spliced critique and put the solver's own text in.
 
     Raises:
-        CritiqueFormatError: with what could not be accepted.
+        CritiqueFormatError: naming what could not be accepted.
     """
-    found = _read(text)
-    wrong = [number for number, correct in enumerate(found.verdicts, start=1) if not correct]
-    first = wrong[0] if wrong else 0
-    if found.first_wrong_step != first:
+    spliced = _read(text)
+    first = next((number for number, correct in enumerate(spliced.verdicts, start=1) if not correct), 0)
+    if spliced.first_wrong_step != first:
         raise CritiqueFormatError(
-            f"puts the first wrong step at {found.first_wrong_step}, its verdicts at {first or 'none'}"
+            f"puts the first wrong step at {spliced.first_wrong_step}, its verdicts at {first or 'none'}"
         )
-    schema.fit(found.case, first or None, len(found.verdicts), trace)
+    schema.check_fit(spliced.case, first or None, len(spliced.verdicts), trace)
     verdicts = tuple(
-        Verdict(step=number, correct=correct, reason=" ".join(found.reason.split()) if number == first else "")
-        for number, correct in enumerate(found.verdicts, start=1)
+        Verdict(step=number, correct=correct, reason=" ".join(spliced.reason.split()) if number == first else "")
+        for number, correct in enumerate(spliced.verdicts, start=1)
     )
     if not first:
         return ParsedCritique("A", verdicts, schema.original(trace, None))
-    if not found.corrected_step.strip():
+    if not spliced.corrected_step.strip():
         raise CritiqueFormatError(f"has no corrected step {first}")
-    continuation = found.continuation
-    if found.case == "B" and not continuation.strip():
-        continuation = _behind(trace, first)
+    continuation = spliced.continuation
+    if spliced.case == "B" and not continuation.strip():
+        continuation = _after(trace, first)
     return ParsedCritique(
-        found.case,
+        spliced.case,
         verdicts,
         schema.original(trace, first),
-        schema.trim(found.corrected_step).strip(),
+        schema.trim(spliced.corrected_step).strip(),
         schema.trim(continuation).strip(),
     )
 
 
-def written(critique: ParsedCritique, trace: Trace) -> str:
-    """The JSON that a model would have to write for a critique; what `parse` reads as that critique."""
+def to_reply(critique: ParsedCritique, trace: Trace) -> str:
+    """Return the JSON that `parse` reads as this critique."""
     first = critique.first_error or 0
-    behind = critique.case == "B" and critique.continuation == schema.trim(_behind(trace, first)).strip()
-    found = SplicedCritique(
+    own_rest = critique.case == "B" and critique.continuation == schema.trim(_after(trace, first)).strip()
+    spliced = SplicedCritique(
         case=critique.case,
         verdicts=[verdict.correct for verdict in critique.verdicts],
         first_wrong_step=first,
         reason=critique.verdicts[first - 1].reason if first else "",
         corrected_step=critique.corrected_step,
-        continuation="" if behind else critique.continuation,
+        continuation="" if own_rest else critique.continuation,
     )
-    return json.dumps(found.model_dump(), ensure_ascii=False)
+    return json.dumps(spliced.model_dump(), ensure_ascii=False)
 
 
-def _behind(trace: Trace, k: int) -> str:
-    """The solver's own text behind step k."""
-    return trace.text[trace.section(k).end :] if k < schema.sections(trace) else ""
+def _after(trace: Trace, k: int) -> str:
+    """Return the solver's own text after step k."""
+    return trace.text[trace.section(k).end :] if k < schema.num_sections(trace) else ""
 
 
-# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_PLACES = 16
-"""Opening braces at which JSON is looked for."""
-_DECODER = json.JSONDecoder(strict=False)  # line breaks within strings are what models write
+_MAX_BRACES = 16
+"""Opening braces from which JSON is tried to be read."""
+_DECODER = json.JSONDecoder(strict=False)  # models write line breaks within strings
 
 
 def _read(text: str) -> SplicedCritique:
     fault = "is not JSON"
     place = -1
-    for _ in range(_PLACES):
+    for _ in range(_MAX_BRACES):
         place = text.find("{", place + 1)
         if place < 0:
             break
-        for attempt in (text[place:], _STRAY.sub(r"\\\\", text[place:])):
+        for attempt in (text[place:], _STRAY_BACKSLASH.sub(r"\\\\", text[place:])):
             try:
                 value = _DECODER.raw_decode(attempt)[0]
             except (ValueError, RecursionError):
                 continue
             try:
-                return SplicedCritique.model_validate(_mended(value))
+                return SplicedCritique.model_validate(_repair_latex(value))
             except ValidationError as error:
                 fault = f"is not the JSON that was asked for: {explain(error)}"
             break
     raise CritiqueFormatError(fault)
 
 
-_STRAY = re.compile(r"\\(?![\"\\/bfnrtu])|\\(?=u(?![0-9a-fA-F]{4}))")
-"""A backslash that begins no escape of JSON's: `\\(`, `\\sqrt`."""
+_STRAY_BACKSLASH = re.compile(r"\\(?![\"\\/bfnrtu])|\\(?=u(?![0-9a-fA-F]{4}))")
+"""A backslash that begins no escape of JSON: `\\(`, `\\sqrt`."""
 
 _CONTROLS = re.compile(
     r"\x08|\x0c|\t(?=imes|ext|heta|frac|an\b|herefore|o\b|riangle)|\r(?=ight|ho\b|angle)|\n(?=eq\b|abla|otin\b)"
 )
-"""LaTeX commands whose backslash JSON took for an escape's: `\\boxed`, `\\frac`, `\\times`, `\\right`, `\\neq`."""
+"""LaTeX commands whose backslash JSON reads as an escape: `\\boxed`, `\\frac`, `\\times`, `\\right`, `\\neq`."""
 _LETTERS = {"\x08": r"\b", "\x0c": r"\f", "\t": r"\t", "\r": r"\r", "\n": r"\n"}
 
 
-def _mended(value: Any) -> Any:
+def _repair_latex(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: _CONTROLS.sub(lambda match: _LETTERS[match[0]], one) if isinstance(one, str) else one
-        for key, one in value.items()
+        key: _CONTROLS.sub(lambda match: _LETTERS[match[0]], text) if isinstance(text, str) else text
+        for key, text in value.items()
     }

@@ -1,38 +1,42 @@
-"""What a set of critiques is worth: cases, failures by reason, checks, fidelity, tokens, cost.
+"""Statistics of a critic's results: outcomes by check, cases, failures by reason, fidelity, tokens, cost.
 
-Fidelity is what the check `verbatim` measured on the critique as its critic wrote it, before any repair. Left out:
-whether a critique finds the true error, which takes labels (`evaluation.critics`).
+For each check, and each other reason why a reply was rejected (`parse`, `truncated`, `timeout` …), an outcome is one of
+
+- `passed`: as the critic wrote it;
+- `repaired`: failed, and passes since the program repaired it;
+- `retried`: failed, and the critic was asked again (each time counts);
+- `ignored`: failed, and the teacher is shown it all the same, as the recipe says;
+- `fell back`: failed, and there is no critique. Where several checks failed, each counts.
+
+Fidelity is the measure of the check `exact_copy` before any repair. Left out: whether a critique finds the true error,
+because that takes labels (`critics.benchmark`).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stepalign.critics import counts
+from stepalign.critics.checks import NAMES
 from stepalign.records import Critique, CritiqueFailure
 
+OUTCOMES = ("passed", "repaired", "retried", "ignored", "fell back")
 QUANTILES = {"min": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """What a million tokens cost, in any currency."""
+    """Cost of a million tokens, in any currency."""
 
     prompt: float = 0.0
     completion: float = 0.0
 
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The cost of so many tokens."""
-        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
-
 
 @dataclass(frozen=True, kw_only=True)
-class FidelityReport:
-    """A set of answers in numbers."""
+class CriticReport:
+    """A set of critic results in numbers."""
 
     answers: int
     critiques: int
@@ -40,70 +44,102 @@ class FidelityReport:
     failures: dict[str, int]
     """By reason."""
     checks: dict[str, dict[str, int]]
-    """For each check, or other reason of a failure, how often each outcome came (`critics.counts`)."""
+    """For each check, or other reason of a failure, how often each outcome came."""
     fidelity: dict[str, float] = Field(default_factory=dict)
     """The share that is `exact`, the mean, and quantiles. Empty where nothing was copied."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float
-    """The sum of the answers' own times; those that overlap count each."""
+    """The sum of the results' own times; those that overlap count each."""
     cost: float | None = None
 
+    @property
+    def is_sound(self) -> bool:
+        """True if every rollout has a critique, and no check failed but those that the recipe ignores."""
+        names = {name for outcomes in self.checks.values() for name in outcomes}
+        return self.answers == self.critiques and names <= {"passed", "ignored"}
 
-def summarize(answers: Sequence[Critique | CritiqueFailure], prices: Prices | None = None) -> FidelityReport:
-    """The report on a critic's answers."""
-    critiques = [answer for answer in answers if isinstance(answer, Critique)]
-    failures = [answer for answer in answers if isinstance(answer, CritiqueFailure)]
-    copied: list[float] = []
-    for answer in answers:
-        measured = [check.measure for check in answer.checks if check.name == "verbatim"]
-        copied += measured or ([answer.fidelity] if isinstance(answer, Critique) else [])
-    prompt_tokens = sum(answer.prompt_tokens for answer in answers)
-    completion_tokens = sum(answer.completion_tokens for answer in answers)
-    return FidelityReport(
-        answers=len(answers),
+
+def outcomes(results: Iterable[Critique | CritiqueFailure]) -> dict[str, Counter[str]]:
+    """Count the outcomes of each check, or other reason. Checks come in their order, then the rest."""
+    counts: dict[str, Counter[str]] = {}
+    for result in results:
+        for name, outcome in _outcomes_of(result):
+            counts.setdefault(name, Counter())[outcome] += 1
+    return {name: counts[name] for name in ordered(counts)}
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Sort names: checks in the order in which they run, then other reasons by alphabet."""
+    return sorted(names, key=lambda name: (NAMES.index(name) if name in NAMES else len(NAMES), name))
+
+
+def summarize(results: Sequence[Critique | CritiqueFailure], prices: Prices | None = None) -> CriticReport:
+    """Report on a critic's results."""
+    critiques = [result for result in results if isinstance(result, Critique)]
+    fidelity: list[float] = []
+    for result in results:
+        measured = [check.measure for check in result.checks if check.name == "exact_copy"]
+        fidelity += measured or ([result.fidelity] if isinstance(result, Critique) else [])
+    read = sum(result.prompt_tokens for result in results)
+    written = sum(result.completion_tokens for result in results)
+    return CriticReport(
+        answers=len(results),
         critiques=len(critiques),
-        cases=_counted(critique.case for critique in critiques),
-        failures=_counted(failure.reason for failure in failures),
-        checks={name: dict(outcome) for name, outcome in counts.outcomes(answers).items()},
-        fidelity=_spread(copied),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        seconds=round(sum(answer.seconds for answer in answers), 3),
-        cost=None if prices is None else prices.of(prompt_tokens, completion_tokens),
+        cases=_counts(critique.case for critique in critiques),
+        failures=_counts(result.reason for result in results if isinstance(result, CritiqueFailure)),
+        checks={name: dict(counts) for name, counts in outcomes(results).items()},
+        fidelity=_distribution(fidelity),
+        prompt_tokens=read,
+        completion_tokens=written,
+        seconds=round(sum(result.seconds for result in results), 3),
+        cost=None if prices is None else (prices.prompt * read + prices.completion * written) / 1e6,
     )
 
 
-def table(report: FidelityReport) -> str:
-    """The report as lines to read."""
+def table(report: CriticReport) -> str:
+    """Format the report as lines of text."""
     lines = [f"{'answers':<14}{report.answers}", f"{'critiques':<14}{report.critiques}{_in_words(report.cases)}"]
     lines.append(f"{'failures':<14}{report.answers - report.critiques}{_in_words(report.failures)}")
     if report.fidelity:
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in report.fidelity.items() if name != "exact")
-        lines.append(f"{'fidelity':<14}{report.fidelity['exact']:.1%} exact; {shown}")
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in report.fidelity.items() if name != "exact")
+        lines.append(f"{'fidelity':<14}{report.fidelity['exact']:.1%} exact; {figures}")
     lines.append(
         f"{'tokens':<14}{report.prompt_tokens:,} read, {report.completion_tokens:,} written"
         + ("" if report.cost is None else f"; cost {report.cost:,.4f}")
     )
     if report.checks:
         width = max(14, *(len(name) + 2 for name in report.checks))
-        lines += ["", " " * width + "".join(f"{outcome:>11}" for outcome in counts.OUTCOMES)]
-        for name, outcome in report.checks.items():
-            lines.append(f"{name:<{width}}" + "".join(f"{outcome.get(key, 0) or '':>11}" for key in counts.OUTCOMES))
+        lines += ["", " " * width + "".join(f"{outcome:>11}" for outcome in OUTCOMES)]
+        for name, counts in report.checks.items():
+            lines.append(f"{name:<{width}}" + "".join(f"{counts.get(key, 0) or '':>11}" for key in OUTCOMES))
     return "\n".join(lines)
 
 
-def _counted(names: Iterable[str]) -> dict[str, int]:
+def _outcomes_of(result: Critique | CritiqueFailure) -> Iterator[tuple[str, str]]:
+    yield from ((name, "retried") for name in result.retried)
+    for check in result.checks:
+        if check.passed:
+            yield check.name, "passed"
+        elif isinstance(result, CritiqueFailure):
+            yield check.name, "fell back"
+        else:
+            yield check.name, "repaired" if check.name in result.repaired else "ignored"
+    if isinstance(result, CritiqueFailure) and not any(check.name == result.reason for check in result.checks):
+        yield result.reason, "fell back"
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _in_words(counted: Mapping[str, int]) -> str:
-    return f"  ({', '.join(f'{count} {name}' for name, count in counted.items())})" if counted else ""
+def _in_words(counts: Mapping[str, int]) -> str:
+    return f"  ({', '.join(f'{count} {name}' for name, count in counts.items())})" if counts else ""
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
+def _distribution(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
     array = np.array(values)
-    exact = {"exact": float((array == 1).mean()), "mean": float(array.mean())}
-    return exact | {name: float(np.quantile(array, share)) for name, share in QUANTILES.items()}
+    quantiles = {name: float(np.quantile(array, share)) for name, share in QUANTILES.items()}
+    return {"exact": float((array == 1).mean()), "mean": float(array.mean()), **quantiles}

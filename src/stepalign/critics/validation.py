@@ -1,9 +1,9 @@
-"""What becomes of a critique that was checked: it teaches, is mended, is asked for again, or falls back.
+"""Validation: what becomes of a critique that was checked, by the recipe's `[critic.validation]`.
 
-The recipe's `[critic.validation]` says which, check by check. Mending is splicing: the solver's own text is put
-where the critic should have copied it, a reason that quotes the wrong step is left out, and the text is composed
-anew. What is
-mended is checked once more; a check that still fails then counts as one to ask again for.
+A critique is accepted, repaired, asked for again, or replaced by a fallback, as the table says for each check. Repair
+is splicing: the program puts the solver's own text where the critic should have copied it, removes reasons that quote
+the wrong step, and composes the text anew. A repaired critique is checked once more; a check that still fails then
+counts as one to ask again for.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,19 +18,19 @@ from stepalign.trace import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """An answer that may not teach, and what the policy says to do about it."""
+class Rejection:
+    """A critique that no teacher may be shown, and what the recipe does about it."""
 
     reason: str
     detail: str
-    again: bool = False
-    """Whether the critic is to be asked again, if it may be."""
+    retry: bool = False
+    """Whether the critic is asked again, within `critic.max_attempts`."""
     fallback: config.Fallback | None = None
-    """What takes the critique's place; None: what `critic.on_failure` says."""
+    """The fallback instead of the critique; None: `critic.on_failure`."""
     checks: tuple[Check, ...] = ()
 
     def failure(self, rollout: Rollout, critic: str) -> CritiqueFailure:
-        """The refusal as the critic's last word."""
+        """Return the rejection as the critic's result."""
         return CritiqueFailure(
             rollout_id=rollout.id,
             critic=critic,
@@ -41,77 +41,80 @@ class Refusal:
         )
 
 
-class Rules:
-    """A recipe's checks and its policy."""
+class Validator:
+    """A recipe's checks, and what follows where one fails."""
 
     def __init__(self, settings: config.CriticConfig, grader: Grader) -> None:
         self.checker = Checker(settings.checks, grader)
-        self._policy = settings.validation
+        self._actions = settings.validation
 
-    def settle(self, critique: Critique, problem: Problem, rollout: Rollout) -> Critique | Refusal:
-        """The critique with its checks, mended where the policy says so, or why it may not teach."""
+    def validate(self, critique: Critique, problem: Problem, rollout: Rollout) -> Critique | Rejection:
+        """Check a critique, and repair it where the recipe says so."""
         checks = self.checker.check(critique, problem, rollout)
         failed = self._failed(checks)
         if not failed:
             return replace(critique, checks=checks)
-        if getattr(self._policy, failed[0].name) == "repair":
-            mended = splice(critique, rollout, checks)
-            after = self.checker.check(mended, problem, rollout)
-            if not (still := self._failed(after)):
+        if getattr(self._actions, failed[0].name) == "repair":
+            repaired = splice(critique, rollout, checks)
+            after = self.checker.check(repaired, problem, rollout)
+            if not (still_failed := self._failed(after)):
                 passed = {check.name for check in after if check.passed}
-                repaired = tuple(check.name for check in checks if not check.passed and check.name in passed)
-                return replace(mended, checks=checks, repaired=repaired)
-            failed = still
-        return self.refuse(failed[0].name, "; ".join(check.detail for check in failed), checks)
+                names = tuple(check.name for check in checks if not check.passed and check.name in passed)
+                return replace(repaired, checks=checks, repaired=names)
+            failed = still_failed
+        return self.reject(failed[0].name, "; ".join(check.detail for check in failed), checks)
 
-    def refuse(self, reason: str, detail: str, checks: tuple[Check, ...] = ()) -> Refusal:
-        """What the policy makes of a fault that it names: a check that failed, `parse`, `truncated`."""
-        action = getattr(self._policy, reason)
-        return Refusal(
+    def reject(self, reason: str, detail: str, checks: tuple[Check, ...] = ()) -> Rejection:
+        """Reject a reply for a reason that the recipe's table has: a failed check, `parse` or `truncated`."""
+        action = getattr(self._actions, reason)
+        return Rejection(
             reason=reason,
             detail=detail,
-            again=action in ("retry", "repair"),
+            retry=action in ("retry", "repair"),
             fallback=action if action in ("refsol", "drop") else None,
             checks=checks,
         )
 
     def _failed(self, checks: tuple[Check, ...]) -> list[Check]:
-        return [check for check in checks if not check.passed and getattr(self._policy, check.name) != "ignore"]
+        return [check for check in checks if not check.passed and getattr(self._actions, check.name) != "ignore"]
 
 
-class CheckedCritic:
-    """A critic whose answers are checked, one that cannot be asked again: a program, a file."""
+class ValidatedCritic:
+    """A critic that cannot be asked again (a program, a file), with its critiques validated."""
 
-    def __init__(self, critic: Critic, rules: Rules) -> None:
+    def __init__(self, critic: Critic, settings: config.CriticConfig, grader: Grader) -> None:
         self.name = critic.name
-        self._critic, self._rules = critic, rules
+        self._critic, self._validator = critic, Validator(settings, grader)
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
-        """Yield one answer an attempt, in the critic's order."""
-        taken: dict[str, tuple[Problem, Rollout]] = {}
+        """Yield one result an attempt, in the critic's order."""
+        pending: dict[str, tuple[Problem, Rollout]] = {}
 
         def remembered() -> Iterator[tuple[Problem, Rollout]]:
             for problem, rollout in attempts:
-                taken[rollout.id] = problem, rollout
+                pending[rollout.id] = problem, rollout
                 yield problem, rollout
 
-        for answer in self._critic.critique(remembered()):
-            problem, rollout = taken.pop(answer.rollout_id)
-            found = self._rules.settle(answer, problem, rollout) if isinstance(answer, Critique) else answer
-            yield found.failure(rollout, answer.critic) if isinstance(found, Refusal) else found
+        for result in self._critic.critique(remembered()):
+            problem, rollout = pending.pop(result.rollout_id)
+            if isinstance(result, CritiqueFailure):
+                yield result
+            else:
+                validated = self._validator.validate(result, problem, rollout)
+                yield validated.failure(rollout, result.critic) if isinstance(validated, Rejection) else validated
 
 
 def splice(critique: Critique, rollout: Rollout, checks: tuple[Check, ...]) -> Critique:
-    """The critique with the solver's own text where it is to be copied, character for character.
+    """Put the solver's own text into a critique where it is to be copied, character for character.
 
-    Where the wrong step is not withheld, its verdicts' reasons are left out as well.
+    Where the wrong step is quoted, the verdicts' reasons are removed as well.
     """
     verdicts = critique.verdicts
-    if any(check.name == "withheld" and not check.passed for check in checks):
+    if any(check.name == "error_not_quoted" and not check.passed for check in checks):
         verdicts = tuple(Verdict(step=verdict.step, correct=verdict.correct) for verdict in verdicts)
     own = schema.original(parse(rollout.text), critique.first_error)
-    mended = replace(critique, verdicts=verdicts, correct_part=own, fidelity=1.0)
+    spliced = replace(critique, verdicts=verdicts, correct_part=own, fidelity=1.0)
     try:
-        return replace(mended, text=schema.text_of(mended))
-    except ValueError:  # case and verdicts contradict each other: the check of the case says so
-        return mended
+        return replace(spliced, text=schema.text_of(spliced))
+    except ValueError:  # case and verdicts contradict each other, which the check of the case reports
+        return spliced

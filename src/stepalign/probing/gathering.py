@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stepalign import config, critics
+from stepalign import config
+from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.critics import OwnModel
-from stepalign.critics.journal import answer_all
+from stepalign.critics import Critic
+from stepalign.critics.run import critique_all
+from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.models import context_limit
 from stepalign.probing.inputs import Material
@@ -47,10 +49,10 @@ def settled(given: Material, settings: config.Recipe, solver: Solver, console: C
     answers = list(given.answers)
     if settings.critic is not None and waiting:
         own = OwnModel(solver.chat, solver.sampler, context_limit(settings.model))
-        critic = critics.make(settings.critic, solver.grader, folder, lambda: own)
+        critic: Critic = registry.build(settings.critic, grader=solver.grader, folder=folder, own=lambda: own)
         journal = folder / "asked.jsonl"
         with console.stage("critique", len(waiting)) as advance:
-            answers += answer_all(critic, waiting, journal, advance)
+            answers += critique_all(critic, waiting, journal, advance)
     return replace(given, rollouts=rollouts, answers=answers)
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 import stepalign
 from stepalign import trace as traces
-from stepalign.critics.counts import OUTCOMES
+from stepalign.critics.stats import OUTCOMES
 from stepalign.records import Critique, CritiqueFailure, Rollout
 from stepalign.report import display, figures, timeline
 from stepalign.report.comparison import Comparison

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from stepalign.critics import counts
+from stepalign.critics import stats
 from stepalign.evaluation.compare import compare
 from stepalign.evaluation.metrics import METRICS, Evaluation, Metric
 from stepalign.evaluation.stats import Difference, Interval
@@ -205,12 +205,12 @@ class Summary:
 
     @property
     def checks(self) -> list[tuple[str, list[int]]]:
-        """What became of the critiques, check by check: a number for each of `counts.OUTCOMES`."""
+        """What became of the critiques, check by check: a number for each of `stats.OUTCOMES`."""
         total: dict[str, Counter[str]] = {}
         for step in self.run.steps:
             for name, found in step.get("checks", {}).items():
                 total.setdefault(name, Counter()).update(found)
-        return [(name, [total[name][outcome] for outcome in counts.OUTCOMES]) for name in counts.ordered(total)]
+        return [(name, [total[name][outcome] for outcome in stats.OUTCOMES]) for name in stats.ordered(total)]
 
     @property
     def examples(self) -> list[Example]:

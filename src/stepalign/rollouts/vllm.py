@@ -56,7 +56,7 @@ class VllmSampler:
         except ImportError as error:
             raise StepalignError(f"sampler.kind = 'vllm' needs vLLM: pip install 'stepalign[vllm]' ({error})") from None
         self._vllm: Any = vllm
-        self._eos_ids, self._seeded = sorted(eos_ids), settings.seeded
+        self._eos_ids, self.seeded = sorted(eos_ids), settings.seeded
         self._sleeps = settings.enable_sleep_mode and torch.cuda.is_available()
         self._asleep = False
         self._adapter: Any = None
@@ -108,7 +108,7 @@ class VllmSampler:
                     top_p=sampling.top_p,
                     top_k=sampling.top_k,
                     max_tokens=sampling.max_new_tokens,
-                    seed=request.seed if self._seeded else None,
+                    seed=request.seed if self.seeded else None,
                     logprobs=0,
                     # The trainer's chat template names the tokens that end a completion, not the engine.
                     ignore_eos=True,

@@ -70,7 +70,7 @@ class ServerSampler:
         check_urls("sampler.base_url", settings.base_url)
         self._model = settings.model or model.location
         self._concurrency = -(-settings.max_num_seqs // world.size)
-        self._seeded, self._timeout_s, self._eos_ids = settings.seeded, settings.timeout_s, sorted(eos_ids)
+        self.seeded, self._timeout_s, self._eos_ids = settings.seeded, settings.timeout_s, sorted(eos_ids)
         self._adapter: AdapterVersion | None = None
         self._endpoints = Endpoints(
             settings.base_url,
@@ -177,7 +177,7 @@ class ServerSampler:
             "stop_token_ids": self._eos_ids,
             "logprobs": 0,
         }
-        if self._seeded:
+        if self.seeded:
             body["seed"] = request.seed
         try:
             return await self._client.post(self._completion(body, adapter, read, self._timeout_s))

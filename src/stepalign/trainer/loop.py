@@ -16,14 +16,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, critics, models, report
+from stepalign import config, models, report
 from stepalign import data as problems
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.self_distillation import within
 from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.critics.counts import outcomes
+from stepalign.critics import Critic
+from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.stats import outcomes
 from stepalign.distributed.process import SINGLE, MainProcessProxy, World, init_world
 from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
@@ -77,8 +79,10 @@ class Trainer:
             settings.algorithm, recipe=settings, chat=self.chat, prompt=self.prompt, context_limit=context_limit
         )
         grader = stack.enter_context(Grader(settings.grader))
-        self.critic = (
-            critics.make(settings.critic.divided(world.size), grader, settings.folder, self._own_model)
+        self.critic: Critic | None = (
+            registry.build(
+                settings.critic.divided(world.size), grader=grader, folder=settings.folder, own=self._own_model
+            )
             if settings.critic and self.method.needs_critique
             else None
         )
@@ -138,8 +142,8 @@ class Trainer:
             self.console.say(f"{settings.folder}: going on from {last.name}")
         self.watch = self._watch(context_limit) if settings.probe else None
 
-    def _own_model(self) -> critics.OwnModel:
-        return critics.OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
+    def _own_model(self) -> OwnModel:
+        return OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
 
     def run_all(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -186,6 +190,7 @@ class Trainer:
                 early = self._early and kept is None
                 answers = [] if early else kept or self._critiques(step, rollouts, answering)
                 self.weight_sync.sleep()
+                self.weight_sync.compare(rollouts)
             try:
                 if early:
                     taught, learnt, answers = self._learn_as_answered(step, by_id, rollouts, answering)

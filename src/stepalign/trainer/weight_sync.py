@@ -13,7 +13,7 @@ decided between 0.4 and 0.6, because rounding in the trainer itself (half precis
 served, nor where half of the step is below four standard deviations of the noise. Such a sync is counted, and the next
 one compares with the same older version, so that the step grows until it can be decided.
 
-The mismatch between trainer and sampler on the rollouts themselves is `sampler_mismatch`.
+`compare` measures the difference on the rollouts themselves.
 """
 
 import logging
@@ -39,6 +39,7 @@ log = logging.getLogger("stepalign")
 
 _TOKENS, _TOKENS_PER_TEXT = 2000, 256
 """Tokens that are compared. vLLM holds the logits of a whole text at once, so texts are short."""
+_TOKENS_PER_PASS = 8192
 _STALE, _ARRIVED = 0.4, 0.6
 _DEVIATIONS = 4.0
 """Standard deviations of the noise that half of a step must exceed."""
@@ -71,7 +72,7 @@ class WeightSync:
         self._older: dict[str, Float[Tensor, " tokens"]] = {}
         self._undecided = self._reloads = 0
         self.metrics: dict[str, float] = {}
-        """The last sync's: mean |s − n| in nats, the least t, and counts over the run; empty without a sync."""
+        """Mean |s − n| (nats), least t, mismatch on the last rollouts, counts over the run; empty before a sync."""
 
     def sync(self, step: int) -> None:
         """Load the policy into the sampler, if it has changed, and check that it arrived.
@@ -99,6 +100,34 @@ class WeightSync:
         self._step = step
         self._world.on_main(lambda: self._forget(version))
 
+    def compare(self, rollouts: Sequence[Rollout]) -> None:
+        """Compare the sampler's log-probabilities of its rollouts with those of the policy that sampled them.
+
+        Adds to `metrics` the mean over rollouts of their mean |trainer − sampler|, and the largest, in nats a token.
+
+        Args:
+            rollouts: of the present policy. Those without `sampler_logprobs` do not count.
+        """
+        views, served = [], []
+        for rollout in self._world.shard(rollouts):
+            if rollout.sampler_logprobs:
+                prompt, ids = rollout.prompt_ids, rollout.completion_ids
+                views.append(View(prompt_ids=prompt, completion_ids=ids, start=0, stop=len(ids)))
+                served.append(torch.tensor(rollout.sampler_logprobs))
+        scored = log_probs(self._policy, views)
+        means = [_mean_difference(one, other) for one, other in zip(served, scored, strict=True)]
+        if means := self._world.gather(means):
+            mean, largest = sum(means) / len(means), max(means)
+            self.metrics |= {"sampler_mismatch": mean, "sampler_mismatch_max": largest}
+            if largest > self._tolerance and self._world.is_main:
+                log.warning(
+                    "trainer and sampler differ by %.2g nats a token on average, by %.2g on one rollout "
+                    "(sampler.tolerance = %g): the rollouts are not quite the policy's own",
+                    mean,
+                    largest,
+                    self._tolerance,
+                )
+
     def sleep(self) -> None:
         """Let the sampler free the memory that training needs."""
         if self._sampler is not None:
@@ -124,10 +153,10 @@ class WeightSync:
         changed = [name for name, old in self._older.items() if not torch.equal(old, new)]
         decided = all(len(found) == len(changed) for found in projections)
         self._undecided += not decided
-        values = [t for found in projections for t in found.values()]
+        projected = [t for by_name in projections for t in by_name.values()]
         self.metrics = {
             "weight_sync_difference": max(differences),
-            **({"weight_sync_projection": min(values)} if values else {}),
+            **({"weight_sync_projection": min(projected)} if projected else {}),
             "weight_sync_undecided": self._undecided,
             "weight_sync_reloads": self._reloads,
         }
@@ -206,39 +235,23 @@ def _mean_difference(one: Float[Tensor, " tokens"], other: Float[Tensor, " token
 
 @torch.no_grad()
 def log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]]:
-    """Score the counted tokens of each view with a policy, without dropout, at temperature 1."""
+    """Score the loss tokens of each view with a policy, without dropout, at temperature 1."""
     training = policy.training
     policy.eval()
-    scored = []
-    for view in views:
-        batch = collate([view]).to(policy.head.device)
-        scored.append(scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu())
+    scored: dict[int, Float[Tensor, " _"]] = {}
+    waiting = sorted(range(len(views)), key=lambda number: -len(views[number].input_ids))
+    while waiting:
+        size = max(1, _TOKENS_PER_PASS // len(views[waiting[0]].input_ids))
+        rows, waiting = waiting[:size], waiting[size:]
+        batch = collate([views[number] for number in rows]).to(policy.head.device)
+        values = scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu()
+        scored |= zip(rows, values.split([views[number].num_loss_tokens for number in rows]), strict=True)
     policy.train(training)
-    return scored
-
-
-def sampler_mismatch(rollouts: Sequence[Rollout], trainer: Sequence[Float[Tensor, " _"]]) -> dict[str, float]:
-    """Compare the sampler's log-probabilities of its own tokens with the trainer's.
-
-    Args:
-        rollouts: those without `sampler_logprobs` do not count.
-        trainer: for each rollout the log-probabilities of its completion, of the same policy (`log_probs`).
-
-    Returns:
-        The mean over rollouts of their mean |trainer − sampler|, and the largest, in nats a token; empty without any.
-    """
-    means = [
-        (torch.tensor(rollout.sampler_logprobs) - values).abs().mean().item()
-        for rollout, values in zip(rollouts, trainer, strict=True)
-        if rollout.sampler_logprobs
-    ]
-    if not means:
-        return {}
-    return {"sampler_mismatch": sum(means) / len(means), "sampler_mismatch_max": max(means)}
+    return [scored[number] for number in range(len(views))]
 
 
 def _excerpts(texts: Iterable[TokenIds]) -> list[TokenIds]:
-    """The ends of the first texts: most of a text's own words stand there, behind the prompt's."""
+    """Take the ends of the first texts, because the solver's own text is there, behind the prompt."""
     excerpts: list[TokenIds] = []
     for ids in texts:
         if sum(map(len, excerpts)) >= _TOKENS:

@@ -9,7 +9,8 @@ import pytest
 
 from stepalign import config
 from stepalign import data as problems
-from stepalign.critics import make, schema
+from stepalign.config import registry
+from stepalign.critics import schema
 from stepalign.critics.arithmetic import equations
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.checks import NAMES, Checker
@@ -462,7 +463,7 @@ def test_a_reason_never_shows_the_wrong_number() -> None:
 
 
 def test_a_recipe_makes_the_critic() -> None:
-    made = make(config.ProgramCriticConfig(), Grader(config.GraderConfig()), Path())
+    made = registry.build(config.ProgramCriticConfig(), grader=Grader(config.GraderConfig()), folder=Path(), own=None)
     (found,) = made.critique(
         [(EGGS, attempt("### Step 1: a\n9 * 2 = 18\n\n### Final Answer:\n\\boxed{18}", correct=True))]
     )
@@ -537,7 +538,7 @@ def test_real_critiques_pass_every_check_but_the_echo_of_a_reference_that_they_r
             checks = checker.check(found, problem, rollout)
             failed.update(check.name for check in checks if not check.passed)
             if "it does not lead to the answer" in found.text:  # then it goes on with the reference solution
-                echoes.append(next(check for check in checks if check.name == "echo"))
-    assert set(failed) == {"echo"}
+                echoes.append(next(check for check in checks if check.name == "reference_overlap"))
+    assert set(failed) == {"reference_overlap"}
     assert len(echoes) > 150
     assert sum(not check.passed for check in echoes) / len(echoes) > 0.9

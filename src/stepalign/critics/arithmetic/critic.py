@@ -16,7 +16,7 @@ from time import perf_counter
 from stepalign import config
 from stepalign.critics.arithmetic.correct import Attempt, Correction, correct, justify
 from stepalign.critics.schema import compose, prefix, trim
-from stepalign.critics.validation import CheckedCritic, Rules
+from stepalign.critics.validation import ValidatedCritic
 from stepalign.records import Case, Critique, CritiqueFailure, Problem, Rollout, Verdict
 from stepalign.rewards.math import Grader
 from stepalign.trace import parse
@@ -28,9 +28,9 @@ class ProgramCritic:
     name = "program"
 
     @classmethod
-    def from_config(cls, settings: config.ProgramCriticConfig, *, grader: Grader, **_: object) -> CheckedCritic:
+    def from_config(cls, settings: config.ProgramCriticConfig, *, grader: Grader, **_: object) -> ValidatedCritic:
         """Build the critic of a recipe, with its checks."""
-        return CheckedCritic(cls(), Rules(settings, grader))
+        return ValidatedCritic(cls(), settings, grader)
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one answer an attempt.

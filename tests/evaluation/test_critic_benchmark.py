@@ -1,6 +1,6 @@
 import pytest
 
-from stepalign.critics.benchmark import Trial, accuracies, by_kind, judged_outcome, judged_step
+from stepalign.evaluation.critic_benchmark import Trial, accuracies, by_kind, judged_outcome, judged_step
 from stepalign.records import Case, Critique, CritiqueFailure, Verdict
 
 FAILURE = CritiqueFailure(rollout_id="r", critic="c", reason="parse")

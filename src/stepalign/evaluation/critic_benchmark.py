@@ -1,0 +1,168 @@
+"""Benchmark of a critic: how often it finds the first wrong step (ProcessBench, arXiv 2412.06559, Section 3).
+
+On a trace with an error the critic is right if it names the very first wrong step, on a trace without one if it finds
+none. `F1` is the harmonic mean of the two accuracies, so that a critic that always complains, or never does, scores
+badly. A failure is a miss. Of natural traces only the final answer's label is known: any error found in a wrong one is
+a hit. Intervals are percentile bootstraps over problems, whose traces stay together.
+
+Unlike in ProcessBench, critics here are given the reference answer, and with it whether the final answer is right. The
+accuracy on correct traces is therefore high, and critics differ in the first error.
+
+    stepalign critic-bench recipes/quickstart.toml planted
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from stepalign.critics import stats
+from stepalign.critics.stats import CriticReport, Prices
+from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.io import read_jsonl
+from stepalign.records import Critique, CritiqueFailure, PlantedSlip, Problem, Rollout
+
+T = TypeVar("T")
+Results = Mapping[str, Critique | CritiqueFailure]
+
+
+@dataclass(frozen=True)
+class PlantedTraces:
+    """Traces of a folder that `stepalign plant` wrote."""
+
+    problems: dict[str, Problem]
+    pairs: list[tuple[PlantedSlip, Rollout, Rollout]]
+    """Each slip, the trace that has it, and the correct trace that it came from."""
+    natural: list[Rollout]
+
+    @classmethod
+    def read(cls, folder: Path, limit: int | None = None) -> "PlantedTraces":
+        """Read at most `limit` slips, their correct traces, and as many natural solutions, evenly spaced."""
+        rollouts = read_jsonl(folder / "rollouts.jsonl", Rollout)
+        by_id = {rollout.id: rollout for rollout in rollouts}
+        by_text = {(rollout.problem_id, rollout.text): rollout for rollout in rollouts}
+        slips = _spaced(read_jsonl(folder / "slips.jsonl", PlantedSlip), limit)
+        return cls(
+            problems={problem.id: problem for problem in read_jsonl(folder / "problems.jsonl", Problem)},
+            pairs=[(slip, by_id[slip.rollout_id], by_text[slip.problem_id, slip.correct_text]) for slip in slips],
+            natural=_spaced(read_jsonl(folder / "natural.jsonl", Rollout), limit),
+        )
+
+    @property
+    def attempts(self) -> list[tuple[Problem, Rollout]]:
+        """The traces to critique. A correct trace that is a natural solution as well comes once."""
+        traces = [*(trace for _, *two in self.pairs for trace in two), *self.natural]
+        return [(self.problems[trace.problem_id], trace) for trace in {trace.id: trace for trace in traces}.values()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticBenchmark:
+    """Accuracy of a critic on traces whose first error is known, and on natural ones."""
+
+    critic: str
+    planted: dict[str, Interval]
+    """`wrong`: first-error accuracy; `right`: accuracy on the correct traces; `F1`: their harmonic mean."""
+    kinds: dict[str, Interval]
+    """First-error accuracy by kind of slip."""
+    natural: dict[str, Interval] = Field(default_factory=dict)
+    """The same with labels by final answer only: a hit is any error in a wrong one."""
+    answers: CriticReport
+    seconds: float | None
+    """Wall time of the critic; None where a second start went on with the results of a first."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trace, and whether the critic was right about it."""
+
+    problem_id: str
+    wrong: bool
+    """Whether the trace has an error."""
+    hit: bool
+
+
+def score(
+    traces: PlantedTraces, results: Results, *, critic: str, seconds: float | None, prices: Prices | None = None
+) -> CriticBenchmark:
+    """Score a critic's results, given by rollout id."""
+    wrong = [
+        (slip.kind, Trial(slip.problem_id, wrong=True, hit=judged_step(results[trace.id], slip.step)))
+        for slip, trace, _ in traces.pairs
+    ]
+    right = [
+        Trial(slip.problem_id, wrong=False, hit=judged_step(results[trace.id], None)) for slip, _, trace in traces.pairs
+    ]
+    natural = [
+        Trial(trace.problem_id, wrong=not trace.correct, hit=judged_outcome(results[trace.id], wrong=not trace.correct))
+        for trace in traces.natural
+    ]
+    return CriticBenchmark(
+        critic=critic,
+        planted=accuracies([*(trial for _, trial in wrong), *right]),
+        kinds=by_kind(wrong),
+        natural=accuracies(natural),
+        answers=stats.summarize([results[trace.id] for _, trace in traces.attempts], prices),
+        seconds=seconds,
+    )
+
+
+def table(benchmark: CriticBenchmark) -> str:
+    """Format a benchmark as lines of text."""
+    rows = [(f"planted, {name}", accuracy) for name, accuracy in benchmark.planted.items()]
+    rows += [(f"planted, wrong: {kind}", accuracy) for kind, accuracy in benchmark.kinds.items()]
+    rows += [(f"natural, {name}", accuracy) for name, accuracy in benchmark.natural.items()]
+    lines = [f"{name:<32}{a.value:>7.1%}   [{a.low:.1%}, {a.high:.1%}]   n {a.n}" for name, a in rows]
+    if benchmark.seconds is not None:
+        lines.append(f"{'seconds':<32}{benchmark.seconds:>7.1f}")
+    return "\n".join([*lines, "", stats.table(benchmark.answers)])
+
+
+def judged_step(result: Critique | CritiqueFailure, first_error: int | None) -> bool:
+    """Return whether a critic found exactly this first wrong step; None: no error."""
+    return isinstance(result, Critique) and result.first_error == first_error
+
+
+def judged_outcome(result: Critique | CritiqueFailure, *, wrong: bool) -> bool:
+    """Return whether a critic found an error exactly where the final answer is wrong."""
+    return isinstance(result, Critique) and (result.first_error is not None) == wrong
+
+
+def accuracies(trials: Sequence[Trial], *, resamples: int = 2000, seed: int = 0) -> dict[str, Interval]:
+    """Estimate `wrong`, `right` and `F1`, those of them that have traces."""
+    if not trials:
+        return {}
+    rows = {name: row for row, name in enumerate(dict.fromkeys(trial.problem_id for trial in trials))}
+    counts = np.zeros((len(rows), 4))  # hits and traces, of wrong and of right ones
+    for trial in trials:
+        column = 0 if trial.wrong else 2
+        counts[rows[trial.problem_id], column : column + 2] += (trial.hit, 1)
+    resampled = resample(len(counts), resamples=resamples, seed=seed) @ counts / len(counts)
+    resampled = resampled[(resampled[:, [1, 3]] > 0).sum(axis=1) == (counts.sum(axis=0)[[1, 3]] > 0).sum()]
+    means = np.concatenate([counts.mean(axis=0, keepdims=True), resampled])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wrong, right = means[:, 0] / means[:, 1], means[:, 2] / means[:, 3]
+        f1 = np.where(wrong + right > 0, 2 * wrong * right / (wrong + right), 0.0)
+    n_wrong, n_right = int(counts[:, 1].sum()), int(counts[:, 3].sum())
+    n_f1 = n_wrong + n_right if n_wrong and n_right else 0
+    return {
+        name: interval(float(values[0]), values[1:], n=n)
+        for name, values, n in (("wrong", wrong, n_wrong), ("right", right, n_right), ("F1", f1, n_f1))
+        if n
+    }
+
+
+def by_kind(trials: Iterable[tuple[str, Trial]], *, resamples: int = 2000, seed: int = 0) -> dict[str, Interval]:
+    """Estimate the accuracy on wrong traces, kind by kind."""
+    groups: dict[str, list[Trial]] = {}
+    for kind, trial in trials:
+        groups.setdefault(kind, []).append(trial)
+    return {kind: accuracies(group, resamples=resamples, seed=seed)["wrong"] for kind, group in sorted(groups.items())}
+
+
+def _spaced(records: Sequence[T], limit: int | None) -> list[T]:
+    if limit is None or limit >= len(records):
+        return list(records)
+    return [records[place * len(records) // limit] for place in range(limit)]
