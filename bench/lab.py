@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stepalign.lab import running
-from stepalign.report.run import read
+from stepalign.report.run import read_run
 from stepalign.report.summary import Summary
 from stepalign.trainer.loop import Trainer
 from stepalign.trainer.run_folder import Run
@@ -28,7 +28,7 @@ def main() -> None:
         run = Run(settings)
         stack.callback(run.close)
         Trainer(settings, run, stack).run_all()
-        summary = Summary(read(settings.folder))
+        summary = Summary(read_run(settings.folder))
     for stage in summary.stages:
         speed = f"{stage.tokens_per_second:,.0f} tokens/s" if stage.tokens_per_second else ""
         print(f"{stage.name:<12} {stage.seconds / options.steps:7.3f} s a step   {speed}")

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from stepalign.lab import running
-from stepalign.report.run import read
+from stepalign.report.run import read_run
 from stepalign.trainer.loop import train
 
 VALIDATION = (
@@ -33,7 +33,7 @@ def main() -> None:
             own = [*VALIDATION, *arguments.overrides, f"optimizer.lr={rate}"]
             settings = running.settings_of(condition, 0, arguments.out / f"lr-{rate:g}", own)
             train(settings)
-            shown = [evaluation.measures["avg"] for evaluation in read(settings.folder).evaluations]
+            shown = [evaluation.measures["avg"] for evaluation in read_run(settings.folder).evaluations]
             reached = ", ".join(f"{one.value:.1%} [{one.low:.1%}, {one.high:.1%}]" for one in shown)
             print(f"{condition:<20} lr {rate:<8g} {reached}", flush=True)
 

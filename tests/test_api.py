@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from stepalign import api as stages
+import stepalign
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
@@ -26,7 +26,7 @@ def checkpoint(finished_run: Recipe) -> Path:
 
 def test_sampling_draws_graded_rollouts_of_every_training_problem(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     out = tmp_path / "rollouts.jsonl"
-    rollouts = stages.sample(make_recipe(), out, samples=2)
+    rollouts = stepalign.sample(make_recipe(), out, samples=2)
     assert read_jsonl(out, Rollout) == rollouts
     assert len(rollouts) == 2 * 9
     assert len({rollout.problem_id for rollout in rollouts}) == 9
@@ -37,8 +37,8 @@ def test_sampling_with_an_adapter_draws_something_else(
     make_recipe: MakeRecipe, checkpoint: Path, tmp_path: Path
 ) -> None:
     settings = make_recipe("problems.train.count=6")
-    base = stages.sample(settings, tmp_path / "base.jsonl")
-    adapted = stages.sample(settings, tmp_path / "adapted.jsonl", adapter=checkpoint)
+    base = stepalign.sample(settings, tmp_path / "base.jsonl")
+    adapted = stepalign.sample(settings, tmp_path / "adapted.jsonl", adapter=checkpoint)
     assert [rollout.seed for rollout in base] == [rollout.seed for rollout in adapted]
     assert [rollout.completion_ids for rollout in base] != [rollout.completion_ids for rollout in adapted]
 
@@ -48,7 +48,7 @@ def test_evaluating_a_checkpoint_gives_the_numbers_of_the_run(
     step: int, finished_run: Recipe, checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "evaluation.json"
-    evaluation = stages.evaluate(finished_run, out, adapter=checkpoint if step else None)
+    evaluation = stepalign.evaluate(finished_run, out, adapter=checkpoint if step else None)
     in_the_run = metrics.read(finished_run.folder / "evaluations" / f"step-{step:06d}.json")
     assert evaluation.measures == in_the_run.measures
     assert metrics.read(out) == evaluation
@@ -59,7 +59,7 @@ def test_evaluating_a_checkpoint_gives_the_numbers_of_the_run(
 
 def test_there_must_be_something_to_evaluate_on(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match="nothing to evaluate on"):
-        stages.evaluate(make_recipe("problems.holdout=0"), tmp_path / "evaluation.json")
+        stepalign.evaluate(make_recipe("problems.holdout=0"), tmp_path / "evaluation.json")
 
 
 def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(
@@ -68,12 +68,12 @@ def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(
     settings = make_recipe("selection.num_attempts=2", "problems.train.count=6")
     # The tiny model writes no format at all, so nothing is left.
     with pytest.raises(StepalignError, match="format"):
-        stages.select(settings, tmp_path / "selection")
+        stepalign.select(settings, tmp_path / "selection")
     attempts = tmp_path / "selection" / "attempts.jsonl"
     before = attempts.read_bytes()
     assert len(read_jsonl(attempts, Rollout)) == 2 * 6
     with pytest.raises(StepalignError, match="format"):
-        stages.select(settings, tmp_path / "selection")
+        stepalign.select(settings, tmp_path / "selection")
     assert attempts.read_bytes() == before
 
 
@@ -106,15 +106,15 @@ def test_a_damaged_adapter_is_an_error(
 ) -> None:
     adapter = damaged(checkpoint, tmp_path / "adapter", damage, tiny_llama)
     with pytest.raises(StepalignError, match=r"adapter: not a PEFT adapter for this model"):
-        stages.sample(make_recipe(), tmp_path / "rollouts.jsonl", adapter=adapter)
+        stepalign.sample(make_recipe(), tmp_path / "rollouts.jsonl", adapter=adapter)
     assert not (tmp_path / "rollouts.jsonl").exists()
 
 
 def test_a_folder_without_an_adapter_is_an_error(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match=r"nowhere: not a PEFT adapter for this model"):
-        stages.sample(make_recipe(), tmp_path / "rollouts.jsonl", adapter=tmp_path / "nowhere")
+        stepalign.sample(make_recipe(), tmp_path / "rollouts.jsonl", adapter=tmp_path / "nowhere")
 
 
 def test_a_prompt_without_room_names_the_rollout(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match=r"sample/sums-.*: a prompt of \d+ tokens and max_new_tokens = 1000"):
-        stages.sample(make_recipe("sampling.max_new_tokens=1000"), tmp_path / "rollouts.jsonl")
+        stepalign.sample(make_recipe("sampling.max_new_tokens=1000"), tmp_path / "rollouts.jsonl")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import stepalign
 from stepalign import __version__, cli, config
 
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "aiohttp", "peft", "accelerate", "numpy"}
@@ -15,7 +16,6 @@ LIGHT = [
     "critics.arithmetic.critic",
     "critics.schema",
     "errors",
-    "probing.folder",
     "prompts",
     "config",
     "records",
@@ -23,11 +23,13 @@ LIGHT = [
     "trace",
 ]
 
+COMMANDS = [command.name or command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands]
+
 Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def stepalign(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
     """A function: the command line with these arguments, its exit status, standard output and error."""
     monkeypatch.chdir(tmp_path)
 
@@ -61,19 +63,20 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     program = "from stepalign.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass"
     assert not imported_by(program) & HEAVY
     done = subprocess.run([sys.executable, "-m", "stepalign.cli", "--help"], capture_output=True, text=True, check=True)
-    for command in (
-        "train",
-        "evaluate",
-        "sample",
-        "critique",
-        "critic-bench",
-        "plant",
-        "probe",
-        "select",
-        "report",
-        "version",
-    ):
+    for command in COMMANDS:
         assert f" {command} " in done.stdout
+
+
+def test_every_command_is_a_function_of_the_package() -> None:
+    functions = {"report": "write_report", "lab": "run_lab", "version": "__version__"}
+    names = {functions.get(command, command.replace("-", "_")) for command in COMMANDS}
+    assert {*names, "load_recipe"} == set(stepalign.__all__)
+    assert names <= set(dir(stepalign))
+    for name in names - {"__version__"}:
+        assert callable(getattr(stepalign, name)), name
+    assert not imported_by("import stepalign; dir(stepalign); stepalign.load_recipe; stepalign.migrate") & HEAVY
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = stepalign.trian
 
 
 def test_the_light_modules_import_nothing_heavy() -> None:
@@ -82,9 +85,9 @@ def test_the_light_modules_import_nothing_heavy() -> None:
     assert not modules & HEAVY
 
 
-def test_a_dry_run_prints_a_recipe_that_loads_as_the_same(stepalign: Cli, file: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_a_recipe_that_loads_as_the_same(run_cli: Cli, file: Path, tmp_path: Path) -> None:
     overrides = ["optimizer.lr=1e-4", "context.template=stepalign", "critic.kind=program"]
-    status, printed, complaints = stepalign("train", str(file), *overrides, "--dry-run")
+    status, printed, complaints = run_cli("train", str(file), *overrides, "--dry-run")
     assert (status, complaints) == (0, "")
     again = tmp_path / "again.toml"
     again.write_text(printed)
@@ -92,9 +95,9 @@ def test_a_dry_run_prints_a_recipe_that_loads_as_the_same(stepalign: Cli, file: 
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_last_override_wins(stepalign: Cli, file: Path) -> None:
-    assert "seed = 1\n" in stepalign("train", str(file), "--dry-run")[1]
-    assert "seed = 3\n" in stepalign("train", str(file), "seed=2", "seed=3", "--dry-run")[1]
+def test_the_last_override_wins(run_cli: Cli, file: Path) -> None:
+    assert "seed = 1\n" in run_cli("train", str(file), "--dry-run")[1]
+    assert "seed = 3\n" in run_cli("train", str(file), "seed=2", "seed=3", "--dry-run")[1]
 
 
 @pytest.mark.parametrize(
@@ -110,16 +113,14 @@ def test_the_last_override_wins(stepalign: Cli, file: Path) -> None:
         (["probe", "gone.toml"], "gone.toml: no such recipe"),
         (["probe", "recipe.toml", "--context", "stepalin"], "no template 'stepalin'"),
         (["critique", "recipe.toml", "gone.jsonl", "--problems", "gone.jsonl"], "gone.jsonl: No such file"),
-        (["critic-bench", "recipe.toml", "gone", "critic.kind=program"], "problems.jsonl: No such file"),
+        (["critic-bench", "recipe.toml", "gone", "critic.kind=program"], "gone/rollouts.jsonl: No such file"),
         (["plant", "gone.jsonl", "--model", "a/model"], "model.name_or_path = 'a/model': no tokenizer there"),
         (["plant", "gsm_symbolic", "--model", "a/model", "--kind", "typo"], "no kind of slip 'typo'"),
         (["report", "gone"], "gone"),
     ],
 )
-def test_bad_input_is_one_error_and_no_traceback(
-    stepalign: Cli, file: Path, arguments: list[str], expected: str
-) -> None:
-    status, printed, complaints = stepalign(*arguments)
+def test_bad_input_is_one_error_and_no_traceback(run_cli: Cli, file: Path, arguments: list[str], expected: str) -> None:
+    status, printed, complaints = run_cli(*arguments)
     assert status == 2
     assert printed == ""
     assert complaints.startswith("error: ")
@@ -139,28 +140,28 @@ def test_the_console_command_exits_with_2_on_bad_input(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: gone.toml: no such recipe\n")
 
 
-def test_an_interrupt_says_how_to_go_on(stepalign: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_says_how_to_go_on(run_cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(settings: config.Recipe) -> Path:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stepalign.trainer.loop.train", interrupted)
-    status, _, complaints = stepalign("train", str(file))
+    status, _, complaints = run_cli("train", str(file))
     assert status == 130
     assert f"the same command goes on from {Path('runs/small')}" in complaints
 
 
-def test_an_interrupt_elsewhere_exits_with_130(stepalign: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_elsewhere_exits_with_130(run_cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stepalign.api.sample", interrupted)
-    status, _, complaints = stepalign("sample", str(file))
+    status, _, complaints = run_cli("sample", str(file))
     assert status == 130
     assert "Traceback" not in complaints
 
 
 def test_planted_slips_are_critiqued_checked_and_measured(
-    stepalign: Cli, file: Path, tiny_llama: Path, tmp_path: Path
+    run_cli: Cli, file: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
     solution = "2*17 = 34 pens\n34+18 = 52\nA: 52"
     row = {
@@ -169,25 +170,41 @@ def test_planted_slips_are_critiqued_checked_and_measured(
         "model": {"is_correct": True, "solution": solution},
     }
     (tmp_path / "solutions.jsonl").write_text(json.dumps(row) + "\n")
-    status, printed, _ = stepalign("plant", "solutions.jsonl", "--model", str(tiny_llama), "--kind", "arithmetic")
+    status, printed, _ = run_cli("plant", "solutions.jsonl", "--model", str(tiny_llama), "--kind", "arithmetic")
     assert (status, printed) == (0, "planted: 1 slips; not planted: {}\n")
     with_problems = ["recipe.toml", "planted/rollouts.jsonl", "--problems", "planted/problems.jsonl"]
-    status, printed, _ = stepalign("critique", *with_problems, "critic.kind=program", "--prices", "1", "2.5")
+    status, printed, _ = run_cli("critique", *with_problems, "critic.kind=program", "--prices", "1", "2.5")
     assert status == 0
     assert "critiques     2  (1 A, 1 D)" in printed
     assert "cost 0.0000" in printed
     assert printed.endswith("critiques.jsonl, critiques-report.json\n")
-    assert stepalign("critique", *with_problems, "--check", "critiques.jsonl")[0] == 0
+    assert run_cli("critique", *with_problems, "--check", "critiques.jsonl")[0] == 0
     lines = (tmp_path / "critiques.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "critiques.jsonl").write_text(lines[0])
-    status, printed, _ = stepalign("critique", *with_problems, "--check", "critiques.jsonl")
+    status, printed, _ = run_cli("critique", *with_problems, "--check", "critiques.jsonl")
     assert status == 1
     assert "failures      1  (1 missing)" in printed
-    status, printed, _ = stepalign("critic-bench", "recipe.toml", "planted", "critic.kind=program")
+    status, printed, _ = run_cli("critic-bench", "recipe.toml", "planted", "critic.kind=program")
     assert status == 0
     assert "planted, F1                      100.0%" in printed
     assert (tmp_path / "critic-bench" / "benchmark.json").exists()
 
 
-def test_the_version_is_the_packages(stepalign: Cli) -> None:
-    assert stepalign("version") == (0, f"{__version__}\n", "")
+def test_the_version_is_the_packages(run_cli: Cli) -> None:
+    assert run_cli("version") == (0, f"{__version__}\n", "")
+
+
+def test_a_recipe_of_format_1_is_migrated_with_each_key_named(run_cli: Cli, tmp_path: Path) -> None:
+    old = tmp_path / "old.toml"
+    old.write_text('name = "a"  # mine\n[training]\nsteps = 3\n')
+    status, _, complaints = run_cli("train", "old.toml", "--dry-run")
+    assert status == 2
+    assert "`stepalign migrate old.toml`" in complaints
+    assert run_cli("migrate", "old.toml", "--out", "new.toml") == (
+        0,
+        "training.steps → training.max_steps\nnew.toml\n",
+        "",
+    )
+    assert (tmp_path / "new.toml").read_text() == 'name = "a"  # mine\n[training]\nmax_steps = 3\n'
+    assert run_cli("migrate", "old.toml")[:2] == (0, "training.steps → training.max_steps\nold.toml\n")
+    assert old.read_text() == (tmp_path / "new.toml").read_text()

@@ -4,7 +4,8 @@
     settings = stepalign.load_recipe("recipes/quickstart.toml", ["training.max_steps=4"])
     report = stepalign.train(settings)
 
-Everything is imported when it is first asked for: `import stepalign` costs no torch.
+One function for each command of `stepalign --help`. Each is imported when it is first used, so that
+`import stepalign` imports no torch.
 """
 
 from importlib import import_module
@@ -13,23 +14,36 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stepalign.api import critic_bench, critique, evaluate, sample, select
+    from stepalign.api import critic_bench as critic_bench
+    from stepalign.api import critique as critique
+    from stepalign.api import evaluate as evaluate
+    from stepalign.api import sample as sample
+    from stepalign.api import select as select
     from stepalign.config import load as load_recipe
+    from stepalign.config.migrate import migrate as migrate
     from stepalign.error_injection.sets import plant_set as plant
-    from stepalign.probing.run import probe
-    from stepalign.trainer.loop import train
+    from stepalign.lab.running import run_lab as run_lab
+    from stepalign.planning import plan as plan
+    from stepalign.probing.run import probe as probe
+    from stepalign.report import write_report as write_report
+    from stepalign.trainer.loop import train as train
 
-_WHERE = {
-    "load_recipe": ("stepalign.config", "load"),
-    "train": ("stepalign.trainer.loop", "train"),
-    "sample": ("stepalign.api", "sample"),
-    "critique": ("stepalign.api", "critique"),
-    "critic_bench": ("stepalign.api", "critic_bench"),
-    "evaluate": ("stepalign.api", "evaluate"),
-    "plant": ("stepalign.error_injection.sets", "plant_set"),
-    "probe": ("stepalign.probing.run", "probe"),
-    "select": ("stepalign.api", "select"),
+_API = {
+    "critic_bench": "stepalign.api:critic_bench",
+    "critique": "stepalign.api:critique",
+    "evaluate": "stepalign.api:evaluate",
+    "load_recipe": "stepalign.config:load",
+    "migrate": "stepalign.config.migrate:migrate",
+    "plan": "stepalign.planning:plan",
+    "plant": "stepalign.error_injection.sets:plant_set",
+    "probe": "stepalign.probing.run:probe",
+    "run_lab": "stepalign.lab.running:run_lab",
+    "sample": "stepalign.api:sample",
+    "select": "stepalign.api:select",
+    "train": "stepalign.trainer.loop:train",
+    "write_report": "stepalign.report:write_report",
 }
+"""The Python API: the module and the name of each function."""
 
 __all__ = [
     "__version__",
@@ -37,16 +51,24 @@ __all__ = [
     "critique",
     "evaluate",
     "load_recipe",
+    "migrate",
+    "plan",
     "plant",
     "probe",
+    "run_lab",
     "sample",
     "select",
     "train",
+    "write_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _API:
         raise AttributeError(f"module 'stepalign' has no attribute {name!r}")
-    module, attribute = _WHERE[name]
-    return getattr(import_module(module), attribute)
+    module, _, function = _API[name].partition(":")
+    return getattr(import_module(module), function)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,21 +1,17 @@
-"""Each stage of the pipeline by itself, on a recipe and files: what the command line runs.
+"""The Python API: the functions of the commands that sample, evaluate, select and critique.
 
-A stage reads and writes the same records as the loop does, so that rollouts of one run can be critiqued, scored or
-looked at without training anything.
+Each reads and writes the records that training does, so that any stage runs alone on a file. `stepalign` itself exports
+them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, …).
+
+    stepalign.sample(stepalign.load_recipe("recipes/quickstart.toml"), Path("rollouts.jsonl"), samples=4)
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from uuid import uuid4
-
-from accelerate import Accelerator
-from torch.nn import Module
 
 from stepalign import config, models
-from stepalign import data as problems
-from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
@@ -24,32 +20,28 @@ from stepalign.critics.run import critique_all, read_attempts
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
-from stepalign.data import selection
+from stepalign.data import load, prepare, selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.evaluation.run import judge
+from stepalign.evaluation.run import evaluate_policy
 from stepalign.io import read_jsonl, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
-from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards.math import Grader
-from stepalign.rollouts import AdapterVersion, RemoteSampler
-from stepalign.rollouts import build as samplers
-from stepalign.rollouts.generate import Solver
-from stepalign.rollouts.transformers import TransformersSampler
+from stepalign.rollouts.build import open_solver
 from stepalign.seeding import derive_seed
 
 
 def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
-    """Draw and grade `samples` rollouts for every training problem of a recipe, and write them to `out`."""
-    train_problems, _, _ = problems.prepare(settings.problems)
+    """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`."""
+    train_problems, _, _ = prepare(settings.problems)
     with (
-        solver(settings, adapter) as solve,
+        open_solver(settings, adapter) as solver,
         Console() as console,
         console.stage("sample", len(train_problems) * samples) as advance,
     ):
-        rollouts = solve.generate_rollouts(
+        rollouts = solver.generate_rollouts(
             train_problems,
             samples,
             settings.sampling,
@@ -64,16 +56,25 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
 
 
 def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None) -> Evaluation:
-    """Judge an adapter (None: the base) on a recipe's evaluation problems.
+    """Evaluate an adapter (None: the base) on a recipe's evaluation problems.
 
-    Writes the evaluation to `out` and the rollouts behind it to `STEM-rollouts.jsonl` beside it.
+    Writes the evaluation to `out`, and its rollouts to `STEM-rollouts.jsonl` beside it.
+
+    Raises:
+        StepalignError: the recipe has no evaluation problems.
     """
-    _, evaluation_problems, _ = problems.prepare(settings.problems)
+    _, evaluation_problems, _ = prepare(settings.problems)
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
-    with solver(settings, adapter) as solve, Console() as console:
-        evaluation, rollouts = judge(
-            solve, evaluation_problems, settings, console, adapter=ADAPTER if adapter else None, step=0
+    with open_solver(settings, adapter) as solver, Console() as console:
+        evaluation, rollouts = evaluate_policy(
+            solver,
+            evaluation_problems,
+            settings.evaluation,
+            console,
+            adapter=ADAPTER if adapter else None,
+            seed=settings.seed,
+            step=0,
         )
     write_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), rollouts)
     write_atomically(out, to_json(evaluation) + "\n")
@@ -81,27 +82,25 @@ def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None)
 
 
 def select(settings: config.Recipe, out: Path) -> Path:
-    """Keep the training problems that the base solver finds hard but writes well (the paper's filter).
+    """Select the training problems that the base solver rarely solves but writes in the format (the paper's filter).
 
-    Writes `train.jsonl`, `evaluation.jsonl` and `manifest.json` into the folder `out`, and goes on where a killed
-    selection stopped. A recipe then trains on them with `source = "file"`.
+    Writes `train.jsonl`, `evaluation.jsonl` and `manifest.json` into the folder `out`. A stopped selection resumes. A
+    recipe trains on the selected problems with `source = "file"`.
     """
-    loaded = problems.load(settings.problems.train)
+    loaded = load(settings.problems.train)
     seed = derive_seed(settings.seed, "selection")
     fingerprint = {
         "seed": settings.seed,
-        **{
-            name: getattr(settings, name).model_dump(mode="json") for name in ("model", "prompts", "sampling", "grader")
-        },
+        **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader"}),
     }
     with (
-        solver(settings, None) as solve,
+        open_solver(settings, None) as solver,
         Console() as console,
         console.stage("select", len(loaded.problems), "problems") as advance,
     ):
 
         def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
-            return solve.generate_rollouts(
+            return solver.generate_rollouts(
                 batch,
                 settings.selection.num_attempts,
                 settings.sampling,
@@ -211,7 +210,7 @@ def report_path(critiques: Path) -> Path:
 
 def _attempts(settings: config.Recipe, rollouts: Path, problems_file: Path | None) -> list[tuple[Problem, Rollout]]:
     if problems_file is None:
-        return read_attempts(rollouts, problems.prepare(settings.problems)[0], "the recipe")
+        return read_attempts(rollouts, prepare(settings.problems)[0], "the recipe")
     return read_attempts(rollouts, read_jsonl(problems_file, Problem), str(problems_file))
 
 
@@ -225,39 +224,10 @@ def _critique_all(
         grader = stack.enter_context(Grader(settings.grader))
 
         def own_model() -> OwnModel:
-            loaded = stack.enter_context(solver(settings, None))
+            loaded = stack.enter_context(open_solver(settings, None))
             return OwnModel(loaded.chat, loaded.sampler, models.context_limit(settings.model))
 
         critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own_model)
         console = stack.enter_context(Console())
         with console.stage("critique", len(attempts)) as advance:
             return critique_all(critic, attempts, out, advance)
-
-
-@contextmanager
-def solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
-    """The recipe's solver with any PEFT adapter, or with none."""
-    chat = load_chat(settings.model)
-    device = Accelerator().device
-    dtype = models.resolve_dtype(settings.model.dtype, device)
-
-    def model() -> Module:
-        trained: Module = models.load_model(settings.model, adapter, device)
-        return trained
-
-    with ExitStack() as stack:
-        sampler = samplers.make(settings, model, dtype, eos_ids=chat.eos_ids)
-        if isinstance(sampler, RemoteSampler):
-            stack.callback(sampler.close)
-            if adapter is not None:
-                sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
-        grader = stack.enter_context(Grader(settings.grader))
-        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
-
-
-@contextmanager
-def solver_on(settings: config.Recipe, chat: Chat, model: Module) -> Iterator[Solver]:
-    """The recipe's solver on a model that is there already, which is also what samples."""
-    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.max_num_seqs)
-    with Grader(settings.grader) as grader:
-        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

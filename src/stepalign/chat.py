@@ -1,14 +1,19 @@
-"""Between text and token ids, exactly and in one direction at a time.
+"""Conversion of messages to prompt ids, and of sampled ids to text.
 
-A chat template's own words become control tokens; everything a person or a model wrote is encoded as plain text,
-so that a problem which contains `<|im_end|>` or `</think>` cannot end a turn (`FACTS.md`, traps 1 and 3). Sampled ids
-are decoded once, for reading; they are never encoded again.
+Only the chat template emits control tokens. All that a person or a model wrote is encoded as plain text, so that a
+problem with `<|im_end|>` or `</think>` in it cannot end a turn (`FACTS.md`, traps 1 and 3). Sampled ids are decoded
+once, for reading, and never encoded again.
+
+Control tokens are the special tokens, every EOS, and the added tokens of the chat template. Other added tokens are
+text (in Gemma: line breaks, runs of spaces).
 """
 
 import json
 import os
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
+from itertools import product
 from typing import Any
 
 from jinja2 import TemplateError
@@ -21,14 +26,15 @@ from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
 
 _SLOT = "\ue000{}\ue001"
-"""Stands for a message while the template is rendered; private-use characters no template contains."""
+"""Placeholder of a message while the template is rendered, in private-use characters."""
 
 
 class Chat:
     """A tokenizer with its chat template: messages to prompt ids, sampled ids to text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int] = frozenset()) -> None:
-        """
+        """Wrap a tokenizer.
+
         Args:
             tokenizer: a fast tokenizer with a chat template.
             eos_ids: the ids that end a response, beside the tokenizer's own EOS.
@@ -46,14 +52,14 @@ class Chat:
         self.eos_ids = eos_ids | own
         if not self.eos_ids:
             raise StepalignError(f"{where}: neither it nor the generation config names an end-of-sequence token")
-        self.control_ids = frozenset(tokenizer.added_tokens_decoder)
-        self._plain = _without_control_tokens(tokenizer)
+        self.control_ids = self._control_ids()
+        self._plain, self._text_ids = _without_control_tokens(tokenizer, self.control_ids)
 
     def prompt_ids(self, turns: Sequence[Turn], *, thinking: bool = False, close_think: bool = False) -> TokenIds:
-        """A conversation as the ids of a prompt that ends with the assistant's header.
+        """Encode a conversation as a prompt that ends with the assistant's header.
 
         Args:
-            turns: each one's content is plain text, whatever it contains.
+            turns: messages; their content is encoded as plain text.
             thinking: the template's `enable_thinking`.
             close_think: end with an empty think block, as thinking-off prompts do, so that the response's
                 first token is not expected to be `<think>`.
@@ -68,44 +74,53 @@ class Chat:
             rendered += self._closing(rendered)
         ids: list[int] = []
         for slot, turn in zip(slots, turns, strict=True):
-            before, found, rendered = rendered.partition(slot)
-            if not found or slot in rendered:
+            before, separator, rendered = rendered.partition(slot)
+            if not separator or slot in rendered:
                 raise StepalignError("the chat template does not show every turn exactly once and in order")
             ids += [*self._encode_control(before), *self.encode_text(turn.content)]
         return (*ids, *self._encode_control(rendered))
 
     def encode_text(self, text: str) -> TokenIds:
-        """Plain text as ids, none of them a control token.
+        """Encode plain text without control tokens.
 
         Raises:
-            StepalignError: the vocabulary has no other way to write what the text contains.
+            StepalignError: the vocabulary can write the text only with control tokens.
         """
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        if self.control_ids.isdisjoint(ids):
-            return tuple(ids)
-        # A word-level vocabulary can hold a control token as a word: write it in two pieces.
-        for control in (str(self._plain.id_to_token(token)) for token in ids if token in self.control_ids):
-            head, found, tail = text.partition(control)
-            if found and len(control) > 1:
-                return (*self.encode_text(head + control[:1]), *self.encode_text(control[1:] + tail))
-        raise StepalignError(f"text that the tokenizer can only write with control tokens: {text[:80]!r}")
+        ids: list[int] = []
+        pieces = [text]
+        while pieces:
+            piece = pieces.pop()
+            encoded = self._plain.encode(piece, add_special_tokens=False).ids
+            encoded = [self._text_ids.get(token, token) for token in encoded]
+            if self.control_ids.isdisjoint(encoded):
+                ids += encoded
+                continue
+            # A word-level vocabulary can hold a control token as a word: cut each such word after one character.
+            words = [str(self.tokenizer.convert_ids_to_tokens(token)) for token in encoded if token in self.control_ids]
+            word = next((word for word in words if len(word) > 1 and word in piece), None)
+            if word is None:
+                raise StepalignError(f"text that the tokenizer can only write with control tokens: {text[:80]!r}")
+            first, *rest = piece.split(word)
+            heads, tails = [first, *(word[1:] + part for part in rest)], [word[0]] * len(rest) + [""]
+            pieces += [head + tail for head, tail in zip(heads, tails, strict=True)][::-1]
+        return tuple(ids)
 
     def decode(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-        """Sampled ids as text, and for each id the character where its text begins.
+        """Decode sampled ids to text and the character at which each id's text begins.
 
-        Special tokens are text like any other; a final EOS adds nothing and begins at the end. An id that holds
-        only a part of a character begins where that character does.
+        Special tokens are decoded as text. A final EOS has no text and begins at the end. An id with a part of a
+        character begins where that character does.
         """
         body = list(ids[:-1]) if ids and ids[-1] in self.eos_ids else list(ids)
         text, starts = self._decode_alone(body) or self._decode_in_windows(body)
         return text, (*starts, *[len(text)] * (len(ids) - len(body)))
 
     def token_text(self, token: int) -> str:
-        """One id by itself as text; a part of a character shows as the replacement character."""
+        """Decode a single id; a part of a character becomes the replacement character."""
         return self._decode([token])
 
     def has_thinking_switch(self) -> bool:
-        """Whether the template answers to `enable_thinking`."""
+        """Return whether `enable_thinking` changes the rendered prompt."""
         message = [{"role": "user", "content": "?"}]
         return self._render(message, True) != self._render(message, False)
 
@@ -117,6 +132,23 @@ class Chat:
         except TemplateError as error:
             raise StepalignError(f"the chat template: {error}") from None
         return str(rendered)
+
+    def _control_ids(self) -> frozenset[int]:
+        """Return the special tokens, and every other added token that ends a response or is emitted by a prompt.
+
+        Words and white space that the template emits remain text.
+        """
+        roles = ("system", "user", "assistant")
+        rendered = "<think></think>"  # emitted by `close_think`
+        for conversation, thinking in product([roles, *((role,) for role in roles)], (False, True)):
+            with suppress(StepalignError, TypeError):  # a template may refuse a conversation
+                rendered += self._render([{"role": role, "content": ""} for role in conversation], thinking)
+        candidates = self.eos_ids.union(self._encode_control(rendered))
+        return frozenset(
+            id
+            for id, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special or (id in candidates and re.search(r"[^\w\s]", token.content))
+        )
 
     def _closing(self, rendered: str) -> str:
         if {"<think>", "</think>"} - {str(token) for token in self.tokenizer.added_tokens_decoder.values()}:
@@ -132,7 +164,7 @@ class Chat:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _decode_alone(self, ids: list[int]) -> tuple[str, list[int]] | None:
-        """Each id by itself, where the pieces do make up the whole (almost always, and fast)."""
+        """Decode each id alone, if the pieces join to the whole text (the usual case, and fast)."""
         pieces = [self._decode([token]) for token in ids]
         text = self._decode(ids)
         if "".join(pieces) != text or "\ufffd" in text:
@@ -144,13 +176,13 @@ class Chat:
         return text, [0, *ends[:-1]][: len(ids)]
 
     def _decode_in_windows(self, ids: list[int]) -> tuple[str, list[int]]:
-        """Id by id in growing windows, for characters of several ids and tokenizers that mind what stands before."""
+        """Decode in growing windows, for characters of several ids and tokenizers that depend on the ids before."""
         text, starts = self._decode(ids), [0]
         written, settled, done = 0, 0, 0
         for position in range(1, len(ids)):
             before = self._decode(ids[settled:done])
             new = self._decode(ids[settled:position])[len(before) :]
-            # Where a character is still incomplete, the window and the whole text part.
+            # The window differs from the whole text where a character is still incomplete.
             agreed = len(os.path.commonprefix([new, text[written : written + len(new)]]))
             starts.append(max(starts[-1], written + agreed))
             if agreed == len(new) and not new.endswith("\ufffd"):
@@ -159,36 +191,38 @@ class Chat:
 
 
 def load_chat(model: config.ModelConfig) -> Chat:
-    """The chat of a recipe's model: tokenizer, template, and every id that its generation config calls an EOS."""
+    """Load a model's tokenizer, its template, and every EOS of its generation config.
+
+    Raises:
+        StepalignError: tokenizer or template cannot be read, or cannot be used.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
-        raise StepalignError(
-            f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {_first_line(error)}"
-        ) from None
+        reason = str(error).strip().splitlines()[0]
+        raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {reason}") from None
     if model.chat_template_path is not None:
-        tokenizer.chat_template = _read(model.chat_template_path)
+        try:
+            tokenizer.chat_template = model.chat_template_path.read_text(encoding="utf-8")
+        except OSError as error:
+            path = str(model.chat_template_path)
+            raise StepalignError(f"model.chat_template_path = {path!r}: {error.strerror}") from None
     try:
-        configured = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
+        eos = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
     except OSError:
-        configured = None
-    ids = [] if configured is None else configured if isinstance(configured, list) else [configured]
-    return Chat(tokenizer, frozenset(ids))
+        eos = None
+    return Chat(tokenizer, frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]))
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise StepalignError(f"model.chat_template_path = {str(path)!r}: {error.strerror}") from None
+def _without_control_tokens(
+    tokenizer: PreTrainedTokenizerBase, control_ids: frozenset[int]
+) -> tuple[Tokenizer, dict[int | None, int]]:
+    """Return the tokenizer without its control tokens, and the original id of each added token that it still has.
 
-
-def _without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The same tokenizer, blind to added tokens: `<|im_end|>` is seven characters and more to it."""
+    Added tokens beyond the model's own vocabulary are numbered anew when others are missing.
+    """
     description: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    return Tokenizer.from_str(json.dumps(description))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    added = [token for token in description["added_tokens"] if token["id"] not in control_ids]
+    description |= {"added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
+    plain = Tokenizer.from_str(json.dumps(description))
+    return plain, {plain.token_to_id(token["content"]): token["id"] for token in added}

@@ -1,13 +1,16 @@
-"""The command line: reads arguments, calls a room, prints an error's message and nothing else of it."""
+"""The command line: reads arguments, calls the Python function of the same name, prints its result."""
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stepalign import __version__, config
+import stepalign
+from stepalign import config
 from stepalign.errors import StepalignError
 
 if TYPE_CHECKING:
@@ -20,15 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeFile = Annotated[Path, typer.Argument(help="A recipe (TOML).", show_default=False)]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Values laid over it, like optimizer.lr=1e-5.", show_default=False)
-]
-ProblemsFile = Annotated[Path | None, typer.Option(help="The problems (JSONL) that the rollouts belong to.")]
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe (TOML).")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides of recipe keys, like optimizer.lr=1e-5.")]
+ProblemsFile = Annotated[Path | None, typer.Option(help="Problems (JSONL) of the rollouts. Default: the recipe's.")]
 PriceOption = Annotated[
-    tuple[float, float] | None, typer.Option(help="What a million tokens cost: read, written.", show_default=False)
+    tuple[float, float] | None,
+    typer.Option(help="Price of a million prompt tokens and of a million completion tokens."),
 ]
-AdapterFolder = Annotated[Path | None, typer.Option(help="A PEFT adapter's folder; without it the base is used.")]
+AdapterFolder = Annotated[Path | None, typer.Option(help="Folder of a PEFT adapter. Default: the base model.")]
 
 
 @app.command()
@@ -37,20 +39,14 @@ def train(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
 ) -> None:
-    """Train a solver, or go on with a run that was stopped, and write its report."""
+    """Train a solver, or resume a stopped run, and write the run's report."""
     settings = config.load(file, overrides or ())
     if dry_run:
         typer.echo(config.dump(settings), nl=False)
         return
-    try:
-        from stepalign.trainer.loop import train as train_run
-
-        report = train_run(settings)
-    except KeyboardInterrupt:
-        if _leads():
-            typer.echo(f"\nstopped; the same command goes on from {settings.folder}", err=True)
-        raise typer.Exit(130) from None
-    if _leads():
+    with _resumable(settings.folder):
+        report = stepalign.train(settings)
+    if _is_main():
         typer.echo(report)
 
 
@@ -58,20 +54,22 @@ def train(
 def plan(
     file: RecipeFile,
     overrides: Overrides = None,
-    hardware: Annotated[str, typer.Option(help="this (measured), h100, h200, a100, l40s or rtx4090.")] = "this",
-    devices: Annotated[int, typer.Option(min=1, help="How many train and sample.")] = 1,
-    like: Annotated[Path | None, typer.Option(help="An earlier run's folder, for lengths of texts.")] = None,
-    completion: Annotated[int | None, typer.Option(min=1, help="Tokens of a completion; the cap without it.")] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Of a device for an hour.", show_default=False)] = None,
+    hardware: Annotated[str | None, typer.Option(help="h100, h200, a100, l40s or rtx4090. Default: no hours.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs that train and sample.")] = 1,
+    from_run: Annotated[Path | None, typer.Option(help="Folder of an earlier run whose text lengths are used.")] = None,
+    completion_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one completion.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of one device for one hour.")] = None,
 ) -> None:
-    """Say what a run will take: memory, tokens, operations, hours. Nothing is loaded but tokenizer and problems."""
+    """Estimate memory, tokens, operations and hours of a run. No weights are loaded."""
     settings = config.load(file, overrides or ())
     from rich.console import Console
 
-    from stepalign import planning
+    from stepalign.planning.table import table
 
-    options = {"hardware": hardware, "devices": devices, "like": like, "completion": completion, "price": price}
-    Console(highlight=False, soft_wrap=True).print(planning.write(settings, **options))  # type: ignore[arg-type]
+    estimated = stepalign.plan(
+        settings, hardware=hardware, devices=devices, from_run=from_run, completion_tokens=completion_tokens
+    )
+    Console(highlight=False, soft_wrap=True).print(table(estimated, price=price))
 
 
 @app.command()
@@ -79,13 +77,10 @@ def evaluate(
     file: RecipeFile,
     overrides: Overrides = None,
     adapter: AdapterFolder = None,
-    out: Annotated[Path, typer.Option(help="Where the evaluation goes (JSON).")] = Path("evaluation.json"),
+    out: Annotated[Path, typer.Option(help="File for the evaluation (JSON).")] = Path("evaluation.json"),
 ) -> None:
-    """Judge an adapter, or the base, on a recipe's evaluation problems."""
-    settings = config.load(file, overrides or ())
-    from stepalign import api as stages
-
-    evaluation = stages.evaluate(settings, out, adapter=adapter)
+    """Evaluate an adapter, or the base model, on a recipe's evaluation problems."""
+    evaluation = stepalign.evaluate(config.load(file, overrides or ()), out, adapter=adapter)
     for name, measure in evaluation.measures.items():
         typer.echo(f"{name:<10} {measure.value:8.3f}   [{measure.low:.3f}, {measure.high:.3f}]")
 
@@ -95,14 +90,11 @@ def sample(
     file: RecipeFile,
     overrides: Overrides = None,
     adapter: AdapterFolder = None,
-    samples: Annotated[int, typer.Option(min=1, help="Rollouts a problem.")] = 1,
-    out: Annotated[Path, typer.Option(help="Where the rollouts go (JSONL).")] = Path("rollouts.jsonl"),
+    samples: Annotated[int, typer.Option(min=1, help="Number of rollouts of each problem.")] = 1,
+    out: Annotated[Path, typer.Option(help="File for the rollouts (JSONL).")] = Path("rollouts.jsonl"),
 ) -> None:
-    """Draw and grade rollouts of a recipe's training problems."""
-    settings = config.load(file, overrides or ())
-    from stepalign import api as stages
-
-    rollouts = stages.sample(settings, out, adapter=adapter, samples=samples)
+    """Sample and grade rollouts of a recipe's training problems."""
+    rollouts = stepalign.sample(config.load(file, overrides or ()), out, adapter=adapter, samples=samples)
     typer.echo(f"{out}: {len(rollouts)} rollouts, {sum(rollout.correct for rollout in rollouts)} correct")
 
 
@@ -112,11 +104,11 @@ def critique(
     rollouts: Annotated[Path, typer.Argument(help="Graded rollouts (JSONL).")],
     overrides: Overrides = None,
     problems: ProblemsFile = None,
-    check: Annotated[Path | None, typer.Option(help="Only check this file of critiques; no critic is asked.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Check this file of critiques and ask no critic.")] = None,
     prices: PriceOption = None,
-    out: Annotated[Path, typer.Option(help="Where the critiques go (JSONL).")] = Path("critiques.jsonl"),
+    out: Annotated[Path, typer.Option(help="File for the critiques (JSONL).")] = Path("critiques.jsonl"),
 ) -> None:
-    """Have a recipe's critic answer a file of rollouts, and say how faithful it was. A second start goes on."""
+    """Critique a file of rollouts with a recipe's critic, and report how faithful it is. Resumes a stopped file."""
     settings = config.load(file, overrides or ())
     from stepalign import api
     from stepalign.critics import stats
@@ -133,19 +125,17 @@ def critique(
 @app.command()
 def critic_bench(
     file: RecipeFile,
-    folder: Annotated[Path, typer.Argument(help="A folder of planted slips (`stepalign plant`).")],
+    folder: Annotated[Path, typer.Argument(help="Folder that `stepalign plant` wrote.")],
     overrides: Overrides = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many slips and natural solutions, no more.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most planted and most natural solutions.")] = None,
     prices: PriceOption = None,
-    out: Annotated[Path, typer.Option(help="The folder of answers and figures.")] = Path("critic-bench"),
+    out: Annotated[Path, typer.Option(help="Folder for answers and figures.")] = Path("critic-bench"),
 ) -> None:
     """Measure how often a recipe's critic finds the first wrong step, and how faithfully it copies."""
     settings = config.load(file, overrides or ())
-    from stepalign import api
-    from stepalign.evaluation import critic_benchmark
+    from stepalign.evaluation.critic_benchmark import table
 
-    benchmark = api.critic_bench(settings, folder, out, limit=limit, prices=_prices(prices))
-    typer.echo(critic_benchmark.table(benchmark))
+    typer.echo(table(stepalign.critic_bench(settings, folder, out, limit=limit, prices=_prices(prices))))
 
 
 @app.command()
@@ -154,53 +144,43 @@ def probe(
     overrides: Overrides = None,
     rollouts: Annotated[
         Path | None,
-        typer.Option(
-            help="Rollouts (JSONL), or a folder of them with problems, critiques, slips or marks; else they are drawn.",
-            show_default=False,
-        ),
+        typer.Option(help="Rollouts (JSONL) or a folder of records. Default: sampled."),
     ] = None,
-    context: Annotated[
-        list[str] | None, typer.Option(help="A context design, by name or file; again for more.", show_default=False)
-    ] = None,
+    context: Annotated[list[str] | None, typer.Option(help="Name or file of a context. May be repeated.")] = None,
     adapter: AdapterFolder = None,
-    top: Annotated[int, typer.Option(min=0, help="Keep so many of the likeliest tokens in each place.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Look at the first so many rollouts only.")] = None,
-    out: Annotated[Path, typer.Option(help="The probe's folder.")] = Path("probe"),
+    top: Annotated[int, typer.Option(min=0, help="Number of likeliest tokens kept at each position.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rollouts to probe.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the probe.")] = Path("probe"),
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """See where each context's signal lands, token by token, before training; goes on where it was stopped."""
+    """Measure the credit that each context gives to each token, before training. Resumes a stopped probe."""
     settings = config.load(file, overrides or ())
-    try:
-        from stepalign.probing.run import probe as look
-
-        found = look(settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit)
-    except KeyboardInterrupt:
-        typer.echo(f"\nstopped; the same command goes on from {out}", err=True)
-        raise typer.Exit(130) from None
+    with _resumable(out):
+        probed = stepalign.probe(
+            settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit
+        )
     from stepalign.probing.display import table
 
-    typer.echo(f"{table(found.measures)}\n{out / 'probe.html'}")
+    typer.echo(f"{table(probed.measures)}\n{out / 'probe.html'}")
     if show:
         typer.launch(str(out / "probe.html"))
 
 
 @app.command()
 def plant(
-    source: Annotated[str, typer.Argument(help="Model solutions, rollouts or problems (JSONL), or gsm_symbolic.")],
-    model: Annotated[str, typer.Option(help="The solver whose tokenizer is used: a folder or a name on the hub.")],
+    source: Annotated[str, typer.Argument(help="Solutions, rollouts or problems (JSONL), or gsm_symbolic.")],
+    model: Annotated[str, typer.Option(help="Folder or hub name of the model whose tokenizer is used.")],
     problems: ProblemsFile = None,
-    prompt: Annotated[str, typer.Option(help="The solver's template: shipped or a file.")] = "solver",
-    limit: Annotated[int | None, typer.Option(min=1, help="Plant at most this many slips.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    kind: Annotated[
-        list[str] | None, typer.Option(help="arithmetic, sign, 'copied number' or 'dropped term'; all without it.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The folder of the slips, rollouts and critiques.")] = Path("planted"),
+    prompt: Annotated[str, typer.Option(help="Name or file of the solver's template.")] = "solver",
+    limit: Annotated[int | None, typer.Option(min=1, help="Most errors to plant.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of errors.")] = 0,
+    kind: Annotated[list[str] | None, typer.Option(help="arithmetic, sign, 'copied number' or 'dropped term'.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for slips, rollouts and critiques.")] = Path("planted"),
 ) -> None:
-    """Put one slip into each of a set of correct solutions: where they go wrong is then known exactly."""
+    """Plant one error into each of a set of correct solutions, so that its position is known exactly."""
     from stepalign.error_injection import sets
 
-    planted = sets.plant_set(
+    planted = stepalign.plant(
         source,
         out,
         model=config.ModelConfig(name_or_path=model),
@@ -217,52 +197,65 @@ def plant(
 def select(
     file: RecipeFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="The folder of the selection.")] = Path("selection"),
+    out: Annotated[Path, typer.Option(help="Folder for the selected problems.")] = Path("selection"),
 ) -> None:
-    """Keep the problems that the solver finds hard but writes well (the paper's filter)."""
-    settings = config.load(file, overrides or ())
-    from stepalign import api as stages
-
-    typer.echo(stages.select(settings, out))
+    """Select the problems that the solver rarely solves but writes in the format (the paper's filter)."""
+    typer.echo(stepalign.select(config.load(file, overrides or ()), out))
 
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="One run's folder, or several to compare.")],
-    out: Annotated[Path, typer.Option(help="Where a comparison goes.")] = Path("comparison.html"),
+    folders: Annotated[list[Path], typer.Argument(help="Folder of a run, or of several to compare.")],
+    out: Annotated[Path, typer.Option(help="File for a comparison.")] = Path("comparison.html"),
 ) -> None:
     """Write a run's report again, or one page that compares several runs."""
-    from stepalign import report as reports
-
-    typer.echo(reports.write(folders[0]) if len(folders) == 1 else reports.write_comparison(folders, out))
+    typer.echo(stepalign.write_report(folders, out))
 
 
 @app.command()
 def lab(
     conditions: Annotated[
-        list[str] | None,
-        typer.Option("--condition", help="A condition, by its recipe's name; may be given again.", show_default=False),
+        list[str] | None, typer.Option("--condition", help="Name of a condition. May be repeated.")
     ] = None,
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each condition.")] = 1,
-    out: Annotated[Path, typer.Option(help="The folder of the runs and of their comparison.")] = Path("runs/lab"),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs of each condition.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and their comparison.")] = Path("runs/lab"),
+    jobs: Annotated[int, typer.Option(min=1, help="Number of runs at a time, one core each.")] = 1,
 ) -> None:
-    """Compare feedback designs on a laptop: a solver and a task that ship with the package."""
-    from stepalign.lab import comparing, running
+    """Compare feedback designs on a laptop, with the solver and the task that ship with the package."""
+    typer.echo(stepalign.run_lab(conditions or (), seeds=seeds, out=out, jobs=jobs, overrides=overrides or ()))
 
-    folders = running.run(conditions or running.DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides or ())
-    typer.echo(comparing.write(folders, out))
+
+@app.command()
+def migrate(
+    file: Annotated[Path, typer.Argument(help="Recipe of an earlier format (TOML).")],
+    out: Annotated[Path | None, typer.Option(help="File for the new recipe. Default: the same file.")] = None,
+) -> None:
+    """Rewrite a recipe of an earlier format with today's keys. Comments and layout stay."""
+    for old, new in stepalign.migrate(file, out):
+        typer.echo(f"{old} → {new}")
+    typer.echo(out or file)
 
 
 @app.command()
 def version() -> None:
     """Print the release."""
-    typer.echo(__version__)
+    typer.echo(stepalign.__version__)
 
 
-def _leads() -> bool:
-    """Whether this is the first of the processes that a launcher started, or the only one."""
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say how to resume when the work inside is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _is_main():
+            typer.echo(f"\nstopped; the same command goes on from {folder}", err=True)
+        raise typer.Exit(130) from None
+
+
+def _is_main() -> bool:
+    """Return whether this is the first of the processes that a launcher started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 

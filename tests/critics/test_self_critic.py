@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,9 +134,9 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     loads = []
     load_base = models.load_base
 
-    def counted(*arguments: object) -> object:
+    def counted(*arguments: Any, **options: Any) -> object:
         loads.append(arguments)
-        return load_base(*arguments)  # type: ignore[arg-type]
+        return load_base(*arguments, **options)
 
     monkeypatch.setattr(models, "load_base", counted)
     template = tmp_path / "critic.txt"

@@ -6,9 +6,10 @@ import pytest
 
 from stepalign.errors import StepalignError
 from stepalign.io import differences
-from stepalign.lab import comparing, running
+from stepalign.lab import running
 from stepalign.lab.running import settings_of
-from stepalign.trainer.cost import COSTS
+from stepalign.report.comparison import Comparison
+from stepalign.report.run import read_run
 
 TINY = [
     "training.max_steps=2",
@@ -55,18 +56,21 @@ def test_an_unknown_condition_is_an_error_that_names_the_others() -> None:
 @pytest.mark.slow
 def test_a_lab_is_run_compared_and_gone_on_with(tmp_path: Path) -> None:
     folders = running.run(["stepalign", "grpo"], seeds=2, out=tmp_path, overrides=TINY)
-    page = comparing.write(folders, tmp_path)
+    page = running.compare(folders, tmp_path)
     assert "Best checkpoint" in page.read_text()
     table = (tmp_path / "comparison.md").read_text()
     assert "| stepalign |" in table
     assert "| refsol |" in table  # the probe looks at every context
-    assert "| before | " in table.partition("What the attempts do")[2]
+    assert "| before | " in table.partition("Attempts at the last evaluation")[2]
+    assert "Attempts at the last evaluation" in page.read_text()
     before = (folders["grpo"][1] / "metrics.jsonl").read_bytes()
     assert running.run(["grpo"], seeds=2, out=tmp_path, overrides=TINY)["grpo"] == folders["grpo"]
     assert (folders["grpo"][1] / "metrics.jsonl").read_bytes() == before
-    conditions = comparing.Conditions(folders)
-    for axis in COSTS:
-        first, second = (conditions.cost("stepalign", step, axis) for step in (1, 2))
+    assert (tmp_path / "comparison-figures" / "evaluation-flops.png").exists()
+    comparison = Comparison({condition: [read_run(path) for path in paths] for condition, paths in folders.items()})
+    assert {"rollouts", "flops", "seconds"} <= set(comparison.costs)
+    for cost in comparison.costs:
+        first, second = (comparison.cost("stepalign", step, cost) for step in (1, 2))
         assert 0 <= first <= second
-    assert conditions.cost("stepalign", 2, "rollouts") == 16
-    assert conditions.panels("flops")[0].curves[0].steps[0] == 0
+    assert comparison.cost("stepalign", 2, "rollouts") == 16
+    assert comparison.panels("flops")[0].curves[0].x[0] == 0

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import lab
+from stepalign.assets import SOLVER
 from stepalign.chat import load_chat
 from stepalign.lab.running import settings_of
 from stepalign.prompts.conversation import Turn
-from stepalign.report.run import read
+from stepalign.report.run import read_run
 from stepalign.trainer.loop import train
 
 MEGABYTE = 2**20
 
 
 def test_it_is_small_and_has_a_card() -> None:
-    assert sum(file.stat().st_size for file in lab.SOLVER.iterdir()) < 10 * MEGABYTE
-    card = (lab.SOLVER / "README.md").read_text()
+    assert sum(file.stat().st_size for file in SOLVER.iterdir()) < 10 * MEGABYTE
+    card = (SOLVER / "README.md").read_text()
     assert "python -m tools.lab_solver.pretrain" in card
 
 
@@ -39,6 +39,6 @@ def test_a_few_steps_of_feedback_help(tmp_path: Path) -> None:
     ]
     settings = settings_of("stepalign-reverse", 0, tmp_path, short)
     train(settings)
-    before, after = (evaluation.measures["avg"].value for evaluation in read(settings.folder).evaluations)
+    before, after = (evaluation.measures["avg"].value for evaluation in read_run(settings.folder).evaluations)
     assert 0.3 < before < 0.6
     assert after > before + 0.1

@@ -1,24 +1,25 @@
 """Estimates against what tiny real models have, keep and do."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console as RichConsole
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepalign import config, models, planning
+from stepalign import config, models
 from stepalign.algorithms.distillation_loss import DistillationLoss
 from stepalign.config import Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
-from stepalign.planning import estimate
-from stepalign.planning.estimate import Lengths
-from stepalign.planning.hardware import GPUS, Gpu
-from stepalign.planning.lengths import lengths
-from stepalign.planning.shape import shape
+from stepalign.planning import Plan, estimate, plan
+from stepalign.planning.lengths import Lengths, lengths
+from stepalign.planning.model_size import model_size
+from stepalign.planning.table import table
 from stepalign.policy import Policy
 from stepalign.trainer.accumulation import optimizer_of, update
 from stepalign.trainer.loop import train
@@ -40,11 +41,11 @@ def loaded(folder: Path, settings: Recipe) -> Policy:
 
 def test_parameters_are_counted_exactly(folder: Path, make_recipe: MakeRecipe) -> None:
     settings = make_recipe()
-    found = shape(config.ModelConfig(name_or_path=str(folder)), settings.lora, gpu=False)
+    size = model_size(config.ModelConfig(name_or_path=str(folder)), settings.lora, gpu=False)
     policy = loaded(folder, settings)
     adapter = sum(parameter.numel() for parameter in policy.trainable())
-    assert found.adapter == adapter
-    assert found.parameters == sum(parameter.numel() for parameter in policy.parameters()) - adapter
+    assert size.adapter == adapter
+    assert size.parameters == sum(parameter.numel() for parameter in policy.parameters()) - adapter
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -70,11 +71,11 @@ def test_activations_are_those_that_autograd_keeps(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         policy.train()(batch)
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    found = shape(settings.model, settings.lora, gpu=False)
-    estimated = 200.0 * found.layers * found.layer_activation_bytes
+    size = model_size(settings.model, settings.lora, gpu=False)
+    estimated = 200.0 * size.layers * size.layer_activation_bytes
     if checkpointing:
         # Each layer's input; a tiny model shows the last norm's and the rotary angles as well.
-        estimated = 200.0 * found.hidden * (found.layers * found.weight_bytes + 4)
+        estimated = 200.0 * size.hidden * (size.layers * size.weight_bytes + 4)
     assert estimated == pytest.approx(measured, rel=0.25)
 
 
@@ -112,20 +113,20 @@ def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, ma
             settings,
             console,
         )
-    given = Lengths(prompt=4, completion=12, teacher_prompt=8, critic_prompt=0, critique=0, evaluation=12)
-    sizes = shape(settings.model, settings.lora, gpu=False)
-    found = estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes))
+    given = Lengths(prompt=4, completion=12, max_completion=12, teacher_prompt=8, evaluation=12)
+    size = model_size(settings.model, settings.lora, gpu=False)
+    found = estimate(settings, size, given, hardware="h100")
     estimated = found.stages["teacher"].flops + found.stages["student"].flops
     assert estimated == pytest.approx(counter.get_total_flops(), rel=0.25)
 
 
-def planned(settings: Recipe, given: Lengths, problems: int) -> estimate.Plan:
-    sizes = shape(settings.model, settings.lora, gpu=False)
-    return estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes), evaluation_problems=problems)
+def planned(settings: Recipe, given: Lengths, problems: int) -> Plan:
+    size = model_size(settings.model, settings.lora, gpu=False)
+    return estimate(settings, size, given, evaluation_problems=problems)
 
 
 def assert_tokens_are_the_runs(settings: Recipe) -> None:
-    found = planned(settings, *lengths(settings, like=settings.folder))
+    found = planned(settings, *lengths(settings, from_run=settings.folder))
     steps = [json.loads(line) for line in (settings.folder / "metrics.jsonl").read_text().splitlines()]
     for stage, name in (("sample", "completion_tokens"), ("teacher", "teacher_tokens"), ("student", "student_tokens")):
         measured = sum(step.get(name, 0) for step in steps) / len(steps)
@@ -134,29 +135,29 @@ def assert_tokens_are_the_runs(settings: Recipe) -> None:
 
 def test_tokens_are_those_of_the_run_whose_lengths_are_taken(finished_run: Recipe) -> None:
     assert_tokens_are_the_runs(finished_run)
-    given, problems = lengths(finished_run, like=finished_run.folder)
+    given, problems = lengths(finished_run, from_run=finished_run.folder)
     found = planned(finished_run, given, problems)
     assert problems == 3
     assert (found.steps, found.evaluations) == (4, 3), "steps 0, 3 and 4"
-    assert (given.reached, given.taught) == (pytest.approx(1, abs=0.1), 1)
+    assert (given.read_share, given.learned_share) == (pytest.approx(1, abs=0.1), 1)
     assert given.evaluation <= 16, "the cap of its evaluations, not of its rollouts"
 
 
 def test_a_run_reads_no_further_than_its_horizon(make_recipe: MakeRecipe) -> None:
     settings = make_recipe("algorithm.loss_span=until_first_error", "training.max_steps=2", "training.eval_steps=0")
     train(settings)
-    given, _ = lengths(settings, like=settings.folder)
-    assert given.reached < 1
+    given, _ = lengths(settings, from_run=settings.folder)
+    assert given.read_share < 1
     assert_tokens_are_the_runs(settings)
 
 
 def test_more_devices_take_less_time_and_sharding_less_memory(make_recipe: MakeRecipe) -> None:
-    given = Lengths(prompt=100, completion=1000, teacher_prompt=1500, critic_prompt=0, critique=0, evaluation=2000)
+    given = Lengths(prompt=100, completion=1000, max_completion=1000, teacher_prompt=1500, evaluation=2000)
 
-    def of(*overrides: str, devices: int) -> estimate.Plan:
+    def of(*overrides: str, devices: int) -> Plan:
         settings = make_recipe("training.rollouts_per_step=32", *overrides)
-        sizes = shape(settings.model, settings.lora, gpu=True)
-        return estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes), devices=devices)
+        size = model_size(settings.model, settings.lora, gpu=True)
+        return estimate(settings, size, given, hardware="h100", devices=devices)
 
     one, four = of(devices=1), of(devices=4)
     assert four.stages["student"].seconds == pytest.approx(one.stages["student"].seconds / 4)
@@ -166,17 +167,37 @@ def test_more_devices_take_less_time_and_sharding_less_memory(make_recipe: MakeR
 
 def test_the_critic_keeps_up_when_its_answers_come_as_fast_as_rollouts(make_recipe: MakeRecipe) -> None:
     settings = make_recipe('critic={ kind = "openai", base_url = "http://c", model = "m" }')
-    given = Lengths(prompt=9, completion=9, teacher_prompt=9, critic_prompt=9, critique=600, evaluation=9)
-    sizes = shape(settings.model, settings.lora, gpu=True)
-    found = estimate.plan(settings, sizes, given, Gpu(GPUS["h100"], sizes))
+    given = Lengths(
+        prompt=9, completion=9, max_completion=9, teacher_prompt=9, critic_prompt=9, critique=600, evaluation=9
+    )
+    size = model_size(settings.model, settings.lora, gpu=True)
+    found = estimate(settings, size, given, hardware="h100")
     assert found.critic_concurrency == 4, "an answer takes longer than sampling: all at once"
 
 
 def test_unknown_hardware_is_an_error(make_recipe: MakeRecipe) -> None:
-    with pytest.raises(StepalignError, match="hardware 'abacus': allowed are this, h200, h100"):
-        planning.write(make_recipe(), hardware="abacus", devices=1, like=None, completion=None, price=None)
+    with pytest.raises(StepalignError, match="hardware 'abacus': allowed are h200, h100"):
+        plan(make_recipe(), hardware="abacus")
+
+
+def printed(settings: Recipe, hardware: str | None, price: float | None = None) -> str:
+    output = io.StringIO()
+    estimated = plan(settings, hardware=hardware, completion_tokens=5)
+    RichConsole(width=200, file=output).print(table(estimated, price=price))
+    return output.getvalue()
+
+
+def test_hours_are_given_for_stated_hardware_only(make_recipe: MakeRecipe) -> None:
+    without, stated = printed(make_recipe(), None), printed(make_recipe(), "a100", 2.0)
+    assert "hours: state --hardware, or time two steps on your own (training.max_steps=2)" in without
+    assert "at 2 an hour" not in without
+    assert "at 2 an hour" in stated
+    assert "40% of 312 TFLOP/s" in stated
+    for line in ("5 completion tokens", "keys and values", "student", "activations"):
+        assert line in without, line
+        assert line in stated, line
 
 
 def test_the_solver_that_ships_can_be_planned_for() -> None:
-    found = shape(config.ModelConfig(name_or_path="lab"), config.LoraConfig(), gpu=False)
-    assert 0.8e6 < found.parameters < 1e6
+    size = model_size(config.ModelConfig(name_or_path="lab"), config.LoraConfig(), gpu=False)
+    assert 0.8e6 < size.parameters < 1e6

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from stepalign import lab
+from stepalign.assets import SOLVER
 from stepalign.chat import Chat
 from tools.lab_solver import pretrain
 
@@ -17,7 +17,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
     monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(pretrain, "ALONE_STEPS", 3)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = {"steps": 4, "terms": (4, 4), "init": lab.SOLVER}
+    options = {"steps": 4, "terms": (4, 4), "init": SOLVER}
     pretrain.train(whole, **options)
 
     def full(*_: object) -> None:
@@ -30,7 +30,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
             pretrain.train(stopped, **options)
     pretrain.train(stopped, **options)
     weights, wanted = (load_file(folder / "model.safetensors") for folder in (stopped, whole))
-    begin = load_file(lab.SOLVER / "model.safetensors")
+    begin = load_file(SOLVER / "model.safetensors")
     assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
     assert not all(torch.equal(begin[name], wanted[name]) for name in wanted)
 
@@ -44,7 +44,7 @@ def test_every_parameter_is_trained_by_one_optimizer() -> None:
 
 
 def test_contexts_can_be_left_out() -> None:
-    chat = Chat(AutoTokenizer.from_pretrained(lab.SOLVER))
+    chat = Chat(AutoTokenizer.from_pretrained(SOLVER))
 
     def longest_prompt(alone: float) -> int:
         return max(prompt for batch in islice(pretrain.batches(chat, 0, (4, 4), alone), 40) for _, prompt in batch)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from stepalign import config, models
 from stepalign.errors import StepalignError
+from stepalign.io import sync
 from stepalign.policy import Policy
 from stepalign.trainer import checkpoints
 from stepalign.views import View, collate
@@ -129,6 +130,22 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(
     assert checkpoints.load(before, resumed, resumed_optimizer) == 1
     assert torch.equal(weights(resumed), kept)
     checkpoints.save(tmp_path, policy, optimizer, 2)  # once there is room again
+
+
+def test_the_files_and_then_the_renamed_folder_are_synced(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+
+    def record(path: Path) -> None:
+        synced.append((path.name, (tmp_path / "step-000001").exists()))
+        sync(path)
+
+    monkeypatch.setattr(checkpoints, "sync", record)
+    folder = checkpoints.save(tmp_path, *fresh(), 1)
+    before = {name for name, renamed in synced if not renamed}
+    assert before == {*(path.name for path in folder.iterdir()), ".step-000001.tmp"}
+    assert synced[-1] == (tmp_path.name, True)
 
 
 def test_a_file_where_the_folder_should_be_is_an_error(fresh: Fresh, tmp_path: Path) -> None:

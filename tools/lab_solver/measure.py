@@ -16,10 +16,9 @@ from pydantic_core import to_jsonable_python
 from stepalign import config, contexts, lab
 from stepalign import data as problems
 from stepalign.algorithms.self_distillation import within
-from stepalign.api import solver_on
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
-from stepalign.evaluation.run import judge
+from stepalign.evaluation.run import evaluate_policy
 from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.io import write_json
 from stepalign.lab.behaviour import BEHAVIOURS, behaviours
@@ -32,6 +31,7 @@ from stepalign.probing.measures import measure as credit_measures
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts import Request
+from stepalign.rollouts.build import solver_on
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from tools.lab_solver.corpus import CONTEXTS
@@ -52,7 +52,9 @@ def measure(settings: config.Recipe) -> dict[str, Any]:
     by_id = {problem.id: problem for problem in evaluation_problems}
     bootstrap = {"resamples": settings.evaluation.num_bootstrap, "seed": settings.seed}
     with Console() as console, TemporaryDirectory() as folder, solver_on(settings, chat, base) as solver:
-        alone, rollouts = judge(solver, evaluation_problems, settings, console, adapter=None, step=0)
+        alone, rollouts = evaluate_policy(
+            solver, evaluation_problems, settings.evaluation, console, adapter=None, seed=settings.seed, step=0
+        )
         first = [replace(rollout, id=f"alone/{rollout.problem_id}") for rollout in rollouts if rollout.sample == 0]
         inputs = settled(Material(rollouts=first, problems=by_id), settings, solver, console, Path(folder))
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]

@@ -32,6 +32,11 @@ class AlgorithmConfig(Table):
         """Optimizer updates of each step."""
         return 1
 
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """The frozen model whose forward pass the loss needs."""
+        return "teacher" if self.uses_teacher else None
+
     def check(self, *, num_generations: int, temperature: float) -> None:
         """Raise a ValueError where the rollouts that the recipe samples cannot be learned from."""
 
@@ -82,6 +87,11 @@ class GRPOConfig(AlgorithmConfig):
     def num_updates(self) -> int:
         """Optimizer updates of each step."""
         return self.num_iterations
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """The frozen model whose forward pass the loss needs."""
+        return "base" if self.kl_coef else None
 
     def check(self, *, num_generations: int, temperature: float) -> None:
         """Raise a ValueError where a problem's rollouts cannot differ in their reward."""

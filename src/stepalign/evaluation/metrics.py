@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -32,7 +32,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Evaluation:
-    """What an adapter does on a set of problems. One JSON file each."""
+    """Metrics of an adapter on a set of problems. One JSON file each."""
 
     step: Annotated[int, Field(ge=0)]
     """The optimizer step of the adapter; 0 is before training."""
@@ -58,28 +58,14 @@ class Evaluation:
                 raise ValueError(f"{metric}: {len(values)} values for {len(self.problem_ids)} problems")
 
     @classmethod
-    def of(
-        cls,
-        values: Float[np.ndarray, "seeds problems metrics"],
-        *,
-        problem_ids: tuple[str, ...],
-        n: int,
-        ties: int,
-        resamples: int,
-        seed: int,
-        step: int,
-    ) -> "Evaluation":
-        """Average values over seeds and problems, with intervals. Metrics are in the order of `METRICS`."""
+    def of(cls, values: Float[np.ndarray, "seeds problems metrics"], **fields: Any) -> "Evaluation":
+        """Average values over seeds and problems, metrics in the order of `METRICS`; the other fields are as given."""
         by_problem = values.mean(axis=0)
+        intervals = bootstrap(values, resamples=fields["resamples"], seed=fields["seed"])
         return cls(
-            step=step,
-            n=n,
-            problem_ids=problem_ids,
-            measures=dict(zip(METRICS, bootstrap(values, resamples=resamples, seed=seed), strict=True)),
+            measures=dict(zip(METRICS, intervals, strict=True)),
             by_problem={metric: tuple(by_problem[:, k].tolist()) for k, metric in enumerate(METRICS)},
-            ties=ties,
-            resamples=resamples,
-            seed=seed,
+            **fields,
         )
 
     def values(self) -> Float[np.ndarray, "problems metrics"]:

@@ -1,4 +1,4 @@
-"""Judging a policy: it attempts each evaluation problem n times, and the attempts are scored."""
+"""Evaluation of a policy: sample each evaluation problem n times and score the rollouts."""
 
 from collections.abc import Sequence
 
@@ -10,41 +10,39 @@ from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 
 
-def judge(
+def evaluate_policy(
     solver: Solver,
     problems: Sequence[Problem],
-    settings: config.Recipe,
+    settings: config.EvaluationConfig,
     console: Console,
     *,
+    seed: int,
     adapter: str | None,
     step: int,
 ) -> tuple[Evaluation, list[Rollout]]:
-    """Evaluate with a recipe's evaluation settings.
-
-    The seeds are the same at every step, so that what differs between two evaluations is the policy.
+    """Evaluate a policy. Seeds are the same at every step, so that evaluations differ by the policy alone.
 
     Args:
-        solver: attempts and grades.
+        solver: samples and grades.
         problems: at least one.
-        settings: `evaluation` and `seed` are used.
+        settings: number of samples, sampling, resamples.
         console: shows progress.
+        seed: the run's.
         adapter: the adapter in use; None is the base.
-        step: the optimizer step the adapter is at.
+        step: the adapter's optimizer step.
 
     Returns:
-        The evaluation, and the graded rollouts behind it.
+        The evaluation, and its graded rollouts.
     """
-    chosen = settings.evaluation
-    with console.stage("evaluate", len(problems) * chosen.num_samples / solver.world.size) as advance:
+    with console.stage("evaluate", len(problems) * settings.num_samples / solver.world.size) as advance:
         rollouts = solver.generate_rollouts(
             problems,
-            chosen.num_samples,
-            chosen.sampling,
+            settings.num_samples,
+            settings.sampling,
             adapter=adapter,
             policy_step=step,
-            seed=derive_seed(settings.seed, "evaluation"),
+            seed=derive_seed(seed, "evaluation"),
             prefix=f"evaluation-{step:06d}",
             on_rollout=lambda _: advance(1),
         )
-    scored = score(rollouts, n=chosen.num_samples, resamples=chosen.num_bootstrap, seed=settings.seed, step=step)
-    return scored, rollouts
+    return score(rollouts, n=settings.num_samples, resamples=settings.num_bootstrap, seed=seed, step=step), rollouts

@@ -6,6 +6,7 @@ Where all problems have the same value, or there is one problem only, the interv
 within a problem, because its scatter is already part of the problem's value; bias-corrected intervals.
 """
 
+from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
@@ -64,8 +65,10 @@ def interval(value: float, resampled: Float[np.ndarray, " resamples"], *, n: int
 
     Resamples in which the statistic is not finite are left out. Without any other, the interval has no width.
     """
-    low, high = _percentiles(value, resampled)
-    return Interval(value=float(value), low=low, high=high, n=n, over=over)
+    finite = resampled[np.isfinite(resampled)]
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(finite, [tail, 100 - tail]) if len(finite) else (value, value)
+    return Interval(value=float(value), low=float(low), high=float(high), n=n, over=over)
 
 
 def bootstrap(values: Float[np.ndarray, "seeds problems metrics"], *, resamples: int, seed: int) -> list[Interval]:
@@ -115,23 +118,13 @@ def paired_bootstrap(
         over, value = "seeds and problems", second.mean(axis=(0, 1)) - first.mean(axis=(0, 1))
         resampled = _resampled_means(second, counts, derive_seed(seed, "bootstrap", "second"))
         resampled = resampled - _resampled_means(first, counts, derive_seed(seed, "bootstrap", "first"))
-    above = (resampled > _ROUNDING).mean(axis=0)
-    estimates = []
-    for k in range(len(value)):
-        low, high = _percentiles(value[k], resampled[:, k])
-        estimates.append(
-            Difference(value=float(value[k]), low=low, high=high, n=num_problems, over=over, above=float(above[k]))
+    return [
+        Difference(
+            **asdict(interval(value[k], resampled[:, k], n=num_problems, over=over)),
+            above=float((resampled[:, k] > _ROUNDING).mean()),
         )
-    return estimates
-
-
-def _percentiles(value: float, resampled: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    finite = resampled[np.isfinite(resampled)]
-    if not len(finite):
-        return float(value), float(value)
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(finite, [tail, 100 - tail])
-    return float(low), float(high)
+        for k in range(len(value))
+    ]
 
 
 def _resampled_means(

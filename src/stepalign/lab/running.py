@@ -1,31 +1,37 @@
-"""Every condition and seed of the lab as a run of its own, and the comparison of them all.
+"""Run the lab: each condition and seed as a run of its own, and the comparison of all.
 
-Each run is one recipe with another seed, in a process with one thread: so small a model gains nothing from a second.
-What is finished stays finished, so a stopped lab goes on where it was.
+Each run is one recipe with another seed, in a process with one thread, because so small a model gains nothing from a
+second. Finished runs are not repeated, so a stopped lab resumes where it was.
 
     stepalign lab --seeds 5 --out runs/lab
 """
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from stepalign import config
+from stepalign import config, report
 from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl
 from stepalign.lab import RECIPES
+from stepalign.lab.behaviour import BEHAVIOURS, behaviours
+from stepalign.records import Problem, Rollout
+from stepalign.report.comparison import Comparison
+from stepalign.report.display import Cell, Table
+from stepalign.report.run import RunFiles, read_run
 
 DEFAULT = ("stepalign", "refsol", "grpo", "stepalign-reverse", "refsol-reverse")
 """The paper's three-way comparison, and the other direction of the divergence."""
 
 
 def conditions() -> list[str]:
-    """The lab's conditions, by their recipes' names."""
+    """List the lab's conditions, by their recipes' names."""
     return sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem != "base")
 
 
 def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> config.Recipe:
-    """A condition's recipe for one seed.
+    """Load a condition's recipe for one seed.
 
     Raises:
         StepalignError: there is no such condition, or an override does not fit it.
@@ -37,22 +43,65 @@ def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] =
 
 
 def run(
-    chosen: Sequence[str], *, seeds: int, out: Path, jobs: int = 1, overrides: Sequence[str] = ()
+    selected: Sequence[str], *, seeds: int, out: Path, jobs: int = 1, overrides: Sequence[str] = ()
 ) -> dict[str, list[Path]]:
-    """Train every condition over the seeds `0 … seeds − 1`; the runs' folders by condition.
+    """Train every condition with the seeds `0 … seeds − 1`, and return the runs' folders by condition.
 
     Args:
-        chosen: conditions.
-        seeds: how many.
+        selected: conditions.
+        seeds: of each condition.
         out: the runs' folder.
         jobs: runs at a time, one core each.
-        overrides: laid over every recipe, like `training.max_steps=10`.
+        overrides: for every recipe, like `training.max_steps=10`.
     """
-    # All that can be wrong with a recipe shows before the first run. Seeds go round, so that a stopped lab is balanced.
-    planned = [settings_of(condition, seed, out, overrides) for seed in range(seeds) for condition in chosen]
+    # All recipes are checked before the first run. Seeds are the outer loop, so that a stopped lab is balanced.
+    planned = [settings_of(condition, seed, out, overrides) for seed in range(seeds) for condition in selected]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
         list(pool.map(_train, planned))
-    return {condition: [out / f"{condition}-{seed}" for seed in range(seeds)] for condition in chosen}
+    return {condition: [out / f"{condition}-{seed}" for seed in range(seeds)] for condition in selected}
+
+
+def compare(folders: Mapping[str, Sequence[Path]], out: Path) -> Path:
+    """Write `comparison.html`, `comparison.md` and the figures into `out`, and return the page's path."""
+    comparison = Comparison({condition: [read_run(path) for path in paths] for condition, paths in folders.items()})
+    tables = [_behaviour_table(comparison)]
+    return report.write_conditions(comparison, out / "comparison.html", over=comparison.costs, others=tables)
+
+
+def _behaviour_table(comparison: Comparison) -> Table:
+    def cells(runs: Sequence[RunFiles], at: int) -> list[Cell]:
+        problems = {p.id: p for p in read_jsonl(runs[0].folder / "problems" / "evaluation.jsonl", Problem)}
+        if not all("terms" in problem.meta for problem in problems.values()):
+            return []  # an override may replace the sums by other problems
+        name = f"step-{runs[0].evaluations[at].step:06d}.jsonl"
+        rollouts = [r for run in runs for r in read_jsonl(run.folder / "evaluations" / name, Rollout)]
+        estimates = behaviours(rollouts, problems, resamples=2000, seed=0)
+        return [Cell(f"{estimate:.0%}") for estimate in estimates.values()]
+
+    rows = [("before", cells(comparison.runs[comparison.baseline], 0))]
+    rows += [(condition, cells(runs, -1)) for condition, runs in comparison.runs.items()]
+    return Table("Attempts at the last evaluation", list(BEHAVIOURS), [row for row in rows if row[1]])
+
+
+def run_lab(
+    conditions: Sequence[str] = (),
+    *,
+    seeds: int = 1,
+    out: Path = Path("runs/lab"),
+    jobs: int = 1,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Train the lab's conditions over seeds `0 … seeds − 1`, and write the page that compares them.
+
+    Args:
+        conditions: names of the lab's recipes; none means the paper's comparison.
+        seeds: the number of runs of each condition.
+        out: the folder of the runs and their comparison.
+        jobs: the number of runs at a time, one core each.
+        overrides: laid over every recipe.
+    """
+    folders = run(conditions or DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides)
+    return compare(folders, out)
 
 
 def _one_thread() -> None:

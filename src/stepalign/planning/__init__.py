@@ -1,45 +1,209 @@
-"""What a run will take, before anything of it starts: arithmetic on a model's configuration and a recipe.
+"""Memory, tokens, operations and hours of a run, before it starts.
 
-stepalign plan recipes/paper/stepalign.toml --devices 4 --hardware h100
+    stepalign plan recipes/paper/stepalign.toml --devices 4 --hardware h100
+
+Parameters are counted on a model without storage. Operations are 2 a weight and token in a forward pass, as many in a
+backward pass (the base is frozen, so only activations have gradients), and once more with gradient checkpointing.
+Attention costs 4 · layers · width for each pair of tokens, half of them masked. Seconds are operations, or bytes read,
+over a share of the maker's rates; the shares are assumptions, not measurements.
+
+Left out: seconds on the machine that plans, because two real steps (`training.max_steps=2`) give them exactly;
+communication, overlap of stages, and the adapter's own products (under one part in fifty at rank 64).
 """
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from stepalign import config
 from stepalign.errors import StepalignError
+from stepalign.losses.lm_head import chunk_tokens
+from stepalign.planning.lengths import Lengths, lengths
+from stepalign.planning.model_size import GPUS, PASS_SHARE, Gpu, ModelSize, model_size
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+CRITIC_TOKENS_PER_S = 30.0
+"""Assumed speed of one critique among many."""
 
 
-def write(
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Tokens and operations of one stage, over all devices; its seconds where the hardware is stated."""
+
+    tokens: float
+    flops: float
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Estimate of a run."""
+
+    name: str
+    size: ModelSize
+    lengths: Lengths
+    hardware: str | None
+    devices: int
+    memory: Mapping[str, float]
+    """Bytes on one device while it learns, by part."""
+    sampling_memory: Mapping[str, float]
+    """Bytes on one device while it samples, by part."""
+    stages: Mapping[str, Stage]
+    """Of one optimizer step."""
+    evaluation: Stage
+    steps: int
+    evaluations: int
+    rollouts_per_step: int
+    critic_concurrency: int | None
+    """Requests under way at once, so that critiques take no longer than sampling. None: no critic, or no hardware."""
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of one step, stage after stage; critiques are written while others are sampled."""
+        return sum(stage.seconds for name, stage in self.stages.items() if name != "critique")
+
+    @property
+    def hours(self) -> float:
+        """Hours of the whole run."""
+        return (self.steps * self.step_seconds + self.evaluations * self.evaluation.seconds) / 3600
+
+
+def plan(
     settings: config.Recipe,
     *,
-    hardware: str,
-    devices: int,
-    like: Path | None,
-    completion: int | None,
-    price: float | None,
-) -> "RenderableType":
-    """Estimate a recipe and lay it out. See `estimate.plan` and `lengths.lengths`.
+    hardware: str | None = None,
+    devices: int = 1,
+    from_run: Path | None = None,
+    completion_tokens: int | None = None,
+) -> Plan:
+    """Estimate a recipe. The tokenizer and the problems are loaded, no weights.
+
+    Args:
+        settings: the recipe.
+        hardware: a name in `GPUS`; None estimates no seconds.
+        devices: the number of GPUs that train and sample.
+        from_run: the folder of an earlier run, whose lengths are taken.
+        completion_tokens: tokens of a completion; None is the earlier run's mean, or the cap.
 
     Raises:
-        StepalignError: unknown hardware, or what is counted is not at hand.
+        StepalignError: unknown hardware, or model, problems or run cannot be read.
     """
-    from stepalign.planning import estimate, lengths, table
-    from stepalign.planning.hardware import GPUS, Gpu
-    from stepalign.planning.rehearsal import rehearse
-    from stepalign.planning.shape import shape
+    if hardware is not None and hardware not in GPUS:
+        raise StepalignError(f"hardware {hardware!r}: allowed are {', '.join(GPUS)}")
+    size = model_size(settings.model, settings.lora, gpu=hardware is not None or torch.cuda.is_available())
+    assumed, problems = lengths(settings, from_run=from_run, completion_tokens=completion_tokens)
+    return estimate(settings, size, assumed, hardware=hardware, devices=devices, evaluation_problems=problems)
 
-    if hardware != "this" and hardware not in GPUS:
-        raise StepalignError(f"hardware {hardware!r}: allowed are this, {', '.join(GPUS)}")
-    sizes = shape(settings.model, settings.lora, gpu=hardware != "this")
-    assumed, problems = lengths.lengths(settings, like=like, completion=completion)
-    device = (
-        rehearse(settings, sizes, assumed, problems * settings.evaluation.num_samples)
-        if hardware == "this"
-        else Gpu(GPUS[hardware], sizes)
+
+def estimate(
+    settings: config.Recipe,
+    size: ModelSize,
+    given: Lengths,
+    *,
+    hardware: str | None = None,
+    devices: int = 1,
+    evaluation_problems: int = 0,
+) -> Plan:
+    """Estimate a recipe for a model and lengths that are given. See `plan`."""
+    training, rollouts = settings.training, settings.training.rollouts_per_step
+    gpu = GPUS[hardware] if hardware else None
+    attempts = evaluation_problems * settings.evaluation.num_samples
+    sampled = (rollouts, given.prompt, given.completion, given.max_completion)
+    evaluated = (attempts, given.prompt, given.evaluation, given.evaluation)
+    slots = settings.sampler.max_num_seqs
+    stages = {"sample": _decoding(size, *sampled, slots, gpu, devices)}
+    concurrency = None
+    if settings.algorithm.uses_teacher and settings.critic is not None and settings.critic.is_remote:
+        seconds = given.critique / CRITIC_TOKENS_PER_S if gpu else 0.0
+        stages["critique"] = Stage(tokens=rollouts * (given.critic_prompt + given.critique), flops=0.0, seconds=seconds)
+        if gpu:
+            concurrency = math.ceil(rollouts * seconds / max(stages["sample"].seconds, seconds))
+    for name, (tokens, flops) in _learning(settings, size, given).items():
+        examples = rollouts * given.learned_share
+        seconds = examples * flops / (gpu.flops * PASS_SHARE * devices) if gpu else 0.0
+        stages[name] = Stage(tokens=examples * tokens, flops=examples * flops, seconds=seconds)
+    every = training.eval_steps or training.max_steps
+    longest = given.prompt + max(given.max_completion, given.evaluation if attempts else 0.0)
+    rows = min(slots, math.ceil(max(rollouts, attempts) / devices))
+    return Plan(
+        name=settings.name,
+        size=size,
+        lengths=given,
+        hardware=hardware,
+        devices=devices,
+        memory=_learning_memory(settings, size, given, devices),
+        sampling_memory={
+            "weights": float(size.weight_bytes * size.parameters),
+            "adapter": 4.0 * size.adapter,
+            "keys and values": rows * size.cache_bytes * longest,
+        },
+        stages=stages,
+        evaluation=_decoding(size, *evaluated, slots, gpu, devices),
+        steps=training.max_steps,
+        evaluations=1 + math.ceil(training.max_steps / every) if evaluation_problems else 0,
+        rollouts_per_step=rollouts,
+        critic_concurrency=concurrency,
     )
-    found = estimate.plan(settings, sizes, assumed, device, devices=devices, evaluation_problems=problems)
-    return table.table(settings, sizes, assumed, device, found, devices=devices, price=price)
+
+
+def _learning(settings: config.Recipe, size: ModelSize, given: Lengths) -> dict[str, tuple[float, float]]:
+    """Return tokens and operations of one example, by stage.
+
+    The loss makes its products with the head in the student's stage: the student's, the teacher's and the gradient's.
+    """
+    algorithm, completion = settings.algorithm, given.completion * given.read_share
+    student, teacher = given.prompt + completion, given.teacher_prompt + completion
+    head = 2 * size.vocab * size.hidden * completion
+    passes = 3 if settings.training.gradient_checkpointing else 2
+    stages = {}
+    if algorithm.reference == "teacher":
+        stages["teacher"] = (teacher, size.forward_flops(teacher))
+    elif algorithm.reference == "base":
+        stages["base"] = (student, algorithm.num_updates * (size.forward_flops(student) + head))
+    products = 3 if algorithm.uses_teacher else 2
+    flops = passes * size.forward_flops(student) + products * head
+    return {**stages, "student": (student, algorithm.num_updates * flops)}
+
+
+def _decoding(
+    size: ModelSize, count: int, prompt: float, mean: float, longest: float, slots: int, gpu: Gpu | None, devices: int
+) -> Stage:
+    """Estimate completions that are decoded a token at a time, `slots` of them together, on devices that share them."""
+    tokens, context = count * mean, prompt + mean / 2
+    flops = count * size.forward_flops(prompt) + tokens * size.decode_flops(context)
+    if gpu is None or not count:
+        return Stage(tokens=tokens, flops=flops)
+    share = count / devices
+    rows = min(slots, share)
+    reading = share * size.forward_flops(prompt) / (gpu.flops * PASS_SHARE)
+    decoding = max(longest, share * mean / rows) * size.decode_step_s(gpu, rows, context)
+    return Stage(tokens=tokens, flops=flops, seconds=reading + decoding)
+
+
+def _learning_memory(settings: config.Recipe, size: ModelSize, given: Lengths, devices: int) -> dict[str, float]:
+    """Return bytes on one device at the peak of the student's pass, that of the longest rollouts."""
+    training, distributed = settings.training, settings.distributed
+    completion = given.read_share * given.max_completion
+    student = given.prompt + completion
+    rows = min(training.micro_batch_size, max(1, round(training.rollouts_per_step * given.learned_share)))
+    if training.max_tokens_per_micro_batch is not None:
+        rows = max(1, min(rows, int(training.max_tokens_per_micro_batch // student)))
+    activations = size.layers * size.layer_activation_bytes
+    if training.gradient_checkpointing:
+        activations = size.layers * size.hidden * size.weight_bytes + size.layer_activation_bytes
+    chunk = chunk_tokens(round(rows * completion) or 1, size.vocab, torch.device("cuda"))
+    layers = size.projections / (devices if distributed.strategy == "fsdp2" else 1)
+    moments = 8.0 * size.adapter
+    if distributed.strategy == "zero2":
+        moments = 0.0 if distributed.offload_optimizer else moments / devices
+    return {
+        "weights": size.weight_bytes * (size.parameters - size.projections + layers),
+        "adapter and its gradient": 8.0 * size.adapter,
+        "optimizer": moments,
+        "activations": rows * student * activations,
+        "hidden states": rows * completion * size.hidden * (2 * size.weight_bytes + 4),
+        # The student's logits, the teacher's, and working room.
+        "logits of a chunk": 6.0 * 4 * chunk * size.vocab,
+    }

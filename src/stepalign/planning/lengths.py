@@ -1,111 +1,123 @@
-"""How long texts are: counted where they are at hand, taken from an earlier run where one is named, else the caps."""
+"""Lengths of texts: counted, taken from an earlier run, or the caps of the recipe."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from stepalign import config, contexts
-from stepalign import data as problems
 from stepalign.chat import load_chat
+from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.io import read_jsonl
-from stepalign.planning.estimate import Lengths, parts
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Rollout
 
 _COUNTED = 64
-"""Problems whose prompts and solutions are counted."""
-_JUDGEMENT = 250
-"""Tokens of a critique beside what it copies: summary, verdicts, headings, the corrected step's changes."""
-_INSTRUCTIONS = 960
-"""Tokens of `prompts/critic.txt`; `critic-splice.txt` has about as many."""
-_SPREAD = 64
-"""Parts that an earlier run's completions are told apart by."""
+"""Problems whose prompts and solutions are tokenized."""
+_JUDGEMENT, _INSTRUCTIONS = 250, 960
+"""Tokens of a critique beside what it copies, and of the critic's template."""
 _SPLICED = 0.5
-"""How much a critique in splice mode writes, beside one that copies."""
+"""Length of a critique in splice mode over one that copies."""
 
 
-def lengths(settings: config.Recipe, *, like: Path | None = None, completion: int | None = None) -> tuple[Lengths, int]:
-    """A rollout's lengths under a recipe, and how many problems an evaluation has.
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Mean tokens of one rollout's texts."""
+
+    prompt: float
+    completion: float
+    max_completion: float
+    teacher_prompt: float
+    critic_prompt: float = 0.0
+    critique: float = 0.0
+    """Tokens that the critic writes, thinking included."""
+    evaluation: float
+    """A completion under the evaluation's settings."""
+    read_share: float = 1.0
+    """Share of a completion up to its last token in the loss."""
+    learned_share: float = 1.0
+    """Share of rollouts that the loss uses."""
+
+
+def lengths(
+    settings: config.Recipe, *, from_run: Path | None = None, completion_tokens: int | None = None
+) -> tuple[Lengths, int]:
+    """Return a rollout's lengths under a recipe, and the number of evaluation problems.
 
     Args:
         settings: the recipe. Its problems and its tokenizer are loaded, no weights.
-        like: the folder of an earlier run, whose own lengths are taken.
-        completion: tokens of a completion, where that is known; else the earlier run's, or the cap.
+        from_run: the folder of an earlier run, whose lengths are taken.
+        completion_tokens: tokens of a completion; None is the earlier run's mean, or the cap.
 
     Raises:
-        StepalignError: the problems or the tokenizer are not at hand, or the folder is no run's.
+        StepalignError: the problems or the tokenizer cannot be loaded, or the folder is no run's.
     """
-    train, evaluation, _ = problems.prepare(settings.problems)
-    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
-    shown = train[:_COUNTED]
+    train, evaluation, _ = prepare(settings.problems)
+    chat, prompt, thinking = (
+        load_chat(settings.model),
+        SolverPrompt(settings.prompts),
+        settings.sampling.enable_thinking,
+    )
+    sample = train[:_COUNTED]
 
-    def count(texts: Sequence[str]) -> float:
+    def mean_tokens(texts: Sequence[str]) -> float:
         return fmean(len(chat.encode_text(text)) for text in texts)
 
-    asked = fmean(len(chat.prompt_ids(prompt.turns(p), thinking=settings.sampling.enable_thinking)) for p in shown)
-    solution = count([p.solution or p.answer for p in shown])
-    before = _of_run(like) if like is not None else None
-    written = float(completion or (before.completion if before else settings.sampling.max_new_tokens))
-    copied = written + _JUDGEMENT
-    told = asked
-    if isinstance(settings.algorithm, config.DistillationConfig):
-        told += copied if contexts.load(settings.context.template).needs_critique else solution
-    splice = isinstance(settings.critic, config.OpenAICriticConfig) and settings.critic.mode == "splice"
-    found = Lengths(
-        prompt=before.prompt if before else asked,
-        completion=written,
-        teacher_prompt=min(before.teacher_prompt if before else told, settings.teacher.max_length - written),
-        critic_prompt=_INSTRUCTIONS + count([p.statement for p in shown]) + solution + written,
-        critique=copied * (_SPLICED if splice else 1.0),
-        evaluation=float(completion or (before and before.evaluation) or settings.evaluation.sampling.max_new_tokens),
-        spread=before.spread if before else (1.0,),
-        reached=before.reached if before else 1.0,
-        taught=before.taught if before else 1.0,
+    prompt_tokens = fmean(len(chat.prompt_ids(prompt.turns(problem), thinking=thinking)) for problem in sample)
+    solution = mean_tokens([problem.solution or problem.answer for problem in sample])
+    completion = float(completion_tokens or settings.sampling.max_new_tokens)
+    assumed = Lengths(
+        prompt=prompt_tokens,
+        completion=completion,
+        max_completion=completion,
+        teacher_prompt=0.0,
+        evaluation=float(completion_tokens or settings.evaluation.sampling.max_new_tokens),
     )
-    return found, len(evaluation)
+    if from_run is not None:
+        assumed = _of_run(from_run, assumed)
+        if completion_tokens:
+            assumed = replace(assumed, completion=completion, max_completion=completion, evaluation=completion)
+    copied = assumed.completion + _JUDGEMENT
+    spliced = isinstance(settings.critic, config.LLMCriticConfig) and settings.critic.mode == "splice"
+    shown = copied if contexts.load(settings.context.template).needs_critique else solution
+    return replace(
+        assumed,
+        teacher_prompt=min(
+            assumed.teacher_prompt or prompt_tokens + shown, settings.teacher.max_length - assumed.completion
+        ),
+        critic_prompt=_INSTRUCTIONS
+        + mean_tokens([problem.statement for problem in sample])
+        + solution
+        + assumed.completion,
+        critique=copied * (_SPLICED if spliced else 1.0),
+    ), len(evaluation)
 
 
-@dataclass(frozen=True)
-class _Before:
-    prompt: float
-    completion: float
-    teacher_prompt: float
-    evaluation: float | None
-    spread: tuple[float, ...]
-    reached: float
-    taught: float
-
-
-def _of_run(folder: Path) -> _Before:
-    """An earlier run's lengths, in tokens."""
+def _of_run(folder: Path, assumed: Lengths) -> Lengths:
+    """Replace assumed lengths by an earlier run's."""
     try:
         rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
         steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        lessons = sum(step["outcomes"].get("taught", 0) for step in steps)
-
-        def each(name: str) -> float:
-            return float(sum(step.get(name, 0) for step in steps) / lessons)
-
+        files = sorted((folder / "evaluations").glob("step-*.json"))
+        evaluated = [metrics.read(file).measures["length"].value for file in files]
+        learned = sum(step["outcomes"].get("taught", 0) for step in steps)
         prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
-        drawn = sorted(len(rollout.completion_ids) for rollout in rollouts)
-        written = fmean(drawn)
-        judged = [
-            metrics.read(file).measures["length"].value for file in sorted((folder / "evaluations").glob("step-*.json"))
-        ]
-        # A view ends before the last token that counts.
-        read = each("student_tokens") - prompt
-        return _Before(
+        completions = [len(rollout.completion_ids) for rollout in rollouts]
+        # A view ends before the last token in the loss.
+        read = sum(step.get("student_tokens", 0) for step in steps) / learned - prompt
+        teacher = sum(step.get("teacher_tokens", 0) for step in steps) / learned
+        return replace(
+            assumed,
             prompt=prompt,
-            completion=written,
-            teacher_prompt=max(each("teacher_tokens") - read, 0.0),
-            evaluation=fmean(judged) if judged else None,
-            spread=tuple(length / written for length in parts(drawn, min(len(drawn), _SPREAD))),
-            reached=read / written,
-            taught=lessons / len(rollouts),
+            completion=fmean(completions),
+            max_completion=max(completions),
+            teacher_prompt=max(teacher - read, 0.0),
+            evaluation=fmean(evaluated) if evaluated else assumed.evaluation,
+            read_share=read / fmean(completions),
+            learned_share=learned / len(rollouts),
         )
     except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
-        raise StepalignError(f"{folder}: not a run that learnt something: {error}") from None
+        raise StepalignError(f"{folder}: not the folder of a run that made a step: {error}") from None

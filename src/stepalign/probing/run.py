@@ -21,7 +21,6 @@ from stepalign import config, models
 from stepalign import contexts as designs
 from stepalign import data as problems
 from stepalign.algorithms.self_distillation import within
-from stepalign.api import solver_on
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.errors import StepalignError
@@ -36,6 +35,7 @@ from stepalign.probing.inputs import Material
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit, Problem, Rollout
+from stepalign.rollouts.build import solver_on
 from stepalign.trainer.run_folder import manifest
 
 

@@ -1,10 +1,8 @@
-"""A run's report: one self-contained page, and figures as PNG.
+"""Reports: one self-contained page for a run or a comparison, figures as PNG, tables as Markdown.
 
-`write` reads a run's folder and answers, on the page's first screen, what ran, whether it helped and where
-the time went. `write_comparison` lays several runs over each other. Whatever a killed run left behind is
-enough: a page says what is missing instead of failing. Everything a model or a data set wrote is escaped,
-control and bidirectional characters are shown by their code points, and the page asks nothing of the
-network.
+A run's page shows on its first screen what ran, whether it helped and how the time was spent. The files of a killed
+run are enough: a page says what is missing instead of failing. Text that a model or a data set wrote is escaped,
+control and bidirectional characters appear as their code points, and a page loads nothing from the network.
 
     stepalign report runs/quickstart
 """
@@ -14,9 +12,11 @@ from pathlib import Path
 
 from stepalign.errors import StepalignError
 from stepalign.io import write_atomically
-from stepalign.report import figures, page, panels, timeline
+from stepalign.report import figures, panels
 from stepalign.report.comparison import Comparison
-from stepalign.report.run import Run, read
+from stepalign.report.display import Table
+from stepalign.report.page import comparison_page, run_page
+from stepalign.report.run import read_run
 from stepalign.report.summary import Summary
 
 
@@ -26,47 +26,63 @@ def write(folder: Path) -> Path:
     Raises:
         StepalignError: the folder holds no run, or a file in it is not what it should be.
     """
-    run = read(folder)
-    evaluation = panels.of_evaluations({run.name: run.evaluations})
-    training = panels.of_training(run.steps)
-    probe = panels.of_probes(run.probes)
-    _write_figures(folder / "figures", {"evaluation": evaluation, "training": training, "probe": probe})
-    if drawn := timeline.png(run.timeline):
-        write_atomically(folder / "figures" / "timeline.png", drawn)
-    html = page.of_run(Summary(run), evaluation=evaluation, training=training, probe=probe)
-    return _write_page(folder / "report.html", html)
+    run = read_run(folder)
+    summary = Summary(run)
+    drawn = {
+        "evaluation": panels.evaluation_panels({run.name: run.evaluations}),
+        "training": panels.training_panels(run.steps),
+        "probe": panels.probe_panels(run.probes),
+    }
+    for name, figure in drawn.items():
+        if figure:
+            write_atomically(folder / "figures" / f"{name}.png", figures.png(figure))
+    if timeline := figures.timeline_png(run.timeline, [stage.name for stage in summary.stages]):
+        write_atomically(folder / "figures" / "timeline.png", timeline)
+    write_atomically(folder / "report.html", run_page(summary, **drawn))
+    return folder / "report.html"
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
-    """Write a page that compares runs to `out`, its figures to the folder `STEM-figures` beside it.
+    """Write a page that compares runs to `out`, and return its path. See `write_conditions`.
 
-    Runs are compared with the first one. They may have been evaluated on different problems, or not yet:
-    the page then says so and gives no difference.
+    Runs are compared with the first one. Runs that were evaluated on different problems, or not yet, appear without a
+    difference.
 
     Raises:
         StepalignError: fewer than two folders, one twice, one without a run, or evaluations with different n.
     """
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
         raise StepalignError(f"two or more different runs make a comparison, found {', '.join(map(str, folders))}")
-    runs = _labelled([read(folder) for folder in folders])
-    comparison = Comparison(runs)
-    evaluation = panels.of_evaluations({label: run.evaluations for label, run in runs.items()})
-    _write_figures(out.with_name(f"{out.stem}-figures"), {"evaluation": evaluation})
-    return _write_page(out, page.of_comparison(comparison, evaluation=evaluation))
-
-
-def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by name, or by path where two have the same name."""
+    runs = [read_run(folder) for folder in folders]
     names = [run.name for run in runs]
-    return {run.name if names.count(run.name) == 1 else str(run.folder): run for run in runs}
+    labels = [run.name if names.count(run.name) == 1 else str(run.folder) for run in runs]
+    return write_conditions(Comparison({label: [run] for label, run in zip(labels, runs, strict=True)}), out)
 
 
-def _write_figures(folder: Path, drawn: dict[str, list[panels.Panel]]) -> None:
-    for name, of_figure in drawn.items():
-        if of_figure:
-            write_atomically(folder / f"{name}.png", figures.png(of_figure))
+def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
+    """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
+    return write(folders[0]) if len(folders) == 1 else write_comparison(folders, out)
 
 
-def _write_page(path: Path, html: str) -> Path:
-    write_atomically(path, html)
-    return path
+def write_conditions(
+    comparison: Comparison, out: Path, *, over: Sequence[str] = (), others: Sequence[Table] = ()
+) -> Path:
+    """Write a comparison's page to `out`, its tables as `STEM.md` and its figures into `STEM-figures` beside it.
+
+    Args:
+        comparison: of conditions.
+        out: the page.
+        over: costs over which Figure 2 is drawn too, as PNG.
+        others: tables for the page and the Markdown file.
+    """
+    figure = comparison.panels()
+    folder = out.with_name(f"{out.stem}-figures")
+    for name, drawn in {
+        "evaluation": figure,
+        **{f"evaluation-{cost}": comparison.panels(cost) for cost in over},
+    }.items():
+        if drawn:
+            write_atomically(folder / f"{name}.png", figures.png(drawn))
+    write_atomically(out.with_suffix(".md"), comparison.markdown(*others))
+    write_atomically(out, comparison_page(comparison, evaluation=figure, others=others))
+    return out

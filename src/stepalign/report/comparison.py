@@ -1,131 +1,214 @@
-"""Several runs side by side: the paper's Table 1 over conditions, and paired differences from the first."""
+"""Comparison of conditions: the paper's Figure 2 and Table 1, paired differences, credit, and the cost of each.
+
+A condition is one run, or several seeds of a run pooled (`evaluation.compare.pool`).
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.compare import compare
-from stepalign.evaluation.metrics import Evaluation, Metric
-from stepalign.evaluation.stats import Difference, Interval
+from stepalign.evaluation.compare import compare, pool
+from stepalign.evaluation.metrics import Metric
+from stepalign.evaluation.stats import Difference
 from stepalign.report import display
-from stepalign.report.panels import FIGURE_2
-from stepalign.report.run import Run
-from stepalign.report.summary import LOWER_IS_BETTER, Summary, Verdict, best_of, judge
+from stepalign.report.display import Cell, Table
+from stepalign.report.panels import FIGURE_2, Panel, evaluation_panels
+from stepalign.report.run import RunFiles
+from stepalign.report.summary import LOWER_IS_BETTER, Summary, Verdict, best_of, verdict_of
 
-
-@dataclass(frozen=True)
-class Best:
-    """A run's best value of a metric over its checkpoints."""
-
-    measure: Interval
-    step: int
-    wins: bool
-    """Whether no other run's best is better."""
+_REGIONS = {"correct": "correct traces", "before": "before the error", "at": "at it", "after": "after it"}
 
 
 @dataclass(frozen=True)
 class Against:
-    """A run's last evaluation against the first run's last one."""
+    """A condition's last evaluation against the first condition's."""
 
     label: str
     verdict: Verdict
     differences: Mapping[Metric, Difference]
-    """Empty where the two cannot be compared; the verdict says why."""
+    """Empty where the two cannot be compared; the verdict tells why."""
 
 
 class Comparison:
-    """Everything the page says about several runs."""
+    """Conditions, their differences from the first one, and their tables."""
 
-    def __init__(self, runs: Mapping[str, Run], *, seeds: Mapping[str, Sequence[Evaluation]] | None = None) -> None:
-        """Take runs by label.
-
-        Args:
-            runs: the first is what the others are held against.
-            seeds: where each run pools several seeds, their last evaluations: differences are then drawn over seeds
-                too. The pooled values alone would hide how far apart seeds are.
+    def __init__(self, conditions: Mapping[str, Sequence[RunFiles]]) -> None:
+        """Take each condition's runs, one a seed, by label.
 
         Raises:
-            StepalignError: they were evaluated with different n.
+            StepalignError: conditions were evaluated with different n, or a condition's seeds at different steps.
         """
-        self.summaries = {label: Summary(run) for label, run in runs.items()}
-        self.baseline = next(iter(runs))
-        self.seeds = seeds
-        found = {summary.n: label for label, summary in self.summaries.items() if summary.n}
-        if len(found) > 1:
-            named = ", ".join(f"{label}: n = {n}" for n, label in found.items())
+        self.runs = conditions
+        self.summaries = {label: Summary(_pooled(label, runs)) for label, runs in conditions.items()}
+        self.baseline = next(iter(conditions))
+        by_n = {summary.n: label for label, summary in self.summaries.items() if summary.n}
+        if len(by_n) > 1:
+            named = ", ".join(f"{label}: n = {n}" for n, label in by_n.items())
             raise StepalignError(f"runs evaluated with different n cannot be compared ({named})")
-        self.n = next(iter(found), 0)
+        self.n = next(iter(by_n), 0)
 
     @property
-    def best(self) -> dict[str, dict[Metric, Best]]:
-        """Table 1: by run and metric. Runs without an evaluation have no row."""
+    def against(self) -> list[Against]:
+        """Every other condition against the first."""
+        return [self._against(label) for label in self.summaries if label != self.baseline]
+
+    def _against(self, label: str) -> Against:
+        a, b = self.summaries[self.baseline].last, self.summaries[label].last
+        if a is None or b is None:
+            missing = self.baseline if a is None else label
+            return Against(label, Verdict("open", "Not compared.", f"{missing} has not been evaluated."), {})
+        if set(a.problem_ids) != set(b.problem_ids):
+            why = f"{label} and {self.baseline} were evaluated on different problems."
+            return Against(label, Verdict("open", "Not compared.", why), {})
+        # The pooled values alone would hide how far apart the seeds are.
+        first, second = ([run.evaluations[-1] for run in self.runs[name]] for name in (self.baseline, label))
+        differences = compare(first, second, resamples=b.resamples, seed=b.seed)
+        reached, old = (display.value("avg", evaluation.measures["avg"].value) for evaluation in (b, a))
+        headline = f"{label} reaches {display.label('avg', a.n)} {reached}, {self.baseline} {old}"
+        step = f"{self.baseline} (step {b.step} against step {a.step})"
+        return Against(label, verdict_of(differences["avg"], headline, step, min(len(first), len(second))), differences)
+
+    @property
+    def settings(self) -> dict[str, list[str]]:
+        """The recipes' keys in which the conditions differ, with each one's value; the name aside."""
+        recipes = [dict(_flat(summary.run.recipe)) for summary in self.summaries.values()]
+        keys = sorted({key for recipe in recipes for key in recipe} - {"name"})
+        values = {key: [recipe.get(key, "–") for recipe in recipes] for key in keys}
+        return {key: row for key, row in values.items() if len(set(row)) > 1}
+
+    @property
+    def costs(self) -> list[str]:
+        """Names of the costs that every condition's metrics hold, and `seconds`."""
+        steps = [step for runs in self.runs.values() for run in runs for step in run.steps]
+        names = list(steps[0].get("cost", {})) if steps else []
+        return [*(name for name in names if all(name in step.get("cost", {}) for step in steps)), "seconds"]
+
+    def cost(self, label: str, step: float, cost: str) -> float:
+        """Sum a condition's cost up to a step, as the mean over its seeds."""
+        done = [line for run in self.runs[label] for line in run.steps if line["step"] <= step]
+        spent = sum(sum(line["seconds"].values()) if cost == "seconds" else line["cost"][cost] for line in done)
+        return float(spent) / len(self.runs[label])
+
+    def panels(self, cost: str | None = None) -> list[Panel]:
+        """Make Figure 2 over optimizer steps, or over a cost."""
+        panels = evaluation_panels({label: summary.run.evaluations for label, summary in self.summaries.items()})
+        if cost is None:
+            return panels
+        return [
+            replace(
+                panel,
+                x_label=cost.replace("_", " "),
+                curves=tuple(
+                    replace(curve, x=tuple(self.cost(curve.label, step, cost) for step in curve.x))
+                    for curve in panel.curves
+                ),
+            )
+            for panel in panels
+        ]
+
+    # ── tables ────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def best(self) -> Table | None:
+        """Table 1 of the paper; None where nothing was evaluated. Runs without an evaluation have no row."""
         reached = {
             label: {metric: best_of(metric, summary.run.evaluations) for metric in FIGURE_2}
             for label, summary in self.summaries.items()
             if summary.before
         }
+        if not reached:
+            return None
         winning = {
             metric: (min if metric in LOWER_IS_BETTER else max)(row[metric][1].value for row in reached.values())
             for metric in FIGURE_2
-            if reached
         }
-        return {
-            label: {
-                metric: Best(measure, step, measure.value == winning[metric]) for metric, (step, measure) in row.items()
-            }
+        rows = [
+            (
+                label,
+                [
+                    display.value_cell(metric, best, f"at step {step}", bold=best.value == winning[metric])
+                    for metric, (step, best) in row.items()
+                ],
+            )
             for label, row in reached.items()
-        }
-
-    @property
-    def against(self) -> list[Against]:
-        """Every other run against the first."""
-        first = _last(self.summaries[self.baseline])
-        return [
-            _against(label, first, _last(summary), self.baseline, self.seeds)
-            for label, summary in self.summaries.items()
-            if label != self.baseline
         ]
+        note = (
+            "As Table 1 of the paper (arXiv 2606.11173): each metric at its own best checkpoint, for length the "
+            "least. Bold: best of the column."
+        )
+        return Table("Best checkpoint, metric by metric", self._metrics, rows, note)
 
     @property
-    def settings(self) -> dict[str, list[str]]:
-        """The recipes' keys in which the runs differ, with each run's value; the name aside."""
-        flat = [dict(_flat(summary.run.recipe)) for summary in self.summaries.values()]
-        keys = sorted({key for recipe in flat for key in recipe} - {"name"})
-        values = {key: [recipe.get(key, "–") for recipe in flat] for key in keys}
-        return {key: found for key, found in values.items() if len(set(found)) > 1}
+    def changes(self) -> Table:
+        """The last evaluation against the first condition's."""
+        rows = []
+        for against in self.against:
+            cells = [display.difference_cell(metric, change) for metric, change in against.differences.items()]
+            rows.append((against.label, cells[: len(FIGURE_2)] or [Cell(against.verdict.detail)]))
+        return Table(f"Last evaluation against {self.baseline}'s", self._metrics, rows)
+
+    @property
+    def gains(self) -> Table:
+        """Each condition's last evaluation against its first."""
+        rows = []
+        for label, summary in self.summaries.items():
+            if summary.before and summary.after:
+                before, after = ([run.evaluations[at] for run in self.runs[label]] for at in (0, -1))
+                gain = compare(before, after, resamples=before[0].resamples, seed=summary.before.seed)
+                ends = [display.value("avg", end.measures["avg"].value) for end in (summary.before, summary.after)]
+                rows.append((label, [Cell(ends[0]), Cell(ends[1]), display.difference_cell("avg", gain["avg"])]))
+        return Table(
+            f"{display.label('avg', self.n)}, last evaluation against first", ["before", "after", "gain"], rows
+        )
+
+    @property
+    def credit(self) -> Table:
+        """Credit before training by context and region, of the first run with a probe."""
+        probes = next((runs[0].probes for runs in self.runs.values() if runs[0].probes), None)
+        rows = []
+        for context, measures in (probes[0][1].contexts if probes else {}).items():
+            regions = [measures.get(region) for region in _REGIONS]
+            cells = [Cell("–") if i is None else Cell(f"{i:+.2f}", (f"n = {i.n}",)) for i in regions]
+            rows.append((context.removeprefix("lab/"), cells))
+        return Table("Credit before training, nats a token", list(_REGIONS.values()), rows)
+
+    @property
+    def spent(self) -> Table:
+        """The costs by the last evaluation, means over seeds."""
+        rows = [
+            (label, [Cell(f"{self.cost(label, summary.last.step, cost):.4g}") for cost in self.costs])
+            for label, summary in self.summaries.items()
+            if summary.last
+        ]
+        return Table("Spent by the last evaluation, mean over seeds", [c.replace("_", " ") for c in self.costs], rows)
+
+    @property
+    def _metrics(self) -> list[str]:
+        return [display.label(metric, self.n) for metric in FIGURE_2]
+
+    def markdown(self, *others: Table) -> str:
+        """Return all tables, and others, as Markdown."""
+        seeds = ", ".join(map(str, sorted({len(runs) for runs in self.runs.values()})))
+        over = "problems" if seeds == "1" else "seeds and problems"
+        first = f"{self.summaries[self.baseline].evaluated_on}; seeds: {seeds}; 95 % intervals over {over}."
+        tables = [self.best, self.gains, self.changes, *others, self.credit, self.spent]
+        return "\n\n".join([first, *(table.markdown() for table in tables if table and table.rows)]) + "\n"
 
 
-def _last(summary: Summary) -> Evaluation | None:
-    return summary.after or summary.before
+def _pooled(label: str, runs: Sequence[RunFiles]) -> RunFiles:
+    if len(runs) == 1:
+        return runs[0]
+    steps = [[evaluation.step for evaluation in run.evaluations] for run in runs]
+    if not steps[0] or any(other != steps[0] for other in steps):
+        raise StepalignError(f"{label}: its seeds were evaluated at different steps: {steps}")
+    recipe = {key: value for key, value in runs[0].recipe.items() if key != "seed"}
+    evaluations = [pool(same) for same in zip(*(run.evaluations for run in runs), strict=True)]
+    return replace(runs[0], recipe=recipe, evaluations=evaluations)
 
 
-def _against(
-    label: str,
-    a: Evaluation | None,
-    b: Evaluation | None,
-    baseline: str,
-    seeds: Mapping[str, Sequence[Evaluation]] | None,
-) -> Against:
-    if a is None or b is None:
-        missing = baseline if a is None else label
-        return Against(label, Verdict("open", "Not compared.", f"{missing} has not been evaluated."), {})
-    if set(a.problem_ids) != set(b.problem_ids):
-        why = f"{label} and {baseline} were evaluated on different problems."
-        return Against(label, Verdict("open", "Not compared.", why), {})
-    if seeds is None:
-        fewest, differences = 1, compare(a, b, resamples=b.resamples, seed=b.seed)
-    else:
-        fewest = min(len(seeds[baseline]), len(seeds[label]))
-        differences = compare(seeds[baseline], seeds[label], resamples=a.resamples, seed=0)
-    first, second = (display.value("avg", evaluation.measures["avg"].value) for evaluation in (a, b))
-    headline = f"{label} reaches {display.label('avg', a.n)} {second}, {baseline} {first}"
-    against = f"{baseline} (step {b.step} against step {a.step})"
-    return Against(label, judge(differences["avg"], headline, against, len(a.problem_ids), fewest), differences)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:

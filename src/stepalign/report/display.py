@@ -1,16 +1,18 @@
-"""How values and foreign text are shown.
+"""Numbers and foreign text as they appear on pages and in tables.
 
-Shares become percent, differences of shares points, and text that a model or a data set wrote becomes HTML
-in which no character can hide: control, zero-width and bidirectional characters appear as their code
-points.
+Shares become percent, differences of shares points. Text that a model or a data set wrote becomes HTML in which no
+character is hidden: control, zero-width and bidirectional characters appear as their code points.
 """
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
 from stepalign.evaluation.metrics import Metric
+from stepalign.evaluation.stats import Interval
 
 # C0 and C1 without tab and line feed; soft hyphen; zero-width and bidirectional controls; line and paragraph
 # separators; byte-order mark; tags; lone surrogates. Joiners stay: scripts and emoji need them.
@@ -20,8 +22,35 @@ HIDDEN = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One value of a table, with small print below it."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+    bold: bool = False
+
+    def __str__(self) -> str:
+        return " ".join([f"**{self.text}**" if self.bold else self.text, *self.notes])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with named rows, for a page or for Markdown."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        lines = [f"{self.title}:", "", f"| | {' | '.join(self.columns)} |", "|---" * (len(self.columns) + 1) + "|"]
+        return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, cells))} |" for name, cells in self.rows)])
+
+
 def label(metric: Metric, n: int) -> str:
-    """A metric's name as the paper writes it."""
+    """Return a metric's name as the paper writes it."""
     names: dict[Metric, str] = {
         "avg": f"Avg@{n}",
         "maj": f"Maj@{n}",
@@ -34,40 +63,56 @@ def label(metric: Metric, n: int) -> str:
 
 
 def value(metric: Metric, number: float, places: int = 1) -> str:
-    """A metric's value: `35.8 %`, or tokens `1,996.1`."""
+    """Return a metric's value: `35.8 %`, or tokens `1,996.1`."""
     return f"{number:,.{places}f}" if metric == "length" else f"{100 * number:.{places}f} %"
 
 
 def unit(metric: Metric) -> str:
-    """What a difference of the metric is counted in."""
+    """Return the unit of the metric's differences."""
     return "tokens" if metric == "length" else "points"
 
 
 def difference(metric: Metric, number: float) -> str:
-    """A signed difference, without its unit: `+6.4`, `−1.2`, `0.0`."""
-    shown = f"{abs(number if metric == 'length' else 100 * number):,.1f}"
-    sign = "" if shown == "0.0" else "+" if number > 0 else "−"
-    return sign + shown
+    """Return a signed difference, without its unit: `+6.4`, `−1.2`, `0.0`."""
+    digits = f"{abs(number if metric == 'length' else 100 * number):,.1f}"
+    sign = "" if digits == "0.0" else "+" if number > 0 else "−"
+    return sign + digits
+
+
+def value_cell(metric: Metric, interval: Interval, *notes: str, bold: bool = False) -> Cell:
+    """Return a metric's value above its interval."""
+    ends = f"[{value(metric, interval.low)}, {value(metric, interval.high)}]"
+    return Cell(value(metric, interval.value, 2), (ends, *notes), bold)
+
+
+def difference_cell(metric: Metric, change: Interval) -> Cell:
+    """Return a difference of a metric above its interval."""
+    ends = f"[{difference(metric, change.low)}, {difference(metric, change.high)}]"
+    notes = (ends, "includes zero") if change.includes_zero else (ends,)
+    return Cell(f"{difference(metric, change.value)} {unit(metric)}", notes)
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return `42 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def rate(number: float) -> str:
-    """Units a second, with as many digits as matter."""
+    """Return units a second with the digits that matter."""
     return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
 
 
+def count(number: int, noun: str) -> str:
+    """Return `1 problem`, `30 problems`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def visible(text: str) -> Markup:
-    """Foreign text as escaped HTML, with every character that could hide or turn text round as its code."""
+    """Escape foreign text, with each character that could hide or reorder text as its code point."""
     parts = []
     end = 0
     for match in HIDDEN.finditer(text):

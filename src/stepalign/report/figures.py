@@ -1,12 +1,13 @@
-"""Panels drawn with Matplotlib: as SVG that takes its colours and fonts from the page, and as PNG.
+"""Figures drawn with Matplotlib: panels and a step's timeline, as SVG in the page's colours and fonts, and as PNG.
 
-Curves differ in colour (Okabe and Ito's palette, safe for the colour-blind), line style and marker, so that
-they stay apart in black and white. The same input gives the same bytes.
+Curves differ in colour (Okabe and Ito's palette, safe for the colour-blind), line style and marker, so that they stay
+apart in black and white. The same input gives the same bytes.
 """
 
 import io
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -22,7 +23,7 @@ LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1,
 MARKERS = ("o", "s", "^", "D", "v", "X")
 INK, MUTED, GRID = "#1c2024", "#60666d", "#dde1e5"
 
-# Colours of the drawing that the page's style sheet sets, so that a figure follows the page into the dark.
+# Colours that the page's style sheet replaces, so that a figure follows the page into dark mode.
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule"} | {
     colour: f"--series-{number}" for number, colour in enumerate(COLOURS, start=1)
 }
@@ -60,15 +61,50 @@ STYLE: dict[Any, Any] = {
 
 _WIDTH, _HEIGHT = 4.8, 2.9
 
+_STAGES = {
+    "sample": "sampling",
+    "answered": "critic",
+    "critique": "waiting for it",
+    "base": "base",
+    "teacher": "teacher",
+    "student": "student",
+    "optimizer": "optimizer",
+}
+"""A step's stages in the order of its data, by their names in `timeline.jsonl`."""
+_SHORTEST_S = 5e-4
+
 
 def svg(panel: Panel) -> str:
-    """A panel as an inline SVG element. Its text is text, its colours are the page's variables."""
+    """Draw a panel as an inline SVG element in the page's colours and fonts."""
     with matplotlib.rc_context(STYLE):
-        return inline(_figure([panel], columns=1))
+        return inline(_panels([panel], columns=1))
+
+
+def png(panels: Sequence[Panel]) -> bytes:
+    """Draw panels in two columns as one PNG, on white."""
+    with matplotlib.rc_context(STYLE):
+        return raster(_panels(panels, columns=min(2, len(panels))))
+
+
+def timeline_svg(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> str:
+    """Draw a step's timeline as an inline SVG element; nothing without stages.
+
+    Args:
+        step: spans in seconds, by stage.
+        coloured: the stages with a colour, in the order of the colours; others are grey.
+    """
+    with matplotlib.rc_context(STYLE):
+        return inline(_timeline(stages, coloured)) if (stages := _stages(step)) else ""
+
+
+def timeline_png(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> bytes:
+    """Draw the same as a PNG, on white."""
+    with matplotlib.rc_context(STYLE):
+        return raster(_timeline(stages, coloured)) if (stages := _stages(step)) else b""
 
 
 def inline(figure: Figure) -> str:
-    """A figure, made and saved under `STYLE`, as an SVG element in the page's own colours and fonts."""
+    """Save a figure as an SVG element in the page's colours and fonts. Call it under `STYLE`, as the next two."""
     drawing = vector(figure)
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # unused, and the same in every figure of a page
@@ -78,27 +114,32 @@ def inline(figure: Figure) -> str:
 
 
 def vector(figure: Figure) -> str:
-    """A figure, made and saved under `STYLE`, as an SVG document on nothing, the same bytes each time."""
+    """Save a figure as an SVG document without background."""
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     return buffer.getvalue()
 
 
-def png(panels: Sequence[Panel]) -> bytes:
-    """Panels in two columns as one PNG, on white."""
-    with matplotlib.rc_context(STYLE):
-        return raster(_figure(panels, columns=min(2, len(panels))))
-
-
 def raster(figure: Figure) -> bytes:
-    """A figure, made and saved under `STYLE`, as a PNG on white."""
+    """Save a figure as a PNG on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
 
 
-def _figure(panels: Sequence[Panel], columns: int) -> Figure:
+def printable(label: str) -> str:
+    """Return a label that the font can draw and the legend can hold: of a long path, the end.
+
+    A leading space protects `_`, because Matplotlib leaves such labels out of the legend.
+    """
+    font = get_font(findfont("DejaVu Sans"))
+    text = "".join(character if font.get_char_index(ord(character)) else "?" for character in label)
+    text = text if len(text) <= 40 else "…" + text[-39:]
+    return f" {text}" if text.startswith("_") else text
+
+
+def _panels(panels: Sequence[Panel], columns: int) -> Figure:
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
@@ -113,7 +154,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for number, curve in enumerate(panel.curves):
         _draw_curve(axes, curve, number)
     axes.set_title(panel.title)
-    axes.set_xlabel(panel.over)
+    axes.set_xlabel(panel.x_label)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     if panel.unit == "share":
         low, high = axes.get_ylim()
@@ -123,37 +164,53 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.set_ylabel(panel.unit)
     if len(panel.curves) > 1:
         longest = max(len(printable(curve.label)) for curve in panel.curves)
-        axes.legend(
-            ncols=max(1, min(len(panel.curves), 44 // longest)),
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.22),
-        )
+        columns = max(1, min(len(panel.curves), 44 // longest))
+        axes.legend(ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.22))
 
 
 def _draw_curve(axes: Axes, curve: Curve, number: int) -> None:
-    # Past the sixth curve colours come again, with another line and marker.
+    # Past the sixth curve colours repeat, with another line and marker.
     colour, style = COLOURS[number % len(COLOURS)], (number + number // len(COLOURS)) % len(LINES)
     if len(curve.low) == 1:
-        axes.vlines(curve.steps, curve.low, curve.high, color=colour, alpha=0.4, linewidth=6)
+        axes.vlines(curve.x, curve.low, curve.high, color=colour, alpha=0.4, linewidth=6)
     elif curve.low:
-        axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.14, linewidth=0)
+        axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.14, linewidth=0)
     axes.plot(
-        curve.steps,
-        curve.values,
+        curve.x,
+        curve.y,
         color=colour,
         linestyle=LINES[style],
         marker=MARKERS[style],
-        markevery=max(1, len(curve.steps) // 12),
+        markevery=max(1, len(curve.x) // 12),
         label=printable(curve.label),
     )
 
 
-def printable(label: str) -> str:
-    """A label as the font can draw it and the legend can hold it: of a long path, the end.
+def _stages(step: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """Return the spans of the stages that took any time."""
+    stages = {name: sorted((start, end) for start, end in step.get(name, ())) for name in _STAGES}
+    return {name: spans for name, spans in stages.items() if sum(end - start for start, end in spans) > _SHORTEST_S}
 
-    Matplotlib would leave out of the legend what begins with `_`.
-    """
-    font = get_font(findfont("DejaVu Sans"))
-    drawn = "".join(character if font.get_char_index(ord(character)) else "?" for character in label)
-    drawn = drawn if len(drawn) <= 40 else "…" + drawn[-39:]
-    return f" {drawn}" if drawn.startswith("_") else drawn
+
+def _timeline(stages: Mapping[str, Sequence[tuple[float, float]]], coloured: Sequence[str]) -> Figure:
+    # Critiques overlap: each has a line of its own in a row of three times the height.
+    heights = {name: 3.0 if name == "answered" and len(spans) > 1 else 1.0 for name, spans in stages.items()}
+    figure = Figure(figsize=(2 * _WIDTH, 0.3 * (sum(heights.values()) + 2)), layout="constrained")
+    axes = figure.subplots()
+    colours = dict(zip(coloured, itertools.cycle(COLOURS), strict=False))
+    ticks, top = [], 0.0
+    for name, spans in stages.items():
+        lane = 0.8 * heights[name] / len(spans) if heights[name] > 1 else 0.0
+        for number, (start, end) in enumerate(spans):
+            box = (top + 0.1 * heights[name] + number * lane, lane or 0.8 * heights[name])
+            axes.broken_barh([(start, end - start)], box, color=colours.get(name, MUTED), linewidth=0)
+        ticks.append(top + heights[name] / 2)
+        top += heights[name]
+    axes.set_yticks(ticks, [_STAGES[name] for name in stages])
+    axes.set_ylim(top, 0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    return figure

@@ -1,4 +1,4 @@
-"""The page: Jinja templates beside this file, autoescaped, with the style sheet and the figures inside."""
+"""Pages: Jinja templates beside this file, autoescaped, with the style sheet and the figures inside."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,49 +11,47 @@ import stepalign
 from stepalign import trace as traces
 from stepalign.critics.stats import OUTCOMES
 from stepalign.records import Critique, CritiqueFailure, Rollout
-from stepalign.report import display, figures, timeline
+from stepalign.report import display, figures
 from stepalign.report.comparison import Comparison
+from stepalign.report.display import Table
 from stepalign.report.panels import FIGURE_2, Panel
-from stepalign.report.summary import Summary, count
+from stepalign.report.summary import Summary
 
-_SHOWN_CHARACTERS = 20_000
-"""Of one text. What is longer is in the run's folder."""
+_MAX_CHARACTERS = 20_000
+"""Of one text. Longer ones are whole in the run's folder."""
 
 
-def of_run(
+def run_page(
     summary: Summary, *, evaluation: Sequence[Panel], training: Sequence[Panel], probe: Sequence[Panel] = ()
 ) -> str:
-    """A run's report as HTML."""
+    """Render a run's report as HTML."""
     return (
         environment()
         .get_template("run.html.jinja")
         .render(
             summary=summary,
             run=summary.run,
-            timeline=Markup(timeline.svg(summary.run.timeline)),
-            evaluation=[(panel.title, _svg(panel)) for panel in evaluation],
-            training=[(panel.title, _svg(panel)) for panel in training],
-            probe=[(panel.title, _svg(panel)) for panel in probe],
+            timeline=Markup(figures.timeline_svg(summary.run.timeline, [stage.name for stage in summary.stages])),
+            evaluation=_drawn(evaluation),
+            training=_drawn(training),
+            probe=_drawn(probe),
         )
     )
 
 
-def of_comparison(comparison: Comparison, *, evaluation: Sequence[Panel]) -> str:
-    """A comparison's page as HTML."""
-    return (
-        environment()
-        .get_template("comparison.html.jinja")
-        .render(comparison=comparison, evaluation=[(panel.title, _svg(panel)) for panel in evaluation])
-    )
+def comparison_page(comparison: Comparison, *, evaluation: Sequence[Panel], others: Sequence[Table] = ()) -> str:
+    """Render a comparison as HTML."""
+    template = environment().get_template("comparison.html.jinja")
+    return template.render(comparison=comparison, evaluation=_drawn(evaluation), others=others)
 
 
-def _svg(panel: Panel) -> Markup:
-    return Markup(figures.svg(panel))  # Matplotlib escapes the labels
+def _drawn(panels: Sequence[Panel]) -> list[tuple[str, Markup]]:
+    return [(panel.title, Markup(figures.svg(panel))) for panel in panels]  # Matplotlib escapes the labels
 
 
 @cache
 def environment(*folders: Path) -> Environment:
-    """The templates beside this file, and those in `folders`."""
+    """Return the templates beside this file, and those in `folders`."""
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
@@ -65,42 +63,38 @@ def environment(*folders: Path) -> Environment:
         "visible": display.visible,
         "duration": display.duration,
         "rate": display.rate,
-        "text": shown,
+        "text": long_text,
     }
     environment.globals |= {
-        "attempt": attempt,
+        "rollout_text": rollout_text,
         "check_outcomes": OUTCOMES,
-        "count": count,
+        "count": display.count,
         "difference": display.difference,
-        "label": display.label,
         "unit": display.unit,
+        "label": display.label,
         "value": display.value,
-        "metrics": FIGURE_2,
+        "tile_metrics": FIGURE_2,
         "version": stepalign.__version__,
     }
     return environment
 
 
-def shown(text: str) -> Markup:
-    """A foreign text, cut where it is very long, with nothing hidden in it."""
-    if len(text) <= _SHOWN_CHARACTERS:
+def long_text(text: str) -> Markup:
+    """Escape a foreign text, cut where it is very long."""
+    if len(text) <= _MAX_CHARACTERS:
         return display.visible(text)
-    return display.visible(text[:_SHOWN_CHARACTERS]) + _left_out(len(text) - _SHOWN_CHARACTERS)
+    cut = Markup('\n<span class="note">… {:,} more characters</span>').format(len(text) - _MAX_CHARACTERS)
+    return display.visible(text[:_MAX_CHARACTERS]) + cut
 
 
-def attempt(rollout: Rollout, answer: Critique | CritiqueFailure | None) -> Markup:
-    """A rollout's text with the first wrong step, where a critique found one, marked."""
-    first_error = answer.first_error if isinstance(answer, Critique) else None
+def rollout_text(rollout: Rollout, critique: Critique | CritiqueFailure | None) -> Markup:
+    """Escape a rollout's text, with the first wrong step marked where a critique names one."""
+    first_error = critique.first_error if isinstance(critique, Critique) else None
     if first_error is None:
-        return shown(rollout.text)
+        return long_text(rollout.text)
     try:
         wrong = traces.parse(rollout.text).section(first_error)
     except IndexError:  # a critique may count steps that the rollout does not have
-        return shown(rollout.text)
-    before, after = rollout.text[: wrong.start], rollout.text[wrong.end :]
-    mark = Markup("<mark>{}</mark>").format(shown(rollout.text[wrong.start : wrong.end]))
-    return shown(before) + mark + shown(after)
-
-
-def _left_out(characters: int) -> Markup:
-    return Markup('\n<span class="note">… {:,} more characters</span>').format(characters)
+        return long_text(rollout.text)
+    before, step, after = rollout.text[: wrong.start], rollout.text[wrong.start : wrong.end], rollout.text[wrong.end :]
+    return long_text(before) + Markup("<mark>{}</mark>").format(long_text(step)) + long_text(after)

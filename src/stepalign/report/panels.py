@@ -1,4 +1,4 @@
-"""What is drawn: the four curves of the paper's Figure 2, and the training's own."""
+"""Panels of the pages' figures: the paper's Figure 2, the training's curves, the probe's credit."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,30 +7,27 @@ from typing import Any, Literal
 
 from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.evaluation.metrics import Evaluation, Metric
+from stepalign.evaluation.stats import Interval
 from stepalign.report import display
 
 FIGURE_2: tuple[Metric, ...] = ("avg", "maj", "pass", "length")
 
-_TRAINING: tuple[tuple[str, "Unit", dict[str, str]], ...] = (
+Unit = Literal["share", "tokens", "nats a token"]
+
+_TRAINING: tuple[tuple[str, Unit, dict[str, str]], ...] = (
     ("Loss", "nats a token", {"loss": "loss", "kl": "KL(teacher‖student)"}),
     ("Entropy", "nats a token", {"entropy_student": "student", "entropy_teacher": "teacher"}),
     ("Agreement of teacher and student", "share", {"agreement": "same likeliest token"}),
-    (
-        "Training rollouts",
-        "share",
-        {"correct": "correct", "formatted": "well formatted", "truncated": "truncated"},
-    ),
-    ("Tokens that the clip holds", "share", {"clipped": "clipped"}),
+    ("Training rollouts", "share", {"correct": "correct", "formatted": "well formatted", "truncated": "truncated"}),
+    ("Clipped tokens", "share", {"clipped": "clipped"}),
 )
 
-_PROBE: tuple[tuple[str, "Unit", str], ...] = (
+_PROBE: tuple[tuple[str, Unit, str], ...] = (
     ("Credit of correct rollouts", "nats a token", "correct"),
     ("Credit before the error", "nats a token", "before"),
     ("Credit at the error", "nats a token", "at"),
     ("First error found", "share", "first_error"),
 )
-
-Unit = Literal["share", "tokens", "nats a token"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,18 @@ class Curve:
     """One line of a panel."""
 
     label: str
-    steps: tuple[float, ...]
-    """Or what was spent by then, where the panel is over a cost."""
-    values: tuple[float, ...]
-    """NaN where a step has no value."""
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    """NaN leaves a gap."""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
-    """The interval's ends; empty for a line without one."""
+    """Ends of the intervals; empty for a line without."""
+
+    @classmethod
+    def of(cls, label: str, intervals: Sequence[tuple[float, Interval]]) -> "Curve":
+        """Make a curve of intervals by their place on the x axis."""
+        x, y, low, high = zip(*((at, i.value, i.low, i.high) for at, i in intervals), strict=True)
+        return cls(label, x, y, low, high)
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ class Panel:
     title: str
     unit: Unit
     curves: tuple[Curve, ...]
-    over: str = "optimizer step"
+    x_label: str = "optimizer step"
 
 
-def of_evaluations(by_run: Mapping[str, Sequence[Evaluation]]) -> list[Panel]:
-    """Figure 2: one panel a metric, one curve a run, all of one n. No panels where nothing was evaluated."""
+def evaluation_panels(by_run: Mapping[str, Sequence[Evaluation]]) -> list[Panel]:
+    """Make Figure 2: one panel a metric, one curve a run, all of one n. Runs without evaluations have no curve."""
     evaluated = {run: evaluations for run, evaluations in by_run.items() if evaluations}
     if not evaluated:
         return []
@@ -67,61 +69,41 @@ def of_evaluations(by_run: Mapping[str, Sequence[Evaluation]]) -> list[Panel]:
         Panel(
             display.label(metric, n),
             "tokens" if metric == "length" else "share",
-            tuple(_curve(run, metric, evaluations) for run, evaluations in evaluated.items()),
+            tuple(
+                Curve.of(run, [(evaluation.step, evaluation.measures[metric]) for evaluation in evaluations])
+                for run, evaluations in evaluated.items()
+            ),
         )
         for metric in FIGURE_2
     ]
 
 
-def of_training(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """The training's curves. What a condition does not measure (a teacher, a divergence) has none."""
+def training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """Make the training's panels. A metric that the algorithm does not have has no curve."""
+    x = tuple(int(step["step"]) for step in steps)
     panels = []
-    at = tuple(int(step["step"]) for step in steps)
-    for title, unit, names in _TRAINING:
-        curves = []
-        for key, name in names.items():
-            values = tuple(_number(step.get(key)) for step in steps)
-            if not all(map(math.isnan, values)):
-                curves.append(Curve(name, at, values))
+    for title, unit, labels in _TRAINING:
+        curves = [Curve(label, x, tuple(_finite(step.get(key)) for step in steps)) for key, label in labels.items()]
+        curves = [curve for curve in curves if not all(map(math.isnan, curve.y))]
         if curves:
             panels.append(Panel(title, unit, tuple(curves)))
     return panels
 
 
-def of_probes(probes: Sequence[tuple[int, CreditMeasures]]) -> list[Panel]:
-    """How the signal changes: one panel a measure, one curve a context. What was never measured has none."""
+def probe_panels(probes: Sequence[tuple[int, CreditMeasures]]) -> list[Panel]:
+    """Make the probe's panels: one a measure, one curve a context."""
+    contexts = list(dict.fromkeys(context for _, measures in probes for context in measures.contexts))
     panels = []
     for title, unit, name in _PROBE:
         curves = []
-        for context in dict.fromkeys(context for _, measures in probes for context in measures.contexts):
-            found = [(step, measures.contexts.get(context, {}).get(name)) for step, measures in probes]
-            there = [(step, estimate) for step, estimate in found if estimate is not None]
-            if there:
-                curves.append(
-                    Curve(
-                        context,
-                        steps=tuple(step for step, _ in there),
-                        values=tuple(estimate.value for _, estimate in there),
-                        low=tuple(estimate.low for _, estimate in there),
-                        high=tuple(estimate.high for _, estimate in there),
-                    )
-                )
+        for context in contexts:
+            measured = [(step, measures.contexts.get(context, {})) for step, measures in probes]
+            if points := [(step, intervals[name]) for step, intervals in measured if name in intervals]:
+                curves.append(Curve.of(context, points))
         if curves:
             panels.append(Panel(title, unit, tuple(curves)))
     return panels
 
 
-def _curve(run: str, metric: Metric, evaluations: Sequence[Evaluation]) -> Curve:
-    measures = [evaluation.measures[metric] for evaluation in evaluations]
-    return Curve(
-        run,
-        steps=tuple(evaluation.step for evaluation in evaluations),
-        values=tuple(measure.value for measure in measures),
-        low=tuple(measure.low for measure in measures),
-        high=tuple(measure.high for measure in measures),
-    )
-
-
-def _number(found: object) -> float:
-    """A metric as a number that can be drawn; NaN, which leaves a gap, for what is missing or infinite."""
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) else math.nan
+def _finite(number: object) -> float:
+    return float(number) if isinstance(number, int | float) and math.isfinite(number) else math.nan

@@ -1,4 +1,4 @@
-"""What a run's report says beyond its figures: did it help, what was taught, where the time went."""
+"""Statements of a run's report: did training help, what was trained on, how the time was spent."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,19 @@ from stepalign.evaluation.metrics import METRICS, Evaluation, Metric
 from stepalign.evaluation.stats import Difference, Interval
 from stepalign.records import Critique
 from stepalign.report import display
-from stepalign.report.run import Example, Run
+from stepalign.report.display import Cell, Table, count
+from stepalign.report.run import Example, RunFiles
 
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
 """As in the paper's Table 1 for the answer length, though a short answer is not by itself a good one."""
 
-_RATES = {
+_TOKENS = {
     "sample": "completion_tokens",
     "teacher": "teacher_tokens",
     "base": "base_tokens",
     "student": "student_tokens",
 }
-"""The metric that counts the tokens which a stage handles."""
-
-_SPENT = "by the critic, answers asked for again included"
+"""The metric with a stage's tokens."""
 
 _CASES = {
     "A": "fully correct",
@@ -34,12 +33,12 @@ _CASES = {
     "D": "incorrect answer",
 }
 
-_EXAMPLES = 6
+_MAX_EXAMPLES = 6
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether something helped, in words."""
+    """A difference in words."""
 
     tone: Literal["better", "worse", "open"]
     headline: str
@@ -47,21 +46,8 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A metric before and after training, and at its best."""
-
-    metric: Metric
-    label: str
-    before: Interval
-    after: Interval | None
-    difference: Difference | None
-    best: Interval
-    best_step: int
-
-
-@dataclass(frozen=True)
 class Stage:
-    """A stage's part of the time."""
+    """A stage's share of the time."""
 
     name: str
     seconds: float
@@ -70,101 +56,110 @@ class Stage:
 
 
 class Summary:
-    """Everything the page says about one run."""
+    """Statements about one run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFiles) -> None:
         self.run = run
         self.before: Evaluation | None = run.evaluations[0] if run.evaluations else None
         self.after: Evaluation | None = run.evaluations[-1] if len(run.evaluations) > 1 else None
-
-    # ── what ran ──────────────────────────────────────────────────────────────────────────────────────────
+        self.last = self.after or self.before
+        self.n = self.before.n if self.before else 0
+        self.steps_done = int(run.steps[-1]["step"]) if run.steps else 0
+        self.rollouts = sum(int(step.get("rollouts", 0)) for step in run.steps)
 
     def setting(self, key: str) -> Any:
-        """A value of the recipe by its full key; None where it has none."""
-        found: Any = self.run.recipe
+        """Return a value of the recipe by its full key; None without one."""
+        table: Any = self.run.recipe
         for part in key.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        return found
+            table = table.get(part) if isinstance(table, Mapping) else None
+        return table
 
     @property
     def condition(self) -> str:
-        """What the teacher sees, and who wrote it; or that there is none."""
+        """The context and the critic; or the algorithm without a teacher."""
         if self.setting("algorithm.kind") == "grpo":
             return f"GRPO, {count(int(self.setting('training.num_generations') or 1), 'rollout')} a problem"
         critic = self.setting("critic.model") or self.setting("critic.kind")
-        shown = f"context {self.setting('context.template') or 'unknown'}"
-        return f"{shown}, critic {critic}" if critic else f"{shown}, no critic"
+        context = f"context {self.setting('context.template') or 'unknown'}"
+        return f"{context}, critic {critic}" if critic else f"{context}, no critic"
 
     @property
-    def n(self) -> int:
-        """The n of Avg@n; 0 without an evaluation."""
-        return self.before.n if self.before else 0
+    def training(self) -> str:
+        """The optimizer steps taken, of how many."""
+        planned = self.setting("training.max_steps")
+        of = "" if planned in (None, self.steps_done) else f" of {planned}"
+        return f"{count(self.steps_done, 'optimizer step')}{of}"
 
     @property
-    def steps_done(self) -> int:
-        """Optimizer steps taken."""
-        return int(self.run.steps[-1]["step"]) if self.run.steps else 0
-
-    @property
-    def rollouts(self) -> int:
-        """Rollouts drawn for training."""
-        return sum(int(step.get("rollouts", 0)) for step in self.run.steps)
+    def evaluated_on(self) -> str:
+        """The evaluation problems and their samples."""
+        if self.before is None:
+            return "not yet"
+        return f"{count(len(self.before.problem_ids), 'problem')}, {count(self.n, 'sample')} each"
 
     # ── did it help ───────────────────────────────────────────────────────────────────────────────────────
 
     @cached_property
     def differences(self) -> dict[Metric, Difference]:
-        """After minus before, metric by metric; empty where there is nothing to compare."""
+        """After minus before, metric by metric; empty without two evaluations."""
         if self.before is None or self.after is None:
             return {}
         return compare(self.before, self.after, resamples=self.after.resamples, seed=self.after.seed)
 
     @property
     def verdict(self) -> Verdict:
-        """Did it help? By Avg@n, the metric that uses every sample."""
+        """The effect on Avg@n, because this metric uses every sample."""
         if self.before is None:
             return Verdict("open", "Not evaluated yet.", "The run's folder holds no evaluation.")
-        name, problems = display.label("avg", self.n), len(self.before.problem_ids)
-        measure = self.before.measures["avg"]
-        old, low, high = (display.value("avg", end) for end in (measure.value, measure.low, measure.high))
+        name, problems, avg = display.label("avg", self.n), len(self.before.problem_ids), self.before.measures["avg"]
+        old, low, high = (display.value("avg", number) for number in (avg.value, avg.low, avg.high))
         if self.after is None:
-            return Verdict(
-                "open",
-                f"{name} is {old} at step {self.before.step}.",
-                f"95 % interval {low} to {high}, {count(problems, 'problem')}. "
-                "Whether training helps, a second evaluation will say.",
-            )
+            detail = f"95 % interval {low} to {high}, {count(problems, 'problem')}. "
+            detail += "A second evaluation will show whether training helps."
+            return Verdict("open", f"{name} is {old} at step {self.before.step}.", detail)
         new = display.value("avg", self.after.measures["avg"].value)
         change = self.differences["avg"]
         verb = "went" if change.includes_zero else "rose" if change.value > 0 else "fell"
-        return judge(change, f"{name} {verb} from {old} to {new}", f"step {self.before.step}", problems)
+        return verdict_of(change, f"{name} {verb} from {old} to {new}", f"step {self.before.step}")
 
     @property
-    def rows(self) -> list[Row]:
-        """One row a metric; none without an evaluation."""
+    def values(self) -> Table | None:
+        """Each metric before and after training, and at its best."""
         if self.before is None:
-            return []
+            return None
+        columns = [f"step {self.before.step}"]
+        if self.after:
+            columns += [f"step {self.after.step}", "difference", "resamples in which it is higher", "best checkpoint"]
         rows = []
         for metric in METRICS:
-            best_step, best = best_of(metric, self.run.evaluations)
-            rows.append(
-                Row(
-                    metric,
-                    display.label(metric, self.n),
-                    before=self.before.measures[metric],
-                    after=self.after.measures[metric] if self.after else None,
-                    difference=self.differences.get(metric),
-                    best=best,
-                    best_step=best_step,
-                )
-            )
-        return rows
-
-    # ── where the time went ───────────────────────────────────────────────────────────────────────────────
+            cells = [display.value_cell(metric, self.before.measures[metric])]
+            if self.after:
+                change = self.differences[metric]
+                step, best = best_of(metric, self.run.evaluations)
+                cells += [
+                    display.value_cell(metric, self.after.measures[metric]),
+                    display.difference_cell(metric, change),
+                    Cell(f"{100 * change.above:.1f} %"),
+                    display.value_cell(metric, best, f"at step {step}"),
+                ]
+            rows.append((display.label(metric, self.n), cells))
+        note = "Best is the largest value, for length and truncation the least, over evaluated checkpoints."
+        return Table("Values and intervals", columns, rows, note if self.after else "")
 
     @property
+    def every_evaluation(self) -> Table:
+        """Each metric at every evaluation."""
+        rows = [
+            (str(evaluation.step), [display.value_cell(metric, evaluation.measures[metric]) for metric in METRICS])
+            for evaluation in self.run.evaluations
+        ]
+        return Table("Every evaluation", [display.label(metric, self.n) for metric in METRICS], rows)
+
+    # ── how the time was spent ────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
     def stages(self) -> list[Stage]:
-        """The stages of the optimizer steps, in their order. Stages without any time are left out."""
+        """The stages of the optimizer steps that took any time, in their order."""
         seconds = self._total("seconds")
         whole = sum(seconds.values())
         return [
@@ -176,51 +171,55 @@ class Summary:
         """The time of all stages."""
         return sum(stage.seconds for stage in self.stages)
 
-    # ── what was taught ───────────────────────────────────────────────────────────────────────────────────
+    def _rate(self, stage: str, seconds: float) -> float | None:
+        """Compute tokens a second over the steps that spent time on the stage. A resumed step may not have."""
+        if stage not in _TOKENS:
+            return None
+        timed = (step for step in self.run.steps if stage in step.get("seconds", {}))
+        tokens: float = sum(step.get(_TOKENS[stage], 0) for step in timed)
+        return tokens / seconds
+
+    # ── what was trained on ───────────────────────────────────────────────────────────────────────────────
 
     @property
     def counts(self) -> list[tuple[str, int, str]]:
-        """What became of rollouts and problems: name, number, what it means."""
+        """Rollouts, critiques, tokens and problems: name, number, meaning."""
         outcomes, cases, failures = (self._total(key) for key in ("outcomes", "cases", "failures"))
         dropped = self.run.manifest.get("problems", {}).get("dropped", {})
         rows = []
         if self.run.steps:
             rows = [
-                ("rollouts", self.rollouts, "drawn for training"),
-                ("taught", outcomes["taught"], "carry loss"),
+                ("rollouts", self.rollouts, "sampled for training"),
+                ("trained on", outcomes["taught"], "carry loss"),
                 ("dropped", outcomes["dropped"], "carry no loss"),
-                (
-                    "fell back",
-                    outcomes["fallback"],
-                    "without a critique, to the reference solution",
-                ),
-                ("cut", outcomes["cut"], "taught with a teacher's prompt shortened to teacher.max_length"),
+                ("fell back", outcomes["fallback"], "to the reference solution, for lack of a critique"),
+                ("cut", outcomes["cut"], "teacher's prompt shortened to teacher.max_length"),
             ]
         rows += [(f"critiques of case {case}", cases[case], _CASES.get(case, "")) for case in sorted(cases)]
-        rows += [(f"failed: {why}", failures[why], "no critique, or no lesson") for why in sorted(failures)]
-        spent = self._total("critic_tokens")
-        rows += [(f"critic's tokens: {what}", spent[what], _SPENT) for what in sorted(spent) if spent[what]]
-        rows += [(f"left out: {why}", dropped[why], "problems, before training") for why in sorted(dropped)]
-        return rows
+        rows += [(f"failed: {reason}", failures[reason], "no critique") for reason in sorted(failures)]
+        tokens = self._total("critic_tokens")
+        rows += [(f"critic's tokens: {k}", tokens[k], "retries included") for k in sorted(tokens) if tokens[k]]
+        return rows + [(f"left out: {why}", dropped[why], "problems, before training") for why in sorted(dropped)]
 
     @property
     def checks(self) -> list[tuple[str, list[int]]]:
-        """What became of the critiques, check by check: a number for each of `stats.OUTCOMES`."""
+        """The number of critiques by check, for each of `stats.OUTCOMES`."""
         total: dict[str, Counter[str]] = {}
         for step in self.run.steps:
-            for name, found in step.get("checks", {}).items():
-                total.setdefault(name, Counter()).update(found)
+            for name, outcomes in step.get("checks", {}).items():
+                total.setdefault(name, Counter()).update(outcomes)
         return [(name, [total[name][outcome] for outcome in stats.OUTCOMES]) for name in stats.ordered(total)]
 
     @property
     def examples(self) -> list[Example]:
-        """A handful of rollouts: one of each kind, those with a mended step first, then others in order."""
+        """A few rollouts: one of each kind, those with a corrected step first, then others in order."""
         kinds: dict[str, Example] = {}
         for example in self.run.examples:
-            kinds.setdefault(_kind(example), example)
-        chosen = sorted(kinds.values(), key=lambda example: not _mended(example))
-        chosen += [example for example in self.run.examples if example not in chosen]
-        return chosen[:_EXAMPLES]
+            critique = example.critique
+            kind = critique.case if isinstance(critique, Critique) else critique.reason if critique else ""
+            kinds.setdefault(kind or str(example.rollout.correct), example)
+        first = sorted(kinds.values(), key=lambda e: not (isinstance(e.critique, Critique) and e.critique.first_error))
+        return [*first, *(example for example in self.run.examples if example not in first)][:_MAX_EXAMPLES]
 
     def _total(self, key: str) -> Counter[str]:
         total: Counter[str] = Counter()
@@ -229,17 +228,9 @@ class Summary:
                 total[name] += amount
         return total
 
-    def _rate(self, stage: str, seconds: float) -> float | None:
-        """Tokens a second, over the steps that spent time on the stage (a resumed one may not have)."""
-        if stage not in _RATES:
-            return None
-        timed = (step for step in self.run.steps if stage in step.get("seconds", {}))
-        tokens: float = sum(step.get(_RATES[stage], 0) for step in timed)
-        return tokens / seconds
-
 
 def best_of(metric: Metric, evaluations: Sequence[Evaluation]) -> tuple[int, Interval]:
-    """The best value over checkpoints and its step, the earliest of equal ones.
+    """Return the step and value of the best checkpoint, the earliest of equal ones.
 
     As in the paper's Table 1, step 0 is no checkpoint; it counts only where it is the only evaluation.
     """
@@ -249,29 +240,13 @@ def best_of(metric: Metric, evaluations: Sequence[Evaluation]) -> tuple[int, Int
     return best.step, best.measures[metric]
 
 
-def judge(change: Difference, headline: str, against: str, problems: int, seeds: int = 1) -> Verdict:
-    """A difference in Avg@n in words. An interval that includes zero never counts as a gain."""
+def verdict_of(change: Difference, headline: str, against: str, seeds: int = 1) -> Verdict:
+    """Put a difference in Avg@n into words. An interval that includes zero never counts as a gain."""
     points, low, high = (display.difference("avg", end) for end in (change.value, change.low, change.high))
-    paired = f"paired over {count(problems, 'problem')}" + (f", over {seeds} seeds each" if seeds > 1 else "")
+    paired = f"paired over {count(change.n, 'problem')}" + (f", over {seeds} seeds each" if seeds > 1 else "")
     detail = f"{points} points against {against}, 95 % interval {low} to {high}, {paired}."
-    if problems == 1:
+    if change.n == 1:
         return Verdict("open", f"{headline}.", f"{detail} One problem shows no scatter to judge by.")
     if change.includes_zero:
-        detail += " The interval includes zero."
-        return Verdict("open", f"{headline}: no difference is shown.", detail)
+        return Verdict("open", f"{headline}: no difference is shown.", f"{detail} The interval includes zero.")
     return Verdict("better" if change.value > 0 else "worse", f"{headline}.", detail)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 problem`, `30 problems`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _mended(example: Example) -> bool:
-    return isinstance(example.answer, Critique) and example.answer.first_error is not None
-
-
-def _kind(example: Example) -> str:
-    if example.answer is None:
-        return str(example.rollout.correct)
-    return example.answer.case if isinstance(example.answer, Critique) else example.answer.reason

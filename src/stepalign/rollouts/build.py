@@ -1,13 +1,22 @@
-"""Construction of the sampler that a recipe names."""
+"""Construction of the sampler, and of the solver, that a recipe names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import uuid4
 
 import torch
+from accelerate import Accelerator
 
-from stepalign import config
+from stepalign import config, models
+from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
-from stepalign.rollouts import Sampler
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.rewards.math import Grader
+from stepalign.rollouts import AdapterVersion, RemoteSampler, Sampler
+from stepalign.rollouts.generate import Solver
+from stepalign.rollouts.transformers import TransformersSampler
 
 
 def make(
@@ -41,3 +50,32 @@ def make(
         world=world,
     )
     return sampler
+
+
+@contextmanager
+def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
+    """Load a recipe's solver with a PEFT adapter, or with none, and close it at the end."""
+    chat = load_chat(settings.model)
+    device = Accelerator().device
+    dtype = models.resolve_dtype(settings.model.dtype, device)
+
+    def model() -> torch.nn.Module:
+        loaded: torch.nn.Module = models.load_model(settings.model, adapter, device)
+        return loaded
+
+    with ExitStack() as stack:
+        sampler = make(settings, model, dtype, eos_ids=chat.eos_ids)
+        if isinstance(sampler, RemoteSampler):
+            stack.callback(sampler.close)
+            if adapter is not None:
+                sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
+        grader = stack.enter_context(Grader(settings.grader))
+        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
+
+
+@contextmanager
+def solver_on(settings: config.Recipe, chat: Chat, model: torch.nn.Module) -> Iterator[Solver]:
+    """Build the recipe's solver on a model that is loaded already, which is also the sampler's."""
+    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.max_num_seqs)
+    with Grader(settings.grader) as grader:
+        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

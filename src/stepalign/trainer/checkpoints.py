@@ -1,8 +1,10 @@
-"""Checkpoints: a folder each, written beside its place and then moved there, so that it is whole or absent.
+"""Checkpoints: one folder a step, written under a temporary name and then renamed, so that it is whole or absent.
 
-`step-000010/` holds the PEFT adapter (which transformers, vLLM and TRL load as it is), AdamW's state in safetensors
-and `state.json`. No generator state is kept because every random choice is a function of the run's seed (`seeding`),
-no pickle because a checkpoint from elsewhere must not run code.
+`step-000010/` holds the PEFT adapter (loadable by transformers, vLLM and TRL), AdamW's state in safetensors and
+`state.json`.
+
+Left out: generator states, because every random choice is a function of the run's seed (`seeding`); pickles, because
+a checkpoint from elsewhere must not run code.
 """
 
 import json
@@ -24,7 +26,7 @@ def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: i
     """Write the checkpoint of an optimizer step and return its folder.
 
     Raises:
-        StepalignError: the disk is full or not writable; what was there before is untouched.
+        StepalignError: the disk is full or not writable; earlier checkpoints are untouched.
     """
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
@@ -34,9 +36,8 @@ def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: i
         policy.save(temporary)
         save_file(_flatten(optimizer), temporary / _OPTIMIZER)
         (temporary / _STATE).write_text(json.dumps({"step": step}))
-        for path in temporary.iterdir():
+        for path in (*temporary.iterdir(), temporary):
             sync(path)
-        sync(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         sync(folder)
@@ -46,23 +47,22 @@ def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: i
             f"{final}: the checkpoint could not be written: {error.strerror or error}; "
             "earlier checkpoints are untouched, the same command goes on from the last one"
         ) from None
-    except Exception as error:  # safetensors wraps a full disk in its own type
+    except Exception as error:  # safetensors raises its own type for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise StepalignError(f"{final}: the checkpoint could not be written: {error}") from error
     return final
 
 
 def load(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
-    """Restore adapter and optimizer, and return the optimizer step they are at.
+    """Restore adapter and optimizer, and return their optimizer step.
 
     Raises:
-        StepalignError: naming the file that is missing or half-written, and how to go on.
+        StepalignError: a file is missing or half-written; the message says how to go on.
     """
     try:
         policy.load(checkpoint)
         step = int(json.loads((checkpoint / _STATE).read_text())["step"])
-        tensors = load_file(checkpoint / _OPTIMIZER)
-        _unflatten(optimizer, tensors)
+        _unflatten(optimizer, load_file(checkpoint / _OPTIMIZER))
     except Exception as error:
         raise StepalignError(
             f"{checkpoint}: not a whole checkpoint ({error}); delete this folder to go on from the one before"
@@ -71,15 +71,14 @@ def load(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> 
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint of the highest step, or None."""
+    """Return the checkpoint of the highest step, or None."""
     return max(folder.glob("step-*"), default=None)
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": value.contiguous()
-        for index, values in state.items()
+        for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
         if isinstance(value, torch.Tensor)
     }

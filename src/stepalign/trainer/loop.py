@@ -30,7 +30,7 @@ from stepalign.distributed.process import SINGLE, MainProcessProxy, World, init_
 from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.evaluation.run import judge
+from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import ADAPTER
 from stepalign.probing.callback import ProbeCallback
 from stepalign.prompts.conversation import SolverPrompt
@@ -278,8 +278,14 @@ class Trainer:
             return done
         with self.engine.unsharded(self.policy):
             self.weight_sync.sync(self.step)
-            evaluation, rollouts = judge(
-                self.solver, self.evaluation_problems, self.settings, self.console, adapter=ADAPTER, step=self.step
+            evaluation, rollouts = evaluate_policy(
+                self.solver,
+                self.evaluation_problems,
+                self.settings.evaluation,
+                self.console,
+                adapter=ADAPTER,
+                seed=self.settings.seed,
+                step=self.step,
             )
         self.run.keep_evaluation(evaluation, rollouts)
         shown = {name: measure.value for name, measure in evaluation.measures.items()}

@@ -1,0 +1,144 @@
+"""The parts of a parsed response, and the protocol of formats that parse one."""
+
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol, runtime_checkable
+
+from stepalign.records import Rollout
+
+
+@dataclass(frozen=True)
+class Section:
+    """A piece of a response, its heading included."""
+
+    kind: Literal["preamble", "step", "answer"]
+    number: int | None
+    """The number in a step's heading, or None."""
+    title: str
+    """The rest of the heading's line."""
+    start: int
+    end: int
+    """The characters `[start, end)` of the text."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A parsed response. Its sections tile the text: joined they are the text, character for character."""
+
+    text: str
+    sections: tuple[Section, ...]
+    """All of the text, in order. Empty for an empty text."""
+    faults: tuple[str, ...]
+    """Each departure from the format, under a name that can be counted."""
+
+    @cached_property
+    def steps(self) -> tuple[Section, ...]:
+        """The steps in the order of the text, whatever their numbers."""
+        return tuple(section for section in self.sections if section.kind == "step")
+
+    @cached_property
+    def answer_section(self) -> Section | None:
+        """The final-answer section, or the last of several."""
+        return next((section for section in reversed(self.sections) if section.kind == "answer"), None)
+
+    @property
+    def formatted(self) -> bool:
+        """True if the response has no fault: the definition of format accuracy."""
+        return not self.faults
+
+    def section(self, k: int) -> Section:
+        """Return section `k` as critiques count: the steps from 1, then the final answer as one more step.
+
+        Raises:
+            IndexError: the trace has no such section.
+        """
+        counted = self.steps if self.answer_section is None else (*self.steps, self.answer_section)
+        if not 1 <= k <= len(counted):
+            raise IndexError(f"section {k} of a trace with {len(counted)} (counted from 1, the final answer included)")
+        return counted[k - 1]
+
+    def before(self, k: int) -> str:
+        """Return the text before section `k`: the part that a critique of first wrong step `k` quotes verbatim.
+
+        It includes the preamble, and a `---` between section `k` and the one before.
+        """
+        return self.text[: self.section(k).start]
+
+    def content(self, section: Section) -> str:
+        """Return a section's text, heading included."""
+        return self.text[section.start : section.end]
+
+
+@runtime_checkable
+class TraceFormat(Protocol):
+    """A way to write a solution as steps and a final answer."""
+
+    def parse(self, text: str) -> Trace:
+        """Read a response's sections. Every text has some; time is linear in its length."""
+        ...
+
+    def final_answers(self, trace: Trace) -> tuple[str, ...]:
+        """Return the response's answer: none, one, or several that must all be equal to count."""
+        ...
+
+
+def end_of_thinking(text: str) -> int:
+    """Return the character after `</think>`: 0 without a think block, the text's end if the block never ends."""
+    end = text.find(_THINK_END)
+    if end >= 0:
+        return end + len(_THINK_END)
+    return len(text) if text.startswith("<think>") else 0
+
+
+def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
+    """Return the half-open range of completion tokens whose text overlaps the characters `[start, end)`.
+
+    A token across a boundary is in the spans of both sides. Tokens that begin a character (a part of its UTF-8 bytes)
+    start where it starts and are in its span. A final EOS has no text and is in no span.
+
+    Raises:
+        ValueError: `[start, end)` is not a range of the rollout's text.
+    """
+    if not 0 <= start <= end <= len(rollout.text):
+        raise ValueError(f"characters [{start}, {end}) of a text with {len(rollout.text)}")
+    starts = rollout.token_starts
+    first = bisect_left(starts, start)
+    if start == end:
+        return first, first
+    next_start = starts[first] if first < len(starts) else len(rollout.text)
+    if first > 0 and next_start > start:
+        first -= 1
+    return first, bisect_left(starts, end)
+
+
+def boxed(text: str) -> tuple[str, ...]:
+    """Return the contents of every balanced `\\boxed{…}`, in order; of nested ones the outermost.
+
+    An escaped brace (`\\{`) does not count. An unclosed box is none. Time is linear in the text's length.
+    """
+    open_braces: list[tuple[int, int] | None] = []
+    boxes: list[tuple[int, int, int]] = []
+    for match in _BRACE.finditer(text):
+        token = match.group()
+        if token == "}":
+            opened = open_braces.pop() if open_braces else None
+            if opened is not None:
+                while boxes and boxes[-1][0] > opened[0]:
+                    boxes.pop()
+                boxes.append((*opened, match.start()))
+        elif token == "{":
+            open_braces.append(None)
+        elif token.endswith("{") and len(token) > 2:
+            open_braces.append((match.start(), match.end()))
+    return tuple(text[start:end] for _, start, end in boxes)
+
+
+def nonempty(answers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the answers without outer white space, and without empty ones."""
+    return tuple(answer.strip() for answer in answers if answer.strip())
+
+
+_BRACE = re.compile(r"\\{1,2}boxed\s*\{|\\.|[{}]", re.DOTALL)
+_THINK_END = "</think>"

@@ -1,0 +1,35 @@
+"""Solutions without headings: every paragraph is a step, and the last box or the last line is the answer."""
+
+import re
+
+from stepalign.trace.base import Section, Trace, boxed, end_of_thinking, nonempty
+
+NO_TEXT = "no text"
+NO_BOX = "no boxed answer"
+
+_PARAGRAPH = re.compile(r"\S.*?(?:\n[ \t\r]*\n\s*|\Z)", re.DOTALL)
+
+
+class ParagraphFormat:
+    """Paragraphs, separated by blank lines, as steps in the order of the text.
+
+    A last paragraph with a box is the final-answer section. A think block, and white space at the start, is the
+    preamble.
+    """
+
+    def parse(self, text: str) -> Trace:
+        """Read a response's paragraphs."""
+        spans = [match.span() for match in _PARAGRAPH.finditer(text, end_of_thinking(text))]
+        start = spans[0][0] if spans else len(text)
+        sections = [Section("preamble", None, "", 0, start)] if start else []
+        sections += [Section("step", number, "", *span) for number, span in enumerate(spans, 1)]
+        has_box = bool(spans) and bool(boxed(text[slice(*spans[-1])]))
+        if has_box:
+            sections[-1] = Section("answer", None, "", *spans[-1])
+        faults = (() if spans else (NO_TEXT,)) + (() if has_box else (NO_BOX,))
+        return Trace(text, tuple(sections), faults)
+
+    def final_answers(self, trace: Trace) -> tuple[str, ...]:
+        """Return the last box of the response, or else its last line."""
+        response = trace.text[end_of_thinking(trace.text) :]
+        return nonempty(boxed(response))[-1:] or nonempty(tuple(response.splitlines()))[-1:]
