@@ -245,7 +245,7 @@ def log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]
         rows, waiting = waiting[:size], waiting[size:]
         batch = collate([views[number] for number in rows]).to(policy.head.device)
         values = scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu()
-        scored |= zip(rows, values.split([views[number].num_loss_tokens for number in rows]), strict=True)
+        scored |= zip(rows, torch.split(values, [views[number].num_loss_tokens for number in rows]), strict=True)
     policy.train(training)
     return [scored[number] for number in range(len(views))]
 
