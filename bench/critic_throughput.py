@@ -29,7 +29,7 @@ from stepalign import data as problems
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.openai import OpenAICritic
 from stepalign.records import Critique, Grade, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 
 DELAY_S, IN_FLIGHT = 0.05, 64
 
@@ -124,7 +124,7 @@ def run(port: int, given: list[tuple[Problem, Rollout]], folder: Path, kill_afte
     settings = config.OpenAICriticConfig(
         base_url=(f"http://127.0.0.1:{port}/v1",), model="critic", max_concurrency=IN_FLIGHT
     )
-    with Grader(config.GraderConfig()) as grader:
+    with MathGrader() as grader:
         critic = OpenAICritic(settings, grader, folder)
         start, cpu, taught, middle = time.perf_counter(), time.process_time(), 0, 0
         for number, answer in enumerate(critic.critique(iter(given)), start=1):

@@ -9,9 +9,8 @@ them right), with 1 and with 2 workers that are up, then the same with 5 hanging
 import time
 from fractions import Fraction
 
-from stepalign import config
 from stepalign.records import Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 
 COUNT = 1000
 HANGING = 5
@@ -60,7 +59,7 @@ def main() -> None:
 
 def timed(workers: int, rollouts: list[Rollout], problems: dict[str, Problem]) -> tuple[float, float, list[Rollout]]:
     """The seconds until new workers have answered, the seconds that grading took, and the graded rollouts."""
-    with Grader(config.GraderConfig(num_workers=workers, timeout_s=TIMEOUT_S)) as grader:
+    with MathGrader(num_workers=workers, timeout_s=TIMEOUT_S) as grader:
         began = time.perf_counter()
         grader.same([("1", str(n)) for n in range(2 * workers)])
         up = time.perf_counter()

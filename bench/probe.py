@@ -24,8 +24,7 @@ from stepalign import config
 from stepalign.losses.log_probs import scores
 from stepalign.models import load_base
 from stepalign.policy import Policy
-from stepalign.probing import logprobs as sight
-from stepalign.probing.logprobs import look
+from stepalign.probing.logprobs import BATCH_TOKENS, batches_by_length, score_views
 from stepalign.views import View, collate
 
 LARGE_VOCABULARY = 151_936
@@ -49,7 +48,7 @@ def load(path: str) -> Policy:
 
 def batches(seen: list[View], device: torch.device) -> list[list[View]]:
     lengths = [len(view.input_ids) for view in seen]
-    return [[seen[place] for place in places] for places in sight._batches(lengths, sight.BATCH_TOKENS[device.type])]
+    return [[seen[place] for place in places] for places in batches_by_length(lengths, BATCH_TOKENS[device.type])]
 
 
 @torch.no_grad()
@@ -57,8 +56,8 @@ def times(policy: Policy, seen: list[View], repeats: int, top: int) -> dict[str,
     device = policy.head.device
     groups = [collate(group).to(device) for group in batches(seen, device)]
     contenders: dict[str, Callable[[], object]] = {
-        "credit": lambda: look(policy, policy.head, seen),
-        f"credit, top {top}": lambda: look(policy, policy.head, seen, top=top),
+        "credit": lambda: score_views(policy, policy.head, seen),
+        f"credit, top {top}": lambda: score_views(policy, policy.head, seen, top=top),
         "decoder alone": lambda: [policy(batch) for batch in groups],
         "forward with logits": lambda: [
             policy.base(input_ids=batch.input_ids, use_cache=False).logits.sum().item() for batch in groups
@@ -85,8 +84,8 @@ def peak(path: str, what: str) -> int:
     else:
         policy = load(path)
         seen = views(4, (400, 400), (1000, 1000))
-        run = lambda: look(policy, policy.head, seen)  # noqa: E731
-        look(policy, policy.head, views(1, (8, 8), (8, 8)))
+        run = lambda: score_views(policy, policy.head, seen)  # noqa: E731
+        score_views(policy, policy.head, views(1, (8, 8), (8, 8)))
         policy.head.sum()  # a mapped file counts once it was read
         for parameter in policy.parameters():
             parameter.sum()

@@ -75,6 +75,22 @@ def test_a_head_that_scales_or_caps_is_refused_by_every_command(
         commands[command]()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_check_of_the_head_sees_a_cap_above_all_logits_and_leaves_the_model_as_it_was(
+    dtype: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Gemma 2 caps at 30; an untrained model's logits are far below, where a cap does not show."""
+    options = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "pad_token_id": 0, "final_logit_softcapping": 30.0}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **options, **heads)).save_pretrained(tmp_path)
+    with pytest.raises(StepalignError, match="gemma2: its logits are more"):
+        models.load_base(config.ModelConfig(name_or_path=str(tmp_path), dtype=dtype, attn_implementation="eager"), CPU)
+    base = models.load_base(config.ModelConfig(name_or_path=str(tiny_llama), dtype=dtype), CPU)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=base.dtype)
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(base(ids).logits, plain(ids).logits)
+
+
 def test_an_adapter_on_the_head_is_refused(tiny_llama: Path) -> None:
     with pytest.raises(StepalignError, match="output projection must stay frozen"):
         load(tiny_llama, target_modules=("q_proj", "lm_head"))

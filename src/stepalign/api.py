@@ -28,7 +28,7 @@ from stepalign.evaluation.run import evaluate_policy
 from stepalign.io import read_jsonl, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.rollouts.build import open_solver
 from stepalign.seeding import derive_seed
 
@@ -169,7 +169,11 @@ def check_critiques(
     attempts = _attempts(settings, rollouts, problems_file)
     table = settings.critic or config.ProgramCriticConfig()
     results = []
-    with Grader(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as advance:
+    with (
+        registry.build(settings.grader) as grader,
+        Console() as console,
+        console.stage("check", len(attempts)) as advance,
+    ):
         for result in ValidatedCritic(ReplayCritic(critiques), table, grader).critique(attempts):
             results.append(result)
             advance(1)
@@ -221,7 +225,7 @@ def _critique_all(
     if settings.critic is None:
         raise StepalignError("the recipe has no [critic]")
     with ExitStack() as stack:
-        grader = stack.enter_context(Grader(settings.grader))
+        grader: Grader = stack.enter_context(registry.build(settings.grader))
 
         def own_model() -> OwnModel:
             loaded = stack.enter_context(open_solver(settings, None))

@@ -134,9 +134,9 @@ class Chat:
         return str(rendered)
 
     def _control_ids(self) -> frozenset[int]:
-        """Return the special tokens, and every other added token that ends a response or is emitted by a prompt.
+        """Return the ids of the special tokens and of the added tokens with a function.
 
-        Words and white space that the template emits remain text.
+        Those end a response, or are emitted by the template or `close_think`. Words and white space remain text.
         """
         roles = ("system", "user", "assistant")
         rendered = "<think></think>"  # emitted by `close_think`
@@ -164,7 +164,7 @@ class Chat:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _decode_alone(self, ids: list[int]) -> tuple[str, list[int]] | None:
-        """Decode each id alone, if the pieces join to the whole text (the usual case, and fast)."""
+        """Decode each id alone, which is fast; return None if the pieces do not join to the text."""
         pieces = [self._decode([token]) for token in ids]
         text = self._decode(ids)
         if "".join(pieces) != text or "\ufffd" in text:
@@ -176,7 +176,7 @@ class Chat:
         return text, [0, *ends[:-1]][: len(ids)]
 
     def _decode_in_windows(self, ids: list[int]) -> tuple[str, list[int]]:
-        """Decode in growing windows, for characters of several ids and tokenizers that depend on the ids before."""
+        """Decode in growing windows, for characters of several ids and context-dependent tokenizers."""
         text, starts = self._decode(ids), [0]
         written, settled, done = 0, 0, 0
         for position in range(1, len(ids)):
@@ -217,9 +217,9 @@ def load_chat(model: config.ModelConfig) -> Chat:
 def _without_control_tokens(
     tokenizer: PreTrainedTokenizerBase, control_ids: frozenset[int]
 ) -> tuple[Tokenizer, dict[int | None, int]]:
-    """Return the tokenizer without its control tokens, and the original id of each added token that it still has.
+    """Remove a tokenizer's control tokens, and map its remaining added tokens to their original ids.
 
-    Added tokens beyond the model's own vocabulary are numbered anew when others are missing.
+    The ids differ because added tokens beyond the model's own vocabulary are numbered in order.
     """
     description: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     added = [token for token in description["added_tokens"] if token["id"] not in control_ids]

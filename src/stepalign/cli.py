@@ -188,7 +188,7 @@ def plant(
         problems_file=problems,
         limit=limit,
         seed=seed,
-        kinds=sets.kinds_of(kind or ()),
+        kinds=sets.parse_kinds(kind or ()),
     )
     typer.echo(f"{out}: {len(planted.slips)} slips; not planted: {dict(planted.not_planted)}")
 

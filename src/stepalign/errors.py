@@ -1,9 +1,9 @@
-"""The one exception a user is meant to see."""
+"""The one exception whose message is meant for the user."""
 
 
 class StepalignError(Exception):
     """Bad input, or a run that cannot go on.
 
-    The message names the file, line or key, what was found and what is allowed. The command line prints it
-    without a traceback; anything else that surfaces is a bug.
+    The message names the file, line or key, the value found and the values allowed. The command line prints it without
+    a traceback. Any other exception is a bug.
     """

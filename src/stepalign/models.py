@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -30,7 +31,7 @@ def load_policy(
     *,
     load_device: torch.device | None = None,
 ) -> Policy:
-    """Load the base and add a fresh adapter, whose effect is zero until it is trained.
+    """Load the base and add a fresh adapter. Its effect is zero until it is trained.
 
     Args:
         model: the base.
@@ -149,17 +150,20 @@ def _check_head(base: PreTrainedModel) -> None:
 
     def rescale(_module: nn.Module, _inputs: object, output: Any) -> None:
         states = output.last_hidden_state
-        output.last_hidden_state = states * (50 / (states @ head.T).abs().max())
+        output.last_hidden_state = states * (50 / F.linear(states, head).abs().max())
         hidden.append(output.last_hidden_state)
 
-    layers, handle = decoder.layers, decoder.register_forward_hook(rescale)
-    decoder.layers = nn.ModuleList()
+    handle = decoder.register_forward_hook(rescale)
+    layers = getattr(decoder, "layers", None)  # GPT-2 names them otherwise; they are run there
+    if layers is not None:
+        decoder.layers = nn.ModuleList()
     try:
         logits = base(input_ids=torch.arange(4, device=head.device)[None] % head.shape[0], use_cache=False).logits
     finally:
-        decoder.layers = layers
         handle.remove()
-    if not torch.allclose((hidden[0] @ head.T).float(), logits.float(), rtol=2e-2, atol=1e-2):
+        if layers is not None:
+            decoder.layers = layers
+    if not torch.allclose(F.linear(hidden[0], head).float(), logits.float(), rtol=2e-2, atol=1e-2):
         raise StepalignError(
             f"model {base.config.model_type}: its logits are more than hidden · headᵀ (a bias, a scale, a "
             "soft cap), which is not supported"

@@ -1,14 +1,14 @@
-"""Every random choice is a pure function of the run's seed and of what is being chosen.
+"""Seeds: every random choice is a function of the run's seed and of the thing that is chosen.
 
-Nothing draws from a global generator, so a resumed run needs no generator state: step 11 draws the same numbers
-whether or not steps 1–10 ran in the same process.
+No global generator is used, so a resumed run needs no generator state: step 11 gets the same numbers whether or not
+steps 1–10 ran in the same process.
 """
 
 import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed for the thing that `parts` name, independent of the seeds of other things.
+    """Return a 63-bit seed for the thing that `parts` name, independent of all other seeds.
 
     >>> derive_seed(0, "rollout", 3) == derive_seed(0, "rollout", 3) != derive_seed(0, "rollout", 4)
     True

@@ -1,6 +1,6 @@
 """Teachers: the model whose predictions, given a context with feedback, the student learns from.
 
-A teacher is trained never by gradients. It may follow the student after each optimizer step, and then has state that a
+A teacher is never trained by gradients. It may follow the student after each optimizer step, and then has state that a
 checkpoint must hold.
 
     base    the initial policy: the student's weights with the adapter disabled (paper, Section 3.2)
@@ -50,7 +50,7 @@ class Teacher(Protocol):
 
 
 class _PolicyTeacher:
-    """Base of the teachers that are computed from the policy's own weights and have no state."""
+    """Base of the teachers without a state, computed from the policy's own weights."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy

@@ -1,10 +1,11 @@
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from stepalign import config
-from stepalign.config.migrate import KEYS, migrate
+from stepalign.config.migrate import KEYS, VALUES, migrate
 from stepalign.config.recipe import Recipe
 from stepalign.config.registry import nested
 from stepalign.errors import StepalignError
@@ -160,3 +161,14 @@ def test_every_new_name_is_a_key_and_no_old_name_is(table: str) -> None:
     keys = {key for each in tables for key in each.model_fields}
     assert set(KEYS[table].values()) <= keys
     assert not KEYS[table].keys() & keys
+
+
+def test_the_page_on_migrating_has_every_key_and_value() -> None:
+    page = (REPOSITORY / "docs" / "migrating.md").read_text()
+    for table, keys in KEYS.items():
+        for old, new in keys.items():
+            line = next(line for line in page.splitlines() if re.search(rf"\| `\[?([\w.]+\.)?{new}\]?` \|$", line))
+            assert f"{old}" in line, (table, old)
+    for path, values in VALUES.items():
+        for old, new in values.items():
+            assert f'| `{path} = "{old}"` | `"{new}"` |' in page

@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 
 from stepalign.contexts.paraphrase import paraphrase
-from stepalign.critics.arithmetic.equations import numbers
+from stepalign.critics.arithmetic.equations import find_numbers
 
 TEXT = (
     "First a plan.\n### Step 1: Add the eggs\nShe has 3 eggs, so 3 + 4 = 7 and 12*3=$36 in total.\n\n"
@@ -21,7 +21,7 @@ def test_it_says_the_same_in_other_words() -> None:
 
 def test_numbers_stay_in_their_order() -> None:
     def values(text: str) -> list[Fraction]:
-        return [number.value for number in numbers(text)]
+        return [number.value for number in find_numbers(text)]
 
     # Its own "Part 1" is read as a number, which a heading's is not.
     text = TEXT[TEXT.index("She") : TEXT.index("\n\n")]

@@ -11,11 +11,11 @@ from stepalign import config
 from stepalign.critics import schema
 from stepalign.critics.checks import NAMES, Checker, normalize
 from stepalign.records import Check, Critique, FinishReason, Grade, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.trace import parse
 
 APPENDIX_B = Path(__file__).parents[2] / "../shared/paper/appendix-b"
-GRADER = Grader(config.GraderConfig(num_workers=1))
+GRADER = MathGrader(num_workers=1)
 
 
 @pytest.fixture(autouse=True, scope="module")

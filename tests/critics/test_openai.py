@@ -16,7 +16,7 @@ from stepalign.critics.openai import OpenAICritic
 from stepalign.errors import StepalignError
 from stepalign.prompts import load
 from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.trace import parse
 
 KEY = "sk-very-secret-0123456789"
@@ -37,7 +37,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPALIGN_CRITIC_API_KEY", KEY)
 
 
-GRADER = Grader(config.GraderConfig(num_workers=1))  # plain arithmetic decides every answer here: no worker starts
+GRADER = MathGrader(num_workers=1)  # plain arithmetic decides every answer here: no worker starts
 
 
 def settings(url: str | Sequence[str], **changed: Any) -> config.OpenAICriticConfig:

@@ -14,7 +14,7 @@ from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.rollouts import Completion, Request
 from stepalign.trace import parse
 from stepalign.trainer.loop import train
@@ -65,7 +65,7 @@ class Scripted:
 def answers(
     sampler: Scripted, attempts: Sequence[tuple[Problem, Rollout]], *, limit: int | None = None, **settings: object
 ) -> list[Critique | CritiqueFailure]:
-    with Grader(config.GraderConfig(num_workers=1)) as grader:
+    with MathGrader(num_workers=1) as grader:
         own = OwnModel(sampler.chat, sampler, limit)
         critic = SelfCritic(config.SelfCriticConfig(**settings), grader, lambda: own)
         return list(critic.critique(attempts))
@@ -125,7 +125,7 @@ def test_an_answer_that_was_cut_off_and_a_message_without_room_are_failures(chat
 
 def test_without_a_solver_there_is_no_such_critic() -> None:
     with pytest.raises(StepalignError, match=r"critic\.kind = 'self'"):
-        registry.build(config.SelfCriticConfig(), grader=Grader(config.GraderConfig()), folder=Path(), own=None)
+        registry.build(config.SelfCriticConfig(), grader=MathGrader(), folder=Path(), own=None)
 
 
 def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.critics.arithmetic import equations
-from stepalign.error_injection import inject as planting
-from stepalign.error_injection import sources
-from stepalign.error_injection.inject import KINDS, NotPlantable, plant
+from stepalign.critics.arithmetic.equations import evaluate, find_equations
+from stepalign.error_injection import inject, sources
+from stepalign.error_injection.inject import KINDS, NotInjectable, inject_error
 from stepalign.records import PlantedSlip, Problem, SlipKind
 from stepalign.trace import boxed, parse
 
@@ -32,12 +31,12 @@ She sells these 7 eggs for 7 * 5 = $35 a day.
 
 
 def planted(*kinds: SlipKind, seed: int = 0, problem: Problem = EGGS, text: str = SOLVED) -> PlantedSlip:
-    return plant(problem, text, rollout_id="r", seed=seed, kinds=kinds or KINDS)
+    return inject_error(problem, text, rollout_id="r", seed=seed, kinds=kinds or KINDS)
 
 
 def false_equations(text: str) -> list[tuple[int, int]]:
     """Where the false equations of a text are, each from its computation to its result."""
-    links = [link for chain in equations.find(text) for link in chain.false_links()]
+    links = [link for chain in find_equations(text) for link in chain.false_links()]
     return [(left.start, right.end) for left, right in links]
 
 
@@ -54,7 +53,7 @@ def keeps_its_promises(slip: PlantedSlip, problem: Problem) -> None:
     false = false_equations(slip.text)
     assert len(false) == (slip.kind == "arithmetic")
     assert all(start < slip.start < slip.end <= end for start, end in false)
-    stated, computed = equations.value(boxed(slip.text)[-1]), equations.value(problem.answer)
+    stated, computed = evaluate(boxed(slip.text)[-1]), evaluate(problem.answer)
     assert stated is not None
     assert stated >= 0
     assert stated != computed
@@ -95,8 +94,8 @@ def test_a_slip_is_whole_although_its_first_digits_are_right() -> None:
 
 def test_a_number_that_only_loses_its_end_is_not_where_a_slip_shows() -> None:
     # 70 → 7 parts from the correct text behind the 7, where no wrong number stands.
-    assert planting._place("70 eggs", "7 eggs") is None
-    place = planting._place("7 eggs", "70 eggs")
+    assert inject._first_wrong_token("70 eggs", "7 eggs") is None
+    place = inject._first_wrong_token("7 eggs", "70 eggs")
     assert place is not None
     assert (place.start, place.end) == (0, 2)
 
@@ -104,17 +103,17 @@ def test_a_number_that_only_loses_its_end_is_not_where_a_slip_shows() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("3 + 4 = 7, so \\boxed{7}", planting.NOT_STEPS),
-        ("### Step 1: Add\n3 + 4 = 7", planting.NOT_STEPS),
-        ("### Step 1: Add\n3 + 4 = <<3+4=7>>7\n\n### Final Answer:\n\\boxed{7}", planting.ANNOTATED),
-        ("### Step 1: Add\n3 + 4 = 8\n\n### Final Answer:\n\\boxed{7}", planting.NOT_TRUE),
-        ("### Step 1: Think\nIt is seven.\n\n### Final Answer:\n\\boxed{7}", planting.NO_PLACE),
+        ("3 + 4 = 7, so \\boxed{7}", inject.NOT_STEPS),
+        ("### Step 1: Add\n3 + 4 = 7", inject.NOT_STEPS),
+        ("### Step 1: Add\n3 + 4 = <<3+4=7>>7\n\n### Final Answer:\n\\boxed{7}", inject.ANNOTATED),
+        ("### Step 1: Add\n3 + 4 = 8\n\n### Final Answer:\n\\boxed{7}", inject.NOT_TRUE),
+        ("### Step 1: Think\nIt is seven.\n\n### Final Answer:\n\\boxed{7}", inject.NO_PLACE),
         # The last equation's result is not the answer's: nothing is carried there.
-        ("### Step 1: Add\n3 + 4 = 7\n\n### Final Answer:\n\\boxed{9}", planting.NO_PLACE),
+        ("### Step 1: Add\n3 + 4 = 7\n\n### Final Answer:\n\\boxed{9}", inject.NO_PLACE),
     ],
 )
 def test_what_cannot_be_planted_says_why(text: str, reason: str) -> None:
-    with pytest.raises(NotPlantable, match=reason):
+    with pytest.raises(NotInjectable, match=reason):
         planted(text=text)
 
 
@@ -144,7 +143,7 @@ def test_a_value_that_is_computed_twice_is_not_mistaken_for_the_other() -> None:
 
 ### Final Answer:
 \\boxed{12}"""
-    with pytest.raises(NotPlantable, match=planting.NO_PLACE):
+    with pytest.raises(NotInjectable, match=inject.NO_PLACE):
         planted("dropped term", problem=problem, text=text)
 
 
@@ -154,8 +153,8 @@ def test_most_right_solutions_of_gsm8k_can_be_planted() -> None:
     slips = []
     for solution in right:
         try:
-            slip = plant(solution.problem, solution.text, rollout_id=solution.id, seed=1)
-        except NotPlantable:
+            slip = inject_error(solution.problem, solution.text, rollout_id=solution.id, seed=1)
+        except NotInjectable:
             continue
         keeps_its_promises(slip, solution.problem)
         slips.append(slip)

@@ -3,8 +3,8 @@ import pytest
 from stepalign import config
 from stepalign.chat import Chat
 from stepalign.critics import schema
-from stepalign.error_injection.inject import plant
-from stepalign.error_injection.records import as_rollout, critique_of_correct, critique_of_slip
+from stepalign.error_injection.inject import inject_error
+from stepalign.error_injection.sets import to_rollout, true_critique
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import PlantedSlip, Problem
 from stepalign.trace import parse, token_span
@@ -17,13 +17,14 @@ PROMPT = SolverPrompt(config.PromptsConfig())
 
 
 def slip(seed: int = 0) -> PlantedSlip:
-    return plant(PROBLEM, SOLVED, rollout_id="r/slip", seed=seed)
+    return inject_error(PROBLEM, SOLVED, rollout_id="r/slip", seed=seed)
 
 
-def test_the_ground_truth_copies_corrects_and_continues_with_the_correct_trace() -> None:
+def test_the_ground_truth_copies_corrects_and_continues_with_the_correct_trace(chat: Chat) -> None:
     for seed in range(12):
         wrong = slip(seed)
-        critique = critique_of_slip(wrong)
+        critique = true_critique(PROBLEM, to_rollout(PROBLEM, wrong.text, "r/slip", False, chat, PROMPT), wrong)
+        assert (critique.rollout_id, critique.critic) == ("r/slip", "planted")
         assert critique.first_error == wrong.step
         assert [v.correct for v in critique.verdicts] == [k not in (wrong.step, 3) for k in (1, 2, 3)]
         read = schema.parse(critique.text, parse(wrong.text))
@@ -37,7 +38,7 @@ def test_the_ground_truth_copies_corrects_and_continues_with_the_correct_trace()
 
 def test_a_rollout_has_the_texts_ids_and_the_first_wrong_token(chat: Chat) -> None:
     wrong = slip()
-    rollout = as_rollout(PROBLEM, wrong.text, rollout_id="r/slip", correct=False, chat=chat, prompt=PROMPT)
+    rollout = to_rollout(PROBLEM, wrong.text, "r/slip", False, chat, PROMPT)
     assert chat.decode(rollout.completion_ids) == (wrong.text, rollout.token_starts)
     assert rollout.completion_ids[-1] in chat.eos_ids
     assert rollout.prompt_ids == chat.prompt_ids(PROMPT.turns(PROBLEM))
@@ -48,14 +49,14 @@ def test_a_rollout_has_the_texts_ids_and_the_first_wrong_token(chat: Chat) -> No
     )
     first, behind = token_span(rollout, wrong.departure, wrong.departure + 1)
     assert behind == first + 1
-    right = as_rollout(PROBLEM, SOLVED, rollout_id="r", correct=True, chat=chat, prompt=PROMPT)
+    right = to_rollout(PROBLEM, SOLVED, "r", True, chat, PROMPT)
     assert right.completion_ids[:first] == rollout.completion_ids[:first]
     assert right.completion_ids[first] != rollout.completion_ids[first]
 
 
 def test_the_ground_truth_on_a_correct_trace_is_all_of_it(chat: Chat) -> None:
-    rollout = as_rollout(PROBLEM, SOLVED, rollout_id="r", correct=True, chat=chat, prompt=PROMPT)
-    critique = critique_of_correct(rollout)
+    rollout = to_rollout(PROBLEM, SOLVED, "r", True, chat, PROMPT)
+    critique = true_critique(PROBLEM, rollout)
     assert (critique.case, critique.first_error, len(critique.verdicts)) == ("A", None, 3)
     assert critique.correct_part == SOLVED
     assert schema.parse(critique.text, parse(SOLVED)).correct_part == SOLVED

@@ -72,6 +72,6 @@ def test_a_title_names_the_result_and_never_holds_a_number() -> None:
 def test_a_rollout_without_problem_or_grade_is_an_error() -> None:
     rollout = Rollout(id="r", problem_id="p", completion_ids=(), token_starts=(), text="", finish="stop")
     with pytest.raises(StepalignError, match="rollout r: there is no problem 'p'"):
-        list(sources.rollouts([rollout], []))
+        list(sources.rollout_solutions([rollout], []))
     with pytest.raises(StepalignError, match="rollout r is not graded"):
-        list(sources.rollouts([rollout], [Problem(id="p", statement="?", answer="1")]))
+        list(sources.rollout_solutions([rollout], [Problem(id="p", statement="?", answer="1")]))

@@ -50,7 +50,7 @@ def show(browser: Any, tmp_path: Path) -> Callable[..., Any]:
 
     def open_(probe: Any, fragment: str = "") -> Any:
         path = tmp_path / "probe.html"
-        path.write_text(page.render(probe, drawn={}), encoding="utf-8")
+        path.write_text(page.render(probe, figures={}), encoding="utf-8")
         browser.get(f"{path.as_uri()}{fragment}")
         WebDriverWait(browser, 20).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
         assert browser.get_log("browser") == []

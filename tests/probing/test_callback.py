@@ -11,7 +11,7 @@ from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
-from stepalign.probing import inputs as material
+from stepalign.probing import inputs
 from stepalign.trainer.loop import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -39,7 +39,7 @@ def same(one: CreditMeasures, other: CreditMeasures) -> None:
 def test_every_checkpoint_is_measured_as_the_stage_would_measure_it(watched: Recipe, tmp_path: Path) -> None:
     folder = watched.folder / "probe"
     assert sorted(path.name for path in folder.glob("step-*")) == [f"step-00000{step}.json" for step in (0, 2, 4)]
-    assert len(material.read(folder).rollouts) == 6
+    assert len(inputs.read(folder).rollouts) == 6
     for step in (0, 4):
         adapter = watched.folder / "checkpoints" / f"step-{step:06d}" if step else None
         looked = stepalign.probe(
@@ -68,15 +68,15 @@ def test_watching_changes_nothing_about_what_is_learnt(watched: Recipe, finished
 
 
 def test_the_runs_page_shows_how_the_signal_changes(watched: Recipe, finished_run: Recipe) -> None:
-    assert "Where the signal lands" in report.write(watched.folder).read_text()
+    assert "Credit of a fixed set of rollouts" in report.write(watched.folder).read_text()
     assert (watched.folder / "figures" / "probe.png").stat().st_size
-    assert "Where the signal lands" not in (finished_run.folder / "report.html").read_text()
+    assert "Credit of a fixed set of rollouts" not in (finished_run.folder / "report.html").read_text()
 
 
 def test_without_rollouts_of_its_own_the_base_draws_the_set(make_recipe: MakeRecipe) -> None:
     settings = make_recipe("probe.num_rollouts=3", "training.max_steps=2", "training.eval_steps=0")
     train(settings)
-    rollouts = material.read(settings.folder / "probe").rollouts
+    rollouts = inputs.read(settings.folder / "probe").rollouts
     assert [rollout.policy_step for rollout in rollouts] == [0, 0, 0]
     assert set(measures(settings, 2).contexts) == {"stepalign"}
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stepalign.probing import figures
-from stepalign.probing.positions import BINS, by_position
+from stepalign.probing.measures import DISTANCES, credit_by_position, distance_label
 from stepalign.report.figures import STYLE
 
 
@@ -25,7 +25,7 @@ def test_the_page_draws_them_in_its_own_colours(build_probe) -> None:
 def test_a_rollout_has_a_panel_a_context_with_its_error_and_steps(build_probe) -> None:
     probe = build_probe(2, contexts=3)
     with matplotlib.rc_context(STYLE):
-        figure = figures.rollout(probe, "pens/001")
+        figure = figures.along_rollout(probe, "pens/001")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["stepalign", "refsol", "quoted"]
     assert {text.get_text() for text in figure.axes[0].texts} == {"step 1", "step 2", " first error "}
 
@@ -33,13 +33,13 @@ def test_a_rollout_has_a_panel_a_context_with_its_error_and_steps(build_probe) -
 def test_nothing_is_drawn_of_nothing(build_probe) -> None:
     probe = dataclasses.replace(build_probe(2), credits=(), marks=(), measures=type(build_probe(2).measures)())
     assert figures.for_page(probe) == {}
-    assert figures.rollout(probe, "pens/001") is None
+    assert figures.along_rollout(probe, "pens/001") is None
 
 
 def test_credit_by_position_is_the_mean_over_tokens_at_that_distance(build_probe) -> None:
     probe = build_probe(6, tokens=60)
-    found = by_position(probe)["stepalign"]
-    at = BINS.index(next(one for one in BINS if one.first == 3))
+    found = credit_by_position(probe.rollouts, probe.marks, probe.credits)["stepalign"]
+    at = [distance_label(distance) for distance in DISTANCES].index("3–4", len(DISTANCES) // 2)
     error = 59 // 2
     wanted = [credit.values[error + 3 : error + 5] for credit in probe.credits if credit.context == "stepalign"][1::2]
     assert found[at].value == pytest.approx(np.mean(wanted))

@@ -5,12 +5,12 @@ import pytest
 
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
-from stepalign.probing import inputs as material
+from stepalign.probing import inputs
 from stepalign.records import PlantedSlip, Problem, Rollout
 
 
 def test_a_planted_folder_brings_problems_critiques_and_marks(planted: Path) -> None:
-    found = material.read(planted)
+    found = inputs.read(planted)
     assert len(found.rollouts) == len(found.critiques) == 8
     assert len(found.problems) == 4
     slips = {slip.rollout_id: slip for slip in read_jsonl(planted / "slips.jsonl", PlantedSlip)}
@@ -23,7 +23,7 @@ def test_a_planted_folder_brings_problems_critiques_and_marks(planted: Path) -> 
 def test_without_slips_the_critiques_say_where_rollouts_go_wrong(planted: Path, tmp_path: Path) -> None:
     for name in ("problems", "rollouts", "critiques"):
         shutil.copy(planted / f"{name}.jsonl", tmp_path)
-    known, found = material.read(planted), material.read(tmp_path)
+    known, found = inputs.read(planted), inputs.read(tmp_path)
     assert {mark.source for mark in found.marks} == {"critique"}
     # A slip that leaves a term out shortens the step: the critique's place is then the same number's or the next's.
     assert [(mark.rollout_id, mark.step) for mark in found.marks] == [
@@ -33,22 +33,22 @@ def test_without_slips_the_critiques_say_where_rollouts_go_wrong(planted: Path, 
 
 def test_a_file_alone_takes_its_problems_from_the_recipe(planted: Path) -> None:
     problems = {problem.id: problem for problem in read_jsonl(planted / "problems.jsonl", Problem)}
-    found = material.read(planted / "rollouts.jsonl", problems)
+    found = inputs.read(planted / "rollouts.jsonl", problems)
     assert (len(found.rollouts), found.answers, found.marks) == (8, [], ())
     with pytest.raises(StepalignError, match=r"rollouts\.jsonl: rollout .*: no problem "):
-        material.read(planted / "rollouts.jsonl", {})
+        inputs.read(planted / "rollouts.jsonl", {})
 
 
 def test_the_first_few_keep_what_belongs_to_them(planted: Path) -> None:
-    few = material.read(planted).first(2)
+    few = inputs.read(planted).first(2)
     assert len(few.rollouts) == len(few.answers) == 2
     assert (len(few.problems), len(few.marks)) == (1, 1)
 
 
 def test_what_is_written_is_read_back(planted: Path, tmp_path: Path) -> None:
-    found = material.read(planted)
+    found = inputs.read(planted)
     found.write(tmp_path)
-    again = material.read(tmp_path)
+    again = inputs.read(tmp_path)
     assert (again.rollouts, again.problems, again.answers, again.marks) == (
         found.rollouts, found.problems, found.answers, found.marks,
     )  # fmt: skip
@@ -58,8 +58,8 @@ def test_a_rollout_twice_and_none_at_all_are_refused(planted: Path, tmp_path: Pa
     problems = {problem.id: problem for problem in read_jsonl(planted / "problems.jsonl", Problem)}
     rollouts = read_jsonl(planted / "rollouts.jsonl", Rollout)
     write_jsonl(tmp_path / "twice.jsonl", [rollouts[0], rollouts[0]])
-    with pytest.raises(StepalignError, match=r"twice\.jsonl: rollout .* is there twice"):
-        material.read(tmp_path / "twice.jsonl", problems)
+    with pytest.raises(StepalignError, match=r"twice\.jsonl: rollout .* occurs twice"):
+        inputs.read(tmp_path / "twice.jsonl", problems)
     write_jsonl(tmp_path / "none.jsonl", [])
     with pytest.raises(StepalignError, match=r"none\.jsonl: no rollouts"):
-        material.read(tmp_path / "none.jsonl", problems)
+        inputs.read(tmp_path / "none.jsonl", problems)

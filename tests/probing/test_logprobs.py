@@ -5,8 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stepalign.policy import Policy
-from stepalign.probing import logprobs as sight
-from stepalign.probing.logprobs import look
+from stepalign.probing.logprobs import batches_by_length, score_views
 from stepalign.views import View
 
 
@@ -41,7 +40,7 @@ def plain(policy: Policy, view: View) -> torch.Tensor:
 
 
 def test_every_token_is_seen_as_a_plain_computation_in_double_precision_sees_it(policy: Policy) -> None:
-    seen = look(policy, policy.head, views(), top=4)
+    seen = score_views(policy, policy.head, views(), top=4)
     for view, one in zip(views(), seen, strict=True):
         whole = plain(policy, view)
         expected = whole.gather(-1, torch.tensor(view.completion_ids)[:, None]).squeeze(-1)
@@ -53,15 +52,15 @@ def test_every_token_is_seen_as_a_plain_computation_in_double_precision_sees_it(
 
 
 def test_a_view_alone_is_seen_as_among_others(policy: Policy) -> None:
-    together = look(policy, policy.head, views())
+    together = score_views(policy, policy.head, views())
     for view, one in zip(views(), together, strict=True):
-        (alone,) = look(policy, policy.head, [view])
+        (alone,) = score_views(policy, policy.head, [view])
         assert alone.log_probs == pytest.approx(one.log_probs, abs=1e-4)
 
 
 def test_batches_are_of_similar_length_and_within_the_budget() -> None:
     lengths = [5, 40, 7, 38, 6, 200, 5]
-    batches = list(sight._batches(lengths, 80))
+    batches = list(batches_by_length(lengths, 80))
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
     assert batches[0] == [5]  # alone, though it exceeds the budget
     for batch in batches[1:]:
@@ -70,4 +69,4 @@ def test_batches_are_of_similar_length_and_within_the_budget() -> None:
 
 
 def test_nothing_to_see_is_nothing_seen(policy: Policy) -> None:
-    assert look(policy, policy.head, []) == []
+    assert score_views(policy, policy.head, []) == []

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from stepalign.probing.measures import _auroc, measure, of_rollout
+from stepalign.probing.measures import _auroc, measure, rollout_means
 from stepalign.records import Credit, Grade, Mark, Rollout
 
 TEXT = "### Step 1: a\n1\n### Step 2: b\n2\n### Step 3: c\n3\n### Final Answer:\n\\boxed{3}"
@@ -30,7 +30,7 @@ def credit(name: str, *values: float, context: str = "c") -> Credit:
 
 
 def test_one_rollouts_measures_are_those_done_by_hand() -> None:
-    found = of_rollout(rollout("r"), credit("r", 1, -1, 2, -4, 0.5, -0.5, 1, 1), mark("r"))
+    found = rollout_means(rollout("r"), credit("r", 1, -1, 2, -4, 0.5, -0.5, 1, 1), mark("r"))
     assert found == pytest.approx(
         {
             "first_token": 1,
@@ -44,24 +44,26 @@ def test_one_rollouts_measures_are_those_done_by_hand() -> None:
             "after_negative": 1 / 4,
             "rest": 4 / 7,
             "rest_negative": 2 / 7,
-            "contrast": 4 / 7 + 4,
             "diffuseness": 1 / 5,  # of −1 and −4 up to the end of step 2
-            "first_error": 1,
         }
+    )
+    pooled = measure([rollout("r")], [mark("r")], [credit("r", 1, -1, 2, -4, 0.5, -0.5, 1, 1)], seed=0).contexts["c"]
+    assert {name: interval.value for name, interval in pooled.items()} == pytest.approx(
+        {**found, "contrast": 4 / 7 + 4, "first_error": 1, "auroc": 1}
     )
 
 
 def test_a_correct_rollout_is_measured_as_a_whole() -> None:
-    found = of_rollout(rollout("r", correct=True), credit("r", 1, -1, 2, 2, 2, 2, 2, 2), None)
+    found = rollout_means(rollout("r", correct=True), credit("r", 1, -1, 2, 2, 2, 2, 2, 2), None)
     assert found == pytest.approx({"first_token": 1, "correct": 12 / 8, "correct_negative": 1 / 8})
 
 
 def test_a_wrong_rollout_that_nobody_marked_counts_for_its_first_token_only() -> None:
-    assert of_rollout(rollout("r"), credit("r", 3, *[-9] * 7), None) == {"first_token": 3}
+    assert rollout_means(rollout("r"), credit("r", 3, *[-9] * 7), None) == {"first_token": 3}
 
 
 def test_an_error_in_the_first_step_says_nothing_of_diffuseness() -> None:
-    assert "diffuseness" not in of_rollout(rollout("r"), credit("r", *[-1] * 8), mark("r", step=1))
+    assert "diffuseness" not in rollout_means(rollout("r"), credit("r", *[-1] * 8), mark("r", step=1))
 
 
 def test_a_set_is_pooled_over_tokens_and_its_interval_is_over_problems() -> None:

@@ -17,7 +17,7 @@ from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.probing import folder
-from stepalign.probing.credit import Crediting
+from stepalign.probing.credit import CreditScorer
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, Rollout
@@ -92,14 +92,14 @@ def test_a_stopped_probe_goes_on_to_the_same_numbers_and_reads_nothing_twice(
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:20]) + lines[20][:100])
     made: list[Credit] = []
-    run = Crediting.run
+    run = CreditScorer.run
 
     def counted(*arguments: object) -> object:
         for credits in run(*arguments):  # type: ignore[arg-type]
             made.extend(credits)
             yield credits
 
-    monkeypatch.setattr(Crediting, "run", counted)
+    monkeypatch.setattr(CreditScorer, "run", counted)
     again = stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=CONTEXTS, top=3)
     assert len(made) == len(lines) - 20
     for credit, before in zip(again.credits, probed.credits, strict=True):
@@ -114,7 +114,7 @@ def test_contexts_may_be_added_but_nothing_else_may_change(
     more = stepalign.probe(settings, out, rollouts=planted, contexts=(*CONTEXTS, "prefix"), top=3)
     assert [credit for credit in more.credits if credit.context != "prefix"] == list(probed.credits)
     assert "prefix" in more.measures.contexts
-    with pytest.raises(StepalignError, match=r"holds another probe; what differs:\n  top: 3 → 5"):
+    with pytest.raises(StepalignError, match=r"holds another probe .*; what differs:\n  top: 3 → 5"):
         stepalign.probe(settings, out, rollouts=planted, contexts=CONTEXTS, top=5)
 
 
@@ -176,13 +176,15 @@ def test_another_models_rollouts_are_refused(settings: Recipe, planted: Path, tm
     write_jsonl(tmp_path / "rollouts.jsonl", [replace(rollouts[0], completion_ids=(49_000,), token_starts=(0,))])
     for name in ("problems", "critiques"):
         shutil.copy(planted / f"{name}.jsonl", tmp_path)
-    with pytest.raises(StepalignError, match=r"token 49000, but the model knows \d+: another model's rollouts"):
+    with pytest.raises(
+        StepalignError, match=r"token 49000, but the tokenizer has \d+: these are another model's rollouts"
+    ):
         stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path)
 
 
 def test_a_folder_of_something_else_is_left_alone(settings: Recipe, planted: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"source": "planted"}))
-    with pytest.raises(StepalignError, match=r"manifest\.json: not a probe's manifest"):
+    with pytest.raises(StepalignError, match=r"holds something else than a probe"):
         stepalign.probe(settings, tmp_path, rollouts=planted)
     assert read_jsonl(planted / "rollouts.jsonl", Rollout)
 

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
-from stepalign.rewards.math import MAX_CHARACTERS, MAX_MEMORY_BYTES, Grader, final_answers
+from stepalign.rewards import math
+from stepalign.rewards.math import MAX_CHARACTERS, MAX_MEMORY_BYTES, MathGrader
+from stepalign.rewards.math_answers import final_answers
 
 MODEL_SOLUTIONS = Path(__file__).parents[2] / "../shared/data/gsm8k/model_solutions.jsonl"
 
@@ -26,7 +28,7 @@ HANGING = "9^{9^{9^9}}"
 
 @pytest.fixture(scope="module")
 def grader():
-    with Grader(config.GraderConfig(num_workers=1, timeout_s=20)) as grader:
+    with MathGrader(num_workers=1, timeout_s=20) as grader:
         yield grader
 
 
@@ -38,7 +40,7 @@ def rollout(name: str, problem_id: str, text: str) -> Rollout:
     return Rollout(id=name, problem_id=problem_id, completion_ids=(1,), text=text, token_starts=(0,), finish="stop")
 
 
-def grades(grader: Grader, reference: str, *texts: str) -> list[Grade]:
+def grades(grader: MathGrader, reference: str, *texts: str) -> list[Grade]:
     rollouts = [rollout(str(i), reference, text) for i, text in enumerate(texts)]
     graded = grader.grade(rollouts, {reference: problem(reference)})
     assert [r.id for r in graded] == [r.id for r in rollouts]
@@ -59,17 +61,18 @@ def running(pid: int) -> bool:
 
 
 def children() -> set[int]:
-    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True) as listing:
-        lines = listing.communicate()[0].splitlines()
-    pairs = [tuple(map(int, line.split())) for line in lines]
-    return {pid for pid, parent in pairs if parent == os.getpid() and pid != listing.pid}
+    """The child processes, without `ps` and the process that counts multiprocessing's semaphores."""
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid=,args="], stdout=subprocess.PIPE, text=True) as listing:
+        lines = [line.split(maxsplit=2) for line in listing.communicate()[0].splitlines()]
+    own = {int(pid): command for pid, parent, *command in lines if int(parent) == os.getpid()}
+    return {pid for pid, command in own.items() if pid != listing.pid and "resource_tracker" not in str(command)}
 
 
 @contextmanager
-def started(workers: int, timeout_s: float = 10) -> Iterator[tuple[Grader, Callable[[], set[int]]]]:
+def started(workers: int, timeout_s: float = 10) -> Iterator[tuple[MathGrader, Callable[[], set[int]]]]:
     """A grader whose workers are up, and a way to list them."""
     others = children()
-    with Grader(config.GraderConfig(num_workers=workers, timeout_s=timeout_s)) as grader:
+    with MathGrader(num_workers=workers, timeout_s=timeout_s) as grader:
         assert grader.same([("1", "1.0"), ("1", "2")]) == [True, False]
         yield grader, lambda: children() - others
 
@@ -195,6 +198,18 @@ def test_a_number_too_long_to_be_written_out_keeps_its_text(grader):
     assert (grade.outcome, grade.final_answer) == ("wrong", "2^{100000}")
 
 
+def test_feedback_names_what_was_extracted_and_never_the_reference(grader):
+    reference = "4711"
+    texts = [*boxes("5", r"5} or \boxed{6", "9" * 3000), "No box.", *boxes(reference)]
+    assert [grade.feedback for grade in grades(grader, reference, *texts)] == [
+        "The final answer 5 is wrong.",
+        "The solution gives several different final answers: 5; 6.",
+        f"The final answer {'9' * 200}… could not be compared with the reference.",
+        r"The solution has no final answer in \boxed{…}.",
+        "The final answer 4711 is correct.",
+    ]
+
+
 def test_an_unknown_problem_is_named(grader):
     with pytest.raises(StepalignError, match="rollout r7: there is no problem 'p'"):
         grader.grade([rollout("r7", "p", "")], {})
@@ -202,7 +217,7 @@ def test_an_unknown_problem_is_named(grader):
 
 def test_nothing_to_compare_starts_nothing():
     others = children()
-    with Grader(config.GraderConfig()) as grader:
+    with MathGrader() as grader:
         assert grader.grade([], {}) == []
         assert grader.same([]) == []
         assert grades(grader, "5", "no answer")[0].outcome == "missing"
@@ -225,6 +240,7 @@ def test_a_hanging_answer_costs_one_timeout():
     assert [i for i, outcome in enumerate(outcomes) if outcome == "wrong"] == [
         i for i in range(62) if i not in (7, 20, 61)
     ]
+    assert found[20].feedback == f"The final answer {HANGING} could not be compared with the reference in time."
     assert 1 <= took < 5
 
 
@@ -314,13 +330,13 @@ def test_an_answer_that_kills_its_worker_twice_is_an_error():
     assert [grade.outcome for grade in found] == ["error", "correct"]
 
 
-def test_workers_that_cannot_start_are_an_error(monkeypatch):
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with (
-        Grader(config.GraderConfig(num_workers=2)) as grader,
-        pytest.raises(StepalignError, match=r"no grading process can be started \(exit status 1\)"),
-    ):
-        grader.same([("1", "2")])
+def test_workers_that_cannot_start_are_an_error():
+    multiprocessing.set_executable(str(shutil.which("false")))
+    try:
+        with MathGrader() as grader, pytest.raises(StepalignError, match=r"no grading process can be started"):
+            grader.same([("1", "2")])
+    finally:
+        multiprocessing.set_executable(sys.executable)
 
 
 def test_threads_take_turns():
@@ -349,12 +365,11 @@ def test_closing_leaves_no_process():
 def program(body: str) -> Iterator[subprocess.Popen[str]]:
     """A program that grades. `show()` in it prints the ids of its workers."""
     source = """
-        import os, signal, threading, time
-        from stepalign import config
-        from stepalign.rewards.math import Grader
+        import multiprocessing, os, signal, threading, time
+        from stepalign.rewards.math import MathGrader
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         def show():
-            print(*[worker._process.pid for worker in grader._workers], flush=True)
+            print(*sorted(child.pid for child in multiprocessing.active_children()), flush=True)
     """
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(source) + textwrap.dedent(body)],
@@ -377,7 +392,7 @@ def shown(running_program: subprocess.Popen[str]) -> list[int]:
 def test_ctrl_c_ends_the_workers_and_keeps_them_silent():
     with program(
         rf"""
-        with Grader(config.GraderConfig(num_workers=2, timeout_s=30)) as grader:
+        with MathGrader(num_workers=2, timeout_s=30) as grader:
             grader.same([("1", "2"), ("1", "3")])
             show()
             threading.Timer(0.3, show).start()
@@ -397,7 +412,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_them_silent():
 def test_idle_workers_die_with_their_parent():
     with program(
         """
-        grader = Grader(config.GraderConfig(num_workers=2))
+        grader = MathGrader(num_workers=2)
         grader.same([("1", "2"), ("1", "3")])
         show()
         time.sleep(60)
@@ -413,7 +428,7 @@ def test_idle_workers_die_with_their_parent():
 def test_a_hanging_worker_outlives_its_parent_by_seconds_only():
     with program(
         rf"""
-        grader = Grader(config.GraderConfig(num_workers=1, timeout_s=0.8))
+        grader = MathGrader(num_workers=1, timeout_s=0.8)
         grader.same([("1", "1")])
         show()
         threading.Timer(0.3, os._exit, [0]).start()
@@ -430,7 +445,7 @@ def test_a_forked_child_grades_without_disturbing_its_parent():
     with program(
         """
         right, wrong = [[(str(n), f"{n + d}.0") for n in range(60)] for d in (0, 1)]
-        with Grader(config.GraderConfig(num_workers=1)) as grader:
+        with MathGrader(num_workers=1) as grader:
             grader.same([("1", "2")])
             show()
             child = os.fork()
@@ -449,8 +464,68 @@ def test_a_forked_child_grades_without_disturbing_its_parent():
     assert (forked.returncode, errors) == (0, "")
 
 
+def test_a_forked_child_that_ends_leaves_its_parents_workers_alone():
+    with program(
+        """
+        with MathGrader(num_workers=1) as grader:
+            grader.same([("1", "2")])
+            show()
+            child = os.fork()
+            if child == 0:
+                raise SystemExit
+            assert os.waitpid(child, 0)[1] == 0
+            assert grader.same([("1", "1.0")]) == [True]
+            show()
+        """
+    ) as forked:
+        out, errors = forked.communicate(timeout=30)
+    before, after = out.splitlines()
+    assert before == after
+    assert (forked.returncode, errors) == (0, "")
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_workers_and_their_prints_stay_apart(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from stepalign.rewards import math\n"
+        "print('once')\n"
+        "with math.MathGrader(num_workers=1) as grader:\n"
+        "    pool = grader._schedule(('1', ('1',))) and grader._pool\n"
+        "    pool.schedule(print, ('from a parser',)).result()\n"
+        "    print(grader.same([('1', '1.0')]))\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert result.stdout == "once\n[True]\n"
+    assert result.stderr == "from a parser\n"
+
+
+def test_a_pool_whose_lock_died_with_a_worker_is_replaced(monkeypatch):
+    with started(workers=2, timeout_s=1) as (grader, workers):
+        before = workers()
+        monkeypatch.setattr(math, "_STALL_S", 0.5)
+        assert grader._pool._pool_manager.worker_manager.workers_channel.mutex.acquire()
+        monkeypatch.setattr(math, "_START_S", 60)
+        assert grader.same([("5", "5.0"), ("5", "6")]) == [True, False]
+        assert workers().isdisjoint(before)
+
+
+def test_a_worker_that_ran_out_of_memory_ends():
+    source = (
+        "from stepalign.rewards import math\n"
+        "def judge(*_): raise MemoryError\n"
+        "math.judge = judge\n"
+        "math._work(('1', ('2',)), 60)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 1
+
+
 def test_a_worker_imports_no_torch():
-    source = "import sys; from stepalign.rewards.math import _judge; _judge('1/2', '2'); print('torch' in sys.modules)"
+    source = (
+        "import sys\n"
+        "from stepalign.rewards.math import _work\n"
+        "_work(('1/2', ('2',)), 60)\n"
+        "print('torch' in sys.modules)\n"
+    )
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
 

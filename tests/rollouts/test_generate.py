@@ -10,7 +10,7 @@ from stepalign.chat import load_chat
 from stepalign.config import Recipe, SamplingConfig
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
 
@@ -22,7 +22,7 @@ def solver(tiny_llama: Path, make_recipe: Callable[..., Recipe]) -> Iterator[Sol
     settings = make_recipe()
     chat = load_chat(settings.model)
     sampler = TransformersSampler(AutoModelForCausalLM.from_pretrained(tiny_llama), eos_ids=chat.eos_ids, batch_size=3)
-    with Grader(settings.grader) as grader:
+    with MathGrader.from_config(settings.grader) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 
 

@@ -1,4 +1,4 @@
-"""What the solver was trained on: shares, contexts, and that nothing depends on more than the seed."""
+"""Training texts of the lab's solver: shares, contexts, and nothing that depends on more than the seed."""
 
 from collections import Counter
 from itertools import islice

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from stepalign import config
 from stepalign.algorithms.base import StepExamples
 from stepalign.console import Console
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.errors import StepalignError
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.views import DistillationExample, View
 
@@ -59,7 +59,7 @@ class Held:
 
 @pytest.fixture
 def grader() -> Iterator[Grader]:
-    with Grader(config.GraderConfig()) as grader:
+    with MathGrader() as grader:
         yield grader
 
 

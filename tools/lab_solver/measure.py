@@ -24,9 +24,8 @@ from stepalign.io import write_json
 from stepalign.lab.behaviour import BEHAVIOURS, behaviours
 from stepalign.models import context_limit, load_base
 from stepalign.policy import Policy
-from stepalign.probing.credit import Crediting
-from stepalign.probing.gathering import settled
-from stepalign.probing.inputs import Material
+from stepalign.probing.credit import CreditScorer
+from stepalign.probing.inputs import ProbeInputs, complete
 from stepalign.probing.measures import measure as credit_measures
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Problem, Rollout
@@ -56,11 +55,19 @@ def measure(settings: config.Recipe) -> dict[str, Any]:
             solver, evaluation_problems, settings.evaluation, console, adapter=None, seed=settings.seed, step=0
         )
         first = [replace(rollout, id=f"alone/{rollout.problem_id}") for rollout in rollouts if rollout.sample == 0]
-        inputs = settled(Material(rollouts=first, problems=by_id), settings, solver, console, Path(folder))
+        limit = context_limit(settings.model)
+        inputs = complete(
+            ProbeInputs(rollouts=first, problems=by_id),
+            solver,
+            settings.critic,
+            console,
+            Path(folder),
+            enable_thinking=settings.sampling.enable_thinking,
+            context_limit=limit,
+        )
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
-        teacher = within(settings.teacher, context_limit(settings.model))
-        crediting = Crediting(Policy(base).eval(), chat, solver.prompt.before, designs, teacher)
-        batches = crediting.run(inputs.rollouts, by_id, inputs.critiques, {})
+        scorer = CreditScorer(Policy(base).eval(), chat, solver.prompt.before, designs, within(settings.teacher, limit))
+        batches = scorer.run(inputs.rollouts, by_id, inputs.critiques, {})
         credits = [credit for batch in batches for credit in batch]
         with_context = {}
         for design in designs:

@@ -52,14 +52,17 @@ class DistillationConfig(AlgorithmConfig):
     beta: Annotated[float, Field(ge=0, le=1)] = 0.0
     """0 is forward KL(teacher‖student), 1 is reverse KL(student‖teacher)."""
     student_temperature: PositiveFloat = 1.0
+    """The temperature of the student's distribution."""
     teacher_temperature: PositiveFloat = 1.0
+    """The temperature of the teacher's distribution."""
     clip_mode: Literal["none", "token", "entry"] = "none"
+    """The unit whose divergence is clipped: a token or a vocabulary entry."""
     clip_value: PositiveFloat | None = None
-    """The largest divergence (nats) that a token, or a vocabulary entry, may contribute."""
+    """The largest divergence (nats) of a token or a vocabulary entry."""
     num_loss_tokens_to_skip: NonNegativeInt = 0
-    """Leave the first tokens of each completion out of the loss (the thinking boundary)."""
+    """The number of first tokens of each completion that have no loss (the thinking boundary)."""
     loss_span: Literal["all", "until_first_error"] = "all"
-    """`until_first_error`: tokens after the first wrong one, which the critique names, carry no loss."""
+    """The tokens with a loss; `until_first_error` ends at the first wrong token of the critique."""
 
     @model_validator(mode="after")
     def _clip_needs_a_bound(self) -> Self:
@@ -75,9 +78,9 @@ class GRPOConfig(AlgorithmConfig):
     uses_teacher: ClassVar[bool] = False
     kind: Literal["grpo"] = "grpo"
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """How far below 1 the probability ratio may fall and still be rewarded for it."""
+    """The lower clip of the probability ratio is 1 minus this."""
     epsilon_high: PositiveFloat | None = None
-    """How far above 1; None is `epsilon`."""
+    """The upper clip of the probability ratio is 1 plus this; None is `epsilon`."""
     num_iterations: PositiveInt = 1
     """Optimizer updates on each step's rollouts (inner iterations; paper: 2)."""
     kl_coef: NonNegativeFloat = 0.0

@@ -1,4 +1,4 @@
-"""The critics' tables: who writes critiques, what the checks ask of them, and what becomes of those that fail."""
+"""The `[critic]` tables: the writer of critiques, the bounds of their checks, and the response to failed checks."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -9,55 +9,55 @@ from stepalign.config.registry import FAMILIES, register
 from stepalign.config.table import Probability, Share, Table, Urls
 
 Fallback = Literal["refsol", "drop"]
-"""Without a critique: teach with the reference solution, or leave the rollout out."""
+"""The response to a missing critique: the fallback context, or no example of the rollout."""
 _FALLBACKS: tuple[Fallback, ...] = ("refsol", "drop")
 
-Unread = Literal["retry", "fail", "refsol", "drop"]
+Unreadable = Literal["retry", "fail", "refsol", "drop"]
 Failed = Literal["retry", "fail", "refsol", "drop", "ignore"]
-Mendable = Literal["repair", "retry", "fail", "refsol", "drop", "ignore"]
+Repairable = Literal["repair", "retry", "fail", "refsol", "drop", "ignore"]
 
 
 class ChecksConfig(Table):
-    """What the checks of a critique allow; `docs/critics.md` defines each measure."""
+    """Bounds of a critique's checks; `docs/critics.md` defines each measure."""
 
     min_fidelity: Share = 0.98
-    """`exact_copy` and `normalized_copy`: the least share of every correct step that must be the solver's own text."""
+    """`exact_copy` and `normalized_copy`: the smallest share of every correct step that is the solver's own text."""
     max_reference_overlap: Share = 0.5
-    """`reference_overlap`: the largest share of the correction that may be the reference solution's words alone."""
+    """`reference_overlap`: the largest share of the correction that is in the reference solution alone."""
     max_length: PositiveFloat = 4.0
-    """`length`: how many times as long as the rollout or the reference solution a critique may be."""
+    """`length`: the largest length of a critique, over that of the rollout or of the reference solution."""
 
 
 class ValidationConfig(Table):
-    """What follows when an answer cannot be read, or a check fails. The first failed check decides.
+    """Responses to a reply that cannot be read and to a failed check. The first failed check decides.
 
-    `repair`: the program puts the solver's own text in (splice); what still fails is asked for again. `retry`: the
-    model is asked again and told what was wrong, `critic.max_attempts` times in all; then `critic.on_failure`. `fail`:
-    `critic.on_failure` at once. `refsol`, `drop`: that fallback at once. `ignore`: counted, and taught all the same.
+    `repair`: the program puts the solver's own text in (splice); a check that still fails is a `retry`. `retry`: the
+    model gets the fault and another attempt, up to `critic.max_attempts`; then `critic.on_failure`. `fail`:
+    `critic.on_failure` at once. `refsol`, `drop`: that fallback at once. `ignore`: the critique is counted and used.
     """
 
-    truncated: Unread = "fail"
-    """The answer reached `max_tokens`."""
-    parse: Unread = "retry"
-    """The answer is not in the schema."""
-    layout: Mendable = "repair"
-    """The text that teaches is not made of the critique's own parts."""
+    truncated: Unreadable = "fail"
+    """The reply reached `max_tokens`."""
+    parse: Unreadable = "retry"
+    """The reply is not in the schema."""
+    layout: Repairable = "repair"
+    """The text for the teacher is not composed of the critique's own parts."""
     case: Failed = "retry"
     """The case contradicts the rollout's grade."""
     verdicts: Failed = "retry"
     """A step has no verdict."""
-    exact_copy: Mendable = "repair"
+    exact_copy: Repairable = "repair"
     """A correct step is not copied character for character."""
-    normalized_copy: Mendable = "repair"
-    """A correct step is not copied even when white space and markup are left aside."""
-    error_not_quoted: Mendable = "repair"
+    normalized_copy: Repairable = "repair"
+    """A correct step is not copied, white space and markup aside."""
+    error_not_quoted: Repairable = "repair"
     """The wrong step is quoted."""
     final_answer: Failed = "retry"
     """The correction does not end in the reference answer."""
     reference_overlap: Failed = "ignore"
     """The correction repeats the reference solution. A fallback to it would repeat all of it."""
     length: Failed = "retry"
-    """The critique is far longer than what it is about."""
+    """The critique is longer than `checks.max_length` allows."""
 
 
 class CriticConfig(Table):
@@ -69,13 +69,15 @@ class CriticConfig(Table):
     """Critiques are sampled from the solver's own base, so that the solver cannot sample meanwhile."""
     kind: str
     on_failure: Fallback = "refsol"
-    """The last resort, where no critique can be trusted."""
+    """The fallback where no critique passes."""
     checks: ChecksConfig = ChecksConfig()
+    """Bounds of the checks."""
     validation: ValidationConfig = ValidationConfig()
+    """Responses to failed checks."""
 
     @property
     def fallbacks(self) -> frozenset[Fallback]:
-        """Every fallback that may be taken."""
+        """Fallbacks that this critic can lead to."""
         values: set[str] = {self.on_failure, *self.validation.model_dump().values()}
         return frozenset(fallback for fallback in _FALLBACKS if fallback in values)
 
@@ -89,7 +91,7 @@ AnyCriticConfig = Annotated[SerializeAsAny[CriticConfig], FAMILIES["critic"]]
 
 @register("critic", "program", implementation="stepalign.critics.arithmetic.critic:ProgramCritic")
 class ProgramCriticConfig(CriticConfig):
-    """A program that checks each step's arithmetic and mends the first wrong step."""
+    """A program that checks each step's arithmetic and corrects the first wrong step."""
 
     kind: Literal["program"] = "program"
     on_failure: Fallback = "drop"
@@ -97,7 +99,7 @@ class ProgramCriticConfig(CriticConfig):
 
 @register("critic", "replay", implementation="stepalign.critics.replay:ReplayCritic")
 class ReplayCriticConfig(CriticConfig):
-    """Critiques that are there already: an earlier run's, planted ones, a person's. They belong to rollouts by id."""
+    """Critiques of a file, by rollout id: an earlier run's, planted ones, a person's."""
 
     kind: Literal["replay"] = "replay"
     path: Path
@@ -105,31 +107,34 @@ class ReplayCriticConfig(CriticConfig):
 
 
 class LLMCriticConfig(CriticConfig):
-    """What every critic's table has that is a model."""
+    """Base of the tables of critics that are language models."""
 
     mode: Literal["copy", "splice"] = "copy"
     """`copy`: the model writes the whole critique (the paper's); `splice`: it returns the judgement and the correction
     as JSON, and the program copies the correct steps."""
     prompt: str | None = None
-    """A template that ships with the package, or a file; None is the mode's own (`critic`, `critic-splice`)."""
+    """The name or file of the critic's template; None is the mode's own (`critic`, `critic-splice`)."""
     temperature: NonNegativeFloat = 0.0
+    """The temperature; 0 is greedy."""
     top_p: Probability = 0.95
+    """The probability mass of the nucleus."""
     max_tokens: PositiveInt = 8000
+    """The most tokens of a reply, thinking included."""
     max_attempts: PositiveInt = 2
-    """How often a rollout is put to the model at most, where the policy says `retry`."""
+    """The most replies for one rollout, where `validation` says `retry`."""
 
 
 @register("critic", "self", implementation="stepalign.critics.self_critic:SelfCritic")
 class SelfCriticConfig(LLMCriticConfig):
-    """The solver's own base model, in process: no server, the adapter off."""
+    """The solver's own base model, in process, with the adapter disabled."""
 
     needs_own_model: ClassVar[bool] = True
     kind: Literal["self"] = "self"
     max_tokens: PositiveInt = 2048
     enable_thinking: bool = False
-    """The chat template's thinking switch; the thinking counts towards `max_tokens`."""
+    """The chat template's thinking switch."""
     max_num_seqs: PositiveInt = 8
-    """Rollouts asked about together: each takes the room of a whole message and its answer in the cache."""
+    """The most rollouts critiqued together; each has a whole message and its reply in the key-value cache."""
 
 
 @register("critic", "openai", implementation="stepalign.critics.openai:OpenAICritic")
@@ -139,24 +144,25 @@ class OpenAICriticConfig(LLMCriticConfig):
     is_remote: ClassVar[bool] = True
     kind: Literal["openai"] = "openai"
     base_url: Urls
-    """One URL, or a list of them that share the load; all must serve `model`."""
+    """One URL, or a list of URLs that share the load; all must serve `model`."""
     model: str
+    """The name of the served model."""
     api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
+    """The environment variable of the API key."""
     timeout_s: PositiveFloat = 240.0
-    """For one request."""
+    """Seconds for one request."""
     total_timeout_s: PositiveFloat = 900.0
-    """For one rollout: every request, retry and wait, except while all endpoints are dead."""
+    """Seconds for one rollout, with retries and waits, except while no endpoint answers."""
     max_retries: NonNegativeInt = 3
-    """Further requests after a failed one (connection, time-out, 408, 409, 429, 5xx), with growing waits."""
+    """Requests after a failed one (connection, time-out, 408, 409, 429, 5xx), with growing waits."""
     cooldown_s: PositiveFloat = 15.0
-    """How long an endpoint that failed is left alone before it is tried again."""
+    """Seconds before a failed endpoint is tried again."""
     max_outage_s: NonNegativeFloat = 600.0
-    """How long a run waits while all endpoints are dead, before it stops."""
+    """Seconds that a run waits while no endpoint answers, before it stops."""
     max_concurrency: PositiveInt = 32
-    """Requests under way at once, over all endpoints."""
+    """The most requests under way at once, over all endpoints."""
     cache: str = "run"
-    """Where the server's answers are kept: `run` is `critic-cache.sqlite` in the run's folder, `off` is nowhere, and
-    anything else is the path of a file."""
+    """The file of kept replies: `run` is `critic-cache.jsonl` in the run's folder, `off` is none, else a path."""
 
     def divided(self, world_size: int) -> Self:
         """Return this critic with one process' share of the requests under way."""

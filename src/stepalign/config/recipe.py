@@ -1,4 +1,4 @@
-"""The tables of a recipe: every key with its type, its range, its default and one sentence. The reference."""
+"""The tables of a recipe: every key with its type, its range, its default and one sentence."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +20,7 @@ from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
 from stepalign.config.registry import FAMILIES, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
+from stepalign.config.sources import ProblemsConfig
 from stepalign.config.table import Decay, Probability, Share, Table
 
 VERSION = 2
@@ -32,131 +33,42 @@ class ModelConfig(Table):
     name_or_path: str
     """A directory, a name on the Hugging Face hub, or `lab`: the solver that ships with the package."""
     revision: str | None = None
+    """A commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: bfloat16 on a GPU that has it, float32 on the CPU."""
+    """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """The attention implementation of transformers."""
     chat_template_path: Path | None = None
     """A Jinja file, for a tokenizer that has no chat template of its own."""
 
     @property
     def location(self) -> str:
-        """Where the weights are."""
+        """The directory or hub name of the weights."""
         return str(SOLVER) if self.name_or_path == "lab" else self.name_or_path
-
-
-# ── problems ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class SourceConfig(Table):
-    """Base of every source's table."""
-
-    source: str
-    limit: PositiveInt | None = None
-    """Take at most this many problems, in the source's order."""
-
-
-AnySourceConfig = Annotated[SerializeAsAny[SourceConfig], FAMILIES["source"]]
-
-
-@register("source", "openmath", implementation="stepalign.data.openmath:candidates")
-class OpenMathConfig(SourceConfig):
-    """`nvidia/OpenMathReasoning` from the hub (the paper's data)."""
-
-    source: Literal["openmath"] = "openmath"
-    split: str = "cot"
-    min_pass_rate: Share = 0.85
-    """Keep problems whose `pass_rate_72b_tir` is above this (paper: 0.85)."""
-
-
-@register("source", "gsm8k", implementation="stepalign.data.gsm8k:candidates")
-class Gsm8kConfig(SourceConfig):
-    """`openai/gsm8k` from the hub, or its raw JSONL."""
-
-    source: Literal["gsm8k"] = "gsm8k"
-    split: Literal["train", "test"] = "train"
-    path: Path | None = None
-
-
-@register("source", "gsm_symbolic", implementation="stepalign.data.gsm_symbolic:candidates")
-class GsmSymbolicConfig(SourceConfig):
-    """`gsm_symbolic` of reasoning-gym: generated word problems with a written derivation."""
-
-    source: Literal["gsm_symbolic"] = "gsm_symbolic"
-    count: PositiveInt = 100
-    seed: NonNegativeInt = 0
-
-
-@register("source", "sums", implementation="stepalign.data.sums:candidates")
-class SumsConfig(SourceConfig):
-    """Generated sums: `terms` numbers of up to `digits` digits, added and taken away."""
-
-    source: Literal["sums"] = "sums"
-    count: PositiveInt = 100
-    seed: NonNegativeInt = 0
-    terms: Annotated[int, Field(ge=2, le=12)] = 4
-    digits: Annotated[int, Field(ge=1, le=6)] = 2
-    subtract: bool = False
-    """Whether some terms are taken away instead of added."""
-
-
-class ColumnsConfig(Table):
-    """Which columns of a file hold a problem's parts."""
-
-    statement: str = "statement"
-    answer: str = "answer"
-    solution: str = "solution"
-    """Empty where there is none."""
-    id: str | None = None
-
-
-@register("source", "file", implementation="stepalign.data.files:candidates")
-class FileConfig(SourceConfig):
-    """Any local JSONL or Parquet file."""
-
-    source: Literal["file"] = "file"
-    path: Path
-    columns: ColumnsConfig = ColumnsConfig()
-
-
-class ProblemsConfig(Table):
-    """What is trained on, and what is held out of it."""
-
-    train: AnySourceConfig
-    holdout: NonNegativeInt = 0
-    """Problems split off for evaluation, by `seed` (paper: 30)."""
-    seed: NonNegativeInt = 0
-    evaluation: AnySourceConfig | None = None
-    """Evaluate on these problems instead of on held-out ones."""
-
-    @model_validator(mode="after")
-    def _one_evaluation_set(self) -> Self:
-        if self.evaluation is not None and self.holdout:
-            raise ValueError("`holdout` and `evaluation` exclude each other: set holdout = 0, or leave out evaluation")
-        return self
 
 
 class SelectionConfig(Table):
     """`stepalign select`: the paper's filter by the solver's own attempts."""
 
     num_attempts: PositiveInt = 16
+    """The number of attempts at each problem."""
     max_accuracy: Share = 5 / 16
-    """Keep problems whose accuracy over the attempts is below this."""
+    """Problems with an accuracy below this are kept."""
     min_format_accuracy: Share = 0.9
-    """… and whose format accuracy is above this."""
-
-
-# ── the solver's side ─────────────────────────────────────────────────────────────────────────────────────────
+    """Problems with a format accuracy above this are kept."""
 
 
 class SamplingConfig(Table):
-    """How tokens are drawn."""
+    """Sampling of completions."""
 
     temperature: NonNegativeFloat = 1.0
-    """0 is greedy."""
+    """The temperature; 0 is greedy."""
     top_p: Probability = 1.0
+    """The probability mass of the nucleus."""
     top_k: NonNegativeInt = 0
-    """0 is off."""
+    """The number of likeliest tokens to sample from; 0 is off."""
     max_new_tokens: PositiveInt = 1024
+    """The most tokens of a completion."""
     enable_thinking: bool = False
     """The chat template's thinking switch."""
 
@@ -165,7 +77,9 @@ class ExampleConfig(Table):
     """A worked example, shown as a turn of its own before the problem."""
 
     problem: str
+    """The user's turn."""
     solution: str
+    """The assistant's turn."""
 
 
 class PromptsConfig(Table):
@@ -174,8 +88,9 @@ class PromptsConfig(Table):
     solver: str = "solver"
     """The name of a template that ships with the package, or a file."""
     system: str = ""
+    """The system message; empty is none."""
     examples: tuple[ExampleConfig, ...] = ()
-    """For solvers too small to follow the format by instruction alone (the paper shows none)."""
+    """Worked examples, for solvers too small to follow the format by instruction (the paper has none)."""
 
 
 class GraderConfig(Table):
@@ -183,21 +98,19 @@ class GraderConfig(Table):
 
     kind: str = "math"
     num_workers: PositiveInt = 2
+    """The number of worker processes."""
     timeout_s: PositiveFloat = 10.0
-    """For one rollout; a worker that exceeds it is killed and the rollout counts as wrong."""
+    """Seconds for one rollout; after them its worker is killed and the rollout is wrong."""
 
 
 AnyGraderConfig = Annotated[SerializeAsAny[GraderConfig], FAMILIES["grader"]]
 
 
-@register("grader", "math", implementation="stepalign.rewards.math:Grader")
+@register("grader", "math", implementation="stepalign.rewards.math:MathGrader")
 class MathGraderConfig(GraderConfig):
     """Final answers compared by math-verify."""
 
     kind: Literal["math"] = "math"
-
-
-# ── the teacher's side ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _fallback_beside(values: Mapping[str, Any]) -> str:
@@ -205,7 +118,7 @@ def _fallback_beside(values: Mapping[str, Any]) -> str:
 
 
 class ContextConfig(Table):
-    """What the teacher is shown beyond the problem: one template file."""
+    """The teacher's context beyond the problem: one template file."""
 
     template: str = "refsol"
     """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
@@ -213,11 +126,11 @@ class ContextConfig(Table):
     """The template in place of a missing critique, where the critic's fallback is `refsol`. By default `refsol`, and
     `lab/refsol` where `template` is one of the lab's."""
     shuffled: bool = False
-    """Show another problem's critique: a control that must not help. The horizon stays the rollout's own."""
+    """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
 
 
 class TeacherConfig(Table):
-    """Who teaches, and how its prompt ends."""
+    """The teacher and its prompt."""
 
     kind: Literal["base"] = "base"
     """`base`: the initial policy, the same weights with the adapter disabled."""
@@ -226,52 +139,60 @@ class TeacherConfig(Table):
     close_think: bool = False
     """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
     max_length: PositiveInt = 20_000
-    """Teacher prompt and completion together. A longer context is cut, never the problem or the header."""
-
-
-# ── training ──────────────────────────────────────────────────────────────────────────────────────────────────
+    """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
 
 
 class LoraConfig(Table):
-    """LoRA."""
+    """The LoRA adapter (PEFT's names)."""
 
     r: PositiveInt = 16
+    """The rank."""
     lora_alpha: PositiveFloat = 32.0
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The scale, over the rank."""
+    lora_dropout: Decay = 0.0
+    """The dropout of the adapter's inputs."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """The names of the linear layers that have adapters."""
 
 
 class OptimizerConfig(Table):
     """AdamW."""
 
     lr: PositiveFloat = 5e-6
+    """The learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """The decay rates of the moments."""
     eps: PositiveFloat = 1e-8
+    """The term added to the denominator."""
     weight_decay: NonNegativeFloat = 0.0
+    """The decoupled weight decay."""
     warmup_steps: NonNegativeInt = 0
-    """Linear from 0, then constant."""
+    """Steps of linear warm-up from 0; the learning rate is then constant."""
     max_grad_norm: NonNegativeFloat = 0.1
-    """The global norm that gradients are clipped to; 0 is off."""
+    """The global norm to which gradients are clipped; 0 is off."""
 
 
 class TrainingConfig(Table):
-    """How long, how much at once, and what is kept."""
+    """Steps, batches, checkpoints and evaluations."""
 
     max_steps: PositiveInt = 100
-    """Optimizer steps."""
+    """The number of steps."""
     rollouts_per_step: PositiveInt = 32
+    """Rollouts of one step, over all processes."""
     num_generations: PositiveInt = 1
-    """Rollouts a problem (the paper's G)."""
+    """Rollouts of each problem (the paper's G)."""
     micro_batch_size: PositiveInt = 2
-    """Rollouts in one forward and backward pass, at most."""
+    """The most rollouts in one forward and backward pass."""
     max_tokens_per_micro_batch: PositiveInt | None = None
-    """The student's padded tokens in one pass, at most (a longer rollout has one to itself); None is no bound."""
+    """The most padded student tokens in one pass; a longer rollout has a pass of its own, None is no bound."""
     gradient_checkpointing: bool = False
+    """Activations are computed again in the backward pass, to save memory."""
     overlap: bool = True
-    """A critic is asked while other rollouts are drawn, and learning begins with the first answers of a served one."""
+    """Rollouts are critiqued while others are sampled, and learning begins with a remote critic's first critiques."""
     save_steps: PositiveInt = 10
+    """Steps between checkpoints."""
     eval_steps: NonNegativeInt = 10
-    """0 evaluates before the first and after the last step only."""
+    """Steps between evaluations; 0 evaluates before the first and after the last step only."""
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -290,12 +211,12 @@ class DistributedConfig(Table):
     """Training in several processes, started by `accelerate launch` or `torchrun`."""
 
     strategy: str = "auto"
-    """`data_parallel`: the whole model on each; `fsdp2`: the base sharded; `zero2`: the optimizer's state sharded by
-    DeepSpeed (the paper's); `auto`: what the launcher's configuration asks for, else `data_parallel`."""
+    """Model and optimizer over the processes: `data_parallel` (all on each), `fsdp2` (the base sharded), `zero2` (the
+    optimizer's state sharded by DeepSpeed, as in the paper), or `auto`, the launcher's choice."""
     offload_optimizer: bool = False
-    """`zero2`: the optimizer's state in the host's memory (the paper's)."""
+    """`zero2` keeps the optimizer's state in the host's memory (as in the paper)."""
     num_processes: NonNegativeInt = 0
-    """How many there must be; 0 takes as many as were started."""
+    """The number of processes that must have started; 0 is any number."""
 
     @field_validator("strategy")
     @classmethod
@@ -306,41 +227,47 @@ class DistributedConfig(Table):
 
 
 class EvaluationConfig(Table):
-    """How a checkpoint is judged on the held-out problems (paper: n 12, T 1.0, top-p 0.95, 38,912 tokens)."""
+    """Evaluation on the held-out problems (paper: n 12, T 1.0, top-p 0.95, 38,912 tokens)."""
 
     num_samples: PositiveInt = 12
-    """n: attempts a problem."""
+    """Samples of each problem (n of Avg@n)."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95)
+    """Sampling of the evaluation's completions."""
     num_bootstrap: PositiveInt = 2000
-    """Resamples behind every interval."""
+    """Bootstrap resamples of every interval."""
 
 
 class ProbeConfig(Table):
-    """Rollouts that a run looks at under several contexts at every checkpoint; without this table it does not."""
+    """Probe of a run at every checkpoint; without this table there is none."""
 
     contexts: tuple[str, ...] = ()
-    """Designs by name or file; none means the run's own."""
+    """Contexts by name or file; none means the run's own."""
     rollouts: Path | None = None
-    """A file or folder as `stepalign probe --rollouts` takes it; None draws from the initial policy."""
+    """A file or folder as of `stepalign probe --rollouts`; None samples from the initial policy."""
     num_rollouts: PositiveInt = 16
-    """The first so many rollouts, or problems to draw one of each."""
+    """The number of rollouts: the first ones given, or one sampled for each of as many problems."""
 
 
 class TrackingConfig(Table):
-    """Trackers of Accelerate that metrics are also sent to."""
+    """Experiment trackers."""
 
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers of Accelerate that receive the metrics."""
     project: str = "stepalign"
+    """The project's name in the trackers."""
 
 
 class Recipe(Table):
     """A whole run."""
 
     version: int = VERSION
+    """The format of the recipe."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """The run's name."""
     seed: NonNegativeInt = 0
+    """The seed of rollouts, problem order and adapter."""
     output_dir: Path = Path("runs")
-    """The run's folder is `output_dir/name`."""
+    """The folder of runs; this run's is `output_dir/name`."""
     model: ModelConfig
     problems: ProblemsConfig
     selection: SelectionConfig = SelectionConfig()
@@ -367,5 +294,5 @@ class Recipe(Table):
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
+        """The run's folder."""
         return self.output_dir / self.name

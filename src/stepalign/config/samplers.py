@@ -13,7 +13,7 @@ class SamplerConfig(Table):
 
     kind: str
     max_num_seqs: PositiveInt = 32
-    """Sequences decoded together, at most."""
+    """The most sequences decoded together."""
 
 
 AnySamplerConfig = Annotated[SerializeAsAny[SamplerConfig], FAMILIES["sampler"]]
@@ -27,9 +27,11 @@ class TransformersConfig(SamplerConfig):
 
 
 class _RemoteConfig(SamplerConfig):
+    """Base of the tables of samplers with weights of their own."""
+
     tolerance: PositiveFloat | None = None
-    """The largest mean difference (nats a token) between the sampler's log-probabilities and the trainer's, checked
-    whenever an adapter was loaded; None is 0.001 for float32 and 0.05 for half precision."""
+    """The largest mean difference (nats a token) between the sampler's log-probabilities and the trainer's, after each
+    weight sync; None is 0.001 for float32 and 0.05 for half precision."""
     seeded: bool = True
     """Each request has a seed of its own, so that equal runs sample equal tokens. False lets vLLM sample a whole batch
     at once from one generator."""
@@ -42,13 +44,13 @@ class VllmConfig(_RemoteConfig):
     kind: Literal["vllm"] = "vllm"
     max_num_seqs: PositiveInt = 256
     gpu_memory_utilization: Probability = 0.4
-    """The share of the device's memory that vLLM may take."""
+    """The share of the device's memory for vLLM."""
     max_model_len: PositiveInt | None = None
-    """Prompt and completion together, at most; None is the model's own limit."""
+    """The most tokens of prompt and completion; None is the model's own limit."""
     enforce_eager: bool = False
-    """Without CUDA graphs and compilation: starts sooner, decodes more slowly."""
+    """No CUDA graphs and no compilation: vLLM starts sooner and decodes more slowly."""
     enable_sleep_mode: bool = True
-    """On a GPU: give the memory back while the policy is trained."""
+    """vLLM frees its GPU memory while the policy is trained."""
 
 
 @register("sampler", "vllm-server", implementation="stepalign.rollouts.vllm_server:ServerSampler")
@@ -57,14 +59,14 @@ class VllmServerConfig(_RemoteConfig):
 
     kind: Literal["vllm-server"] = "vllm-server"
     base_url: Urls = ("http://localhost:8000/v1",)
-    """One URL, or a list of them that share the load. Adapters are handed over as folders in the run's own: the servers
-    must see that at the same path."""
+    """One URL, or a list of URLs that share the load; the servers must see the run's folder at the same path."""
     model: str | None = None
-    """The name under which they serve the solver; None is `model.name_or_path`."""
+    """The solver's name on the servers; None is `model.name_or_path`."""
     api_key_env: str = "STEPALIGN_SAMPLER_API_KEY"
+    """The environment variable of the API key."""
     max_num_seqs: PositiveInt = 256
-    """Requests under way at once, over all servers and all training processes."""
+    """The most requests under way at once, over all servers and all training processes."""
     timeout_s: PositiveFloat = 1800.0
-    """For one completion."""
+    """Seconds for one completion."""
     max_outage_s: NonNegativeFloat = 600.0
-    """How long a run waits while no server answers, before it stops."""
+    """Seconds that a run waits while no server answers, before it stops."""

@@ -100,13 +100,13 @@ class Context:
 
 
 def load(name: str) -> Context:
-    """Load a context that ships with the package, or a template file of the user's own."""
+    """Load a context of the package, or a template file of the user's own."""
     template, used = prompts.load(name, VARIABLES)
     return Context(name=name, template=template, variables=used)
 
 
 def _wrong_step(rollout: Rollout, critique: Critique) -> str:
-    """Return the first wrong step in the solver's words; empty where nothing is wrong, or the step is missing."""
+    """Return the first wrong step in the solver's words; empty without one."""
     try:
         trace = parse(rollout.text)
         return trim(trace.content(trace.section(critique.first_error or 0)))

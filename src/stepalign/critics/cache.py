@@ -1,9 +1,9 @@
-"""A cache of a server's replies on disk, by content of the request, so that no reply is paid for twice.
+"""Cache of a server's replies on disk, by the content of the request.
 
-The file is an append log (`io.AppendLog`): several processes, on several hosts, may share it, and a kill at any moment
-loses at most the line that is being written. Memory holds keys and places in the file, not texts. What the checks made
-of a reply is not kept, so checks and validation may change. Left out: eviction, because the file is the run's, a few
-kB a reply.
+No reply is paid for twice. The file is an append log (`io.AppendLog`): several processes, on several hosts, may share
+it, and a kill at any moment loses at most the line that is being written. Memory holds keys and places in the file, not
+texts. What the checks made of a reply is not kept, so checks and validation may change. Left out: eviction, because the
+file is the run's, a few kB a reply.
 """
 
 from pathlib import Path

@@ -20,7 +20,7 @@ _ENVELOPE = 2**20
 
 
 class ChatCompletions:
-    """Connection to a critic's endpoints, as an asynchronous context manager, and the cache in front of it."""
+    """Asynchronous context manager: a critic's endpoints, with a cache in front."""
 
     def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: ReplyCache | None) -> None:
         kept = (

@@ -33,7 +33,7 @@ from stepalign import config
 from stepalign.critics import schema
 from stepalign.critics.arithmetic import equations
 from stepalign.records import Check, Critique, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.trace import Section, Trace, boxed, parse
 
 NAMES = (
@@ -124,7 +124,7 @@ def _equal(stated: str, critique: Critique, problem: Problem, rollout: Rollout) 
         return rollout.correct
     if stated == problem.answer.strip():
         return True
-    values = equations.value(problem.answer), equations.value(stated)
+    values = equations.evaluate(problem.answer), equations.evaluate(stated)
     return None if None in values else values[0] == values[1]
 
 
@@ -180,7 +180,7 @@ def _copy_likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], 
 
 
 def _pieces(text: str, trace: Trace) -> list[tuple[str, str]]:
-    """Split a beginning of the trace's text into its sections, without the white space around them."""
+    """Split a beginning of the trace's text into its sections, stripped."""
     offset = len(trace.text) - len(trace.text.lstrip())
     return [
         (_name(section), piece)
@@ -248,12 +248,12 @@ def _has_false_equation(wrong: str, critics_text: str) -> bool:
     """Return whether a false equation of the wrong step is in the critic's text."""
     if not any(result in critics_text for result in _EQUALS_NUMBER.findall(normalize(wrong))):
         return False  # the usual case, because reading equations is slow
-    false = (link for chain in equations.find(wrong) for link in chain.false_links())
+    false = (link for chain in equations.find_equations(wrong) for link in chain.false_links())
     return any(_contains(critics_text, normalize(wrong[left.start : right.end])) for left, right in false)
 
 
 def _contains(text: str, equation: str) -> bool:
-    """Return whether an equation is in a text, and not as a part of other numbers."""
+    """Return whether an equation is in a text with its numbers whole."""
     return re.search(rf"(?<![\d.]){re.escape(equation)}(?!\.?\d)", text) is not None
 
 

@@ -2,7 +2,7 @@ r"""The place of a rollout's first error, from the wrong step and the corrected 
 
 A critique names the first wrong step and writes it anew. Its words may differ from the solver's in many places, but
 only some of them change what is claimed. Both steps are read as tokens (numbers, operators, comparisons, variables,
-LaTeX commands, words), without heading, markup, white space and case, and are aligned (`difflib`). The error begins
+LaTeX commands, words), without heading, markup, white space and case, and are aligned. The error begins
 at the first of these that exists:
 
 1. the first number, operator, comparison or variable that the correction replaces, or the first term that it adds to
@@ -23,7 +23,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from os.path import commonprefix
 from unicodedata import category
 
@@ -31,7 +30,7 @@ from stepalign.critics.arithmetic import equations
 from stepalign.records import Critique
 from stepalign.trace import parse
 
-MAX_TOKENS = 600
+MAX_TOKENS = 400
 """Tokens of either step that are aligned, after the beginning that both share. They bound the time for any text."""
 
 
@@ -73,7 +72,7 @@ def first_error_span(text: str, critique: Critique) -> ErrorSpan | None:
 
 
 def _heading_end(step: str) -> int:
-    """The place behind a step's heading; 0 without one."""
+    """Return the place behind a step's heading; 0 without one."""
     trace = parse(step)
     has_heading = bool(trace.sections) and trace.sections[0].kind != "preamble"
     return len(step.partition("\n")[0]) if has_heading else 0
@@ -97,6 +96,7 @@ class _Token:
 
 _TOKEN = re.compile(
     r"(?P<skip>\*{2,}|^[ \t]*[-*+][ \t]+|^[ \t]*-{3,}[ \t]*$|^[ \t]*\d+[.)][ \t]+|\\[^A-Za-z%])"
+    r"|(?P<times>(?<=\d)x(?=[ ]?\d)|(?<=\d )x(?=[ ][$]?\d))"
     r"|(?P<number>\d+(?:(?:,|\{,\})\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"|\\(?P<command>[A-Za-z]+)"
     r"|(?P<word>[^\W\d_]+(?:['’-][^\W\d_]{2,})*)"
@@ -132,16 +132,18 @@ _NO_CONTENT = frozenset(_WITHOUT_CONTENT.split())
 def _tokens(text: str) -> Iterator[_Token]:
     joined = False
     for match in _TOKEN.finditer(text):
-        kind, found = str(match.lastgroup), match[0]
-        name = found.lstrip("\\").lower()
+        kind, string = str(match.lastgroup), match[0]
+        name = string.lstrip("\\").lower()
         if kind == "number":
-            value = re.sub(r"[{},]", "", found)
+            value = re.sub(r"[{},]", "", string)
             value = value.rstrip("0").rstrip(".") if "." in value else value
+        elif kind == "times":
+            kind, value = "operator", "*"
         elif kind == "operator" or name in _OPERATORS:
             kind, value = "operator", _OPERATORS.get(name, name)
         elif kind == "word" and name in _NUMBERS:
             kind, value = "number", _NUMBERS[name]
-        elif kind in ("skip", "break") or name in _NO_CONTENT or (kind == "symbol" and category(found)[0] != "S"):
+        elif kind in ("skip", "break") or name in _NO_CONTENT or (kind == "symbol" and category(string)[0] != "S"):
             joined = joined and kind in ("skip", "command")
             continue
         elif kind in ("command", "symbol"):
@@ -150,7 +152,7 @@ def _tokens(text: str) -> Iterator[_Token]:
             kind, value = "variable", name
         else:
             value = re.sub(r"(?<=\w{3})(?:ing|ed|es|s)$", "", name)
-        yield _Token(kind, value, found, match.start(), match.end(), joined and kind != "word")
+        yield _Token(kind, value, string, match.start(), match.end(), joined and kind != "word")
         joined = kind != "word"
 
 
@@ -162,17 +164,14 @@ _Difference = tuple[_Token, str]
 
 def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> _Difference | None:
     """Find the first difference between a wrong step's tokens and its correction's. `text` is the wrong step."""
-    shared = len(commonprefix([[token.value for token in wrong], [token.value for token in right]]))
-    shared = max(shared - 1, 0)  # a term's neighbour is looked at
-    wrong, right = wrong[shared : shared + MAX_TOKENS], right[shared : shared + MAX_TOKENS]
-    matcher = SequenceMatcher(None, [t.value for t in wrong], [t.value for t in right], autojunk=False)
-    blocks = [span for tag, *span in matcher.get_opcodes() if tag != "equal"]
-    false = [side for chain in equations.find(text) for _, side in chain.false_links()]
+    blocks = _unequal_blocks([token.value for token in wrong], [token.value for token in right])
+    aligned = text[: max((wrong[j - 1].end for _, j, _, _ in blocks if j), default=0)]
+    false = [side for chain in equations.find_equations(aligned) for _, side in chain.false_links()]
     results = {token.start for token in wrong if any(side.start <= token.start < side.end for side in false)}
 
     def claims() -> Iterator[_Difference]:
         for i, j, k, m in blocks:
-            yield from sorted(_replaced(wrong[i:j], right[k:m], results), key=lambda one: one[0].start)[:1]
+            yield from sorted(_replaced(wrong[i:j], right[k:m], results), key=lambda change: change[0].start)[:1]
             if k == m and _is_term(wrong, i, j, right):
                 yield wrong[i], ""
             if i == j and i > 0 and _is_term(right, k, m, wrong):
@@ -187,8 +186,34 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
     return next(claims(), None) or next(words(), None)
 
 
+def _unequal_blocks(wrong: list[str], right: list[str]) -> list[tuple[int, int, int, int]]:
+    """Align by the longest common subsequence; return blocks `wrong[i:j]`, `right[k:m]` between the matches."""
+    shared = len(commonprefix([wrong, right]))
+    rows, columns = wrong[shared : shared + MAX_TOKENS], right[shared : shared + MAX_TOKENS]
+    # lengths[a][b]: of the longest common subsequence of rows[a:] and columns[b:]
+    lengths = [[0] * (len(columns) + 1)]
+    for row in reversed(rows):
+        below, current = lengths[-1], [0] * (len(columns) + 1)
+        for b in range(len(columns) - 1, -1, -1):
+            current[b] = below[b + 1] + 1 if columns[b] == row else max(below[b], current[b + 1])
+        lengths.append(current)
+    lengths.reverse()
+    blocks, a, b, start, other = [], 0, 0, 0, 0
+    while a < len(rows) or b < len(columns):
+        if a < len(rows) and b < len(columns) and rows[a] == columns[b]:
+            if (a, b) != (start, other):
+                blocks.append((start + shared, a + shared, other + shared, b + shared))
+            a, b = a + 1, b + 1
+            start, other = a, b
+        elif b == len(columns) or (a < len(rows) and lengths[a + 1][b] >= lengths[a][b + 1]):
+            a += 1
+        else:
+            b += 1
+    return [*blocks, (start + shared, a + shared, other + shared, b + shared)] if (a, b) != (start, other) else blocks
+
+
 def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> Iterator[_Difference]:
-    """The claims that a block of the correction replaces, the first of each kind."""
+    """Yield the claims that a block of the correction replaces, the first of each kind."""
     yield from _pair(_of_kind(wrong, "number"), _of_kind(right, "number"), results)
     if not _of_kind((*wrong, *right), "word"):
         for kind in ("operator", "variable"):
@@ -196,7 +221,7 @@ def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int
 
 
 def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int] | None = None) -> Iterator[_Difference]:
-    """The first of some tokens of one kind that give way to others, with the likest of these."""
+    """Yield the first of some tokens of one kind that others replace."""
     if not wrong or not right:
         return
     if wrong[0].kind != "number":
@@ -204,12 +229,12 @@ def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int] | 
         return
     token = wrong[max(len(wrong) - len(right), 0)]
     if len(wrong) > len(right):
-        token = next((one for one in wrong if one.start in (results or ())), token)
+        token = next((result for result in wrong if result.start in (results or ())), token)
     yield token, max((other.text for other in right), key=lambda other: len(commonprefix([token.text, other])))
 
 
 def _absent(wrong: Sequence[_Token], right: Sequence[_Token], kind: str, results: set[int]) -> Iterator[_Difference]:
-    """The first token of a kind that is nowhere in the correction, while the correction has others."""
+    """Yield the first token of a kind that the correction lacks, if it has others."""
     ours, theirs = ({token.value for token in tokens if token.kind == kind} for tokens in (wrong, right))
     yield from _pair(
         [token for token in wrong if token.kind == kind and token.value not in theirs],
@@ -219,7 +244,7 @@ def _absent(wrong: Sequence[_Token], right: Sequence[_Token], kind: str, results
 
 
 def _is_term(tokens: Sequence[_Token], start: int, stop: int, others: Sequence[_Token]) -> bool:
-    """Whether the tokens from `start` to `stop` are a term of a formula that the other step does not have."""
+    """Return whether tokens are a term of a formula that the other step lacks."""
     block = tokens[start:stop]
     behind = block[0].kind == "operator" and block[0].joined
     before = block[-1].kind == "operator" and stop < len(tokens) and tokens[stop].joined
@@ -230,8 +255,8 @@ def _is_term(tokens: Sequence[_Token], start: int, stop: int, others: Sequence[_
 
 
 def _behind(token: _Token, text: str) -> _Token:
-    """The character behind a token, where a term is missing."""
-    start = token.end + len(text[token.end :]) - len(text[token.end :].lstrip(" \t"))
+    """Return the character behind a token, where a term is missing."""
+    start = token.end + len(text[token.end :]) - len(text[token.end :].lstrip(" \t$"))
     return _Token("gap", "", text[start : start + 1], start, start + 1, False)
 
 

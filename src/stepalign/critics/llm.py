@@ -13,7 +13,7 @@ from stepalign import config, prompts
 from stepalign.critics import schema, splice
 from stepalign.critics.validation import Rejection, Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.trace import parse
 
 VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
@@ -49,7 +49,8 @@ class CritiqueWriter:
     """Messages to a model, and critiques from its replies."""
 
     def __init__(self, critic: str, settings: config.LLMCriticConfig, grader: Grader) -> None:
-        """
+        """Load the templates.
+
         Args:
             critic: the critic's name, for the records.
             settings: mode, template, checks, validation and number of attempts.

@@ -9,6 +9,7 @@ caller keeps the servers waiting. The reason of a `CritiqueFailure` is a check's
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,14 +24,12 @@ from stepalign.critics.chat_completions import ChatCompletions
 from stepalign.critics.llm import CritiqueWriter, PendingCritique
 from stepalign.critics.validation import Rejection
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.serving.client import UnansweredError
 from stepalign.serving.endpoints import check_urls
 
 CACHE = "critic-cache.jsonl"
 """The cache's file in a run's folder."""
-
-_Result = Critique | CritiqueFailure
 
 
 class OpenAICritic:
@@ -65,20 +64,18 @@ class OpenAICritic:
         """
         pending = (PendingCritique(problem, rollout) for problem, rollout in attempts)
         ahead = self._settings.max_concurrency + self._settings.max_concurrency // 8 + 1
-        with self._background() as (start, results):
+        results: SimpleQueue[Future[Critique | CritiqueFailure]] = SimpleQueue()
+        with self._background() as start:
             under_way = 0
             while True:
                 # Results that are ready go first, because the next attempt may still have to be sampled.
                 while under_way < ahead and results.empty() and (attempt := next(pending, None)) is not None:
-                    start(attempt)
+                    start(attempt).add_done_callback(results.put)
                     under_way += 1
                 if not under_way:
                     return
-                result = results.get()
+                yield results.get().result()
                 under_way -= 1
-                if isinstance(result, BaseException):
-                    raise result
-                yield result
 
     def _request(self, pending: PendingCritique) -> dict[str, Any]:
         request = {
@@ -90,9 +87,11 @@ class OpenAICritic:
         }
         return request | self._format
 
-    async def _critique(self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore) -> _Result:
+    async def _critique(
+        self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore
+    ) -> Critique | CritiqueFailure:
         """Ask until a reply is accepted, or no further one may be asked for."""
-        result: _Result | None = None
+        result: Critique | CritiqueFailure | None = None
         while result is None:
             try:
                 async with room:
@@ -110,41 +109,27 @@ class OpenAICritic:
         return result
 
     @contextmanager
-    def _background(
-        self,
-    ) -> Iterator[tuple[Callable[[PendingCritique], object], "SimpleQueue[_Result | BaseException]"]]:
-        """Yield a function that starts an attempt's critique in the background, and the queue of results."""
-        results: SimpleQueue[_Result | BaseException] = SimpleQueue()
+    def _background(self) -> Iterator[Callable[[PendingCritique], "Future[Critique | CritiqueFailure]"]]:
+        """Yield a function that starts a critique in a background thread's event loop."""
+        loop = asyncio.new_event_loop()
+        thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = ReplyCache(self._cache_path) if self._cache_path else None
         server = ChatCompletions(self._settings, key, cache)
         room = asyncio.Semaphore(self._settings.max_concurrency)
-        loop = asyncio.new_event_loop()
-        thread = Thread(target=loop.run_forever, name="critic", daemon=True)
-        thread.start()
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def put(pending: PendingCritique) -> None:
-            try:
-                results.put(await self._critique(pending, server, room))
-            except Exception as error:  # raised again in the caller's thread
-                results.put(error)
-
-        def start(pending: PendingCritique) -> None:
-            task = loop.create_task(put(pending))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
 
         async def stop() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await server.__aexit__(None, None, None)
             await loop.shutdown_default_executor()
 
+        thread.start()
+        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
         try:
-            yield lambda pending: loop.call_soon_threadsafe(start, pending), results
+            yield lambda pending: asyncio.run_coroutine_threadsafe(self._critique(pending, server, room), loop)
         finally:
             asyncio.run_coroutine_threadsafe(stop(), loop).result()
             loop.call_soon_threadsafe(loop.stop)

@@ -16,7 +16,7 @@ from stepalign.critics.validation import ValidatedCritic
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 
 MISSING = "missing"
 

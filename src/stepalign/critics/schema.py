@@ -60,7 +60,7 @@ HEADINGS: dict[Case, Headings] = {
 
 
 class CritiqueFormatError(Exception):
-    """A text that is not a critique of the trace; the message names what could not be accepted."""
+    """Text that is no critique of the trace. The message names the fault."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def num_sections(trace: Trace) -> int:
 
 
 def prefix(trace: Trace, k: int) -> str:
-    """Return the text before section k, which a critique with its first error at step k copies.
+    """Return the text before section k, which is copied if k is the first error.
 
     It is all of the text where section k is missing, and nothing where the solution has no steps at all.
     """
@@ -242,11 +242,11 @@ def check_fit(case: Case, first_error: int | None, judged: int, trace: Trace) ->
 
 
 def fidelity(copied: str, original: str) -> float:
-    """Return the share of the original's characters that the copy has in order, white space at the ends aside.
+    """Return the share of the original's characters that the copy has in order.
 
-    It is the longest common subsequence over the original's length, computed bit-parallel (Hyyrö 2004) after the
-    common beginning: exact, in m·n/64 steps at most. Unrelated English texts share about half of their characters in
-    order, so a faithful copy is near 1, not above one half.
+    White space at the ends does not count. The share is the longest common subsequence over the original's length,
+    computed bit-parallel (Hyyrö 2004) after the common beginning: exact, in m·n/64 steps at most. Unrelated English
+    texts share about half of their characters in order, so a faithful copy is near 1, not above one half.
     """
     copied, original = copied.strip(), original.strip()
     if not original or copied == original:

@@ -20,7 +20,7 @@ from stepalign.critics.validation import Rejection
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.rollouts import Request, Sampler
 from stepalign.seeding import derive_seed
 
@@ -85,7 +85,7 @@ class SelfCritic:
     def _sample(
         self, own: OwnModel, waiting: Sequence[PendingCritique]
     ) -> Iterator[tuple[PendingCritique, Critique | CritiqueFailure | None]]:
-        """Sample one reply an attempt, and yield its result; None where the model is to be asked again."""
+        """Sample one reply an attempt, and yield its result; None is one more request."""
         requests: dict[str, Request] = {}
         by_id = {pending.rollout.id: pending for pending in waiting}
         for name, pending in by_id.items():

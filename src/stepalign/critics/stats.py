@@ -55,7 +55,7 @@ class CriticReport:
 
     @property
     def is_sound(self) -> bool:
-        """True if every rollout has a critique, and no check failed but those that the recipe ignores."""
+        """True if every rollout has a critique and only ignored checks failed."""
         names = {name for outcomes in self.checks.values() for name in outcomes}
         return self.answers == self.critiques and names <= {"passed", "ignored"}
 

@@ -13,7 +13,7 @@ from stepalign import config
 from stepalign.critics import Critic, schema
 from stepalign.critics.checks import Checker
 from stepalign.records import Check, Critique, CritiqueFailure, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.trace import parse
 
 
@@ -105,7 +105,7 @@ class ValidatedCritic:
 
 
 def splice(critique: Critique, rollout: Rollout, checks: tuple[Check, ...]) -> Critique:
-    """Put the solver's own text into a critique where it is to be copied, character for character.
+    """Replace the copied part of a critique by the solver's own text.
 
     Where the wrong step is quoted, the verdicts' reasons are removed as well.
     """

@@ -1,5 +1,4 @@
-"""Planted slips: correct solutions with one slip put into them, so that the first wrong token is known exactly.
+"""Put one known error into correct solutions, so that the first wrong token is known exactly.
 
-`planting` puts the slip in and carries it on, `sources` says which correct solutions there are, `records` turns both
-into rollouts and ground-truth critiques, `sets` writes a whole folder of them.
+`inject` puts a slip into one trace, `sources` reads correct solutions, `sets` writes a folder of planted slips.
 """

@@ -1,32 +1,37 @@
-"""One slip put into a correct step-tagged trace, its consequences carried on to a wrong final answer.
+"""Inject one slip into a correct step-tagged trace and carry it on to a wrong final answer.
 
-A slip is made where an equation can be judged (`critics.equations`), in one of four ways: a result is off, an operator
-is another one, an operand is miscopied, a term is left out. What follows from it in the rest of the trace is
-recomputed by `critics.mending`, so that every equation after the slip is true under its own operands: the trace has one
-error and is otherwise what its writer would have written.
+A slip is made at an equation that arithmetic decides (`critics.arithmetic.equations`), in one of four ways: a wrong
+result, another operator, a miscopied operand, a dropped term. `critics.arithmetic.repair` recomputes what follows, so
+that every later equation is true under its own operands: the trace has one error.
 
-A place is taken only if nothing about it is in doubt: a value that the slip changes is nowhere else in the trace or the
-problem something of its own, no false equation stands beside the slip's, and the final answer comes out different.
-Plausible consequences (whole numbers stay whole) are preferred. Left out: slips in words, in algebra and in the
-problem's reading.
+A place is used only without doubt: no value that the slip changes has another meaning in the trace or the problem, no
+other equation is false, and the final answer differs. Whole numbers stay whole where possible. Left out: slips in
+words, in algebra and in the reading of the problem, because their consequences cannot be computed.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from os.path import commonprefix
 from random import Random
 from typing import get_args
 
-from stepalign.critics.arithmetic import equations
-from stepalign.critics.arithmetic.equations import Chain, linked
-from stepalign.critics.arithmetic.expressions import Expression, Literal, Number
-from stepalign.critics.arithmetic.lexer import Token, scan
-from stepalign.critics.arithmetic.repair import Changes, recompute, written
+from stepalign.critics.arithmetic.equations import (
+    Chain,
+    evaluate,
+    find_equations,
+    find_numbers,
+    is_decidable,
+    last_result,
+)
+from stepalign.critics.arithmetic.expressions import NUMBER, Expression
+from stepalign.critics.arithmetic.lexer import Number, Token, tokenize
+from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
 from stepalign.records import PlantedSlip, Problem, SlipKind
 from stepalign.seeding import derive_seed
-from stepalign.trace import Section, Trace, boxed, parse
+from stepalign.trace import Trace, boxed, parse
 
 KINDS: tuple[SlipKind, ...] = get_args(SlipKind)
 
@@ -36,133 +41,119 @@ NOT_TRUE = "an equation that does not hold"
 NO_PLACE = "no place for a slip"
 
 
-class NotPlantable(Exception):
-    """A trace that no slip can be put into; the message is a short reason that can be counted."""
+class NotInjectable(Exception):
+    """Trace without a place for a slip; the message is a short reason that can be counted."""
 
 
-def plant(problem: Problem, text: str, *, rollout_id: str, seed: int, kinds: Sequence[SlipKind] = KINDS) -> PlantedSlip:
+def inject_error(
+    problem: Problem, text: str, *, rollout_id: str, seed: int, kinds: Sequence[SlipKind] = KINDS
+) -> PlantedSlip:
     """Put one slip into a correct trace. The same arguments give the same slip.
 
     Args:
         problem: its statement's numbers are never mistaken for results.
-        text: a correct solution in steps, with a final answer section.
-        rollout_id: the record's.
-        seed: what decides between the places and sizes that are possible.
-        kinds: what may be planted; which of them is drawn first is decided by the seed, each as likely.
+        text: a correct solution in steps, with a final-answer section.
+        rollout_id: of the record.
+        seed: selects among the possible places and sizes.
+        kinds: allowed kinds; the seed decides which of them is tried first, each with equal probability.
 
     Raises:
-        NotPlantable: with the reason.
+        NotInjectable: with the reason.
     """
     trace = parse(text)
-    if (
-        not trace.steps
-        or trace.answer_section is None
-        or trace.answer_section is not trace.sections[-1]
-        or not boxed(text)
-    ):
-        raise NotPlantable(NOT_STEPS)
+    if not (trace.steps and trace.answer_section and trace.answer_section is trace.sections[-1] and boxed(text)):
+        raise NotInjectable(NOT_STEPS)
     if "<<" in text:
-        raise NotPlantable(ANNOTATED)
-    if _false(text):
-        raise NotPlantable(NOT_TRUE)
-    draw = Random(derive_seed(seed, "slip", problem.id, text))
+        raise NotInjectable(ANNOTATED)
+    if _num_false(text):
+        raise NotInjectable(NOT_TRUE)
+    random = Random(derive_seed(seed, "slip", problem.id, text))
     original = _Original(problem, trace)
-    order = draw.sample(kinds, len(kinds))
-    edits = {kind: draw.sample(found, len(found)) for kind in order if (found := list(original.edits(kind)))}
-    for plausible in (True, False):
-        for kind, places in edits.items():
-            for edit in places:
-                wrong = original.carried(edit, plausible=plausible)
-                if wrong is not None and (place := _place(text, wrong)) is not None:
-                    step = next(k for k, s in enumerate(trace.steps, start=1) if s.start <= edit.start < s.end)
-                    return PlantedSlip(
-                        rollout_id=rollout_id,
-                        problem_id=problem.id,
-                        kind=kind,
-                        step=step,
-                        start=place.start,
-                        end=place.end,
-                        text=wrong,
-                        correct_text=text,
-                    )
-    raise NotPlantable(NO_PLACE)
+    order = random.sample(kinds, len(kinds))
+    edits = [(kind, random.sample(edits, len(edits))) for kind in order if (edits := list(original.edits(kind)))]
+    for plausible_only in (True, False):
+        for kind, edit in ((kind, edit) for kind, kind_edits in edits for edit in kind_edits):
+            wrong = original.apply(edit, plausible_only)
+            place = None if wrong is None else _first_wrong_token(text, wrong)
+            if wrong is not None and place is not None:
+                step = next(k for k, s in enumerate(trace.steps, start=1) if s.start <= edit.start < s.end)
+                return PlantedSlip(
+                    rollout_id=rollout_id, problem_id=problem.id, kind=kind, step=step,
+                    start=place.start, end=place.end, text=wrong, correct_text=text,
+                )  # fmt: skip
+    raise NotInjectable(NO_PLACE)
 
 
 @dataclass(frozen=True)
 class _Edit:
-    """What to write in the place of `text[start:end]`."""
+    """Replacement of `text[start:end]`."""
 
     start: int
     end: int
     new: str
     equation: int | None = None
-    """Where the slip's equation begins, if its result follows; None where the result itself is what is off."""
+    """Start of the equation whose result follows; None where the result itself is wrong."""
     changes: tuple[tuple[Fraction, Fraction], ...] = ()
 
 
 class _Original:
-    """A correct trace with everything about it that each try needs."""
+    """Correct trace with the facts that each attempt needs."""
 
     def __init__(self, problem: Problem, trace: Trace) -> None:
         self.trace, self.text = trace, trace.text
-        self.chains = equations.find(self.text)
-        self.numbers = equations.numbers(self.text)
-        self.stated = [number.value for number in equations.numbers(problem.statement)]
-        self.answer = equations.value(boxed(self.text)[-1])
-        self.computed = _computed(self.text)
+        self.chains = find_equations(self.text)
+        self.numbers = find_numbers(self.text)
+        self.stated = [number.value for number in find_numbers(problem.statement)]
+        self.answer = evaluate(boxed(self.text)[-1])
+        self.computes_answer = last_result(self.text) == self.answer
 
     def edits(self, kind: SlipKind) -> Iterator[_Edit]:
-        """Every slip of a kind at every equation of a step that computes something and states the result."""
+        """Yield every slip of a kind at the equations of the steps."""
+        make: dict[SlipKind, Callable[[Chain], Iterator[_Edit]]] = {
+            "arithmetic": _wrong_results, "sign": _other_operators, "dropped term": _dropped_terms,
+            "copied number": lambda chain: _miscopied_operands(chain, self.stated),
+        }  # fmt: skip
         for chain in self.chains:
-            if not _plain(chain) or not any(s.start <= chain.start < s.end for s in self.trace.steps):
-                continue
-            match kind:
-                case "arithmetic":
-                    yield from _another_result(chain)
-                case "sign":
-                    yield from _another_operator(chain)
-                case "copied number":
-                    yield from _another_operand(chain, self.stated)
-                case "dropped term":
-                    yield from _one_term_less(chain)
+            if _is_simple(chain) and any(s.start <= chain.start < s.end for s in self.trace.steps):
+                yield from make[kind](chain)
 
-    def carried(self, edit: _Edit, *, plausible: bool) -> str | None:
-        """The whole trace with a slip and what follows from it; None where anything about it is in doubt."""
+    def apply(self, edit: _Edit, plausible_only: bool) -> str | None:
+        """Return the whole trace with a slip and its consequences; None where anything is in doubt."""
         sections = self.trace.sections
         own = next(i for i, section in enumerate(sections) if section.start <= edit.start < section.end)
-        kept = edit.end if edit.equation is None else edit.equation
-        rest = self.text[edit.end : sections[own].end]
+        after = self.text[edit.end : sections[own].end]
         if edit.equation is None:
             pieces = [self.text[: edit.start], edit.new]
         else:
-            pieces = [self.text[:kept]]
-            rest = self.text[kept : edit.start] + edit.new + rest
+            pieces = [self.text[: edit.equation]]
+            after = self.text[edit.equation : edit.start] + edit.new + after
         changes: Changes = dict(edit.changes)
-        for text in (rest, *map(self.trace.content, sections[own + 1 :])):
+        for text in (after, *map(self.trace.content, sections[own + 1 :])):
             piece, changes = recompute(text, changes)
             pieces.append(piece)
         wrong = "".join(pieces)
-        return wrong if self._sound(edit, wrong, changes, plausible) else None
+        return wrong if self._is_sound(edit, wrong, changes, plausible_only) else None
 
-    def _sound(self, edit: _Edit, wrong: str, changes: Changes, plausible: bool) -> bool:
+    def _is_sound(self, edit: _Edit, wrong: str, changes: Changes, plausible_only: bool) -> bool:
         boxes = boxed(wrong)
-        stated = equations.value(boxes[-1]) if boxes else None
-        if stated is None or self.answer is None or stated == self.answer:
+        stated = evaluate(boxes[-1]) if boxes else None
+        if stated is None or self.answer is None or stated == self.answer or stated < 0:
             return False
-        if self.computed == self.answer and _computed(wrong) != stated:
+        if self.computes_answer and last_result(wrong) != stated:
             return False
-        if list(map(_outline, parse(wrong).sections)) != list(map(_outline, self.trace.sections)):
+        outline, old = ([(s.kind, s.number) for s in trace.sections] for trace in (parse(wrong), self.trace))
+        # A wrong result makes its own equation false; every other equation must be true.
+        if outline != old or _num_false(wrong) != (edit.equation is None):
             return False
-        # A result that is off is the only equation that may be false, and it must be.
-        if _false(wrong) != (edit.equation is None):
+        if any(chain.result is not None and chain.result < 0 for chain in find_equations(wrong)):
             return False
-        if stated < 0 or any(chain.result is not None and chain.result < 0 for chain in equations.find(wrong)):
-            return False
-        numbers = equations.numbers(wrong)
-        return (not plausible or _likely(self.numbers, numbers)) and not self._in_doubt(edit, numbers, changes)
+        numbers = find_numbers(wrong)
+        return (not plausible_only or _is_plausible(self.numbers, numbers)) and not self._is_in_doubt(
+            edit, numbers, changes
+        )
 
-    def _in_doubt(self, edit: _Edit, numbers: Sequence[Number], changes: Changes) -> bool:
-        """Whether a number after the slip may, or may not, stand for a value that the slip changed."""
+    def _is_in_doubt(self, edit: _Edit, numbers: Sequence[Number], changes: Changes) -> bool:
+        """Tell whether a number after the slip may or may not stand for a changed value."""
         old = [number for number in self.numbers if number.start >= edit.end]
         new = numbers[len(numbers) - len(old) :]
         if len(new) != len(old):
@@ -183,121 +174,96 @@ class _Original:
         return False
 
 
-# ── what goes wrong ────────────────────────────────────────────────────────────────────────────────────────────
+def _wrong_results(chain: Chain) -> Iterator[_Edit]:
+    """Change the last digit or the tens by one, exchange two digits, or change the first digit."""
+    (number,) = chain.parts[-1].literals
+    unit = Fraction(1) if number.value.denominator == 1 else Fraction(1, 10**number.decimals)
+    sizes = [unit, Fraction(1)] + [Fraction(10**k) for k in (1, 2) if number.value > 2 * 10**k]
+    near = [number.value + sign * size for size in sizes for sign in (1, -1)]
+    for value in dict.fromkeys([*near, *_misread(number)]):
+        if value > 0 and value != number.value:
+            new, rounded = format_like(value, number)
+            yield _Edit(number.start, number.end, new, changes=((number.value, rounded),))
 
 
-def _another_result(chain: Chain) -> Iterator[_Edit]:
-    """One more or less in its last digit or in tens, two digits exchanged, another first digit."""
-    (literal,) = chain.parts[-1].literals
-    unit = Fraction(1) if literal.value.denominator == 1 else Fraction(1, 10**literal.decimals)
-    sizes = [unit, Fraction(1)] + [Fraction(10**k) for k in (1, 2) if literal.value > 2 * 10**k]
-    near = [literal.value + sign * size for size in sizes for sign in (1, -1)]
-    for value in dict.fromkeys([*near, *_transposed(literal.value), *_another_digit(literal)]):
-        if value > 0 and value != literal.value:
-            new, shown = written(value, literal)
-            yield _Edit(literal.start, literal.end, new, changes=((literal.value, shown),))
+def _miscopied_operands(chain: Chain, stated: Sequence[Fraction]) -> Iterator[_Edit]:
+    """Exchange two digits, change the first digit, or write another of the problem's numbers."""
+    operands = chain.parts[0].literals
+    for number in operands:
+        for value in dict.fromkeys([*_misread(number), *stated]):
+            if value and all(value != operand.value for operand in operands):
+                yield _Edit(number.start, number.end, format_like(value, number)[0], chain.start)
 
 
-def _another_operand(chain: Chain, stated: Sequence[Fraction]) -> Iterator[_Edit]:
-    """Two digits exchanged, another first digit, or another of the problem's numbers in its place."""
-    there = {literal.value for literal in chain.parts[0].literals}
-    for literal in chain.parts[0].literals:
-        for value in dict.fromkeys([*_transposed(literal.value), *_another_digit(literal), *stated]):
-            if value and value not in there:
-                yield _Edit(literal.start, literal.end, written(value, literal)[0], chain.start)
-
-
-_OTHER = {
+_OTHER_OPERATORS = {
     "+": ("-",), "-": ("+",), "−": ("+",), "–": ("+",), "*": ("+", "/"), "×": ("+", "÷"), "x": ("+",),
     "/": ("*",), "÷": ("×",), r"\times": ("+", r"\div"), r"\cdot": ("+",), r"\div": (r"\times",),
 }  # fmt: skip
 _OPERATOR = re.compile(r"\\times|\\cdot|\\div|[-+−–*×÷/]|\bx\b")
 
 
-def _another_operator(chain: Chain) -> Iterator[_Edit]:
-    """A sum for a difference, a quotient or a sum for a product, a product for a quotient."""
+def _other_operators(chain: Chain) -> Iterator[_Edit]:
+    """Write a sum for a difference, a quotient or a sum for a product, a product for a quotient."""
     for match in _operators(chain.parts[0]):
-        for new in _OTHER[match[0]]:
+        for new in _OTHER_OPERATORS[match[0]]:
             yield _Edit(chain.start + match.start(), chain.start + match.end(), new, chain.start)
 
 
-def _one_term_less(chain: Chain) -> Iterator[_Edit]:
-    """Leaves out a number with the sign before it; two must stay, or nothing would be computed."""
+def _dropped_terms(chain: Chain) -> Iterator[_Edit]:
+    """Leave out a term of a sum or a factor of a product, with the sign before it; two must stay."""
     part = chain.parts[0]
     operators = _operators(part)
     if len(part.literals) < 3 or len(operators) != len(part.literals) - 1 or re.search(r"[()]", part.text):
         return
-    if len({match[0] in "+-−–" for match in operators}) > 1:  # a term of a sum, a factor of a product
+    if len({match[0] in "+-−–" for match in operators}) > 1:
         return
-    for match, literal in zip(operators, part.literals[1:], strict=True):
-        gap = len(part.text[: match.start()]) - len(part.text[: match.start()].rstrip())
-        yield _Edit(chain.start + match.start() - gap, literal.end, "", chain.start)
+    for match, number in zip(operators, part.literals[1:], strict=True):
+        yield _Edit(chain.start + len(part.text[: match.start()].rstrip()), number.end, "", chain.start)
 
 
 def _operators(part: Expression) -> list[re.Match[str]]:
-    """The operators that stand alone between two numbers, in a part's own text."""
-    found = []
-    for left, right in zip(part.literals, part.literals[1:], strict=False):
-        matches = list(_OPERATOR.finditer(part.text, left.end - part.start, right.start - part.start))
-        if len(matches) == 1:
-            found += matches
-    return found
+    """Return the operators that stand alone between two numbers, in a part's own text."""
+    matches = (
+        list(_OPERATOR.finditer(part.text, left.end - part.start, right.start - part.start))
+        for left, right in pairwise(part.literals)
+    )
+    return [between[0] for between in matches if len(between) == 1]
 
 
-def _transposed(value: Fraction) -> list[Fraction]:
-    """A whole number with two neighbouring digits exchanged: 85 → 58."""
-    if value.denominator != 1 or value < 10:
-        return []
-    digits = str(value)
+def _misread(number: Number) -> list[Fraction]:
+    """Exchange two neighbouring digits of a whole number (85 → 58), or change the first digit by one (85 → 95)."""
+    digits = str(number.value) if number.value.denominator == 1 else ""
     swapped = (digits[:i] + digits[i + 1] + digits[i] + digits[i + 2 :] for i in range(len(digits) - 1))
-    return [Fraction(new) for new in swapped if not new.startswith("0")]
+    size = Fraction(10 ** (len(str(int(number.value))) - 1))
+    first = [value for value in (number.value + size, number.value - size) if value > 0]
+    return [*(Fraction(new) for new in swapped if not new.startswith("0")), *first]
 
 
-def _another_digit(literal: Number) -> list[Fraction]:
-    """A number with its first digit one more or less: 85 → 95."""
-    size = Fraction(1)
-    while size * 10 <= literal.value:
-        size *= 10
-    return [value for value in (literal.value + size, literal.value - size) if value > 0]
-
-
-# ── what follows, and whether it will do ───────────────────────────────────────────────────────────────────────
-
-
-def _plain(chain: Chain) -> bool:
-    """Whether a chain computes one thing, exactly what it says, and ends in one number."""
-    last = chain.parts[-1]
-    if not chain.parts[0].computes or not isinstance(last.tree, Literal):
+def _is_simple(chain: Chain) -> bool:
+    """Tell whether a chain computes one thing exactly and ends in one number."""
+    if not chain.parts[0].computes or chain.parts[-1].code != (NUMBER,):
         return False
-    pairs = list(zip(chain.parts, chain.parts[1:], strict=False))
-    return all(linked(left, right) and (not right.computes or left.values() == right.values()) for left, right in pairs)
+    return all(
+        is_decidable(left, right) and (not right.computes or left.values() == right.values())
+        for left, right in pairwise(chain.parts)
+    )
 
 
-def _outline(section: Section) -> tuple[str, int | None]:
-    return section.kind, section.number
+def _num_false(text: str) -> int:
+    return sum(len(chain.false_links()) for chain in find_equations(text))
 
 
-def _false(text: str) -> int:
-    """How many equations of a text do not hold."""
-    return sum(len(chain.false_links()) for chain in equations.find(text))
+def _is_plausible(before: Sequence[Number], after: Sequence[Number]) -> bool:
+    """Tell whether whole numbers stayed whole and none became 0."""
+    decimals, has_zero = max(number.decimals for number in before), any(number.value == 0 for number in before)
+    return all(number.decimals <= decimals and (has_zero or number.value) for number in after)
 
 
-def _computed(text: str) -> Fraction | None:
-    """What the last equation of a text computes."""
-    return next((chain.result for chain in reversed(equations.find(text)) if chain.result is not None), None)
-
-
-def _likely(before: Sequence[Number], after: Sequence[Number]) -> bool:
-    """Whether whole numbers stayed whole and none became 0."""
-    decimals, zero = max(number.decimals for number in before), any(number.value == 0 for number in before)
-    return all(number.decimals <= decimals and (zero or number.value) for number in after)
-
-
-def _place(correct: str, wrong: str) -> Token | None:
-    """The number or sign that holds the first character which differs; None where that is between two (70 → 7)."""
+def _first_wrong_token(correct: str, wrong: str) -> Token | None:
+    """Return the number or sign with the first different character; None where it lies between two (70 → 7)."""
     at = len(commonprefix([correct, wrong]))
-    token = next((token for token in scan(wrong) if token.start <= at < token.end), None)
-    return token if token is not None and (token.kind in _COUNTS or token.text == "x") else None
+    token = next((token for token in tokenize(wrong) if token.start <= at < token.end), None)
+    return token if token is not None and (token.kind in _WRONG_KINDS or token.text == "x") else None
 
 
-_COUNTS = {"number", "plus", "minus", "times", "divide", "equals", "rough"}
+_WRONG_KINDS = {"number", "plus", "minus", "times", "divide", "equals", "approximately"}

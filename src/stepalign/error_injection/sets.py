@@ -1,43 +1,53 @@
-"""A folder of planted slips: problems, rollouts, ground-truth critiques and the slips themselves, as JSON lines.
+"""Write a folder of planted slips: problems, rollouts, ground-truth critiques and the slips, as JSON lines.
 
     stepalign plant model_solutions.jsonl --model models/SmolLM2-135M-Instruct --out planted
 
-`problems.jsonl`, `rollouts.jsonl` (each correct trace and, under its slip's id, the one with a slip), `critiques.jsonl`
-(the ground truth for both), `slips.jsonl`, `natural.jsonl` (every solution as it was found, labelled by its final
-answer only) and `manifest.json` with what could not be planted, by reason.
+`rollouts.jsonl` has each correct trace and, under its slip's id, the trace with the slip; `critiques.jsonl` the ground
+truth of both; `natural.jsonl` every solution of the source, labelled by its final answer only; `manifest.json` the
+number of solutions without a slip, by reason.
+
+A ground-truth critique is that of a perfect critic. The first wrong step is the slip's, later steps are judged by their
+own arithmetic as in the paper's example B.2, and the corrected step and continuation are the correct trace's own.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepalign import config
-from stepalign import data as problems
 from stepalign.chat import Chat, load_chat
-from stepalign.error_injection import sources
-from stepalign.error_injection.inject import KINDS, NotPlantable, plant
-from stepalign.error_injection.records import as_rollout, critique_of_correct, critique_of_slip
-from stepalign.error_injection.sources import Solution
+from stepalign.critics.arithmetic.correct import Attempt, Correction
+from stepalign.critics.arithmetic.critic import to_critique
+from stepalign.error_injection.inject import KINDS, NotInjectable, inject_error
+from stepalign.error_injection.sources import read_solutions
 from stepalign.errors import StepalignError
-from stepalign.io import read_jsonl, write_json, write_jsonl
+from stepalign.io import write_json, write_jsonl
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Critique, PlantedSlip, Problem, Rollout, SlipKind
+from stepalign.records import Critique, Grade, PlantedSlip, Problem, Rollout, SlipKind
+from stepalign.trace import boxed, parse
 
-SYMBOLIC = "gsm_symbolic"
+CRITIC = "planted"
+
+_REASONS: dict[SlipKind, str] = {
+    "arithmetic": "its result is miscalculated.",
+    "sign": "it computes with another operation than the problem asks for.",
+    "copied number": "a number in it is miscopied.",
+    "dropped term": "a term is left out of it.",
+}
+"""None of them quotes the slip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedSet:
-    """What `plant_all` made. Every slip has a rollout, the correct rollout it came from, and a critique of each."""
+    """Planted slips, each with its rollout, the correct rollout and a critique of both."""
 
     problems: list[Problem] = field(default_factory=list)
     rollouts: list[Rollout] = field(default_factory=list)
     critiques: list[Critique] = field(default_factory=list)
     slips: list[PlantedSlip] = field(default_factory=list)
     natural: list[Rollout] = field(default_factory=list)
-    """Every solution as it was found, right or wrong by its final answer."""
+    """Every solution of the source, right or wrong by its final answer."""
     not_planted: Counter[str] = field(default_factory=Counter)
     """Right solutions without a slip, by reason."""
 
@@ -53,114 +63,108 @@ def plant_set(
     seed: int = 0,
     kinds: Sequence[SlipKind] = KINDS,
 ) -> PlantedSet:
-    """Plant slips into every correct solution of a source, and write the folder `out`.
+    """Plant a slip into every correct solution of a source, and write the folder `out`.
 
     Args:
         source: a JSONL file of model solutions, of graded rollouts or of problems with reference solutions (records,
             or GSM8K's), or `gsm_symbolic`.
         out: the folder.
-        model: whose tokenizer makes the solutions completions.
-        prompts: what that solver is shown of a problem; by default the shipped template alone.
+        model: the solver, whose tokenizer turns the solutions into completions.
+        prompts: the solver's prompt; by default the shipped template alone.
         problems_file: the problems (JSONL) that rollouts belong to.
-        limit: plant at most this many slips; `gsm_symbolic`, which has no end, gives 200 problems without it.
-        seed: decides which slips.
-        kinds: which kinds may be planted.
+        limit: maximal number of slips; without it `gsm_symbolic`, which has no end, gives 200 problems.
+        seed: selects the slips.
+        kinds: allowed kinds.
 
     Raises:
-        StepalignError: the source is none of these, or nothing could be planted.
+        StepalignError: the source is none of these, or no slip could be planted.
     """
-    chat = load_chat(model)
-    found = plant_all(
-        _solutions(source, problems_file, limit),
-        chat,
-        SolverPrompt(prompts or config.PromptsConfig()),
-        limit=limit,
-        seed=seed,
-        kinds=kinds,
-    )
-    if not found.slips:
-        raise StepalignError(f"{source}: no slip could be planted: {dict(found.not_planted)}")
-    for name in ("problems", "rollouts", "critiques", "slips", "natural"):
-        write_jsonl(out / f"{name}.jsonl", getattr(found, name))
-    right = sum(rollout.correct for rollout in found.natural)
-    write_json(
-        out / "manifest.json",
-        {
-            "source": source,
-            "seed": seed,
-            "problems": len(found.problems),
-            "solutions": {"right": right, "wrong": len(found.natural) - right},
-            "planted": len(found.slips),
-            "kinds": dict(Counter(slip.kind for slip in found.slips)),
-            "not planted": dict(found.not_planted),
-        },
-    )
-    return found
-
-
-def plant_all(
-    solutions: Iterable[Solution],
-    chat: Chat,
-    prompt: SolverPrompt,
-    *,
-    limit: int | None = None,
-    seed: int = 0,
-    kinds: Sequence[SlipKind] = KINDS,
-) -> PlantedSet:
-    """Plant a slip into every correct solution until there are `limit` of them."""
-    found = PlantedSet()
-    for solution in solutions:
-        if limit is not None and len(found.slips) == limit:
+    chat, prompt = load_chat(model), SolverPrompt(prompts or config.PromptsConfig())
+    planted = PlantedSet()
+    for solution in read_solutions(source, problems_file, limit):
+        if limit is not None and len(planted.slips) == limit:
             break
         problem = solution.problem
-        if not found.problems or found.problems[-1] != problem:
-            found.problems.append(problem)
-        right = solution.rollout or as_rollout(
-            problem, solution.text, rollout_id=solution.id, correct=solution.correct, chat=chat, prompt=prompt
-        )
-        found.natural.append(right)
+        if not planted.problems or planted.problems[-1] != problem:
+            planted.problems.append(problem)
+        right = solution.rollout or to_rollout(problem, solution.text, solution.id, solution.correct, chat, prompt)
+        planted.natural.append(right)
         if not solution.correct:
             continue
         try:
-            slip = plant(problem, solution.text, rollout_id=f"{solution.id}/slip", seed=seed, kinds=kinds)
-        except NotPlantable as reason:
-            found.not_planted[str(reason)] += 1
+            slip = inject_error(problem, solution.text, rollout_id=f"{solution.id}/slip", seed=seed, kinds=kinds)
+        except NotInjectable as reason:
+            planted.not_planted[str(reason)] += 1
             continue
-        wrong = as_rollout(problem, slip.text, rollout_id=slip.rollout_id, correct=False, chat=chat, prompt=prompt)
-        found.slips.append(slip)
-        found.rollouts.extend([right, wrong])
-        found.critiques.extend([critique_of_correct(right), critique_of_slip(slip)])
-    return found
+        wrong = to_rollout(problem, slip.text, slip.rollout_id, False, chat, prompt)
+        planted.slips.append(slip)
+        planted.rollouts.extend([right, wrong])
+        planted.critiques.extend([true_critique(problem, right), true_critique(problem, wrong, slip)])
+    if not planted.slips:
+        raise StepalignError(f"{source}: no slip could be planted: {dict(planted.not_planted)}")
+    for name in ("problems", "rollouts", "critiques", "slips", "natural"):
+        write_jsonl(out / f"{name}.jsonl", getattr(planted, name))
+    num_right = sum(rollout.correct for rollout in planted.natural)
+    manifest = {
+        "source": source,
+        "seed": seed,
+        "problems": len(planted.problems),
+        "solutions": {"right": num_right, "wrong": len(planted.natural) - num_right},
+        "planted": len(planted.slips),
+        "kinds": dict(Counter(slip.kind for slip in planted.slips)),
+        "not planted": dict(planted.not_planted),
+    }
+    write_json(out / "manifest.json", manifest)
+    return planted
 
 
-def kinds_of(names: Sequence[str]) -> list[SlipKind]:
-    """Kinds by their names; all of them for no name.
+def to_rollout(
+    problem: Problem, text: str, rollout_id: str, correct: bool, chat: Chat, prompt: SolverPrompt
+) -> Rollout:
+    """Tokenize a text as a finished completion of the solver, graded as `correct`.
 
     Raises:
-        StepalignError: naming what is allowed.
+        StepalignError: the tokenizer does not return the text character for character.
+    """
+    eos = chat.tokenizer.eos_token_id
+    ids = (*chat.encode_text(text), min(chat.eos_ids) if eos is None else eos)
+    decoded, starts = chat.decode(ids)
+    if decoded != text:
+        raise StepalignError(f"rollout {rollout_id}: the tokenizer changes its text: {decoded[:60]!r} …")
+    boxes = boxed(text)
+    return Rollout(
+        id=rollout_id,
+        problem_id=problem.id,
+        prompt_ids=chat.prompt_ids(prompt.turns(problem)),
+        completion_ids=ids,
+        text=text,
+        token_starts=starts,
+        finish="stop",
+        grade=Grade(
+            correct=correct,
+            outcome="correct" if correct else "wrong" if boxes else "missing",
+            final_answer=problem.answer if correct else "".join(boxes[-1:]),
+        ),
+    )
+
+
+def true_critique(problem: Problem, rollout: Rollout, slip: PlantedSlip | None = None) -> Critique:
+    """Return the ground truth on a rollout: case D with its slip, case A without one."""
+    attempt = Attempt(problem, rollout)
+    if slip is None:
+        return to_critique(attempt, "A", None, critic=CRITIC)
+    correct = parse(slip.correct_text)
+    section = correct.section(slip.step)
+    pieces = (correct.content(section), correct.text[section.end :])
+    return to_critique(attempt, "D", Correction(slip.step, _REASONS[slip.kind], pieces), critic=CRITIC)
+
+
+def parse_kinds(names: Sequence[str]) -> list[SlipKind]:
+    """Return kinds by their names, all of them for no name.
+
+    Raises:
+        StepalignError: naming the allowed kinds.
     """
     if unknown := sorted(set(names) - set(KINDS)):
         raise StepalignError(f"no kind of slip {unknown[0]!r}; allowed: {', '.join(KINDS)}")
     return [kind for kind in KINDS if kind in names or not names]
-
-
-def _solutions(source: str, problems_file: Path | None, limit: int | None) -> Iterable[Solution]:
-    if source == SYMBOLIC:
-        # About one derivation in seven has an equation that does not hold, or no place for a slip.
-        generated = config.GsmSymbolicConfig(count=2 * limit if limit else 200)
-        return sources.derivations(problems.load(generated).problems)
-    path = Path(source)
-    try:
-        with path.open(encoding="utf-8") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError) as error:
-        raise StepalignError(f"{source}: neither a JSONL file nor {SYMBOLIC!r}: {error}") from None
-    columns = first.keys() if isinstance(first, dict) else set()
-    if "ground_truth" in columns:
-        return sources.model_solutions(path)
-    if "completion_ids" in columns:
-        if problems_file is None:
-            raise StepalignError(f"{source}: rollouts need the file of their problems: --problems FILE")
-        return sources.rollouts(read_jsonl(path, Rollout), read_jsonl(problems_file, Problem))
-    written = config.Gsm8kConfig(path=path) if "question" in columns else config.FileConfig(path=path)
-    return sources.derivations(problems.load(written).problems)

@@ -1,1 +1,1 @@
-"""Evaluation: what an adapter does on held-out problems, and whether two adapters differ."""
+"""Evaluation: metrics of an adapter on held-out problems, with intervals, and comparison of adapters."""

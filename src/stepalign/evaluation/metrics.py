@@ -1,15 +1,15 @@
 """Avg@n, Maj@n, Pass@n, answer length, format accuracy and truncation rate, each with its interval.
 
-The four metrics of Table 1 and Figure 2 of "The Role of Feedback Alignment in Self-Distillation" (arXiv
-2606.11173), and two that explain them. Every metric is a mean over problems of one value a problem. Those
-values are stored, so that two adapters can be compared problem by problem (`stepalign.evaluation.compare`).
-Shares are between 0 and 1; percent exists only in display. Pass@n is the unbiased estimator of Chen et al.
-(arXiv 2107.03374, Eq. 1). Left out: choosing a checkpoint, which is the reader's or the report's decision.
+The four metrics of Table 1 and Figure 2 of "The Role of Feedback Alignment in Self-Distillation" (arXiv 2606.11173),
+and two that explain them. Each metric is a mean over problems. The problems' values are stored, so that two adapters
+can be compared problem by problem (`evaluation.compare`). Shares are between 0 and 1; percent exists only in display.
+Pass@n is the unbiased estimator of Chen et al. (arXiv 2107.03374, Eq. 1). Left out: choosing a checkpoint, because the
+report or its reader decides that.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -75,10 +75,10 @@ class Evaluation:
 
 
 def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, step: int) -> Evaluation:
-    """Score graded rollouts. Their order does not matter.
+    """Score graded rollouts, in any order.
 
-    A problem may have more than n samples: Pass@n then is the unbiased estimator over all of them, Maj@n
-    takes the n with the lowest `sample` numbers, and the other metrics are means over all.
+    A problem may have more than n samples: Pass@n then is the unbiased estimator over all of them, Maj@n takes the n
+    with the lowest `sample` numbers, and the other metrics are means over all.
 
     Args:
         rollouts: graded, at least n of each problem.
@@ -88,55 +88,47 @@ def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, ste
         step: the optimizer step of the adapter that sampled the rollouts.
 
     Raises:
-        StepalignError: where there are no rollouts, a rollout is not graded or occurs twice, or a problem has
-            fewer than n samples; it names the rollout or problem.
+        StepalignError: there are no rollouts, a rollout is not graded or occurs twice, or a problem has fewer than n
+            samples; it names the rollout or problem.
     """
-    grades = _graded(rollouts)
-    by_problem: dict[str, list[Rollout]] = defaultdict(list)
-    for rollout in sorted(rollouts, key=lambda rollout: (rollout.problem_id, rollout.sample, rollout.id)):
-        by_problem[rollout.problem_id].append(rollout)
-
-    ties = 0
-    values = np.empty((len(by_problem), len(METRICS)))
+    by_problem = _by_problem(rollouts)
+    values, ties = np.empty((len(by_problem), len(METRICS))), 0
     for row, (problem_id, samples) in enumerate(by_problem.items()):
-        if len(samples) < n:
-            raise StepalignError(
-                f"problem {problem_id!r}: {len(samples)} samples, but n = {n} needs at least {n} a problem"
-            )
-        share, tied = majority([grades[rollout.id] for rollout in samples[:n]])
+        total = len(samples)
+        if total < n:
+            raise StepalignError(f"problem {problem_id!r}: {total} samples, but n = {n} needs at least {n} a problem")
+        share, tied = majority([sample.grade for sample in samples[:n] if sample.grade])
         ties += tied
-        correct = sum(rollout.correct for rollout in samples)
+        correct = sum(sample.correct for sample in samples)
         problem: dict[Metric, float] = {
-            "avg": correct / len(samples),
+            "avg": correct / total,
             "maj": share,
-            "pass": pass_at(n, samples=len(samples), correct=correct),
-            "length": sum(len(rollout.completion_ids) for rollout in samples) / len(samples),
-            "formatted": sum(traces.parse(rollout.text).formatted for rollout in samples) / len(samples),
-            "truncated": sum(rollout.finish == "length" for rollout in samples) / len(samples),
+            "pass": pass_at(n, samples=total, correct=correct),
+            "length": sum(len(sample.completion_ids) for sample in samples) / total,
+            "formatted": sum(traces.parse(sample.text).formatted for sample in samples) / total,
+            "truncated": sum(sample.finish == "length" for sample in samples) / total,
         }
         values[row] = [problem[metric] for metric in METRICS]
-
     return Evaluation.of(
         values[None], problem_ids=tuple(by_problem), n=n, ties=ties, resamples=resamples, seed=seed, step=step
     )
 
 
 def majority(grades: Sequence[Grade]) -> tuple[float, bool]:
-    """Whether the answer with the most votes is right, and whether several answers have the most votes.
+    """Return the expected share of right majority votes, and True for a tie.
 
-    Votes are counted by `Grade.final_answer`. A missing answer does not vote; without any vote the majority is
-    wrong. Of tied answers one is taken at random, so the value expected is the share of them that are
-    right. An answer is right if a sample that gave it was graded correct.
+    Votes are counted by `Grade.final_answer`. A missing answer does not vote; without any vote the majority is wrong.
+    One of tied answers is taken at random, so the expected value is the share of them that are right. An answer is
+    right if a sample with it was graded correct.
     """
     votes = Counter(grade.final_answer for grade in grades if grade.final_answer)
     right = {grade.final_answer for grade in grades if grade.correct}
-    most = max(votes.values(), default=0)
-    tied = [answer for answer, count in votes.items() if count == most]
+    tied = [answer for answer, count in votes.items() if count == max(votes.values())]
     return (sum(answer in right for answer in tied) / len(tied) if tied else 0.0), len(tied) > 1
 
 
 def pass_at(k: int, *, samples: int, correct: int) -> float:
-    """The chance that k of m samples, c of them correct, hold a correct one: 1 − C(m−c, k) / C(m, k)."""
+    """Compute the chance of a correct one among k of m samples, c of them correct: 1 − C(m−c, k) / C(m, k)."""
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
@@ -154,14 +146,17 @@ def read(path: Path) -> Evaluation:
         raise StepalignError(f"{path}: not an evaluation: {explain(error)}") from None
 
 
-def _graded(rollouts: Sequence[Rollout]) -> Mapping[str, Grade]:
+def _by_problem(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    """Group rollouts by problem, sorted by problem and sample."""
     if not rollouts:
         raise StepalignError("no rollouts to evaluate")
-    grades: dict[str, Grade] = {}
-    for rollout in rollouts:
+    by_problem: dict[str, list[Rollout]] = {}
+    ids: set[str] = set()
+    for rollout in sorted(rollouts, key=lambda rollout: (rollout.problem_id, rollout.sample, rollout.id)):
         if rollout.grade is None:
             raise StepalignError(f"rollout {rollout.id!r}: not graded")
-        if rollout.id in grades:
+        if rollout.id in ids:
             raise StepalignError(f"rollout {rollout.id!r}: occurs twice")
-        grades[rollout.id] = rollout.grade
-    return grades
+        ids.add(rollout.id)
+        by_problem.setdefault(rollout.problem_id, []).append(rollout)
+    return by_problem

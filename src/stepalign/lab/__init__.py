@@ -1,4 +1,4 @@
-"""The lab: the paper's comparison on a laptop, with a solver that ships in the package and a task that is hard for it.
+"""The paper's comparison on a laptop, with a small solver and a task that is hard for it.
 
 stepalign lab --seeds 5
 """

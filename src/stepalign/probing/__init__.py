@@ -1,4 +1,4 @@
-"""The probe: see, token by token, where a context design's signal lands, before a run is paid for.
+"""The probe: credit of each sampled token under several contexts, before a run is paid for.
 
-The room is `probing` because `stepalign.probe` is the function that does it.
+The room is `probing` because `stepalign.probe` is its function.
 """

@@ -1,10 +1,10 @@
-"""The probe in training: the same measures of a fixed small set at every checkpoint.
+"""Probe of a training run: measures of a fixed small set of rollouts at every checkpoint.
 
-The student is the adapter as it is, the teacher the base. The base does not change, so what it says of the set under
-each context is read once, before the first step; later a look costs one pass of the student.
+The student is the present adapter, the teacher the base. The base does not change, so its scores under each context
+are computed once, before the first step. Later calls cost one student pass.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.io import read_jsonl, write_json, write_jsonl
+from stepalign.models import context_limit
 from stepalign.policy import Policy
-from stepalign.probing import inputs as material
-from stepalign.probing.credit import Crediting
-from stepalign.probing.gathering import drawn, settled
-from stepalign.probing.logprobs import look
+from stepalign.probing import inputs
+from stepalign.probing.credit import CreditScorer
+from stepalign.probing.inputs import ProbeInputs
+from stepalign.probing.logprobs import score_views
 from stepalign.probing.measures import measure
 from stepalign.records import Credit, Problem
 from stepalign.rollouts.generate import Solver
@@ -28,7 +29,7 @@ from stepalign.views import View
 
 
 class ProbeCallback:
-    """A run's fixed set, in the run's folder `probe`, and what the base says of it."""
+    """Measures of a run's fixed set of rollouts, in the folder `probe` of the run."""
 
     def __init__(
         self,
@@ -41,67 +42,76 @@ class ProbeCallback:
         folder: Path,
     ) -> None:
         """
+        Args:
+            settings: a recipe with a `[probe]` table.
+            policy: the trained policy.
+            solver: samples the set where the recipe names no rollouts.
+            teacher: limits and thinking boundary, within the model's context.
+            console: shows progress.
+            problems: the training problems.
+            folder: for the set, its credit and the measures.
+
         Raises:
-            StepalignError: the recipe's `[probe]` shows critiques and nothing gives them.
+            StepalignError: a context of the probe needs critiques and the recipe has no source of them.
         """
         assert settings.probe is not None
-        self.settings, self.asked = settings, settings.probe
+        self.settings, self.probe = settings, settings.probe
         self.policy, self.solver, self.console, self.folder = policy, solver, console, folder
-        chosen = [contexts.load(name) for name in dict.fromkeys(self.asked.contexts or [settings.context.template])]
-        lacking = [context.name for context in chosen if context.needs_critique]
-        if lacking and settings.critic is None and self.asked.rollouts is None:
+        templates = [contexts.load(name) for name in dict.fromkeys(self.probe.contexts or [settings.context.template])]
+        lacking = [context.name for context in templates if context.needs_critique]
+        if lacking and settings.critic is None and self.probe.rollouts is None:
             raise StepalignError(f"probe.contexts: {lacking[0]!r} shows a critique, but the recipe has no [critic]")
-        self.crediting = Crediting(policy, solver.chat, solver.prompt.before, chosen, teacher)
+        self.scorer = CreditScorer(policy, solver.chat, solver.prompt.before, templates, teacher)
         self.problems = {problem.id: problem for problem in problems}
 
     def at(self, step: int) -> CreditMeasures:
-        """The measures of the present adapter, which is that of `step`; taken once a step."""
+        """Measure the present adapter, which is that of `step`. Each step is measured once."""
         path = self.folder / f"step-{step:06d}.json"
         if path.exists():
             return credit_measures.read(path)
         was_training = self.policy.training
         self.policy.eval()
         try:
-            with self.console.stage("probe", 1, "looks") as advance:
-                credits, shown = self._base_view()
-                seen = self._students(shown)
-                now = [replace(credit, student=seen[credit.rollout_id]) for credit in credits]
-                found = measure(shown.rollouts, shown.marks, now, seed=self.settings.seed)
+            with self.console.stage("probe", 1, "checkpoints") as advance:
+                base_credits, given = self._base_credits()
+                views = [
+                    View(prompt_ids=prompt, completion_ids=ids, start=0, stop=len(ids))
+                    for prompt, ids in ((rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts)
+                ]
+                scores = score_views(self.policy, self.policy.head, views)
+                students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
+                credits = [replace(credit, student=students[credit.rollout_id]) for credit in base_credits]
+                measures = measure(given.rollouts, given.marks, credits, seed=self.settings.seed)
                 advance(1)
         finally:
             self.policy.train(was_training)
-        write_json(path, TypeAdapter(CreditMeasures).dump_python(found))
-        return found
+        write_json(path, TypeAdapter(CreditMeasures).dump_python(measures))
+        return measures
 
-    def _base_view(self) -> tuple[list[Credit], material.Material]:
-        """What the teacher says of the set, read once and kept."""
+    def _base_credits(self) -> tuple[list[Credit], ProbeInputs]:
+        """Compute the teacher's side of the set once, or read it from the folder."""
         path = self.folder / "credits.jsonl"
         if path.exists():
-            return read_jsonl(path, Credit), material.read(self.folder)
-        if self.asked.rollouts is not None:
-            begun = material.read(self.asked.rollouts, self.problems).first(self.asked.num_rollouts)
+            return read_jsonl(path, Credit), inputs.read(self.folder)
+        count = self.probe.num_rollouts
+        if self.probe.rollouts is not None:
+            given = inputs.read(self.probe.rollouts, self.problems).first(count)
         else:
-            chosen = list(self.problems.values())[: self.asked.num_rollouts]
-            begun = drawn(chosen, self.settings, self.solver, self.console, adapter=None)
-        shown = settled(begun, self.settings, self.solver, self.console, self.folder)
-        shown.write(self.folder)
-        credits = [
-            credit
-            for together in self.crediting.run(shown.rollouts, shown.problems, shown.critiques, {})
-            for credit in together
-        ]
-        write_jsonl(path, credits)
-        return credits, shown
-
-    def _students(self, shown: material.Material) -> Mapping[str, tuple[float, ...]]:
-        views = [
-            View(
-                prompt_ids=rollout.prompt_ids,
-                completion_ids=rollout.completion_ids,
-                start=0,
-                stop=len(rollout.completion_ids),
+            problems, seed = list(self.problems.values())[:count], self.settings.seed
+            given = inputs.sample_rollouts(
+                problems, self.solver, self.settings.sampling, seed, self.console, adapter=None
             )
-            for rollout in shown.rollouts
-        ]
-        sights = look(self.policy, self.policy.head, views)
-        return {rollout.id: sight.log_probs for rollout, sight in zip(shown.rollouts, sights, strict=True)}
+        given = inputs.complete(
+            given,
+            self.solver,
+            self.settings.critic,
+            self.console,
+            self.folder,
+            enable_thinking=self.settings.sampling.enable_thinking,
+            context_limit=context_limit(self.settings.model),
+        )
+        given.write(self.folder)
+        batches = self.scorer.run(given.rollouts, given.problems, given.critiques, {})
+        credits = [credit for batch in batches for credit in batch]
+        write_jsonl(path, credits)
+        return credits, given

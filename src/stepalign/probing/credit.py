@@ -1,7 +1,7 @@
-"""Eq. 4 for rollouts under several contexts: one pass of the student, shared by all, and one of the teacher each.
+"""Credit (Eq. 4) of rollouts under several contexts.
 
-A few rollouts of similar length are read at a time under every context at once, so that batches are full and what is
-done so far is whole rollouts.
+Each rollout costs one student pass, shared by all contexts, and one teacher pass a context. A few rollouts of similar
+length are scored at a time under every context, so that batches are full and finished work is whole rollouts.
 """
 
 from collections import Counter
@@ -11,20 +11,22 @@ from stepalign import config
 from stepalign.chat import Chat
 from stepalign.contexts import Context
 from stepalign.policy import Policy
-from stepalign.probing.logprobs import Sight, look
+from stepalign.probing.logprobs import TokenScores, score_views
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, Critique, Problem, Rollout
-from stepalign.views import DistillationExample, DoesNotFit, View, lesson
+from stepalign.views import DistillationExample, DoesNotFit, lesson
 
-_TOGETHER = 8
-"""Rollouts read at a time."""
+_ROLLOUTS_AT_A_TIME = 8
+
+_ALL_TOKENS = config.DistillationConfig()
+"""Every token is scored, even those that a run's loss would leave out."""
 
 Key = tuple[str, str]
 """A rollout's id and a context's name."""
 
 
-class Crediting:
-    """A policy as student, its base as teacher, and the contexts that are compared."""
+class CreditScorer:
+    """A policy as student, its base as teacher, and the contexts to compare."""
 
     def __init__(
         self,
@@ -40,77 +42,79 @@ class Crediting:
         Args:
             policy: in evaluation mode; without an adapter it is its own teacher.
             chat: encodes the teacher's prompts.
-            before: the turns before the problem, which the solver was shown as well.
+            before: the turns before the problem, as in the solver's prompt.
             contexts: with distinct names.
             teacher: limits and thinking boundary.
-            top: how many of the likeliest tokens are kept beside each sampled one.
+            top: how many of the likeliest tokens to keep beside each sampled one.
         """
         self.policy, self.chat, self.before, self.contexts = policy, chat, before, contexts
         self.teacher, self.top = teacher, top
         self.skipped: Counter[str] = Counter()
-        """Rollouts and contexts without credit, by reason."""
+        """Pairs of a rollout and a context without credit, by reason."""
         self.tokens = 0
-        """Tokens read so far, prompts included."""
+        """Tokens scored so far, prompts included."""
 
     def run(
         self,
         rollouts: Sequence[Rollout],
         problems: Mapping[str, Problem],
         critiques: Mapping[str, Critique],
-        kept: Mapping[Key, Credit],
+        cached: Mapping[Key, Credit],
     ) -> Iterator[list[Credit]]:
-        """Yield the credit that is not kept yet, some rollouts at a time.
+        """Yield the credit that is not cached, some rollouts at a time.
 
         Args:
             rollouts: with their prompts' ids.
             problems: by id.
             critiques: by rollout id, where there are any.
-            kept: credit that an earlier run gave.
+            cached: credit from an earlier run.
         """
-        students = {rollout_id: Sight(log_probs=c.student, top=c.student_top) for (rollout_id, _), c in kept.items()}
+        students = {
+            rollout_id: TokenScores(log_probs=credit.student, top=credit.student_top)
+            for (rollout_id, _), credit in cached.items()
+        }
         ordered = sorted(rollouts, key=lambda rollout: len(rollout.prompt_ids) + len(rollout.completion_ids))
-        for first in range(0, len(ordered), _TOGETHER):
-            together = ordered[first : first + _TOGETHER]
-            lessons: dict[Key, DistillationExample] = {}
-            for rollout in together:
+        for first in range(0, len(ordered), _ROLLOUTS_AT_A_TIME):
+            examples: dict[Key, DistillationExample] = {}
+            for rollout in ordered[first : first + _ROLLOUTS_AT_A_TIME]:
                 for context in self.contexts:
-                    if (rollout.id, context.name) not in kept:
-                        made = self._lesson(context, rollout, problems[rollout.problem_id], critiques.get(rollout.id))
-                        if made is not None:
-                            lessons[rollout.id, context.name] = made
-            new = {key[0]: made.student for key, made in lessons.items() if key[0] not in students}
-            students |= zip(new, self._look(list(new.values()), student=True), strict=True)
-            teachers = self._look([made.teacher for made in lessons.values()], student=False)
+                    if (key := (rollout.id, context.name)) not in cached:
+                        problem, critique = problems[rollout.problem_id], critiques.get(rollout.id)
+                        if (example := self._example(context, rollout, problem, critique)) is not None:
+                            examples[key] = example
+            unscored = {key[0]: example.student for key, example in examples.items() if key[0] not in students}
+            teacher_views = [example.teacher for example in examples.values()]
+            self.tokens += sum(len(view.input_ids) for view in (*unscored.values(), *teacher_views))
+            head = self.policy.head
+            students |= zip(
+                unscored, score_views(self.policy, head, list(unscored.values()), top=self.top), strict=True
+            )
+            teachers = score_views(self.policy.forward_base, head, teacher_views, top=self.top)
             yield [
                 Credit(
                     rollout_id=rollout_id,
                     context=context_name,
-                    prompt=made.message,
+                    prompt=example.message,
                     student=students[rollout_id].log_probs,
-                    teacher=seen.log_probs,
+                    teacher=teacher.log_probs,
                     student_top=students[rollout_id].top,
-                    teacher_top=seen.top,
+                    teacher_top=teacher.top,
                 )
-                for ((rollout_id, context_name), made), seen in zip(lessons.items(), teachers, strict=True)
+                for ((rollout_id, context_name), example), teacher in zip(examples.items(), teachers, strict=True)
             ]
 
-    def _look(self, views: Sequence[View], *, student: bool) -> list[Sight]:
-        self.tokens += sum(len(view.input_ids) for view in views)
-        read = self.policy if student else self.policy.forward_base
-        return look(read, self.policy.head, views, top=self.top)
-
-    def _lesson(
+    def _example(
         self, context: Context, rollout: Rollout, problem: Problem, critique: Critique | None
     ) -> DistillationExample | None:
+        reason = "teacher prompt too long"
         if critique is None and context.needs_critique:
-            self.skipped[f"{context.name}: no critique"] += 1
-            return None
-        if context.needs_solution and not problem.solution:
-            self.skipped[f"{context.name}: no reference solution"] += 1
-            return None
-        whole = config.DistillationConfig()  # every token is looked at, whatever a run's loss would leave out
-        try:
-            return lesson(self.chat, self.before, context, problem, rollout, critique, self.teacher, whole)
-        except DoesNotFit:
-            self.skipped[f"{context.name}: teacher prompt too long"] += 1
-            return None
+            reason = "no critique"
+        elif context.needs_solution and not problem.solution:
+            reason = "no reference solution"
+        else:
+            try:
+                return lesson(self.chat, self.before, context, problem, rollout, critique, self.teacher, _ALL_TOKENS)
+            except DoesNotFit:
+                pass
+        self.skipped[f"{context.name}: {reason}"] += 1
+        return None

@@ -1,4 +1,4 @@
-"""Where rollouts first go wrong, in characters and in tokens."""
+"""Spans of a rollout's first error and of its steps, in characters and in tokens."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +8,8 @@ from stepalign.records import Critique, Mark, PlantedSlip, Rollout
 from stepalign.trace import parse, token_span
 
 
-def of_slip(slip: PlantedSlip) -> Mark:
-    """A planted slip's place: the first wrong number or sign, known exactly."""
+def mark_from_slip(slip: PlantedSlip) -> Mark:
+    """Mark a planted slip, whose place is known exactly."""
     return Mark(
         rollout_id=slip.rollout_id,
         step=slip.step,
@@ -20,8 +20,12 @@ def of_slip(slip: PlantedSlip) -> Mark:
     )
 
 
-def of_critique(rollout: Rollout, critique: Critique) -> Mark | None:
-    """Mark the place of a critique's first error; None where it finds none, or only that something is missing."""
+def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
+    """Mark the first error that a critique reports.
+
+    Returns:
+        None where nothing is wrong, or something is only missing (case C).
+    """
     error = None if critique.case == "C" else first_error_span(rollout.text, critique)
     if error is None or not parse(rollout.text).steps:
         return None
@@ -36,43 +40,38 @@ def of_critique(rollout: Rollout, critique: Critique) -> Mark | None:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A rollout's completion tokens as half-open ranges: its steps, and what is before, at and after its error."""
+class TokenRegions:
+    """Half-open token ranges of a completion: its steps and its error."""
 
     steps: tuple[tuple[int, int], ...]
-    """As critiques count them: the steps and the final answer. Tokens between two belong to the first."""
+    """The steps and the final answer, as critiques count them. Tokens between two belong to the first."""
     error: tuple[int, int] | None
     departure: int | None
     """The first wrong token, where it is known."""
     wrong_step: int | None
-    """Counted from 1; the place of `error`."""
-    end: int
-    """Completion tokens, the EOS included."""
+    """The step of `error`, counted from 1."""
 
     def step_of(self, position: int) -> int:
-        """Which step a token is in; 0 before the first."""
+        """Return the step of a token; 0 before the first."""
         return sum(start <= position for start, _ in self.steps)
 
     def place_of(self, position: int) -> Literal["before", "at", "after", ""]:
-        """Where a token is in relation to the error; empty without one."""
+        """Return a token's place relative to the error; empty without one."""
         if self.error is None:
             return ""
         start, stop = self.error
         return "before" if position < start else "at" if position < stop else "after"
 
 
-def parts(rollout: Rollout, mark: Mark | None) -> Parts:
-    """A rollout in parts. A token that reaches over a boundary counts for the step that begins in it."""
+def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
+    """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
     trace = parse(rollout.text)
     sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
     starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
-    end = len(rollout.completion_ids)
-    return Parts(
-        steps=tuple(zip(starts, [*starts[1:], end], strict=False)),
+    departs = None if mark is None else mark.departure
+    return TokenRegions(
+        steps=tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False)),
         error=None if mark is None else token_span(rollout, mark.start, mark.end),
-        departure=None
-        if mark is None or mark.departure is None
-        else token_span(rollout, mark.departure, mark.departure + 1)[0],
+        departure=None if departs is None else token_span(rollout, departs, departs + 1)[0],
         wrong_step=None if mark is None else mark.step,
-        end=end,
     )

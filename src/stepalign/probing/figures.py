@@ -1,11 +1,9 @@
-"""The probe's pictures: the paper's Figures 3–7, 12 and 13 for one rollout, and two for a set.
+"""Figures of a probe: the paper's Figures 3–7, 12 and 13 for one rollout, and two for a set.
 
-`regions` is the one to begin with: where each design's signal lands, at a glance. Signs differ in colour, marker
-and side of the zero line, contexts in colour, line style and marker, so that all of it reads in black and white.
+`regions` summarizes where each context's signal lands. Signs differ in colour, marker and side of the zero line;
+contexts differ in colour, line style and marker. The figures therefore read in black and white.
 """
 
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -16,11 +14,10 @@ from matplotlib.transforms import blended_transform_factory
 
 from stepalign.evaluation.stats import Interval
 from stepalign.io import write_atomically
-from stepalign.probing.error_spans import Parts, parts
+from stepalign.probing.error_spans import TokenRegions, token_regions
 from stepalign.probing.folder import Probe
-from stepalign.probing.measures import of_rollout
-from stepalign.probing.positions import BINS, by_position
-from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, inline, printable, vector
+from stepalign.probing.measures import DISTANCES, credit_by_position, distance_label, rollout_means
+from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, inline, printable, raster, vector
 
 PLUS, MINUS = COLOURS[0], COLOURS[1]
 
@@ -31,54 +28,51 @@ _REGIONS = {
     "after": ("after the error", "builds on the error"),
 }
 _WIDTH = 9.6
+_GAP = 4 * "\N{NO-BREAK SPACE}"
 
 
 def write(probe: Probe, folder: Path, *, rollouts: int = 6) -> None:
-    """Write the set's pictures, and those of a few rollouts, the first with an error, as PNG and SVG.
+    """Write the set's figures, and those of a few rollouts, as PNG and SVG.
+
+    Rollouts with an error come first.
 
     Raises:
         StepalignError: the folder cannot be written.
     """
-    drawn: dict[str, Callable[[], Figure | None]] = {
-        "regions": lambda: regions(probe),
-        "positions": lambda: positions(probe),
-    }
     marked = {mark.rollout_id for mark in probe.marks}
-    chosen = sorted(probe.rollouts, key=lambda one: one.id not in marked)[:rollouts]
-    for number, one in enumerate(chosen, start=1):
-        drawn[f"rollout-{number}"] = lambda name=one.id: rollout(probe, name)  # type: ignore[misc]
+    selected = sorted(probe.rollouts, key=lambda rollout: rollout.id not in marked)[:rollouts]
     with matplotlib.rc_context(STYLE):
-        for name, draw in drawn.items():
-            figure = draw()
+        figures = {"regions": regions(probe), "positions": positions(probe)}
+        figures |= {f"rollout-{number}": along_rollout(probe, one.id) for number, one in enumerate(selected, start=1)}
+        for name, figure in figures.items():
             if figure is not None:
-                write_atomically(folder / f"{name}.png", _png(figure))
+                write_atomically(folder / f"{name}.png", raster(figure))
                 write_atomically(folder / f"{name}.svg", vector(figure))
 
 
 def for_page(probe: Probe) -> dict[str, str]:
-    """The set's pictures by name, as SVG elements in the page's colours; those that can be drawn."""
+    """Draw the set's figures as SVG elements in the page's colours, by name."""
     with matplotlib.rc_context(STYLE):
-        drawn = {"regions": regions(probe), "positions": positions(probe)}
-        return {name: inline(figure) for name, figure in drawn.items() if figure is not None}
+        figures = {"regions": regions(probe), "positions": positions(probe)}
+        return {name: inline(figure) for name, figure in figures.items() if figure is not None}
 
 
 # ── a set ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def regions(probe: Probe) -> Figure | None:
-    """Mean credit by region, a row a context: dots with 95 % intervals. None where nothing was measured."""
-    measured = probe.measures.contexts
-    shown = [name for name in _REGIONS if any(name in found for found in measured.values())]
-    if not shown:
+    """Draw mean credit by region, a row a context, with 95 % intervals. None without measures."""
+    contexts = probe.measures.contexts
+    panels = [name for name in _REGIONS if any(name in intervals for intervals in contexts.values())]
+    if not panels:
         return None
-    contexts = list(measured)
-    ends = [end for found in measured.values() for name in shown if name in found for end in _ends(found[name])]
+    ends = [end for by_name in contexts.values() for name in panels if name in by_name for end in _ends(by_name[name])]
     low, high = min(0.0, *ends), max(0.0, *ends)
-    room = 0.08 * (high - low) or 1.0
+    margin = 0.08 * (high - low) or 1.0
     figure = Figure(figsize=(_WIDTH, 1.35 + 0.42 * len(contexts)), layout="constrained")
-    grid = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, name in zip(grid, shown, strict=True):
-        axes.set_xlim(low - room, high + room)
+    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, name in zip(grid, panels, strict=True):
+        axes.set_xlim(low - margin, high + margin)
         axes.set_ylim(len(contexts) - 0.4, -0.75)
         axes.set_yticks(range(len(contexts)), [printable(context) for context in contexts], color=INK)
         axes.tick_params(axis="y", length=0)
@@ -86,116 +80,113 @@ def regions(probe: Probe) -> Figure | None:
         axes.grid(True, axis="x")
         axes.grid(False, axis="y")
         axes.axvline(0, color=INK, linewidth=1)
-        for row, context in enumerate(contexts):
+        for row, intervals in enumerate(contexts.values()):
             if row % 2 == 0:
                 axes.axhspan(row - 0.5, row + 0.5, color=GRID, alpha=0.35, linewidth=0)
-            if name in measured[context]:
-                _dot(axes, row, measured[context][name], near=(high - low) / 12)
-        title, wanted = _REGIONS[name]
-        n = max(found[name].n for found in measured.values() if name in found)
+            if name in intervals:
+                _dot(axes, row + 0.12, intervals[name], near=(high - low) / 12)
+        title, goal = _REGIONS[name]
+        n = max(intervals[name].n for intervals in contexts.values() if name in intervals)
         axes.set_title(f"{title}\n", fontsize=10)
-        axes.text(0, 1.03, f"{wanted} · n = {n}", transform=axes.transAxes, color=MUTED, fontsize=7.8)
-    gap = 4 * "\N{NO-BREAK SPACE}"
+        axes.text(0, 1.03, f"{goal} · n = {n}", transform=axes.transAxes, color=MUTED, fontsize=7.8)
     figure.supxlabel(
         "mean credit of the sampled tokens in nats: log p(teacher) − log p(student), 95 % intervals over problems\n"
-        f"● reinforced{gap}◆ suppressed{gap}○ the interval includes zero",
+        f"● reinforced{_GAP}◆ suppressed{_GAP}○ the interval includes zero",
         fontsize=8.5,
         color=MUTED,
     )
     return figure
 
 
-def _ends(estimate: Interval) -> tuple[float, float, float]:
-    return estimate.low, estimate.value, estimate.high
-
-
-def _dot(axes: Axes, row: int, estimate: Interval, *, near: float) -> None:
-    """A mean with its interval. Its number stands clear of the zero line where it is `near` to it."""
-    open_ = estimate.low <= 0 <= estimate.high
-    colour = MUTED if open_ else PLUS if estimate.value > 0 else MINUS
-    axes.hlines(row + 0.12, estimate.low, estimate.high, color=colour, linewidth=2.2)
+def _dot(axes: Axes, y: float, interval: Interval, *, near: float) -> None:
+    """Draw a mean with its interval. Its number is clear of the zero line where it is `near` to it."""
+    value, uncertain = interval.value, interval.low <= 0 <= interval.high
+    colour = MUTED if uncertain else PLUS if value > 0 else MINUS
+    axes.hlines(y, interval.low, interval.high, color=colour, linewidth=2.2)
     axes.plot(
-        estimate.value,
-        row + 0.12,
-        marker="o" if open_ or estimate.value > 0 else "D",
+        value,
+        y,
+        marker="o" if uncertain or value > 0 else "D",
         markersize=7,
         color=colour,
-        markerfacecolor="white" if open_ else colour,
+        markerfacecolor="white" if uncertain else colour,
         markeredgewidth=1.6,
     )
-    beside = abs(estimate.value) < near
+    beside = abs(value) < near
     axes.annotate(
-        _signed(estimate.value),
-        (0 if beside else estimate.value, row + 0.12),
-        xytext=((-4 if estimate.value < 0 else 4) if beside else 0, 6),
+        _signed(value),
+        (0 if beside else value, y),
+        xytext=((-4 if value < 0 else 4) if beside else 0, 6),
         textcoords="offset points",
-        ha="center" if not beside else "right" if estimate.value < 0 else "left",
+        ha="center" if not beside else "right" if value < 0 else "left",
         color=INK,
         fontsize=8,
     )
 
 
 def positions(probe: Probe) -> Figure | None:
-    """Mean credit by distance from the error, a line a context. None where no rollout is marked."""
-    found = by_position(probe)
-    if not found:
+    """Draw mean credit by distance from the error, a line a context. None without marked rollouts."""
+    contexts = credit_by_position(probe.rollouts, probe.marks, probe.credits)
+    if not contexts:
         return None
     figure = Figure(figsize=(_WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
-    at = np.arange(len(BINS))
-    middle = len(BINS) // 2
-    axes.axvspan(middle - 0.5, middle + 0.5, color=GRID, alpha=0.6, linewidth=0)
+    axes.axvspan(-0.5, 0.5, color=GRID, alpha=0.6, linewidth=0)
     axes.axhline(0, color=INK, linewidth=1)
-    for number, (context, estimates) in enumerate(found.items()):
-        low, value, high = (np.array(side) for side in zip(*map(_or_nan, estimates), strict=True))
+    for number, (context, intervals) in enumerate(contexts.items()):
+        low, value, high = np.array([_ends(interval) if interval else (np.nan,) * 3 for interval in intervals]).T
         colour, style = COLOURS[number % len(COLOURS)], (number + number // len(COLOURS)) % len(LINES)
-        axes.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
-        axes.plot(at, value, color=colour, linestyle=LINES[style], marker=MARKERS[style], label=printable(context))
-    axes.set_xlim(-0.5, len(BINS) - 0.5)
-    axes.set_xticks(at, [one.label for one in BINS])
+        axes.fill_between(DISTANCES, low, high, color=colour, alpha=0.13, linewidth=0)
+        label = printable(context)
+        axes.plot(DISTANCES, value, color=colour, linestyle=LINES[style], marker=MARKERS[style], label=label)
+    axes.set_xlim(DISTANCES[0] - 0.5, DISTANCES[-1] + 0.5)
+    axes.set_xticks(DISTANCES, map(distance_label, DISTANCES))
+    middle = DISTANCES.index(0)
     axes.get_xticklabels()[middle].set_fontweight("bold")
-    gap = 4 * "\N{NO-BREAK SPACE}"
-    axes.set_xlabel(f"tokens before the error ←{10 * gap}→ tokens after it")
+    axes.set_xlabel(f"tokens before the error ←{10 * _GAP}→ tokens after it")
     axes.set_ylabel("mean credit, nats a token")
-    rollouts = max(at_error.n for estimates in found.values() if (at_error := estimates[middle]))
-    axes.set_title(f"Credit by distance from the error, {rollouts:,} solutions with a known one")
-    axes.legend(ncols=min(4, len(found)), loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    n = max((interval.n for intervals in contexts.values() if (interval := intervals[middle])), default=0)
+    axes.set_title(f"Credit by distance from the error, {n:,} solutions with a known one")
+    axes.legend(ncols=min(4, len(contexts)), loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
 
 
-def _or_nan(estimate: Interval | None) -> tuple[float, float, float]:
-    return _ends(estimate) if estimate else (np.nan, np.nan, np.nan)
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.low, interval.value, interval.high
 
 
 # ── one rollout ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rollout(probe: Probe, rollout_id: str) -> Figure | None:
-    """Credit along one rollout's tokens, a panel a context, steps and error marked. None without credit."""
+def along_rollout(probe: Probe, rollout_id: str) -> Figure | None:
+    """Draw credit along one rollout's tokens, a panel a context, with steps and error. None without credit."""
     credits = [credit for credit in probe.credits if credit.rollout_id == rollout_id and credit.values]
     if not credits:
         return None
-    found = next(one for one in probe.rollouts if one.id == rollout_id)
+    rollout = next(one for one in probe.rollouts if one.id == rollout_id)
     mark = next((one for one in probe.marks if one.rollout_id == rollout_id), None)
-    part = parts(found, mark)
-    size = np.abs(np.concatenate([credit.values for credit in credits]))
-    bound = max(0.5, float(np.percentile(size, 99)) * 1.1)
+    bound = max(0.5, float(np.percentile(np.abs([credit.values for credit in credits]), 99)) * 1.1)
     figure = Figure(figsize=(_WIDTH, 0.75 + 1.15 * len(credits)), layout="constrained")
     grid = figure.subplots(len(credits), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, credit in zip(grid, credits, strict=True):
+        first = axes is grid[0]
         _bars(axes, np.array(credit.values), bound)
-        _mark_steps(axes, part, named=axes is grid[0])
-        pad = 15 if axes is grid[0] else 4
+        _mark_steps(axes, token_regions(rollout, mark), len(credit.values), named=first)
+        means = rollout_means(rollout, credit, mark)
+        summary = ", ".join(f"{name} {_signed(means[name])}" for name in ("before", "at", "after") if name in means)
+        if "at" not in means:
+            negative = np.mean(np.array(credit.values) < 0)
+            summary = f"mean {_signed(float(np.mean(credit.values)))}, {100 * negative:.0f} % negative"
+        pad = 15 if first else 4
         axes.set_title(printable(credit.context), pad=pad)
-        said = _said(of_rollout(found, credit, mark), credit.values)
-        axes.set_title(said, loc="right", pad=pad, fontsize=8, fontweight="normal", color=MUTED)
+        axes.set_title(summary, loc="right", pad=pad, fontsize=8, fontweight="normal", color=MUTED)
     grid[-1].set_xlabel("token")
     figure.supylabel("credit, nats", fontsize=9, color=MUTED)
     return figure
 
 
 def _bars(axes: Axes, values: np.ndarray, bound: float) -> None:
-    """One bar a token, blue above zero and orange, hatched, below. A triangle ends a bar that is cut."""
+    """Draw one bar a token, blue above zero and orange, hatched, below. A triangle ends a bar that is cut."""
     edges = np.arange(len(values) + 1)
     cut = np.clip(values, -bound, bound)
     axes.stairs(np.maximum(cut, 0), edges, fill=True, color=PLUS, linewidth=0)
@@ -208,36 +199,21 @@ def _bars(axes: Axes, values: np.ndarray, bound: float) -> None:
     axes.set_ylim(-1.12 * bound, 1.12 * bound)
 
 
-def _mark_steps(axes: Axes, part: Parts, *, named: bool) -> None:
+def _mark_steps(axes: Axes, regions: TokenRegions, tokens: int, *, named: bool) -> None:
     across = blended_transform_factory(axes.transData, axes.transAxes)
-    for number, (start, _) in enumerate(part.steps, start=1):
+    for number, (start, _) in enumerate(regions.steps, start=1):
         axes.axvline(start, color=MUTED, linewidth=0.7, linestyle=":")
         if named:
             axes.text(start, 1.02, f"step {number}", transform=across, fontsize=7, color=MUTED)
-    if part.error is not None:
-        start, stop = part.error
+    if regions.error is not None:
+        start, stop = regions.error
         axes.axvspan(start, max(stop, start + 1), color=MINUS, alpha=0.16, linewidth=0)
         axes.axvline(start, color=INK, linewidth=1.2, linestyle="--")
         if named:
-            near_end = start > 0.85 * part.end
-            axes.text(
-                start, 0.9, " first error ", transform=across, fontsize=8, color=INK, ha="right" if near_end else "left"
-            )
-
-
-def _said(found: dict[str, float], values: tuple[float, ...]) -> str:
-    if "at" not in found:
-        negative = sum(value < 0 for value in values) / len(values)
-        return f"mean {_signed(sum(values) / len(values))}, {100 * negative:.0f} % negative"
-    return ", ".join(f"{name} {_signed(found[name])}" for name in ("before", "at", "after") if name in found)
+            side = "right" if start > 0.85 * tokens else "left"
+            axes.text(start, 0.9, " first error ", transform=across, fontsize=8, color=INK, ha=side)
 
 
 def _signed(value: float) -> str:
-    shown = f"{abs(value):.2f}"
-    return ("" if shown == "0.00" else "+" if value > 0 else "−") + shown
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, facecolor="white")
-    return buffer.getvalue()
+    digits = f"{abs(value):.2f}"
+    return ("" if digits == "0.00" else "+" if value > 0 else "−") + digits

@@ -1,9 +1,9 @@
-"""A probe is a folder: what was looked at, its credit under every context, and what was measured of it.
+"""A probe's folder: inputs, credit under every context, and measures.
 
     problems.jsonl  rollouts.jsonl  critiques.jsonl  marks.jsonl  credits.jsonl
     tokens.json  measures.json  manifest.json  probe.html  figures/
 
-`Probe` is all of it in memory. Left out: the page and the figures, which are drawn from these records.
+Left out: the page and the figures, because they are drawn from these records.
 """
 
 from collections.abc import Mapping
@@ -17,28 +17,24 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.io import explain, read_jsonl, write_json, write_jsonl
-from stepalign.probing.error_spans import parts
-from stepalign.records import Credit, CriticResult, Critique, CritiqueFailure, Mark, Problem, Rollout
+from stepalign.probing.error_spans import token_regions
+from stepalign.records import Credit, CriticResult, Mark, Problem, Rollout
 
 if TYPE_CHECKING:
     import pandas
 
-_STRICT = ConfigDict(extra="forbid")
 
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Probe:
-    """Everything that a probe's folder holds."""
+    """Content of a probe's folder."""
 
     problems: tuple[Problem, ...]
     rollouts: tuple[Rollout, ...]
     answers: tuple[CriticResult, ...] = ()
-    """The critiques that the contexts show, and where there are none, why."""
     marks: tuple[Mark, ...] = ()
-    """At most one a rollout; none where it is right, or nobody knows where it goes wrong."""
     credits: tuple[Credit, ...] = ()
-    """One a rollout and context."""
-    tokens: dict[int, str] = Field(default_factory=dict)
+    """By context, then in the order of the rollouts."""
+    tokens: Mapping[int, str] = Field(default_factory=dict)
     """The text of every token id in rollouts and likeliest tokens; it may be a part of a character."""
     measures: CreditMeasures = Field(default_factory=CreditMeasures)
     manifest: Mapping[str, Any] = Field(default_factory=dict)
@@ -46,50 +42,49 @@ class Probe:
 
     @property
     def contexts(self) -> tuple[str, ...]:
-        """The designs' names, in the order in which they were asked for."""
+        """Names of the contexts, in the order of the request."""
         return tuple(dict.fromkeys(credit.context for credit in self.credits))
 
     def frame(self) -> "pandas.DataFrame":
-        """A row a token and context, as a pandas DataFrame.
+        """Build a pandas DataFrame with a row for each token and context.
 
-        `place` is `before`, `at` or `after` the error, and empty where nobody knows one; `step` counts from 1, 0 is
-        what comes before step 1.
+        `place` is `before`, `at` or `after` the error, and empty without a known error. `step` counts from 1; 0 is
+        before step 1.
         """
         import pandas
 
-        split = {mark.rollout_id: mark for mark in self.marks}
-        rollouts = {rollout.id: rollout for rollout in self.rollouts}
-        parted = {name: parts(rollout, split.get(name)) for name, rollout in rollouts.items()}
-        return pandas.DataFrame(
-            [
-                {
-                    "problem": rollouts[credit.rollout_id].problem_id,
-                    "rollout": credit.rollout_id,
-                    "context": credit.context,
-                    "position": position,
-                    "token": token,
-                    "text": self.tokens.get(token, ""),
-                    "step": parted[credit.rollout_id].step_of(position),
-                    "place": parted[credit.rollout_id].place_of(position),
-                    "student": student,
-                    "teacher": teacher,
-                    "credit": teacher - student,
-                }
-                for credit in self.credits
-                for position, (token, student, teacher) in enumerate(
-                    zip(rollouts[credit.rollout_id].completion_ids, credit.student, credit.teacher, strict=True)
+        marks = {mark.rollout_id: mark for mark in self.marks}
+        rollouts = {rollout.id: (rollout, token_regions(rollout, marks.get(rollout.id))) for rollout in self.rollouts}
+        rows = []
+        for credit in self.credits:
+            rollout, regions = rollouts[credit.rollout_id]
+            scored = zip(rollout.completion_ids, credit.student, credit.teacher, strict=True)
+            for position, (token, student, teacher) in enumerate(scored):
+                rows.append(
+                    {
+                        "problem": rollout.problem_id,
+                        "rollout": rollout.id,
+                        "context": credit.context,
+                        "position": position,
+                        "token": token,
+                        "text": self.tokens.get(token, ""),
+                        "step": regions.step_of(position),
+                        "place": regions.place_of(position),
+                        "student": student,
+                        "teacher": teacher,
+                        "credit": teacher - student,
+                    }
                 )
-            ]
-        )
+        return pandas.DataFrame(rows)
 
 
 def read(folder: Path) -> Probe:
     """Read a probe's folder.
 
     Raises:
-        StepalignError: naming file, line and key where something is missing or not what it should be.
+        StepalignError: naming file, line and key where something is missing or malformed.
     """
-    answers: list[Critique | CritiqueFailure] = read_jsonl(folder / "critiques.jsonl", CriticResult)  # type: ignore[arg-type]
+    answers: list[CriticResult] = read_jsonl(folder / "critiques.jsonl", CriticResult)  # type: ignore[arg-type]
     return Probe(
         problems=tuple(read_jsonl(folder / "problems.jsonl", Problem)),
         rollouts=tuple(read_jsonl(folder / "rollouts.jsonl", Rollout)),
@@ -103,7 +98,7 @@ def read(folder: Path) -> Probe:
 
 
 def write(probe: Probe, folder: Path) -> None:
-    """Write a probe's folder, every file whole."""
+    """Write a probe's folder, each file atomically."""
     write_jsonl(folder / "problems.jsonl", probe.problems)
     write_jsonl(folder / "rollouts.jsonl", probe.rollouts)
     write_jsonl(folder / "critiques.jsonl", probe.answers)

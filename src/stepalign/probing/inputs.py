@@ -1,4 +1,7 @@
-"""What a probe looks at: rollouts with their problems, the critic's answers, and where they go wrong."""
+"""Inputs of a probe: rollouts with their problems, the critic's results and their first errors.
+
+Rollouts are read from files or sampled. Missing prompts, grades and critiques are then added.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,93 +9,163 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stepalign import config
+from stepalign.config import registry
+from stepalign.console import Console
+from stepalign.critics import Critic
+from stepalign.critics.run import critique_all
+from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
-from stepalign.probing import error_spans as marks
-from stepalign.records import CriticResult, Critique, CritiqueFailure, Mark, PlantedSlip, Problem, Rollout
+from stepalign.probing.error_spans import mark_from_critique, mark_from_slip
+from stepalign.records import CriticResult, Critique, Mark, PlantedSlip, Problem, Rollout
+from stepalign.rollouts.generate import Solver
+from stepalign.seeding import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """Rollouts and what is known about them."""
+class ProbeInputs:
+    """Rollouts with their problems, critiques and marks."""
 
     rollouts: Sequence[Rollout]
     problems: Mapping[str, Problem]
     """By id; those of the rollouts, or more."""
-    answers: Sequence[Critique | CritiqueFailure] = ()
-    known: Sequence[Mark] = ()
+    answers: Sequence[CriticResult] = ()
+    known_marks: Sequence[Mark] = ()
     """Errors that were planted, or marked by hand."""
 
     @cached_property
     def critiques(self) -> dict[str, Critique]:
-        """By rollout id."""
+        """Critiques by rollout id."""
         return {answer.rollout_id: answer for answer in self.answers if isinstance(answer, Critique)}
 
     @cached_property
     def marks(self) -> tuple[Mark, ...]:
-        """Where rollouts first go wrong: as known, else as a critique says."""
-        found = {mark.rollout_id: mark for mark in self.known}
-        for rollout in self.rollouts:
-            critique = self.critiques.get(rollout.id)
-            if rollout.id not in found and critique is not None:
-                mark = marks.of_critique(rollout, critique)
-                if mark is not None:
-                    found[rollout.id] = mark
-        return tuple(found[rollout.id] for rollout in self.rollouts if rollout.id in found)
+        """First errors of the rollouts: the known ones, else those of the critiques."""
+        known = {mark.rollout_id: mark for mark in self.known_marks}
+        marks = (
+            known.get(rollout.id)
+            or (rollout.id in self.critiques and mark_from_critique(rollout, self.critiques[rollout.id]))
+            for rollout in self.rollouts
+        )
+        return tuple(mark for mark in marks if mark)
 
-    def first(self, count: int | None) -> "Material":
-        """The first rollouts alone, with what belongs to them."""
+    def first(self, count: int | None) -> "ProbeInputs":
+        """Keep the first rollouts, and the records that belong to them."""
         rollouts = self.rollouts[:count]
-        ids, of_problem = {rollout.id for rollout in rollouts}, {rollout.problem_id for rollout in rollouts}
-        return replace(
-            self,
+        ids, problem_ids = {rollout.id for rollout in rollouts}, {rollout.problem_id for rollout in rollouts}
+        return ProbeInputs(
             rollouts=rollouts,
-            problems={name: problem for name, problem in self.problems.items() if name in of_problem},
+            problems={name: problem for name, problem in self.problems.items() if name in problem_ids},
             answers=[answer for answer in self.answers if answer.rollout_id in ids],
-            known=[mark for mark in self.known if mark.rollout_id in ids],
+            known_marks=[mark for mark in self.known_marks if mark.rollout_id in ids],
         )
 
     def write(self, folder: Path) -> None:
-        """Write `problems.jsonl`, `rollouts.jsonl`, `critiques.jsonl` and `marks.jsonl`."""
+        """Write `problems.jsonl`, `critiques.jsonl`, `marks.jsonl` and, last, `rollouts.jsonl`."""
         write_jsonl(folder / "problems.jsonl", self.problems.values())
         write_jsonl(folder / "critiques.jsonl", self.answers)
         write_jsonl(folder / "marks.jsonl", self.marks)
         write_jsonl(folder / "rollouts.jsonl", self.rollouts)
 
 
-def read(path: Path, problems: Mapping[str, Problem] | None = None) -> Material:
-    """Read a file of rollouts, or a folder with `rollouts.jsonl` and any of the rest.
+def read(path: Path, problems: Mapping[str, Problem] | None = None) -> ProbeInputs:
+    """Read a file of rollouts, or a folder with `rollouts.jsonl`.
 
-    Beside `problems.jsonl`, `critiques.jsonl` and `marks.jsonl`, a folder may hold the `slips.jsonl` that
-    `stepalign plant` writes.
+    A folder may also hold `problems.jsonl`, `critiques.jsonl`, `marks.jsonl` and the `slips.jsonl` of
+    `stepalign plant`.
 
     Args:
         path: the file or folder.
         problems: by id, where the folder has none.
 
     Raises:
-        StepalignError: a file is missing or holds something else, a rollout is there twice or without its problem.
+        StepalignError: a file is missing or malformed; a rollout occurs twice or has no problem.
     """
-    alone = not path.is_dir()
-    rollouts = read_jsonl(path if alone else path / "rollouts.jsonl", Rollout)
+    is_folder = path.is_dir()
+    rollouts = read_jsonl(path / "rollouts.jsonl" if is_folder else path, Rollout)
     if not rollouts:
         raise StepalignError(f"{path}: no rollouts")
 
-    def beside(name: str, kind: Any) -> list[Any]:
-        return [] if alone or not (path / name).exists() else read_jsonl(path / name, kind)
+    def optional(name: str, kind: Any) -> list[Any]:
+        return read_jsonl(path / name, kind) if is_folder and (path / name).exists() else []
 
-    there = {problem.id: problem for problem in beside("problems.jsonl", Problem)} or dict(problems or {})
-    seen: set[str] = set()
+    problems = {problem.id: problem for problem in optional("problems.jsonl", Problem)} or dict(problems or {})
+    ids: set[str] = set()
     for rollout in rollouts:
-        if rollout.id in seen:
-            raise StepalignError(f"{path}: rollout {rollout.id!r} is there twice")
-        if rollout.problem_id not in there:
+        if rollout.id in ids:
+            raise StepalignError(f"{path}: rollout {rollout.id!r} occurs twice")
+        if rollout.problem_id not in problems:
             raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r}")
-        seen.add(rollout.id)
-    planted = [marks.of_slip(slip) for slip in beside("slips.jsonl", PlantedSlip)]
-    return Material(
+        ids.add(rollout.id)
+    planted = [mark_from_slip(slip) for slip in optional("slips.jsonl", PlantedSlip)]
+    return ProbeInputs(
         rollouts=rollouts,
-        problems=there,
-        answers=beside("critiques.jsonl", CriticResult),
-        known=[*planted, *beside("marks.jsonl", Mark)],
+        problems=problems,
+        answers=optional("critiques.jsonl", CriticResult),
+        known_marks=[*planted, *optional("marks.jsonl", Mark)],
     ).first(None)
+
+
+def sample_rollouts(
+    problems: Sequence[Problem],
+    solver: Solver,
+    sampling: config.SamplingConfig,
+    seed: int,
+    console: Console,
+    *,
+    adapter: str | None,
+) -> ProbeInputs:
+    """Sample and grade one rollout of each problem."""
+    with console.stage("sample", len(problems)) as advance:
+        rollouts = solver.generate_rollouts(
+            problems,
+            1,
+            sampling,
+            adapter=adapter,
+            policy_step=0,
+            seed=derive_seed(seed, "probe"),
+            prefix="probe",
+            on_rollout=lambda _: advance(1),
+        )
+    return ProbeInputs(rollouts=rollouts, problems={problem.id: problem for problem in problems})
+
+
+def complete(
+    inputs: ProbeInputs,
+    solver: Solver,
+    critic: config.CriticConfig | None,
+    console: Console,
+    folder: Path,
+    *,
+    enable_thinking: bool,
+    context_limit: int | None,
+) -> ProbeInputs:
+    """Add missing prompts, grades and, with a critic, critiques.
+
+    Existing ones stay as they are. The critic's results are kept in `folder` as they come.
+    """
+    rollouts = [_with_prompt(rollout, inputs.problems, solver, thinking=enable_thinking) for rollout in inputs.rollouts]
+    if any(rollout.grade is None for rollout in rollouts):
+        rollouts = solver.grader.grade(rollouts, inputs.problems)
+    answers = list(inputs.answers)
+    answered = {answer.rollout_id for answer in answers}
+    waiting = [(inputs.problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
+    if critic is not None and waiting:
+        own = OwnModel(solver.chat, solver.sampler, context_limit)
+        built: Critic = registry.build(critic, grader=solver.grader, folder=folder, own=lambda: own)
+        with console.stage("critique", len(waiting)) as advance:
+            answers += critique_all(built, waiting, folder / "asked.jsonl", advance)
+    return replace(inputs, rollouts=rollouts, answers=answers)
+
+
+def _with_prompt(rollout: Rollout, problems: Mapping[str, Problem], solver: Solver, *, thinking: bool) -> Rollout:
+    size = len(solver.chat.tokenizer)
+    largest = max((*rollout.prompt_ids, *rollout.completion_ids), default=0)
+    if largest >= size:
+        raise StepalignError(
+            f"rollout {rollout.id}: token {largest}, but the tokenizer has {size}: these are another model's rollouts"
+        )
+    if rollout.prompt_ids:
+        return rollout
+    return replace(rollout, prompt_ids=solver.prompt_ids(problems[rollout.problem_id], thinking=thinking))

@@ -1,17 +1,22 @@
-"""The page: one HTML file to look at a probe with, that works from a disk and asks nothing of any network.
+"""One HTML file that shows a probe. It works from a disk and requests nothing from a network.
 
-`html/` holds its template, its style and its scripts, which stand in the page as they are, joined. A content
-security policy lets just these scripts run, by their hash, and no text become markup. What models wrote is data: in
-the template escaped, in the blocks of `packing` base64, and on the page only ever the content of text nodes.
+`html/` holds the template, the style sheet and the scripts, which are joined into one. A content security policy
+allows only that script, by its hash, and no text as markup. Foreign text is escaped in the template, base64 in the
+blocks, and only ever text nodes on the page.
+
+A block is base64 of zlib of JSON and numbers. There is one for the tokens' texts and one a rollout, unpacked when the
+rollout is opened. Log-probabilities are counted in steps of `UNIT` nats below zero: a number on the page is within
+`UNIT` / 2 of the record's, a credit within `UNIT`. Left out: values that the page derives, such as credit.
 
     stepalign probe recipes/probe/gsm8k.toml --out probes/gsm8k --open
 """
 
 import base64
 import hashlib
+import json
 import unicodedata
-from bisect import bisect_left
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,24 +24,25 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from stepalign import trace as traces
 from stepalign.io import write_atomically
-from stepalign.probing import display, figures
-from stepalign.probing import markdown as reading
-from stepalign.probing.error_spans import parts
+from stepalign.probing import display, figures, markdown
+from stepalign.probing.error_spans import token_regions
 from stepalign.probing.folder import Probe
-from stepalign.probing.measures import of_rollout
-from stepalign.probing.packing import FLOOR, UNIT, Arrays, Table, block, encode, pack_top, script_json, to_json
-from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout
+from stepalign.probing.measures import rollout_means
+from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout, TopTokens
 from stepalign.report.display import HIDDEN
 from stepalign.report.page import environment
+from stepalign.trace import parse
+
+UNIT = 0.001
+"""Nats."""
 
 _FOLDER = Path(__file__).parent / "html"
-_SCRIPTS = ("data", "text", "solution", "card", "strips", "list", "view", "events")
+_SCRIPTS = ("text", "solution", "list", "page")
 _SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-"""Credits in nats at which a tint may be strongest before a reader moves it."""
-_SEARCHED = 2_000
-"""Characters of a problem's statement that the search looks at."""
+"""Initial values of the scale: the credit in nats at which a tint is strongest."""
+_SEARCHED_CHARACTERS = 2_000
+"""Of a problem's statement."""
 
 
 def write(probe: Probe, path: Path) -> Path:
@@ -45,205 +51,202 @@ def write(probe: Probe, path: Path) -> Path:
     Raises:
         StepalignError: it cannot be written.
     """
-    write_atomically(path, render(probe, drawn=figures.for_page(probe)))
+    write_atomically(path, render(probe, figures=figures.for_page(probe)))
     return path
 
 
-def render(probe: Probe, *, drawn: Mapping[str, str]) -> str:
-    """A probe's page as HTML, with the set's pictures (SVG by name) in it."""
-    index, table_block, blocks = pack(probe)
-    script = _script()
+def render(probe: Probe, *, figures: Mapping[str, str]) -> str:
+    """Render a probe's page with the set's figures (SVG by name)."""
+    index, blocks = pack(probe)
+    script = join_scripts()
+    planted = sum(mark.source == "planted" for mark in probe.marks)
+    errors = {"planted": planted, "as critiques say": len(probe.marks) - planted}
+    rows = {**probe.measures.contexts, **probe.measures.baselines}
+    keys = [key for key in display.COLUMNS if any(key in intervals for intervals in rows.values())]
     return (
         environment(_FOLDER)
         .get_template("probe.html.jinja")
         .render(
             index=index,
             index_json=Markup(script_json(index)),
-            token_block=Markup(table_block),
-            blocks=map(Markup, blocks),
+            blocks={name: Markup(block) for name, block in blocks.items()},
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            drawn={name: Markup(svg) for name, svg in drawn.items()},  # Matplotlib escapes the labels
+            figures={name: Markup(svg) for name, svg in figures.items()},  # Matplotlib escapes the labels
             model=str(probe.manifest.get("asked", {}).get("model", {}).get("name_or_path", "unknown")),
             created=str(probe.manifest.get("created", ""))[:10],
             problems=len({rollout.problem_id for rollout in probe.rollouts}),
             tokens=sum(len(rollout.completion_ids) for rollout in probe.rollouts),
-            errors=_errors(probe),
-            **_measures(probe),
+            errors=", ".join(f"{n} {source}" for source, n in errors.items() if n) or "none known",
+            titles=[display.COLUMNS[key] for key in keys],
+            rows=[
+                (
+                    name,
+                    [(display.format_value(key, i.get(key)), display.format_interval(key, i.get(key))) for key in keys],
+                )
+                for name, i in rows.items()
+                if keys
+            ],
+            counts=[display.largest_n(probe.measures, key) for key in keys],
         )
     )
 
 
-def pack(probe: Probe) -> tuple[dict[str, Any], str, list[str]]:
-    """The index that the page reads at once, the token table's block, and one block a rollout."""
+def pack(probe: Probe) -> tuple[dict[str, Any], dict[str, str]]:
+    """Build the index, which is read at once, and the blocks by name: `tokens`, `rollout-0`, …"""
     problems = {problem.id: problem for problem in probe.problems}
     answers = {answer.rollout_id: answer for answer in probe.answers}
     marks = {mark.rollout_id: mark for mark in probe.marks}
     credits = {(credit.rollout_id, credit.context): credit for credit in probe.credits}
-    table = Table(probe.tokens)
-    blocks, rows = [], []
-    for rollout in probe.rollouts:
+    blocks, rows = {"tokens": _block(probe.tokens)}, []
+    for number, rollout in enumerate(probe.rollouts):
         own = [credits.get((rollout.id, context)) for context in probe.contexts]
         problem, mark = problems.get(rollout.problem_id), marks.get(rollout.id)
-        blocks.append(_block(rollout, problem, answers.get(rollout.id), mark, own, table))
+        blocks[f"rollout-{number}"] = _rollout_block(rollout, problem, answers.get(rollout.id), mark, own)
         rows.append(_row(rollout, problem, mark, own))
     index = {
         "unit": UNIT,
-        "floor": FLOOR,
         "scale": _scale(probe),
         "contexts": list(probe.contexts),
         "hidden": HIDDEN.pattern,
         "names": _names(),
-        "elements": sorted(reading.ELEMENTS),
-        "mathml": sorted(reading.MATHML),
-        "attributes": sorted(reading.ATTRIBUTES),
+        "elements": sorted(markdown.ELEMENTS),
+        "mathml": sorted(markdown.MATHML),
+        "attributes": sorted(markdown.ATTRIBUTES),
         "rollouts": rows,
     }
-    return index, encode(to_json(table.texts).encode()), blocks
+    return index, blocks
 
 
-def _block(
+def script_json(value: object) -> str:
+    """Encode JSON for a script element: ASCII, without `<`, so neither `</script>` nor `<!--`."""
+    return _json(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@cache
+def join_scripts() -> str:
+    """Join the page's scripts into one."""
+    scripts = [(_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+    return '"use strict";\n' + "\n".join(scripts)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+
+
+def _block(head: object, *numbers: np.ndarray) -> str:
+    """Pack JSON, a zero byte, and numbers below 2²⁴: all their low bytes, all middle bytes, all high bytes."""
+    flat = np.concatenate(numbers or [np.zeros(0)]).astype("<u4")
+    planes = flat.view(np.uint8).reshape(-1, 4)[:, :3].T.tobytes()
+    return base64.b64encode(zlib.compress(_json(head).encode() + b"\0" + planes)).decode()
+
+
+def _rollout_block(
     rollout: Rollout,
     problem: Problem | None,
     answer: CriticResult | None,
     mark: Mark | None,
     credits: list[Credit | None],
-    table: Table,
 ) -> str:
-    arrays = Arrays()
+    numbers: list[np.ndarray] = []
+
+    def span(values: np.ndarray) -> list[int]:
+        start = sum(map(len, numbers))
+        numbers.append(values)
+        return [start, start + len(values)]
+
+    def logs(log_probs: Sequence[float] | np.ndarray) -> list[int]:
+        return span(np.rint(-np.asarray(log_probs) / UNIT))
+
+    def top(entries: Sequence[TopTokens]) -> dict[str, list[int]] | None:
+        if len(set(map(len, entries))) != 1:  # none, or from elsewhere
+            return None
+        ids, log_probs = np.array(entries).reshape(-1, 2).T
+        return {"ids": span(ids), "logs": logs(log_probs)}
+
     ends = [*rollout.token_starts[1:], len(rollout.text)]
+    regions = token_regions(rollout, mark)
+    sections: list[dict[str, Any]] = [
+        {"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, start=1)
+    ]
+    if parse(rollout.text).answer_section is not None:
+        sections[-1]["label"] = "answer"
+    sections.sort(key=lambda section: section["first"])
+    if not sections or sections[0]["first"] > 0:
+        sections.insert(0, {"label": "", "step": 0, "first": 0})
+    first, last = regions.error or (0, 0)
+    student = next((credit for credit in credits if credit), None)
     head = {
-        "ids": arrays.ids([table.dense(token) for token in rollout.completion_ids], table.bound),
+        "ids": rollout.completion_ids,
         "pieces": [rollout.text[start:end] for start, end in zip(rollout.token_starts, ends, strict=False)],
-        "sections": _sections(rollout),
-        "mark": mark and _mark(rollout, mark),
-        "reading": reading.read(rollout.text),
+        "sections": sections,
+        "mark": mark
+        and {
+            "step": mark.step,
+            "first": first,
+            "last": last,
+            "wrong": first if regions.departure is None else regions.departure,
+            "source": mark.source,
+        },
+        "reading": markdown.parse(rollout.text),
         "problem": problem
-        and {"reading": reading.read(problem.statement), "answer": problem.answer, "solution": problem.solution},
-        "answer": _answer(answer),
+        and {"reading": markdown.parse(problem.statement), "answer": problem.answer, "solution": problem.solution},
+        "critique": {
+            "title": f"Critique by {answer.critic}, case {answer.case}",
+            "reading": markdown.parse(answer.text),
+        }
+        if isinstance(answer, Critique)
+        else answer and {"title": f"No critique: {answer.reason}", "reading": [answer.detail]},
+        "student": student and {"logs": logs(student.student), "top": top(student.student_top)},
         "credits": [
-            credit
-            and {
-                "prompt": credit.prompt,
-                "student": arrays.logs(credit.student),
-                "teacher": arrays.logs(credit.teacher),
-                "student_top": pack_top(credit.student_top, table, arrays),
-                "teacher_top": pack_top(credit.teacher_top, table, arrays),
-            }
+            credit and {"prompt": credit.prompt, "logs": logs(credit.teacher), "top": top(credit.teacher_top)}
             for credit in credits
         ],
     }
-    return block(head, arrays)
-
-
-def _mark(rollout: Rollout, mark: Mark) -> dict[str, Any]:
-    """The error in tokens, and the first wrong one of them."""
-    part = parts(rollout, mark)
-    first, last = part.error or (0, 0)
-    wrong = first if part.departure is None else part.departure
-    return {"step": mark.step, "first": first, "last": last, "wrong": wrong, "source": mark.source}
-
-
-def _sections(rollout: Rollout) -> list[dict[str, Any]]:
-    """The trace's sections by the first token that begins in them. The first has whatever comes before, too."""
-    trace = traces.parse(rollout.text)
-    found: list[dict[str, Any]] = []
-    step = 0
-    for section in trace.sections:
-        counted = section.kind == "step" or section is trace.answer_section
-        step += counted
-        first = bisect_left(rollout.token_starts, section.start)
-        label = f"step {step}" if section.kind == "step" else "answer" if section.kind == "answer" else ""
-        if first < len(rollout.token_starts):
-            found.append({"label": label, "step": step if counted else 0, "first": first})
-    if not found or found[0]["first"] > 0:
-        found.insert(0, {"label": "", "step": 0, "first": 0})
-    return found
-
-
-def _answer(answer: CriticResult | None) -> dict[str, Any] | None:
-    if answer is None:
-        return None
-    if isinstance(answer, Critique):
-        return {
-            "kind": "critique",
-            "critic": answer.critic,
-            "case": answer.case,
-            "reading": reading.read(answer.text),
-        }
-    return {"kind": "failure", "reason": answer.reason, "detail": answer.detail}
+    return _block(head, *numbers)
 
 
 def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: list[Credit | None]) -> dict[str, Any]:
-    correct = rollout.grade.correct if rollout.grade else None
+    grade = rollout.grade
     words = (
         rollout.id,
-        problem.statement[:_SEARCHED] if problem else "",
-        rollout.grade.final_answer if rollout.grade else "",
+        problem.statement[:_SEARCHED_CHARACTERS] if problem else "",
+        grade.final_answer if grade else "",
     )
     return {
         "id": rollout.id,
         "search": " ".join(words).lower(),
-        "correct": correct,
+        "correct": grade.correct if grade else None,
         "finish": rollout.finish,
         "step": mark and mark.step,
         "tokens": len(rollout.completion_ids),
-        "measures": [credit and _measured(rollout, credit, mark) for credit in credits],
+        "measures": [credit and _row_measures(rollout, credit, mark) for credit in credits],
     }
 
 
-def _measured(rollout: Rollout, credit: Credit, mark: Mark | None) -> dict[str, float | None]:
-    values = credit.values
-    if not values:
+def _row_measures(rollout: Rollout, credit: Credit, mark: Mark | None) -> dict[str, float]:
+    if not credit.values:
         return {}
-    found = {
-        "mean": sum(values) / len(values),
-        "negative": sum(value < 0 for value in values) / len(values),
-        **{key: value for key, value in of_rollout(rollout, credit, mark).items() if key in ("before", "at", "after")},
-    }
-    return {key: round(value, 4) for key, value in found.items()}
+    means = rollout_means(rollout, credit, mark)
+    measures: dict[str, float] = {key: means[key] for key in ("before", "at", "after") if key in means}
+    measures["mean"] = float(np.mean(credit.values))
+    measures["negative"] = float(np.mean(np.array(credit.values) < 0))
+    return {key: round(value, 4) for key, value in measures.items()}
 
 
 def _scale(probe: Probe) -> float:
-    """A round credit that nine tokens in ten with any to speak of stay within."""
+    """Choose a round credit that exceeds nine in ten of the credits above 0.05 nats."""
     values = np.abs([value for credit in probe.credits for value in credit.values])
-    wanted = float(np.percentile(values[values > 0.05], 90)) if np.any(values > 0.05) else 1.0
-    return next((scale for scale in _SCALES if scale >= wanted), _SCALES[-1])
-
-
-def _measures(probe: Probe) -> dict[str, Any]:
-    """The table of measures: titles with what they mean, rows of a value and its interval, and n."""
-    measured = {**probe.measures.contexts, **probe.measures.baselines}
-    titles = {key: title for key, title in display.COLUMNS.items() if any(key in found for found in measured.values())}
-    return {
-        "titles": [(title, display.MEANINGS[key]) for key, title in titles.items()],
-        "rows": [
-            (name, [(display.value(key, found.get(key)), display.interval(key, found.get(key))) for key in titles])
-            for name, found in measured.items()
-            if titles
-        ],
-        "counts": [max(found[key].n for found in measured.values() if key in found) for key in titles],
-    }
-
-
-def _errors(probe: Probe) -> str:
-    planted = sum(mark.source == "planted" for mark in probe.marks)
-    said = len(probe.marks) - planted
-    kinds = [f"{planted} planted"] * (planted > 0) + [f"{said} as critiques say"] * (said > 0)
-    return ", ".join(kinds) or "none known"
+    goal = float(np.percentile(values[values > 0.05], 90)) if np.any(values > 0.05) else 1.0
+    return next((scale for scale in _SCALES if scale >= goal), _SCALES[-1])
 
 
 @cache
 def _names() -> dict[str, str]:
-    """The names of characters that are shown by their code points."""
-    found = {}
-    for code in (*range(0xD800), *range(0xE000, 0xE0080)):
-        if HIDDEN.match(chr(code)) and (name := unicodedata.name(chr(code), "")):
-            found[f"{code:04X}"] = name.lower()
-    return found
-
-
-@cache
-def _script() -> str:
-    scripts = [(_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
-    return '"use strict";\n' + "\n".join(scripts)
+    """Return the names of the characters that are shown by their code points."""
+    codes = (*range(0xD800), *range(0xE000, 0x10000), *range(0xE0000, 0xE0080))
+    return {
+        f"{code:04X}": name.lower()
+        for code in codes
+        if HIDDEN.match(chr(code)) and (name := unicodedata.name(chr(code), ""))
+    }

@@ -1,37 +1,31 @@
-"""The stage: rollouts, sampled or given, under several contexts; a folder of credit, measures and a page.
+"""Credit of rollouts, sampled or given, under several contexts: a folder of records, measures, figures and a page.
 
     stepalign probe recipes/probe/gsm8k.toml --rollouts planted --context refsol --context stepalign
 
-What is seen of a rollout is appended to the folder as soon as it is there, so that a probe that was stopped goes on
-where it was. What is looked at (rollouts, critiques, marks) is settled before, once.
+Credit is appended to the folder as it is computed, so that a stopped probe continues. Its inputs (rollouts, critiques,
+marks) are complete, and in the folder, before.
 """
 
 import hashlib
-import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
-from pydantic import TypeAdapter, ValidationError
 
 from stepalign import config, models
 from stepalign import contexts as designs
-from stepalign import data as problems
 from stepalign.algorithms.self_distillation import within
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
+from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.io import differences, to_json, write_json
+from stepalign.io import AppendLog, claim
 from stepalign.policy import ADAPTER, Policy
-from stepalign.probing import figures, folder, page
-from stepalign.probing import inputs as material
-from stepalign.probing.credit import Crediting, Key
+from stepalign.probing import figures, folder, inputs, page
+from stepalign.probing.credit import CreditScorer
 from stepalign.probing.folder import Probe
-from stepalign.probing.gathering import drawn, settled
-from stepalign.probing.inputs import Material
+from stepalign.probing.inputs import ProbeInputs
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit, Problem, Rollout
@@ -49,81 +43,83 @@ def probe(
     top: int = 0,
     limit: int | None = None,
 ) -> Probe:
-    """Look at rollouts under contexts, and write the folder `out`; or go on with what was begun there.
+    """Probe contexts, and write the folder `out`; or continue what was begun there.
 
     Args:
-        settings: model, prompts, teacher and critic; problems and sampling where rollouts are to be drawn.
+        settings: model, prompts, teacher and critic; problems and sampling where rollouts are sampled.
         out: the probe's folder.
-        rollouts: a file of rollouts, or a folder of them with problems, critiques, and slips or marks; None draws one
+        rollouts: a file of rollouts, or a folder of them with problems, critiques, and slips or marks. None samples one
             rollout of each training problem.
-        contexts: designs by name or file; by default the recipe's own.
-        adapter: the student's; the teacher is the base. None looks at the base itself.
-        top: how many of the likeliest tokens are kept beside each sampled one.
-        limit: look at the first so many rollouts only.
+        contexts: by name or file; by default the recipe's own.
+        adapter: the student's; the teacher is the base. None probes the base itself.
+        top: how many of the likeliest tokens to keep beside each sampled one.
+        limit: how many rollouts to probe, from the first.
 
     Raises:
-        StepalignError: bad input, before any long work where it can be known; or `out` holds another probe.
+        StepalignError: the input is bad, which is raised before long work where possible; or `out` holds another probe.
     """
-    chosen = [designs.load(name) for name in dict.fromkeys(contexts or [settings.context.template])]
+    templates = [designs.load(name) for name in dict.fromkeys(contexts or [settings.context.template])]
     asked = {
-        **_about(settings),
+        **{
+            name: getattr(settings, name).model_dump(mode="json")
+            for name in ("model", "prompts", "teacher", "sampling")
+        },
+        "seed": settings.seed,
         "adapter": adapter and str(adapter),
         "rollouts": str(rollouts) if rollouts else settings.problems.model_dump(mode="json"),
-        "contexts": {context.name: _digest(context) for context in chosen},
+        "contexts": {context.name: _digest(context) for context in templates},
         "top": top,
         "limit": limit,
     }
-    _claim(out, asked)
-    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
-    given = (
-        material.read(rollouts, _problems(settings, rollouts)).first(limit)
-        if rollouts
-        else problems.prepare(settings.problems)[0][:limit]
-    )
-    policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
-    with Console() as console:
-        shown = _shown(settings, out, given, chat, policy, adapter, console)
-        kept = _kept(out / "credits.jsonl")
-        crediting = Crediting(
-            policy,
-            chat,
-            prompt.before,
-            chosen,
-            within(settings.teacher, models.context_limit(settings.model)),
-            top=top,
+    if (out / "manifest.json").exists() and not (out / "settings.json").exists():
+        raise StepalignError(
+            f"{out} holds something else than a probe, or one of another version: choose another --out"
         )
-        views, said = len(shown.rollouts) * len(chosen), 0
-        with console.stage("credit", views, "views") as advance:
-            advance(len(kept))
-            for new in crediting.run(shown.rollouts, shown.problems, shown.critiques, kept):
-                _append(out / "credits.jsonl", new)
-                kept |= {(credit.rollout_id, credit.context): credit for credit in new}
-                advance(len(new))
-                if not console.rich.is_terminal and 10 * len(kept) // views > said:
-                    said = 10 * len(kept) // views
-                    console.say(f"{out}: {len(kept)} of {views} views")
-        credits = [
-            kept[rollout.id, context.name]
-            for context in chosen
-            for rollout in shown.rollouts
-            if (rollout.id, context.name) in kept
-        ]
-        speed = crediting.tokens / max(console.seconds["credit"], 1e-9)
-        console.say(f"{out}: {len(credits)} of {views} views, {speed:,.0f} tokens/s {dict(crediting.skipped) or ''}")
+    claim(
+        out / "settings.json",
+        asked,
+        started=(out / "rollouts.jsonl").exists(),
+        optional=["contexts"],
+        refusal="it holds another probe (choose another folder with --out, or delete that one)",
+    )
+    given: ProbeInputs | list[Problem] = (
+        inputs.read(rollouts, _recipe_problems(settings, rollouts)).first(limit)
+        if rollouts
+        else list(prepare(settings.problems)[0][:limit])
+    )
+    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
+    policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
+    teacher = within(settings.teacher, models.context_limit(settings.model))
+    scorer = CreditScorer(policy, chat, prompt.before, templates, teacher, top=top)
+    with Console() as console:
+        with solver_on(settings, chat, policy.model) as solver:
+            if (out / "rollouts.jsonl").exists():
+                given = inputs.read(out)
+            elif not isinstance(given, ProbeInputs):
+                name = ADAPTER if adapter else None
+                given = inputs.sample_rollouts(given, solver, settings.sampling, settings.seed, console, adapter=name)
+            given.write(out)
+            given = inputs.complete(
+                given,
+                solver,
+                settings.critic,
+                console,
+                out,
+                enable_thinking=settings.sampling.enable_thinking,
+                context_limit=models.context_limit(settings.model),
+            )
+            given.write(out)
+            (out / "asked.jsonl").unlink(missing_ok=True)
+        credits = _score(scorer, given, out, console)
     found = Probe(
-        problems=tuple(shown.problems.values()),
-        rollouts=tuple(shown.rollouts),
-        answers=tuple(shown.answers),
-        marks=shown.marks,
-        credits=tuple(credits),
-        tokens=_texts(chat, shown.rollouts, credits),
-        measures=measure(shown.rollouts, shown.marks, credits, seed=settings.seed),
-        manifest={
-            **manifest(),
-            "asked": asked,
-            "skipped": dict(crediting.skipped),
-            "command": " ".join(sys.argv),
-        },
+        problems=tuple(given.problems.values()),
+        rollouts=tuple(given.rollouts),
+        answers=tuple(given.answers),
+        marks=given.marks,
+        credits=credits,
+        tokens=_token_texts(chat, given.rollouts, credits),
+        measures=measure(given.rollouts, given.marks, credits, seed=settings.seed),
+        manifest={**manifest(), "asked": asked, "skipped": dict(scorer.skipped), "command": " ".join(sys.argv)},
     )
     folder.write(found, out)
     figures.write(found, out / "figures")
@@ -131,105 +127,46 @@ def probe(
     return found
 
 
-def _about(settings: config.Recipe) -> dict[str, Any]:
-    """The recipe's part in what is seen."""
-    names = ("model", "prompts", "teacher", "sampling")
-    return {name: getattr(settings, name).model_dump(mode="json") for name in names} | {"seed": settings.seed}
+def _score(scorer: CreditScorer, given: ProbeInputs, out: Path, console: Console) -> tuple[Credit, ...]:
+    """Compute the credit that the folder lacks, and return all of it by context."""
+    log = AppendLog(out / "credits.jsonl", Credit)
+    cached = {(credit.rollout_id, credit.context): credit for credit in log.read()}
+    log.truncate()
+    views, reported = len(given.rollouts) * len(scorer.contexts), 0
+    with console.stage("credit", views, "views") as advance:
+        advance(len(cached))
+        for credits in scorer.run(given.rollouts, given.problems, given.critiques, dict(cached)):
+            log.append(*credits)
+            cached |= {(credit.rollout_id, credit.context): credit for credit in credits}
+            advance(len(credits))
+            if not console.rich.is_terminal and 10 * len(cached) // views > reported:
+                reported = 10 * len(cached) // views
+                console.say(f"{out}: {len(cached)} of {views} views")
+    ordered = tuple(
+        cached[rollout.id, context.name]
+        for context in scorer.contexts
+        for rollout in given.rollouts
+        if (rollout.id, context.name) in cached
+    )
+    speed = scorer.tokens / max(console.seconds["credit"], 1e-9)
+    console.say(f"{out}: {len(ordered)} of {views} views, {speed:,.0f} tokens/s {dict(scorer.skipped) or ''}")
+    return ordered
 
 
-def _shown(
-    settings: config.Recipe,
-    out: Path,
-    given: Material | Sequence[Problem],
-    chat: Chat,
-    policy: Policy,
-    adapter: Path | None,
-    console: Console,
-) -> Material:
-    """What is looked at: as the folder has it, as given, or drawn of problems; kept in the folder from then on."""
-    with solver_on(settings, chat, policy.model) as solver:
-        if (out / "rollouts.jsonl").exists():
-            begun = material.read(out)
-        else:
-            name = ADAPTER if adapter else None
-            begun = given if isinstance(given, Material) else drawn(given, settings, solver, console, adapter=name)
-            begun.write(out)
-        shown = settled(begun, settings, solver, console, out)
-    shown.write(out)
-    (out / "asked.jsonl").unlink(missing_ok=True)
-    return shown
-
-
-def _problems(settings: config.Recipe, rollouts: Path) -> dict[str, Problem]:
-    """The recipe's problems, where the rollouts do not bring their own."""
+def _recipe_problems(settings: config.Recipe, rollouts: Path) -> dict[str, Problem]:
+    """Prepare the recipe's problems by id, unless the rollouts' folder has its own."""
     if (rollouts / "problems.jsonl").exists():
         return {}
-    train, evaluation, _ = problems.prepare(settings.problems)
+    train, evaluation, _ = prepare(settings.problems)
     return {problem.id: problem for problem in (*train, *evaluation)}
 
 
-def _texts(chat: Chat, rollouts: Iterable[Rollout], credits: Iterable[Credit]) -> dict[int, str]:
+def _token_texts(chat: Chat, rollouts: Iterable[Rollout], credits: Iterable[Credit]) -> dict[int, str]:
     ids = {token for rollout in rollouts for token in rollout.completion_ids}
     for credit in credits:
-        ids |= {token for top in (*credit.student_top, *credit.teacher_top) for token, _ in top}
+        ids |= {token for entries in (*credit.student_top, *credit.teacher_top) for token, _ in entries}
     return {token: chat.token_text(token) for token in sorted(ids)}
-
-
-# ── going on ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _digest(context: designs.Context) -> str:
     return hashlib.blake2b(Path(str(context.template.filename)).read_bytes(), digest_size=8).hexdigest()
-
-
-def _claim(out: Path, asked: dict[str, Any]) -> None:
-    """Write down what the folder is about, or hold it against what it was begun with.
-
-    Contexts may come and go, but a name must keep its wording. Before there are rollouts nothing was looked at: what
-    was asked for then was refused, and has been mended since.
-    """
-    path = out / "manifest.json"
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))["asked"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StepalignError(f"{path}: not a probe's manifest ({error!r})") from None
-        if not (out / "rollouts.jsonl").exists():
-            before = asked
-        shared = before["contexts"].keys() & asked["contexts"].keys()
-        for one in (before := dict(before), mine := dict(asked)):
-            one["contexts"] = {name: one["contexts"][name] for name in shared}
-        if different := differences(before, mine):
-            raise StepalignError(
-                f"{out} holds another probe; what differs:\n  " + "\n  ".join(different) + "\n"
-                "Choose another folder with --out, or delete that one."
-            )
-    write_json(path, {"asked": asked})
-
-
-def _kept(path: Path) -> dict[Key, Credit]:
-    """The credit of an earlier run. A half-written last line is cut off: a kill leaves one."""
-    adapter, kept, whole = TypeAdapter(Credit), {}, 0
-    if not path.exists():
-        return {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                credit = adapter.validate_json(line)
-            except ValidationError as error:
-                raise StepalignError(f"{path}, line {number}: not a Credit ({error.error_count()} faults)") from None
-            kept[credit.rollout_id, credit.context] = credit
-            whole = file.tell()
-    os.truncate(path, whole)
-    return kept
-
-
-def _append(path: Path, credits: Sequence[Credit]) -> None:
-    try:
-        with path.open("ab") as file:
-            file.write("".join(to_json(credit) + "\n" for credit in credits).encode())
-            file.flush()
-    except OSError as error:
-        raise StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost") from None

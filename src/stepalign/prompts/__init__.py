@@ -1,7 +1,7 @@
-"""The wording: text templates as whole files beside this one, or anywhere a recipe points to.
+"""Prompt templates: whole text files beside this one, or anywhere a recipe points to.
 
 The authors' templates are lost (the paper's Figures 8–11 are images); each file says whether it is reconstructed or
-ours. Templates are Jinja, sandboxed; what a model or a data set wrote enters as values and is never evaluated.
+ours. Templates are Jinja, sandboxed. Text of models and data sets enters as values and is never evaluated.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _HERE = Path(__file__).parent
 
 
 def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
-    """A template and the variables it uses.
+    """Load a template, and find the variables it uses.
 
     Args:
         name: a template that ships with the package (`solver`, `refsol`, …), or the path of a file.
@@ -41,10 +41,10 @@ def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
 
 
 def render(template: Template, values: Mapping[str, object]) -> str:
-    """A template's text with its values filled in, without white space around it.
+    """Fill a template's values in. White space around the text is removed.
 
     Raises:
-        StepalignError: the template asks for what a value does not have, or must not be asked.
+        StepalignError: the template uses an attribute that does not exist, or that is not allowed.
     """
     try:
         return template.render(values).strip()
@@ -64,7 +64,7 @@ def _find(name: str) -> Path:
 
 @cache
 def _environment(folder: Path) -> SandboxedEnvironment:
-    # A template of the user's may include the ones that ship with the package.
+    # A user's template may include those that ship with the package.
     return SandboxedEnvironment(
         loader=FileSystemLoader([folder, _HERE]),
         undefined=StrictUndefined,
@@ -74,7 +74,7 @@ def _environment(folder: Path) -> SandboxedEnvironment:
 
 
 def _undeclared(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> set[str]:
-    """The variables that a template uses, its includes counted in."""
+    """Find the variables that a template and its includes use."""
     assert environment.loader is not None
     if name in within:
         raise TemplateError(f"{name} includes itself")

@@ -1,4 +1,4 @@
-"""The turns of a prompt: what stands before the problem, and the problem itself."""
+"""Turns of a prompt: system message, worked examples and the problem."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,10 +16,11 @@ class Turn:
 
 
 class SolverPrompt:
-    """What the solver sees, the same in training and evaluation (paper, Figure 8)."""
+    """The solver's prompt, the same in training and evaluation (paper, Figure 8)."""
 
     def __init__(self, settings: config.PromptsConfig) -> None:
-        """
+        """Load the template.
+
         Raises:
             StepalignError: the template is missing or uses other variables than `problem`.
         """
@@ -28,10 +29,10 @@ class SolverPrompt:
         for example in settings.examples:
             before += [Turn("user", self._message(example.problem)), Turn("assistant", example.solution)]
         self.before = tuple(before)
-        """System message and worked examples. The teacher is shown them too: the views differ in the context alone."""
+        """System message and worked examples. The teacher is shown them too: its view differs in the context alone."""
 
     def turns(self, problem: Problem) -> tuple[Turn, ...]:
-        """The whole conversation up to the solver's answer."""
+        """Return the whole conversation up to the solver's answer."""
         return (*self.before, Turn("user", self._message(problem.statement)))
 
     def _message(self, statement: str) -> str:

@@ -74,18 +74,19 @@ _STAGES = {
 _SHORTEST_S = 5e-4
 
 
+@matplotlib.rc_context(STYLE)
 def svg(panel: Panel) -> str:
     """Draw a panel as an inline SVG element in the page's colours and fonts."""
-    with matplotlib.rc_context(STYLE):
-        return inline(_panels([panel], columns=1))
+    return inline(_panels([panel], columns=1))
 
 
+@matplotlib.rc_context(STYLE)
 def png(panels: Sequence[Panel]) -> bytes:
     """Draw panels in two columns as one PNG, on white."""
-    with matplotlib.rc_context(STYLE):
-        return raster(_panels(panels, columns=min(2, len(panels))))
+    return raster(_panels(panels, columns=min(2, len(panels))))
 
 
+@matplotlib.rc_context(STYLE)
 def timeline_svg(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> str:
     """Draw a step's timeline as an inline SVG element; nothing without stages.
 
@@ -93,14 +94,13 @@ def timeline_svg(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> str:
         step: spans in seconds, by stage.
         coloured: the stages with a colour, in the order of the colours; others are grey.
     """
-    with matplotlib.rc_context(STYLE):
-        return inline(_timeline(stages, coloured)) if (stages := _stages(step)) else ""
+    return inline(_timeline(stages, coloured)) if (stages := _stages(step)) else ""
 
 
+@matplotlib.rc_context(STYLE)
 def timeline_png(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> bytes:
     """Draw the same as a PNG, on white."""
-    with matplotlib.rc_context(STYLE):
-        return raster(_timeline(stages, coloured)) if (stages := _stages(step)) else b""
+    return raster(_timeline(stages, coloured)) if (stages := _stages(step)) else b""
 
 
 def inline(figure: Figure) -> str:

@@ -16,7 +16,7 @@ from stepalign.report.display import Cell, Table, count
 from stepalign.report.run import Example, RunFiles
 
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
-"""As in the paper's Table 1 for the answer length, though a short answer is not by itself a good one."""
+"""For the answer length as in the paper's Table 1. A short answer is not by itself a good one."""
 
 _TOKENS = {
     "sample": "completion_tokens",

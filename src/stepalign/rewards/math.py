@@ -1,41 +1,36 @@
-"""Final answers held against references by math-verify, in processes that can be killed.
+"""Grade mathematical answers in worker processes that can be killed.
 
-What counts as the answer: the last `\\boxed{…}` of a response, if it stands in the format's final section
-(`traces`). Elsewhere a boxed answer counts only if it is the only one, or equal to all others; two different
-ones are `ambiguous`, which is wrong. Plain text is no answer, and neither is a box inside `<think>`.
-
-math-verify (sympy beneath it) can hang or fill the memory on a few characters, `9^{9^{9^9}}`, and its own
-time-out is a signal that one long C call ignores. So answers are compared in worker processes with bounded
-memory, the parent holds the clock, and a worker that is late is killed: that answer is a `timeout`, and the
-others are graded as if it had not been there. Equal comparisons are made once. Needs POSIX.
-
-Left out: answers in prose, partial credit.
+math-verify can hang or fill the memory on a few characters, `9^{9^{9^9}}`, and its own time limit is a signal that
+one long C call ignores. So answers are compared (`rewards.math_answers`) in the processes of a Pebble pool with
+bounded memory. A worker that is late is killed: that answer is a `timeout`, and the others are graded as if it
+had not been there. Equal comparisons are made once. Needs POSIX.
 """
 
-import json
 import logging
+import multiprocessing
 import os
-import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
-from math import inf
-from multiprocessing.connection import wait
-from types import TracebackType
-from typing import Any, Literal, Self
+from multiprocessing import spawn
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
 
 from stepalign import config
-from stepalign import trace as traces
 from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
+from stepalign.rewards import Grader
+from stepalign.rewards.math_answers import Outcome, final_answers, judge
 
 MAX_CHARACTERS = 2_000
 """Longer answers and references are refused unparsed: outcome `error`."""
@@ -46,56 +41,59 @@ _START_S = 120.0
 """A cold import over a network file system takes this long at worst."""
 _STARTS = 3
 _GRACE_S = 2.0
-_IN_FLIGHT = 2
-"""A worker has the next comparison at hand while the parent reads the last one's outcome."""
-_PIPE_BYTES = 16 * 1024
-"""What every POSIX pipe holds, so that the parent never blocks on a worker that is busy."""
+_STALL_S = 30.0
+"""A pool without any reply for this long, beside the time limit, is replaced: a worker that was killed from outside
+may have held the lock that all workers share."""
+_POLL_S = 0.5
+_SCHEDULED = 4
+"""Tasks scheduled for each worker, so that none waits for the parent and the pipe never fills."""
+_SHOWN_CHARACTERS = 200
 
-_Outcome = Literal["correct", "wrong", "missing", "ambiguous", "timeout", "error"]
 _Task = tuple[str, tuple[str, ...]]
-"""A reference, and a response's answers: the last one counts if it is equal to the others."""
-_Reply = tuple[_Outcome, str]
+"""A reference, and a response's answers."""
+_Reply = tuple[Outcome, str]
 """The outcome and the answer's canonical form."""
 
 
-class Grader:
-    """Grades in worker processes, which start when first needed. Use it as a context manager.
+class MathGrader(Grader):
+    """Grade in worker processes, which start when first needed.
 
     Threads that share a grader take turns; a forked child gets workers of its own.
     """
 
-    def __init__(self, settings: config.GraderConfig) -> None:
-        self._settings = settings
-        self._workers: list[_Worker] = []
+    def __init__(self, *, num_workers: int = 2, timeout_s: float = 10.0) -> None:
+        """Start nothing yet.
+
+        Args:
+            num_workers: processes.
+            timeout_s: for one rollout.
+        """
+        self._num_workers, self._timeout_s = num_workers, timeout_s
+        self._pool: ProcessPool | None = None
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    @classmethod
+    def from_config(cls, settings: config.GraderConfig) -> "MathGrader":
+        """Build from a recipe's `[grader]`."""
+        return cls(num_workers=settings.num_workers, timeout_s=settings.timeout_s)
 
     def close(self) -> None:
         """Kill the workers. Grading again would start new ones."""
         self._disown_after_fork()
-        while self._workers:
-            self._workers.pop().kill()
+        if self._pool is not None:
+            self._pool.stop()  # type: ignore[no-untyped-call]
+            self._pool.join()
+            self._pool = None
 
     def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
-        """The rollouts, in their order, each with its grade.
+        """Return the rollouts with their grades (see `Grader.grade`).
 
         All correct answers to a problem have one canonical form, the reference's; a wrong answer has its own.
         Without a comparison (`missing`, `ambiguous`, `timeout`, `error`) it is empty.
 
-        Args:
-            rollouts: what to grade; an old grade is replaced.
-            problems: by id.
-
         Raises:
-            StepalignError: naming the rollout whose problem is not there, or where no worker can be started.
+            StepalignError: naming the rollout whose problem is missing; or no worker can be started.
         """
         tasks: list[_Task] = []
         for rollout in rollouts:
@@ -103,12 +101,20 @@ class Grader:
                 raise StepalignError(f"rollout {rollout.id}: there is no problem {rollout.problem_id!r}")
             tasks.append((problems[rollout.problem_id].answer, final_answers(rollout.text)))
         return [
-            replace(rollout, grade=Grade(correct=outcome == "correct", outcome=outcome, final_answer=answer))
-            for rollout, (outcome, answer) in zip(rollouts, self._replies(tasks), strict=True)
+            replace(
+                rollout,
+                grade=Grade(
+                    correct=outcome == "correct",
+                    outcome=outcome,
+                    final_answer=canonical,
+                    feedback=_feedback(outcome, answers),
+                ),
+            )
+            for rollout, (_, answers), (outcome, canonical) in zip(rollouts, tasks, self._replies(tasks), strict=True)
         ]
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether the two answers of each pair are equal, the first as the reference. In doubt they are not.
+        """Compare the two answers of each pair, the first as the reference. In doubt they are not equal.
 
         math-verify follows the reference where the two differ in kind: `3` equals `x=3`, `y=3` does not.
         """
@@ -125,265 +131,156 @@ class Grader:
         unknown = [task for task in dict.fromkeys(tasks) if task not in known]
         self._disown_after_fork()
         with self._lock:
-            known.update(zip(unknown, self._compare(unknown), strict=True))
+            try:
+                known.update(self._compare(unknown))
+            except BaseException:
+                self.close()  # tasks under way would delay the next call
+                raise
         return [known[task] for task in tasks]
+
+    def _compare(self, tasks: Sequence[_Task]) -> dict[_Task, _Reply]:
+        """Schedule the tasks, collect the replies, replace a pool that is broken."""
+        replies: dict[_Task, _Reply] = {}
+        waiting, scheduled = deque(tasks), dict[Future[_Reply], _Task]()
+        deaths: Counter[_Task] = Counter()
+        failures, is_ready, since = 0, self._pool is not None, time.monotonic()
+        while len(replies) < len(tasks):
+            try:
+                while waiting and len(scheduled) < _SCHEDULED * self._num_workers:
+                    future = self._schedule(waiting[0])
+                    scheduled[future] = waiting.popleft()
+                done, _ = wait(scheduled, _POLL_S, FIRST_COMPLETED)
+                stall_s = self._timeout_s + (_STALL_S if is_ready else _START_S)
+                is_alive = self._pool is not None and self._pool.active  # False after an idle worker was killed
+                if not done and (not is_alive or time.monotonic() - since > stall_s):
+                    raise BrokenProcessPool("no reply")
+                for future in done:
+                    since = time.monotonic()
+                    task, reply = scheduled[future], _reply(future)
+                    if reply is None:
+                        deaths[task] += 1
+                        reply = ("error", "") if deaths[task] == 2 else None
+                    if reply is None:
+                        waiting.appendleft(task)
+                    else:
+                        replies[task] = reply
+                        failures, is_ready = 0, True
+                    del scheduled[future]
+            except BrokenProcessPool as error:
+                failures, is_ready, since = failures + 1, False, time.monotonic()
+                waiting.extendleft(scheduled.values())
+                scheduled.clear()
+                self.close()
+                if failures == _STARTS:
+                    raise StepalignError(f"no grading process can be started ({error})") from None
+        return replies
+
+    def _schedule(self, task: _Task) -> Future[_Reply]:
+        pool = self._pool
+        if pool is None or not pool.active:
+            self.close()
+            pool = self._pool = ProcessPool(self._num_workers, initializer=_initialize, context=_Context())
+        try:
+            return pool.schedule(_work, (task, self._timeout_s + _GRACE_S), timeout=self._timeout_s)
+        except RuntimeError as error:
+            raise BrokenProcessPool(str(error)) from None
 
     def _disown_after_fork(self) -> None:
         if self._owner != os.getpid():
-            for worker in self._workers:
-                worker.disown()
-            self._workers, self._lock, self._owner = [], threading.Lock(), os.getpid()
-
-    def _compare(self, tasks: Sequence[_Task]) -> list[_Reply]:
-        """Hand out the tasks, collect the replies, replace workers that are late or dead."""
-        replies: dict[int, _Reply] = {}
-        waiting = deque(range(len(tasks)))
-        deaths: Counter[int] = Counter()
-        failed_starts = 0
-        try:
-            while len(replies) < len(tasks):
-                while len(self._workers) < min(self._settings.num_workers, len(tasks) - len(replies)):
-                    self._workers.append(_Worker(self._settings.timeout_s))
-                for worker in self._workers:
-                    while waiting and worker.take(waiting[0], tasks[waiting[0]]):
-                        waiting.popleft()
-                until_next_deadline = min(worker.deadline for worker in self._workers) - time.monotonic()
-                wait(
-                    [worker.outlet.fileno() for worker in self._workers],
-                    timeout=_seconds(until_next_deadline),
-                )
-                for worker in list(self._workers):
-                    replies.update(worker.receive())
-                    late = time.monotonic() >= worker.deadline
-                    if not (late or worker.dead):
-                        continue
-                    self._workers.remove(worker)
-                    status = worker.kill()
-                    if not worker.ready:
-                        failed_starts += 1
-                        if failed_starts == _STARTS:
-                            raise StepalignError(f"no grading process can be started (exit status {status})")
-                    elif worker.in_flight:
-                        suspect = worker.in_flight[0]
-                        deaths[suspect] += 1
-                        if late or status == -signal.SIGALRM:
-                            replies[suspect] = ("timeout", "")
-                        elif deaths[suspect] == 2:
-                            replies[suspect] = ("error", "")
-                        waiting.extendleft(task for task in reversed(worker.in_flight) if task not in replies)
-        except BaseException:
-            self.close()  # whatever is under way would answer the next call
-            raise
-        return [replies[index] for index in range(len(tasks))]
+            self._pool, self._lock, self._owner = None, threading.Lock(), os.getpid()
 
 
-def final_answers(text: str) -> tuple[str, ...]:
-    """What a response gives as its answer: nothing, one, or several that must all be equal to count."""
-    trace = traces.parse(text)
-    if trace.answer_section is not None:
-        in_final_section = _filled(traces.boxed(trace.content(trace.answer_section)))
-        if in_final_section and not traces.boxed(text[trace.answer_section.end :]):
-            return in_final_section[-1:]
-    return tuple(dict.fromkeys(_filled(traces.boxed(text[traces.end_of_thinking(text) :]))))
+def _reply(future: Future[_Reply]) -> _Reply | None:
+    """Return a task's reply; None where its worker died for a reason outside the task, perhaps."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise
+    except ProcessExpired as error:
+        return ("timeout", "") if error.exitcode == -signal.SIGALRM else None
+    except TimeoutError:
+        return "timeout", ""
+    except Exception:  # math-verify and sympy raise anything
+        return "error", ""
 
 
-def _filled(boxes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(box.strip() for box in boxes if box.strip())
+def _feedback(outcome: Outcome, answers: Sequence[str]) -> str:
+    """Say what was extracted and what is wrong with it, without the reference."""
+    texts = [text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…" for text in answers]
+    match outcome:
+        case "missing":
+            return "The solution has no final answer in \\boxed{…}."
+        case "ambiguous":
+            return f"The solution gives several different final answers: {'; '.join(texts)}."
+        case "timeout":
+            return f"The final answer {texts[-1]} could not be compared with the reference in time."
+        case "error":
+            return f"The final answer {texts[-1]} could not be compared with the reference."
+    return f"The final answer {texts[-1]} is {outcome}."
 
 
-def _seconds(remaining: float) -> float | None:
-    return None if remaining == inf else max(0.0, remaining)
+# ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Worker:
-    """The parent's end of one process. It answers tasks in the order in which it took them."""
+class _Process(SpawnProcess):
+    """Worker process that does not import the caller's main module.
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        # A process group of its own: Ctrl-C at the terminal is for the parent, which then kills the worker.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from stepalign.rewards import math; math._serve({timeout_s!r})"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            process_group=0,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._inlet, self.outlet = self._process.stdin, self._process.stdout
-        os.set_blocking(self.outlet.fileno(), False)
-        self._unread = b""
-        self._sizes: deque[int] = deque()
-        self._since = time.monotonic()
-        self.in_flight: deque[int] = deque()
-        self.ready = False
-        self.dead = False
+    A script without `if __name__ == "__main__"` would run again in each worker, and torch would fill its memory.
+    """
 
-    @property
-    def deadline(self) -> float:
-        """When the process is late, by the monotonic clock: with its start, or with the task it works on."""
-        if not self.ready:
-            return self._since + _START_S
-        return self._since + self._timeout_s if self.in_flight else inf
+    def start(self) -> None:
+        """Start with SIGINT blocked, because Ctrl-C at the terminal is for the parent, which kills the worker."""
 
-    def take(self, index: int, task: _Task) -> bool:
-        """Send a task, if there is room for it."""
-        if not self.ready or len(self.in_flight) == _IN_FLIGHT:
-            return False
-        line = json.dumps(task).encode() + b"\n"
-        if not self.in_flight:  # it is reading: a line of any length goes through
-            self._since = time.monotonic()
-        elif sum(self._sizes) + len(line) > _PIPE_BYTES:
-            return False
-        self.in_flight.append(index)
-        self._sizes.append(len(line))
-        unsent = memoryview(line)
-        with suppress(BrokenPipeError):  # it has died; `receive` will see it
-            while unsent:
-                unsent = unsent[os.write(self._inlet.fileno(), unsent) :]
-        return True
+        def preparation_data(name: str) -> dict[str, Any]:
+            data: dict[str, Any] = default(name)
+            skipped = ("init_main_from_name", "init_main_from_path", "dir") if name == self.name else ()
+            return {key: value for key, value in data.items() if key not in skipped}
 
-    def receive(self) -> dict[int, _Reply]:
-        """The replies that have come."""
-        with suppress(BlockingIOError):
-            while chunk := os.read(self.outlet.fileno(), 65536):
-                self._unread += chunk
-            self.dead = True
-        *lines, self._unread = self._unread.split(b"\n")
-        replies: dict[int, _Reply] = {}
-        for line in lines:
-            self._since = time.monotonic()
-            if self.ready:
-                outcome, answer = json.loads(line)
-                self._sizes.popleft()
-                replies[self.in_flight.popleft()] = (outcome, answer)
-            self.ready = True
-        return replies
-
-    def kill(self) -> int:
-        """End the process and return its exit status."""
-        self._process.kill()
-        self._inlet.close()
-        self.outlet.close()
-        return self._process.wait()
-
-    def disown(self) -> None:
-        """Forget a process that belongs to the parent of this one."""
-        self._inlet.close()
-        self.outlet.close()
-        self._process.returncode = 0
+        with _SPAWN:
+            default = spawn.get_preparation_data
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                spawn.get_preparation_data = preparation_data
+                super().start()
+            finally:
+                spawn.get_preparation_data = default
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-# ── in the worker ──────────────────────────────────────────────────────────────────────────────────────────
+class _Context(SpawnContext):
+    Process = _Process
 
 
-def _serve(timeout_s: float) -> None:
-    """Answer tasks, a line of JSON each, until the parent closes the pipe."""
-    replies = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a parser prints must not mix with the replies
+_SPAWN = threading.Lock()
+# multiprocessing does the same in its own children: at its end a forked child would stop its parent's workers.
+os.register_at_fork(after_in_child=multiprocessing.process._children.clear)  # type: ignore[attr-defined]
+
+
+def _initialize() -> None:
+    """Prepare a worker: limits, silence, and whatever is imported and compiled on first use."""
+    os.setpgrp()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the parent's output is for the parent
     warnings.simplefilter("ignore")
     logging.disable()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Pebble's handler would wait for the end of a C call
     with suppress(ImportError, ValueError, OSError):  # where the system has no such limit, the clock must do
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-    _judge("1/2", ("0.5",))  # whatever is imported and compiled on first use
-    with suppress(BrokenPipeError):
-        os.write(replies, b"ready\n")
-        for line in sys.stdin.buffer:
-            # The parent kills what is late. This alarm is for the worker whose parent is gone: its default
-            # action ends the process in the midst of a C call too.
-            signal.setitimer(signal.ITIMER_REAL, timeout_s + _GRACE_S)
-            reference, answers = json.loads(line)
-            reply = json.dumps(_judge(reference, answers)).encode() + b"\n"
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            os.write(replies, reply)
+    judge("1/2", ("0.5",))
 
 
-def _judge(reference: str, answers: Sequence[str]) -> _Reply:
-    *others, answer = answers
-    if not all(_equal(answer, other) for other in others):
-        return "ambiguous", ""
-    canonical = _canonical(reference)
-    if _equal(reference, answer):
-        return "correct", canonical
-    own = _canonical(answer)
-    return "wrong", own if own != canonical else _plain(answer)
+def _work(task: _Task, alarm_s: float) -> _Reply:
+    """Compare one task's answers.
 
-
-def _equal(reference: str, answer: str) -> bool:
-    """Equal as strings or by math-verify. Words are strings only: math-verify multiplies their letters."""
-    plain = _plain(reference), _plain(answer)
-    if plain[0] == plain[1]:
-        return True
-    if all(map(_is_words, plain)):
-        return False
-    gold, value = _value(reference), _value(answer)
-    if gold is None or value is None:
-        return False
-
-    from math_verify import verify
-
-    return bool(verify(gold, value, timeout_seconds=None))
-
-
-def _canonical(answer: str) -> str:
-    """A string that equal answers share: the evaluated value as sympy writes it, or else the plain text."""
-    plain, value = _plain(answer), _value(answer)
-    if value is None or _is_words(plain):
-        return plain
-
-    from sympy import Eq, Float, Rational  # type: ignore[import-untyped]
-
+    The parent kills a worker that is late. The alarm is for a worker whose parent is gone: its default action ends
+    the process in the midst of a C call too.
+    """
+    signal.setitimer(signal.ITIMER_REAL, alarm_s)
     try:
-        value = value.doit()
-        if isinstance(value, Eq) and value.lhs.is_Symbol:
-            value = value.rhs
-        return str(value.xreplace({number: Rational(str(number)) for number in value.atoms(Float)}))
-    except Exception:  # sympy raises anything here, a number of too many digits among it; the text will do
-        return plain
-
-
-@lru_cache(maxsize=1024)
-def _value(answer: str) -> Any:
-    """The sympy value of an answer; None where math-verify reads none."""
-    from math_verify import LatexExtractionConfig, parse
-
-    boxed_only = [LatexExtractionConfig(boxed_match_priority=0)]
-    # In the box that math-verify looks for first, plain answers like 1/2 and 10% are read as LaTeX is.
-    values = parse(rf"\boxed{{{_clean(answer)}}}", boxed_only, fallback_mode="no_fallback", parsing_timeout=None)
-    return values[0] if values else None
-
-
-_SPACE = re.compile(r"(?<!\\)\\[,;:! ]|~|\s+")
-_THOUSANDS = re.compile(r"(?<=\d) +(?=\d{3}(?![\d/]))")
-_MIXED = re.compile(r"(?<![\d.])(\d+) +(\d+)/(\d+)(?![\d.])")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|underline) *\{([^{}]*)\}")
-_WORDS = re.compile(r"[^\W\d_]+(?:[ '’,-]+[^\W\d_]+)*")
-_WORD = re.compile(r"[^\W\d_]{4}")
-
-
-def _clean(answer: str) -> str:
-    """The answer without its delimiters, LaTeX's spaces, and spaces or a `\\,` between thousands."""
-    answer = (traces.boxed(answer) or (answer,))[-1].replace(r"\$", "")
-    answer = _THOUSANDS.sub("", _SPACE.sub(" ", answer))
-    answer = _MIXED.sub(r"\1\\frac{\2}{\3}", answer)  # math-verify reads 3 1/2 as (3 + 1)/2
-    return _bare(_bare(answer).removeprefix(r"\(").removesuffix(r"\)"))
-
-
-def _plain(answer: str) -> str:
-    """The answer without text commands, in lower case if it is words, without spaces if it is not."""
-    plain, found = _clean(answer), 1
-    while found:
-        plain, found = _TEXT.subn(r"\1", plain)
-    plain = _bare(plain)
-    return plain.casefold() if _is_words(plain) else plain.replace(" ", "")
-
-
-def _bare(answer: str) -> str:
-    return answer.lstrip("$* ").rstrip("$*. ")
-
-
-def _is_words(plain: str) -> bool:
-    return bool(_WORDS.fullmatch(plain) and _WORD.search(plain))
+        return judge(*task)
+    except MemoryError:
+        os._exit(1)  # the next answer must not suffer from what is still allocated
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -13,7 +13,7 @@ from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.rollouts import AdapterVersion, RemoteSampler, Sampler
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
@@ -69,7 +69,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
             stack.callback(sampler.close)
             if adapter is not None:
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
-        grader = stack.enter_context(Grader(settings.grader))
+        grader: Grader = stack.enter_context(registry.build(settings.grader))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
 
 
@@ -77,5 +77,5 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
 def solver_on(settings: config.Recipe, chat: Chat, model: torch.nn.Module) -> Iterator[Solver]:
     """Build the recipe's solver on a model that is loaded already, which is also the sampler's."""
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.max_num_seqs)
-    with Grader(settings.grader) as grader:
+    with registry.build(settings.grader) as grader:
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

@@ -8,7 +8,7 @@ from stepalign.chat import Chat
 from stepalign.distributed.process import SINGLE, World
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, TokenIds
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.rollouts import Completion, Request, Sampler
 from stepalign.seeding import derive_seed
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.records import CriticResult, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.views import TrainingExample, micro_batches
 
 L = TypeVar("L", bound=TrainingExample)

@@ -35,7 +35,7 @@ from stepalign.policy import ADAPTER
 from stepalign.probing.callback import ProbeCallback
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards import Grader
 from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
@@ -78,7 +78,7 @@ class Trainer:
         self.method: Algorithm[Any] = registry.build(
             settings.algorithm, recipe=settings, chat=self.chat, prompt=self.prompt, context_limit=context_limit
         )
-        grader = stack.enter_context(Grader(settings.grader))
+        grader: Grader = stack.enter_context(registry.build(settings.grader))
         self.critic: Critic | None = (
             registry.build(
                 settings.critic.divided(world.size), grader=grader, folder=settings.folder, own=self._own_model

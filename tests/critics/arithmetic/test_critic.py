@@ -11,11 +11,11 @@ from stepalign import config
 from stepalign import data as problems
 from stepalign.config import registry
 from stepalign.critics import schema
-from stepalign.critics.arithmetic import equations
 from stepalign.critics.arithmetic.critic import ProgramCritic
+from stepalign.critics.arithmetic.equations import evaluate, find_equations
 from stepalign.critics.checks import NAMES, Checker
 from stepalign.records import Critique, CritiqueFailure, FinishReason, Grade, Problem, Rollout
-from stepalign.rewards.math import Grader
+from stepalign.rewards.math import MathGrader
 from stepalign.trace import boxed, parse
 
 GSM8K = Path(__file__).parents[3] / "../shared/data/gsm8k/model_solutions.jsonl"
@@ -59,7 +59,7 @@ def critique(problem: Problem, rollout: Rollout) -> Critique:
     assert rollout.text.startswith(found.correct_part)
     if found.case != "A":
         stated = boxed(f"{found.corrected_step}\n{found.continuation}")[-1]
-        assert equations.value(stated) == equations.value(problem.answer)
+        assert evaluate(stated) == evaluate(problem.answer)
     if found.case == "D" and found.first_error is not None and found.first_error <= len(trace.steps):
         assert trace.content(trace.section(found.first_error)).strip() not in found.text
     return found
@@ -463,7 +463,7 @@ def test_a_reason_never_shows_the_wrong_number() -> None:
 
 
 def test_a_recipe_makes_the_critic() -> None:
-    made = registry.build(config.ProgramCriticConfig(), grader=Grader(config.GraderConfig()), folder=Path(), own=None)
+    made = registry.build(config.ProgramCriticConfig(), grader=MathGrader(), folder=Path(), own=None)
     (found,) = made.critique(
         [(EGGS, attempt("### Step 1: a\n9 * 2 = 18\n\n### Final Answer:\n\\boxed{18}", correct=True))]
     )
@@ -498,7 +498,7 @@ def test_every_kind_of_wrong_sum_is_corrected_in_the_solvers_format() -> None:
         found = critique(problem, rollout)
         whole = "\n\n".join(filter(None, (found.correct_part, found.corrected_step, found.continuation)))
         assert parse(whole).formatted, kind
-        assert not [link for chain in equations.find(whole) for link in chain.false_links()], kind
+        assert not [link for chain in find_equations(whole) for link in chain.false_links()], kind
 
 
 def real_attempts() -> Iterator[tuple[Problem, Rollout]]:
@@ -531,7 +531,7 @@ def test_real_solutions_get_critiques_that_are_verbatim_silent_and_end_in_the_an
 def test_real_critiques_pass_every_check_but_the_echo_of_a_reference_that_they_repeat() -> None:
     failed: Counter[str] = Counter()
     echoes = []
-    checker = Checker(config.ChecksConfig(), Grader(config.GraderConfig(num_workers=1)))
+    checker = Checker(config.ChecksConfig(), MathGrader(num_workers=1))
     for problem, rollout in real_attempts():
         found = answer(problem, rollout)
         if isinstance(found, Critique):

@@ -4,15 +4,15 @@ from fractions import Fraction
 
 import pytest
 
-from stepalign.critics.arithmetic.equations import find, numbers, value
+from stepalign.critics.arithmetic.equations import evaluate, find_equations, find_numbers
 
 
 def false(text: str) -> list[tuple[str, str]]:
-    return [(left.text, right.text) for chain in find(text) for left, right in chain.false_links()]
+    return [(left.text, right.text) for chain in find_equations(text) for left, right in chain.false_links()]
 
 
 def results(text: str) -> list[Fraction | None]:
-    return [chain.result for chain in find(text)]
+    return [chain.result for chain in find_equations(text)]
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_random_expressions_have_the_value_that_exact_arithmetic_gives() -> None
         terms = [f"{rng.randint(1, 99)}{rng.choice('*/')}{rng.randint(1, 99)}" for _ in range(rng.randint(1, 4))]
         text = "".join(rng.choice("+-") + term for term in terms).lstrip("+-")
         exact = eval(text.translate({ord("/"): "*one/"}), {"one": Fraction(1)})
-        assert value(f"({text})") == exact
+        assert evaluate(f"({text})") == exact
 
 
 def test_numbers_in_names_are_none() -> None:
     text = "### Step 2: on the 3rd of x2 and 4y at 12:30\n1. take 1,250 of 7.5 or 8"
-    assert [number.text for number in numbers(text)] == ["1,250", "7.5", "8"]
+    assert [number.text for number in find_numbers(text)] == ["1,250", "7.5", "8"]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_numbers_in_names_are_none() -> None:
     ],
 )  # fmt: skip
 def test_a_final_answers_value(text: str, expected: str | None) -> None:
-    assert value(text) == (None if expected is None else Fraction(expected))
+    assert evaluate(text) == (None if expected is None else Fraction(expected))
 
 
 @pytest.mark.parametrize(
@@ -149,5 +149,5 @@ def test_a_final_answers_value(text: str, expected: str | None) -> None:
 def test_hostile_text_is_scanned_in_linear_time(text: str) -> None:
     start = time.perf_counter()
     false(text)
-    numbers(text)
+    find_numbers(text)
     assert time.perf_counter() - start < 3

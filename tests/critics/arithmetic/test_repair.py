@@ -5,7 +5,7 @@ import pytest
 from stepalign.critics.arithmetic.repair import recompute
 
 
-def mended(*texts: str, protected: frozenset[Fraction] = frozenset()) -> list[str]:
+def repaired(*texts: str, protected: frozenset[Fraction] = frozenset()) -> list[str]:
     changes: dict[Fraction, Fraction] = {}
     found = []
     for text in texts:
@@ -40,25 +40,25 @@ def mended(*texts: str, protected: frozenset[Fraction] = frozenset()) -> list[st
     ],
 )
 def test_results_are_recomputed_and_carried_forward(texts: tuple[str, ...], expected: list[str]) -> None:
-    assert mended(*texts) == expected
+    assert repaired(*texts) == expected
 
 
 def test_what_is_true_stays_as_it_is_written() -> None:
     text = "7 / 2 = 4 buses, 10/3 = 3.33, x + 3 = 9, 2 + 3 = 5 + 1 = 6"
-    assert mended(text) == [text]
+    assert repaired(text) == [text]
 
 
 def test_a_protected_value_is_not_what_was_changed() -> None:
     texts = ("Add 47 and 38: 47 + 38 = 47", "47 * 2 = 94")
-    assert mended(*texts, protected=frozenset({Fraction(47)})) == [
+    assert repaired(*texts, protected=frozenset({Fraction(47)})) == [
         "Add 47 and 38: 47 + 38 = 85",
         "47 * 2 = 94",
     ]
-    assert mended(*texts)[1] == "85 * 2 = 170"
+    assert repaired(*texts)[1] == "85 * 2 = 170"
 
 
 def test_a_correction_of_a_slip_that_is_gone_is_not_repeated() -> None:
     text = "### Step 2: Add 11 and 9\n11 + 9 = 10\nWait: 11 + 9 = 20\n\n"
-    assert mended(text) == ["### Step 2: Add 11 and 9\n11 + 9 = 20\n\n"]
+    assert repaired(text) == ["### Step 2: Add 11 and 9\n11 + 9 = 20\n\n"]
     twice = "11 + 9 = 20\nSo 11 + 9 = 20\n2 + 2 = 5"
-    assert mended(twice) == ["11 + 9 = 20\nSo 11 + 9 = 20\n2 + 2 = 4"]
+    assert repaired(twice) == ["11 + 9 = 20\nSo 11 + 9 = 20\n2 + 2 = 4"]

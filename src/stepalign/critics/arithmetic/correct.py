@@ -1,339 +1,279 @@
-"""Where a solution first goes wrong, and the solution from there on.
+"""Find the first error of a solution and correct the solution from there on.
 
-Tried in this order, and only an answer that comes out right counts:
+Three ways are tried in this order. Only a correction that ends in the reference answer counts.
 
-1. *Recompute*: the first false equation is mended in the solver's own text and the new value carried through
-   the steps after it (`mending`).
-2. *Recopy*: a number that neither the problem, the reference solution nor an earlier step has is replaced by
-   one that they have, and carried through in the same way.
-3. *Take over*: the solver's steps are kept as long as they can be part of a solution, mended where an
-   equation is false. A sum goes on with the terms that are left (`tally`), anything else with the reference
-   solution's steps, from the first step that ends in a number which the reference solution does not have.
+1. *Recompute*: repair the first false equation in the solver's own text and carry the new value on (`repair`).
+2. *Recopy*: replace a number that neither the problem, the reference solution nor an earlier step has by one of theirs,
+   and carry it on.
+3. *Continue*: keep the solver's steps as long as they can be part of a solution, with repaired equations. A sum goes on
+   with its remaining terms (`sum_terms`), any other problem with the reference solution's steps, from the first step
+   whose result the reference solution does not have.
 
-Left out: judging another way to the answer than the reference's where the answer is wrong. Its first step
-counts as the first error, although the true one may come later.
+Left out: judging another way to the answer than the reference's where the answer is wrong, because arithmetic cannot
+tell it from a wrong setup. Its first step counts as the first error, although the true error may come later.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from stepalign.critics.arithmetic import equations, reference
-from stepalign.critics.arithmetic import sum_terms as tally
-from stepalign.critics.arithmetic.expressions import Expression
-from stepalign.critics.arithmetic.repair import Changes, recompute, replaced, written
+from stepalign.critics.arithmetic import reference, sum_terms
+from stepalign.critics.arithmetic.equations import (
+    Link,
+    evaluate,
+    find_equations,
+    find_numbers,
+    first_false_link,
+    last_result,
+)
+from stepalign.critics.arithmetic.repair import Changes, format_like, recompute, replace_numbers
 from stepalign.critics.schema import trim
 from stepalign.records import Problem, Rollout
-from stepalign.trace import Section, Trace, boxed
+from stepalign.trace import Section, boxed, parse
 
-_NUMERALS = (
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
-_WORDS = {
+_NUMBER_WORDS = {
     "half": Fraction(1, 2), "quarter": Fraction(1, 4), "third": Fraction(1, 3), "twice": Fraction(2),
     "double": Fraction(2), "triple": Fraction(3), "dozen": Fraction(12),
-    **{word: Fraction(number) for number, word in enumerate(_NUMERALS, start=1)},
+    "one": Fraction(1), "two": Fraction(2), "three": Fraction(3), "four": Fraction(4), "five": Fraction(5),
+    "six": Fraction(6), "seven": Fraction(7), "eight": Fraction(8), "nine": Fraction(9), "ten": Fraction(10),
+    "eleven": Fraction(11), "twelve": Fraction(12),
 }  # fmt: skip
-_COMMON = {Fraction(number) for number in (0, 1, 2, 100)}
-"""Numbers that a computation may need although nobody stated them."""
+_CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
+"""Numbers that a computation may use although no text states them."""
 _MAX_CANDIDATES = 12
 _MAX_STEPS = 40
-"""What the search for a miscopied number may take."""
+"""Bounds of the search for a miscopied number."""
+_MAX_REASON = 80
+"""Characters of an equation in a reason."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A solution from its first wrong step on."""
+    """Solution from its first wrong step on. `pieces` are the corrected step and the sections after it."""
 
     step: int
-    """Counted as critiques count."""
+    """Section of the first error, counted from 1 as in a critique."""
     reason: str
     pieces: tuple[str, ...]
-    """The corrected step, then what follows."""
 
 
-@dataclass(frozen=True)
 class Attempt:
-    """A rollout with what its correction needs to know."""
+    """Rollout with the facts that its correction needs.
 
-    problem: Problem
-    rollout: Rollout
-    trace: Trace
+    Attributes:
+        sections: the sections that a critique judges: the steps, then the final answer; `texts` are their texts.
+        is_truncated: it ran out of tokens before an answer.
+        num_complete: complete sections; the last one of a truncated rollout is not.
+        steps: texts of the complete steps.
+        stated: numbers of the problem's statement; `given` has its number words as well.
+        answer: value of the reference answer, None where it is not a number.
+    """
 
-    @cached_property
-    def sections(self) -> tuple[Section, ...]:
-        """What a critique judges: the steps, then the final answer."""
-        return self.trace.steps if self.trace.answer_section is None else (*self.trace.steps, self.trace.answer_section)
-
-    @cached_property
-    def texts(self) -> tuple[str, ...]:
-        """The sections' texts."""
-        return tuple(map(self.trace.content, self.sections))
-
-    @cached_property
-    def truncated(self) -> bool:
-        """Whether it ran out of tokens before an answer."""
-        return self.rollout.finish == "length" and not boxed(self.rollout.text)
-
-    @cached_property
-    def complete(self) -> int:
-        """How many sections from the first are complete: a truncated rollout's last is not."""
-        cut = self.truncated and bool(self.sections) and self.sections[-1].end == len(self.rollout.text)
-        return len(self.sections) - cut
+    def __init__(self, problem: Problem, rollout: Rollout) -> None:
+        self.problem, self.rollout, self.trace = problem, rollout, parse(rollout.text)
+        end = self.trace.answer_section
+        self.sections: tuple[Section, ...] = self.trace.steps if end is None else (*self.trace.steps, end)
+        self.texts = tuple(map(self.trace.content, self.sections))
+        self.is_truncated = rollout.finish == "length" and not boxed(rollout.text)
+        is_cut = self.is_truncated and bool(self.sections) and self.sections[-1].end == len(rollout.text)
+        self.num_complete = len(self.sections) - is_cut
+        self.steps = self.texts[: min(len(self.trace.steps), self.num_complete)]
+        words = problem.statement.lower().replace("-", " ").split()
+        self.stated = [number.value for number in find_numbers(problem.statement)]
+        self.given = frozenset([*self.stated, *(_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS)])
+        self.answer = evaluate(problem.answer)
 
     @cached_property
-    def steps(self) -> tuple[str, ...]:
-        """The texts of the complete steps."""
-        return self.texts[: min(len(self.trace.steps), self.complete)]
+    def false_links(self) -> dict[int, Link]:
+        """First false equation of each complete section that has one, by section counted from 1."""
+        links = ((k, first_false_link(text)) for k, text in enumerate(self.texts[: self.num_complete], start=1))
+        return {k: link for k, link in links if link is not None}
 
     @cached_property
-    def false(self) -> dict[int, tuple[Expression, Expression]]:
-        """For each complete section with a false equation, counted from 1, the first one."""
-        links = {k: false_link(text) for k, text in enumerate(self.texts[: self.complete], start=1)}
-        return {k: link for k, link in links.items() if link is not None}
+    def is_usable(self) -> bool:
+        """True if it has steps, and no false equation before them."""
+        return bool(self.trace.steps) and first_false_link(self.trace.text[: self.trace.steps[0].start]) is None
 
-    @cached_property
-    def usable(self) -> bool:
-        """Whether it has steps, and nothing false before them."""
-        first = self.trace.sections[0] if self.trace.sections else None
-        preamble = self.trace.content(first) if first is not None and first.kind == "preamble" else ""
-        return bool(self.trace.steps) and false_link(preamble) is None
-
-    @cached_property
-    def given(self) -> frozenset[Fraction]:
-        """The numbers of the problem's statement, in digits or in words."""
-        words = {_WORDS[word] for word in self.problem.statement.lower().replace("-", " ").split() if word in _WORDS}
-        return frozenset(number.value for number in equations.numbers(self.problem.statement)) | words
-
-    @cached_property
-    def answer(self) -> Fraction | None:
-        """The reference answer's value, where it is a number."""
-        return equations.value(self.problem.answer)
-
-    def final(self) -> str:
-        """A final-answer section with the reference answer, in the solver's words where these are safe."""
-        text = self.texts[-1] if self.trace.answer_section is not None and not self.truncated else ""
+    def final_section(self) -> str:
+        """Return a final-answer section with the reference answer, in the solver's words where they are safe."""
+        text = self.texts[-1] if self.trace.answer_section is not None and not self.is_truncated else ""
         boxes = boxed(text)
-        old = equations.value(boxes[-1]) if boxes else None
-        if old is not None and self.answer is not None and len(boxes) == 1 and min(old, self.answer) >= 0:
-            new = replaced(text, {old: self.answer})
+        old = evaluate(boxes[-1]) if len(boxes) == 1 else None
+        if old is not None and self.answer is not None and min(old, self.answer) >= 0:
+            new = replace_numbers(text, {old: self.answer})
             known = self.given | {self.answer}
-            if old != self.answer and all(number.value in known for number in equations.numbers(new)):
+            if old != self.answer and all(number.value in known for number in find_numbers(new)):
                 return new
         return f"### Final Answer:\n\\boxed{{{self.problem.answer}}}"
 
 
 def correct(attempt: Attempt) -> Correction | None:
-    """The correction of a wrong or truncated solution; None where there is no way to the answer."""
-    if attempt.usable and not attempt.truncated:
-        found = _recomputed(attempt) or _recopied(attempt)
-        if found:
-            return found
-    return _taken_over(attempt)
+    """Correct a wrong or truncated solution; None where no way leads to the reference answer."""
+    if attempt.is_usable and not attempt.is_truncated:
+        correction = _recompute(attempt) or _recopy(attempt)
+        if correction:
+            return correction
+    return _continue(attempt)
 
 
 def justify(attempt: Attempt) -> Correction | None:
-    """A right answer with its first false equation mended.
+    """Repair the first false equation of a right solution.
 
-    The mended value is carried on, or else stays alone; None where the steps then do not end in the answer.
+    The new value is carried on, or else stays alone. None where the steps then do not end in the answer.
     """
-    k = min(attempt.false)
-    mended = recompute(attempt.texts[k - 1], {}, attempt.given)[0]
-    alone = (mended, *attempt.texts[k:])
-    carried = _recomputed(attempt)
-    if carried is None and _reaches(attempt, alone):
-        return Correction(k, _is(attempt.false[k]), alone)
+    k = min(attempt.false_links)
+    alone = (recompute(attempt.texts[k - 1], {}, attempt.given)[0], *attempt.texts[k:])
+    carried = _recompute(attempt)
+    if carried is None and _reaches_answer(attempt, alone):
+        return Correction(k, _reason(attempt.false_links[k]), alone)
     return carried
 
 
-def false_link(text: str) -> tuple[Expression, Expression] | None:
-    """The first equation in a text that does not hold."""
-    return next((link for chain in equations.find(text) for link in chain.false_links()), None)
-
-
-def _recomputed(attempt: Attempt) -> Correction | None:
-    if not attempt.false:
+def _recompute(attempt: Attempt) -> Correction | None:
+    if not attempt.false_links:
         return None
-    k = min(attempt.false)
-    pieces = next(_carried(attempt, k, {}), None)
-    return Correction(k, _is(attempt.false[k]), pieces) if pieces else None
+    k = min(attempt.false_links)
+    pieces = _carry(attempt, k, {})
+    return Correction(k, _reason(attempt.false_links[k]), pieces) if pieces else None
 
 
-def _recopied(attempt: Attempt) -> Correction | None:
-    if tally.terms(attempt.problem.meta) or len(attempt.steps) > _MAX_STEPS:
+def _recopy(attempt: Attempt) -> Correction | None:
+    if sum_terms.problem_terms(attempt.problem.meta) or len(attempt.steps) > _MAX_STEPS:
         return None
-    known = attempt.given | _COMMON | reference.values(attempt.problem.solution)
+    known = attempt.given | _CONSTANTS | reference.known_values(attempt.problem.solution)
     earlier: list[Fraction] = []
     for k, text in enumerate(attempt.steps, start=1):
-        chains = equations.find(text)
-        operands = [
-            literal.value
-            for chain in chains
-            for part in chain.parts
-            if part.computes and part.judged
-            for literal in part.literals
-        ]
+        chains = find_equations(text)
+        parts = (part for chain in chains for part in chain.parts if part.computes and part.is_certain)
         results = [chain.result for chain in chains if chain.result is not None]
-        there = known | set(earlier) | set(results)
-        unknown = next((value for value in operands if value not in there), None)
+        sources = known.union(earlier, results)
+        unknown = next((n.value for part in parts for n in part.literals if n.value not in sources), None)
         if unknown is not None:
-            stated = [number.value for number in equations.numbers(attempt.problem.statement)]
-            for candidate in list(dict.fromkeys([*stated, *earlier]))[:_MAX_CANDIDATES]:
-                for pieces in _carried(attempt, k, {unknown: candidate}):
+            for candidate in list(dict.fromkeys([*attempt.stated, *earlier]))[:_MAX_CANDIDATES]:
+                if pieces := _carry(attempt, k, {unknown: candidate}):
                     return Correction(k, "a number in it is neither in the problem nor an earlier result.", pieces)
             return None
-        if k in attempt.false:
+        if k in attempt.false_links:
             return None
         earlier += results
     return None
 
 
-def _carried(attempt: Attempt, k: int, changes: Changes) -> Iterator[tuple[str, ...]]:
-    """The sections from k on with changed values carried through, if they then reach the answer."""
+def _carry(attempt: Attempt, k: int, changes: Changes) -> tuple[str, ...] | None:
+    """Repair section k and carry its new values on; None where that does not reach the answer."""
     first, after = recompute(attempt.texts[k - 1], changes, attempt.given)
     if trim(first) == trim(attempt.texts[k - 1]):
-        return
+        return None
     for protected in (attempt.given, frozenset[Fraction]()):
         pieces, changes = [first], after
         for section, text in zip(attempt.sections[k:], attempt.texts[k:], strict=True):
-            kept = frozenset[Fraction]() if section.kind == "answer" else protected
-            piece, changes = recompute(text, changes, kept)
+            piece, changes = recompute(text, changes, frozenset() if section.kind == "answer" else protected)
             pieces.append(piece)
-        if _reaches(attempt, pieces):
-            ended = attempt.trace.answer_section is not None or boxed("".join(pieces))
-            yield tuple(pieces if ended else [*pieces, attempt.final()])
-        if not changes.keys() & attempt.given:
-            return  # nothing was protected
+        if _reaches_answer(attempt, pieces):
+            has_end = attempt.trace.answer_section is not None or boxed("".join(pieces))
+            return tuple(pieces if has_end else [*pieces, attempt.final_section()])
+    return None
 
 
-def _reaches(attempt: Attempt, pieces: Sequence[str]) -> bool:
-    """Whether the sections from some step on end in the reference answer, and compute it."""
+def _reaches_answer(attempt: Attempt, pieces: Sequence[str]) -> bool:
+    """Tell whether sections end in the reference answer, and compute it."""
     answer = attempt.answer
-    results = (reference.result(piece) for piece in reversed(pieces))
-    computed = next((value for value in results if value is not None), None)
+    computed = next((value for piece in reversed(pieces) if (value := last_result(piece)) is not None), None)
     if computed is not None and answer is not None and computed not in (answer, answer / 100):
         return False
-    boxes = boxed("".join(pieces))
-    if boxes:
-        value = equations.value(boxes[-1])
+    if boxes := boxed("".join(pieces)):
+        value = evaluate(boxes[-1])
         return value == answer if value is not None else boxes[-1].strip() == attempt.problem.answer.strip()
     if attempt.trace.answer_section is not None:
-        last = equations.numbers(pieces[-1])
-        return bool(last) and last[-1].value == answer
+        numbers = find_numbers(pieces[-1])
+        return bool(numbers) and numbers[-1].value == answer
     return computed is not None and computed == answer
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How many of the solver's steps are kept, and the steps from there to the final answer."""
+class _Continuation:
+    """Number of the solver's steps to keep, and the steps from there to the final answer."""
 
-    kept: int
-    rest: Sequence[str]
+    num_kept: int
+    steps: Sequence[str]
     reason: str
 
 
-def _taken_over(attempt: Attempt) -> Correction | None:
-    """The solver's steps as far as they can be kept, then the rest of the way."""
-    steps = _mended(attempt) if attempt.usable else []
-    if steps and attempt.answer is not None and reference.result(steps[-1]) == attempt.answer:
-        ways = [_Way(len(steps), [], "the final answer is missing.")]
-    else:
-        ways = [way for way in (_by_terms(attempt, steps), _by_reference(attempt, steps)) if way is not None]
-    if not ways:
-        return None
-    # Of equal ways the first: a sum goes on in the solver's manner. Without any, the reference is followed.
-    way = max(ways, key=lambda way: way.kept) if attempt.usable else ways[-1]
-    k = way.kept + 1
-    pieces = (*way.rest, attempt.final())
-    first = min(attempt.false, default=k) if attempt.usable else k
-    if first < k:
-        return Correction(first, _is(attempt.false[first]), (*steps[first - 1 : way.kept], *pieces))
-    if k == len(attempt.sections) and attempt.truncated:
-        return Correction(k, "it is unfinished.", pieces)
-    if k > len(attempt.steps) and attempt.trace.answer_section is not None:
-        return Correction(
-            k,
-            "the solution is not finished." if way.rest else f"the final answer is {attempt.problem.answer}.",
-            pieces,
-        )
-    return Correction(k, way.reason, pieces)
-
-
-def _mended(attempt: Attempt) -> list[str]:
-    """The complete steps with their equations made true."""
-    steps = list(attempt.steps)
+def _continue(attempt: Attempt) -> Correction | None:
+    """Keep the solver's steps as far as possible and add the remaining ones."""
+    own = list(attempt.steps) if attempt.is_usable else []
     changes: Changes = {}
-    for index in range(min(attempt.false, default=len(steps) + 1) - 1, len(steps)):
-        steps[index], changes = recompute(steps[index], changes, attempt.given)
-    return steps
+    for index in range(min(attempt.false_links, default=len(own) + 1) - 1, len(own)):
+        own[index], changes = recompute(own[index], changes, attempt.given)
+    if own and attempt.answer is not None and last_result(own[-1]) == attempt.answer:
+        options = [_Continuation(len(own), [], "the final answer is missing.")]
+    else:
+        options = [option for option in (_by_terms(attempt, own), _by_reference(attempt, own)) if option is not None]
+    if not options:
+        return None
+    # Of equal ones the first: a sum goes on in the solver's style. Without usable steps the reference is followed.
+    best = max(options, key=lambda option: option.num_kept) if attempt.is_usable else options[-1]
+    k, reason = best.num_kept + 1, best.reason
+    pieces = (*best.steps, attempt.final_section())
+    first = min(attempt.false_links, default=k) if attempt.is_usable else k
+    if first < k:
+        return Correction(first, _reason(attempt.false_links[first]), (*own[first - 1 : k - 1], *pieces))
+    if k == len(attempt.sections) and attempt.is_truncated:
+        reason = "it is unfinished."
+    elif k > len(attempt.steps) and attempt.trace.answer_section is not None:
+        reason = "the solution is not finished." if best.steps else f"the final answer is {attempt.problem.answer}."
+    return Correction(k, reason, pieces)
 
 
-def _by_terms(attempt: Attempt, steps: Sequence[str]) -> _Way | None:
-    terms = tally.terms(attempt.problem.meta)
+def _by_terms(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
+    terms = sum_terms.problem_terms(attempt.problem.meta)
     if terms is None:
         return None
-    left, kept = terms, 0
-    for step in steps:
-        after = tally.after(left, step)
+    kept = 0
+    for step in own:
+        after = sum_terms.terms_after(terms, step)
         if after is None:
             break
-        left, kept = after, kept + 1
-    # The nearest steps before show the solver's manner best; a step with a wrong number still shows it.
-    examples = [*reversed(steps[:kept]), *steps[kept:]]
-    rest = tally.remaining(left, _next_number(attempt, kept), examples)
-    return _Way(kept, rest, "it adds a number that is not there to be added.")
+        terms, kept = after, kept + 1
+    # The nearest steps before show the solver's style best; a step with a wrong number still shows it.
+    examples = [*reversed(own[:kept]), *own[kept:]]
+    steps = sum_terms.remaining_steps(terms, _next_number(attempt, kept), examples)
+    return _Continuation(kept, steps, "it adds a number that is not there to be added.")
 
 
-def _by_reference(attempt: Attempt, steps: Sequence[str]) -> _Way | None:
+def _by_reference(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
     solution = attempt.problem.solution
     if "<<" not in attempt.rollout.text:
-        solution = _ANNOTATION.sub("", solution)
+        solution = reference.ANNOTATION.sub("", solution)
     if not solution.strip():
         return None
-    known = reference.values(solution)
+    known = reference.known_values(solution)
     obtained: set[Fraction] = set()
     kept = 0
-    for step in steps:
-        value, stated = reference.result(step), equations.numbers(step)
-        if value is not None and value not in known:
+    for step in own:
+        result, numbers = last_result(step), find_numbers(step)
+        if result is not None and result not in known:
             break
-        if value is None and stated and stated[-1].value not in known | attempt.given | obtained:
-            break  # what cannot be computed must at least end in a number that somebody knows
-        obtained |= set() if value is None else {value}
+        if result is None and numbers and numbers[-1].value not in known | attempt.given | obtained:
+            break  # a step that cannot be computed must at least end in a known number
+        obtained |= set() if result is None else {result}
         kept += 1
-    number = _next_number(attempt, kept)
-    rest = [step.numbered(at) for at, step in enumerate(reference.remaining(solution, obtained), start=number)]
-    return _Way(kept, rest, "it does not lead to the answer.")
+    missing = enumerate(reference.remaining_steps(solution, obtained), start=_next_number(attempt, kept))
+    return _Continuation(kept, [step.numbered(at) for at, step in missing], "it does not lead to the answer.")
 
 
 def _next_number(attempt: Attempt, kept: int) -> int:
-    """The number that the step after the kept ones has."""
+    """Return the heading number of the step after the kept ones."""
     last = attempt.trace.steps[kept - 1].number if kept else None
     return (last or kept) + 1
 
 
-def _is(link: tuple[Expression, Expression]) -> str:
-    """What a computation gives, without what the solver took it for."""
+def _reason(link: Link) -> str:
+    """State the value of a computation, without the false value of the solver."""
     computed, stated = link if link[0].computes else link[::-1]
     text, value = " ".join(computed.text.split()), computed.values()[0]
-    shown, read = written(value, stated.literals[0])
-    if len(text) > _LONGEST_REASON:
+    if len(text) > _MAX_REASON:
         return "an equation in it does not hold."
-    return f"{text} is {'' if read == value else 'about '}{shown}."
-
-
-_ANNOTATION = re.compile(r"<<[^<>]*>>")
-_LONGEST_REASON = 80
+    shown, rounded = format_like(value, stated.literals[0])
+    return f"{text} is {'' if rounded == value else 'about '}{shown}."

@@ -1,13 +1,12 @@
-"""A critic without a model: arithmetic checked, correct steps copied, the first wrong one mended.
+"""Critic without a model: check the arithmetic, copy the correct steps, repair the first wrong one.
 
-For rollouts whose steps hold equations: procedural sums, word problems like GSM8K's. A right answer without
-a false equation is case A, with one case B; a truncated rollout is case C, a wrong answer case D (arXiv
-2606.11173, Appendix B). `correction` says how the rest of the solution is found. Every critique ends in the
-reference answer and never quotes the wrong step; where there is no way to such a critique, the answer is a
-failure.
+For rollouts whose steps hold equations: generated sums, word problems like GSM8K's. The case follows arXiv 2606.11173,
+Appendix B: a right answer without a false equation is A, with one B; a truncated rollout is C, a wrong answer D.
+`correct` finds the rest of the solution. Every critique ends in the reference answer and never quotes the wrong step.
+A rollout without such a critique is a failure.
 
-Verdicts: the steps before the first error are correct, that one is not, and each step after it is judged by
-its own arithmetic alone, as in the paper's example, except that a wrong final answer is never correct.
+Verdicts: the steps before the first error are correct, that step is not, and each later step is judged by its own
+arithmetic alone, as in the paper's example, except that a wrong final answer is never correct.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,95 +16,97 @@ from stepalign import config
 from stepalign.critics.arithmetic.correct import Attempt, Correction, correct, justify
 from stepalign.critics.schema import compose, prefix, trim
 from stepalign.critics.validation import ValidatedCritic
-from stepalign.records import Case, Critique, CritiqueFailure, Problem, Rollout, Verdict
-from stepalign.rewards.math import Grader
-from stepalign.trace import parse
+from stepalign.records import Case, CriticResult, Critique, CritiqueFailure, Problem, Rollout, Verdict
+from stepalign.rewards import Grader
+
+NAME = "program"
 
 
 class ProgramCritic:
-    """Answers each attempt at once, in the order in which they come."""
+    """Critic that answers each attempt at once, in the order of the attempts."""
 
-    name = "program"
+    name = NAME
 
     @classmethod
     def from_config(cls, settings: config.ProgramCriticConfig, *, grader: Grader, **_: object) -> ValidatedCritic:
         """Build the critic of a recipe, with its checks."""
         return ValidatedCritic(cls(), settings, grader)
 
-    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
-        """Yield one answer an attempt.
-
-        A failure's reason is `no way to the answer`, or `not silent` where the wrong step would be quoted by
-        what the critique must say.
-        """
+    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[CriticResult]:
+        """Yield one answer per attempt."""
         for problem, rollout in attempts:
-            start = perf_counter()
-            yield self._answer(Attempt(problem, rollout, parse(rollout.text)), start)
+            yield critique(problem, rollout)
 
-    def _answer(self, attempt: Attempt, start: float) -> Critique | CritiqueFailure:
-        rollout = attempt.rollout
-        case: Case
-        correction = None
-        if rollout.correct and not (attempt.usable and attempt.false):
-            case = "A"
-        else:
-            case = "B" if rollout.correct else "C" if attempt.truncated else "D"
-            correction = justify(attempt) if case == "B" else correct(attempt)
-            if correction is None:
-                return self._failure(
-                    rollout,
-                    "no way to the answer",
-                    "neither its own steps nor a reference solution lead there",
-                )
-        verdicts = _verdicts(attempt, correction)
+
+def critique(problem: Problem, rollout: Rollout) -> CriticResult:
+    """Criticize one graded rollout.
+
+    Returns:
+        A critique, or a failure. Its reason is `no way to the answer`, or `not silent` where the critique would have
+        to quote the wrong step.
+    """
+    start = perf_counter()
+    attempt = Attempt(problem, rollout)
+    case: Case = "A"
+    correction = None
+    if not rollout.correct or (attempt.is_usable and attempt.false_links):
+        case = "B" if rollout.correct else "C" if attempt.is_truncated else "D"
+        correction = justify(attempt) if case == "B" else correct(attempt)
         if correction is None:
-            correct_part, corrected_step, continuation = trim(rollout.text), "", ""
-        else:
-            correct_part = prefix(attempt.trace, correction.step) if attempt.usable else ""
-            corrected_step, *rest = map(trim, correction.pieces)
-            continuation = _gap(attempt).join(rest)
-        text = compose(case, verdicts, correct_part, corrected_step, continuation)
-        # An unfinished step is not wrong: it may well be how the completed one begins.
-        if correction is not None and correction.step <= attempt.complete:
-            wrong = trim(attempt.texts[correction.step - 1]).strip()
-            if wrong in text:
-                return self._failure(rollout, "not silent", f"step {correction.step} would be quoted")
-        return Critique(
-            rollout_id=rollout.id,
-            critic=self.name,
-            case=case,
-            verdicts=verdicts,
-            correct_part=correct_part,
-            corrected_step=corrected_step,
-            continuation=continuation,
-            text=text,
-            seconds=perf_counter() - start,
-        )
-
-    def _failure(self, rollout: Rollout, reason: str, detail: str) -> CritiqueFailure:
-        return CritiqueFailure(rollout_id=rollout.id, critic=self.name, reason=reason, detail=detail)
+            detail = "neither its own steps nor a reference solution lead there"
+            return _failure(rollout, "no way to the answer", detail)
+    answer = to_critique(attempt, case, correction, seconds=perf_counter() - start)
+    if correction is None or correction.step > attempt.num_complete:
+        return answer  # an unfinished step is not wrong: the completed step may begin with it
+    if trim(attempt.texts[correction.step - 1]).strip() in answer.text:
+        return _failure(rollout, "not silent", f"step {correction.step} would be quoted")
+    return answer
 
 
-def _verdicts(attempt: Attempt, correction: Correction | None) -> tuple[Verdict, ...]:
+def to_critique(
+    attempt: Attempt, case: Case, correction: Correction | None, *, critic: str = NAME, seconds: float = 0.0
+) -> Critique:
+    """Write the critique of an attempt with a correction; without one (case A) every step is correct."""
     if correction is None:
-        return tuple(Verdict(step=k, correct=True) for k in range(1, max(len(attempt.sections), 1) + 1))
+        verdicts = tuple(Verdict(step=k, correct=True) for k in range(1, max(len(attempt.sections), 1) + 1))
+        correct_part, corrected_step, continuation = trim(attempt.rollout.text), "", ""
+    else:
+        verdicts = _verdicts(attempt, correction)
+        correct_part = prefix(attempt.trace, correction.step) if attempt.is_usable else ""
+        corrected_step, *rest = map(trim, correction.pieces)
+        continuation = _gap(attempt).join(rest)
+    return Critique(
+        rollout_id=attempt.rollout.id,
+        critic=critic,
+        case=case,
+        verdicts=verdicts,
+        correct_part=correct_part,
+        corrected_step=corrected_step,
+        continuation=continuation,
+        text=compose(case, verdicts, correct_part, corrected_step, continuation),
+        seconds=seconds,
+    )
+
+
+def _failure(rollout: Rollout, reason: str, detail: str) -> CritiqueFailure:
+    return CritiqueFailure(rollout_id=rollout.id, critic=NAME, reason=reason, detail=detail)
+
+
+def _verdicts(attempt: Attempt, correction: Correction) -> tuple[Verdict, ...]:
     first = correction.step
-    verdicts = [Verdict(step=k, correct=True) for k in range(1, first)]
-    verdicts.append(Verdict(step=first, correct=False, reason=correction.reason))
+    reasons = {first: correction.reason}
     for k in range(first + 1, len(attempt.sections) + 1):
         if attempt.sections[k - 1].kind == "answer" and not attempt.rollout.correct:
-            verdicts.append(Verdict(step=k, correct=False, reason=f"it rests on Step {first}."))
-        elif k > attempt.complete:
-            verdicts.append(Verdict(step=k, correct=False, reason="it is unfinished."))
-        elif k in attempt.false:
-            verdicts.append(Verdict(step=k, correct=False, reason="an equation in it does not hold."))
-        else:
-            verdicts.append(Verdict(step=k, correct=True))
-    return tuple(verdicts)
+            reasons[k] = f"it rests on Step {first}."
+        elif k > attempt.num_complete:
+            reasons[k] = "it is unfinished."
+        elif k in attempt.false_links:
+            reasons[k] = "an equation in it does not hold."
+    count = max(first, len(attempt.sections))
+    return tuple(Verdict(step=k, correct=k not in reasons, reason=reasons.get(k, "")) for k in range(1, count + 1))
 
 
 def _gap(attempt: Attempt) -> str:
-    """What the solver sets between two sections."""
-    if len(attempt.texts) < 2:
-        return "\n\n"
-    return attempt.texts[0][len(trim(attempt.texts[0])) :] or "\n\n"
+    """Return the solver's separator between two sections."""
+    first = attempt.texts[0] if len(attempt.texts) > 1 else ""
+    return first[len(trim(first)) :] or "\n\n"

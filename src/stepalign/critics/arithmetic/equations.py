@@ -1,279 +1,274 @@
-"""Equations in running text: found and judged.
+"""Read equations in running text and tell true ones from false ones.
 
-A chain is expressions joined by equals signs (`12 \\times 3 = 36`, `2*(3 + 4) = 2*7 = $14`,
-`30% of 160 = 48`), with units and currency around the numbers. What a program that knows arithmetic alone
-cannot judge (a variable, a root, a remainder, a compound quantity like `2 hours 30 minutes`) is left unjudged
-rather than guessed at.
+A chain is expressions joined by equals signs (`12 \\times 3 = 36`, `2*(3 + 4) = 2*7 = $14`, `30% of 160 = 48`), with
+units and currency around the numbers. An equation that arithmetic alone cannot decide (a variable, a root, a remainder,
+a compound quantity like `2 hours 30 minutes`) stays undecided.
 
-Left out: algebra, inequalities, conversions of units and numbers written as words.
+Left out: algebra, inequalities, unit conversions and numbers written as words, because a wrong guess would put the
+first error into a correct step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
+from typing import cast
 
-from stepalign.critics.arithmetic.expressions import MAX_BITS, Expression, Literal, Number, Operation, Tree
-from stepalign.critics.arithmetic.lexer import Token, scan, streams
+from stepalign.critics.arithmetic.expressions import MAX_BITS, NUMBER, Expression
+from stepalign.critics.arithmetic.lexer import Number, Token, split_annotations, tokenize
 
 MAX_OPERANDS = 64
 MAX_DEPTH = 8
 
+Link = tuple[Expression, Expression]
+"""Two neighbours of a chain: one equation."""
+
 
 @dataclass(frozen=True)
 class Chain:
-    """Expressions joined by equals signs; `rough[i]` says whether the sign behind part i is ≈."""
+    """Expressions joined by equals signs. `approximate[i]` is true where the sign after part i is ≈."""
 
     parts: tuple[Expression, ...]
-    rough: tuple[bool, ...]
+    approximate: tuple[bool, ...]
 
     @property
     def start(self) -> int:
-        """Where its first part begins."""
+        """Start of its first part."""
         return self.parts[0].start
 
     @property
     def end(self) -> int:
-        """Where its last part ends."""
+        """End of its last part."""
         return self.parts[-1].end
 
-    def links(self) -> Iterator[tuple[Expression, Expression, bool]]:
-        """Its neighbouring parts that can be judged: both have a value, and at least one computes it."""
-        for left, right, rough in zip(self.parts, self.parts[1:], self.rough, strict=False):
-            if linked(left, right):
-                yield left, right, rough
-
-    def false_links(self) -> list[tuple[Expression, Expression]]:
-        """The links that do not hold."""
-        return [(left, right) for left, right, rough in self.links() if not holds(left, right, rough)]
+    def false_links(self) -> list[Link]:
+        """Return the equations that do not hold."""
+        links = zip(pairwise(self.parts), self.approximate, strict=True)
+        return [link for link, approximate in links if is_decidable(*link) and not holds(*link, approximate)]
 
     @property
     def result(self) -> Fraction | None:
-        """What it computes, as its last part states it; None where it computes nothing that can be judged."""
-        links = list(self.links())
+        """Computed value as its last part states it; None where no equation can be decided."""
+        links = [link for link in pairwise(self.parts) if is_decidable(*link)]
         if not links:
             return None
-        left, right, _ = links[-1]
+        left, right = links[-1]
         return (left if right.computes and not left.computes else right).values()[0]
 
 
-def linked(left: Expression, right: Expression) -> bool:
-    """Whether an equation between two expressions can be judged."""
-    return left.judged and right.judged and (left.computes or right.computes) and all((left.values(), right.values()))
+def is_decidable(left: Expression, right: Expression) -> bool:
+    """Tell whether arithmetic alone decides an equation: both sides have a value, and one computes it."""
+    certain = left.is_certain and right.is_certain and (left.computes or right.computes)
+    return bool(certain and left.values() and right.values())
 
 
-def holds(left: Expression, right: Expression, rough: bool = False) -> bool:
-    """Whether an equation is true, as people write them.
+def holds(left: Expression, right: Expression, approximate: bool = False) -> bool:
+    """Tell whether an equation is true by the conventions of people who write solutions.
 
-    A side that is one number may be rounded in its last digit (`10 / 3 = 3.33`, `7 / 2 = 4`), though a whole
-    number only where the other side divides or is very near. `≈` allows 5 %. A running chain
+    A side that is one number may be rounded in its last digit (`10 / 3 = 3.33`, `7 / 2 = 4`); a whole number may be
+    rounded only where the other side divides or is within 0.1 %. `≈` allows 5 %. A running chain
     (`2 + 3 = 5 + 1 = 6`) holds where the right side's first number is the left side's value.
     """
-    return any(agree(a, b, left, right, rough) for a in left.values() for b in right.values()) or any(
-        agree(a, right.literals[0].value, left, right, rough) for a in left.values() if right.computes
-    )
+    targets = [*right.values(), *([right.literals[0].value] if right.computes else [])]
+    return any(_agree(a, b, left, right, approximate) for a in left.values() for b in targets)
 
 
-def agree(a: Fraction, b: Fraction, left: Expression, right: Expression, rough: bool = False) -> bool:
-    """Whether two sides' values agree within the rounding that their writing allows."""
+def _agree(a: Fraction, b: Fraction, left: Expression, right: Expression, approximate: bool) -> bool:
+    """Tell whether the values of two sides agree within the rounding of their notation."""
     if a == b:
         return True
-    if rough:
+    if approximate:
         return abs(a - b) * 20 <= max(abs(a), abs(b))
-    for side, other, shown in ((right, left, b), (left, right, a)):
+    for side, other, value in ((right, left, b), (left, right, a)):
         if not side.computes:
             decimals = side.literals[0].decimals
-            scale = 100 if side.percent and abs(shown) < 1 else 1
-            may_round = decimals > 0 or other.divides or abs(a - b) * 1000 < abs(a)
+            scale = 100 if side.has_percent and abs(value) < 1 else 1
+            may_round = decimals > 0 or other.may_round or abs(a - b) * 1000 < abs(a)
             return may_round and abs(a - b) * scale * 10**decimals < 1
     return False
 
 
 @lru_cache(maxsize=1024)
-def find(text: str) -> tuple[Chain, ...]:
-    """The chains in a text, in the order in which they begin."""
-    chains = [chain for stream in streams(text) for chain in _Reader(text, stream).chains()]
+def find_equations(text: str) -> tuple[Chain, ...]:
+    """Return the chains of a text in the order of their first characters."""
+    chains = [chain for tokens in split_annotations(text) for chain in _Parser(text, tokens).chains()]
     return tuple(sorted(chains, key=lambda chain: chain.start))
 
 
-def numbers(text: str) -> list[Number]:
-    """Every number in a text that is not part of a name (`x2`, `3rd`, `12:30`)."""
-    return [token.number for token in scan(text) if token.number is not None]
+def first_false_link(text: str) -> Link | None:
+    """Return the first equation of a text that does not hold."""
+    return next((link for chain in find_equations(text) for link in chain.false_links()), None)
 
 
-def value(text: str) -> Fraction | None:
-    """The value of a text that is one expression, units and currency aside; None for anything else."""
-    stream = [token for token in scan(text) if token.kind != "newline"]
-    reader = _Reader(text, stream)
-    if not stream or (expression := reader.expression(0)) is None or not expression.judged:
+def last_result(text: str) -> Fraction | None:
+    """Return the value that the last decidable equation of a text computes."""
+    return next((chain.result for chain in reversed(find_equations(text)) if chain.result is not None), None)
+
+
+def find_numbers(text: str) -> list[Number]:
+    """Return the numbers of a text that are not part of a name (`x2`, `3rd`, `12:30`)."""
+    return [token for token in tokenize(text) if isinstance(token, Number)]
+
+
+def evaluate(text: str) -> Fraction | None:
+    """Return the value of a text that is one expression with units and currency; None for any other text."""
+    tokens = [token for token in tokenize(text) if token.kind != "newline"]
+    parser = _Parser(text, tokens)
+    expression = parser.expression(0)
+    if expression is None or not expression.is_certain or not expression.values():
         return None
-    rest = stream[reader.after :]
-    found = expression.values()
-    return found[-1] if found and all(token.kind in ("word", "unit", "punctuation") for token in rest) else None
+    is_whole = all(token.kind in ("word", "unit", "punctuation") for token in tokens[parser.position :])
+    return expression.values()[-1] if is_whole else None
 
 
 _SIGNS = {"plus": "+", "minus": "-", "times": "*", "divide": "/"}
-_SPOKEN = {"plus": "+", "minus": "-", "times": "*"}
-_COMPUTING = {
+_WORD_SIGNS = {"plus": "+", "minus": "-", "times": "*", "x": "*"}
+_OPERATOR_WORDS = {
     "half", "twice", "thrice", "double", "triple", "times", "plus", "minus", "over", "squared", "cubed", "by",
 }  # fmt: skip
-"""Words that compute with the number behind them."""
-_SHARES = {
-    "half", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "tenth",
-    "tenths", "square", "cube", "root", "double", "product", "sum", "difference", "average", "mean",
+"""Words that compute with the number after them."""
+_PART_WORDS = {
+    "half", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "tenth", "tenths",
+    "square", "cube", "root", "double", "product", "sum", "difference", "average", "mean",
 }  # fmt: skip
-"""Words that, with `of`, compute with the number behind it."""
-_INEXACT = {
+"""Words that, with `of`, compute with the number after it."""
+_SCALE_WORDS = {
     "remainder", "dozen", "dozens", "hundred", "thousand", "million", "billion", "trillion", "cent", "cents",
 }  # fmt: skip
-"""Units that scale the number before them, so that numbers alone do not tell whether an equation holds."""
+"""Units that scale the number before them, so that the numbers alone do not decide the equation."""
 _FREE_COMMANDS = {
-    r"\implies",
-    r"\Rightarrow",
-    r"\rightarrow",
-    r"\therefore",
-    r"\iff",
-    r"\to",
-    r"\end",
-    r"\begin",
-}
-
+    r"\implies", r"\Rightarrow", r"\rightarrow", r"\therefore", r"\iff", r"\to", r"\end", r"\begin"
+}  # fmt: skip
 _OPERAND = {"number", "open", "minus", "fraction", "boxed"}
 
 
 @dataclass
-class _Reader:
-    """Recursive descent over a list of tokens. `after` is the first token behind what was read last."""
+class _Parser:
+    """Recursive-descent parser over tokens. `position` is the first token after the last expression."""
 
     text: str
     tokens: Sequence[Token]
-    after: int = 0
+    position: int = 0
     _literals: list[Number] = field(default_factory=list)
+    _code: list[str] = field(default_factory=list)
     _end: int = 0
-    """Where the last token that belongs to the value, not to its unit, ends."""
+    """End of the last token that belongs to the value and not to its unit."""
 
     def chains(self) -> Iterator[Chain]:
-        """Every chain of at least two parts."""
+        """Yield every chain of at least two parts."""
         at = 0
         while at < len(self.tokens):
             part = self.expression(at)
             if part is None:
                 at += 1
                 continue
-            parts, rough = [part], []
-            while (sign := self._equals(self.after)) is not None:
-                following = self.expression(sign + 1)
-                if following is None:
-                    break
-                rough.append(self.tokens[sign].kind == "rough")
-                parts.append(following)
-            at = self.after
+            parts, approximate = [part], []
+            while (sign := self._equals_sign()) is not None and (part := self.expression(sign + 1)) is not None:
+                approximate.append(self.tokens[sign].kind == "approximately")
+                parts.append(part)
+            at = self.position
             if len(parts) > 1:
-                yield Chain(tuple(parts), tuple(rough))
+                yield Chain(tuple(parts), tuple(approximate))
 
     def expression(self, at: int) -> Expression | None:
-        """The expression that begins at a token."""
-        if self._kind(at) not in _OPERAND or self.tokens[at].bullet:
+        """Return the expression that begins at a token."""
+        if self._kind(at) not in _OPERAND or self.tokens[at].is_bullet:
             return None
-        before, self.after, self._literals = self.after, at, []
-        tree = self._sum(0)
-        if tree is None:
-            self.after = before
+        before, self.position, self._literals, self._code = self.position, at, [], []
+        if not self._sum(0):
+            self.position = before
             return None
         start, end = self.tokens[at].start, self._end
-        judged = self._free_before(at) and self._free_after(self.after)
-        return Expression(start, end, self.text[start:end], tree, tuple(self._literals), judged)
+        is_certain = self._is_free_before(at) and self._is_free_after(self.position)
+        return Expression(start, end, self.text[start:end], tuple(self._code), tuple(self._literals), is_certain)
 
-    def _sum(self, depth: int) -> Tree | None:
-        return self._series(self._product, ("+", "-"), depth)
+    def _sum(self, depth: int) -> bool:
+        return self._series(lambda: self._series(lambda: self._factor(depth), ("*", "/")), ("+", "-"))
 
-    def _product(self, depth: int) -> Tree | None:
-        return self._series(self._factor, ("*", "/"), depth)
-
-    def _series(self, operand: "Callable[[int], Tree | None]", signs: tuple[str, str], depth: int) -> Tree | None:
-        """Operands joined by operators, from left to right; what cannot be read is left behind it."""
-        tree = operand(depth)
-        while tree is not None and (found := self._operator()) is not None and found[0] in signs:
-            state = self.after, self._end, len(self._literals)
-            self.after = found[1]
-            right = operand(depth)
-            if right is None:
-                self.after, self._end = state[:2]
-                del self._literals[state[2] :]
+    def _series(self, operand: Callable[[], bool], signs: tuple[str, str]) -> bool:
+        """Read operands and operators from left to right, up to the first that cannot be read."""
+        if not operand():
+            return False
+        while (operator := self._operator(self.position)) is not None and operator[0] in signs:
+            state = self.position, self._end, len(self._literals), len(self._code)
+            self.position = operator[1]
+            if not operand():
+                self.position, self._end = state[:2]
+                del self._literals[state[2] :], self._code[state[3] :]
                 break
-            tree = Operation(found[0], (tree, right))
-        return tree
+            self._code.append(operator[0])
+        return True
 
-    def _factor(self, depth: int) -> Tree | None:
-        kind = self._kind(self.after)
+    def _factor(self, depth: int) -> bool:
+        kind = self._kind(self.position)
         if kind == "minus":
-            self.after += 1
-            inner = self._factor(depth + 1) if depth < MAX_DEPTH else None
-            return inner and Operation("neg", (inner,))
-        tree = self._base(kind, depth)
-        if tree is None:
-            return None
-        if self._kind(self.after) == "square":
-            power = 2 if self.tokens[self.after].text == "²" else 3
-            tree = Operation("^", (tree,), power)
+            self.position += 1
+            if depth >= MAX_DEPTH or not self._factor(depth + 1):
+                return False
+            self._code.append("neg")
+            return True
+        if not self._base(kind, depth):
+            return False
+        if self._kind(self.position) == "square":
+            self._code.append("^2" if self.tokens[self.position].text == "²" else "^3")
             self._take()
-        elif self._kind(self.after) == "power" and (exponent := self._exponent()) is not None:
-            tree = Operation("^", (tree,), exponent)
-        if self._kind(self.after) == "percent":
-            tree = Operation("%", (tree,))
+        elif self._kind(self.position) == "power":
+            self._power()
+        if self._kind(self.position) == "percent":
+            self._code.append("%")
             self._take()
-        units = self._units(self.after)
-        if units > self.after and (self._operator(units) or self._kind(units) in ("equals", "rough", "close")):
-            self.after = units
-        return tree
+        units = self._after_units(self.position)
+        if units > self.position and (
+            self._operator(units) or self._kind(units) in ("equals", "approximately", "close")
+        ):
+            self.position = units
+        return True
 
-    def _base(self, kind: str, depth: int) -> Tree | None:
+    def _base(self, kind: str, depth: int) -> bool:
         if kind == "number":
-            number = self.tokens[self.after].number
-            assert number is not None
-            self._literals.append(number)
+            self._literals.append(cast(Number, self.tokens[self.position]))
+            self._code.append(NUMBER)
             self._take()
-            return Literal(len(self._literals) - 1)
-        if depth >= MAX_DEPTH:
-            return None
+            return True
+        if depth >= MAX_DEPTH or kind not in _OPERAND:
+            return False
         if kind == "open":
             return self._group("open", "close", depth)
-        if kind == "boxed":
-            self.after += 1
-            return self._group("left", "right", depth)
+        self.position += 1
+        if not self._group("left", "right", depth):
+            return False
         if kind == "fraction":
-            self.after += 1
-            above = self._group("left", "right", depth)
-            below = self._group("left", "right", depth) if above else None
-            return Operation("/", (above, below)) if above and below else None
-        return None
+            if not self._group("left", "right", depth):
+                return False
+            self._code.append("/")
+        return True
 
-    def _group(self, opening: str, closing: str, depth: int) -> Tree | None:
-        if self._kind(self.after) != opening:
-            return None
-        self.after += 1
-        tree = self._sum(depth + 1)
-        if tree is None or self._kind(self.after) != closing:
-            return None
+    def _group(self, opening: str, closing: str, depth: int) -> bool:
+        if self._kind(self.position) != opening:
+            return False
+        self.position += 1
+        if not self._sum(depth + 1) or self._kind(self.position) != closing:
+            return False
         self._take()
-        return tree
+        return True
 
-    def _exponent(self) -> int | None:
-        """A whole power behind `^`, with or without braces."""
-        braces = self._kind(self.after + 1) == "left"
-        at = self.after + 1 + braces
-        number = self.tokens[at].number if at < len(self.tokens) else None
-        if number is None or number.value.denominator != 1 or number.value > MAX_BITS:
-            return None
-        if braces and self._kind(at + 1) != "right":
-            return None
-        self.after = at + braces
+    def _power(self) -> None:
+        """Read a whole power after `^`, with or without braces."""
+        has_braces = self._kind(self.position + 1) == "left"
+        at = self.position + 1 + has_braces
+        number = self.tokens[at] if at < len(self.tokens) else None
+        if not isinstance(number, Number) or number.value.denominator != 1 or number.value > MAX_BITS:
+            return
+        if has_braces and self._kind(at + 1) != "right":
+            return
+        self._code.append(f"^{number.value}")
+        self.position = at + has_braces
         self._take()
-        return int(number.value)
 
     def _take(self) -> None:
-        self._end = self.tokens[self.after].end
-        self.after += 1
+        self._end = self.tokens[self.position].end
+        self.position += 1
 
     def _kind(self, at: int) -> str:
         return self.tokens[at].kind if 0 <= at < len(self.tokens) else "newline"
@@ -281,86 +276,77 @@ class _Reader:
     def _word(self, at: int) -> str:
         return self.tokens[at].text.lower() if self._kind(at) in ("word", "letter") else ""
 
-    def _equals(self, at: int) -> int | None:
-        """The equals sign at a token, which may stand at the beginning of a later line."""
-        for place in range(at, at + 4):
-            if self._kind(place) in ("equals", "rough"):
-                return place if place < len(self.tokens) else None
-            if self._kind(place) != "newline":
-                return None
+    def _equals_sign(self) -> int | None:
+        """Return the index of the next equals sign, which may be preceded by up to three line breaks."""
+        for at in range(self.position, self.position + 4):
+            if self._kind(at) in ("equals", "approximately"):
+                return at
+            if self._kind(at) != "newline":
+                break
         return None
 
-    def _operator(self, at: int | None = None) -> tuple[str, int] | None:
-        """The operator at a token, if an operand follows it, and where that operand begins."""
-        at = self.after if at is None else at
+    def _operator(self, at: int) -> tuple[str, int] | None:
+        """Return the operator at a token and the index of its operand; None without an operand."""
         if len(self._literals) >= MAX_OPERANDS:
             return None
-        kind, word = self._kind(at), self._word(at)
-        sign, behind = _SIGNS.get(kind), at + 1
+        kind, word, operand = self._kind(at), self._word(at), at + 1
         if kind == "open" and self.tokens[at].start == self.tokens[at - 1].end:
             return ("*", at) if self._kind(at - 1) in ("number", "close") else None  # 2(3 + 4)
-        if word == "x" or word in _SPOKEN:
-            sign = _SPOKEN.get(word, "*")
-        elif word in ("divided", "multiplied") and self._word(at + 1) == "by":
-            sign, behind = ("/" if word == "divided" else "*"), at + 2
-        elif word == "of" and self._share(at - 1):
-            sign = "*"
-        return (sign, behind) if sign and self._kind(behind) in _OPERAND else None
+        sign = _SIGNS.get(kind) or _WORD_SIGNS.get(word)
+        if word in ("divided", "multiplied") and self._word(at + 1) == "by":
+            sign, operand = ("/" if word == "divided" else "*"), at + 2
+        elif word == "of" and (self._kind(at - 1) in ("percent", "right") or self._kind(at - 2) == "divide"):
+            sign = "*"  # 30% of, 1/2 of, \frac{1}{2} of
+        return (sign, operand) if sign and self._kind(operand) in _OPERAND else None
 
-    def _share(self, at: int) -> bool:
-        """Whether a part of something ends here: `30%`, `1/2`, `\\frac{1}{2}`."""
-        return self._kind(at) in ("percent", "right") or self._kind(at - 1) == "divide"
-
-    def _units(self, at: int) -> int:
-        """The first token behind the words that name a unit."""
+    def _after_units(self, at: int) -> int:
+        """Return the index of the first token after the words that name a unit."""
         for _ in range(5):
             if self._kind(at) == "divide" and self._kind(at + 1) == "word":
                 at += 2
             elif self._kind(at) == "unit" or (
-                self._kind(at) == "word" and self._word(at) not in _INEXACT and self._operator(at) is None
+                self._kind(at) == "word" and self._word(at) not in _SCALE_WORDS and self._operator(at) is None
             ):
                 at += 1
             else:
                 break
         return at
 
-    def _free_before(self, at: int) -> bool:
-        """Whether nothing before an expression belongs to it."""
+    def _is_free_before(self, at: int) -> bool:
+        """Tell whether nothing before an expression belongs to it."""
         if at == 0:
             return True
         token, first = self.tokens[at - 1], self.tokens[at]
-        touching = token.end == first.start
-        if token.kind in ("plus", "minus", "times", "divide"):
-            return token.bullet
+        is_touching = token.end == first.start
+        if token.kind in _SIGNS:
+            return token.is_bullet
         if first.kind == "minus" and token.kind in ("word", "unit", "close", "percent", "right"):
-            # A sign stands close to its number, a subtraction apart from it.
-            return not touching and at + 1 < len(self.tokens) and first.end == self.tokens[at + 1].start
+            # A sign touches its number; a subtraction stands apart from it.
+            return not is_touching and at + 1 < len(self.tokens) and first.end == self.tokens[at + 1].start
         if token.kind == "word":
             word = token.text.lower()
             kinds = (self._kind(at - 2), self._kind(at - 3))
-            shared = word == "of" and (self._word(at - 2) in _SHARES or "number" in kinds or "percent" in kinds)
-            return word not in _COMPUTING and not shared and not (touching and first.kind == "open")
+            is_part = word == "of" and (self._word(at - 2) in _PART_WORDS or "number" in kinds or "percent" in kinds)
+            return word not in _OPERATOR_WORDS and not is_part and not (is_touching and first.kind == "open")
         return {
             "left": self._kind(at - 2) == "boxed",
             "command": token.text in _FREE_COMMANDS,
             "punctuation": token.text != "√",
-        }.get(token.kind, token.kind not in ("letter", "symbol", "number", "power", "square"))
+        }.get(token.kind, token.kind not in ("letter", "name", "number", "power", "square"))
 
-    def _free_after(self, at: int) -> bool:
-        """Whether nothing behind an expression belongs to it."""
+    def _is_free_after(self, at: int) -> bool:
+        """Tell whether nothing after an expression belongs to it."""
         if at >= len(self.tokens):
             return True
-        token, touching = self.tokens[at], self.tokens[at].start == self.tokens[at - 1].end
-        if token.kind in ("plus", "minus", "divide", "times"):
-            unit = token.kind == "divide" and self._kind(at + 1) == "word"
-            return unit or self._kind(at + 1) in ("newline", "punctuation", "equals")
+        token, next_kind = self.tokens[at], self._kind(at + 1)
+        if token.kind in _SIGNS:
+            return next_kind in ("newline", "punctuation", "equals") or (token.kind == "divide" and next_kind == "word")
         if token.kind in ("word", "letter"):
-            near = (self._word(at), self._word(at + 1))
-            compound = self._kind(at + 1) == "number"  # 2 hours 30 minutes
-            exact = not compound and near[0] != "of" and not any(word in _INEXACT for word in near)
-            return token.kind == "word" and exact
+            words = {self._word(at), self._word(at + 1)}
+            is_compound = next_kind == "number"  # 2 hours 30 minutes
+            return token.kind == "word" and not is_compound and self._word(at) != "of" and not words & _SCALE_WORDS
         if token.kind == "command":
             return token.text in _FREE_COMMANDS
         if token.kind in ("open", "punctuation"):
-            return not (touching and token.text in "(!¢√:")
-        return token.kind not in ("number", "symbol", "power", "square", "fraction", "percent")
+            return token.start != self.tokens[at - 1].end or token.text not in "(!¢√:"
+        return token.kind not in ("number", "name", "power", "square", "fraction", "percent")

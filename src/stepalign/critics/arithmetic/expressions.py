@@ -1,49 +1,18 @@
-"""Arithmetic expressions with exact values: numbers under + − × ÷, whole powers and percentages.
+"""Exact values of arithmetic expressions: + − × ÷, whole powers and percentages.
 
-Everything is a `Fraction`, and nothing reaches Python's own evaluator. Numbers beyond `MAX_BITS` have no
-value, so that no expression of a model's costs more than it is worth (`9^{9999}`).
+Values are `Fraction`s, computed from postfix code, never by Python's own evaluator. A number beyond `MAX_BITS` has no
+value, so that no expression in a model's text is expensive (`9^{9999}`).
 """
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from stepalign.critics.arithmetic.lexer import Number
+
 MAX_BITS = 4096
-
-
-@dataclass(frozen=True)
-class Literal:
-    """The expression's number with this index."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class Operation:
-    """`+ - * /` of two operands; `neg`, `%` and `^` (a whole power) of one."""
-
-    sign: str
-    operands: "tuple[Tree, ...]"
-    power: int = 1
-
-
-Tree = Literal | Operation
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number as it is written."""
-
-    start: int
-    end: int
-    text: str
-    value: Fraction
-
-    @property
-    def decimals(self) -> int:
-        """Digits after the point."""
-        return len(self.text.partition(".")[2])
+NUMBER = "number"
 
 
 @dataclass(frozen=True)
@@ -53,93 +22,89 @@ class Expression:
     start: int
     end: int
     text: str
-    """From its first number to its last, without the units behind it."""
-    tree: Tree
+    """From its first number to its last, without the units after it."""
+    code: tuple[str, ...]
+    """Postfix: `NUMBER` (the next literal), `+ - * /` of two operands, `neg`, `%` and `^2` (whole powers) of one."""
     literals: tuple[Number, ...]
-    judged: bool
-    """False where something beside it (a variable, a mixed number) makes its value uncertain."""
+    is_certain: bool
+    """False where a neighbour (a variable, a mixed number) makes the value uncertain."""
 
     @property
     def computes(self) -> bool:
-        """Whether it holds an operation."""
-        return isinstance(self.tree, Operation) and self.tree.sign not in ("neg", "%")
+        """True if its last operation is not a sign or a percentage."""
+        return self.code[-1] not in (NUMBER, "neg", "%")
 
     @property
-    def percent(self) -> bool:
-        """Whether it holds a percentage."""
-        return any(operation.sign == "%" for operation in _operations(self.tree))
+    def has_percent(self) -> bool:
+        """True if it has a percentage."""
+        return "%" in self.code
 
     @property
-    def divides(self) -> bool:
-        """Whether its value may need rounding to be written down."""
-        return any(operation.sign in ("/", "%") for operation in _operations(self.tree))
+    def may_round(self) -> bool:
+        """True if its value may need rounding when it is written down."""
+        return "/" in self.code or "%" in self.code
 
-    def replaced(self, literals: Sequence[Fraction]) -> "Expression":
-        """The same expression with other numbers in it."""
-        numbers = (replace(number, value=value) for number, value in zip(self.literals, literals, strict=True))
-        return replace(self, literals=tuple(numbers))
+    def with_values(self, values: Sequence[Fraction]) -> "Expression":
+        """Return the same expression with other numbers in it."""
+        literals = (replace(number, value=value) for number, value in zip(self.literals, values, strict=True))
+        return replace(self, literals=tuple(literals))
 
     def values(self) -> tuple[Fraction, ...]:
-        """Its value, under both readings of `%` (a hundredth, a mere unit). Empty where it has none (1/0)."""
-        numbers = [number.value for number in self.literals]
-        readings = (Fraction(1, 100), Fraction(1)) if self.percent else (Fraction(1),)
-        found = (_evaluate(self.tree, numbers, percent) for percent in readings)
-        return tuple(dict.fromkeys(value for value in found if value is not None))
+        """Return its value under both readings of `%`: a hundredth, a mere unit. Empty for no value (1/0)."""
+        readings = (Fraction(1, 100), Fraction(1)) if self.has_percent else (Fraction(1),)
+        values = (self._evaluate(percent)[-1] for percent in readings)
+        return tuple(dict.fromkeys(value for value in values if value is not None))
 
-    def parts(self) -> list[Fraction]:
-        """The values of the operations inside it, the innermost first."""
-        numbers = [number.value for number in self.literals]
-        found = (_evaluate(tree, numbers, Fraction(1, 100)) for tree in _operations(self.tree))
-        return [value for value in found if value is not None]
+    def intermediate_values(self) -> list[Fraction]:
+        """Return the values of its operations, the innermost first."""
+        results = zip(self.code, self._evaluate(Fraction(1, 100)), strict=True)
+        return [value for item, value in results if item != NUMBER and value is not None]
 
-    def operands(self) -> list[Fraction] | None:
-        """The signed terms of a plain sum of numbers; None where it is anything else."""
-        return _terms(self.tree, [number.value for number in self.literals])
+    def sum_terms(self) -> list[Fraction] | None:
+        """Return the signed terms of a plain sum of numbers; None for any other expression."""
+        stack: list[list[Fraction]] = []
+        literals = iter(self.literals)
+        for item in self.code:
+            if item == NUMBER:
+                stack.append([next(literals).value])
+            elif item in ("+", "-", "neg"):
+                terms = stack.pop()
+                left = [] if item == "neg" else stack.pop()
+                stack.append(left + (terms if item == "+" else [-term for term in terms]))
+            else:
+                return None
+        return stack[0]
+
+    def _evaluate(self, percent: Fraction) -> list[Fraction | None]:
+        """Return the value of each item of the code; the last is the value of the whole."""
+        stack: list[Fraction | None] = []
+        results: list[Fraction | None] = []
+        literals = iter(self.literals)
+        for item in self.code:
+            if item == NUMBER:
+                stack.append(next(literals).value)
+            else:
+                right = stack.pop()
+                left = stack.pop() if item in ("+", "-", "*", "/") else Fraction(0)  # `neg` is 0 - right
+                stack.append(None if left is None or right is None else _apply(item, left, right, percent))
+            results.append(stack[-1])
+        return results
 
 
-def _evaluate(tree: Tree, literals: Sequence[Fraction], percent: Fraction) -> Fraction | None:
-    """The value of a tree; None for a division by zero and for numbers beyond `MAX_BITS`."""
-    if isinstance(tree, Literal):
-        return literals[tree.index]
-    operands = [_evaluate(operand, literals, percent) for operand in tree.operands]
-    known = [operand for operand in operands if operand is not None]
-    if len(known) < len(operands) or sum(map(_bits, known)) * max(tree.power, 1) > MAX_BITS:
+def _apply(sign: str, left: Fraction, right: Fraction, percent: Fraction) -> Fraction | None:
+    """Compute one operation; None for a division by zero and for numbers beyond `MAX_BITS`."""
+    power = int(sign[1:]) if sign[0] == "^" else 1
+    if (_bits(left) + _bits(right)) * max(power, 1) > MAX_BITS or (sign == "/" and right == 0):
         return None
-    if tree.sign == "/" and known[1] == 0:
-        return None
-    if tree.sign == "%":
-        return known[0] * percent
-    if tree.sign == "^":
-        return Fraction(known[0] ** tree.power)
-    return _COMPUTE[tree.sign](*known)
+    if sign[0] == "^":
+        return Fraction(right**power)
+    return right * percent if sign == "%" else _OPERATORS[sign](left, right)
 
 
-_COMPUTE: dict[str, Callable[..., Fraction]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "neg": operator.neg,
+_OPERATORS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add, "-": operator.sub, "neg": operator.sub, "*": operator.mul, "/": operator.truediv,
 }  # fmt: skip
 
 
 def _bits(number: Fraction) -> int:
     return number.numerator.bit_length() + number.denominator.bit_length()
-
-
-def _operations(tree: Tree) -> Iterator[Operation]:
-    if isinstance(tree, Operation):
-        for operand in tree.operands:
-            yield from _operations(operand)
-        yield tree
-
-
-def _terms(tree: Tree, literals: Sequence[Fraction]) -> list[Fraction] | None:
-    if isinstance(tree, Literal):
-        return [literals[tree.index]]
-    if tree.sign not in ("+", "-", "neg"):
-        return None
-    terms = [_terms(operand, literals) for operand in tree.operands]
-    signs = {"+": (1, 1), "-": (1, -1), "neg": (-1,)}[tree.sign]
-    signed: list[Fraction] = []
-    for sign, found in zip(signs, terms, strict=True):
-        if found is None:
-            return None
-        signed += [sign * term for term in found]
-    return signed

@@ -1,7 +1,7 @@
-"""Running text as the tokens that equations are made of: numbers, signs, units, LaTeX commands.
+"""Split running text into the tokens of equations: numbers, signs, units, LaTeX commands.
 
-A number that is part of a name is none: `x2`, `3rd`, `12:30`, the 2 of `### Step 2`, a list's `1.`. Each
-pattern is bounded or cannot meet itself again, so that time is linear in the text, whatever the text.
+A digit inside a name is not a number: `x2`, `3rd`, `12:30`, the 2 of `### Step 2`, a list's `1.`. Every repetition in
+the pattern is bounded or unambiguous, so that time is linear in the length of any text.
 """
 
 import re
@@ -9,18 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from stepalign.critics.arithmetic.expressions import Number
-
 MAX_DIGITS = 24
-"""A longer number is a name."""
+"""Characters; a longer number counts as a name."""
 
 _PATTERN = re.compile(
     r"""
     (?P<annotation><<|>>)
   | (?P<relation>=>|->|<=|>=|!=|[⇒→≤≥≠<>])
-  | (?P<rough>≈|\\approx(?![A-Za-z]))
+  | (?P<approximately>≈|\\approx(?![A-Za-z]))
   | (?P<equals>==?)
-  | (?P<symbol>\d{1,9}:\d{1,9})
+  | (?P<name>\d{1,9}:\d{1,9})
   | (?P<number>\d{1,3}(?:(?:,|\{,\})\d{3}){1,8}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
   | (?P<fraction>\\[dt]?frac(?![A-Za-z]))
   | (?P<boxed>\\boxed(?![A-Za-z]))
@@ -45,68 +43,74 @@ _PATTERN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_LIST_ITEM = re.compile(r"[.)](?=\s)")
+_NAME_SUFFIX = re.compile(r"(?:st|nd|rd|th)(?![^\W_])|[^\W\d_²³](?![^\W\d_])")
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token; `kind` is the name of its group in the pattern, `symbol` for a name."""
+    """Token of a text. `kind` is its group in the pattern, or `name` for a number that is part of a name."""
 
     kind: str
     start: int
     end: int
     text: str
-    number: Number | None = None
-    bullet: bool = False
-    """Whether it is a list's mark at the beginning of a line."""
+    is_bullet: bool
+    """True for a list's mark at the beginning of a line."""
 
 
-def scan(text: str) -> list[Token]:
-    """The tokens of a text, without spaces, currency, bold type and the signs that set mathematics apart."""
+@dataclass(frozen=True)
+class Number(Token):
+    """Number as written in a text."""
+
+    value: Fraction
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point."""
+        return len(self.text.partition(".")[2])
+
+
+def tokenize(text: str) -> list[Token]:
+    """Return the tokens of a text without spaces, currency, bold type and mathematics delimiters."""
     tokens: list[Token] = []
-    fresh = True  # at the beginning of a line
+    at_line_start = True
     for match in _PATTERN.finditer(text):
         kind, start, end = str(match.lastgroup), match.start(), match.end()
-        if kind == "skip" or (match[0] == "**" and not _between_digits(text, start, end)):  # bold type
+        if kind == "skip":
             continue
-        number = None
+        if match[0] == "**" and not (text[start - 1 : start].isdigit() and text[end : end + 1].isdigit()):
+            continue  # bold type; between digits it is a power
         if kind == "number":
-            label = (fresh and _ITEM.match(text, end)) or (tokens and tokens[-1].text.lower() in ("step", "steps"))
-            if label or _named(text, start, end) or end - start > MAX_DIGITS:
-                kind = "symbol"
-            else:
-                plain = match[0].replace("{,}", "").replace(",", "")
-                number = Number(start, end, match[0], Fraction(plain))
-        bullet = fresh and kind in ("minus", "times", "plus") and text[end : end + 1] == " "
-        tokens.append(Token(kind, start, end, match[0], number, bullet))
-        fresh = kind == "newline"
+            after_step = bool(tokens) and tokens[-1].text.lower() in ("step", "steps")
+            is_label = after_step or (at_line_start and _LIST_ITEM.match(text, end))
+            kind = "name" if is_label or _is_in_name(text, start, end) or end - start > MAX_DIGITS else kind
+        if kind == "number":
+            value = Fraction(match[0].replace("{,}", "").replace(",", ""))
+            tokens.append(Number(kind, start, end, match[0], False, value))
+        else:
+            is_bullet = at_line_start and kind in ("minus", "times", "plus") and text[end : end + 1] == " "
+            tokens.append(Token(kind, start, end, match[0], is_bullet))
+        at_line_start = kind == "newline"
     return tokens
 
 
-_ITEM = re.compile(r"[.)](?=\s)")
-_ORDINAL = re.compile(r"(?:st|nd|rd|th)(?![^\W_])|[^\W\d_²³](?![^\W\d_])")
-
-
-def _named(text: str, start: int, end: int) -> bool:
-    """Whether a number is part of a name: `x2`, `3rd`, `3y`. In `3x4` it is not."""
-    before, behind = text[start - 1 : start], text[end : end + 1]
+def _is_in_name(text: str, start: int, end: int) -> bool:
+    """Tell whether a number is part of a name (`x2`, `3rd`, `3y`), unlike in `3x4`."""
+    before, after = text[start - 1 : start], text[end : end + 1]
     if before == "_" or (before.isalpha() and (before not in "xX" or not text[start - 2 : start - 1].isdigit())):
         return True
-    times = behind in ("x", "X") and text[end + 1 : end + 2].isdigit()
-    return not times and _ORDINAL.match(text, end) is not None
+    is_product = after in ("x", "X") and text[end + 1 : end + 2].isdigit()
+    return not is_product and _NAME_SUFFIX.match(text, end) is not None
 
 
-def _between_digits(text: str, start: int, end: int) -> bool:
-    return text[start - 1 : start].isdigit() and text[end : end + 1].isdigit()
-
-
-def streams(text: str) -> Iterator[list[Token]]:
-    """The text's tokens without its `<<48/2=24>>` annotations, and each annotation's by itself."""
+def split_annotations(text: str) -> Iterator[list[Token]]:
+    """Yield the tokens of each `<<48/2=24>>` annotation, then those of the text around them."""
     outer: list[Token] = []
     inner: list[Token] | None = None
-    for token in scan(text):
+    for token in tokenize(text):
         if token.kind == "annotation" and token.text == "<<":
-            if inner is not None:
-                outer += inner
+            outer += inner or []  # the annotation before it never closed
             inner = []
         elif token.kind == "annotation" and inner is not None:
             yield inner

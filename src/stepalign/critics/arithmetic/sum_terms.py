@@ -1,68 +1,76 @@
-"""What is still to add: a sum's terms against what a solver has added so far.
+"""Track the terms of a sum that a solver has still to add.
 
-Any order is right as long as every number that a step adds is there to be added: a term not used yet, or the
-result of an earlier step. So a miscopied, repeated or invented term shows in the step that uses it, and a
-dropped one remains. A result may also stand for the size of something still to be taken away.
+Any order is right as long as each number that a step adds is one of the remaining terms or the result of an earlier
+step. So a miscopied, repeated or invented term shows in the step that uses it, and a dropped term remains at the end. A
+result may also stand for the size of a number still to be taken away.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from stepalign.critics.arithmetic.equations import find, numbers
-from stepalign.critics.arithmetic.expressions import Literal, Operation
-from stepalign.data.sums import derivations
+from stepalign.critics.arithmetic.equations import find_equations, find_numbers
+from stepalign.critics.arithmetic.expressions import NUMBER
 
 Terms = tuple[Fraction, ...]
 
+_STEP_NUMBER = re.compile(r"(?<=Step )\d{1,9}|(?<=step )\d{1,9}|(?<=STEP )\d{1,9}")
 
-def terms(meta: object) -> Terms | None:
-    """A problem's signed terms, where its `meta["terms"]` tells them."""
-    found = meta.get("terms") if isinstance(meta, dict) else None
-    if not isinstance(found, list) or not found or not all(type(term) is int for term in found):
+
+def problem_terms(meta: object) -> Terms | None:
+    """Return a problem's signed terms; None where its `meta["terms"]` is not a list of integers."""
+    terms = meta.get("terms") if isinstance(meta, dict) else None
+    if not isinstance(terms, list) or not terms or not all(type(term) is int for term in terms):
         return None
-    return tuple(map(Fraction, found))
+    return tuple(map(Fraction, terms))
 
 
-def after(left: Terms, text: str) -> Terms | None:
-    """What is left to add after a step, its result first; None where the step adds what is not there."""
-    done: list[Fraction] | None = None
-    for chain in find(text):
+def terms_after(terms: Terms, step: str) -> Terms | None:
+    """Return the terms after a step, its result first; None where it adds a number that is not a term."""
+    previous: list[Fraction] | None = None
+    for chain in find_equations(step):
         total: Fraction | None = None
         for part in chain.parts:
-            if not (part.computes and part.judged) or part.operands() == done:
+            operands = part.sum_terms()
+            if not (part.computes and part.is_certain) or operands == previous:
                 continue
-            operands = part.operands()
             value = next(iter(part.values()), None)
-            taken = None if operands is None or value is None else _take(left, operands, value)
-            if taken is None:
-                if value == total:
-                    continue  # the same sum, written again
+            remaining = None if operands is None or value is None else _combine(terms, operands, value)
+            if remaining is not None:
+                terms, total, previous = remaining, value, operands
+            elif value != total:  # otherwise the same sum in other words
                 return None
-            left, total, done = taken, value, operands
-    return left
+    return terms
 
 
-def remaining(left: Terms, number: int, examples: Iterable[str]) -> list[str]:
-    """The steps from what is left to the sum, from left to right.
+def remaining_steps(terms: Terms, number: int, examples: Iterable[str]) -> list[str]:
+    """Return the steps that add the terms from left to right.
 
     Args:
-        left: the running total, then the terms.
+        terms: the running total, then the other terms.
         number: of the first of these steps.
-        examples: steps of the solver, the one to imitate first; where none fits, the plain format is used.
+        examples: steps of the solver to imitate, the best first. The plain format is used where none fits.
     """
-    pieces = []
-    styles = list(examples)
-    steps = derivations([int(term) for term in left])["left to right"] if len(left) > 1 else []
-    for at, step in enumerate(steps, start=number):
-        styled = (_styled(style, step.equation, at) for style in styles)
-        pieces.append(next(filter(None, styled), f"### Step {at}: {step.text}\n{step.equation}"))
-    return pieces
+    steps, examples = [], list(examples)
+    total, *rest = terms
+    for step_number, term in enumerate(rest, start=number):
+        large, small = sorted((abs(total), abs(term)), reverse=True)
+        if (total < 0) == (term < 0):
+            sign, left, right, title = "+", abs(total), abs(term), f"Add {abs(total)} and {abs(term)}"
+        else:
+            sign, left, right, title = "-", large, small, f"Take {small} from {large}"
+        total += term
+        title += " (still to be taken away)" if total < 0 else ""
+        plain = f"### Step {step_number}: {title}\n{left} {sign} {right} = {abs(total)}"
+        imitations = (_imitate(example, sign, (left, right, abs(total)), step_number) for example in examples)
+        steps.append(next(filter(None, imitations), plain))
+    return steps
 
 
-def _take(left: Terms, operands: Sequence[Fraction], value: Fraction) -> Terms | None:
+def _combine(terms: Terms, operands: Sequence[Fraction], value: Fraction) -> Terms | None:
+    """Replace operands by their sum, with the signs that they have among the terms or all reversed."""
     for sign in (1, -1):
-        rest = list(left)
+        rest = list(terms)
         try:
             for operand in operands:
                 rest.remove(sign * operand)
@@ -72,35 +80,22 @@ def _take(left: Terms, operands: Sequence[Fraction], value: Fraction) -> Terms |
     return None
 
 
-def _styled(example: str, equation: str, number: int) -> str | None:
-    """A step in another's words, with this equation's numbers; None where that is not safe."""
-    old, new = _shape(example), _shape(equation)
-    if old is None or new is None or old[0] != new[0] or len(set(old[1])) < 3:
-        return None
-    renamed = dict(zip(old[1], new[1], strict=True))
-    found = numbers(example)
-    if any(one.value not in renamed for one in found):
+def _imitate(example: str, sign: str, numbers: tuple[Fraction, ...], step_number: int) -> str | None:
+    """Write `a + b = c` in the words of another step; None where a number of that step has no counterpart."""
+    equations = set()
+    for chain in find_equations(example):
+        first = chain.parts[0]
+        if len(chain.parts) != 2 or first.code != (NUMBER, NUMBER, sign) or chain.result is None:
+            return None
+        equations.add((*(literal.value for literal in first.literals), chain.result))
+    old = equations.pop() if len(equations) == 1 else ()
+    new = dict(zip(old, numbers, strict=False))
+    written = find_numbers(example)
+    if len(new) < 3 or any(number.value not in new for number in written):
         return None
     pieces, at = [], 0
-    for one in found:
-        pieces += [example[at : one.start], str(renamed[one.value])]
-        at = one.end
-    text = "".join([*pieces, example[at:]])
-    heading, line_break, body = text.partition("\n")
-    return _NUMBER.sub(str(number), heading, count=1) + line_break + body
-
-
-_NUMBER = re.compile(r"(?<=Step )\d{1,9}|(?<=step )\d{1,9}|(?<=STEP )\d{1,9}")
-
-
-def _shape(text: str) -> tuple[str, tuple[Fraction, ...]] | None:
-    """The sign and the numbers of a text's one equation `a + b = c` or `a - b = c`."""
-    shapes = set()
-    for chain in find(text):
-        tree = chain.parts[0].tree
-        if len(chain.parts) != 2 or not isinstance(tree, Operation) or tree.sign not in ("+", "-"):
-            return None
-        if not all(isinstance(operand, Literal) for operand in tree.operands) or chain.result is None:
-            return None
-        shapes.add((tree.sign, (*(literal.value for literal in chain.parts[0].literals), chain.result)))
-    return shapes.pop() if len(shapes) == 1 else None
+    for number in written:
+        pieces += [example[at : number.start], str(new[number.value])]
+        at = number.end
+    heading, line_break, body = "".join([*pieces, example[at:]]).partition("\n")
+    return _STEP_NUMBER.sub(str(step_number), heading, count=1) + line_break + body

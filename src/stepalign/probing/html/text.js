@@ -1,80 +1,64 @@
 /*
- * Foreign text and numbers as elements. Nothing here, or anywhere on the page, is ever parsed as HTML: text
- * becomes text nodes, and the reading view is built from a tree of known elements.
+ * Foreign text and numbers as elements. Nothing on the page is parsed as HTML: text becomes text nodes, and the reading
+ * view is built from a tree of known elements.
  */
 
-const MATHML = "http://www.w3.org/1998/Math/MathML";
+const INDEX = JSON.parse(document.getElementById("index").textContent);
 const HIDDEN = new RegExp(INDEX.hidden, "gu");
-const KNOWN = new Set(INDEX.elements);
 
-/**
- * @param {string} tag
- * @param {Record<string, string | boolean>} [attributes]  false leaves an attribute out
- * @param {...(Node | string)} children
- */
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== false) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
-}
-
-/** @param {string} id */
 const byId = (id) => document.getElementById(id);
 
-/**
- * Text in which no character can hide: control, zero-width and bidirectional ones as their code points.
- * @param {string} text
- */
+/** Create an element. An attribute that is false is left out. */
+function element(tag, attributes = {}, ...children) {
+  const created = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== false) created.setAttribute(name, value === true ? "" : value);
+  }
+  created.append(...children);
+  return created;
+}
+
+/** Show control, zero-width and bidirectional characters of a text as their code points. */
 function visible(text) {
-  const shown = document.createDocumentFragment();
+  const fragment = document.createDocumentFragment();
   let end = 0;
   for (const match of text.matchAll(HIDDEN)) {
     const code = match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
     const title = INDEX.names[code] ?? "control character";
-    shown.append(text.slice(end, match.index), element("span", { class: "control", title }, `U+${code}`));
+    fragment.append(text.slice(end, match.index), element("span", { class: "control", title }, `U+${code}`));
     end = match.index + match[0].length;
   }
-  shown.append(text.slice(end));
-  return shown;
+  fragment.append(text.slice(end));
+  return fragment;
 }
 
-/** Text on one line, for a label or a list: line breaks and tabs shown as signs. @param {string} text */
-function oneLine(text) {
-  return visible(text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣"));
-}
+/** Show a text on one line, with signs for line breaks, tabs and spaces. */
+const oneLine = (text) => visible(text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣"));
 
-/**
- * A tree of the reading view as nodes: a string, or `[tag, attributes, ...children]`.
- * @returns {Node}
- */
+const pre = (text) => element("pre", { dir: "auto", tabindex: "0" }, visible(text));
+
+/** Build a node from a tree of the reading view: a string, or `[tag, attributes, ...children]`. */
 function build(tree) {
   if (typeof tree === "string") return visible(tree);
   const [tag, attributes, ...children] = tree;
-  if (!KNOWN.has(tag)) throw new Error(`unknown element ${tag}`);
-  const made = INDEX.mathml.includes(tag) ? document.createElementNS(MATHML, tag) : document.createElement(tag);
+  if (!INDEX.elements.includes(tag)) throw new Error(`unknown element ${tag}`);
+  const space = INDEX.mathml.includes(tag) ? "http://www.w3.org/1998/Math/MathML" : "http://www.w3.org/1999/xhtml";
+  const node = document.createElementNS(space, tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (INDEX.attributes.includes(name)) made.setAttribute(name, value);
+    if (INDEX.attributes.includes(name)) node.setAttribute(name, value);
   }
-  made.append(...children.map(build));
-  return made;
+  node.append(...children.map(build));
+  return node;
 }
 
-/** `+0.81`, `−1.96`, `0.00`; a dash for what is not there. @param {number | null} nats */
+/** Format nats: `+0.81`, `−1.96`, `0.00`; a dash for a missing value. */
 function signed(nats, places = 2) {
-  if (nats === null || Number.isNaN(nats)) return "–";
+  if (nats === null) return "–";
   const digits = Math.abs(nats).toFixed(places);
   return (Number(digits) === 0 ? "" : nats > 0 ? "+" : "−") + digits;
 }
 
-/** A log-probability: `−0.035`, and `≤ −65.535` where the scale ends. @param {number} log */
-function logarithm(log) {
-  return log <= -INDEX.floor ? `≤ −${INDEX.floor}` : signed(log, 3);
-}
-
-/** `98.1 %`, `0.042 %`, `3e-7 %`: a probability with digits that mean something. @param {number} log */
+/** Format the probability of a logarithm with significant digits: `98.1 %`, `0.042 %`, `3e-7 %`. */
 function percent(log) {
   const share = 100 * Math.exp(log);
   return (share >= 10 ? share.toFixed(1) : share >= 0.001 ? share.toPrecision(2) : share.toExponential(0)) + " %";
