@@ -1,4 +1,4 @@
-"""The lab's stages: tokens a second of each, a step's seconds, and the run's peak memory.
+"""Measure the lab's stages: tokens a second of each, a step's seconds, and the run's peak memory.
 
 python bench/lab.py
 """
@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from stepalign.lab import running
 from stepalign.report.run import read_run
 from stepalign.report.summary import Summary
-from stepalign.trainer.loop import Trainer
-from stepalign.trainer.run_folder import Run
+from stepalign.trainer.build import build_trainer
+from stepalign.trainer.run_folder import RunFolder
 
 
 def main() -> None:
@@ -25,9 +25,9 @@ def main() -> None:
     with TemporaryDirectory() as folder, ExitStack() as stack:
         own = [*options.overrides, f"training.max_steps={options.steps}", "training.eval_steps=0"]
         settings = running.settings_of(options.condition, 0, Path(folder), own)
-        run = Run(settings)
+        run = RunFolder(settings)
         stack.callback(run.close)
-        Trainer(settings, run, stack).run_all()
+        build_trainer(settings, run, stack).train()
         summary = Summary(read_run(settings.folder))
     for stage in summary.stages:
         speed = f"{stage.tokens_per_second:,.0f} tokens/s" if stage.tokens_per_second else ""

@@ -19,8 +19,8 @@ from typing import Any
 
 from stepalign import config, lab
 from stepalign.critics.arithmetic.critic import ProgramCritic
+from stepalign.launch import train
 from stepalign.records import Critique, Grade, Problem, Rollout
-from stepalign.trainer.loop import train
 
 IN_FLIGHT = 8
 """Requests that the server works on at a time."""

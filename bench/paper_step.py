@@ -19,15 +19,16 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from stepalign import config
-from stepalign.algorithms.distillation_loss import DistillationLoss
+from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.models import resolve_dtype
 from stepalign.policy import ADAPTER, Policy
 from stepalign.rollouts import Request
 from stepalign.rollouts.transformers import TransformersSampler
-from stepalign.trainer.accumulation import optimizer_of, update
-from stepalign.views import DistillationExample, View
+from stepalign.trainer.accumulation import adamw, local_passes, update
+from stepalign.views import View
 
 SHAPES = {
     "qwen3-1.7b": {
@@ -95,7 +96,7 @@ def lessons(policy: Policy, lengths: dict[str, int], count: int) -> list[Distill
     made = []
     for number in range(count):
         prompt, completion = ids(lengths["prompt"]), ids(lengths["completion"])
-        span = {"completion_ids": completion, "start": 0, "stop": len(completion)}
+        span = {"completion_ids": completion, "loss_start": 0, "loss_stop": len(completion)}
         student = View(prompt_ids=prompt, **span)
         teacher = View(prompt_ids=(*prompt, *ids(lengths["context"])), **span)
         made.append(DistillationExample(rollout_id=str(number), student=student, teacher=teacher))
@@ -120,7 +121,7 @@ def learn(
     settings: config.Recipe,
     options: argparse.Namespace,
 ) -> dict[str, float]:
-    optimizer = optimizer_of(policy, settings.optimizer)
+    optimizer = adamw(policy, settings.optimizer)
     device = policy.head.device
     cuda = device.type == "cuda"
     resting = torch.cuda.memory_allocated() if cuda else 0
@@ -130,8 +131,18 @@ def learn(
         if cuda and repeat == 1:
             torch.cuda.reset_peak_memory_stats()
         with Console(1) as console:
-            learner, engine = DistillationLoss(config.DistillationConfig()), DataParallel(device=device)
-            metrics = update(engine, policy, optimizer, taught, learner, settings, console)
+            strategy = DataParallel(device=device)
+            metrics = update(
+                DistillationLoss(config.DistillationConfig()),
+                policy,
+                strategy,
+                optimizer,
+                StepExamples(examples=taught),
+                local_passes(strategy, taught, settings.training.micro_batch_size, None),
+                console,
+                loss_agg_mode="seq-mean-token-mean",
+                max_grad_norm=settings.optimizer.max_grad_norm,
+            )
         if repeat:
             for stage in ("teacher", "student", "optimizer"):
                 spent[stage] = spent.get(stage, 0.0) + console.seconds[stage] / options.repeats

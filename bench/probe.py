@@ -21,11 +21,12 @@ import torch
 
 from objective import high_water_bytes, interval, machine
 from stepalign import config
+from stepalign.collate import collate
 from stepalign.losses.log_probs import scores
 from stepalign.models import load_base
 from stepalign.policy import Policy
 from stepalign.probing.logprobs import BATCH_TOKENS, batches_by_length, score_views
-from stepalign.views import View, collate
+from stepalign.views import View
 
 LARGE_VOCABULARY = 151_936
 
@@ -37,7 +38,7 @@ def views(count: int, prompt: tuple[int, int], completion: tuple[int, int]) -> l
         prompt_ids, ids = (
             tuple(draws.randrange(40_000) for _ in range(draws.randint(*span))) for span in (prompt, completion)
         )
-        made.append(View(prompt_ids=prompt_ids, completion_ids=ids, start=0, stop=len(ids)))
+        made.append(View(prompt_ids=prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids)))
     return made
 
 

@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 from stepalign import config
 from stepalign.critics import stats
 from stepalign.io import read_jsonl
+from stepalign.launch import train
 from stepalign.records import CriticResult, Critique, CritiqueFailure
-from stepalign.trainer.loop import train
 
 _COUNTERS = ("prompt_tokens", "prefix_cache_queries", "prefix_cache_hits", "generation_tokens")
 

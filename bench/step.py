@@ -78,8 +78,8 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
     from contextlib import ExitStack
 
     from stepalign import config
-    from stepalign.trainer.loop import Trainer
-    from stepalign.trainer.run_folder import Run
+    from stepalign.trainer.build import build_trainer
+    from stepalign.trainer.run_folder import RunFolder
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         settings = config.Recipe(
@@ -96,11 +96,11 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
                 max_tokens_per_micro_batch=options.micro_batch_tokens or None,
             ),
         )
-        run = Run(settings)
+        run = RunFolder(settings)
         stack.callback(run.close)
-        trainer = Trainer(settings, run, stack)
+        trainer = build_trainer(settings, run, stack)
         start = time.perf_counter()
-        trainer.learn_from(trainer.train_problems)
+        trainer.train_step(trainer.train_problems)
         seconds = time.perf_counter() - start
         metrics = json.loads((settings.folder / "metrics.jsonl").read_text())
         lengths = {

@@ -27,8 +27,8 @@ from typing import Any
 
 from stepalign import config
 from stepalign.errors import StepalignError
+from stepalign.launch import train
 from stepalign.rollouts import AdapterVersion, Completion, RemoteSampler, Request
-from stepalign.trainer.loop import train
 from stepalign.trainer.weight_sync import WeightSync
 
 ROLLOUTS, TOKENS, CONTEXT, RANK = 16, 64, 512, 16

@@ -1,4 +1,4 @@
-"""Learning rates for the lab's conditions, tried on validation problems that no comparison uses.
+"""Train the lab's conditions at several learning rates, on validation problems that no comparison uses.
 
 python scripts/sweep_lab.py --condition stepalign --condition refsol --rate 5e-4 --rate 2e-3
 """
@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from stepalign.lab import running
+from stepalign.launch import train
 from stepalign.report.run import read_run
-from stepalign.trainer.loop import train
 
 VALIDATION = (
     "problems.evaluation.seed=3",
@@ -33,9 +33,9 @@ def main() -> None:
             own = [*VALIDATION, *arguments.overrides, f"optimizer.lr={rate}"]
             settings = running.settings_of(condition, 0, arguments.out / f"lr-{rate:g}", own)
             train(settings)
-            shown = [evaluation.measures["avg"] for evaluation in read_run(settings.folder).evaluations]
-            reached = ", ".join(f"{one.value:.1%} [{one.low:.1%}, {one.high:.1%}]" for one in shown)
-            print(f"{condition:<20} lr {rate:<8g} {reached}", flush=True)
+            evaluations = read_run(settings.folder).evaluations
+            accuracies = ", ".join(f"{evaluation.measures['avg']:.1%}" for evaluation in evaluations)
+            print(f"{condition:<20} lr {rate:<8g} {accuracies}", flush=True)
 
 
 if __name__ == "__main__":

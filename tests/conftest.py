@@ -100,7 +100,7 @@ def make_recipe(recipe_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..
 @pytest.fixture(scope="session")
 def finished_run(recipe_in: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """The recipe of a run that was done once, undisturbed. Its folder is to be read only."""
-    from stepalign.trainer.loop import train
+    from stepalign.launch import train
 
     settings = recipe_in(tmp_path_factory.mktemp("finished"))
     train(settings)

@@ -144,7 +144,7 @@ def test_an_interrupt_says_how_to_go_on(run_cli: Cli, file: Path, monkeypatch: p
     def interrupted(settings: config.Recipe) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stepalign.trainer.loop.train", interrupted)
+    monkeypatch.setattr("stepalign.launch.train", interrupted)
     status, _, complaints = run_cli("train", str(file))
     assert status == 130
     assert f"the same command goes on from {Path('runs/small')}" in complaints

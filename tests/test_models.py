@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from stepalign import api, config, models
 from stepalign.errors import StepalignError
+from stepalign.launch import train
 from stepalign.probing.run import probe
-from stepalign.trainer.loop import train
 from test_policy import CPU, load
 
 # ── initial adapters ──────────────────────────────────────────────────────────────────────────────────────────

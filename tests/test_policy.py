@@ -10,9 +10,10 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stepalign import config, models
+from stepalign.collate import Batch, collate
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
-from stepalign.views import Batch, View, collate
+from stepalign.views import View
 
 CPU = torch.device("cpu")
 
@@ -31,10 +32,10 @@ def views() -> list[View]:
         return tuple(draws.randrange(300) for _ in range(length))
 
     return [
-        View(prompt_ids=ids(20), completion_ids=ids(9), start=0, stop=9),
-        View(prompt_ids=ids(3), completion_ids=ids(15), start=2, stop=15),
-        View(prompt_ids=ids(11), completion_ids=ids(6), start=1, stop=4),
-        View(prompt_ids=ids(1), completion_ids=ids(1), start=0, stop=1),
+        View(prompt_ids=ids(20), completion_ids=ids(9), loss_start=0, loss_stop=9),
+        View(prompt_ids=ids(3), completion_ids=ids(15), loss_start=2, loss_stop=15),
+        View(prompt_ids=ids(11), completion_ids=ids(6), loss_start=1, loss_stop=4),
+        View(prompt_ids=ids(1), completion_ids=ids(1), loss_start=0, loss_stop=1),
     ]
 
 

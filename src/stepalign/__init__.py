@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from stepalign.config.migrate import migrate as migrate
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.lab.running import run_lab as run_lab
+    from stepalign.launch import train as train
     from stepalign.planning import plan as plan
     from stepalign.probing.run import probe as probe
     from stepalign.report import write_report as write_report
-    from stepalign.trainer.loop import train as train
 
 _API = {
     "critic_bench": "stepalign.api:critic_bench",
@@ -40,7 +40,7 @@ _API = {
     "run_lab": "stepalign.lab.running:run_lab",
     "sample": "stepalign.api:sample",
     "select": "stepalign.api:select",
-    "train": "stepalign.trainer.loop:train",
+    "train": "stepalign.launch:train",
     "write_report": "stepalign.report:write_report",
 }
 """The Python API: the module and the name of each function."""

@@ -69,7 +69,7 @@ def plan(
     estimated = stepalign.plan(
         settings, hardware=hardware, devices=devices, from_run=from_run, completion_tokens=completion_tokens
     )
-    Console(highlight=False, soft_wrap=True).print(table(estimated, price=price))
+    Console(highlight=False, soft_wrap=True).print(table(settings, estimated, price=price))
 
 
 @app.command()

@@ -1,7 +1,7 @@
-"""What the terminal shows: which stage a run is in, how fast it is, and when it will be done.
+"""Progress on the terminal: the stage of a run, its speed, and the remaining time.
 
-On a terminal one live line a stage and one for the whole; elsewhere (a log file) a line a step. Each stage's seconds
-are measured here as well, so that what is shown and what is recorded cannot differ.
+A terminal has one live line for each stage and one for the run; a log file has one line for each step. The seconds of
+each stage are measured here as well, so that shown and recorded times are the same.
 """
 
 import time
@@ -19,14 +19,17 @@ class Console:
     """Progress of one run."""
 
     def __init__(self, total_steps: int | None = None, first_step: int = 0, *, quiet: bool = False) -> None:
-        """A run of `total_steps` optimizer steps, `first_step` of them done; None where there are no steps.
+        """Start the display.
 
-        With `quiet` nothing is shown: another process of the run speaks for it.
+        Args:
+            total_steps: optimizer steps of the run; None where there are no steps.
+            first_step: steps that are done.
+            quiet: show nothing, because another process of the run does.
         """
         self.rich = RichConsole(stderr=True, highlight=False, quiet=quiet)
         self.seconds: dict[str, float] = defaultdict(float)
         self.spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        """From when to when each stage ran (`time.perf_counter`)."""
+        """Start and end of each stage (`time.perf_counter`)."""
         self._progress = Progress(
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=30),
@@ -38,9 +41,9 @@ class Console:
             speed_estimate_period=600,
             transient=True,
         )
-        self._whole: TaskID | None = None
+        self._run: TaskID | None = None
         if total_steps is not None:
-            self._whole = self._progress.add_task("optimizer steps", total=total_steps, completed=first_step, speed="")
+            self._run = self._progress.add_task("optimizer steps", total=total_steps, completed=first_step, speed="")
 
     def __enter__(self) -> "Console":
         self._progress.start()
@@ -50,7 +53,7 @@ class Console:
         self._progress.stop()
 
     def begin(self) -> None:
-        """Forget what was measured: another step begins."""
+        """Clear the measured times at the beginning of a step."""
         self.seconds.clear()
         self.spans.clear()
 
@@ -59,7 +62,7 @@ class Console:
         """Show a stage while it runs and add its time to `seconds[name]`.
 
         Yields:
-            A function that is told the units done since it was last called.
+            A function that takes the number of units done since its last call.
         """
         task = self._progress.add_task(name, total=total, speed="")
         start = time.perf_counter()
@@ -78,21 +81,21 @@ class Console:
             self._progress.remove_task(task)
 
     def timed(self, name: str, start: float) -> None:
-        """Add the time since `start` (of `time.perf_counter`) to a stage that is not shown by itself."""
+        """Add the time since `start` (of `time.perf_counter`) to a stage."""
         end = time.perf_counter()
         self.seconds[name] += end - start
         self.spans[name].append((start, end))
 
     def step_done(self, summary: str) -> None:
-        """One more optimizer step."""
-        if self._whole is not None:
-            self._progress.update(self._whole, advance=1)
+        """Count one more optimizer step and print its summary."""
+        if self._run is not None:
+            self._progress.update(self._run, advance=1)
         self.say(summary)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line."""
         self.rich.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """A line that stays and stands out."""
+        """Print a warning."""
         self.rich.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stepalign.collate import Batch
 from stepalign.errors import StepalignError
-from stepalign.views import Batch
 
 ADAPTER = "default"
 """PEFT's name of the trained adapter."""

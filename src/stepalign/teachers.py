@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepalign.collate import Batch
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
-from stepalign.views import Batch
 
 
 @runtime_checkable

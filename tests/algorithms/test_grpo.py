@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from stepalign import models
-from stepalign.algorithms.grpo import GRPO, GRPOLoss, PolicyGradientExample
+from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.grpo import GRPO, PolicyGradientExample
 from stepalign.config import GRPOConfig, Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.policy import Policy
 from stepalign.records import Grade, Rollout
-from stepalign.trainer.accumulation import update
+from stepalign.trainer.accumulation import local_passes, update
 from stepalign.views import View
 
 MakeRecipe = Callable[..., Recipe]
@@ -38,9 +39,9 @@ def rollout(problem: str, sample: int, correct: bool, length: int = 3) -> Rollou
     )
 
 
-def rewarding(settings: Recipe) -> GRPO:
+def grpo(settings: Recipe) -> GRPO:
     assert isinstance(settings.algorithm, GRPOConfig)
-    return GRPO(settings, settings.algorithm)
+    return GRPO.from_config(settings.algorithm, recipe=settings)
 
 
 def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(make_recipe: MakeRecipe) -> None:
@@ -49,9 +50,9 @@ def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(
         *(rollout("b", n, False, length=5) for n in range(2)),
         *(rollout("c", n, correct) for n, correct in enumerate([False, True])),
     ]
-    taught = rewarding(make_recipe(*GRPO_KEYS)).teach(rollouts, {}, {})
+    taught = grpo(make_recipe(*GRPO_KEYS)).build_examples(rollouts, {}, {})
     half = 0.5 / (0.5**0.5 + 1e-4)
-    found = {lesson.rollout_id: lesson.advantage for lesson in taught.lessons}
+    found = {lesson.rollout_id: lesson.advantage for lesson in taught.examples}
     assert found == pytest.approx({"a/0": half, "a/1": -half, "c/0": -half, "c/1": half})
     assert [view.num_loss_tokens for view in taught.zero_gradient] == [5, 5], "they count in the mean"
     assert dict(taught.outcomes) == {"taught": 4, "dropped": 2}
@@ -59,10 +60,10 @@ def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(
 
 
 def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRecipe) -> None:
-    taught = rewarding(make_recipe(*GRPO_KEYS, "algorithm.kl_coef=0.1")).teach(
+    taught = grpo(make_recipe(*GRPO_KEYS, "algorithm.kl_coef=0.1")).build_examples(
         [rollout("b", n, True) for n in range(2)], {}, {}
     )
-    assert [lesson.advantage for lesson in taught.lessons] == [0, 0]
+    assert [lesson.advantage for lesson in taught.examples] == [0, 0]
     assert not taught.zero_gradient
     assert taught.failures["zero-variance group"] == 2
 
@@ -80,7 +81,7 @@ def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
     return policy
 
 
-def lessons() -> list[PolicyGradientExample]:
+def examples() -> list[PolicyGradientExample]:
     draws = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
@@ -89,18 +90,18 @@ def lessons() -> list[PolicyGradientExample]:
     return [
         PolicyGradientExample(
             rollout_id=f"r{number}",
-            student=View(prompt_ids=ids(prompt), completion_ids=ids(length), start=0, stop=length),
+            student=View(prompt_ids=ids(prompt), completion_ids=ids(length), loss_start=0, loss_stop=length),
             advantage=advantage,
         )
         for number, (prompt, length, advantage) in enumerate([(5, 8, 0.7), (9, 3, -0.7), (4, 12, 1.5), (6, 5, -0.5)])
     ]
 
 
-UNMOVED = (View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3),)
+ZERO_GRADIENT = (View(prompt_ids=(1,), completion_ids=(2, 3, 4), loss_start=0, loss_stop=3),)
 
 
 def plain_loss(
-    policy: Policy, lessons: list[PolicyGradientExample], kl: float, first: list[Tensor] | None
+    policy: Policy, examples: list[PolicyGradientExample], kl: float, first: list[Tensor] | None
 ) -> tuple[Tensor, list]:
     """The step's loss and each token's log-probability, from all the logits at once."""
 
@@ -110,7 +111,7 @@ def plain_loss(
         return logits.log_softmax(-1).gather(-1, torch.tensor(view.completion_ids)[:, None])[:, 0]
 
     losses, seen = [], []
-    for number, lesson in enumerate(lessons):
+    for number, lesson in enumerate(examples):
         with torch.no_grad(), policy.model.disable_adapter():
             base = log_probs(lesson)
         now = log_probs(lesson)
@@ -120,7 +121,7 @@ def plain_loss(
         gap = base - now
         losses.append((per_token + kl * (gap.exp() - gap - 1)).mean())
         seen.append(now.detach())
-    return torch.stack(losses).sum() / (len(lessons) + len(UNMOVED)), seen
+    return torch.stack(losses).sum() / (len(examples) + len(ZERO_GRADIENT)), seen
 
 
 @pytest.mark.parametrize("kl", [0.0, 0.3])
@@ -133,7 +134,7 @@ def test_two_updates_on_the_same_rollouts_equal_the_plain_computation(
     descent = torch.optim.SGD(plain.trainable(), lr=2.0)
     expected = []
     for _ in range(2):
-        loss, seen = plain_loss(plain, lessons(), kl, first)
+        loss, seen = plain_loss(plain, examples(), kl, first)
         first = first or seen
         descent.zero_grad()
         loss.backward()
@@ -141,10 +142,20 @@ def test_two_updates_on_the_same_rollouts_equal_the_plain_computation(
         expected.append(loss.item())
 
     optimizer = torch.optim.SGD(policy.trainable(), lr=2.0)
-    learner = GRPOLoss(settings.algorithm, settings.sampling.temperature)
+    algorithm, strategy = grpo(settings), DataParallel()
     with Console(1) as console:
         metrics = [
-            update(DataParallel(), policy, optimizer, lessons(), learner, settings, console, zero_gradient=UNMOVED)
+            update(
+                algorithm,
+                policy,
+                strategy,
+                optimizer,
+                StepExamples(examples=examples(), zero_gradient=list(ZERO_GRADIENT)),
+                local_passes(strategy, examples(), 3, None),
+                console,
+                loss_agg_mode=settings.algorithm.loss_agg_mode,
+                max_grad_norm=settings.optimizer.max_grad_norm,
+            )
             for _ in range(2)
         ]
     assert [metric["loss"] for metric in metrics] == pytest.approx(expected, rel=1e-4, abs=1e-6)

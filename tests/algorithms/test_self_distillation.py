@@ -1,4 +1,4 @@
-"""From rollouts and answers to lessons: which are taught, under which context, and what is counted."""
+"""From rollouts and critiques to examples: their context, and the counted outcomes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,13 +7,13 @@ import pytest
 
 from stepalign import config, contexts
 from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.distillation_loss import DistillationExample
 from stepalign.algorithms.self_distillation import SelfDistillation
 from stepalign.chat import Chat, load_chat
 from stepalign.config import DistillationConfig, Recipe
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
-from stepalign.views import DistillationExample
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -29,7 +29,10 @@ def chat(make_recipe: MakeRecipe) -> Chat:
 def teaching(chat: Chat, settings: Recipe, context_limit: int | None = None) -> SelfDistillation:
     objective = settings.algorithm
     assert isinstance(objective, DistillationConfig)
-    return SelfDistillation(chat, SolverPrompt(settings.prompts), settings, objective, context_limit)
+    prompt = SolverPrompt(settings.prompts)
+    return SelfDistillation.from_config(
+        objective, recipe=settings, chat=chat, prompt=prompt, context_limit=context_limit
+    )
 
 
 def rollout(chat: Chat, number: int = 0) -> Rollout:
@@ -68,57 +71,57 @@ def teach(
 ) -> StepExamples[DistillationExample]:
     """Teach as many rollouts as there are answers."""
     rollouts = [rollout(chat, number) for number in range(len(answers))]
-    return made.teach(rollouts, {"p": PROBLEM}, {answer.rollout_id: answer for answer in answers})
+    return made.build_examples(rollouts, {"p": PROBLEM}, {answer.rollout_id: answer for answer in answers})
 
 
-def shown(chat: Chat, taught: StepExamples[DistillationExample], place: int) -> str:
-    return str(chat.tokenizer.decode(taught.lessons[place].teacher.prompt_ids))
+def shown(chat: Chat, step: StepExamples[DistillationExample], place: int) -> str:
+    return str(chat.tokenizer.decode(step.examples[place].teacher.prompt_ids))
 
 
 def test_a_critique_is_shown_and_the_solution_is_not(chat: Chat, make_recipe: MakeRecipe) -> None:
-    taught = teach(teaching(chat, make_recipe()), chat, critique(0))
-    assert critique().text in shown(chat, taught, 0)
-    assert PROBLEM.solution not in shown(chat, taught, 0)
-    assert taught.lessons[0].student.prompt_ids == (1, 87, 85)
-    assert dict(taught.outcomes) == {"taught": 1, "fallback": 0, "cut": 0}
-    assert dict(taught.cases) == {"D": 1}
+    step = teach(teaching(chat, make_recipe()), chat, critique(0))
+    assert critique().text in shown(chat, step, 0)
+    assert PROBLEM.solution not in shown(chat, step, 0)
+    assert step.examples[0].student.prompt_ids == (1, 87, 85)
+    assert dict(step.outcomes) == {"taught": 1, "fallback": 0, "cut": 0}
+    assert dict(step.cases) == {"D": 1}
 
 
 def test_a_failed_critique_falls_back_to_the_reference_solution_and_is_counted(
     chat: Chat, make_recipe: MakeRecipe
 ) -> None:
     made = teaching(chat, make_recipe("critic.on_failure=refsol"))
-    taught = teach(made, chat, critique(0), failure(1))
-    assert critique().text in shown(chat, taught, 0)
-    assert PROBLEM.solution in shown(chat, taught, 1)
-    assert dict(taught.outcomes) == {"taught": 2, "fallback": 1, "cut": 0}
-    assert dict(taught.failures) == {"parse": 1}
-    assert dict(taught.cases) == {"D": 1}
+    step = teach(made, chat, critique(0), failure(1))
+    assert critique().text in shown(chat, step, 0)
+    assert PROBLEM.solution in shown(chat, step, 1)
+    assert dict(step.outcomes) == {"taught": 2, "fallback": 1, "cut": 0}
+    assert dict(step.failures) == {"parse": 1}
+    assert dict(step.cases) == {"D": 1}
 
 
 def test_a_failed_critique_drops_its_rollout_where_the_recipe_says_so(chat: Chat, make_recipe: MakeRecipe) -> None:
-    taught = teach(teaching(chat, make_recipe("critic.on_failure=drop")), chat, failure(0), critique(1))
-    assert [lesson.rollout_id for lesson in taught.lessons] == ["r1"]
-    assert dict(taught.outcomes) == {"taught": 1, "dropped": 1, "fallback": 0, "cut": 0}
-    assert dict(taught.failures) == {"parse": 1}
+    step = teach(teaching(chat, make_recipe("critic.on_failure=drop")), chat, failure(0), critique(1))
+    assert [example.rollout_id for example in step.examples] == ["r1"]
+    assert dict(step.outcomes) == {"taught": 1, "dropped": 1, "fallback": 0, "cut": 0}
+    assert dict(step.failures) == {"parse": 1}
 
 
 def test_the_policy_of_a_failure_goes_before_the_last_resort(chat: Chat, make_recipe: MakeRecipe) -> None:
     failures = failure(0), replace(failure(1), fallback="refsol"), replace(failure(2), fallback="drop")
-    taught = teach(teaching(chat, make_recipe("critic.validation.final_answer=refsol")), chat, *failures)
-    assert [lesson.rollout_id for lesson in taught.lessons] == ["r1"]
-    assert PROBLEM.solution in shown(chat, taught, 0)
-    taught = teach(teaching(chat, make_recipe("critic.on_failure=refsol")), chat, *failures)
-    assert [lesson.rollout_id for lesson in taught.lessons] == ["r0", "r1"]
+    step = teach(teaching(chat, make_recipe("critic.validation.final_answer=refsol")), chat, *failures)
+    assert [example.rollout_id for example in step.examples] == ["r1"]
+    assert PROBLEM.solution in shown(chat, step, 0)
+    step = teach(teaching(chat, make_recipe("critic.on_failure=refsol")), chat, *failures)
+    assert [example.rollout_id for example in step.examples] == ["r0", "r1"]
 
 
 def test_a_context_without_critique_teaches_every_rollout(chat: Chat, make_recipe: MakeRecipe) -> None:
     settings = make_recipe("context.template=refsol").model_copy(update={"critic": None})
     made = teaching(chat, settings)
     assert not made.needs_critique
-    taught = made.teach([rollout(chat, 0), rollout(chat, 1)], {"p": PROBLEM}, {})
-    assert dict(taught.outcomes) == {"taught": 2, "fallback": 0, "cut": 0}
-    assert PROBLEM.solution in shown(chat, taught, 0)
+    step = made.build_examples([rollout(chat, 0), rollout(chat, 1)], {"p": PROBLEM}, {})
+    assert dict(step.outcomes) == {"taught": 2, "fallback": 0, "cut": 0}
+    assert PROBLEM.solution in shown(chat, step, 0)
 
 
 def test_a_critic_is_not_needed_where_nothing_shows_a_critique(chat: Chat, make_recipe: MakeRecipe) -> None:
@@ -150,39 +153,12 @@ def test_the_horizon_ends_with_the_first_wrong_step_and_the_fallback_has_none(
     chat: Chat, make_recipe: MakeRecipe
 ) -> None:
     made = teaching(chat, make_recipe("algorithm.loss_span=until_first_error", "critic.on_failure=refsol"))
-    taught = teach(made, chat, critique(0, first_error=1), critique(1, first_error=2), failure(2))
-    stops = [lesson.student.stop for lesson in taught.lessons]
+    step = teach(made, chat, critique(0, first_error=1), critique(1, first_error=2), failure(2))
+    stops = [example.student.loss_stop for example in step.examples]
     whole = rollout(chat)
     ends = [TEXT.index("### Step 2"), TEXT.index("### Final")]
     assert stops[:2] == [sum(start < end for start in whole.token_starts) for end in ends]
     assert stops[2] == len(whole.completion_ids)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["context.template=stepalign"], "refsol"),
-        (["context.template=lab/stepalign"], "lab/refsol"),
-        (["context.template=lab/stepalign", "context.fallback_template=refsol"], "refsol"),
-    ],
-)
-def test_the_fallback_is_worded_as_the_recipes_prompts_are(
-    overrides: list[str], expected: str, chat: Chat, make_recipe: MakeRecipe
-) -> None:
-    settings = make_recipe(*overrides, "critic.on_failure=refsol")
-    taught = teach(teaching(chat, settings), chat, failure(0))
-    given = contexts.ContextInput(problem=PROBLEM, rollout=rollout(chat))
-    assert taught.lessons[0].message == contexts.load(expected).render(given)
-    assert f'fallback_template = "{expected}"' in config.dump(settings)  # what --dry-run prints
-
-
-def test_a_fallback_that_cannot_stand_in_is_an_error_at_the_start(chat: Chat, make_recipe: MakeRecipe) -> None:
-    for name, message in (
-        ("verdicts", "fallback_template = 'verdicts' shows a critique"),
-        ("gone", "no template 'gone'"),
-    ):
-        with pytest.raises(StepalignError, match=message):
-            teaching(chat, make_recipe(f"context.fallback_template={name}", "critic.on_failure=refsol"))
 
 
 @pytest.mark.parametrize(
@@ -197,43 +173,43 @@ def test_problems_without_the_solution_that_would_be_shown_are_an_error(
     overrides: list[str], needs_solution: bool, chat: Chat, make_recipe: MakeRecipe
 ) -> None:
     made = teaching(chat, make_recipe(*overrides))
-    made.check([PROBLEM])
+    made.check_problems([PROBLEM])
     unsolved = Problem(id="bare", statement="1 + 1?", answer="2")
     if needs_solution:
         with pytest.raises(StepalignError, match=r"'refsol' shows the reference solution, but 1 of 2 .*first: bare"):
-            made.check([PROBLEM, unsolved])
+            made.check_problems([PROBLEM, unsolved])
     else:
-        made.check([PROBLEM, unsolved])
+        made.check_problems([PROBLEM, unsolved])
 
 
 def test_a_lesson_that_does_not_fit_is_dropped_and_counted_once(chat: Chat, make_recipe: MakeRecipe) -> None:
     made = teaching(chat, make_recipe("teacher.max_length=60", "critic.on_failure=refsol"))
-    taught = teach(made, chat, critique(0), failure(1))
-    assert not taught.lessons
-    assert dict(taught.outcomes) == {"dropped": 2}
-    assert dict(taught.failures) == {"teacher prompt too long": 2, "parse": 1}
+    step = teach(made, chat, critique(0), failure(1))
+    assert not step.examples
+    assert dict(step.outcomes) == {"dropped": 2}
+    assert dict(step.failures) == {"teacher prompt too long": 2, "parse": 1}
 
 
 @pytest.mark.parametrize("by", ["the recipe", "the model"])
 def test_a_context_that_is_too_long_is_cut_and_counted(by: str, chat: Chat, make_recipe: MakeRecipe) -> None:
     long = critique(0).__class__(**{**vars(critique(0)), "text": "mend the sum " * 200})
     made = teaching(chat, make_recipe())
-    whole = teach(made, chat, critique(0)).lessons[0].teacher
+    whole = teach(made, chat, critique(0)).examples[0].teacher
     limit = len(whole.prompt_ids) + len(whole.completion_ids) + 100
     if by == "the recipe":
         made = teaching(chat, make_recipe(f"teacher.max_length={limit}"), context_limit=10_000)
     else:
         made = teaching(chat, make_recipe("teacher.max_length=20000"), context_limit=limit)
-    taught = teach(made, chat, long)
-    assert taught.outcomes["cut"] == 1
-    view = taught.lessons[0].teacher
+    step = teach(made, chat, long)
+    assert step.outcomes["cut"] == 1
+    view = step.examples[0].teacher
     assert len(view.prompt_ids) + len(view.completion_ids) <= limit
 
 
 def test_a_rollout_without_a_counted_token_is_dropped(chat: Chat, make_recipe: MakeRecipe) -> None:
-    taught = teach(teaching(chat, make_recipe("algorithm.num_loss_tokens_to_skip=1000")), chat, critique(0))
-    assert not taught.lessons
-    assert taught.outcomes["dropped"] == 1
+    step = teach(teaching(chat, make_recipe("algorithm.num_loss_tokens_to_skip=1000")), chat, critique(0))
+    assert not step.examples
+    assert step.outcomes["dropped"] == 1
 
 
 def test_shuffled_shows_another_problems_critique_and_keeps_the_own_horizon(
@@ -246,15 +222,42 @@ def test_shuffled_shows_another_problems_critique_and_keeps_the_own_horizon(
         f"r{number}": replace(critique(number, first_error=number + 1), text=f"Feedback on attempt {number}.")
         for number in range(3)
     }
-    taught = teaching(chat, settings).teach(rollouts, {"p": PROBLEM, "q": other}, answers)
-    shown = [lesson.message.partition("Feedback on attempt ")[2][0] for lesson in taught.lessons]
+    step = teaching(chat, settings).build_examples(rollouts, {"p": PROBLEM, "q": other}, answers)
+    shown = [example.message.partition("Feedback on attempt ")[2][0] for example in step.examples]
     assert shown == ["1", "2", "1"]
-    stops = [lesson.student.stop for lesson in taught.lessons]
+    stops = [example.student.loss_stop for example in step.examples]
     assert stops[0] < stops[1] < stops[2]
 
 
 def test_shuffled_needs_another_problem(chat: Chat, make_recipe: MakeRecipe) -> None:
     settings = make_recipe("context.shuffled=true")
-    taught = teaching(chat, settings).teach([rollout(chat)], {"p": PROBLEM}, {"r0": critique()})
-    assert not taught.lessons
-    assert taught.failures == {"no other problem's critique": 1}
+    step = teaching(chat, settings).build_examples([rollout(chat)], {"p": PROBLEM}, {"r0": critique()})
+    assert not step.examples
+    assert step.failures == {"no other problem's critique": 1}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["context.template=stepalign"], "refsol"),
+        (["context.template=lab/stepalign"], "lab/refsol"),
+        (["context.template=lab/stepalign", "context.fallback_template=refsol"], "refsol"),
+    ],
+)
+def test_the_fallback_is_worded_as_the_recipes_prompts_are(
+    overrides: list[str], expected: str, chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe(*overrides, "critic.on_failure=refsol")
+    step = teach(teaching(chat, settings), chat, failure(0))
+    given = contexts.ContextInput(problem=PROBLEM, rollout=rollout(chat))
+    assert step.examples[0].message == contexts.load(expected).render(given)
+    assert f'fallback_template = "{expected}"' in config.dump(settings)  # what --dry-run prints
+
+
+def test_a_fallback_that_cannot_stand_in_is_an_error_at_the_start(chat: Chat, make_recipe: MakeRecipe) -> None:
+    for name, message in (
+        ("verdicts", "fallback_template = 'verdicts' shows a critique"),
+        ("gone", "no template 'gone'"),
+    ):
+        with pytest.raises(StepalignError, match=message):
+            teaching(chat, make_recipe(f"context.fallback_template={name}", "critic.on_failure=refsol"))

@@ -13,11 +13,11 @@ from stepalign.critics import schema, splice
 from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
+from stepalign.launch import train
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
 from stepalign.rewards.math import MathGrader
 from stepalign.rollouts import Completion, Request
 from stepalign.trace import parse
-from stepalign.trainer.loop import train
 
 PROBLEM = Problem(id="p", statement="Compute 47 + 38 + 12.", answer="97", solution="47 + 38 = 85, 85 + 12 = 97.")
 TEXT = "### Step 1: a\n47 + 38 = 85\n\n### Step 2: b\n85 + 12 = 98\n\n### Final Answer:\n\\boxed{98}"

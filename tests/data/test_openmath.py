@@ -7,7 +7,7 @@ from pyarrow import parquet
 
 from stepalign import config
 from stepalign.data import openmath
-from stepalign.data.loaded import Loaded, collect
+from stepalign.data.normalize import Loaded, collect
 from stepalign.errors import StepalignError
 
 CARD = """---

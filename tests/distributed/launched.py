@@ -1,6 +1,6 @@
-"""Program of each process in `test_strategy`: updates in all processes, compared with the same in one.
+"""What each process of `test_distribution` runs: updates in all processes, held against the same in one.
 
-torchrun … launched.py RECIPE updates.json      (or `die`: one process ends while the other waits)
+torchrun … distributed.py RECIPE updates.json      (or `die`: one process ends while the other waits)
 """
 
 import copy
@@ -15,18 +15,19 @@ import torch
 from torch import distributed
 
 from stepalign import config, models
-from stepalign.algorithms.distillation_loss import DistillationLoss
-from stepalign.algorithms.grpo import GRPOLoss, PolicyGradientExample
+from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
+from stepalign.algorithms.grpo import GRPO, PolicyGradientExample
 from stepalign.console import Console
 from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import init_world
 from stepalign.distributed.strategy import DataParallel, build_strategy
 from stepalign.policy import Policy
-from stepalign.trainer.accumulation import update
-from stepalign.views import DistillationExample, View
+from stepalign.trainer.accumulation import local_passes, update
+from stepalign.views import View
 
 
-def lessons(count: int, objective: config.AlgorithmConfig) -> list[DistillationExample] | list[PolicyGradientExample]:
+def examples(count: int, objective: config.AlgorithmConfig) -> list[DistillationExample] | list[PolicyGradientExample]:
     draws = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
@@ -35,7 +36,7 @@ def lessons(count: int, objective: config.AlgorithmConfig) -> list[DistillationE
     made = []
     for number in range(count):
         written = ids(3 + 5 * number)
-        span = {"completion_ids": written, "start": 0, "stop": len(written)}
+        span = {"completion_ids": written, "loss_start": 0, "loss_stop": len(written)}
         student, teacher = View(prompt_ids=ids(4), **span), View(prompt_ids=ids(11 + number), **span)
         made.append((str(number), student, teacher))
     if isinstance(objective, config.GRPOConfig):
@@ -46,9 +47,9 @@ def lessons(count: int, objective: config.AlgorithmConfig) -> list[DistillationE
     return [DistillationExample(rollout_id=name, student=student, teacher=teacher) for name, student, teacher in made]
 
 
-def learner(settings: config.Recipe) -> DistillationLoss | GRPOLoss:
+def loss_of(settings: config.Recipe) -> DistillationLoss | GRPO:
     if isinstance(settings.algorithm, config.GRPOConfig):
-        return GRPOLoss(settings.algorithm, settings.sampling.temperature)
+        return GRPO(settings.algorithm, temperature=settings.sampling.temperature)
     return DistillationLoss(settings.algorithm)
 
 
@@ -66,12 +67,25 @@ def moved(
     strategy: ParallelStrategy, model: Policy, count: int, settings: config.Recipe
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The adapter after two updates with AdamW, and the last one's metrics. Its eps is large so that scale shows."""
-    taught, learns = lessons(count, settings.algorithm), learner(settings)
-    zero_gradient = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), start=0, stop=3)]
+    zero_gradient = [View(prompt_ids=(1,), completion_ids=(2, 3, 4), loss_start=0, loss_stop=3)]
+    step_examples = StepExamples(examples=examples(count, settings.algorithm), zero_gradient=zero_gradient)
+    training, loss = settings.training, loss_of(settings)
     optimizer = strategy.prepare(model, torch.optim.AdamW(model.trainable(), lr=0.1, eps=0.1))
     with Console(quiet=True) as console:
         for _ in range(2):
-            metrics = update(strategy, model, optimizer, taught, learns, settings, console, zero_gradient=zero_gradient)
+            metrics = update(
+                loss,
+                model,
+                strategy,
+                optimizer,
+                step_examples,
+                local_passes(
+                    strategy, step_examples.examples, training.micro_batch_size, training.max_tokens_per_micro_batch
+                ),
+                console,
+                loss_agg_mode=settings.algorithm.loss_agg_mode,
+                max_grad_norm=settings.optimizer.max_grad_norm,
+            )
     return torch.cat([parameter.detach().flatten() for parameter in model.trainable()]), metrics
 
 
@@ -97,7 +111,7 @@ def main() -> None:
         wanted, metrics_of_one = moved(DataParallel(), alone, count, chosen)
         mine, metrics = moved(strategy, copy.deepcopy(start), count, chosen)
         everyones = world.gather([mine])
-        found[f"{count} lessons, {normalize}, {size} a micro-batch"] = {
+        found[f"{count} examples, {normalize}, {size} a micro-batch"] = {
             "moved": (wanted - before).abs().max().item(),
             "difference": (mine - wanted).abs().max().item(),
             "processes differ by": max((other - mine).abs().max().item() for other in everyones),

@@ -7,9 +7,9 @@ import pytest
 from stepalign.assets import SOLVER
 from stepalign.chat import load_chat
 from stepalign.lab.running import settings_of
+from stepalign.launch import train
 from stepalign.prompts.conversation import Turn
 from stepalign.report.run import read_run
-from stepalign.trainer.loop import train
 
 MEGABYTE = 2**20
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.losses import lm_head as projection
 from stepalign.losses.divergence import divergence
+from stepalign.losses.support import FullVocabulary
 
 TOKENS, HIDDEN, VOCAB = 13, 8, 37
 
@@ -63,19 +63,18 @@ def evaluate(function, student, *inputs, **heads):
 @pytest.mark.parametrize(("clip", "clip_at"), [("none", None), ("token", 0.3), ("token", 2.0), ("entry", 0.05)])
 @pytest.mark.parametrize("temperatures", [(1.0, 1.0), (0.7, 1.6)])
 def test_value_gradient_and_metrics_equal_the_formula_written_out(beta, clip, clip_at, temperatures):
-    settings = config.DistillationConfig(
+    settings = FullVocabulary(
         beta=beta,
         clip_mode=clip,
         clip_value=clip_at,
         student_temperature=temperatures[0],
         teacher_temperature=temperatures[1],
-        chunk_tokens=4,
     )
     student, teacher, head, weights = tensors()
     double = [tensor.double() for tensor in (student, teacher, head)]
     expected, expected_gradient, expected_metrics = evaluate(reference, *double, weights, settings)
 
-    loss, gradient, metrics = evaluate(divergence, student, teacher, head, weights, settings)
+    loss, gradient, metrics = evaluate(divergence, student, teacher, head, weights, settings, chunk_tokens=4)
     torch.testing.assert_close(loss.double(), expected, rtol=2e-6, atol=1e-6)
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-5, atol=2e-6)
     counted = weights != 0
@@ -83,7 +82,7 @@ def test_value_gradient_and_metrics_equal_the_formula_written_out(beta, clip, cl
         torch.testing.assert_close(getattr(metrics, name)[counted].double(), values[counted], rtol=1e-5, atol=1e-6)
         assert getattr(metrics, name)[~counted].isnan().all()
 
-    exact, exact_gradient, _ = evaluate(divergence, *double, weights, settings)
+    exact, exact_gradient, _ = evaluate(divergence, *double, weights, settings, chunk_tokens=4)
     torch.testing.assert_close(exact, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(exact_gradient, expected_gradient, rtol=1e-11, atol=1e-12)
 
@@ -91,13 +90,9 @@ def test_value_gradient_and_metrics_equal_the_formula_written_out(beta, clip, cl
 def test_clipping_by_entry_can_turn_the_loss_negative_and_by_token_cannot():
     # The positive shares of the divergence are cut, the negative ones are not (trap 5).
     student, teacher, head, weights = tensors()
-    plain = divergence(student, teacher, head, weights, config.DistillationConfig())[0]
-    by_token = divergence(
-        student, teacher, head, weights, config.DistillationConfig(clip_mode="token", clip_value=1e-3)
-    )[0]
-    by_entry = divergence(
-        student, teacher, head, weights, config.DistillationConfig(clip_mode="entry", clip_value=1e-3)
-    )[0]
+    plain = divergence(student, teacher, head, weights, FullVocabulary())[0]
+    by_token = divergence(student, teacher, head, weights, FullVocabulary(clip_mode="token", clip_value=1e-3))[0]
+    by_entry = divergence(student, teacher, head, weights, FullVocabulary(clip_mode="entry", clip_value=1e-3))[0]
     assert by_entry < 0 < by_token < plain
 
 
@@ -120,7 +115,7 @@ def test_the_direction_of_kl_by_hand():
         ),
     ):
         loss, gradient, metrics = evaluate(
-            divergence, student, teacher, torch.eye(3), torch.ones(1), config.DistillationConfig(beta=beta)
+            divergence, student, teacher, torch.eye(3), torch.ones(1), FullVocabulary(beta=beta)
         )
         assert loss.item() == pytest.approx(expected, abs=1e-6)
         assert gradient[0].tolist() == pytest.approx(slope, abs=1e-6)
@@ -133,7 +128,7 @@ def test_beta_weighs_the_teacher_in_the_mixture():
     teacher, student = torch.tensor([[3 / 4, 1 / 4]]).log(), torch.tensor([[1 / 4, 3 / 4]]).log()
     kl_teacher = 3 / 4 * math.log(2) + 1 / 4 * math.log(2 / 5)
     kl_student = 1 / 4 * math.log(2 / 3) + 3 / 4 * math.log(6 / 5)
-    loss, _ = divergence(student, teacher, torch.eye(2), torch.ones(1), config.DistillationConfig(beta=0.25))
+    loss, _ = divergence(student, teacher, torch.eye(2), torch.ones(1), FullVocabulary(beta=0.25))
     assert loss.item() == pytest.approx(1 / 4 * kl_teacher + 3 / 4 * kl_student, abs=1e-6)
 
 
@@ -141,7 +136,7 @@ def test_beta_weighs_the_teacher_in_the_mixture():
 def test_the_chunk_size_changes_nothing(beta):
     student, teacher, head, weights = tensors()
     results = [
-        evaluate(divergence, student, teacher, head, weights, config.DistillationConfig(beta=beta, chunk_tokens=chunk))
+        evaluate(divergence, student, teacher, head, weights, FullVocabulary(beta=beta), chunk_tokens=chunk)
         for chunk in (1, 3, TOKENS, 1000, None)
     ]
     for (loss, gradient, metrics), (other, other_gradient, other_metrics) in itertools.pairwise(results):
@@ -152,7 +147,7 @@ def test_the_chunk_size_changes_nothing(beta):
 
 def test_a_tile_smaller_than_its_chunk_changes_nothing(monkeypatch):
     student, teacher, head, weights = tensors(tokens=5 * torch.get_num_threads())
-    settings = config.DistillationConfig(beta=0.3)
+    settings = FullVocabulary(beta=0.3)
     whole = evaluate(divergence, student, teacher, head, weights, settings)
     monkeypatch.setitem(projection._TILE_BYTES, "cpu", 1)  # one row a thread
     loss, gradient, metrics = evaluate(divergence, student, teacher, head, weights, settings)
@@ -163,10 +158,10 @@ def test_a_tile_smaller_than_its_chunk_changes_nothing(monkeypatch):
 
 def test_tokens_of_weight_zero_are_never_read():
     student, teacher, head, weights = tensors()
-    clean = evaluate(divergence, student, teacher, head, weights, config.DistillationConfig())
+    clean = evaluate(divergence, student, teacher, head, weights, FullVocabulary())
     left_out = weights == 0
     student[left_out], teacher[left_out] = math.nan, math.inf
-    loss, gradient, metrics = evaluate(divergence, student, teacher, head, weights, config.DistillationConfig())
+    loss, gradient, metrics = evaluate(divergence, student, teacher, head, weights, FullVocabulary())
     torch.testing.assert_close(loss, clean[0], rtol=0, atol=0)
     torch.testing.assert_close(gradient, clean[1], rtol=0, atol=0)
     assert (gradient[left_out] == 0).all()
@@ -176,7 +171,7 @@ def test_tokens_of_weight_zero_are_never_read():
 @pytest.mark.parametrize("tokens", [0, 4])
 def test_no_counted_token_is_a_loss_of_zero_that_can_be_differentiated(tokens):
     student, teacher, head, _ = tensors(tokens=tokens)
-    loss, gradient, _ = evaluate(divergence, student, teacher, head, torch.zeros(tokens), config.DistillationConfig())
+    loss, gradient, _ = evaluate(divergence, student, teacher, head, torch.zeros(tokens), FullVocabulary())
     assert loss == 0
     assert gradient.equal(torch.zeros_like(student))
 
@@ -187,7 +182,7 @@ def test_no_counted_token_is_a_loss_of_zero_that_can_be_differentiated(tokens):
 def test_a_nan_is_not_hidden(whose, beta, clip):
     student, teacher, head, weights = tensors()
     (student if whose == "student" else teacher)[1, 0] = math.nan
-    settings = config.DistillationConfig(beta=beta, clip_mode=clip, clip_value=None if clip == "none" else 0.5)
+    settings = FullVocabulary(beta=beta, clip_mode=clip, clip_value=None if clip == "none" else 0.5)
     loss, gradient, _ = evaluate(divergence, student, teacher, head, weights, settings)
     assert loss.isnan()
     assert gradient[1].isnan().all()
@@ -201,7 +196,7 @@ def test_unclipped_it_is_never_negative_and_never_overflows(beta):
         student, teacher, head, _ = tensors(seed)
         if seed % 2:
             teacher = student + 1e-3 * teacher
-        settings = config.DistillationConfig(beta=beta)
+        settings = FullVocabulary(beta=beta)
         loss, gradient, metrics = evaluate(
             divergence, student * scale, teacher * scale, head, torch.ones(TOKENS), settings
         )
@@ -214,7 +209,7 @@ def test_equal_models_have_no_divergence_and_agree():
     student, _, head, _ = tensors()
     for beta in (0.0, 0.5, 1.0):
         loss, gradient, metrics = evaluate(
-            divergence, student, student, head, torch.ones(TOKENS), config.DistillationConfig(beta=beta)
+            divergence, student, student, head, torch.ones(TOKENS), FullVocabulary(beta=beta)
         )
         assert abs(loss) < 1e-6
         assert gradient.abs().max() < 1e-6
@@ -226,7 +221,7 @@ def test_equal_models_have_no_divergence_and_agree():
 def test_half_precision_inputs_are_compared_in_float32(dtype, beta):
     # The reference starts from the same rounded inputs: only the gradient's own rounding is left.
     student, teacher, head, weights = tensors(vocab=9000, dtype=dtype)
-    settings = config.DistillationConfig(beta=beta)
+    settings = FullVocabulary(beta=beta)
     expected, expected_gradient, _ = evaluate(
         reference, student.double(), teacher.double(), head.double(), weights, settings
     )
@@ -239,9 +234,9 @@ def test_half_precision_inputs_are_compared_in_float32(dtype, beta):
 
 def test_autocast_does_not_lower_the_precision():
     student, teacher, head, weights = tensors()
-    plain = evaluate(divergence, student, teacher, head, weights, config.DistillationConfig(beta=0.5))
+    plain = evaluate(divergence, student, teacher, head, weights, FullVocabulary(beta=0.5))
     with torch.autocast("cpu", torch.bfloat16):
-        cast = evaluate(divergence, student, teacher, head, weights, config.DistillationConfig(beta=0.5))
+        cast = evaluate(divergence, student, teacher, head, weights, FullVocabulary(beta=0.5))
     torch.testing.assert_close(cast[0], plain[0], rtol=0, atol=0)
     torch.testing.assert_close(cast[1], plain[1], rtol=0, atol=0)
 
@@ -249,7 +244,7 @@ def test_autocast_does_not_lower_the_precision():
 def test_the_incoming_gradient_scales_the_outgoing_one_each_time():
     student, teacher, head, weights = tensors()
     student.requires_grad_()
-    loss, _ = divergence(student, teacher, head, weights, config.DistillationConfig())
+    loss, _ = divergence(student, teacher, head, weights, FullVocabulary())
     (once,) = torch.autograd.grad(loss, student, retain_graph=True)
     (thrice,) = torch.autograd.grad(3 * loss, student, retain_graph=True)
     (again,) = torch.autograd.grad(loss, student)
@@ -260,7 +255,7 @@ def test_the_incoming_gradient_scales_the_outgoing_one_each_time():
 def test_a_loss_scale_reaches_float16_gradients_before_they_are_rounded():
     student, teacher, head, weights = tensors(dtype=torch.float16)
     student.requires_grad_()
-    loss, _ = divergence(student, teacher, head, weights * 1e-9, config.DistillationConfig())
+    loss, _ = divergence(student, teacher, head, weights * 1e-9, FullVocabulary())
     (gradient,) = torch.autograd.grad(loss * 2.0**30, student)
     assert (gradient[weights != 0] != 0).any()
 
@@ -269,14 +264,14 @@ def test_nothing_flows_to_the_teacher_or_the_head():
     student, teacher, head, weights = tensors()
     student.requires_grad_()
     teacher.requires_grad_()
-    loss, metrics = divergence(student, teacher, head, weights, config.DistillationConfig())
+    loss, metrics = divergence(student, teacher, head, weights, FullVocabulary())
     loss.backward()
     assert student.grad is not None
     assert teacher.grad is None
     assert not metrics.kl_teacher_student.requires_grad
 
     with pytest.raises(StepalignError, match=r"head\.requires_grad"):
-        divergence(student, teacher, head.clone().requires_grad_(), weights, config.DistillationConfig())
+        divergence(student, teacher, head.clone().requires_grad_(), weights, FullVocabulary())
 
 
 def test_a_teacher_may_have_a_head_of_its_own():
@@ -289,7 +284,7 @@ def test_a_teacher_may_have_a_head_of_its_own():
         wider[0].double(),
         head.double(),
         weights,
-        config.DistillationConfig(),
+        FullVocabulary(),
         teacher_head=wider[1].double(),
     )
     loss, gradient, _ = evaluate(
@@ -298,8 +293,9 @@ def test_a_teacher_may_have_a_head_of_its_own():
         wider[0],
         head,
         weights,
-        config.DistillationConfig(chunk_tokens=3),
+        FullVocabulary(),
         teacher_head=wider[1],
+        chunk_tokens=3,
     )
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-5)
@@ -308,7 +304,7 @@ def test_a_teacher_may_have_a_head_of_its_own():
 def test_differentiating_twice_is_an_error():
     student, teacher, head, weights = tensors()
     student.requires_grad_()
-    loss, _ = divergence(student, teacher, head, weights, config.DistillationConfig())
+    loss, _ = divergence(student, teacher, head, weights, FullVocabulary())
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(loss, student, create_graph=True)
 
@@ -317,12 +313,12 @@ def test_inputs_that_do_not_belong_together_are_refused():
     unchecked = inspect.unwrap(divergence)  # as users run it: the shape checks of the tests would come first
     student, teacher, head, weights = tensors()
     with pytest.raises(ValueError, match="13 student states, 12 teacher states and 13 weights"):
-        unchecked(student, teacher[:-1], head, weights, config.DistillationConfig())
+        unchecked(student, teacher[:-1], head, weights, FullVocabulary())
     with pytest.raises(ValueError, match=r"37 entries \(student\), 36 \(teacher\)"):
-        unchecked(student, teacher, head, weights, config.DistillationConfig(), teacher_head=head[:-1])
+        unchecked(student, teacher, head, weights, FullVocabulary(), teacher_head=head[:-1])
 
 
-class ProbeCallback(TorchDispatchMode):
+class ProductCounter(TorchDispatchMode):
     """The number of elements of the largest tensor that any operation made, and the matrix products."""
 
     def __init__(self):
@@ -344,21 +340,21 @@ def test_logits_never_exist_for_more_than_a_chunk(settings):
     tokens, chunk, vocab = 64, 4, 501
     student, teacher, head, weights = tensors(tokens=tokens, vocab=vocab)
     student.requires_grad_()
-    with ProbeCallback() as watch:
-        loss, _ = divergence(student, teacher, head, weights, config.DistillationConfig(chunk_tokens=chunk, **settings))
+    with ProductCounter() as counter:
+        loss, _ = divergence(student, teacher, head, weights, FullVocabulary(**settings), chunk_tokens=chunk)
         loss.backward()
-    assert watch.products  # it sees
-    assert watch.largest <= 4 * chunk * vocab < tokens * vocab
+    assert counter.products  # it sees
+    assert counter.largest <= 4 * chunk * vocab < tokens * vocab
 
 
 def test_without_gradients_only_the_two_projections_are_paid():
     student, teacher, head, weights = tensors()
-    settings = config.DistillationConfig(chunk_tokens=TOKENS)
+    settings = FullVocabulary()
     student.requires_grad_()
-    with ProbeCallback() as training:
-        divergence(student, teacher, head, weights, settings)
-    with torch.no_grad(), ProbeCallback() as evaluation:
-        loss, _ = divergence(student, teacher, head, weights, settings)
+    with ProductCounter() as training:
+        divergence(student, teacher, head, weights, settings, chunk_tokens=TOKENS)
+    with torch.no_grad(), ProductCounter() as evaluation:
+        loss, _ = divergence(student, teacher, head, weights, settings, chunk_tokens=TOKENS)
     assert (training.products, evaluation.products) == (2, 1)  # both models' projections are one product
     assert not loss.requires_grad
 
@@ -369,8 +365,10 @@ def test_without_gradients_only_the_two_projections_are_paid():
 @pytest.mark.parametrize("settings", [{}, {"beta": 0.5}, {"beta": 1.0}, {"clip_mode": "entry", "clip_value": 0.05}])
 def test_the_gpu_gives_what_the_cpu_gives(dtype, settings):
     student, teacher, head, weights = tensors(tokens=200, vocab=9000, dtype=dtype)
-    objective = config.DistillationConfig(chunk_tokens=64, **settings)
-    expected, expected_gradient, _ = evaluate(divergence, student, teacher, head, weights, objective)
-    loss, gradient, _ = evaluate(divergence, student.cuda(), teacher.cuda(), head.cuda(), weights.cuda(), objective)
+    support = FullVocabulary(**settings)
+    expected, expected_gradient, _ = evaluate(divergence, student, teacher, head, weights, support, chunk_tokens=64)
+    loss, gradient, _ = evaluate(
+        divergence, student.cuda(), teacher.cuda(), head.cuda(), weights.cuda(), support, chunk_tokens=64
+    )
     torch.testing.assert_close(loss.cpu(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradient.cpu(), expected_gradient, rtol=2e-2, atol=1e-3)

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.losses.grpo import advantages, policy_gradient
+from stepalign.losses.grpo import Clip, advantages, policy_gradient
 
 TOKENS, HIDDEN, VOCAB = 13, 8, 37
 
@@ -25,15 +24,17 @@ def tensors(dtype=torch.float32):
     return hidden.to(dtype), head.to(dtype), targets, advantage, weights, old, base
 
 
-def reference(hidden, head, targets, advantage, weights, settings, *, temperature, old=None, base=None):
+def reference(
+    hidden, head, targets, advantage, weights, *, temperature, clip=(0.2, None), kl_coef=0.0, old=None, base=None
+):
     """The loss from whole logits, for autograd."""
     log_probs = (hidden @ head.T / temperature).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     ratio = (log_probs - (log_probs.detach() if old is None else old.double())).exp()
-    high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
-    per_token = -torch.minimum(ratio * advantage, ratio.clamp(1 - settings.epsilon, 1 + high) * advantage)
-    if settings.kl_coef:
+    low, high = clip[0], clip[0] if clip[1] is None else clip[1]
+    per_token = -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    if kl_coef:
         gap = base.double() - log_probs
-        per_token = per_token + settings.kl_coef * (gap.exp() - gap - 1)
+        per_token = per_token + kl_coef * (gap.exp() - gap - 1)
     return (weights * per_token).sum()
 
 
@@ -42,7 +43,7 @@ def reference(hidden, head, targets, advantage, weights, settings, *, temperatur
     [
         ({}, ()),
         ({}, ("old",)),
-        ({"epsilon": 0.1, "epsilon_high": 0.3}, ("old",)),
+        ({"clip": Clip(0.1, 0.3)}, ("old",)),
         ({"kl_coef": 0.5}, ("base",)),
         ({"kl_coef": 0.5, "chunk_tokens": 5}, ("old", "base")),
     ],
@@ -51,16 +52,26 @@ def reference(hidden, head, targets, advantage, weights, settings, *, temperatur
 def test_loss_and_gradient_equal_whole_logits_in_float64(settings, given, temperature):
     hidden, head, targets, advantage, weights, old, base = tensors()
     others = {name: value for name, value in (("old", old), ("base", base)) if name in given}
-    grpo = config.GRPOConfig(kind="grpo", **settings)
+    plainly = {name: value for name, value in settings.items() if name != "chunk_tokens"}
 
     plain = hidden.double().requires_grad_()
     expected = reference(
-        plain, head.double(), targets, advantage.double(), weights.double(), grpo, temperature=temperature, **others
+        plain,
+        head.double(),
+        targets,
+        advantage.double(),
+        weights.double(),
+        temperature=temperature,
+        **plainly,
+        **others,
     )
     expected.backward()
 
     ours = hidden.clone().requires_grad_()
-    loss, metrics = policy_gradient(ours, head, targets, advantage, weights, grpo, temperature=temperature, **others)
+    loss, metrics = policy_gradient(
+        ours, head, targets, advantage, weights, temperature=temperature, **settings,
+        **{f"{name}_log_probs": value for name, value in others.items()},
+    )  # fmt: skip
     (3 * loss).backward()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.grad.double(), 3 * plain.grad, rtol=1e-4, atol=1e-5)
@@ -82,9 +93,9 @@ def test_the_clip_stops_what_has_gone_far_enough_and_only_that():
         torch.zeros(4, dtype=torch.long),
         torch.tensor([1.0, -1.0, 1.0, -1.0]),
         torch.ones(4),
-        config.GRPOConfig(kind="grpo", epsilon=0.2),
+        clip=Clip(0.2),
         temperature=1.0,
-        old=old,
+        old_log_probs=old,
     )
     loss.backward()
     assert metrics.clipped.tolist() == [1, 0, 0, 1]
@@ -103,14 +114,11 @@ def test_advantages_by_hand():
 
 def test_a_weight_in_half_precision_gives_the_same_within_its_rounding():
     hidden, head, targets, advantage, weights, old, _ = tensors(torch.bfloat16)
-    grpo = config.GRPOConfig(kind="grpo")
     exact = hidden.double().requires_grad_()
-    expected = reference(
-        exact, head.double(), targets, advantage.double(), weights.double(), grpo, temperature=1.2, old=old
-    )
+    expected = reference(exact, head.double(), targets, advantage.double(), weights.double(), temperature=1.2, old=old)
     expected.backward()
     ours = hidden.clone().requires_grad_()
-    loss, _ = policy_gradient(ours, head, targets, advantage, weights, grpo, temperature=1.2, old=old)
+    loss, _ = policy_gradient(ours, head, targets, advantage, weights, temperature=1.2, old_log_probs=old)
     loss.backward()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=2e-2, atol=1e-2)
@@ -118,12 +126,7 @@ def test_a_weight_in_half_precision_gives_the_same_within_its_rounding():
 
 def test_a_kl_without_a_base_and_a_head_that_learns_are_refused():
     hidden, head, targets, advantage, weights, *_ = tensors()
-    with pytest.raises(ValueError, match=r"kl = 0.1, but the base's log-probabilities are not given"):
-        policy_gradient(
-            hidden, head, targets, advantage, weights, config.GRPOConfig(kind="grpo", kl_coef=0.1), temperature=1.0
-        )
+    with pytest.raises(ValueError, match=r"kl_coef = 0\.1, but base_log_probs is None"):
+        policy_gradient(hidden, head, targets, advantage, weights, kl_coef=0.1, temperature=1.0)
     with pytest.raises(StepalignError, match="freeze it"):
-        policy_gradient(
-            hidden.requires_grad_(), head.requires_grad_(), targets, advantage, weights,
-            config.GRPOConfig(kind="grpo"), temperature=1.0,
-        )  # fmt: skip
+        policy_gradient(hidden.requires_grad_(), head.requires_grad_(), targets, advantage, weights, temperature=1.0)

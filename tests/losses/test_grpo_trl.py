@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stepalign import config
 from stepalign.losses.grpo import advantages, policy_gradient
 
 GROUPS, GROUP, LENGTH, HIDDEN, VOCAB = 2, 4, 6, 8, 37
@@ -67,10 +66,11 @@ def test_loss_and_gradient_equal_those_of_trl(trainer, kl, inner, normalize):
         targets[mask],
         per_group[:, None].expand(mask.shape)[mask],
         (per_token * mask)[mask],
-        config.GRPOConfig(kind="grpo", kl_coef=kl, loss_agg_mode=normalize, chunk_tokens=5),
+        kl_coef=kl,
+        chunk_tokens=5,
         temperature=temperature,
-        old=old[mask] if inner else None,
-        base=base[mask] if kl else None,
+        old_log_probs=old[mask] if inner else None,
+        base_log_probs=base[mask] if kl else None,
     )
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)

@@ -11,19 +11,21 @@ from rich.console import Console as RichConsole
 from torch.utils.flop_counter import FlopCounterMode
 
 from stepalign import config, models
-from stepalign.algorithms.distillation_loss import DistillationLoss
+from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
+from stepalign.collate import collate
 from stepalign.config import Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
+from stepalign.launch import train
 from stepalign.planning import Plan, estimate, plan
 from stepalign.planning.lengths import Lengths, lengths
 from stepalign.planning.model_size import model_size
 from stepalign.planning.table import table
 from stepalign.policy import Policy
-from stepalign.trainer.accumulation import optimizer_of, update
-from stepalign.trainer.loop import train
-from stepalign.views import DistillationExample, View, collate
+from stepalign.trainer.accumulation import adamw, local_passes, update
+from stepalign.views import View
 
 MakeRecipe = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -59,7 +61,7 @@ def test_activations_are_those_that_autograd_keeps(
     if checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     ids = tuple(range(5, 205))
-    batch = collate([View(prompt_ids=ids[:1], completion_ids=ids[1:], start=0, stop=199)])
+    batch = collate([View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=199)])
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*policy.parameters(), *policy.buffers()]}
     kept: dict[int, torch.Tensor] = {}
 
@@ -98,20 +100,23 @@ def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, ma
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     # Short, since the counter does not know the CPU's attention.
     written = tuple(range(5, 17))
-    lesson = DistillationExample(
+    example = DistillationExample(
         rollout_id="r",
-        student=View(prompt_ids=(1,) * 4, completion_ids=written, start=0, stop=12),
-        teacher=View(prompt_ids=(1,) * 8, completion_ids=written, start=0, stop=12),
+        student=View(prompt_ids=(1,) * 4, completion_ids=written, loss_start=0, loss_stop=12),
+        teacher=View(prompt_ids=(1,) * 8, completion_ids=written, loss_start=0, loss_stop=12),
     )
     with FlopCounterMode(display=False) as counter, Console(quiet=True) as console:
+        examples, strategy = [example] * settings.training.rollouts_per_step, DataParallel()
         update(
-            DataParallel(),
-            policy,
-            optimizer_of(policy, settings.optimizer),
-            [lesson] * settings.training.rollouts_per_step,
             DistillationLoss(config.DistillationConfig()),
-            settings,
+            policy,
+            strategy,
+            adamw(policy, settings.optimizer),
+            StepExamples(examples=examples),
+            local_passes(strategy, examples, settings.training.micro_batch_size, None),
             console,
+            loss_agg_mode="token-mean",
+            max_grad_norm=0.1,
         )
     given = Lengths(prompt=4, completion=12, max_completion=12, teacher_prompt=8, evaluation=12)
     size = model_size(settings.model, settings.lora, gpu=False)
@@ -183,7 +188,7 @@ def test_unknown_hardware_is_an_error(make_recipe: MakeRecipe) -> None:
 def printed(settings: Recipe, hardware: str | None, price: float | None = None) -> str:
     output = io.StringIO()
     estimated = plan(settings, hardware=hardware, completion_tokens=5)
-    RichConsole(width=200, file=output).print(table(estimated, price=price))
+    RichConsole(width=200, file=output).print(table(settings, estimated, price=price))
     return output.getvalue()
 
 

@@ -11,8 +11,8 @@ from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.launch import train
 from stepalign.probing import inputs
-from stepalign.trainer.loop import train
 
 MakeRecipe = Callable[..., Recipe]
 CONTEXTS = 'probe.contexts=["stepalign", "refsol"]'

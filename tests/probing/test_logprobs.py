@@ -19,7 +19,12 @@ def views(count: int = 9) -> list[View]:
     for _ in range(count):
         completion = ids(draws.randrange(1, 20))
         made.append(
-            View(prompt_ids=ids(draws.randrange(1, 30)), completion_ids=completion, start=0, stop=len(completion))
+            View(
+                prompt_ids=ids(draws.randrange(1, 30)),
+                completion_ids=completion,
+                loss_start=0,
+                loss_stop=len(completion),
+            )
         )
     return made
 

@@ -56,7 +56,7 @@ STEP = {
 
 def test_a_row_for_each_stage_that_took_any_time() -> None:
     drawn = timeline_svg(STEP)
-    rows = re.findall(r">(sampling|critic|waiting for it|teacher|student|optimizer)<", drawn)
+    rows = re.findall(r">(sampling|critic|critic wait|teacher|student|optimizer)<", drawn)
     assert rows == ["sampling", "critic", "teacher", "student", "optimizer"]
     assert timeline_png(STEP).startswith(b"\x89PNG")
 

@@ -10,39 +10,40 @@ import torch
 from torch import Tensor
 
 from stepalign import models
-from stepalign.algorithms.distillation_loss import DistillationLoss
+from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.config import OptimizerConfig, Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
-from stepalign.trainer.accumulation import GradientAccumulator, learning_rate, optimizer_of, update
-from stepalign.views import DistillationExample, View
+from stepalign.trainer.accumulation import GradientAccumulator, adamw, learning_rate, local_passes, update
+from stepalign.views import View
 
 MakeRecipe = Callable[..., Recipe]
 UNCLIPPED = "optimizer.max_grad_norm=1e9"
 
 
-def lessons() -> list[DistillationExample]:
+def examples() -> list[DistillationExample]:
     draws = random.Random(0)
 
     def ids(length: int) -> tuple[int, ...]:
         return tuple(draws.randrange(300) for _ in range(length))
 
-    def lesson(number: int, student: int, teacher: int, completion: int, start: int, stop: int) -> DistillationExample:
-        written = ids(completion)
+    def example(number: int, student: int, teacher: int, completion: int, start: int, stop: int) -> DistillationExample:
+        span = {"completion_ids": ids(completion), "loss_start": start, "loss_stop": stop}
         return DistillationExample(
             rollout_id=f"rollout {number}",
-            student=View(prompt_ids=ids(student), completion_ids=written, start=start, stop=stop),
-            teacher=View(prompt_ids=ids(teacher), completion_ids=written, start=start, stop=stop),
+            student=View(prompt_ids=ids(student), **span),
+            teacher=View(prompt_ids=ids(teacher), **span),
         )
 
     return [
-        lesson(0, 5, 12, 8, 0, 8),
-        lesson(1, 9, 30, 3, 0, 3),
-        lesson(2, 4, 7, 20, 2, 20),
-        lesson(3, 6, 15, 12, 0, 5),
-        lesson(4, 2, 9, 1, 0, 1),
+        example(0, 5, 12, 8, 0, 8),
+        example(1, 9, 30, 3, 0, 3),
+        example(2, 4, 7, 20, 2, 20),
+        example(3, 6, 15, 12, 0, 5),
+        example(4, 2, 9, 1, 0, 1),
     ]
 
 
@@ -59,14 +60,29 @@ def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
     return policy
 
 
+def update_once(
+    policy: Policy, optimizer: torch.optim.Optimizer, settings: Recipe, console: Console
+) -> dict[str, float]:
+    training, strategy = settings.training, DataParallel()
+    return update(
+        DistillationLoss(settings.algorithm),
+        policy,
+        strategy,
+        optimizer,
+        StepExamples(examples=examples()),
+        local_passes(strategy, examples(), training.micro_batch_size, training.max_tokens_per_micro_batch),
+        console,
+        loss_agg_mode=settings.algorithm.loss_agg_mode,
+        max_grad_norm=settings.optimizer.max_grad_norm,
+    )
+
+
 def step(policy: Policy, settings: Recipe) -> tuple[list[Tensor], dict[str, float]]:
     """What one update with plain gradient descent takes away from the parameters: the gradient. And the metrics."""
     moved = copy.deepcopy(policy)
     optimizer = torch.optim.SGD(moved.trainable(), lr=1.0)
     with Console(1) as console:
-        metrics = update(
-            DataParallel(), moved, optimizer, lessons(), DistillationLoss(settings.algorithm), settings, console
-        )
+        metrics = update_once(moved, optimizer, settings, console)
     taken = [
         before.detach().double() - after.detach().double()
         for before, after in zip(policy.trainable(), moved.trainable(), strict=True)
@@ -81,17 +97,17 @@ def plain(policy: Policy, normalize: str) -> tuple[list[Tensor], float, float]:
     def log_probabilities(view: View) -> Tensor:
         ids = torch.tensor([[*view.prompt_ids, *view.completion_ids]])
         before = len(view.prompt_ids) - 1
-        logits = double.model(ids).logits[0, before + view.start : before + view.stop]
+        logits = double.model(ids).logits[0, before + view.loss_start : before + view.loss_stop]
         return torch.log_softmax(logits, dim=-1)
 
-    by_lesson = []
-    for lesson in lessons():
+    by_example = []
+    for example in examples():
         with torch.no_grad(), double.model.disable_adapter():
-            teacher = log_probabilities(lesson.teacher)
-        student = log_probabilities(lesson.student)
-        by_lesson.append((teacher.exp() * (teacher - student)).sum(dim=-1))
-    tokens = torch.cat(by_lesson)
-    loss = torch.stack([kl.mean() for kl in by_lesson]).mean() if normalize == "seq-mean-token-mean" else tokens.mean()
+            teacher = log_probabilities(example.teacher)
+        student = log_probabilities(example.student)
+        by_example.append((teacher.exp() * (teacher - student)).sum(dim=-1))
+    tokens = torch.cat(by_example)
+    loss = torch.stack([kl.mean() for kl in by_example]).mean() if normalize == "seq-mean-token-mean" else tokens.mean()
     loss.backward()
     gradients = [parameter.grad for parameter in double.parameters() if parameter.grad is not None]
     return gradients, loss.item(), tokens.mean().item()
@@ -138,22 +154,20 @@ def test_gradients_are_clipped_to_the_global_norm(policy: Policy, make_recipe: M
 
 def test_metrics_of_the_first_token_and_the_seconds(policy: Policy, make_recipe: MakeRecipe) -> None:
     console = Console(1)
-    optimizer = optimizer_of(policy, make_recipe().optimizer)
+    optimizer = adamw(policy, make_recipe().optimizer)
     double = copy.deepcopy(policy).double().eval()
     firsts = []
-    for lesson in lessons():
+    for example in examples():
         hidden = [
-            (read(torch.tensor([[*view.prompt_ids, *view.completion_ids[: view.start]]])))
+            (read(torch.tensor([[*view.prompt_ids, *view.completion_ids[: view.loss_start]]])))
             for view, read in (
-                (lesson.teacher, lambda ids: _logits(double, ids, teacher=True)),
-                (lesson.student, lambda ids: _logits(double, ids, teacher=False)),
+                (example.teacher, lambda ids: _logits(double, ids, teacher=True)),
+                (example.student, lambda ids: _logits(double, ids, teacher=False)),
             )
         ]
         teacher, student = (torch.log_softmax(logits, dim=-1) for logits in hidden)
         firsts.append((teacher.exp() * (teacher - student)).sum())
-    metrics = update(
-        DataParallel(), policy, optimizer, lessons(), DistillationLoss(make_recipe().algorithm), make_recipe(), console
-    )
+    metrics = update_once(policy, optimizer, make_recipe(), console)
     assert metrics["first_token_kl"] == pytest.approx(torch.stack(firsts).mean().item(), rel=1e-4)
     assert {"teacher", "student", "optimizer"} <= console.seconds.keys()
 
@@ -167,20 +181,55 @@ def _logits(policy: Policy, ids: Tensor, *, teacher: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("normalize", ["seq-mean-token-mean", "token-mean"])
-def test_a_denominator_that_was_guessed_is_put_right(normalize: str, policy: Policy, make_recipe: MakeRecipe) -> None:
+def test_an_estimated_denominator_is_rescaled(normalize: str, policy: Policy, make_recipe: MakeRecipe) -> None:
     settings = make_recipe(f"algorithm.loss_agg_mode={normalize}", "training.micro_batch_size=1")
     gradients, loss, kl = plain(policy, normalize)
     moved = copy.deepcopy(policy)
-    learner = DistillationLoss(settings.algorithm)
-    sum_of = GradientAccumulator(DataParallel(), moved, learner, settings, Console(1), sequences=9, tokens=100)
-    for lesson in lessons()[::-1]:
-        sum_of.add([lesson])
+    accumulator = GradientAccumulator(
+        DistillationLoss(settings.algorithm),
+        moved,
+        DataParallel(),
+        Console(1),
+        loss_agg_mode=normalize,
+        sequences=9,
+        tokens=100,
+    )
+    for example in examples()[::-1]:
+        accumulator.add([example])
     optimizer = torch.optim.SGD(moved.trainable(), lr=0.0)
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
-    metrics = sum_of.apply(optimizer, lessons())
+    metrics = accumulator.step(optimizer, StepExamples(examples=examples()), 1.0)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["kl"] == pytest.approx(kl, rel=1e-5)
+
+
+def test_the_mismatch_with_the_sampler_is_a_mean_over_loss_tokens(policy: Policy, make_recipe: MakeRecipe) -> None:
+    settings, sampled = make_recipe(), {}
+    for example in examples():
+        view, double = example.student, copy.deepcopy(policy).double().eval()
+        ids = torch.tensor([[*view.prompt_ids, *view.completion_ids]])
+        with torch.no_grad():
+            logits = double.model(ids).logits[0, len(view.prompt_ids) - 1 : -1]
+        log_probs = logits.log_softmax(-1).gather(-1, torch.tensor(view.completion_ids)[:, None])[:, 0]
+        sampled[example.rollout_id] = log_probs.tolist()
+    sampled["rollout 1"] = [value - 0.5 for value in sampled["rollout 1"]]
+    del sampled["rollout 4"]
+    accumulator = GradientAccumulator(
+        DistillationLoss(settings.algorithm),
+        policy,
+        DataParallel(),
+        Console(1),
+        loss_agg_mode="token-mean",
+        sequences=5,
+        tokens=35,
+        sampler_logprobs=sampled,
+    )
+    accumulator.add(examples()[:3])
+    accumulator.add(examples()[3:])
+    metrics = accumulator.step(adamw(policy, settings.optimizer), StepExamples(examples=examples()), 1.0)
+    assert metrics["sampler_mismatch_max"] == pytest.approx(0.5, abs=1e-4)
+    assert metrics["sampler_mismatch"] == pytest.approx(0.5 / 4, abs=1e-4)
 
 
 # ── what is not finite ────────────────────────────────────────────────────────────────────────────────────────
@@ -198,17 +247,9 @@ def test_a_loss_that_is_not_finite_updates_nothing_and_names_the_rollouts(
     with torch.no_grad():
         policy.trainable()[1][0, 0] = float("nan")
     before = [parameter.detach().clone() for parameter in policy.trainable()]
-    optimizer = optimizer_of(policy, make_recipe().optimizer)
+    optimizer = adamw(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the loss is nan on rollouts rollout 1, rollout 2; nothing was upd"):
-        update(
-            DataParallel(),
-            policy,
-            optimizer,
-            lessons(),
-            DistillationLoss(make_recipe().algorithm),
-            make_recipe(),
-            Console(1),
-        )
+        update_once(policy, optimizer, make_recipe(), Console(1))
     assert unchanged(policy, before)
     assert not optimizer.state
 
@@ -216,17 +257,9 @@ def test_a_loss_that_is_not_finite_updates_nothing_and_names_the_rollouts(
 def test_a_gradient_that_is_not_finite_updates_nothing(policy: Policy, make_recipe: MakeRecipe) -> None:
     policy.trainable()[0].register_hook(lambda gradient: gradient * float("inf"))
     before = [parameter.detach().clone() for parameter in policy.trainable()]
-    optimizer = optimizer_of(policy, make_recipe().optimizer)
+    optimizer = adamw(policy, make_recipe().optimizer)
     with pytest.raises(StepalignError, match=r"the gradient's norm is (nan|inf); nothing was updated"):
-        update(
-            DataParallel(),
-            policy,
-            optimizer,
-            lessons(),
-            DistillationLoss(make_recipe().algorithm),
-            make_recipe(),
-            Console(1),
-        )
+        update_once(policy, optimizer, make_recipe(), Console(1))
     assert unchanged(policy, before)
     assert not optimizer.state
 
@@ -236,7 +269,7 @@ def test_a_gradient_that_is_not_finite_updates_nothing(policy: Policy, make_reci
 
 def test_the_optimizer_is_adamw_over_the_adapter(policy: Policy) -> None:
     settings = OptimizerConfig(lr=3e-4, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
-    optimizer = optimizer_of(policy, settings)
+    optimizer = adamw(policy, settings)
     assert isinstance(optimizer, torch.optim.AdamW)
     (group,) = optimizer.param_groups
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (3e-4, (0.8, 0.95), 1e-6, 0.1)

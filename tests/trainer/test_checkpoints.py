@@ -12,15 +12,16 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from stepalign import config, models
+from stepalign.collate import collate
 from stepalign.errors import StepalignError
 from stepalign.io import sync
 from stepalign.policy import Policy
 from stepalign.trainer import checkpoints
-from stepalign.views import View, collate
+from stepalign.views import View
 
 Fresh = Callable[[], tuple[Policy, torch.optim.Optimizer]]
 
-VIEW = View(prompt_ids=(5, 9, 17), completion_ids=(40, 41, 42, 43), start=0, stop=4)
+VIEW = View(prompt_ids=(5, 9, 17), completion_ids=(40, 41, 42, 43), loss_start=0, loss_stop=4)
 
 
 @pytest.fixture

@@ -22,11 +22,12 @@ from stepalign import config
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
+from stepalign.launch import train
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts import transformers as sampling
 from stepalign.trainer import checkpoints, loop
-from stepalign.trainer.loop import Trainer, train
-from stepalign.trainer.run_folder import Run
+from stepalign.trainer.build import build_trainer
+from stepalign.trainer.run_folder import RunFolder
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -34,9 +35,9 @@ MakeRecipe = Callable[..., Recipe]
 def run(settings: Recipe) -> Path:
     """A run without its report."""
     with ExitStack() as stack:
-        opened = Run(settings)
+        opened = RunFolder(settings)
         stack.callback(opened.close)
-        Trainer(settings, opened, stack).run_all()
+        build_trainer(settings, opened, stack).train()
     return settings.folder
 
 
@@ -192,20 +193,20 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "name", "call", "when"),
     [
-        pytest.param(Run, "describe", 1, "before", marks=SLOW),
-        pytest.param(Run, "keep_evaluation", 1, "before", marks=SLOW),
+        pytest.param(RunFolder, "describe", 1, "before", marks=SLOW),
+        pytest.param(RunFolder, "save_evaluation", 1, "before", marks=SLOW),
         pytest.param(sampling._Batch, "_decode", 40, "before", marks=SLOW),
-        pytest.param(Run, "keep_rollouts", 2, "after", marks=SLOW),
-        (Run, "keep_critiques", 3, "after"),
+        pytest.param(RunFolder, "save_rollouts", 2, "after", marks=SLOW),
+        (RunFolder, "save_critiques", 3, "after"),
         (loop, "update", 3, "after"),
-        pytest.param(Run, "add_metrics", 3, "after", marks=SLOW),
-        pytest.param(Run, "add_metrics", 4, "after", marks=SLOW),
+        pytest.param(RunFolder, "append_metrics", 3, "after", marks=SLOW),
+        pytest.param(RunFolder, "append_metrics", 4, "after", marks=SLOW),
         (checkpoints, "save_file", 2, "before"),
         pytest.param(checkpoints, "save_file", 1, "after", marks=SLOW),
         (checkpoints, "save", 1, "after"),
         pytest.param(checkpoints, "save", 2, "after", marks=SLOW),
-        pytest.param(Run, "keep_evaluation", 2, "before", marks=SLOW),
-        pytest.param(Run, "keep_evaluation", 2, "after", marks=SLOW),
+        pytest.param(RunFolder, "save_evaluation", 2, "before", marks=SLOW),
+        pytest.param(RunFolder, "save_evaluation", 2, "after", marks=SLOW),
     ],
 )
 def test_a_run_stopped_at_any_moment_goes_on_to_the_same_numbers(
@@ -240,7 +241,7 @@ def test_a_run_stopped_at_any_moment_goes_on_to_the_same_numbers(
 def in_a_process(settings: Recipe) -> Any:
     """`train` in a process of its own, forked from a server that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stepalign.trainer.loop"])
+    context.set_forkserver_preload(["stepalign.launch"])
     process = context.Process(target=train, args=(settings,))
     process.start()
     return process
@@ -373,7 +374,7 @@ def test_empty_rollouts_do_not_stop_a_run(
     assert "all 4 rollouts are the same text: ''" in capsys.readouterr().err
 
 
-def test_a_step_without_lessons_updates_nothing_and_is_counted(
+def test_a_step_without_examples_updates_nothing_and_is_counted(
     make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = make_recipe("teacher.max_length=50", "training.max_steps=2", "training.save_steps=1")
@@ -383,7 +384,7 @@ def test_a_step_without_lessons_updates_nothing_and_is_counted(
         assert values["outcomes"] == {"dropped": 4}
         assert values["failures"] == {"teacher prompt too long": 4}
     assert adapter(folder, 1) == adapter(folder, 2)
-    assert "warning: step 2: nothing to learn from, no update" in capsys.readouterr().err
+    assert "warning: step 2: no rollout carries a gradient, so no update was made" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_names_run_and_step(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:

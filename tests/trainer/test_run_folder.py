@@ -13,7 +13,7 @@ from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import score
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout
-from stepalign.trainer.run_folder import Run
+from stepalign.trainer.run_folder import RunFolder
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -26,8 +26,8 @@ def settings(make_recipe: MakeRecipe) -> Recipe:
 
 
 @pytest.fixture
-def run(settings: Recipe) -> Iterator[Run]:
-    run = Run(settings)
+def run(settings: Recipe) -> Iterator[RunFolder]:
+    run = RunFolder(settings)
     yield run
     run.close()
 
@@ -51,20 +51,20 @@ def rollout(number: int) -> Rollout:
 def test_the_same_recipe_takes_the_folder_up_again(settings: Recipe) -> None:
     begun(settings)
     before = (settings.folder / "recipe.toml").read_bytes()
-    Run(settings).close()
+    RunFolder(settings).close()
     assert (settings.folder / "recipe.toml").read_bytes() == before
 
 
 def begun(settings: Recipe) -> None:
     """A run that has got as far as its manifest."""
-    run = Run(settings)
+    run = RunFolder(settings)
     run.describe(PROBLEMS, [], {})
     run.close()
 
 
 def test_a_recipe_may_be_mended_as_long_as_nothing_was_computed(settings: Recipe, make_recipe: MakeRecipe) -> None:
-    Run(settings).close()
-    Run(make_recipe("optimizer.lr=0.5")).close()
+    RunFolder(settings).close()
+    RunFolder(make_recipe("optimizer.lr=0.5")).close()
     assert "lr = 0.5" in (settings.folder / "recipe.toml").read_text()
 
 
@@ -72,17 +72,17 @@ def test_another_recipe_is_an_error_that_lists_what_differs(settings: Recipe, ma
     begun(settings)
     other = make_recipe("optimizer.lr=0.5", "training.max_steps=9", "context.template=refsol")
     with pytest.raises(StepalignError) as raised:
-        Run(other)
+        RunFolder(other)
     message = str(raised.value)
     assert "optimizer.lr: 0.01 → 0.5" in message
     assert "context.template: 'stepalign' → 'refsol'" in message
     assert "training.max_steps" not in message
-    Run(settings).close()  # the refused one holds no lock, and has changed nothing
+    RunFolder(settings).close()  # the refused one holds no lock, and has changed nothing
 
 
 def test_steps_and_trackers_may_differ_and_the_new_ones_are_written(settings: Recipe, make_recipe: MakeRecipe) -> None:
     begun(settings)
-    Run(make_recipe("training.max_steps=9", "tracking.project=other")).close()
+    RunFolder(make_recipe("training.max_steps=9", "tracking.project=other")).close()
     assert "steps = 9" in (settings.folder / "recipe.toml").read_text()
 
 
@@ -91,9 +91,11 @@ def test_a_run_may_go_on_with_its_critic_at_another_address(make_recipe: MakeRec
         return make_recipe("critic={kind='openai', base_url='" + url + "', model='m'}", *changed)
 
     begun(asking("http://here/v1"))
-    Run(asking("http://there/v1", "critic.max_concurrency=1", "critic.max_outage_s=9", "critic.cache=off")).close()
+    RunFolder(
+        asking("http://there/v1", "critic.max_concurrency=1", "critic.max_outage_s=9", "critic.cache=off")
+    ).close()
     with pytest.raises(StepalignError, match=r"critic\.mode: 'copy' → 'splice'"):
-        Run(asking("http://there/v1", "critic.mode=splice"))
+        RunFolder(asking("http://there/v1", "critic.mode=splice"))
 
 
 def test_another_process_is_locked_out_until_the_first_one_ends(settings: Recipe) -> None:
@@ -108,23 +110,23 @@ def test_another_process_is_locked_out_until_the_first_one_ends(settings: Recipe
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(StepalignError, match="another process is writing to this run"):
-            Run(settings)
+            RunFolder(settings)
         assert not (settings.folder / "recipe.toml").exists()
         holder.send_signal(signal.SIGKILL)
-    Run(settings).close()
+    RunFolder(settings).close()
 
 
 def test_a_file_in_the_folders_place_is_an_error(settings: Recipe) -> None:
     settings.folder.parent.mkdir()
     settings.folder.write_text("in the way")
     with pytest.raises(StepalignError, match=r"runs/tiny: cannot be written"):
-        Run(settings)
+        RunFolder(settings)
 
 
 # ── what is kept ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_problems_and_manifest_are_written_once(run: Run) -> None:
+def test_problems_and_manifest_are_written_once(run: RunFolder) -> None:
     run.describe(PROBLEMS[:2], PROBLEMS[2:], {"duplicate": 3})
     manifest = (run.folder / "manifest.json").read_bytes()
     run.describe(PROBLEMS[:2], PROBLEMS[2:], {})
@@ -139,13 +141,13 @@ def test_problems_and_manifest_are_written_once(run: Run) -> None:
     assert [json.loads(line)["id"] for line in lines] == ["p0", "p1"]
 
 
-def test_a_source_that_gives_other_problems_than_the_run_began_with_is_refused(run: Run) -> None:
+def test_a_source_that_gives_other_problems_than_the_run_began_with_is_refused(run: RunFolder) -> None:
     run.describe(PROBLEMS[:2], PROBLEMS[2:], {})
     with pytest.raises(StepalignError, match=r"train\.jsonl: the recipe's source no longer gives the problems"):
         run.describe(PROBLEMS[1:], PROBLEMS[2:], {})
 
 
-def test_rollouts_and_critiques_of_a_step_come_back_as_they_were(run: Run) -> None:
+def test_rollouts_and_critiques_of_a_step_come_back_as_they_were(run: RunFolder) -> None:
     assert run.rollouts(1) is None
     assert run.critiques(1) is None
     rollouts = [rollout(0), rollout(1)]
@@ -153,57 +155,57 @@ def test_rollouts_and_critiques_of_a_step_come_back_as_they_were(run: Run) -> No
         Critique(rollout_id="r0", critic="program", case="A", verdicts=(), correct_part="ab", text="good"),
         CritiqueFailure(rollout_id="r1", critic="program", reason="parse"),
     ]
-    run.keep_rollouts(1, rollouts)
-    run.keep_critiques(1, answers)
+    run.save_rollouts(1, rollouts)
+    run.save_critiques(1, answers)
     assert run.rollouts(1) == rollouts
     assert run.critiques(1) == answers
     assert run.rollouts(2) is None
 
 
-def test_no_critiques_are_not_the_same_as_none_yet(run: Run) -> None:
-    run.keep_critiques(1, [])
+def test_no_critiques_are_not_the_same_as_none_yet(run: RunFolder) -> None:
+    run.save_critiques(1, [])
     assert run.critiques(1) == []
 
 
-def test_an_evaluation_comes_back_as_it_was(run: Run) -> None:
+def test_an_evaluation_comes_back_as_it_was(run: RunFolder) -> None:
     rollouts = [rollout(0), rollout(1)]
     evaluation = score(rollouts, n=2, resamples=10, seed=0, step=4)
     assert run.evaluation(4) is None
-    run.keep_evaluation(evaluation, rollouts)
+    run.save_evaluation(evaluation, rollouts)
     assert run.evaluation(4) == evaluation
     assert (run.folder / "evaluations" / "step-000004.jsonl").exists()
 
 
-def test_metrics_of_steps_to_be_done_again_and_a_torn_line_are_dropped(run: Run) -> None:
-    run.forget_metrics_after(0)  # nothing there yet
+def test_metrics_of_steps_to_be_done_again_and_a_torn_line_are_dropped(run: RunFolder) -> None:
+    run.drop_metrics_after(0)  # nothing there yet
     for step in (1, 2, 3):
-        run.add_metrics({"step": step, "loss": 0.5})
+        run.append_metrics({"step": step, "loss": 0.5})
     file = run.folder / "metrics.jsonl"
     file.write_text(file.read_text() + '{"step": 4, "lo')
 
-    run.forget_metrics_after(3)
+    run.drop_metrics_after(3)
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3]
-    run.forget_metrics_after(2)
-    run.add_metrics({"step": 3, "loss": 0.25})
+    run.drop_metrics_after(2)
+    run.append_metrics({"step": 3, "loss": 0.25})
     assert [json.loads(line)["loss"] for line in file.read_text().splitlines()] == [0.5, 0.5, 0.25]
 
 
-def test_a_damaged_rollout_file_is_an_error_that_names_the_line(run: Run) -> None:
-    run.keep_rollouts(1, [rollout(0)])
+def test_a_damaged_rollout_file_is_an_error_that_names_the_line(run: RunFolder) -> None:
+    run.save_rollouts(1, [rollout(0)])
     file: Path = run.folder / "rollouts" / "step-000001.jsonl"
     file.write_text(file.read_text() + '{"id": "r1"}\n')
     with pytest.raises(StepalignError, match=r"step-000001\.jsonl, line 2: not a Rollout"):
         run.rollouts(1)
 
 
-def test_a_step_in_which_nothing_ran_has_an_empty_timeline(run: Run) -> None:
+def test_a_step_in_which_nothing_ran_has_an_empty_timeline(run: RunFolder) -> None:
     """One that goes on from kept records, none of which can be learnt from."""
-    run.add_timeline(1, {"answered": []})
-    run.add_timeline(2, {"sample": [(5.0, 6.5)], "answered": [(6.0, 7.0)]})
+    run.append_timeline(1, {"answered": []})
+    run.append_timeline(2, {"sample": [(5.0, 6.5)], "answered": [(6.0, 7.0)]})
     lines = [json.loads(line) for line in (run.folder / "timeline.jsonl").read_text().splitlines()]
     assert lines == [
         {"step": 1, "answered": []},
         {"step": 2, "sample": [[0.0, 1.5]], "answered": [[1.0, 2.0]]},
     ]
-    run.forget_metrics_after(1)
+    run.drop_metrics_after(1)
     assert len((run.folder / "timeline.jsonl").read_text().splitlines()) == 1

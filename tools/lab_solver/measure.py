@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from stepalign import config, contexts, lab
 from stepalign import data as problems
-from stepalign.algorithms.self_distillation import within
+from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.evaluation.run import evaluate_policy
@@ -66,7 +66,9 @@ def measure(settings: config.Recipe) -> dict[str, Any]:
             context_limit=limit,
         )
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
-        scorer = CreditScorer(Policy(base).eval(), chat, solver.prompt.before, designs, within(settings.teacher, limit))
+        scorer = CreditScorer(
+            Policy(base).eval(), chat, solver.prompt.before, designs, limit_to_context(settings.teacher, limit)
+        )
         batches = scorer.run(inputs.rollouts, by_id, inputs.critiques, {})
         credits = [credit for batch in batches for credit in batch]
         with_context = {}

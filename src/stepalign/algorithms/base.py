@@ -1,7 +1,7 @@
-"""What a condition is: how a step's rollouts become lessons, and what the lessons are worth.
+"""Algorithm protocol: from a step's rollouts to training examples and a loss.
 
-Sampler, loop, optimizer and evaluation are the same for every condition. A `Algorithm` is what differs: distillation
-(`teaching`, `distilling`) or GRPO (`rewarding`).
+Sampler, loop, optimizer and evaluation are the same for every algorithm. A new algorithm is a module in this room, a
+table in `config/algorithms.py` and a recipe.
 """
 
 from collections import Counter
@@ -9,68 +9,100 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.trainer.accumulation import Loss
+from jaxtyping import Float
+from torch import Tensor
+
+from stepalign.collate import Batch
+from stepalign.policy import Policy
+from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.views import TrainingExample, View
 
-L = TypeVar("L", bound=TrainingExample)
+E = TypeVar("E", bound=TrainingExample)
+E_contra = TypeVar("E_contra", bound=TrainingExample, contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepExamples(Generic[L]):
-    """A step's lessons, and what became of every rollout."""
+class StepExamples(Generic[E]):
+    """Training examples of a step, and the outcome of every rollout."""
 
-    lessons: list[L]
+    examples: list[E] = field(default_factory=list)
     zero_gradient: list[View] = field(default_factory=list)
-    """What counts in the loss's means but has no gradient, so that no pass is spent on it."""
+    """Views in the loss's denominator without a gradient, so that no pass is spent on them."""
     outcomes: Counter[str] = field(default_factory=Counter)
-    """`taught`, of which `fallback` under the fallback's context and `cut` with a shortened one; `dropped`."""
+    """`taught`, of which `fallback` with the fallback's context and `cut` with a shortened one; `dropped`."""
     cases: Counter[str] = field(default_factory=Counter)
-    """The critiques' cases."""
+    """Cases of the critiques, A to D."""
     failures: Counter[str] = field(default_factory=Counter)
-    """Why there is no critique, or no lesson."""
+    """Reasons for a missing critique or a missing example."""
 
-    def extend(self, other: "StepExamples[L]") -> None:
-        """Add what became of other rollouts of the step."""
-        self.lessons.extend(other.lessons)
+    @property
+    def views(self) -> list[View]:
+        """The views in the loss's denominator."""
+        return [*(example.student for example in self.examples), *self.zero_gradient]
+
+    def extend(self, other: "StepExamples[E]") -> None:
+        """Add the examples of other rollouts of the step."""
+        self.examples.extend(other.examples)
         self.zero_gradient.extend(other.zero_gradient)
-        for mine, others in (
-            (self.outcomes, other.outcomes),
-            (self.cases, other.cases),
-            (self.failures, other.failures),
-        ):
-            mine.update(others)
+        self.outcomes.update(other.outcomes)
+        self.cases.update(other.cases)
+        self.failures.update(other.failures)
 
 
 @runtime_checkable
-class Algorithm(Protocol[L]):
-    """A condition at work."""
+class Loss(Protocol[E_contra]):
+    """Loss on a micro-batch of examples."""
+
+    reference_stage: str
+    """Name of the pass without gradients in the step's seconds: `teacher` or `base`."""
+
+    def reference_forward(self, policy: Policy, examples: Sequence[E_contra], batch: Batch) -> Tensor | None:
+        """Run the pass without gradients on a micro-batch. `batch` holds its student views."""
+        ...
+
+    def loss(
+        self,
+        hidden: Float[Tensor, "tokens hidden"],
+        reference: Tensor | None,
+        head: Float[Tensor, "vocab hidden"],
+        examples: Sequence[E_contra],
+        batch: Batch,
+        weights: Float[Tensor, " tokens"],
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
+        """Compute the micro-batch's part of the step's loss, and metrics of each token by name."""
+        ...
+
+    def reference_tokens(self, examples: Sequence[E_contra]) -> int:
+        """Count the tokens that `reference_forward` reads for these examples."""
+        ...
+
+
+@runtime_checkable
+class Algorithm(Loss[E], Protocol[E]):
+    """Training examples and loss of one condition."""
 
     needs_critique: bool
     one_by_one: bool
-    """Whether a rollout's lesson follows from it and its own critique alone."""
+    """True where an example follows from a rollout and its own critique alone."""
     num_iterations: int
-    """Optimizer updates on each step's lessons."""
+    """Optimizer updates on each step's examples."""
 
-    def check(self, problems: Sequence[Problem]) -> None:
-        """Raise a StepalignError where the problems lack what the method shows of them."""
+    def check_problems(self, problems: Sequence[Problem]) -> None:
+        """Raise a StepalignError where the problems lack what the algorithm needs."""
         ...
 
-    def teach(
-        self,
-        rollouts: Sequence[Rollout],
-        problems: Mapping[str, Problem],
-        answers: Mapping[str, Critique | CritiqueFailure],
-    ) -> StepExamples[L]:
-        """A lesson for every rollout that can be learnt from.
+    def build_examples(
+        self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
+    ) -> StepExamples[E]:
+        """Build an example for every rollout that carries a gradient.
 
         Args:
-            rollouts: one step's, graded.
+            rollouts: graded, of one step.
             problems: by id.
-            answers: the critic's, by rollout id; empty where no critique is needed.
+            critiques: by rollout id; empty where no critique is needed.
         """
         ...
 
-    def learner(self) -> Loss[L]:
-        """The loss for one step's lessons, over all of its updates."""
+    def after_step(self, policy: Policy) -> None:
+        """Update the algorithm's own state after an optimizer step."""
         ...

@@ -1,40 +1,95 @@
-"""Distillation's loss on a micro-batch: the teacher looks first, then student and teacher are compared (Eq. 3)."""
+"""Loss of self-distillation: teacher and student compared on a micro-batch (Eq. 3 of arXiv 2606.11173)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
+from stepalign.collate import Batch, collate, split_views
 from stepalign.losses.divergence import divergence
+from stepalign.losses.support import FullVocabulary
 from stepalign.policy import Policy
-from stepalign.views import Batch, DistillationExample, collate
+from stepalign.teachers import TEACHERS
+from stepalign.views import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationExample:
+    """Two views of one rollout. They differ in the prompt alone."""
+
+    rollout_id: str
+    student: View
+    teacher: View
+    message: str = ""
+    """The text that the teacher reads."""
+    cut: bool = False
+    """True where the teacher's context was shortened."""
+
+    def __post_init__(self) -> None:
+        student, teacher = (
+            (view.completion_ids, view.loss_start, view.loss_stop) for view in (self.student, self.teacher)
+        )
+        if student != teacher:
+            raise ValueError(f"rollout {self.rollout_id}: student and teacher see different completions")
+
+    @property
+    def max_input_len(self) -> int:
+        """The tokens of the longer of both passes."""
+        return max(len(self.student.input_ids), len(self.teacher.input_ids))
 
 
 class DistillationLoss:
-    """The divergence between the initial policy, shown the context, and the policy as it is."""
+    """Divergence of the teacher, which reads a context, and the student, which does not."""
 
-    frozen = "teacher"
+    reference_stage = "teacher"
 
-    def __init__(self, settings: config.DistillationConfig) -> None:
-        self._settings = settings
+    def __init__(
+        self, algorithm: config.DistillationConfig, *, teacher_kind: str = "base", max_tokens: int | None = None
+    ) -> None:
+        """Take the recipe's table.
 
-    def look(self, model: Policy, micro: Sequence[DistillationExample], batch: Batch) -> Float[Tensor, "tokens hidden"]:
-        """The teacher's hidden states behind its own prompts."""
-        return model.forward_base(collate([lesson.teacher for lesson in micro]).to(batch.input_ids.device))
+        Args:
+            algorithm: divergence and its clip.
+            teacher_kind: `teacher.kind` of the recipe.
+            max_tokens: padded tokens of one teacher pass, at most; None is no bound.
+        """
+        self.algorithm, self.max_tokens = algorithm, max_tokens
+        self._make_teacher = TEACHERS[teacher_kind]
+        self.support = FullVocabulary(
+            beta=algorithm.beta,
+            student_temperature=algorithm.student_temperature,
+            teacher_temperature=algorithm.teacher_temperature,
+            clip_mode=algorithm.clip_mode,
+            clip_value=algorithm.clip_value,
+        )
+
+    @torch.no_grad()
+    def reference_forward(
+        self, policy: Policy, examples: Sequence[DistillationExample], batch: Batch
+    ) -> Float[Tensor, "tokens hidden"]:
+        """Run the teacher on a micro-batch, in passes of at most `max_tokens` padded tokens."""
+        device = batch.input_ids.device
+        teacher = self._make_teacher(policy)
+        views = [example.teacher for example in examples]
+        return torch.cat([teacher.forward(collate(part).to(device)) for part in split_views(views, self.max_tokens)])
 
     def loss(
         self,
         hidden: Float[Tensor, "tokens hidden"],
-        seen: Float[Tensor, "tokens hidden"] | None,
+        reference: Float[Tensor, "tokens hidden"] | None,
         head: Float[Tensor, "vocab hidden"],
-        micro: Sequence[DistillationExample],
+        examples: Sequence[DistillationExample],
         batch: Batch,
-        token_weights: Float[Tensor, " tokens"],
+        weights: Float[Tensor, " tokens"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
-        """Σ_t weight_t · D_t over the micro-batch's tokens."""
-        assert seen is not None
-        loss, metrics = divergence(hidden, seen, head, token_weights, self._settings)
+        """Compute Σ_t weight_t · D_t over the micro-batch's tokens."""
+        assert reference is not None
+        loss, metrics = divergence(
+            hidden, reference, head, weights, self.support, chunk_tokens=self.algorithm.chunk_tokens
+        )
         return loss, {
             "kl": metrics.kl_teacher_student,
             "entropy_student": metrics.entropy_student,
@@ -42,6 +97,9 @@ class DistillationLoss:
             "agreement": metrics.agreement,
         }
 
-    def counts(self, lessons: Sequence[DistillationExample]) -> Mapping[str, int]:
-        """The tokens that the teacher read."""
-        return {"teacher_tokens": sum(len(lesson.teacher.input_ids) for lesson in lessons)}
+    def after_step(self, policy: Policy) -> None:
+        """Do nothing: both kinds of teacher read the policy's own weights."""
+
+    def reference_tokens(self, examples: Sequence[DistillationExample]) -> int:
+        """Count the tokens that the teacher reads."""
+        return sum(len(example.teacher.input_ids) for example in examples)

@@ -45,7 +45,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The resolved recipe as TOML. Keys that are None are left out."""
+    """Return the resolved recipe as TOML. Keys that are None are left out."""
     import tomlkit
 
     return tomlkit.dumps(recipe.model_dump(mode="json", exclude_none=True))

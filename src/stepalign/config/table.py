@@ -1,4 +1,4 @@
-"""What every table of a recipe shares."""
+"""Base class and value types of a recipe's tables."""
 
 from typing import Annotated
 

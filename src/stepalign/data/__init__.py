@@ -1,12 +1,12 @@
-"""Where problems come from, the paper's filter by the solver's own attempts, and the hold-out.
+"""Sources of problems, the paper's filter by the solver's own attempts, and the hold-out.
 
-Every source gives id, statement, final answer and (most) a reference solution; what is left out of a source
-is counted by reason and named.
+Every source gives id, statement, final answer and (most) a reference solution. Rows that are left out are counted
+by reason and named. A new source is a table in `config/recipe.py` and a function that yields candidates.
 """
 
 from stepalign import config
 from stepalign.config import registry
-from stepalign.data.loaded import Loaded, collect, statement_digest
+from stepalign.data.normalize import Loaded, collect, statement_digest
 from stepalign.data.split import split
 from stepalign.errors import StepalignError
 from stepalign.records import Problem
@@ -15,12 +15,12 @@ __all__ = ["Loaded", "load", "prepare", "split"]
 
 
 def prepare(settings: config.ProblemsConfig) -> tuple[list[Problem], list[Problem], dict[str, int]]:
-    """What to train on, what to evaluate on, and how many rows were left out, by reason.
+    """Load training problems, evaluation problems, and the number of rows left out by reason.
 
     A training problem whose statement is also an evaluation problem's is left out of training.
 
     Raises:
-        StepalignError: as `load` and `split` do, or where evaluation leaves nothing to train on.
+        StepalignError: as `load` and `split` do, or evaluation leaves nothing to train on.
     """
     loaded = load(settings.train)
     dropped = dict(loaded.dropped)
@@ -41,12 +41,8 @@ def load(source: config.SourceConfig) -> Loaded:
     """Load a recipe's source of problems, at most `source.limit` of them.
 
     Raises:
-        StepalignError: where the source cannot be read (naming file, line and column, or the data set) or
-            gives no problem at all (with the counts of what was left out).
+        StepalignError: the source cannot be read (naming file, line and column, or the data set), or gives no
+            problem at all (with the counts of what was left out).
     """
-    return collect(_name(source), registry.build(source), source.limit)
-
-
-def _name(source: config.SourceConfig) -> str:
-    path = getattr(source, "path", None)
-    return source.source if path is None else str(path)
+    name = str(getattr(source, "path", None) or source.source)
+    return collect(name, registry.build(source), source.limit)

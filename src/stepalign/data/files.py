@@ -1,12 +1,13 @@
-"""Problems from any local JSONL or Parquet file, with a column map.
+"""Problems from a local JSONL or Parquet file with a column map; rows of such files and of hub data sets.
 
     [problems.train]
     source = "file"
     path = "algebra.jsonl"
     columns = { statement = "question", answer = "target", solution = "worked" }
 
-A file that `stepalign select` wrote needs no column map: its lines are `Problem` records and are taken whole,
-id, source and meta included. Left out: compressed files, folders and globs.
+A file that `stepalign select` wrote needs no column map: its lines are `Problem` records and are taken whole.
+JSONL is read line by line, because `datasets` turns numbers and dates of a column into one type, fills missing
+columns, and takes seconds to import. Left out: compressed files, folders and globs.
 """
 
 import dataclasses
@@ -15,21 +16,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-from pyarrow import parquet
-
 from stepalign import config
-from stepalign.data import columns as column
-from stepalign.data.loaded import Candidate
+from stepalign.data.normalize import Candidate, text
 from stepalign.errors import StepalignError
 from stepalign.records import Problem
+
+Rows = Iterator[tuple[int, str, dict[str, Any]]]
+"""Row number, place for messages, values by column."""
 
 _DEFAULT = config.ColumnsConfig()
 _RECORD = {part.name for part in dataclasses.fields(Problem)}
 
 
-def rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """A file's rows: number (lines and rows are counted from 1), place for messages, values by column.
+def candidates(source: config.FileConfig) -> Iterator[Candidate]:
+    """Yield a file's rows as candidates. Without an id column an id is the file's stem and the line or row.
+
+    The default column `solution` may be absent (the problems then have no reference solution); one that the
+    recipe names must be there.
+
+    Raises:
+        StepalignError: naming file, line, column, what was found and the columns that are there.
+    """
+    names = source.columns
+    for number, where, row in rows(source.path):
+        is_record = names == _DEFAULT and row.keys() == _RECORD
+        no_solution = not names.solution or (names.solution == _DEFAULT.solution and names.solution not in row)
+        id_column = "id" if is_record else names.id
+        yield Candidate(
+            where=where,
+            id=text(row, id_column, where, numbers=True) if id_column is not None else f"{source.path.stem}-{number}",
+            statement=text(row, names.statement, where),
+            answer=text(row, names.answer, where, numbers=True),
+            solution="" if no_solution else text(row, names.solution, where),
+            source=text(row, "source", where) if is_record else source.path.name,
+            meta=row["meta"] if is_record else {},
+        )
+
+
+def rows(path: Path) -> Rows:
+    """Yield a file's rows, counted from 1.
 
     Raises:
         StepalignError: naming the file and line, where it is missing, of another kind or damaged.
@@ -43,32 +68,31 @@ def rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         raise StepalignError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def candidates(source: config.FileConfig) -> Iterator[Candidate]:
-    """A file's rows as candidates. Without an id column an id is the file's stem and the line or row.
+def hub_rows(dataset: str, *, config: str | None = None, split: str, streaming: bool, otherwise: str) -> Rows:
+    """Yield the rows of one split of a hub data set, counted from 0 as the hub does.
 
-    The default column `solution` may be absent (the problems then have no reference solution); one that the
-    recipe names must be there.
+    Args:
+        dataset: a name on the hub, or a local folder laid out like one.
+        config: the data set's configuration; None takes the only one.
+        split: one of its splits.
+        streaming: read rows over the network on demand, instead of downloading every split first.
+        otherwise: what to do without the hub, for the message.
 
     Raises:
-        StepalignError: naming file, line, column, what was found and the columns that are there.
+        StepalignError: the data set cannot be reached or has no such split.
     """
-    names = source.columns
-    for number, where, row in rows(source.path):
-        whole_record = names == _DEFAULT and row.keys() == _RECORD
-        no_solution = not names.solution or (names.solution == _DEFAULT.solution and names.solution not in row)
-        identity = "id" if whole_record else names.id
-        yield Candidate(
-            where=where,
-            id=f"{source.path.stem}-{number}" if identity is None else column.text_or_number(row, identity, where),
-            statement=column.text(row, names.statement, where),
-            answer=column.text_or_number(row, names.answer, where),
-            solution="" if no_solution else column.text(row, names.solution, where),
-            source=column.text(row, "source", where) if whole_record else source.path.name,
-            meta=row["meta"] if whole_record else {},
-        )
+    import datasets
+
+    try:
+        for number, row in enumerate(datasets.load_dataset(dataset, config, split=split, streaming=streaming)):
+            yield number, f"{dataset}, {split}, row {number}", row
+    except OSError as error:
+        raise StepalignError(f"{dataset} cannot be read from the Hugging Face hub: {error}. {otherwise}") from None
+    except ValueError as error:
+        raise StepalignError(f"{dataset}, split {split!r}: {error}") from None
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def _json_lines(path: Path) -> Rows:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -83,13 +107,15 @@ def _json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
             yield number, where, row
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    number = 0
+def _parquet_rows(path: Path) -> Rows:
+    import pyarrow
+    from pyarrow import parquet
+
     with path.open("rb") as file:
         try:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, f"{path}, row {number}", row
+            batches = parquet.ParquetFile(file).iter_batches(batch_size=1024)
+            table_rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(table_rows, start=1):
+                yield number, f"{path}, row {number}", row
         except pyarrow.ArrowException as error:
             raise StepalignError(f"{path}: not a readable Parquet file: {error}") from None

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 
 from stepalign import config
 from stepalign.data.gsm8k import split_answer
-from stepalign.data.loaded import Candidate
+from stepalign.data.normalize import Candidate
 from stepalign.errors import StepalignError
 from stepalign.seeding import derive_seed
 
 
 def candidates(source: config.GsmSymbolicConfig) -> Iterator[Candidate]:
-    """`count` generated problems; the same for one seed and release of reasoning-gym.
+    """Yield `count` generated problems, the same for one seed and release of reasoning-gym.
 
-    The generator seeds its problem i with seed + i, so that sets of neighbouring seeds would share problems:
-    it is given a seed derived from the recipe's.
+    The generator seeds its problem i with seed + i, so that sets of neighbouring seeds would share problems.
+    Therefore its seed is derived from the recipe's.
 
     Raises:
-        StepalignError: where reasoning-gym is not installed.
+        StepalignError: reasoning-gym is not installed.
     """
     try:
         import reasoning_gym

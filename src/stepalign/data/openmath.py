@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from stepalign import config
-from stepalign.data import columns as column
-from stepalign.data import hub
-from stepalign.data.loaded import Candidate, statement_digest
+from stepalign.data.files import hub_rows
+from stepalign.data.normalize import Candidate, statement_digest, text
 from stepalign.errors import StepalignError
 
 DATASET = "nvidia/OpenMathReasoning"
@@ -27,7 +26,7 @@ _OTHERWISE = (
 
 
 def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterator[Candidate]:
-    """The rows of a split as candidates, ids made from the statement: the same in every split and release.
+    """Yield a split's rows as candidates. An id comes from the statement: the same in every split and release.
 
     Args:
         source: the split and the bound.
@@ -36,40 +35,40 @@ def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterato
     Raises:
         StepalignError: where the data set cannot be reached, has no such split or has other columns.
     """
-    for _, where, row in hub.rows(dataset, split=source.split, streaming=True, otherwise=_OTHERWISE):
+    for _, where, row in hub_rows(dataset, split=source.split, streaming=True, otherwise=_OTHERWISE):
         yield candidate(row, where, source.min_pass_rate)
 
 
 def candidate(row: dict[str, Any], where: str, min_pass_rate: float) -> Candidate:
-    """One row; rejected for its `pass rate` where that is not above the bound, or not known."""
-    statement = column.text(row, "problem", where)
-    solution = _known(column.text(row, "generated_solution", where))
-    rate = column.text(row, "pass_rate_72b_tir", where)
+    """Return one row as a candidate, rejected for its `pass rate` where that is unknown or not above the bound."""
+    statement = text(row, "problem", where)
+    solution = _known(text(row, "generated_solution", where))
+    rate = text(row, "pass_rate_72b_tir", where)
     return Candidate(
         where=where,
         id=f"openmath-{statement_digest(statement).hex()[:16]}",
         statement=statement,
-        answer=_known(column.text(row, "expected_answer", where)),
+        answer=_known(text(row, "expected_answer", where)),
         solution=solution.rpartition("</think>")[2],
-        source=f"{DATASET}/{column.text(row, 'problem_source', where)}",
+        source=f"{DATASET}/{text(row, 'problem_source', where)}",
         meta={
             "pass_rate_72b_tir": rate,
-            "problem_type": column.text(row, "problem_type", where),
-            "generation_model": column.text(row, "generation_model", where),
+            "problem_type": text(row, "problem_type", where),
+            "generation_model": text(row, "generation_model", where),
         },
         rejected=None if _rate(rate, where) > min_pass_rate else "pass rate",
     )
 
 
-def _known(text: str) -> str:
-    return "" if text == "n/a" else text
+def _known(value: str) -> str:
+    return "" if value == "n/a" else value
 
 
-def _rate(text: str, where: str) -> float:
-    """The pass rate as a number; one that is not known is below every bound."""
-    if not _known(text):
+def _rate(value: str, where: str) -> float:
+    """Return the pass rate as a number; an unknown one is below every bound."""
+    if not _known(value):
         return -1.0
     try:
-        return float(text)
+        return float(value)
     except ValueError:
-        raise StepalignError(f"{where}: pass_rate_72b_tir: a number or n/a is wanted, found {text!r}") from None
+        raise StepalignError(f"{where}: pass_rate_72b_tir: a number or n/a is wanted, found {value!r}") from None

@@ -1,15 +1,15 @@
-"""The paper's filter: keep the problems that the solver seldom gets right but writes in the format.
+"""The paper's filter: keep problems that the solver seldom solves but writes in the format.
 
-n attempts by the solver at every problem; kept are those with Avg@n < `max_accuracy` and a format accuracy >
-`min_format` (paper: n 16, below 5/16, above 0.9: 312 problems), of which some are held out. One folder:
+n attempts by the solver at every problem; a problem is kept with Avg@n < `max_accuracy` and a format accuracy >
+`min_format_accuracy` (paper: n 16, below 5/16, above 0.9: 312 problems). Some kept problems are held out. One folder:
 
     settings.json       what the attempts depend on; a folder goes on with these settings or not at all
-    attempts.jsonl      graded rollouts, as they are done
+    attempts.jsonl      graded rollouts, in the order of completion
     train.jsonl, evaluation.jsonl      Problem records
-    manifest.json       what was kept and dropped and why, with every problem's accuracies
+    manifest.json       counts, reasons and every problem's accuracies
 
-Sampling and grading are the caller's, so nothing here knows models. Left out: stopping early at problems that
-can no longer pass, which would save attempts but leave accuracies that cannot be compared.
+The caller samples and grades, so nothing here depends on models. Left out: stopping early at problems that can no
+longer pass, because accuracies could then not be compared.
 
     stepalign select recipes/paper/stepalign.toml --out problems/openmath
 """
@@ -24,24 +24,24 @@ from pydantic import JsonValue
 
 from stepalign import config
 from stepalign.data.attempts import AttemptLog, AttemptStats
-from stepalign.data.loaded import Loaded
+from stepalign.data.normalize import Loaded
 from stepalign.data.split import split
 from stepalign.errors import StepalignError
 from stepalign.io import claim, to_json, write_json, write_jsonl
 from stepalign.records import Problem, Rollout
 
 Attempt = Callable[[Sequence[Problem]], Iterable[Rollout]]
-"""Yields `Selection.attempts` graded rollouts of each problem, in any order."""
+"""Yields `num_attempts` graded rollouts of each problem, in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """What is left after the filter."""
+    """Problems that pass the filter, and counts of the others."""
 
     train: tuple[Problem, ...]
     evaluation: tuple[Problem, ...]
     dropped: dict[str, int]
-    """Problems left out by the filter, counted by reason: `accuracy`, `format`, `accuracy and format`."""
+    """Problems left out, by reason: `accuracy`, `format`, `accuracy and format`."""
 
 
 def select(
@@ -56,22 +56,22 @@ def select(
     fingerprint: Mapping[str, JsonValue],
     progress: Callable[[int, int], None] | None = None,
 ) -> Selected:
-    """Attempt every problem, filter, split, and write the folder; go on where a killed run of it stopped.
+    """Attempt every problem, filter, split, and write the folder. A killed selection continues.
 
     Args:
         loaded: the problems, and what their source left out (for the manifest).
         attempt: samples and grades.
-        settings: how many attempts, and the bounds.
-        folder: where everything is written.
+        settings: number of attempts, and the bounds.
+        folder: the results.
         holdout: problems split off for evaluation.
         seed: of the split.
-        batch: problems handed to `attempt` at once; a kill costs at most the unfinished ones of one batch.
+        batch: problems passed to `attempt` at once; a kill costs at most the unfinished ones of one batch.
         fingerprint: what the attempts depend on beside problems and number: model, prompts, sampling, seed.
         progress: called with the problems finished and their number, at the start and after each.
 
     Raises:
-        StepalignError: where the folder has other settings (naming what differs), no problem passes, or none
-            would be left beside the hold-out.
+        StepalignError: the folder has other settings (naming what differs), no problem passes, or none would
+            be left beside the hold-out.
     """
     filtering = {"selection": settings.model_dump(mode="json"), "holdout": holdout, "seed": seed}
     digest = hashlib.blake2b("\n".join(map(to_json, loaded.problems)).encode(), digest_size=8).hexdigest()
@@ -98,7 +98,7 @@ def select(
         counts = ", ".join(f"{count} by {reason}" for reason, count in dropped.items())
         raise StepalignError(
             f"{folder}: none of {len(loaded.problems)} problems passed the selection: dropped {counts} "
-            f"(max_accuracy = {settings.max_accuracy:g}, min_format = {settings.min_format_accuracy:g})"
+            f"(max_accuracy = {settings.max_accuracy:g}, min_format_accuracy = {settings.min_format_accuracy:g})"
         )
     train, evaluation = split(kept, holdout, seed)
 
@@ -142,7 +142,7 @@ def _attempt_all(
     batch: int,
     progress: Callable[[int, int], None] | None,
 ) -> Mapping[str, AttemptStats]:
-    """Sample what the log does not have, and write each problem down when its last attempt is graded."""
+    """Sample the attempts missing in the log. Append each problem when its last attempt is graded."""
     report = progress or (lambda done, total: None)
     report(len(log.stats), len(problems))
     waiting = [problem for problem in problems if problem.id not in log.stats]
@@ -156,16 +156,15 @@ def _attempt_all(
                 del open_rollouts[rollout.problem_id]
                 report(len(log.stats), len(problems))
         if open_rollouts:
-            found = ", ".join(f"{name}: {len(rollouts)}" for name, rollouts in open_rollouts.items())
-            raise ValueError(f"{log.attempts} attempts at each problem wanted, found {found}")
+            counts = ", ".join(f"{name}: {len(rollouts)}" for name, rollouts in open_rollouts.items())
+            raise ValueError(f"{log.attempts} attempts at each problem wanted, found {counts}")
     return log.stats
 
 
 def _reason(stats: AttemptStats, settings: config.SelectionConfig) -> str:
-    """Which bounds a problem fails; empty where it passes."""
-    failed = []
-    if stats.accuracy >= settings.max_accuracy:
-        failed.append("accuracy")
-    if stats.format_accuracy <= settings.min_format_accuracy:
-        failed.append("format")
-    return " and ".join(failed)
+    """Return the bounds that a problem fails; empty where it passes."""
+    failed = {
+        "accuracy": stats.accuracy >= settings.max_accuracy,
+        "format": stats.format_accuracy <= settings.min_format_accuracy,
+    }
+    return " and ".join(name for name, fails in failed.items() if fails)

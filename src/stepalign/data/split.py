@@ -1,4 +1,4 @@
-"""Splitting problems off for evaluation, by seed."""
+"""Split problems off for evaluation, by seed."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def split(problems: Sequence[Problem], holdout: int, seed: int) -> tuple[list[Pr
         The problems to train on and those held out, each in the order given.
 
     Raises:
-        StepalignError: where nothing would be left to train on.
+        StepalignError: nothing would be left to train on.
     """
     if holdout >= len(problems):
         raise StepalignError(

@@ -1,14 +1,14 @@
 """Generated sums like `Compute 47 + 38 - 15 + 62.`, each with a reference solution in the paper's format.
 
-A reference solution that always worked from left to right would coincide with the solver's own way of
-working. So each problem's seed picks one of the valid derivations:
+A reference solution that always worked from left to right would coincide with the solver's own derivation.
+Therefore each problem's seed selects one of the valid derivations:
 
 - `left to right`, `right to left`: one term after the other;
 - `pairs`: neighbours first, then neighbours of the results, and so on;
 - `places`: ones, tens, hundreds … apart, then their totals.
 
-No equation has a negative number, in any derivation. Where a part of the sum is negative, the derivation
-works out its size and says that it is still to be taken away.
+No equation has a negative number. Where a part of the sum is negative, the derivation gives its size and a note
+that it is still to be taken away.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +17,18 @@ from itertools import accumulate
 from random import Random
 
 from stepalign import config
-from stepalign.data.loaded import Candidate
+from stepalign.data.normalize import Candidate
 from stepalign.errors import StepalignError
 from stepalign.seeding import derive_seed
 
-_DRAWS = 1000
-"""Draws without a new problem after which a set counts as exhausted."""
+_MAX_TRIES = 1000
+"""Tries without a new problem after which a set counts as exhausted."""
 _PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred thousands")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a derivation: what is done, the equation, and the signed number it leaves."""
+    """One step of a derivation: its title, its equation, and the signed number it leaves."""
 
     title: str
     equation: str
@@ -36,20 +36,20 @@ class Step:
 
     @property
     def text(self) -> str:
-        """The step's title, saying so where the result's size is still to be taken away."""
+        """The step's title, with a note where the result is negative."""
         return self.title if self.result >= 0 else f"{self.title} (still to be taken away)"
 
 
 def candidates(source: config.SumsConfig) -> Iterator[Candidate]:
-    """`count` different sums; an id spells its sum. A longer set begins with the shorter of the same seed.
+    """Yield `count` different sums; an id spells its sum. A longer set begins with the shorter of the same seed.
 
     Raises:
-        StepalignError: where there are not as many different sums of that size.
+        StepalignError: there are not as many different sums of that size.
     """
-    seen: set[tuple[int, ...]] = set()
+    earlier: set[tuple[int, ...]] = set()
     for index in range(source.count):
-        terms, derivation, steps = _draw(source, index, seen)
-        seen.add(terms)
+        terms, derivation, steps = _sample(source, index, earlier)
+        earlier.add(terms)
         spelled = _spelled(terms)
         yield Candidate(
             where=f"sums, seed {source.seed}, problem {index}",
@@ -63,7 +63,7 @@ def candidates(source: config.SumsConfig) -> Iterator[Candidate]:
 
 
 def derivations(terms: Sequence[int]) -> dict[str, list[Step]]:
-    """Every derivation that these terms allow and that differs from the ones before it, by name.
+    """Return every derivation that these terms allow and that differs from the ones before it, by name.
 
     Args:
         terms: signed; every sum of the first k of them is at least 0.
@@ -74,33 +74,35 @@ def derivations(terms: Sequence[int]) -> dict[str, list[Step]]:
         "pairs": _pairs,
         "places": _places,
     }
-    found: dict[str, list[Step]] = {}
+    different: dict[str, list[Step]] = {}
     for name, way in ways.items():
         steps = way(list(terms))
-        if steps and steps not in found.values():
-            found[name] = steps
-    return found
+        if steps and steps not in different.values():
+            different[name] = steps
+    return different
 
 
-def _draw(source: config.SumsConfig, index: int, seen: set[tuple[int, ...]]) -> tuple[tuple[int, ...], str, list[Step]]:
-    for attempt in range(_DRAWS):
+def _sample(
+    source: config.SumsConfig, index: int, earlier: set[tuple[int, ...]]
+) -> tuple[tuple[int, ...], str, list[Step]]:
+    for attempt in range(_MAX_TRIES):
         random = Random(derive_seed(source.seed, "sums", index, attempt))
         terms: list[int] = []
         for _ in range(source.terms):
             size = random.randint(1, 10**source.digits - 1)
             taken_away = source.subtract and sum(terms) >= size and random.random() < 0.5
             terms.append(-size if taken_away else size)
-        if tuple(terms) not in seen and not (source.subtract and min(terms) > 0):
+        if tuple(terms) not in earlier and not (source.subtract and min(terms) > 0):
             name, steps = random.choice(list(derivations(terms).items()))
             return tuple(terms), name, steps
     raise StepalignError(
-        f"sums: count = {source.count}, but after {len(seen)} no new sum was found in {_DRAWS} draws with "
+        f"sums: count = {source.count}, but after {len(earlier)} no new sum was found in {_MAX_TRIES} tries with "
         f"terms = {source.terms}, digits = {source.digits}, subtract = {str(source.subtract).lower()}"
     )
 
 
 def _combined(left: int, right: int) -> Step:
-    """Two signed numbers as one: their sizes are added, or the smaller is taken from the larger."""
+    """Combine two signed numbers: add their sizes, or take the smaller from the larger."""
     big, small = (abs(left), abs(right)) if abs(left) >= abs(right) else (abs(right), abs(left))
     if (left < 0) == (right < 0):
         return Step(
@@ -139,7 +141,7 @@ def _pairs(terms: list[int]) -> list[Step]:
 
 
 def _places(terms: list[int]) -> list[Step]:
-    """The largest place first; no steps where a place's running sum would be negative or one place is all."""
+    """Work place by place, the largest first; no steps where a place's running sum would be negative."""
     steps = []
     totals = []
     for power, place in reversed(list(enumerate(_PLACES))):
@@ -166,6 +168,6 @@ def _spelled(terms: Sequence[int]) -> str:
 
 
 def _written(steps: Sequence[Step], answer: int) -> str:
-    """The paper's format (Appendix B): a heading for each step and for the final answer."""
+    """Write the paper's format (Appendix B): a heading for each step and for the final answer."""
     written = [f"### Step {number}: {step.text}\n{step.equation}" for number, step in enumerate(steps, start=1)]
     return "\n\n".join([*written, f"### Final Answer:\n\\boxed{{{answer}}}"])

@@ -15,7 +15,7 @@ from typing import Any
 from stepalign import config, data
 from stepalign.critics.arithmetic.equations import find_equations
 from stepalign.critics.arithmetic.reference import ANNOTATION, split_steps
-from stepalign.data import columns, files
+from stepalign.data import files, normalize
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.records import Problem, Rollout
@@ -74,10 +74,10 @@ def model_solutions(path: Path) -> Iterator[Solution]:
         StepalignError: naming file, line and key of another layout.
     """
     for number, where, row in files.rows(path):
-        solution, answer = _split_answer(columns.text(row, "ground_truth", where))
+        solution, answer = _split_answer(normalize.text(row, "ground_truth", where))
         if answer is None:
             raise StepalignError(f"{where}, ground_truth: its last line must be `A: …` or `#### …`")
-        statement = columns.text(row, "question", where).strip()
+        statement = normalize.text(row, "question", where).strip()
         name = f"{path.stem}-{number - 1}"
         problem = Problem(id=name, statement=statement, answer=answer, solution=solution, source=path.name)
         texts = set()
@@ -85,7 +85,7 @@ def model_solutions(path: Path) -> Iterator[Solution]:
             if not isinstance(attempt, dict):
                 continue
             place = f"{where}, {model}"
-            text = in_steps(*_split_answer(columns.text(attempt, "solution", place)))
+            text = in_steps(*_split_answer(normalize.text(attempt, "solution", place)))
             if text is not None and text not in texts:
                 texts.add(text)
                 yield Solution(id=f"{name}/{model}", problem=problem, text=text, correct=_is_correct(attempt, place))

@@ -111,6 +111,6 @@ def _one_thread() -> None:
 
 
 def _train(settings: config.Recipe) -> None:
-    from stepalign.trainer.loop import train
+    from stepalign.launch import train
 
     train(settings)

@@ -1,1 +1,1 @@
-"""Objectives: pure functions from tensors to (loss, metrics). They know weights of tokens, not records."""
+"""Losses: pure functions from tensors and numbers to (loss, metrics)."""

@@ -1,4 +1,4 @@
-"""A loss whose gradient was made in the forward pass, so that backward only scales it."""
+"""Loss whose gradient is made in the forward pass. The backward pass only scales it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def with_gradient(
     hidden: Float[Tensor, "tokens hidden"], loss: Float[Tensor, ""], gradient: Float[Tensor, "tokens hidden"]
 ) -> Float[Tensor, ""]:
-    """The loss, as a function of `hidden` with this gradient. There is no second derivative."""
+    """Attach a gradient in `hidden` to a loss. There is no second derivative."""
     attached: Float[Tensor, ""] = _WithGradient.apply(hidden, loss, gradient)  # type: ignore[no-untyped-call]
     return attached
 

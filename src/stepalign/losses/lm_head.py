@@ -1,8 +1,8 @@
 """Products with the frozen output head: hidden states to logits, and gradients of logits back.
 
-Logits are float32 whatever the model's dtype is: rounded to bfloat16, a logit of 20 would be off by
-up to 0.06 nats. GPUs give such products of half-precision factors; elsewhere the head is widened slice by
-slice, so that no second copy of it is ever whole.
+Logits are float32 for every model dtype, because a logit of 20 rounded to bfloat16 is off by up to 0.06 nats.
+GPUs compute such products of half-precision factors. Elsewhere the head is widened slice by slice, so that no second
+copy of it is ever whole.
 """
 
 import math
@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 _CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 512 << 20}
-"""What one model's logits of a chunk may take: enough for the products to keep their speed."""
+"""Memory of one model's logits of a chunk: enough for the products to keep their speed."""
 
 _TILE_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
-"""What one model's logits of a tile may take, on the CPU for each thread.
+"""Memory of one model's logits of a tile; on the CPU, for each thread.
 
-Smaller is no faster, and each operation on a tile ends with threads waiting for each other: on cores that are
-shared with other processes, tiles of 1 MiB took twice as long as these.
+Smaller tiles are no faster. Each operation on a tile ends with a thread barrier, so that on cores shared with other
+processes tiles of 1 MiB took twice as long.
 """
 
 _SLICE = 8192
@@ -26,20 +26,20 @@ _SLICE = 8192
 
 
 def chunk_tokens(tokens: int, vocab: int, device: torch.device) -> int:
-    """How many tokens to project at once: even chunks, each within a budget of memory."""
+    """Return the number of tokens to project at once: even chunks within the memory budget."""
     budget = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
     most = max(1, budget // (4 * vocab))
     return math.ceil(tokens / max(1, math.ceil(tokens / most)))
 
 
 def tile_rows(vocab: int, device: torch.device) -> int:
-    """How many rows of a chunk's logits to work on at once, element by element: as many as stay in a cache."""
+    """Return the rows of logits for element-wise work: as many as stay in a cache."""
     rows = max(1, _TILE_BYTES.get(device.type, _TILE_BYTES["cuda"]) // (4 * vocab))
     return rows * torch.get_num_threads() if device.type == "cpu" else rows
 
 
 def logit_dtype(head: Float[Tensor, "vocab hidden"]) -> torch.dtype:
-    """The dtype of logits and of everything summed from them: float32, or float64 for such a head."""
+    """Return the dtype of logits and of their sums: float32, or float64 for a float64 head."""
     return torch.promote_types(head.dtype, torch.float32)
 
 
@@ -48,7 +48,7 @@ def project(
     head: Float[Tensor, "vocab hidden"],
     out: Float[Tensor, "rows vocab"],
 ) -> None:
-    """Write hidden · headᵀ to `out`, which has the `logit_dtype`. `hidden` has the head's dtype."""
+    """Write hidden · headᵀ to `out`, whose dtype is `logit_dtype`. `hidden` has the head's dtype."""
     if head.dtype == out.dtype:
         torch.mm(hidden, head.T, out=out)
     elif head.is_cuda:
@@ -63,7 +63,7 @@ def project(
 def pull_back(
     logit_gradient: Float[Tensor, "rows vocab"], head: Float[Tensor, "vocab hidden"]
 ) -> Float[Tensor, "rows hidden"]:
-    """logit_gradient · head in the `logit_dtype`, for a gradient in the dtype of `gradient_room`."""
+    """Compute logit_gradient · head in the `logit_dtype`, for a gradient in the dtype of `gradient_room`."""
     dtype = logit_dtype(head)
     if head.dtype == dtype:
         return torch.mm(logit_gradient, head)
@@ -79,8 +79,8 @@ def pull_back(
 def gradient_room(
     logits: Float[Tensor, "rows vocab"], head: Float[Tensor, "vocab hidden"]
 ) -> Float[Tensor, "rows vocab"]:
-    """The memory of logits as room for their gradient, row for row, in the dtype that `pull_back` multiplies.
+    """View the memory of logits as room for their gradient, row for row, in the dtype of `pull_back`.
 
-    On a GPU both factors of a product share a dtype; half-precision values then fill the first half of a row.
+    On a GPU both factors of a product share a dtype. Half-precision values then fill the first half of a row.
     """
     return logits.view(head.dtype)[:, : len(head)] if head.is_cuda else logits

@@ -1,11 +1,11 @@
-"""What a model thinks of tokens that were sampled: their log-probabilities, and the likeliest in their place.
+"""Log-probabilities of sampled tokens, and the likeliest tokens in their place.
 
-Two of these, the teacher's and the student's, make the credit of Eq. 4 (arXiv 2606.11173):
+The difference of teacher and student is the credit of Eq. 4 (arXiv 2606.11173):
 
     A_t = log p(ŷ_t | x, c, y_<t) − log p(ŷ_t | x, y_<t)
 
-at temperature 1, whatever rollouts were sampled at. Logits exist for a chunk of tokens at a time, so memory does
-not grow with their number. Left out: gradients, which credit has none of.
+The temperature is 1, also where rollouts were sampled at another. Logits exist for a chunk of tokens at a time, so
+memory does not grow with the number of tokens. Left out: gradients, because credit has none.
 
     python bench/probe.py
 """
@@ -21,7 +21,7 @@ from stepalign.losses.lm_head import chunk_tokens, logit_dtype, project, tile_ro
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """One model's view of tokens, in nats."""
+    """Log-probabilities of tokens under one model, in nats."""
 
     log_probs: Float[Tensor, " tokens"]
     top_ids: Int[Tensor, "tokens top"]
@@ -37,13 +37,13 @@ def scores(
     *,
     top: int = 0,
 ) -> Scores:
-    """Log-probabilities at temperature 1.
+    """Compute log-probabilities at temperature 1.
 
     Args:
         hidden: final hidden states (after the last norm) at the positions that predict the tokens.
         head: the output embedding. Hidden states are cast to its dtype; the softmax is in float32.
         targets: the tokens themselves.
-        top: how many of the likeliest entries are wanted beside them.
+        top: the number of likeliest entries to return beside them.
     """
     tokens, vocab, device, dtype = len(targets), len(head), head.device, logit_dtype(head)
     chunk = max(1, chunk_tokens(tokens, vocab, device))

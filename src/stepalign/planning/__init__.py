@@ -41,7 +41,6 @@ class Stage:
 class Plan:
     """Estimate of a run."""
 
-    name: str
     size: ModelSize
     lengths: Lengths
     hardware: str | None
@@ -55,7 +54,6 @@ class Plan:
     evaluation: Stage
     steps: int
     evaluations: int
-    rollouts_per_step: int
     critic_concurrency: int | None
     """Requests under way at once, so that critiques take no longer than sampling. None: no critic, or no hardware."""
 
@@ -118,8 +116,7 @@ def estimate(
     if settings.algorithm.uses_teacher and settings.critic is not None and settings.critic.is_remote:
         seconds = given.critique / CRITIC_TOKENS_PER_S if gpu else 0.0
         stages["critique"] = Stage(tokens=rollouts * (given.critic_prompt + given.critique), flops=0.0, seconds=seconds)
-        if gpu:
-            concurrency = math.ceil(rollouts * seconds / max(stages["sample"].seconds, seconds))
+        concurrency = math.ceil(rollouts * seconds / max(stages["sample"].seconds, seconds)) if gpu else None
     for name, (tokens, flops) in _learning(settings, size, given).items():
         examples = rollouts * given.learned_share
         seconds = examples * flops / (gpu.flops * PASS_SHARE * devices) if gpu else 0.0
@@ -128,7 +125,6 @@ def estimate(
     longest = given.prompt + max(given.max_completion, given.evaluation if attempts else 0.0)
     rows = min(slots, math.ceil(max(rollouts, attempts) / devices))
     return Plan(
-        name=settings.name,
         size=size,
         lengths=given,
         hardware=hardware,
@@ -143,7 +139,6 @@ def estimate(
         evaluation=_decoding(size, *evaluated, slots, gpu, devices),
         steps=training.max_steps,
         evaluations=1 + math.ceil(training.max_steps / every) if evaluation_problems else 0,
-        rollouts_per_step=rollouts,
         critic_concurrency=concurrency,
     )
 
@@ -170,7 +165,7 @@ def _learning(settings: config.Recipe, size: ModelSize, given: Lengths) -> dict[
 def _decoding(
     size: ModelSize, count: int, prompt: float, mean: float, longest: float, slots: int, gpu: Gpu | None, devices: int
 ) -> Stage:
-    """Estimate completions that are decoded a token at a time, `slots` of them together, on devices that share them."""
+    """Estimate the decoding of completions that devices share, `slots` together on each."""
     tokens, context = count * mean, prompt + mean / 2
     flops = count * size.forward_flops(prompt) + tokens * size.decode_flops(context)
     if gpu is None or not count:

@@ -75,7 +75,7 @@ class ProbeCallback:
             with self.console.stage("probe", 1, "checkpoints") as advance:
                 base_credits, given = self._base_credits()
                 views = [
-                    View(prompt_ids=prompt, completion_ids=ids, start=0, stop=len(ids))
+                    View(prompt_ids=prompt, completion_ids=ids, loss_start=0, loss_stop=len(ids))
                     for prompt, ids in ((rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts)
                 ]
                 scores = score_views(self.policy, self.policy.head, views)

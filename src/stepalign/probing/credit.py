@@ -8,18 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from stepalign import config
+from stepalign.algorithms.distillation_loss import DistillationExample
+from stepalign.algorithms.self_distillation import distillation_example
+from stepalign.algorithms.teacher_prompt import DoesNotFit
 from stepalign.chat import Chat
 from stepalign.contexts import Context
 from stepalign.policy import Policy
 from stepalign.probing.logprobs import TokenScores, score_views
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, Critique, Problem, Rollout
-from stepalign.views import DistillationExample, DoesNotFit, lesson
 
 _ROLLOUTS_AT_A_TIME = 8
-
-_ALL_TOKENS = config.DistillationConfig()
-"""Every token is scored, even those that a run's loss would leave out."""
 
 Key = tuple[str, str]
 """A rollout's id and a context's name."""
@@ -113,7 +112,7 @@ class CreditScorer:
             reason = "no reference solution"
         else:
             try:
-                return lesson(self.chat, self.before, context, problem, rollout, critique, self.teacher, _ALL_TOKENS)
+                return distillation_example(self.chat, self.before, context, problem, rollout, critique, self.teacher)
             except DoesNotFit:
                 pass
         self.skipped[f"{context.name}: {reason}"] += 1

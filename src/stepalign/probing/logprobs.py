@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepalign.collate import Batch, collate
 from stepalign.losses.log_probs import scores
 from stepalign.records import TopTokens
-from stepalign.views import Batch, View, collate
+from stepalign.views import View
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a batch, padding included. On the CPU, larger batches are no faster."""

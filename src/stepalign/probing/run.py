@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from stepalign import config, models
 from stepalign import contexts as designs
-from stepalign.algorithms.self_distillation import within
+from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.data import prepare
@@ -89,7 +89,7 @@ def probe(
     )
     chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
     policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
-    teacher = within(settings.teacher, models.context_limit(settings.model))
+    teacher = limit_to_context(settings.teacher, models.context_limit(settings.model))
     scorer = CreditScorer(policy, chat, prompt.before, templates, teacher, top=top)
     with Console() as console:
         with solver_on(settings, chat, policy.model) as solver:

@@ -64,7 +64,7 @@ _WIDTH, _HEIGHT = 4.8, 2.9
 _STAGES = {
     "sample": "sampling",
     "answered": "critic",
-    "critique": "waiting for it",
+    "critique": "critic wait",
     "base": "base",
     "teacher": "teacher",
     "student": "student",

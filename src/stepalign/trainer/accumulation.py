@@ -1,246 +1,269 @@
-"""One optimizer step: every lesson seen, one exact denominator, one clipped update.
+"""Gradient accumulation: one exact denominator, one clipped update an optimizer step.
 
-What a lesson is worth is a `Loss`'s business: `distilling` (Eq. 3 of arXiv 2606.11173) or `rewarding` (GRPO, Eq. 2).
+Each token's weight carries the denominator of the whole step. So the split into micro-batches, and of these over
+processes, changes memory and time alone.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepalign import config
+from stepalign.algorithms.base import Loss, StepExamples
+from stepalign.collate import Batch, collate, micro_batches
 from stepalign.console import Console
 from stepalign.distributed.base import ParallelStrategy
 from stepalign.errors import StepalignError
+from stepalign.losses.log_probs import scores
+from stepalign.losses.weights import LossAggMode, token_weights
 from stepalign.policy import Policy
-from stepalign.views import Batch, TrainingExample, View, collate, micro_batches, weights
+from stepalign.views import TrainingExample
 
-L = TypeVar("L", bound=TrainingExample)
-L_contra = TypeVar("L_contra", bound=TrainingExample, contravariant=True)
-
-
-@runtime_checkable
-class Loss(Protocol[L_contra]):
-    """An objective at work on the lessons of one step."""
-
-    frozen: str
-    """What the pass without gradients is called: the stage whose seconds are kept."""
-
-    def look(self, model: Policy, micro: Sequence[L_contra], batch: Batch) -> Tensor | None:
-        """What the frozen side has to say of a micro-batch; `batch` is its student views."""
-        ...
-
-    def loss(
-        self,
-        hidden: Float[Tensor, "tokens hidden"],
-        seen: Tensor | None,
-        head: Float[Tensor, "vocab hidden"],
-        micro: Sequence[L_contra],
-        batch: Batch,
-        token_weights: Float[Tensor, " tokens"],
-    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
-        """The micro-batch's part of the step's loss, and what it saw of each token, by the metric's name."""
-        ...
-
-    def counts(self, lessons: Sequence[L_contra]) -> Mapping[str, int]:
-        """Metrics of its own for the step: what the frozen pass read."""
-        ...
+E = TypeVar("E", bound=TrainingExample)
 
 
-class GradientAccumulator(Generic[L]):
-    """Gradients of a step's micro-batches as they come, added up for the one update.
+class GradientAccumulator(Generic[E]):
+    """Gradients of one optimizer step, summed over micro-batches.
 
-    Each token's weight carries the denominator of the whole step, so that the split into micro-batches, and of these
-    over processes, changes nothing but memory and time. Where it is not known yet which rollouts can be learnt from,
-    the denominator is a guess, and the sums are put right before the update.
+    While critiques still arrive, the number of examples is not known. The denominator is then an estimate, and `step`
+    rescales the sums.
     """
 
     def __init__(
         self,
-        engine: ParallelStrategy,
+        loss: Loss[E],
         policy: Policy,
-        learner: Loss[L],
-        settings: config.Recipe,
+        strategy: ParallelStrategy,
         console: Console,
         *,
+        loss_agg_mode: LossAggMode,
         sequences: int,
         tokens: int,
+        sampler_logprobs: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Begin a step.
 
         Args:
-            engine: adds up the processes' gradients.
-            policy: as prepared by `engine`.
-            learner: has the loss.
-            settings: objective and optimizer are used.
-            console: keeps the seconds of the frozen pass, `student` and `optimizer`.
-            sequences: how many views with counted tokens the step has, over all processes, or may have.
-            tokens: how many counted tokens those have.
+            loss: computed on each micro-batch.
+            policy: as prepared by `strategy`.
+            strategy: sums gradients over processes.
+            console: keeps the seconds of the reference pass, `student` and `optimizer`.
+            loss_agg_mode: the mean over sequences, or over tokens.
+            sequences: views with loss tokens in the step over all processes, known or estimated.
+            tokens: their loss tokens.
+            sampler_logprobs: by rollout id, the sampler's own log-probabilities of the completion's tokens. They are
+                compared with the policy's; None compares nothing.
         """
-        self._engine, self._policy, self._learner = engine, policy, learner
-        self._settings, self._console = settings, console
-        self._guessed = sequences, tokens
+        self._loss, self._policy, self._strategy, self._console = loss, policy, strategy, console
+        self._loss_agg_mode, self._sequences, self._tokens = loss_agg_mode, sequences, tokens
+        self._sampler_logprobs = sampler_logprobs or {}
+        self._mismatches: list[float] = []
         self._sums: dict[str, float] = defaultdict(float)
         policy.train()
 
-    def add(self, micro: Sequence[L], *, counts: bool = True, last: bool = False) -> None:
-        """One pass, forward and backward.
+    def add(self, examples: Sequence[E], *, is_padding: bool = False, last: bool = False) -> None:
+        """Run one forward and backward pass.
 
         Args:
-            micro: its lessons.
-            counts: whether they are this process' own; else the pass keeps the others company, with weight zero.
-            last: whether it is the step's last, where that is known.
+            examples: one micro-batch.
+            is_padding: True for a pass of weight zero, which only keeps processes in step.
+            last: True for the step's last pass, where that is known.
 
         Raises:
             StepalignError: the loss is not finite; nothing was updated.
         """
-        device = self._engine.device
-        views = [lesson.student for lesson in micro]
+        device = self._strategy.device
+        views = [example.student for example in examples]
         batch = collate(views).to(device)
         start = time.perf_counter()
-        seen = self._learner.look(self._policy, micro, batch)
-        if seen is not None:
-            _settle(device)
-            self._console.timed(self._learner.frozen, start)
+        reference = self._loss.reference_forward(self._policy, examples, batch)
+        if reference is not None:
+            _synchronize(device)
+            self._console.timed(self._loss.reference_stage, start)
 
         start = time.perf_counter()
-        sequences, tokens = self._guessed
-        normalize = self._settings.algorithm.loss_agg_mode
-        mean = weights(views, normalize=normalize, sequences=sequences, tokens=tokens).to(device) * counts
-        loss, measures = self._learner.loss(self._policy(batch), seen, self._policy.head, micro, batch, mean)
-        if not torch.isfinite(loss):
+        lengths = [view.num_loss_tokens for view in views]
+        weights = token_weights(lengths, self._loss_agg_mode, sequences=self._sequences, tokens=self._tokens)
+        hidden = self._policy(batch)
+        value, metrics = self._loss.loss(
+            hidden, reference, self._policy.head, examples, batch, weights.to(device) * (not is_padding)
+        )
+        if not torch.isfinite(value):
             raise StepalignError(
-                f"the loss is {loss.item()} on rollouts {', '.join(lesson.rollout_id for lesson in micro)}; "
+                f"the loss is {value.item()} on rollouts {', '.join(example.rollout_id for example in examples)}; "
                 "nothing was updated (a lower optimizer.lr, model.dtype = 'float32'?)"
             )
-        self._engine.backward(loss, last=last)
-        _settle(device)
+        self._strategy.backward(value, last=last)
+        _synchronize(device)
         self._console.timed("student", start)
-        if not counts:
+        if is_padding:
             return
-        self._sums["loss"] += loss.item()
-        for name, measure in measures.items():
-            self._sums[name] += measure.sum().item()
-        if "kl" in measures:  # the thinking boundary shows there
-            self._sums["first_token_kl"] += measures["kl"][_first_tokens(views).to(device)].sum().item()
+        self._sums["loss"] += value.item()
+        self._compare_with_sampler(hidden.detach(), batch, examples)
+        for name, values in metrics.items():
+            self._sums[name] += values.sum().item()
+        if "kl" in metrics:  # the thinking boundary shows there
+            self._sums["first_token_kl"] += metrics["kl"][_first_tokens(lengths).to(device)].sum().item()
 
-    def apply(
-        self, optimizer: torch.optim.Optimizer, lessons: Sequence[L], zero_gradient: Sequence[View] = ()
+    def _compare_with_sampler(
+        self, hidden: Float[Tensor, "tokens hidden"], batch: Batch, examples: Sequence[E]
+    ) -> None:
+        """Add each rollout's mean |policy − sampler| in nats a token, over its loss tokens."""
+        if not any(example.rollout_id in self._sampler_logprobs for example in examples):
+            return
+        log_probs = scores(hidden, self._policy.head, batch.targets).log_probs.cpu()
+        lengths = [example.student.num_loss_tokens for example in examples]
+        for example, values in zip(examples, torch.split(log_probs, lengths), strict=True):
+            sampled = self._sampler_logprobs.get(example.rollout_id)
+            if sampled is not None:
+                own = torch.tensor(sampled[example.student.loss_start : example.student.loss_stop])
+                self._mismatches.append((values - own).abs().mean().item())
+
+    def step(
+        self, optimizer: torch.optim.Optimizer, step_examples: StepExamples[E], max_grad_norm: float
     ) -> dict[str, float]:
         """Update the policy and return the step's metrics.
 
         Args:
             optimizer: over the policy's adapter.
-            lessons: the whole step's, over all processes.
-            zero_gradient: what counts in the means but has no gradient.
+            step_examples: the whole step's, over all processes.
+            max_grad_norm: the global norm that gradients are clipped to; 0 is off.
 
         Raises:
             StepalignError: the gradient is not finite; nothing was updated.
         """
         start = time.perf_counter()
-        counted = [*(lesson.student for lesson in lessons), *zero_gradient]
-        found = len(counted), sum(view.num_loss_tokens for view in counted)
-        by_token = self._settings.algorithm.loss_agg_mode == "token-mean"
-        right = self._guessed[by_token] / found[by_token]
-        if right != 1:
+        examples, views = step_examples.examples, step_examples.views
+        if self._loss_agg_mode == "token-mean":
+            scale = self._tokens / sum(view.num_loss_tokens for view in views)
+        else:
+            scale = self._sequences / len(views)
+        if scale != 1:
             for parameter in self._policy.trainable():
                 if parameter.grad is not None:
-                    parameter.grad *= right
-            self._sums["loss"] *= right
-        norm = self._engine.step(self._policy, optimizer, self._settings.optimizer.max_grad_norm)
-        _settle(self._engine.device)
+                    parameter.grad *= scale
+            self._sums["loss"] *= scale
+        grad_norm = self._strategy.step(self._policy, optimizer, max_grad_norm)
+        _synchronize(self._strategy.device)
         self._console.timed("optimizer", start)
-        totals = _added(self._engine.world.gather([dict(self._sums)]))
-        loss, first_token_kl = totals.pop("loss"), totals.pop("first_token_kl", None)
-        tokens = sum(lesson.student.num_loss_tokens for lesson in lessons)
-        return {
-            "loss": loss,
-            **{name: total / tokens for name, total in totals.items()},
-            **({} if first_token_kl is None else {"first_token_kl": first_token_kl / len(lessons)}),
-            "grad_norm": norm,
-            "tokens": tokens,
-            "student_tokens": sum(len(lesson.student.input_ids) for lesson in lessons),
-            **self._learner.counts(lessons),
-        }
+
+        totals: dict[str, float] = defaultdict(float)
+        for sums in self._strategy.world.gather([dict(self._sums)]):
+            for name, value in sums.items():
+                totals[name] += value
+        tokens = sum(example.student.num_loss_tokens for example in examples)
+        metrics = {"loss": totals.pop("loss")}
+        if "first_token_kl" in totals:
+            metrics["first_token_kl"] = totals.pop("first_token_kl") / len(examples)
+        metrics |= {name: total / tokens for name, total in totals.items()}
+        metrics |= {"grad_norm": grad_norm, "tokens": tokens}
+        if mismatches := self._strategy.world.gather(self._mismatches):
+            metrics["sampler_mismatch"] = sum(mismatches) / len(mismatches)
+            metrics["sampler_mismatch_max"] = max(mismatches)
+        metrics["student_tokens"] = sum(len(example.student.input_ids) for example in examples)
+        if reference_tokens := self._loss.reference_tokens(examples):
+            metrics[f"{self._loss.reference_stage}_tokens"] = reference_tokens
+        return metrics
+
+
+Pass = tuple[list[E], bool, bool]
+"""A micro-batch, True where it is padding, and True where it is known to be the step's last."""
+
+
+def local_passes(
+    strategy: ParallelStrategy, examples: Sequence[E], size: int, max_tokens: int | None
+) -> Iterator[Pass[E]]:
+    """Yield this process' passes over a step's examples, which are all there.
+
+    Args:
+        strategy: divides micro-batches over processes.
+        examples: the whole step's, in every process.
+        size: examples in a micro-batch, at most.
+        max_tokens: its padded tokens, at most (`collate.micro_batches`).
+    """
+    passes = list(strategy.local_micro_batches(list(micro_batches(examples, size, max_tokens))))
+    for number, (micro_batch, is_own) in enumerate(passes, 1):
+        yield micro_batch, not is_own, number == len(passes)
 
 
 def update(
-    engine: ParallelStrategy,
+    loss: Loss[E],
     policy: Policy,
+    strategy: ParallelStrategy,
     optimizer: torch.optim.Optimizer,
-    lessons: Sequence[L],
-    learner: Loss[L],
-    settings: config.Recipe,
+    step_examples: StepExamples[E],
+    passes: Iterable[Pass[E]],
     console: Console,
     *,
-    zero_gradient: Sequence[View] = (),
+    loss_agg_mode: LossAggMode,
+    max_grad_norm: float,
+    lengths: Sequence[int] | None = None,
+    sampler_logprobs: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, float]:
-    """Learn from a step's lessons, which are all there, and return its metrics.
+    """Do one optimizer update and return its metrics; without examples there is no update.
 
     Args:
-        engine: deals out the micro-batches and adds up the processes' gradients.
-        policy: as prepared by `engine`.
+        loss: computed on each micro-batch.
+        policy: as prepared by `strategy`.
+        strategy: sums gradients over processes.
         optimizer: over the policy's adapter.
-        lessons: the whole step's, in every process, each with at least one counted token.
-        learner: has the loss.
-        settings: objective, training and optimizer are used.
-        console: shows progress, and keeps the seconds of the frozen pass, `student` and `optimizer`.
-        zero_gradient: what counts in the means but has no gradient.
+        step_examples: the whole step's, in every process. It may grow while `passes` is read.
+        passes: this process' micro-batches.
+        console: shows progress and keeps the stages' seconds.
+        loss_agg_mode: the mean over sequences, or over tokens.
+        max_grad_norm: the global norm that gradients are clipped to; 0 is off.
+        lengths: estimated loss tokens of each sequence, where `step_examples` grows.
+        sampler_logprobs: see `GradientAccumulator`.
 
     Raises:
         StepalignError: loss or gradient is not finite; nothing was updated.
     """
-    counted = [*(lesson.student for lesson in lessons), *zero_gradient]
-    sizes = {"sequences": len(counted), "tokens": sum(view.num_loss_tokens for view in counted)}
-    gradients = GradientAccumulator(engine, policy, learner, settings, console, **sizes)
-    training = settings.training
-    passes = list(
-        engine.local_micro_batches(
-            list(micro_batches(lessons, training.micro_batch_size, training.max_tokens_per_micro_batch))
-        )
+    lengths = lengths or [view.num_loss_tokens for view in step_examples.views]
+    accumulator = GradientAccumulator(
+        loss,
+        policy,
+        strategy,
+        console,
+        loss_agg_mode=loss_agg_mode,
+        sequences=len(lengths),
+        tokens=sum(lengths),
+        sampler_logprobs=sampler_logprobs,
     )
-    with console.stage("learn", sum(len(micro) for micro, _ in passes)) as advance:
-        for number, (micro, counts) in enumerate(passes, 1):
-            gradients.add(micro, counts=counts, last=number == len(passes))
-            advance(len(micro))
-    return gradients.apply(optimizer, lessons, zero_gradient)
+    with console.stage("learn", len(lengths)) as advance:
+        for micro_batch, is_padding, last in passes:
+            accumulator.add(micro_batch, is_padding=is_padding, last=last)
+            advance(len(micro_batch))
+    return accumulator.step(optimizer, step_examples, max_grad_norm) if step_examples.examples else {}
 
 
-def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Every process' sums, of which some may have made no pass."""
-    totals: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            totals[name] = totals.get(name, 0.0) + value
-    return totals
+def adamw(policy: Policy, optimizer: config.OptimizerConfig) -> torch.optim.Optimizer:
+    """Make AdamW over the policy's trainable parameters."""
+    return torch.optim.AdamW(
+        policy.trainable(),
+        lr=optimizer.lr,
+        betas=optimizer.betas,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+    )
 
 
-def _first_tokens(views: Sequence[View]) -> Int[Tensor, " rows"]:
-    """Where each view's first counted token stands among all of theirs."""
-    lengths = torch.tensor([view.num_loss_tokens for view in views])
-    return lengths.cumsum(0) - lengths
+def learning_rate(optimizer: config.OptimizerConfig, step: int) -> float:
+    """Return the rate of an optimizer step, counted from 1: linear warm-up, then constant."""
+    return optimizer.lr * min(1.0, step / max(optimizer.warmup_steps, 1))
 
 
-def _settle(device: torch.device) -> None:
+def _first_tokens(lengths: Sequence[int]) -> Int[Tensor, " rows"]:
+    """Return the place of each view's first loss token among all of theirs."""
+    ends = torch.tensor(lengths).cumsum(0)
+    return ends - torch.tensor(lengths)
+
+
+def _synchronize(device: torch.device) -> None:
     """Wait for queued work, so that a stage's seconds are its own."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def optimizer_of(policy: Policy, settings: config.OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over the adapter."""
-    options: dict[str, Any] = {
-        "betas": settings.betas,
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
-    }
-    return torch.optim.AdamW(policy.trainable(), lr=settings.lr, **options)
-
-
-def learning_rate(settings: config.OptimizerConfig, step: int) -> float:
-    """The rate of an optimizer step, counted from 1: linear warm-up, then constant."""
-    return settings.lr * min(1.0, step / max(settings.warmup_steps, 1))

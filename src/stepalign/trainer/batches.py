@@ -1,4 +1,4 @@
-"""Which problems a run attempts, and in which order."""
+"""Batches of problems: which problems a run attempts, and in which order."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
@@ -11,20 +11,24 @@ from stepalign.records import Problem
 from stepalign.seeding import derive_seed
 
 
-def fitting(
-    problems: Sequence[Problem], sampling: config.SamplingConfig, chat: Chat, prompt: SolverPrompt, limit: int | None
+def with_room(
+    problems: Sequence[Problem],
+    sampling: config.SamplingConfig,
+    chat: Chat,
+    prompt: SolverPrompt,
+    context_limit: int | None,
 ) -> list[Problem]:
-    """The problems whose prompt leaves room for a completion in a model's context of `limit` tokens."""
+    """Return the problems whose prompt leaves room for a completion in the model's context."""
 
     def fits(problem: Problem) -> bool:
-        read = chat.prompt_ids(prompt.turns(problem), thinking=sampling.enable_thinking)
-        return limit is None or len(read) + sampling.max_new_tokens <= limit
+        ids = chat.prompt_ids(prompt.turns(problem), thinking=sampling.enable_thinking)
+        return context_limit is None or len(ids) + sampling.max_new_tokens <= context_limit
 
     return [problem for problem in problems if fits(problem)]
 
 
 def batches(problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:
-    """Batches of problems without end: every epoch in an order of its own, batches running on across epochs."""
+    """Yield batches without end. Every epoch has an order of its own; batches run on across epochs."""
 
     def endless() -> Iterator[Problem]:
         for epoch in count():

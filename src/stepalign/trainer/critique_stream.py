@@ -1,11 +1,10 @@
-"""Grades and critiques behind the sampler: both are made while other rollouts are still drawn.
+"""Grades and critiques of a step's rollouts, made while other rollouts are still sampled.
 
-Drawing and learning want the device; grading is work for other processes, and a served critic another machine. So
-each rollout that ends is graded in one thread and handed to the critic in another, however many the critic has under
-way, and answers are taken out as they are ready. Within an optimizer step the policy stays the same, so nothing here
-is off-policy.
+Sampling and training use the device, grading uses other processes, and a served critic another machine. So one thread
+grades each rollout as it ends, another passes it to the critic, and results are read as they are ready. The policy
+stays the same within an optimizer step, so nothing here is off-policy.
 
-Left out: asking ahead across optimizer steps, which would be.
+Left out: critiques across optimizer steps, because they would be off-policy.
 """
 
 import time
@@ -15,187 +14,188 @@ from threading import Thread
 from types import TracebackType
 from typing import TypeVar
 
+from stepalign.collate import micro_batches
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.views import TrainingExample, micro_batches
+from stepalign.views import TrainingExample
 
-L = TypeVar("L", bound=TrainingExample)
+E = TypeVar("E", bound=TrainingExample)
 
 
 class CritiqueStream:
-    """The grades and the critic's answers of one optimizer step. Use it as a context manager."""
+    """Grades and critiques of one optimizer step, as a context manager."""
 
     def __init__(
-        self, problems: Mapping[str, Problem], grader: Grader, critic: Critic | None, *, at_once: bool
+        self, problems: Mapping[str, Problem], grader: Grader, critic: Critic | None, *, concurrent: bool
     ) -> None:
-        """Nothing starts before the first rollout.
+        """Set up the threads; nothing starts before the first rollout.
 
         Args:
             problems: by id.
-            grader: compares answers.
-            critic: None asks nobody.
-            at_once: ask while rollouts are still drawn; else once all are there, in the thread that wants answers.
+            grader: grades rollouts.
+            critic: None makes no critiques.
+            concurrent: call the critic while rollouts are still sampled; else in `results`, once all are graded.
         """
         self._problems, self._grader, self._critic = problems, grader, critic
-        self._at_once = at_once and critic is not None
-        self._drawn: SimpleQueue[Rollout | None] = SimpleQueue()
-        self._asked: SimpleQueue[Rollout | None] = SimpleQueue()
-        self._answers: SimpleQueue[CriticResult | BaseException | None] = SimpleQueue()
+        self._concurrent = concurrent and critic is not None
+        self._sampled: SimpleQueue[Rollout | None] = SimpleQueue()
+        self._to_critique: SimpleQueue[Rollout | None] = SimpleQueue()
+        self._results: SimpleQueue[CriticResult | BaseException | None] = SimpleQueue()
         self._graded: dict[str, Rollout] = {}
-        self._fault: BaseException | None = None
-        self._given_up = False
+        self._error: BaseException | None = None
+        self._cancelled = False
         self.exhausted = critic is None
-        """Whether every answer has been taken."""
-        # Daemons: an interrupted run does not wait for a critic.
+        """True once every result has been read."""
+        # Daemons, so that an interrupted run does not wait for a critic.
         self._grading = Thread(target=self._grade, name="grading", daemon=True)
-        self._asking = Thread(target=self._ask, name="asking", daemon=True)
+        self._critiquing = Thread(target=self._critique, name="critiquing", daemon=True)
         self.spans: list[tuple[float, float]] = []
-        """When each rollout was handed to the critic, and when it was answered (`time.perf_counter`)."""
+        """Start and end of each critique (`time.perf_counter`)."""
 
     def __enter__(self) -> "CritiqueStream":
         self._grading.start()
-        if self._at_once:
-            self._asking.start()
+        if self._concurrent:
+            self._critiquing.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take no more. What is under way after an error is dropped with the critic's next answer."""
-        self._given_up = True
-        self._drawn.put(None)
+        """Stop reading. After an error, requests under way end with the critic's next result."""
+        self._cancelled = True
+        self._sampled.put(None)
 
-    def add(self, rollout: Rollout) -> None:
-        """Have an attempt graded, if it has no grade yet, and criticized."""
-        self._drawn.put(rollout)
+    def submit(self, rollout: Rollout) -> None:
+        """Queue a rollout for grading, if it has no grade yet, and for the critic."""
+        self._sampled.put(rollout)
 
     def graded(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """The rollouts with their grades; they are all that were, or will be, added.
+        """Wait for the grades of all submitted rollouts and return these with theirs.
 
         Raises:
-            StepalignError: what the grader raised.
+            StepalignError: raised by the grader.
         """
-        self._drawn.put(None)
+        self._sampled.put(None)
         self._grading.join()
-        if self._fault is not None:
-            raise self._fault
+        if self._error is not None:
+            raise self._error
         return [self._graded[rollout.id] for rollout in rollouts]
 
-    def answers(self) -> Iterator[CriticResult]:
-        """The critic's answers, in the order in which they are ready; everything must have been graded.
+    def results(self) -> Iterator[CriticResult]:
+        """Yield the critic's results as they are ready, once all rollouts are graded.
 
         Raises:
-            StepalignError: what the critic raised.
+            StepalignError: raised by the critic.
         """
-        if self._at_once:
-            while answers := self.take(wait=True):
-                yield from answers
+        if self._concurrent:
+            while results := self.drain(wait=True):
+                yield from results
         elif self._critic is not None:
             yield from self._critic.critique(self._attempts())
 
-    def take(self, *, wait: bool) -> list[CriticResult]:
-        """The answers that are ready, of a critic that is asked at once.
+    def drain(self, *, wait: bool) -> list[CriticResult]:
+        """Return the results that are ready, of a concurrent critic.
 
         Args:
-            wait: for one, if there is none yet; none then means that all have been taken.
+            wait: wait for one if none is ready. An empty list then means that all have been read.
 
         Raises:
-            StepalignError: what the critic raised.
+            StepalignError: raised by the critic.
         """
-        answers: list[CriticResult] = []
+        results: list[CriticResult] = []
         while not self.exhausted:
             try:
-                found = self._answers.get(block=wait and not answers)
+                result = self._results.get(block=wait and not results)
             except Empty:
                 break
-            if isinstance(found, BaseException):
-                raise found
-            if found is None:
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
                 self.exhausted = True
             else:
-                answers.append(found)
-        return answers
+                results.append(result)
+        return results
 
     def _grade(self) -> None:
         more = True
         try:
             while more:
-                waiting = [self._drawn.get(), *self._drained()]
-                if self._given_up:
+                queued = [self._sampled.get(), *self._queued()]
+                if self._cancelled:
                     break
-                more = None not in waiting
-                drawn = [rollout for rollout in waiting if rollout is not None]
-                known = [rollout for rollout in drawn if rollout.grade is not None]
-                new = [rollout for rollout in drawn if rollout.grade is None]
-                for rollout in (*known, *self._grader.grade(new, self._problems)):
+                more = None not in queued
+                rollouts = [rollout for rollout in queued if rollout is not None]
+                graded = [rollout for rollout in rollouts if rollout.grade is not None]
+                ungraded = [rollout for rollout in rollouts if rollout.grade is None]
+                for rollout in (*graded, *self._grader.grade(ungraded, self._problems)):
                     self._graded[rollout.id] = rollout
-                    self._asked.put(rollout)
-        except BaseException as error:  # raised again where the grades are wanted
-            self._fault = error
+                    self._to_critique.put(rollout)
+        except BaseException as error:  # raised again in `graded`
+            self._error = error
         finally:
-            self._asked.put(None)
+            self._to_critique.put(None)
 
-    def _drained(self) -> Iterator[Rollout | None]:
+    def _queued(self) -> Iterator[Rollout | None]:
         while True:
             try:
-                yield self._drawn.get_nowait()
+                yield self._sampled.get_nowait()
             except Empty:
                 return
 
     def _attempts(self) -> Iterator[tuple[Problem, Rollout]]:
-        while (rollout := self._asked.get()) is not None and not self._given_up:
+        while (rollout := self._to_critique.get()) is not None and not self._cancelled:
             yield self._problems[rollout.problem_id], rollout
 
-    def _ask(self) -> None:
+    def _critique(self) -> None:
         assert self._critic is not None
-        since: dict[str, float] = {}
+        starts: dict[str, float] = {}
 
-        def timed() -> Iterator[tuple[Problem, Rollout]]:
+        def attempts() -> Iterator[tuple[Problem, Rollout]]:
             for problem, rollout in self._attempts():
-                since[rollout.id] = time.perf_counter()
+                starts[rollout.id] = time.perf_counter()
                 yield problem, rollout
 
         end: BaseException | None = None
         try:
-            for answer in self._critic.critique(timed()):
-                if self._given_up:
-                    break  # and with the iterator what is under way ends
-                self.spans.append((since[answer.rollout_id], time.perf_counter()))
-                self._answers.put(answer)
-        except BaseException as error:  # raised again where the answers are wanted
+            for result in self._critic.critique(attempts()):
+                if self._cancelled:
+                    break  # closing the iterator ends the requests under way
+                self.spans.append((starts[result.rollout_id], time.perf_counter()))
+                self._results.put(result)
+        except BaseException as error:  # raised again in `drain`
             end = error
-        self._answers.put(end)
+        self._results.put(end)
 
 
 def iter_micro_batches(
-    answering: CritiqueStream,
-    teach: Callable[[Sequence[CriticResult]], Sequence[L]],
+    stream: CritiqueStream,
+    build: Callable[[Sequence[CriticResult]], Sequence[E]],
     size: int,
-    tokens: int | None,
+    max_tokens: int | None,
     console: Console,
-) -> Iterator[list[L]]:
-    """Micro-batches of the lessons that are ready, the longest first; it waits only where they do not fill one.
+) -> Iterator[list[E]]:
+    """Yield micro-batches of the examples that are ready, the longest first; wait only to fill one.
 
     Args:
-        answering: of a critic that is asked at once.
-        teach: the lessons that answers come to.
-        size: lessons in a micro-batch, at most.
-        tokens: its padded tokens, at most (`views.micro_batches`).
-        console: the seconds spent waiting are `critique`'s.
+        stream: of a concurrent critic.
+        build: makes examples of results.
+        size: examples in a micro-batch, at most.
+        max_tokens: its padded tokens, at most (`collate.micro_batches`).
+        console: keeps the seconds of waiting under `critique`.
     """
-    ready: list[L] = []
+    ready: list[E] = []
     while True:
-        while len(ready) < size and not answering.exhausted:
+        while len(ready) < size and not stream.exhausted:
             start = time.perf_counter()
-            answers = answering.take(wait=True)
+            results = stream.drain(wait=True)
             console.timed("critique", start)
-            ready.extend(teach(answers))
+            ready.extend(build(results))
         if not ready:
             return
-        ready.extend(teach(answering.take(wait=False)))
-        micro = next(micro_batches(ready, size, tokens))
-        taken = {lesson.rollout_id for lesson in micro}
-        ready = [lesson for lesson in ready if lesson.rollout_id not in taken]
-        yield micro
+        ready.extend(build(stream.drain(wait=False)))
+        micro_batch = next(micro_batches(ready, size, max_tokens))
+        ids = {example.rollout_id for example in micro_batch}
+        ready = [example for example in ready if example.rollout_id not in ids]
+        yield micro_batch

@@ -1,420 +1,322 @@
-"""The loop: rollouts, critiques, lessons, an update; checkpoints and evaluations along the way.
+"""Training loop: rollouts, critiques, examples, an update; evaluations and checkpoints along the way.
 
-One loop for every condition. What differs between two conditions is a field of their recipes, read by a `Algorithm`:
-`teaching` (what the teacher sees, what is made of it) or `rewarding` (GRPO).
-
-    stepalign train recipes/quickstart.toml
+One loop serves every algorithm. `trainer.build` makes the parts from a recipe.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, models, report
-from stepalign import data as problems
+from stepalign import config
 from stepalign.algorithms.base import Algorithm, StepExamples
-from stepalign.algorithms.self_distillation import within
-from stepalign.chat import load_chat
-from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
-from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.stats import outcomes
-from stepalign.distributed.process import SINGLE, MainProcessProxy, World, init_world
-from stepalign.distributed.strategy import build_strategy, fingerprint
+from stepalign.distributed.base import ParallelStrategy
+from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.policy import ADAPTER
-from stepalign.probing.callback import ProbeCallback
-from stepalign.prompts.conversation import SolverPrompt
+from stepalign.policy import ADAPTER, Policy
 from stepalign.records import CriticResult, Problem, Rollout
-from stepalign.rewards import Grader
-from stepalign.rollouts import build as samplers
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.trainer import checkpoints, progress
-from stepalign.trainer.accumulation import GradientAccumulator, learning_rate, optimizer_of, update
-from stepalign.trainer.batches import batches, fitting
-from stepalign.trainer.cost import spent
+from stepalign.trainer import checkpoints
+from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
+from stepalign.trainer.batches import batches
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
-from stepalign.trainer.run_folder import Run
+from stepalign.trainer.run_folder import RunFolder
+from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_warnings
 from stepalign.trainer.weight_sync import WeightSync
 
 
-def train(settings: config.Recipe) -> Path:
-    """Do a run, or go on with it where it was stopped, and return its report.
+class TrainerCallback:
+    """Hooks of a run, named as in transformers. Override what you need; only the main process calls them."""
 
-    Raises:
-        StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
-            computed up to then is in the run's folder.
-    """
-    world = init_world(settings.distributed.num_processes)
-    with ExitStack() as stack:
-        run = Run(settings) if world.size == 1 else cast(Run, MainProcessProxy(world, lambda: Run(settings)))
-        stack.callback(run.close)
-        trainer = Trainer(settings, run, stack, world)
-        trainer.run_all()
-    page = world.on_main(lambda: report.write(settings.folder))
-    world.shutdown()
-    return page
+    def on_train_begin(self, trainer: "Trainer") -> None:
+        """React to the start of a run, or of its continuation, before the first evaluation."""
+
+    def on_step_end(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
+        """React to an optimizer step. `metrics` is its line in `metrics.jsonl`."""
+
+    def on_evaluate(self, trainer: "Trainer", evaluation: Evaluation) -> None:
+        """React to an evaluation."""
+
+    def on_save(self, trainer: "Trainer") -> None:
+        """React to a checkpoint."""
 
 
+@dataclass(kw_only=True)
 class Trainer:
-    """Everything a run needs, put together once."""
+    """Parts of a run and the loop over them."""
 
-    def __init__(self, settings: config.Recipe, run: Run, stack: ExitStack, world: World = SINGLE) -> None:
-        self.settings, self.run, self.world = settings, run, world
-        # All that can be wrong with a recipe shows before the weights are loaded.
-        self.chat = load_chat(settings.model)
-        self.prompt = SolverPrompt(settings.prompts)
-        context_limit = models.context_limit(settings.model)
-        self.method: Algorithm[Any] = registry.build(
-            settings.algorithm, recipe=settings, chat=self.chat, prompt=self.prompt, context_limit=context_limit
-        )
-        grader: Grader = stack.enter_context(registry.build(settings.grader))
-        self.critic: Critic | None = (
-            registry.build(
-                settings.critic.divided(world.size), grader=grader, folder=settings.folder, own=self._own_model
-            )
-            if settings.critic and self.method.needs_critique
-            else None
-        )
-        # The own model cannot draw rollouts and critiques at once; a program answers at once, and in a settled order.
-        overlap = settings.training.overlap
-        self._at_once = overlap and not (settings.critic and settings.critic.needs_own_model)
-        served = self.critic is not None and settings.critic is not None and settings.critic.is_remote
-        self._early = overlap and served and self.method.one_by_one and world.size == 1
-        self.train_problems, self.evaluation_problems, dropped = world.on_main(
-            lambda: problems.prepare(settings.problems)
-        )
-        self._leave_out_long_problems(context_limit, dropped)
-        self.method.check(self.train_problems)
+    recipe: config.Recipe
+    run: RunFolder
+    world: World
+    console: Console
+    accelerator: Accelerator
+    """Its trackers are used."""
+    train_problems: list[Problem]
+    evaluation_problems: list[Problem]
+    algorithm: Algorithm[Any]
+    critic: Critic | None
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    strategy: ParallelStrategy
+    solver: Solver
+    weight_sync: WeightSync
+    callbacks: Sequence[TrainerCallback] = ()
+    concurrent_critic: bool = False
+    """Critiques are made while other rollouts are sampled."""
+    streaming: bool = False
+    """Updates begin with the first critiques, while others are made."""
+    step: int = 0
+    """Optimizer steps done."""
 
-        if settings.probe is not None and world.size > 1:
-            raise StepalignError(
-                "[probe] looks at the policy in one process: leave it out, and measure the checkpoints with "
-                "`stepalign probe`"
-            )
-        self.accelerator = _accelerator(settings)
-        self.engine = build_strategy(settings.distributed, world, self.accelerator.device)
-        self.policy = models.load_policy(
-            settings.model,
-            settings.lora,
-            settings.seed,
-            self.accelerator.device,
-            load_device=self.engine.load_device,
-        )
-        sampler = samplers.make(
-            settings, lambda: self.policy.model, self.policy.head.dtype, eos_ids=self.chat.eos_ids, world=world
-        )
-        self.solver = Solver(self.chat, sampler, grader, self.prompt, world)
-        texts = (
-            (
-                *self.solver.prompt_ids(problem, thinking=settings.sampling.enable_thinking),
-                *self.chat.encode_text(problem.solution or problem.answer),
-            )
-            for problem in self.train_problems
-        )
-        self.weight_sync = WeightSync(sampler, self.policy, settings, texts, world)
-        stack.callback(self.weight_sync.close)
-        if settings.training.gradient_checkpointing:
-            self.policy.base.gradient_checkpointing_enable({"use_reentrant": False})
-        self.optimizer = optimizer_of(self.policy, settings.optimizer)
-        run.describe(self.train_problems, self.evaluation_problems, dropped)
-        last = world.on_main(lambda: checkpoints.latest(settings.folder / "checkpoints"))
-        self.step = checkpoints.load(last, self.policy, self.optimizer) if last else 0
-        run.forget_metrics_after(self.step)
-        world.assert_same("model or adapter", fingerprint([self.policy.head[:64], *self.policy.trainable()]))
-        self.optimizer = self.engine.prepare(self.policy, self.optimizer)
-        self.console = stack.enter_context(Console(settings.training.max_steps, self.step, quiet=not world.is_main))
-        if world.size > 1:
-            self.console.say(f"{world.size} processes, {self.engine.name}")
-        if settings.teacher.enable_thinking and not self.chat.has_thinking_switch():
-            self.console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
-        if last:
-            self.console.say(f"{settings.folder}: going on from {last.name}")
-        self.watch = self._watch(context_limit) if settings.probe else None
-
-    def _own_model(self) -> OwnModel:
-        return OwnModel(self.chat, self.solver.sampler, models.context_limit(self.settings.model))
-
-    def run_all(self) -> None:
+    def train(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
-        training = self.settings.training
+        training = self.recipe.training
         if not self.evaluation_problems:
             self.console.warn("there are no evaluation problems: nothing will be evaluated")
-        self.look()
-        if self._evaluates_now():
+        self._call("on_train_begin")
+        if self._evaluation_is_due():
             self.evaluate()
-        stream = batches(
-            self.train_problems, training.rollouts_per_step // training.num_generations, self.settings.seed
-        )
+        problems_per_step = training.rollouts_per_step // training.num_generations
+        stream = batches(self.train_problems, problems_per_step, self.recipe.seed)
         for batch in islice(stream, self.step, training.max_steps):
-            self.learn_from(batch)
+            self.train_step(batch)
             if self.step == training.max_steps or self.step % training.save_steps == 0:
-                self._checkpoint()
-                self.look()
-            if self._evaluates_now():
+                self.save_checkpoint()
+            if self._evaluation_is_due():
                 self.evaluate()
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
-    def _checkpoint(self) -> None:
-        folder, optimizer = (
-            self.settings.folder / "checkpoints",
-            self.engine.full_optimizer_state(self.policy, self.optimizer),
-        )
-        self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
+    def train_step(self, batch: Sequence[Problem]) -> None:
+        """Do one optimizer step on these problems.
 
-    def learn_from(self, batch: Sequence[Problem]) -> None:
-        """One optimizer step on these problems."""
+        Raises:
+            StepalignError: loss or gradient is not finite, or a critic or grader failed for good.
+        """
         step = self.step + 1
+        problems = {problem.id: problem for problem in batch}
         self.console.begin()
-        by_id = {problem.id: problem for problem in batch}
-        kept = self.run.critiques(step)
-        rate = learning_rate(self.settings.optimizer, step)
+        rate = learning_rate(self.recipe.optimizer, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(derive_seed(self.settings.seed, "dropout", step) + self.world.rank)
-        critic = self.critic if kept is None else None
-        with CritiqueStream(by_id, self.solver.grader, critic, at_once=self._at_once) as answering:
-            with self.engine.unsharded(self.policy):
-                rollouts = self._rollouts(step, batch, answering)
-                early = self._early and kept is None
-                answers = [] if early else kept or self._critiques(step, rollouts, answering)
+        torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step) + self.world.rank)
+        cached = self.run.critiques(step)
+        critic = self.critic if cached is None else None
+        with CritiqueStream(problems, self.solver.grader, critic, concurrent=self.concurrent_critic) as stream:
+            with self.strategy.unsharded(self.policy):
+                rollouts = self._rollouts(step, batch, stream)
+                streaming = self.streaming and cached is None
+                critiques = [] if streaming else cached or self._critiques(step, rollouts, stream)
                 self.weight_sync.sleep()
-                self.weight_sync.compare(rollouts)
             try:
-                if early:
-                    taught, learnt, answers = self._learn_as_answered(step, by_id, rollouts, answering)
-                else:
-                    taught = self.method.teach(rollouts, by_id, {answer.rollout_id: answer for answer in answers})
-                    learnt = self._learn(taught)
-            except StepalignError as error:
-                raise StepalignError(f"{self.settings.folder}, step {step}: {error}") from None
-        self.step = step
-        critic_tokens = {
-            "read": sum(answer.prompt_tokens for answer in answers),
-            "written": sum(answer.completion_tokens for answer in answers),
-        }
-        updates = self.method.num_iterations if taught.lessons else 0
-        counts: dict[str, Mapping[str, Any]] = {
-            "cases": taught.cases,
-            "failures": taught.failures,
-            "outcomes": taught.outcomes,
-            "checks": outcomes(answers),
-            "critic_tokens": critic_tokens,
-            "cost": spent(self.policy.parameters_read, batch, rollouts, answers, learnt, updates),
-        }
-        spans = {**self.console.spans, "answered": answering.spans}
-        self.run.add_timeline(step, {name: found for name, found in spans.items() if name != "learn"})
-        self._record(rollouts, {"lr": rate, **learnt}, counts)
-
-    def _learn(self, taught: StepExamples[Any]) -> dict[str, float]:
-        """The step's updates on lessons that are all there."""
-        learnt: dict[str, float] = {}
-        if taught.lessons:
-            learner = self.method.learner()
-            for _ in range(self.method.num_iterations):
-                learnt = update(
-                    self.engine,
-                    self.policy,
-                    self.optimizer,
-                    taught.lessons,
-                    learner,
-                    self.settings,
-                    self.console,
-                    zero_gradient=taught.zero_gradient,
+                examples, critiques, metrics = self._update(
+                    rollouts, problems, critiques, stream if streaming else None
                 )
-        return learnt
+            except StepalignError as error:
+                raise StepalignError(f"{self.recipe.folder}, step {step}: {error}") from None
+            if streaming:
+                self.run.save_critiques(step, critiques)
+        self.step = step
+        self.algorithm.after_step(self.policy)
+        spans = {name: spans for name, spans in self.console.spans.items() if name != "learn"}
+        self.run.append_timeline(step, {**spans, "answered": stream.spans})
+        self._record(batch, rollouts, examples, critiques, {"lr": rate, **metrics})
 
-    def _learn_as_answered(
-        self, step: int, by_id: Mapping[str, Problem], rollouts: Sequence[Rollout], answering: CritiqueStream
-    ) -> tuple[StepExamples[Any], dict[str, float], list[CriticResult]]:
-        """The step's update, whose passes begin with the first answers."""
-        training = self.settings.training
-        drawn = {rollout.id: rollout for rollout in rollouts}
-        found: dict[str, CriticResult] = {}
-        taught: StepExamples[Any] = StepExamples(lessons=[])
-
-        def teach(answers: Sequence[CriticResult]) -> list[Any]:
-            new = {answer.rollout_id: answer for answer in answers}
-            found.update(new)
-            made = self.method.teach([drawn[name] for name in new], by_id, new)
-            taught.extend(made)
-            return made.lessons
-
-        gradients = GradientAccumulator(
-            self.engine,
-            self.policy,
-            self.method.learner(),
-            self.settings,
-            self.console,
-            sequences=len(rollouts),
-            tokens=sum(len(rollout.completion_ids) for rollout in rollouts),
-        )
-        with self.console.stage("learn", len(rollouts)) as advance:
-            for micro in iter_micro_batches(
-                answering, teach, training.micro_batch_size, training.max_tokens_per_micro_batch, self.console
-            ):
-                gradients.add(micro)
-                advance(len(micro))
-        answers = [found[rollout.id] for rollout in rollouts]
-        self.run.keep_critiques(step, answers)
-        return taught, gradients.apply(self.optimizer, taught.lessons) if taught.lessons else {}, answers
-
-    def evaluate(self) -> Evaluation | None:
-        """Judge the policy as it is on the evaluation problems, once a step."""
-        if not self.evaluation_problems:
-            return None
-        if done := self.run.evaluation(self.step):
-            return done
-        with self.engine.unsharded(self.policy):
-            self.weight_sync.sync(self.step)
-            evaluation, rollouts = evaluate_policy(
-                self.solver,
-                self.evaluation_problems,
-                self.settings.evaluation,
-                self.console,
-                adapter=ADAPTER,
-                seed=self.settings.seed,
-                step=self.step,
-            )
-        self.run.keep_evaluation(evaluation, rollouts)
-        shown = {name: measure.value for name, measure in evaluation.measures.items()}
-        self.accelerator.log({f"evaluation/{name}": value for name, value in shown.items()}, step=self.step)
-        self.console.say(
-            f"step {self.step}: Avg@{evaluation.n} {shown['avg']:.1%}, Maj@{evaluation.n} {shown['maj']:.1%}, "
-            f"Pass@{evaluation.n} {shown['pass']:.1%}, {shown['length']:.0f} tokens"
-        )
-        return evaluation
-
-    def look(self) -> None:
-        """Measure the credit of the recipe's probe, where it has one, with the policy as it is."""
-        if self.watch is not None:
-            for context, found in self.watch.at(self.step).contexts.items():
-                shown = {name: found[name].value for name in ("correct", "at") if name in found}
-                self.accelerator.log({f"probe/{context}/{name}": v for name, v in shown.items()}, step=self.step)
-
-    def _watch(self, context_limit: int | None) -> ProbeCallback:
-        return ProbeCallback(
-            self.settings,
-            self.policy,
-            self.solver,
-            within(self.settings.teacher, context_limit),
-            self.console,
-            self.train_problems,
-            self.settings.folder / "probe",
-        )
-
-    def _evaluates_now(self) -> bool:
-        """Whether an evaluation is due. A run that goes on must not add one where it happened to be stopped."""
-        every = self.settings.training.eval_steps
-        return self.step in (0, self.settings.training.max_steps) or (every > 0 and self.step % every == 0)
-
-    def _rollouts(self, step: int, batch: Sequence[Problem], answering: CritiqueStream) -> list[Rollout]:
-        """The step's rollouts, graded, on their way to the critic: those that were kept, or new ones."""
-        if (kept := self.run.rollouts(step)) is not None:
-            mine = self.world.shard(kept)
+    def _rollouts(self, step: int, batch: Sequence[Problem], stream: CritiqueStream) -> list[Rollout]:
+        """Read the step's graded rollouts from the run's folder, or sample them; pass them to the stream."""
+        if (cached := self.run.rollouts(step)) is not None:
+            mine = self.world.shard(cached)
             for rollout in mine:
-                answering.add(rollout)
-            answering.graded(mine)
-            return kept
+                stream.submit(rollout)
+            stream.graded(mine)
+            return cached
         self.weight_sync.sync(self.step)
-        training = self.settings.training
-        tokens_at_most = training.rollouts_per_step * self.settings.sampling.max_new_tokens / self.world.size
-        with self.console.stage("sample", tokens_at_most, "tokens") as advance:
+        training, sampling = self.recipe.training, self.recipe.sampling
+        max_tokens = training.rollouts_per_step * sampling.max_new_tokens / self.world.size
+        with self.console.stage("sample", max_tokens, "tokens") as advance:
 
-            def done(rollout: Rollout) -> None:
-                answering.add(rollout)
+            def sampled(rollout: Rollout) -> None:
+                stream.submit(rollout)
                 advance(len(rollout.completion_ids))
 
             rollouts = self.solver.generate_rollouts(
                 batch,
                 training.num_generations,
-                self.settings.sampling,
+                sampling,
                 adapter=ADAPTER,
                 policy_step=self.step,
-                seed=derive_seed(self.settings.seed, "rollouts", step),
+                seed=derive_seed(self.recipe.seed, "rollouts", step),
                 prefix=f"step-{step:06d}",
-                on_rollout=done,
-                grade=answering.graded,
+                on_rollout=sampled,
+                grade=stream.graded,
             )
-        self.run.keep_rollouts(step, rollouts)
+        self.run.save_rollouts(step, rollouts)
         return rollouts
 
-    def _critiques(self, step: int, rollouts: Sequence[Rollout], answering: CritiqueStream) -> list[CriticResult]:
-        """The critic's answers to all of the step's rollouts, in their order."""
+    def _critiques(self, step: int, rollouts: Sequence[Rollout], stream: CritiqueStream) -> list[CriticResult]:
+        """Collect the critic's results on all of the step's rollouts, in their order."""
         if self.critic is None:
             return []
-        answers = []
+        results = []
         with self.console.stage("critique", len(self.world.shard(rollouts))) as advance:
-            for answer in answering.answers():
-                answers.append(answer)
+            for result in stream.results():
+                results.append(result)
                 advance(1)
-        by_rollout = {answer.rollout_id: answer for answer in self.world.gather(answers)}
-        answers = [by_rollout[rollout.id] for rollout in rollouts]
-        self.run.keep_critiques(step, answers)
-        return answers
+        by_rollout = {result.rollout_id: result for result in self.world.gather(results)}
+        critiques = [by_rollout[rollout.id] for rollout in rollouts]
+        self.run.save_critiques(step, critiques)
+        return critiques
+
+    def _update(
+        self,
+        rollouts: Sequence[Rollout],
+        problems: Mapping[str, Problem],
+        critiques: Sequence[CriticResult],
+        stream: CritiqueStream | None,
+    ) -> tuple[StepExamples[Any], list[CriticResult], dict[str, float]]:
+        """Build the step's examples and update the policy on them.
+
+        Args:
+            rollouts: the whole step's.
+            problems: by id.
+            critiques: of these rollouts, in their order; empty with `stream`.
+            stream: gives the critiques as they are ready; None where they are all there.
+
+        Returns:
+            The examples, the critiques in the order of the rollouts, and the last update's metrics.
+        """
+        by_id = {rollout.id: rollout for rollout in rollouts}
+        results: dict[str, CriticResult] = {}
+        step_examples: StepExamples[Any] = StepExamples()
+
+        def build(new: Sequence[CriticResult]) -> list[Any]:
+            new_by_id = {result.rollout_id: result for result in new}
+            results.update(new_by_id)
+            attempts = [by_id[name] for name in new_by_id] if stream else rollouts
+            built = self.algorithm.build_examples(attempts, problems, new_by_id)
+            step_examples.extend(built)
+            return built.examples
+
+        limits = self.recipe.training.micro_batch_size, self.recipe.training.max_tokens_per_micro_batch
+        lengths = None
+        if stream is None:
+            build(critiques)
+            if not step_examples.examples:
+                return step_examples, list(critiques), {}
+        else:
+            lengths = [len(rollout.completion_ids) for rollout in rollouts]
+        sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
+        metrics: dict[str, float] = {}
+        for iteration in range(self.algorithm.num_iterations):
+            passes: Iterable[Pass[Any]]
+            if stream is not None and iteration == 0:
+                passes = ((ready, False, False) for ready in iter_micro_batches(stream, build, *limits, self.console))
+            else:
+                passes = local_passes(self.strategy, step_examples.examples, *limits)
+            metrics |= update(
+                self.algorithm,
+                self.policy,
+                self.strategy,
+                self.optimizer,
+                step_examples,
+                passes,
+                self.console,
+                loss_agg_mode=self.recipe.algorithm.loss_agg_mode,
+                max_grad_norm=self.recipe.optimizer.max_grad_norm,
+                lengths=lengths,
+                sampler_logprobs=sampled if iteration == 0 else None,  # later the policy is another
+            )
+        return step_examples, [results[rollout.id] for rollout in rollouts] if results else [], metrics
+
+    def save_checkpoint(self) -> None:
+        """Write adapter, optimizer and step to the run's folder."""
+        optimizer = self.strategy.full_optimizer_state(self.policy, self.optimizer)
+        self.world.on_main(lambda: checkpoints.save(self.run.checkpoints, self.policy, optimizer, self.step))
+        self._call("on_save")
+
+    def evaluate(self) -> Evaluation | None:
+        """Evaluate the policy on the evaluation problems, once a step."""
+        if not self.evaluation_problems:
+            return None
+        if (done := self.run.evaluation(self.step)) is not None:
+            return done
+        with self.strategy.unsharded(self.policy):
+            self.weight_sync.sync(self.step)
+            evaluation, rollouts = evaluate_policy(
+                self.solver,
+                self.evaluation_problems,
+                self.recipe.evaluation,
+                self.console,
+                adapter=ADAPTER,
+                seed=self.recipe.seed,
+                step=self.step,
+            )
+        self.run.save_evaluation(evaluation, rollouts)
+        values = {name: measure.value for name, measure in evaluation.measures.items()}
+        self.accelerator.log({f"evaluation/{name}": value for name, value in values.items()}, step=self.step)
+        self.console.say(
+            f"step {self.step}: Avg@{evaluation.n} {values['avg']:.1%}, Maj@{evaluation.n} {values['maj']:.1%}, "
+            f"Pass@{evaluation.n} {values['pass']:.1%}, {values['length']:.0f} tokens"
+        )
+        self._call("on_evaluate", evaluation)
+        return evaluation
+
+    def _evaluation_is_due(self) -> bool:
+        """Tell by the step alone, so that a resumed run adds no evaluation where it was stopped."""
+        every = self.recipe.training.eval_steps
+        return self.step in (0, self.recipe.training.max_steps) or (every > 0 and self.step % every == 0)
 
     def _record(
         self,
+        batch: Sequence[Problem],
         rollouts: Sequence[Rollout],
-        learnt: Mapping[str, float],
-        counts: Mapping[str, Mapping[str, Any]],
+        examples: StepExamples[Any],
+        critiques: Sequence[CriticResult],
+        update_metrics: Mapping[str, float],
     ) -> None:
-        """Keep a step's metrics, send them to trackers, and say what a person should know."""
+        """Write a step's metrics to folder, trackers and terminal."""
+        training = self.recipe.training
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
-        training = self.settings.training
+        updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {
             "step": self.step,
             "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
-            **learnt,
-            **progress.measured(rollouts),
+            **update_metrics,
+            **rollout_metrics(rollouts),
             **self.weight_sync.metrics,
         }
-        self.run.add_metrics({**values, **counts, "seconds": seconds})
+        line = {
+            **values,
+            "cases": examples.cases,
+            "failures": examples.failures,
+            "outcomes": examples.outcomes,
+            "checks": outcomes(critiques),
+            "critic_tokens": {
+                "read": sum(result.prompt_tokens for result in critiques),
+                "written": sum(result.completion_tokens for result in critiques),
+            },
+            "cost": step_cost(self.policy.parameters_read, len(batch), rollouts, critiques, update_metrics, updates),
+            "seconds": seconds,
+        }
+        self.run.append_metrics(line)
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
-        for warning in progress.warnings(rollouts, learnt, counts["failures"], self.settings.sampling):
+        for warning in step_warnings(
+            rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
+        ):
             self.console.warn(f"step {self.step}: {warning}")
-        self.console.step_done(f"step {self.step}: {progress.line(values, seconds)}")
+        self.console.step_done(f"step {self.step}: {step_line(values, seconds)}")
+        self._call("on_step_end", line)
 
-    def _leave_out_long_problems(self, limit: int | None, dropped: dict[str, int]) -> None:
-        """Problems whose prompt leaves no room for a completion cannot be attempted."""
-        sampling = self.settings.sampling
-        before = len(self.train_problems) + len(self.evaluation_problems)
-        self.train_problems = fitting(self.train_problems, sampling, self.chat, self.prompt, limit)
-        self.evaluation_problems = fitting(
-            self.evaluation_problems, self.settings.evaluation.sampling, self.chat, self.prompt, limit
-        )
-        left_out = before - len(self.train_problems) - len(self.evaluation_problems)
-        if left_out:
-            dropped["longer than the model's context"] = left_out
-        if not self.train_problems:
-            raise StepalignError(
-                f"problems.train: no problem leaves room for sampling.max_new_tokens = {sampling.max_new_tokens} "
-                f"in the model's context of {limit} tokens"
-            )
-
-
-def _accelerator(settings: config.Recipe) -> Accelerator:
-    folder = str(settings.folder / "trackers")
-    accelerator = Accelerator(
-        log_with=list(settings.tracking.report_to) or None,
-        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
-    )
-    if settings.tracking.report_to:
-        accelerator.init_trackers(settings.tracking.project, init_kwargs=_run_names(settings))
-    return accelerator
-
-
-def _run_names(settings: config.Recipe) -> dict[str, dict[str, str]]:
-    """Each tracker's own way to be told the run's name."""
-    return {"wandb": {"name": settings.name}, "trackio": {"name": settings.name}}
+    def _call(self, hook: str, *arguments: Any) -> None:
+        if self.world.is_main:
+            for callback in self.callbacks:
+                getattr(callback, hook)(self, *arguments)

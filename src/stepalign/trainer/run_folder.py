@@ -67,7 +67,7 @@ _FREE_TO_CHANGE = (
 """What may differ when a run goes on: none of it changes what was computed so far."""
 
 
-class Run:
+class RunFolder:
     """One run's folder, opened for writing by one process."""
 
     def __init__(self, recipe: configs.Recipe) -> None:
@@ -124,7 +124,7 @@ class Run:
         path = self._of_step("rollouts", step)
         return read_jsonl(path, Rollout) if path.exists() else None
 
-    def keep_rollouts(self, step: int, rollouts: Iterable[Rollout]) -> None:
+    def save_rollouts(self, step: int, rollouts: Iterable[Rollout]) -> None:
         """Keep the graded rollouts of a step."""
         write_jsonl(self._of_step("rollouts", step), rollouts)
 
@@ -133,21 +133,21 @@ class Run:
         path = self._of_step("critiques", step)
         return read_jsonl(path, CriticResult) if path.exists() else None  # type: ignore[arg-type]
 
-    def keep_critiques(self, step: int, answers: Iterable[Critique | CritiqueFailure]) -> None:
+    def save_critiques(self, step: int, answers: Iterable[Critique | CritiqueFailure]) -> None:
         """Keep the critic's answers of a step."""
         write_jsonl(self._of_step("critiques", step), answers)
 
-    def add_metrics(self, values: Mapping[str, Any]) -> None:
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one step's metrics."""
         self._append("metrics.jsonl", values)
 
-    def add_timeline(self, step: int, spans: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    def append_timeline(self, step: int, spans: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         """Append when each stage of a step ran, in seconds from the first one's start."""
         begin = min((start for stage in spans.values() for start, _ in stage), default=0.0)
         since = {name: [[round(t - begin, 4) for t in span] for span in stage] for name, stage in spans.items()}
         self._append("timeline.jsonl", {"step": step, **since})
 
-    def forget_metrics_after(self, step: int) -> None:
+    def drop_metrics_after(self, step: int) -> None:
         """Drop the metrics and times of steps that are about to be done again."""
         for name in ("metrics.jsonl", "timeline.jsonl"):
             path = self.folder / name
@@ -160,7 +160,7 @@ class Run:
         path = self._of_step("evaluations", step).with_suffix(".json")
         return metrics.read(path) if path.exists() else None
 
-    def keep_evaluation(self, evaluation: Evaluation, rollouts: Iterable[Rollout]) -> None:
+    def save_evaluation(self, evaluation: Evaluation, rollouts: Iterable[Rollout]) -> None:
         """Keep an evaluation and the rollouts behind it."""
         path = self._of_step("evaluations", evaluation.step)
         write_jsonl(path, rollouts)

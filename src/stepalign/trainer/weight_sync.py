@@ -13,7 +13,7 @@ decided between 0.4 and 0.6, because rounding in the trainer itself (half precis
 served, nor where half of the step is below four standard deviations of the noise. Such a sync is counted, and the next
 one compares with the same older version, so that the step grows until it can be decided.
 
-`compare` measures the difference on the rollouts themselves.
+`trainer.accumulation` measures the mismatch of trainer and sampler on the rollouts themselves.
 """
 
 import logging
@@ -27,19 +27,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
+from stepalign.collate import collate
 from stepalign.distributed.process import World
 from stepalign.errors import StepalignError
 from stepalign.losses.log_probs import scores
 from stepalign.policy import ADAPTER, Policy
-from stepalign.records import Rollout, TokenIds
+from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, RemoteSampler, Sampler
-from stepalign.views import View, collate
+from stepalign.views import View
 
 log = logging.getLogger("stepalign")
 
 _TOKENS, _TOKENS_PER_TEXT = 2000, 256
 """Tokens that are compared. vLLM holds the logits of a whole text at once, so texts are short."""
-_TOKENS_PER_PASS = 8192
 _STALE, _ARRIVED = 0.4, 0.6
 _DEVIATIONS = 4.0
 """Standard deviations of the noise that half of a step must exceed."""
@@ -65,14 +65,14 @@ class WeightSync:
         self._policy, self._world = policy, world
         self._folder = settings.folder / "version"
         tolerance = getattr(settings.sampler, "tolerance", None)
-        self._tolerance: float = tolerance or (1e-3 if policy.head.dtype == torch.float32 else 0.05)
+        self.tolerance: float = tolerance or (1e-3 if policy.head.dtype == torch.float32 else 0.05)
         self._texts = _excerpts(texts) if self._sampler else []
         self._step: int | None = None
         self._number = 0
         self._older: dict[str, Float[Tensor, " tokens"]] = {}
         self._undecided = self._reloads = 0
         self.metrics: dict[str, float] = {}
-        """Mean |s − n| (nats), least t, mismatch on the last rollouts, counts over the run; empty before a sync."""
+        """The last sync's: mean |s − n| in nats, the least t, and counts over the run; empty without a sync."""
 
     def sync(self, step: int) -> None:
         """Load the policy into the sampler, if it has changed, and check that it arrived.
@@ -100,34 +100,6 @@ class WeightSync:
         self._step = step
         self._world.on_main(lambda: self._forget(version))
 
-    def compare(self, rollouts: Sequence[Rollout]) -> None:
-        """Compare the sampler's log-probabilities of its rollouts with those of the policy that sampled them.
-
-        Adds to `metrics` the mean over rollouts of their mean |trainer − sampler|, and the largest, in nats a token.
-
-        Args:
-            rollouts: of the present policy. Those without `sampler_logprobs` do not count.
-        """
-        views, served = [], []
-        for rollout in self._world.shard(rollouts):
-            if rollout.sampler_logprobs:
-                prompt, ids = rollout.prompt_ids, rollout.completion_ids
-                views.append(View(prompt_ids=prompt, completion_ids=ids, start=0, stop=len(ids)))
-                served.append(torch.tensor(rollout.sampler_logprobs))
-        scored = log_probs(self._policy, views)
-        means = [_mean_difference(one, other) for one, other in zip(served, scored, strict=True)]
-        if means := self._world.gather(means):
-            mean, largest = sum(means) / len(means), max(means)
-            self.metrics |= {"sampler_mismatch": mean, "sampler_mismatch_max": largest}
-            if largest > self._tolerance and self._world.is_main:
-                log.warning(
-                    "trainer and sampler differ by %.2g nats a token on average, by %.2g on one rollout "
-                    "(sampler.tolerance = %g): the rollouts are not quite the policy's own",
-                    mean,
-                    largest,
-                    self._tolerance,
-                )
-
     def sleep(self) -> None:
         """Let the sampler free the memory that training needs."""
         if self._sampler is not None:
@@ -147,16 +119,16 @@ class WeightSync:
         for server, by_text in self._sampler.prompt_logprobs(self._texts, adapter=ADAPTER).items():
             served = torch.tensor([value for values in by_text for value in values])
             complaint = f"{server} does not sample from the policy of step {step}, which it loaded"
-            difference, found = check_synced(served, new, self._older, self._tolerance, complaint)
+            difference, found = check_synced(served, new, self._older, self.tolerance, complaint)
             differences.append(difference)
             projections.append(found)
         changed = [name for name, old in self._older.items() if not torch.equal(old, new)]
         decided = all(len(found) == len(changed) for found in projections)
         self._undecided += not decided
-        projected = [t for by_name in projections for t in by_name.values()]
+        values = [t for found in projections for t in found.values()]
         self.metrics = {
             "weight_sync_difference": max(differences),
-            **({"weight_sync_projection": min(projected)} if projected else {}),
+            **({"weight_sync_projection": min(values)} if values else {}),
             "weight_sync_undecided": self._undecided,
             "weight_sync_reloads": self._reloads,
         }
@@ -176,8 +148,11 @@ class WeightSync:
 
     def _score_texts(self) -> Float[Tensor, " tokens"]:
         """Score every token of the texts but each first one with the trainer's policy."""
-        views = [View(prompt_ids=ids[:1], completion_ids=ids[1:], start=0, stop=len(ids) - 1) for ids in self._texts]
-        return torch.cat(log_probs(self._policy, views))
+        views = [
+            View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=len(ids) - 1)
+            for ids in self._texts
+        ]
+        return torch.cat(_log_probs(self._policy, views))
 
 
 def check_synced(
@@ -234,20 +209,16 @@ def _mean_difference(one: Float[Tensor, " tokens"], other: Float[Tensor, " token
 
 
 @torch.no_grad()
-def log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]]:
-    """Score the loss tokens of each view with a policy, without dropout, at temperature 1."""
+def _log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]]:
+    """Score the counted tokens of each view with a policy, without dropout, at temperature 1."""
     training = policy.training
     policy.eval()
-    scored: dict[int, Float[Tensor, " _"]] = {}
-    waiting = sorted(range(len(views)), key=lambda number: -len(views[number].input_ids))
-    while waiting:
-        size = max(1, _TOKENS_PER_PASS // len(views[waiting[0]].input_ids))
-        rows, waiting = waiting[:size], waiting[size:]
-        batch = collate([views[number] for number in rows]).to(policy.head.device)
-        values = scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu()
-        scored |= zip(rows, torch.split(values, [views[number].num_loss_tokens for number in rows]), strict=True)
+    scored = []
+    for view in views:
+        batch = collate([view]).to(policy.head.device)
+        scored.append(scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu())
     policy.train(training)
-    return [scored[number] for number in range(len(views))]
+    return scored
 
 
 def _excerpts(texts: Iterable[TokenIds]) -> list[TokenIds]:

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from stepalign.data import loaded
-from stepalign.data.loaded import Candidate, collect
+from stepalign.data import normalize
+from stepalign.data.normalize import Candidate, collect
 from stepalign.errors import StepalignError
 
 
@@ -87,7 +87,7 @@ def test_text_that_no_file_can_hold_is_an_error_that_names_the_row() -> None:
 
 
 def test_rows_beyond_the_bound_are_counted_but_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaded, "NAMED", 2)
+    monkeypatch.setattr(normalize, "NAMED", 2)
     result = collect("rows", [candidate(0), *(candidate(number, "Same") for number in range(1, 6))])
     assert result.dropped == {"duplicate": 4}
     assert len(result.places["duplicate"]) == 2

@@ -1,9 +1,8 @@
 """What a step cost, counted by hand."""
 
-from stepalign.records import CritiqueFailure, Problem, Rollout
-from stepalign.trainer.cost import COSTS, spent
+from stepalign.records import CritiqueFailure, Rollout
+from stepalign.trainer.step_metrics import COSTS, step_cost
 
-PROBLEM = Problem(id="p", statement="Compute 2 + 3.", answer="5")
 ROLLOUT = Rollout(
     id="r", problem_id="p", prompt_ids=(1, 2, 3), completion_ids=(4, 5), text="ab", token_starts=(0, 1), finish="stop"
 )
@@ -12,7 +11,7 @@ FAILURE = CritiqueFailure(rollout_id="r", critic="model", reason="parse", prompt
 
 def test_every_token_is_counted_where_it_is_read() -> None:
     learnt = {"loss": 0.5, "student_tokens": 8.0, "teacher_tokens": 20.0}
-    cost = spent(10, [PROBLEM], [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
+    cost = step_cost(10, 1, [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
     assert cost == {
         "rollouts": 2,
         "problems": 1,
@@ -26,5 +25,5 @@ def test_every_token_is_counted_where_it_is_read() -> None:
     assert (*cost, "seconds") == COSTS
 
 
-def test_a_step_without_lessons_costs_its_sampling() -> None:
-    assert spent(10, [PROBLEM], [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5
+def test_a_step_without_examples_costs_its_sampling() -> None:
+    assert step_cost(10, 1, [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5

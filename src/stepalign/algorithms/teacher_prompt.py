@@ -1,0 +1,88 @@
+"""Teacher prompt: a context rendered within the teacher's length limit.
+
+Only the shown texts are cut, each to the same share, found by bisection. Problem and assistant header stay whole
+(`FACTS.md`, trap 10).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stepalign import config
+from stepalign.chat import Chat
+from stepalign.contexts import Context, ContextInput
+from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import Turn
+from stepalign.records import Critique, Problem, Rollout, TokenIds
+
+_BISECTIONS = 10
+
+
+class DoesNotFit(StepalignError):
+    """Error: a problem and its completion exceed the teacher's limit even without any context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherPrompt:
+    """The teacher's message and prompt ids."""
+
+    message: str
+    ids: TokenIds
+    cut: bool
+    """True where the shown texts were shortened to fit."""
+
+
+def build_teacher_prompt(
+    chat: Chat,
+    before: Sequence[Turn],
+    context: Context,
+    problem: Problem,
+    rollout: Rollout,
+    critique: Critique | None,
+    teacher: config.TeacherConfig,
+) -> TeacherPrompt:
+    """Render a context and encode it, so that prompt and completion fit `teacher.max_length`.
+
+    Args:
+        chat: encodes the prompt.
+        before: turns before the problem, which the solver was shown as well.
+        context: the design.
+        problem: the rollout's.
+        rollout: the attempt.
+        critique: the critique to show, where the context shows one.
+        teacher: length limit and thinking boundary.
+
+    Raises:
+        DoesNotFit: problem and completion alone exceed the limit.
+    """
+
+    def prompt(keep: float) -> tuple[str, TokenIds]:
+        message = context.render(ContextInput(problem=problem, rollout=rollout, critique=critique), keep=keep)
+        turns = [*before, Turn("user", message)]
+        return message, chat.prompt_ids(turns, thinking=teacher.enable_thinking, close_think=teacher.close_think)
+
+    room = teacher.max_length - len(rollout.completion_ids)
+    message, ids = prompt(1.0)
+    if len(ids) <= room:
+        return TeacherPrompt(message=message, ids=ids, cut=False)
+    message, ids = prompt(0.0)
+    if len(ids) > room:
+        raise DoesNotFit(
+            f"teacher.max_length = {teacher.max_length}: problem {problem.id} ({len(ids)} prompt tokens without any "
+            f"context) and its completion of {len(rollout.completion_ids)} tokens do not fit"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        keep = (low + high) / 2
+        longer_message, longer_ids = prompt(keep)
+        if len(longer_ids) <= room:
+            message, ids, low = longer_message, longer_ids, keep
+        else:
+            high = keep
+    return TeacherPrompt(message=message, ids=ids, cut=True)
+
+
+def limit_to_context(teacher: config.TeacherConfig, context_limit: int | None) -> config.TeacherConfig:
+    """Lower `max_length` to the model's own context length, where it has one."""
+    if context_limit is None:
+        return teacher
+    return teacher.model_copy(update={"max_length": min(teacher.max_length, context_limit)})

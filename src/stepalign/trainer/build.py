@@ -1,0 +1,176 @@
+"""Builder: from a recipe to the parts of a run.
+
+Everything that can be wrong with a recipe is found before the weights are loaded.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from stepalign import config, data, models
+from stepalign.algorithms.base import Algorithm
+from stepalign.chat import Chat, load_chat
+from stepalign.config import registry
+from stepalign.console import Console
+from stepalign.critics import Critic
+from stepalign.critics.self_critic import OwnModel
+from stepalign.distributed.process import SINGLE, World
+from stepalign.distributed.strategy import build_strategy, fingerprint
+from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Problem
+from stepalign.rewards import Grader
+from stepalign.rollouts import build as samplers
+from stepalign.rollouts.generate import Solver
+from stepalign.trainer import checkpoints
+from stepalign.trainer.accumulation import adamw
+from stepalign.trainer.batches import with_room
+from stepalign.trainer.loop import Trainer, TrainerCallback
+from stepalign.trainer.run_folder import RunFolder
+from stepalign.trainer.weight_sync import WeightSync
+
+
+def build_trainer(
+    recipe: config.Recipe,
+    run: RunFolder,
+    stack: ExitStack,
+    world: World = SINGLE,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trainer:
+    """Build a trainer, and restore the run's last checkpoint where there is one.
+
+    Args:
+        recipe: the run's.
+        run: its folder, open.
+        stack: closes the parts.
+        world: the processes of the run.
+        callbacks: called by the main process.
+
+    Raises:
+        StepalignError: the recipe cannot be run as it is.
+    """
+    # From the recipe alone.
+    chat = load_chat(recipe.model)
+    prompt = SolverPrompt(recipe.prompts)
+    context_limit = models.context_limit(recipe.model)
+    algorithm: Algorithm[Any] = registry.build(
+        recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
+    )
+    grader: Grader = stack.enter_context(registry.build(recipe.grader))
+    critic: Critic | None = None
+    solver = cast(Solver, None)
+    if recipe.critic and algorithm.needs_critique:
+        critic = registry.build(
+            recipe.critic.divided(world.size),
+            grader=grader,
+            folder=recipe.folder,
+            own=lambda: OwnModel(chat, solver.sampler, context_limit),
+        )
+    train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
+    train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
+    algorithm.check_problems(train)
+
+    # The weights.
+    accelerator = _accelerator(recipe)
+    strategy = build_strategy(recipe.distributed, world, accelerator.device)
+    policy = models.load_policy(
+        recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
+    )
+    sampler = samplers.make(
+        recipe,
+        lambda: policy.model,
+        policy.head.dtype,
+        eos_ids=chat.eos_ids,
+        world=world,
+    )
+    solver = Solver(chat, sampler, grader, prompt, world)
+    texts = (
+        (
+            *solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking),
+            *chat.encode_text(problem.solution or problem.answer),
+        )
+        for problem in train
+    )
+    weight_sync = WeightSync(sampler, policy, recipe, texts, world)
+    stack.callback(weight_sync.close)
+    if recipe.training.gradient_checkpointing:
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = adamw(policy, recipe.optimizer)
+
+    # The run so far.
+    run.describe(train, evaluation, dropped)
+    last = world.on_main(lambda: checkpoints.latest(run.checkpoints))
+    step = checkpoints.load(last, policy, optimizer) if last else 0
+    run.drop_metrics_after(step)
+    world.assert_same("model or adapter", fingerprint([policy.head[:64], *policy.trainable()]))
+    optimizer = strategy.prepare(policy, optimizer)
+
+    console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
+    if world.size > 1:
+        console.say(f"{world.size} processes, {strategy.name}")
+    if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
+        console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
+    if last:
+        console.say(f"{recipe.folder}: going on from {last.name}")
+    # The solver's own model cannot sample rollouts and critiques at once.
+    concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
+    served = critic is not None and recipe.critic is not None and recipe.critic.is_remote
+    return Trainer(
+        recipe=recipe,
+        run=run,
+        world=world,
+        console=console,
+        accelerator=accelerator,
+        train_problems=train,
+        evaluation_problems=evaluation,
+        algorithm=algorithm,
+        critic=critic,
+        policy=policy,
+        optimizer=optimizer,
+        strategy=strategy,
+        solver=solver,
+        weight_sync=weight_sync,
+        callbacks=callbacks,
+        concurrent_critic=concurrent,
+        streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
+        step=step,
+    )
+
+
+def _drop_long_problems(
+    recipe: config.Recipe,
+    chat: Chat,
+    prompt: SolverPrompt,
+    context_limit: int | None,
+    train: list[Problem],
+    evaluation: list[Problem],
+    dropped: dict[str, int],
+) -> tuple[list[Problem], list[Problem]]:
+    """Drop and count problems whose prompt leaves no room for a completion."""
+    fitting = [
+        with_room(problems, sampling, chat, prompt, context_limit)
+        for problems, sampling in ((train, recipe.sampling), (evaluation, recipe.evaluation.sampling))
+    ]
+    if too_long := len(train) + len(evaluation) - sum(map(len, fitting)):
+        dropped["longer than the model's context"] = too_long
+    if not fitting[0]:
+        raise StepalignError(
+            "problems.train: no problem leaves room for sampling.max_new_tokens = "
+            f"{recipe.sampling.max_new_tokens} in the model's context of {context_limit} tokens"
+        )
+    return fitting[0], fitting[1]
+
+
+def _accelerator(recipe: config.Recipe) -> Accelerator:
+    folder = str(recipe.folder / "trackers")
+    accelerator = Accelerator(
+        log_with=list(recipe.tracking.report_to) or None,
+        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
+    )
+    if recipe.tracking.report_to:
+        names = {tracker: {"name": recipe.name} for tracker in ("wandb", "trackio")}
+        accelerator.init_trackers(recipe.tracking.project, init_kwargs=names)
+    return accelerator

@@ -1,0 +1,93 @@
+"""Metrics of one step: its rollouts, its cost, warnings, and the line on the terminal.
+
+Floating-point operations are counted as 2·N a token read, N the base's parameters, and as many again for a token with
+gradients (frozen weights need none of their own). Left out: the adapter's and attention's own, and those of a separate
+critic, because the critic's tokens are counted by themselves.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from stepalign import config
+from stepalign.records import CriticResult, Rollout
+from stepalign.trace import parse
+
+COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_tokens", "updates", "flops", "seconds")
+"""Costs that conditions are compared by. `seconds` is the sum of the stages' in `metrics.jsonl`."""
+
+
+def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
+    """Count a step's rollouts and tokens; `correct`, `formatted` and `truncated` are shares of the rollouts."""
+    count = len(rollouts)
+    return {
+        "rollouts": count,
+        "completion_tokens": sum(len(rollout.completion_ids) for rollout in rollouts),
+        "correct": sum(rollout.correct for rollout in rollouts) / count,
+        "formatted": sum(parse(rollout.text).formatted for rollout in rollouts) / count,
+        "truncated": sum(rollout.finish == "length" for rollout in rollouts) / count,
+    }
+
+
+def step_cost(
+    parameters: int,
+    num_problems: int,
+    rollouts: Sequence[Rollout],
+    critiques: Sequence[CriticResult],
+    update_metrics: Mapping[str, float],
+    updates: int,
+) -> dict[str, int]:
+    """Count one step's cost, seconds aside.
+
+    Args:
+        parameters: of the base.
+        num_problems: problems of the step.
+        rollouts: sampled for them.
+        critiques: the critic's results.
+        update_metrics: the last update's: tokens that student and reference pass read in each update.
+        updates: of the adapter.
+    """
+    generated = sum(len(rollout.completion_ids) for rollout in rollouts)
+    prompts = sum(len(rollout.prompt_ids) for rollout in rollouts)
+    reference = updates * int(update_metrics.get("teacher_tokens", update_metrics.get("base_tokens", 0)))
+    student = updates * int(update_metrics.get("student_tokens", 0))
+    return {
+        "rollouts": len(rollouts),
+        "problems": num_problems,
+        "generated_tokens": generated,
+        "teacher_tokens": reference,
+        "critic_tokens": sum(result.prompt_tokens + result.completion_tokens for result in critiques),
+        "updates": updates,
+        "flops": 2 * parameters * (prompts + generated + reference + 2 * student),
+    }
+
+
+def step_warnings(
+    rollouts: Sequence[Rollout],
+    update_metrics: Mapping[str, float],
+    failures: Mapping[str, int],
+    sampling: config.SamplingConfig,
+    tolerance: float,
+) -> Iterator[str]:
+    """Yield warnings about a step that do not end the run. `tolerance` is the sampler's, in nats a token."""
+    if all(rollout.finish == "length" for rollout in rollouts):
+        yield f"every rollout reached sampling.max_new_tokens = {sampling.max_new_tokens}"
+    if len({rollout.text for rollout in rollouts}) == 1 and len(rollouts) > 1:
+        yield f"all {len(rollouts)} rollouts are the same text: {rollouts[0].text[:60]!r}"
+    if (mismatch := update_metrics.get("sampler_mismatch_max", 0.0)) > tolerance:
+        yield (
+            f"the sampler's log-probabilities of a rollout differ from the trainer's by {mismatch:.2g} nats a token "
+            f"(sampler.tolerance = {tolerance:g})"
+        )
+    if "loss" not in update_metrics:
+        yield f"no rollout carries a gradient, so no update was made (dropped: {dict(failures)})"
+
+
+def step_line(values: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
+    """Write a step's metrics and each stage's share of its seconds in one line."""
+    loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
+    total = sum(seconds.values()) or 1.0
+    return (
+        f"{loss}correct {values['correct']:.0%}, {values['completion_tokens'] / values['rollouts']:.0f} tokens, "
+        + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
+        + f" of {total:.0f} s"
+    )
