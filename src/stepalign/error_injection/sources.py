@@ -14,7 +14,8 @@ from typing import Any
 
 from stepalign import config, data
 from stepalign.critics.arithmetic.equations import find_equations
-from stepalign.critics.arithmetic.reference import ANNOTATION, split_steps
+from stepalign.critics.arithmetic.lexer import ANNOTATION
+from stepalign.critics.arithmetic.reference import split_steps
 from stepalign.data import files, normalize
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
@@ -129,7 +130,7 @@ def in_steps(solution: str, answer: str | None) -> str | None:
 def _title(body: str) -> str:
     """Name the last result (`= 7 duck eggs are used`), or take the first words; never a number."""
     chains = find_equations(body)
-    name = _NAME.match(body[chains[-1].end :].lstrip()) if chains else None
+    name = _NAME.match(body[chains[-1].parts[-1].end :].lstrip()) if chains else None
     words = (name or _NAME.search(body) or [""])[0].split()
     while words and words[-1].lower() in _JOINS:
         words.pop()

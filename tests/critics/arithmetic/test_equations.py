@@ -137,17 +137,27 @@ def test_a_final_answers_value(text: str, expected: str | None) -> None:
     assert evaluate(text) == (None if expected is None else Fraction(expected))
 
 
+def processor_seconds(text: str) -> float:
+    """The least of three runs, in processor time of this process: a loaded machine does not count."""
+
+    def once() -> float:
+        find_equations.cache_clear()
+        start = time.process_time()
+        false(text)
+        find_numbers(text)
+        return time.process_time() - start
+
+    return min(once() for _ in range(3))
+
+
 @pytest.mark.parametrize(
-    "text",
+    "piece",
     [
-        "(" * 8_000, "1+" * 10_000, "(1+" * 5_000, "1" * 100_000, "1,234" * 4_000, "1," + "234," * 9_000,
-        "= " * 10_000, "1 = " * 8_000, "\\frac{" * 5_000, "<<" * 10_000, "1(2" * 3_000, "3 apples " * 4_000,
-        "-" * 10_000, "9^" * 8_000, "\\text{" * 5_000, "9^{999}*" * 3_000 + "1=1", "1 = \n\n\n" * 5_000,
-        "a" * 100_000, " " * 100_000,
+        "(", "1+", "(1+", "1" * 9, "1,234", "234,", "= ", "1 = ", "\\frac{", "<<", "1(2", "3 apples ", "-", "9^",
+        "\\text{", "9^{999}*", "1 = \n\n\n", "a" * 9, " " * 9,
     ],
 )  # fmt: skip
-def test_hostile_text_is_scanned_in_linear_time(text: str) -> None:
-    start = time.perf_counter()
-    false(text)
-    find_numbers(text)
-    assert time.perf_counter() - start < 3
+def test_hostile_text_is_read_in_linear_time(piece: str) -> None:
+    short, long = (piece * number + "1=1" for number in (125, 2_000))
+    # 16 times as long: a linear reader takes 16 times as long, a quadratic one 256 times.
+    assert processor_seconds(long) < 64 * processor_seconds(short) + 0.01

@@ -14,9 +14,9 @@ tell it from a wrong setup. Its first step counts as the first error, although t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import NamedTuple
 
 from stepalign.critics.arithmetic import reference, sum_terms
 from stepalign.critics.arithmetic.equations import (
@@ -27,7 +27,8 @@ from stepalign.critics.arithmetic.equations import (
     first_false_link,
     last_result,
 )
-from stepalign.critics.arithmetic.repair import Changes, format_like, recompute, replace_numbers
+from stepalign.critics.arithmetic.lexer import ANNOTATION
+from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
 from stepalign.critics.schema import trim
 from stepalign.records import Problem, Rollout
 from stepalign.trace import Section, boxed, parse
@@ -48,12 +49,10 @@ _MAX_REASON = 80
 """Characters of an equation in a reason."""
 
 
-@dataclass(frozen=True)
-class Correction:
-    """Solution from its first wrong step on. `pieces` are the corrected step and the sections after it."""
+class Correction(NamedTuple):
+    """Solution from its first wrong section on, counted from 1: the corrected section and those after it."""
 
     step: int
-    """Section of the first error, counted from 1 as in a critique."""
     reason: str
     pieces: tuple[str, ...]
 
@@ -101,7 +100,7 @@ class Attempt:
         boxes = boxed(text)
         old = evaluate(boxes[-1]) if len(boxes) == 1 else None
         if old is not None and self.answer is not None and min(old, self.answer) >= 0:
-            new = replace_numbers(text, {old: self.answer})
+            new, _ = recompute(text, {old: self.answer})
             known = self.given | {self.answer}
             if old != self.answer and all(number.value in known for number in find_numbers(new)):
                 return new
@@ -191,8 +190,7 @@ def _reaches_answer(attempt: Attempt, pieces: Sequence[str]) -> bool:
     return computed is not None and computed == answer
 
 
-@dataclass(frozen=True)
-class _Continuation:
+class _Continuation(NamedTuple):
     """Number of the solver's steps to keep, and the steps from there to the final answer."""
 
     num_kept: int
@@ -245,7 +243,7 @@ def _by_terms(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
 def _by_reference(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
     solution = attempt.problem.solution
     if "<<" not in attempt.rollout.text:
-        solution = reference.ANNOTATION.sub("", solution)
+        solution = ANNOTATION.sub("", solution)
     if not solution.strip():
         return None
     known = reference.known_values(solution)
@@ -260,7 +258,8 @@ def _by_reference(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
         obtained |= set() if result is None else {result}
         kept += 1
     missing = enumerate(reference.remaining_steps(solution, obtained), start=_next_number(attempt, kept))
-    return _Continuation(kept, [step.numbered(at) for at, step in missing], "it does not lead to the answer.")
+    steps = [f"{f'### Step {number}: {step.title}'.rstrip()}\n{step.body}" for number, step in missing]
+    return _Continuation(kept, steps, "it does not lead to the answer.")
 
 
 def _next_number(attempt: Attempt, kept: int) -> int:

@@ -67,14 +67,13 @@ def to_critique(
     attempt: Attempt, case: Case, correction: Correction | None, *, critic: str = NAME, seconds: float = 0.0
 ) -> Critique:
     """Write the critique of an attempt with a correction; without one (case A) every step is correct."""
-    if correction is None:
-        verdicts = tuple(Verdict(step=k, correct=True) for k in range(1, max(len(attempt.sections), 1) + 1))
-        correct_part, corrected_step, continuation = trim(attempt.rollout.text), "", ""
-    else:
-        verdicts = _verdicts(attempt, correction)
+    correct_part, corrected_step, continuation = trim(attempt.rollout.text), "", ""
+    if correction is not None:
         correct_part = prefix(attempt.trace, correction.step) if attempt.is_usable else ""
         corrected_step, *rest = map(trim, correction.pieces)
-        continuation = _gap(attempt).join(rest)
+        separator = attempt.texts[0][len(trim(attempt.texts[0])) :] if len(attempt.texts) > 1 else ""
+        continuation = (separator or "\n\n").join(rest)
+    verdicts = _verdicts(attempt, correction)
     return Critique(
         rollout_id=attempt.rollout.id,
         critic=critic,
@@ -92,21 +91,16 @@ def _failure(rollout: Rollout, reason: str, detail: str) -> CritiqueFailure:
     return CritiqueFailure(rollout_id=rollout.id, critic=NAME, reason=reason, detail=detail)
 
 
-def _verdicts(attempt: Attempt, correction: Correction) -> tuple[Verdict, ...]:
-    first = correction.step
-    reasons = {first: correction.reason}
-    for k in range(first + 1, len(attempt.sections) + 1):
-        if attempt.sections[k - 1].kind == "answer" and not attempt.rollout.correct:
-            reasons[k] = f"it rests on Step {first}."
-        elif k > attempt.num_complete:
-            reasons[k] = "it is unfinished."
-        elif k in attempt.false_links:
-            reasons[k] = "an equation in it does not hold."
-    count = max(first, len(attempt.sections))
+def _verdicts(attempt: Attempt, correction: Correction | None) -> tuple[Verdict, ...]:
+    reasons: dict[int, str] = {}
+    if correction is not None:
+        reasons[correction.step] = correction.reason
+        for k in range(correction.step + 1, len(attempt.sections) + 1):
+            if attempt.sections[k - 1].kind == "answer" and not attempt.rollout.correct:
+                reasons[k] = f"it rests on Step {correction.step}."
+            elif k > attempt.num_complete:
+                reasons[k] = "it is unfinished."
+            elif k in attempt.false_links:
+                reasons[k] = "an equation in it does not hold."
+    count = max(len(attempt.sections), *reasons, 1)
     return tuple(Verdict(step=k, correct=k not in reasons, reason=reasons.get(k, "")) for k in range(1, count + 1))
-
-
-def _gap(attempt: Attempt) -> str:
-    """Return the solver's separator between two sections."""
-    first = attempt.texts[0] if len(attempt.texts) > 1 else ""
-    return first[len(trim(first)) :] or "\n\n"

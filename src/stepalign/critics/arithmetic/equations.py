@@ -37,11 +37,6 @@ class Chain:
         """Start of its first part."""
         return self.parts[0].start
 
-    @property
-    def end(self) -> int:
-        """End of its last part."""
-        return self.parts[-1].end
-
     def false_links(self) -> list[Link]:
         """Return the equations that do not hold."""
         links = zip(pairwise(self.parts), self.approximate, strict=True)
@@ -83,9 +78,9 @@ def _agree(a: Fraction, b: Fraction, left: Expression, right: Expression, approx
     for side, other, value in ((right, left, b), (left, right, a)):
         if not side.computes:
             decimals = side.literals[0].decimals
-            scale = 100 if side.has_percent and abs(value) < 1 else 1
-            may_round = decimals > 0 or other.may_round or abs(a - b) * 1000 < abs(a)
-            return may_round and abs(a - b) * scale * 10**decimals < 1
+            scale = 100 if "%" in side.code and abs(value) < 1 else 1
+            may_round = decimals > 0 or {"/", "%"} & {*other.code} or abs(a - b) * 1000 < abs(a)
+            return bool(may_round) and abs(a - b) * scale * 10**decimals < 1
     return False
 
 

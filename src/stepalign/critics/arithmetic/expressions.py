@@ -34,16 +34,6 @@ class Expression:
         """True if its last operation is not a sign or a percentage."""
         return self.code[-1] not in (NUMBER, "neg", "%")
 
-    @property
-    def has_percent(self) -> bool:
-        """True if it has a percentage."""
-        return "%" in self.code
-
-    @property
-    def may_round(self) -> bool:
-        """True if its value may need rounding when it is written down."""
-        return "/" in self.code or "%" in self.code
-
     def with_values(self, values: Sequence[Fraction]) -> "Expression":
         """Return the same expression with other numbers in it."""
         literals = (replace(number, value=value) for number, value in zip(self.literals, values, strict=True))
@@ -51,7 +41,7 @@ class Expression:
 
     def values(self) -> tuple[Fraction, ...]:
         """Return its value under both readings of `%`: a hundredth, a mere unit. Empty for no value (1/0)."""
-        readings = (Fraction(1, 100), Fraction(1)) if self.has_percent else (Fraction(1),)
+        readings = (Fraction(1, 100), Fraction(1)) if "%" in self.code else (Fraction(1),)
         values = (self._evaluate(percent)[-1] for percent in readings)
         return tuple(dict.fromkeys(value for value in values if value is not None))
 

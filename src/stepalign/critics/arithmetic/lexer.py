@@ -5,7 +5,7 @@ the pattern is bounded or unambiguous, so that time is linear in the length of a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -43,6 +43,7 @@ _PATTERN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+ANNOTATION = re.compile(r"<<[^<>]*>>")
 _LIST_ITEM = re.compile(r"[.)](?=\s)")
 _NAME_SUFFIX = re.compile(r"(?:st|nd|rd|th)(?![^\W_])|[^\W\d_²³](?![^\W\d_])")
 
@@ -71,13 +72,13 @@ class Number(Token):
         return len(self.text.partition(".")[2])
 
 
-def tokenize(text: str) -> list[Token]:
-    """Return the tokens of a text without spaces, currency, bold type and mathematics delimiters."""
+def tokenize(text: str, first: int = 0, stop: int | None = None) -> list[Token]:
+    """Return the tokens of `text[first:stop]` without spaces, currency, bold type and mathematics delimiters."""
     tokens: list[Token] = []
-    at_line_start = True
-    for match in _PATTERN.finditer(text):
+    at_line_start = first == 0
+    for match in _PATTERN.finditer(text, first, len(text) if stop is None else stop):
         kind, start, end = str(match.lastgroup), match.start(), match.end()
-        if kind == "skip":
+        if kind in ("skip", "annotation"):
             continue
         if match[0] == "**" and not (text[start - 1 : start].isdigit() and text[end : end + 1].isdigit()):
             continue  # bold type; between digits it is a power
@@ -104,17 +105,22 @@ def _is_in_name(text: str, start: int, end: int) -> bool:
     return not is_product and _NAME_SUFFIX.match(text, end) is not None
 
 
+def replace_spans(text: str, edits: Mapping[int, tuple[int, str]]) -> str:
+    """Apply edits, start → end and new text; of overlapping ones the first."""
+    pieces, position = [], 0
+    for start, (end, new) in sorted(edits.items()):
+        if start >= position:
+            pieces += [text[position:start], new]
+            position = end
+    return "".join([*pieces, text[position:]])
+
+
 def split_annotations(text: str) -> Iterator[list[Token]]:
     """Yield the tokens of each `<<48/2=24>>` annotation, then those of the text around them."""
     outer: list[Token] = []
-    inner: list[Token] | None = None
-    for token in tokenize(text):
-        if token.kind == "annotation" and token.text == "<<":
-            outer += inner or []  # the annotation before it never closed
-            inner = []
-        elif token.kind == "annotation" and inner is not None:
-            yield inner
-            inner = None
-        else:
-            (outer if inner is None else inner).append(token)
-    yield outer + (inner or [])
+    position = 0
+    for match in ANNOTATION.finditer(text):
+        outer += tokenize(text, position, match.start())
+        yield tokenize(text, match.start() + 2, match.end() - 2)
+        position = match.end()
+    yield outer + tokenize(text, position)

@@ -6,29 +6,23 @@ paragraph. A solution whose displayed formulas would be torn apart stays one ste
 
 import re
 from collections.abc import Set
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from stepalign.critics.arithmetic.equations import find_equations, find_numbers, last_result
 from stepalign.trace import parse
 
-ANNOTATION = re.compile(r"<<[^<>]*>>")
 _ANSWER_LINE = re.compile(r"^[ \t]{0,3}####[^#\n]*$", re.MULTILINE)
 _ITEM = re.compile(r"\d{1,3}[.)][ \t]{1,4}([^\n]{1,120}?):?[ \t]{0,4}\n")
 _PAIRS = (("\\[", "\\]"), ("\\begin{", "\\end{"))
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """Step of a reference solution. `result` is the value of its last equation."""
 
     title: str
     body: str
     result: Fraction | None
-
-    def numbered(self, number: int) -> str:
-        """Return the step in the solver's format."""
-        return f"{f'### Step {number}: {self.title}'.rstrip()}\n{self.body}"
 
 
 def split_steps(solution: str) -> list[Step]:

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from stepalign.critics.arithmetic.equations import Chain, find_equations, find_numbers, holds, is_decidable
 from stepalign.critics.arithmetic.expressions import Expression
-from stepalign.critics.arithmetic.lexer import Number
+from stepalign.critics.arithmetic.lexer import Number, replace_spans
 
 MAX_DECIMALS = 4
 """Decimals of a new number before it is rounded."""
@@ -45,15 +45,7 @@ def recompute(text: str, changes: Changes, protected: Set[Fraction] = frozenset(
     for number in find_numbers(text):
         if number.start not in in_equations:
             repairer.write(number, repairer.current(number.value))
-    return _drop_repeated_lines(text, repairer.apply(text)), repairer.changes
-
-
-def replace_numbers(text: str, changes: Changes) -> str:
-    """Write the new value of every changed number."""
-    repairer = _Repairer(dict(changes), frozenset())
-    for number in find_numbers(text):
-        repairer.write(number, repairer.current(number.value))
-    return repairer.apply(text)
+    return _drop_repeated_lines(text, replace_spans(text, repairer.edits)), repairer.changes
 
 
 def format_like(value: Fraction, number: Number) -> tuple[str, Fraction]:
@@ -91,14 +83,6 @@ class _Repairer:
         text, rounded = format_like(value, number)
         self.edits[number.start] = (number.end, text)
         return rounded
-
-    def apply(self, text: str) -> str:
-        pieces, at = [], 0
-        for start, (end, new) in sorted(self.edits.items()):
-            if start >= at:
-                pieces += [text[at:start], new]
-                at = end
-        return "".join([*pieces, text[at:]])
 
     def repair(self, chain: Chain) -> None:
         """Make a chain true, outwards from its first computation."""
@@ -149,7 +133,7 @@ class _Repairer:
 
     def _write_result(self, part: Expression, value: Fraction) -> Expression:
         (number,) = part.literals
-        if part.has_percent:
+        if "%" in part.code:
             value = min(value, value * 100, key=lambda value: abs(value - number.value))
         if "neg" in part.code and value >= 0:
             sign = part.start + min(part.text.find(sign) % len(part.text) for sign in "-−–")

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from stepalign.critics.arithmetic.equations import find_equations, find_numbers
 from stepalign.critics.arithmetic.expressions import NUMBER
+from stepalign.critics.arithmetic.lexer import replace_spans
 
 Terms = tuple[Fraction, ...]
 
@@ -93,9 +94,6 @@ def _imitate(example: str, sign: str, numbers: tuple[Fraction, ...], step_number
     written = find_numbers(example)
     if len(new) < 3 or any(number.value not in new for number in written):
         return None
-    pieces, at = [], 0
-    for number in written:
-        pieces += [example[at : number.start], str(new[number.value])]
-        at = number.end
-    heading, line_break, body = "".join([*pieces, example[at:]]).partition("\n")
+    edits = {number.start: (number.end, str(new[number.value])) for number in written}
+    heading, line_break, body = replace_spans(example, edits).partition("\n")
     return _STEP_NUMBER.sub(str(step_number), heading, count=1) + line_break + body
