@@ -80,7 +80,8 @@ class Endpoints:
         trial_s: float,
         advice: str,
     ) -> None:
-        """
+        """Begin with every endpoint up.
+
         Args:
             urls: at least one.
             name: what they serve (`critic`, `sampler`), for messages.
