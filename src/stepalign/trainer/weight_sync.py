@@ -2,7 +2,8 @@
 
 Only a sampler with weights of its own needs it. One that answers as the base does (the adapter is missing), as the
 version before (it is stale), or as neither would sample off-policy for the rest of the run in silence. So after every
-sync the sampler scores about 2,000 fixed tokens. With s its log-probabilities, n the trainer's, and o the trainer's with an older version (or the base):
+sync the sampler scores about 2,000 fixed tokens. With s its log-probabilities, n the trainer's, and o the trainer's
+with an older version (or the base):
 
     t = ⟨s − o, n − o⟩ / ‖n − o‖²        1 where the new version is served, 0 where the older one is
     mean |s − n| ≤ tolerance             catches an adapter that is neither
