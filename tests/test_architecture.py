@@ -66,10 +66,11 @@ def docstrings() -> Iterator[tuple[str, str]]:
     """Every docstring, those of attributes included, and where it is."""
     for name, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text())):
-            for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
-                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                    if isinstance(statement.value.value, str):
-                        yield f"{name}:{statement.lineno}", statement.value.value.strip()
+            body = getattr(node, "body", [])
+            for statement in body if isinstance(body, list) else []:
+                value = getattr(statement, "value", None)
+                if isinstance(statement, ast.Expr) and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    yield f"{name}:{statement.lineno}", value.value.strip()
 
 
 def test_a_docstring_begins_with_a_short_statement() -> None:
