@@ -5,6 +5,8 @@ batch of 32, as in a training step, and 96 requests at batch 32, as in an evalua
 times.
 
     python bench/sampling.py
+    python bench/sampling.py --vllm                              vLLM in process, with and without seeds
+    python bench/sampling.py --vllm http://localhost:8000/v1     the same of a server
 """
 
 import argparse
@@ -20,8 +22,11 @@ import torch
 from stepalign import config, prompts
 from stepalign import data as problems
 from stepalign.chat import load_chat
-from stepalign.models import load_base
+from stepalign.config import registry
+from stepalign.distributed.process import SINGLE
+from stepalign.models import load_base, resolve_dtype
 from stepalign.prompts.conversation import Turn
+from stepalign.records import TokenIds
 from stepalign.rollouts import Request
 from stepalign.rollouts.transformers import TransformersSampler
 
@@ -31,15 +36,21 @@ def main() -> None:
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=96, help="of vLLM")
+    parser.add_argument("--vllm", nargs="?", const="in process", metavar="URL", help="measure vLLM instead")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = config.ModelConfig(name_or_path=options.model)
-    chat, model = load_chat(settings), load_base(settings, device)
+    chat = load_chat(settings)
     template, _ = prompts.load("solver", frozenset({"problem"}))
-    loaded = problems.load(config.SumsConfig(count=96, terms=4)).problems
+    loaded = problems.load(config.SumsConfig(count=max(96, options.requests), terms=4)).problems
     prompt_ids = [chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded]
     sampling = config.SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=options.tokens)
+    if options.vllm:
+        results = with_and_without_seeds(options, settings, chat.eos_ids, prompt_ids, sampling)
+        return report(results, options, device)
+    model = load_base(settings, device)
     sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=32)
 
     def ours(count: int) -> int:
@@ -48,7 +59,7 @@ def main() -> None:
 
     def generate(count: int) -> int:
         torch.manual_seed(0)
-        drawn = 0
+        sampled = 0
         for first in range(0, count, 32):
             rows = prompt_ids[first : min(first + 32, count)]
             width = max(map(len, rows))
@@ -59,16 +70,54 @@ def main() -> None:
                 max_new_tokens=options.tokens, eos_token_id=sorted(chat.eos_ids), pad_token_id=min(chat.eos_ids),
             )  # fmt: skip
             for row in output[:, width:].tolist():
-                drawn += next((place + 1 for place, token in enumerate(row) if token in chat.eos_ids), len(row))
-        return drawn
+                sampled += next((place + 1 for place, token in enumerate(row) if token in chat.eos_ids), len(row))
+        return sampled
 
     results: dict[str, list[float]] = {}
     for _ in range(options.repeats):
         for count in (32, 96):
-            for name, draw in (("generate", generate), ("stepalign", ours)):
+            for name, sample in (("generate", generate), ("stepalign", ours)):
                 start = time.perf_counter()
-                drawn = draw(count)
-                results.setdefault(f"{name}, {count} requests", []).append(drawn / (time.perf_counter() - start))
+                sampled = sample(count)
+                results.setdefault(f"{name}, {count} requests", []).append(sampled / (time.perf_counter() - start))
+    report(results, options, device)
+
+
+def with_and_without_seeds(
+    options: argparse.Namespace,
+    model: config.ModelConfig,
+    eos_ids: frozenset[int],
+    prompt_ids: list[TokenIds],
+    sampling: config.SamplingConfig,
+) -> dict[str, list[float]]:
+    """Sample the same prompts from vLLM with a seed for each request and without, in turns."""
+    table: dict[str, Any] = {"kind": "vllm"}
+    if options.vllm != "in process":
+        table = {"kind": "vllm-server", "base_url": options.vllm}
+    sampler = registry.build(
+        registry.FAMILIES["sampler"].validate(table),
+        model=model,
+        dtype=resolve_dtype(model.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        rank=16,
+        seed=0,
+        eos_ids=eos_ids,
+        world=SINGLE,
+    )
+    results: dict[str, list[float]] = {}
+    for repeat in range(-1, options.repeats):  # the first round warms up
+        for seeded in (True, False):
+            sampler.seeded = seeded
+            requests = [Request(id=str(n), prompt_ids=ids, seed=n) for n, ids in enumerate(prompt_ids)]
+            start = time.perf_counter()
+            sampled = sum(len(completion.ids) for completion in sampler.sample(requests, sampling, adapter=None))
+            if repeat >= 0:
+                name = f"vLLM, {'seeded' if seeded else 'unseeded'}"
+                results.setdefault(name, []).append(sampled / (time.perf_counter() - start))
+    sampler.close()
+    return results
+
+
+def report(results: dict[str, list[float]], options: argparse.Namespace, device: torch.device) -> None:
     print(f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {options.repeats} repeats")
     for name, speeds in results.items():
         print(f"{name:<24} {median(speeds):7.1f} tokens/s  [{min(speeds):.1f}, {max(speeds):.1f}]")

@@ -1,8 +1,7 @@
 """Files that survive a crash: JSON lines, atomic writes, append logs, and folders claimed for one purpose.
 
 A file is either written whole (`write_atomically`, `write_jsonl`) or appended to record by record (`AppendLog`).
-Left out: compression, because records are read with line tools; renaming over a network between two writers of one
-whole file, because every such file has one writer.
+Left out: compression, because records are read with line tools.
 """
 
 import errno
@@ -14,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -297,8 +296,8 @@ def _within(key: str, tables: Iterable[str]) -> bool:
 
 
 def _name(kind: Any) -> str:
-    """Return a record class's name; of a union, all names."""
-    return kind.__name__ if isinstance(kind, type) else " or ".join(_name(part) for part in get_args(get_args(kind)[0]))
+    """Return a record class's name; of an annotated union, all names."""
+    return " or ".join(map(_name, get_args(get_args(kind)[0]))) if get_origin(kind) is Annotated else kind.__name__
 
 
 def _indented(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The payloads that flow between stages: frozen, checked when made, one line of JSON each.
+"""Records that flow between stages: frozen, checked when made, one line of JSON each.
 
 Problem ─▶ Rollout (graded) ─▶ Critique ─▶ Credit … every arrow of the pipeline can be written to a file with
 `io.write_jsonl` and read back with `io.read_jsonl`, so each stage also runs alone. Left out: anything that can be
@@ -25,7 +25,7 @@ TopTokens = tuple[tuple[int, Nats], ...]
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Problem:
-    """One problem with what is known about it."""
+    """A problem with its reference answer and solution."""
 
     id: Text
     statement: Text
@@ -45,23 +45,23 @@ class Grade:
     final_answer: str = ""
     """The extracted answer in a canonical form, so that equal answers are equal strings (Maj@n counts them)."""
     feedback: str = ""
-    """What the grader says of the response in words, for a teacher. It never names the reference answer."""
+    """The grader's words on the response, for a teacher, without the reference answer."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Rollout:
-    """One sampled response. `completion_ids` are the very ids that were sampled, a final EOS included."""
+    """A sampled response. `completion_ids` are the very ids that were sampled, a final EOS included."""
 
     id: Text
     problem_id: Text
     sample: Annotated[int, Field(ge=0)] = 0
-    """Which of the problem's samples this is."""
+    """The index among the problem's samples."""
     prompt_ids: TokenIds = ()
     completion_ids: TokenIds
     text: str
     """The completion decoded, special tokens as text, without the EOS that ended it."""
     token_starts: tuple[int, ...]
-    """For each completion id the character of `text` where its text begins (a final EOS begins at the end)."""
+    """For each completion id the first character of its text in `text` (a final EOS begins at the end)."""
     finish: FinishReason
     policy_step: Annotated[int, Field(ge=0)] = 0
     """The optimizer step of the policy that sampled it."""
@@ -84,7 +84,7 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """Whether it was graded and found correct."""
+        """True where it was graded as correct."""
         return self.grade is not None and self.grade.correct
 
 
@@ -100,14 +100,14 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Check:
-    """What one check of a critique found (`critics/checks.py`)."""
+    """Result of one check of a critique (`critics/checks.py`)."""
 
     name: Text
     measure: float
-    """What was measured; each check defines its own."""
+    """The measured value; each check defines its own."""
     passed: bool
     detail: str = ""
-    """What is wrong, in a few words; empty where it passed."""
+    """The fault in a few words; empty where it passed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -125,43 +125,43 @@ class Critique:
     corrected_step: str = ""
     continuation: str = ""
     text: Text
-    """The whole critique in the paper's schema, as a teacher is shown it."""
+    """The whole critique in the paper's schema, as a teacher reads it."""
     fidelity: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """How much of what should be verbatim is, as a share of its characters."""
+    """The share of characters copied verbatim, of those that should be."""
     checks: tuple[Check, ...] = ()
-    """What the checks found in the critique as its critic wrote it; empty where none were made."""
+    """Results for the critique as its critic wrote it; empty without checks."""
     repaired: tuple[str, ...] = ()
-    """The checks that failed then and pass since the program put the solver's own text in."""
+    """The checks that failed then, and pass since the solver's own text was put in."""
     retried: tuple[str, ...] = ()
-    """What earlier answers failed on, one name an answer, in order."""
+    """The faults of earlier replies, one name a reply, in order."""
     prompt_tokens: int = 0
-    """Of all answers, the earlier ones included."""
+    """Of all replies, the earlier ones included."""
     completion_tokens: int = 0
     seconds: float = 0.0
 
     @property
     def first_error(self) -> int | None:
-        """The first step found wrong, counted from 1; None where every step is right."""
+        """The first incorrect step, counted from 1; None where every step is correct."""
         return next((v.step for v in self.verdicts if not v.correct), None)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class CritiqueFailure:
-    """A rollout for which no critique can be trusted, and why. The recipe's fallback decides what follows."""
+    """A rollout without a trustworthy critique, and the reason. The recipe's fallback decides what follows."""
 
     kind: Literal["failure"] = "failure"
     rollout_id: Text
     critic: Text
     reason: Text
-    """A short name that is counted in the report: a check's (`verbatim`, `answer` …), or `parse`, `truncated`,
+    """A short name that is counted in the report: a check's (`exact_copy`, `final_answer` …), or `parse`, `truncated`,
     `timeout`, `server` …"""
     detail: str = ""
     fallback: Literal["refsol", "drop"] | None = None
-    """What the policy puts in the critique's place; None: what `critic.on_failure` says."""
+    """The replacement for the critique; None leaves it to `critic.on_failure`."""
     checks: tuple[Check, ...] = ()
-    """What the checks found in the last answer that could be read."""
+    """Results for the last reply that could be read."""
     retried: tuple[str, ...] = ()
-    """What earlier answers failed on, one name an answer, in order."""
+    """The faults of earlier replies, one name a reply, in order."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
@@ -172,10 +172,10 @@ SlipKind = Literal["arithmetic", "sign", "copied number", "dropped term"]
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class PlantedSlip:
-    """A correct trace with one slip put into it and carried on: where it first goes wrong is known exactly."""
+    """A correct trace with one planted error and its consequences. The first wrong character is known exactly."""
 
     rollout_id: Text
-    """The rollout that has the slip."""
+    """The rollout with the error."""
     problem_id: Text
     kind: SlipKind
     step: Annotated[int, Field(ge=1)]
@@ -195,17 +195,17 @@ class PlantedSlip:
 
     @property
     def departure(self) -> int:
-        """The first character that differs. The token that holds it is the first wrong one."""
+        """The first character that differs. Its token is the first wrong one."""
         return len(commonprefix([self.text, self.correct_text]))
 
 
 CriticResult = Annotated[Critique | CritiqueFailure, Field(discriminator="kind")]
-"""What a critic gives back for a rollout."""
+"""A critic's result for one rollout."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Mark:
-    """Where a rollout first goes wrong: known exactly where it was planted, else as a critique says."""
+    """The first error of a rollout: exact where it was planted, else a critique's."""
 
     rollout_id: Text
     step: Annotated[int, Field(ge=1)]
@@ -227,19 +227,19 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Credit:
-    """Eq. 4: what each token of a rollout is worth in the eyes of a teacher under one context."""
+    """Credit of each token of a rollout, from a teacher under one context (Eq. 4)."""
 
     rollout_id: Text
     context: Text
     """The context design's name."""
     prompt: str
-    """The message that the teacher was shown."""
+    """The message to the teacher."""
     student: tuple[Nats, ...]
     """log p(ŷ_t | x, y_<t) for each completion id, at temperature 1."""
     teacher: tuple[Nats, ...]
     """log p(ŷ_t | x, c, y_<t), likewise."""
     student_top: tuple[TopTokens, ...] = ()
-    """For each completion id the likeliest tokens in its place; empty unless they were asked for."""
+    """For each completion id the likeliest tokens in its place; empty unless requested."""
     teacher_top: tuple[TopTokens, ...] = ()
 
     def __post_init__(self) -> None:

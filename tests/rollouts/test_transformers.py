@@ -1,4 +1,4 @@
-"""Drawing tokens against transformers' own distributions, and whole completions against `model.generate`."""
+"""Sampled tokens against transformers' own distributions, and whole completions against `model.generate`."""
 
 import random
 from pathlib import Path
@@ -19,8 +19,8 @@ from transformers import (
 from stepalign.config import SamplingConfig
 from stepalign.errors import StepalignError
 from stepalign.rollouts import Completion, Request
-from stepalign.rollouts import transformers as sampling_module
-from stepalign.rollouts.transformers import TransformersSampler, draw
+from stepalign.rollouts import transformers as transformers_sampler
+from stepalign.rollouts.transformers import TransformersSampler, sample_tokens
 
 LENGTHS = (3, 41, 17, 8, 60, 1, 25, 12, 33, 5)
 NO_EOS: frozenset[int] = frozenset()
@@ -36,10 +36,10 @@ def expected(logits: Tensor, sampling: SamplingConfig) -> Tensor:
     return logits.softmax(dim=-1)
 
 
-def counted(logits: Tensor, sampling: SamplingConfig, points: int) -> Tensor:
+def shares(logits: Tensor, sampling: SamplingConfig, points: int) -> Tensor:
     """How often each token is drawn over an even grid of noise, as a share."""
     noise = (torch.arange(points) + 0.5) / points
-    tokens = draw(logits.expand(points, -1), noise, sampling)
+    tokens = sample_tokens(logits.expand(points, -1), noise, sampling)
     return torch.bincount(tokens, minlength=logits.shape[-1]) / points
 
 
@@ -68,13 +68,13 @@ def test_noise_inverts_exactly_the_distribution_of_transformers(vocab: int, sett
     points = 4000
     wanted = expected(logits, sampling)[0]
     # An interval of length p holds p·points grid points, one more or one less.
-    assert ((counted(logits, sampling, points) - wanted).abs() * points).max() < 1.5
+    assert ((shares(logits, sampling, points) - wanted).abs() * points).max() < 1.5
 
 
 def test_the_wide_nucleus_of_this_test_is_wider_than_the_candidates() -> None:
     logits = 3 * torch.randn(1, 1300, generator=torch.Generator().manual_seed(1300))
     kept = (expected(logits, SamplingConfig(temperature=3.0, top_p=0.95)) > 0).sum()
-    assert kept > sampling_module._CANDIDATES > (expected(logits, SamplingConfig(top_p=0.9)) > 0).sum()
+    assert kept > transformers_sampler._CANDIDATES > (expected(logits, SamplingConfig(top_p=0.9)) > 0).sum()
 
 
 def test_a_row_with_a_wide_nucleus_leaves_its_neighbours_alone() -> None:
@@ -82,31 +82,31 @@ def test_a_row_with_a_wide_nucleus_leaves_its_neighbours_alone() -> None:
     logits = torch.randn(6, 1300, generator=generator) * torch.tensor([9.0, 0.1, 9.0, 0.1, 5.0, 1.0])[:, None]
     noise = torch.rand(6, generator=generator)
     sampling = SamplingConfig(top_p=0.97)
-    alone = [int(draw(logits[[row]], noise[[row]], sampling)) for row in range(6)]
-    assert draw(logits, noise, sampling).tolist() == alone
+    alone = [int(sample_tokens(logits[[row]], noise[[row]], sampling)) for row in range(6)]
+    assert sample_tokens(logits, noise, sampling).tolist() == alone
 
 
 def test_temperature_zero_takes_the_best_token_whatever_the_noise() -> None:
     logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
     greedy = SamplingConfig(temperature=0, top_k=3, top_p=0.5)
     for noise in (torch.zeros(8), torch.full((8,), 0.999)):
-        assert torch.equal(draw(logits, noise, greedy), logits.argmax(dim=-1))
+        assert torch.equal(sample_tokens(logits, noise, greedy), logits.argmax(dim=-1))
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 8}, {"top_p": 0.999}, {"top_k": 8, "top_p": 0.999}])
 @pytest.mark.parametrize("noise", [0.0, 1 - 2**-24, 1.0])  # the least and the most of float32, and rounded up
-def test_a_token_without_probability_is_never_drawn(settings: dict[str, float], noise: float) -> None:
+def test_a_token_without_probability_is_never_sample(settings: dict[str, float], noise: float) -> None:
     logits = torch.full((200, 1000), float("-inf"))
     possible = 3 * torch.randn(200, 5, generator=torch.Generator().manual_seed(1))
     logits[:, 400:405] = possible
-    tokens = draw(logits, torch.full((200,), noise), SamplingConfig.model_validate(settings))
+    tokens = sample_tokens(logits, torch.full((200,), noise), SamplingConfig.model_validate(settings))
     assert set(tokens.tolist()) <= set(range(400, 405))
 
 
 def test_shapes_are_checked_at_run_time() -> None:
-    draw(torch.zeros(2, 5), torch.zeros(2), SamplingConfig())
+    sample_tokens(torch.zeros(2, 5), torch.zeros(2), SamplingConfig())
     with pytest.raises(TypeCheckError):
-        draw(torch.zeros(2, 5), torch.zeros(3), SamplingConfig())
+        sample_tokens(torch.zeros(2, 5), torch.zeros(3), SamplingConfig())
 
 
 def test_tests_run_on_one_thread() -> None:
@@ -150,7 +150,7 @@ def generated(model: Any, request: Request, new_tokens: int, eos_ids: frozenset[
     return tuple(output[0, ids.shape[1] :].tolist())
 
 
-def drawn(
+def sample(
     model: Any,
     asked: list[Request],
     sampling: SamplingConfig,
@@ -179,31 +179,31 @@ def test_greedy_completions_equal_generate(model: Any, monkeypatch: pytest.Monke
     sampling = SamplingConfig(temperature=0, max_new_tokens=new_tokens)
     # Alone, with refills (and the cache moved to its front again and again), and all at once.
     for batch_size, compact_every in ((1, 1), (3, 256), (3, 1), (4, 7), (10, 1)):
-        monkeypatch.setattr(sampling_module, "_COMPACT_EVERY", compact_every)
-        got = drawn(model, asked, sampling, eos_ids=eos_ids, batch_size=batch_size)
+        monkeypatch.setattr(transformers_sampler, "_COMPACT_EVERY", compact_every)
+        got = sample(model, asked, sampling, eos_ids=eos_ids, batch_size=batch_size)
         assert {name: completion.ids for name, completion in got.items()} == wanted
 
 
 def test_equal_requests_get_equal_completions_whatever_is_drawn_beside(llama: Any) -> None:
     asked = requests()
     sampling = SamplingConfig(temperature=0.8, top_p=0.95, max_new_tokens=20)
-    alone = drawn(llama, asked, sampling, eos_ids=frozenset({7, 9, 280}), batch_size=1)
+    alone = sample(llama, asked, sampling, eos_ids=frozenset({7, 9, 280}), batch_size=1)
     for batch_size, order in ((3, asked), (10, asked[::-1]), (4, asked[5:] + asked[:5])):
-        assert drawn(llama, order, sampling, eos_ids=frozenset({7, 9, 280}), batch_size=batch_size) == alone
-    assert drawn(llama, asked[4:5], sampling, eos_ids=frozenset({7, 9, 280}))["request 4"] == alone["request 4"]
+        assert sample(llama, order, sampling, eos_ids=frozenset({7, 9, 280}), batch_size=batch_size) == alone
+    assert sample(llama, asked[4:5], sampling, eos_ids=frozenset({7, 9, 280}))["request 4"] == alone["request 4"]
 
 
 def test_another_seed_draws_another_completion(llama: Any) -> None:
     prompt = requests()[3].prompt_ids
     asked = [Request(id=str(seed), prompt_ids=prompt, seed=seed) for seed in range(5)]
-    got = drawn(llama, asked, SamplingConfig(max_new_tokens=12))
+    got = sample(llama, asked, SamplingConfig(max_new_tokens=12))
     assert len({completion.ids for completion in got.values()}) == 5
 
 
 def test_tokens_are_drawn_from_the_models_distribution(llama: Any) -> None:
     prompt, sampling = requests()[2].prompt_ids, SamplingConfig(temperature=0.7, top_k=4, max_new_tokens=1)
     asked = [Request(id=str(seed), prompt_ids=prompt, seed=seed) for seed in range(1500)]
-    first = [got.ids[0] for got in drawn(llama, asked, sampling, batch_size=500).values()]
+    first = [got.ids[0] for got in sample(llama, asked, sampling, batch_size=500).values()]
     with torch.no_grad():
         wanted = expected(llama(torch.tensor([prompt])).logits[:, -1], sampling)[0]
     shares = torch.bincount(torch.tensor(first), minlength=len(wanted)) / len(first)
@@ -214,7 +214,7 @@ def test_a_sampled_eos_is_kept_and_a_capped_row_has_none(llama: Any) -> None:
     asked, new_tokens = requests(), 24
     eos_ids = staggered_eos(llama, asked, new_tokens)
     assert len(eos_ids) == 3
-    got = drawn(llama, asked, SamplingConfig(temperature=0, max_new_tokens=new_tokens), eos_ids=eos_ids)
+    got = sample(llama, asked, SamplingConfig(temperature=0, max_new_tokens=new_tokens), eos_ids=eos_ids)
     ends = set()
     for completion in got.values():
         assert eos_ids.isdisjoint(completion.ids[:-1])
@@ -232,12 +232,12 @@ def test_an_eos_as_the_last_allowed_token_is_a_stop(llama: Any) -> None:
     ids = generated(llama, asked[0], 6, NO_EOS)
     place = next(i for i in range(1, 6) if ids[i] not in ids[:i])
     sampling = SamplingConfig(temperature=0, max_new_tokens=place + 1)
-    got = drawn(llama, asked, sampling, eos_ids=frozenset({ids[place]}))["request 0"]
+    got = sample(llama, asked, sampling, eos_ids=frozenset({ids[place]}))["request 0"]
     assert (got.finish, got.ids) == ("stop", ids[: place + 1])
 
 
 def test_no_requests_draw_nothing(llama: Any) -> None:
-    assert drawn(llama, [], SamplingConfig()) == {}
+    assert sample(llama, [], SamplingConfig()) == {}
 
 
 def test_completions_come_as_they_end(llama: Any) -> None:
@@ -271,10 +271,10 @@ def test_adapter_none_samples_from_the_base(adapted: Any, tiny_llama: Path) -> N
     asked, sampling = requests(), SamplingConfig(temperature=0, max_new_tokens=12)
     base = AutoModelForCausalLM.from_pretrained(tiny_llama)
     for adapter, reference in ((None, base), ("default", adapted.eval())):
-        got = drawn(adapted, asked, sampling, adapter=adapter)
+        got = sample(adapted, asked, sampling, adapter=adapter)
         for request in asked:
             assert got[request.id].ids == generated(reference, request, 12, NO_EOS)
-    assert drawn(adapted, asked, sampling, adapter=None) != drawn(adapted, asked, sampling, adapter="default")
+    assert sample(adapted, asked, sampling, adapter=None) != sample(adapted, asked, sampling, adapter="default")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -300,31 +300,31 @@ def test_sampling_runs_in_evaluation_mode_and_builds_no_graph(adapted: Any) -> N
         seen.append((module.training, torch.is_grad_enabled()))
 
     adapted.get_base_model().get_decoder().layers[0].register_forward_hook(watch)
-    drawn(adapted, requests(), SamplingConfig(max_new_tokens=3), adapter="default")
+    sample(adapted, requests(), SamplingConfig(max_new_tokens=3), adapter="default")
     assert set(seen) == {(False, False)}
 
 
 def test_an_adapter_that_is_not_there_is_an_error(adapted: Any) -> None:
     with pytest.raises(StepalignError, match=r"'other' is not the active one"):
-        drawn(adapted, requests(), SamplingConfig(max_new_tokens=4), adapter="other")
+        sample(adapted, requests(), SamplingConfig(max_new_tokens=4), adapter="other")
 
 
 def test_a_model_without_adapters_has_none_to_use(llama: Any) -> None:
     with pytest.raises(StepalignError, match="no adapters"):
-        drawn(llama, requests(), SamplingConfig(max_new_tokens=4), adapter="default")
+        sample(llama, requests(), SamplingConfig(max_new_tokens=4), adapter="default")
 
 
 def test_a_prompt_without_room_names_the_request(llama: Any) -> None:
     fits, too_long = requests((1020, 1021))
     sampling = SamplingConfig(max_new_tokens=4)
-    assert len(drawn(llama, [fits], sampling)["request 0"].ids) == 4
+    assert len(sample(llama, [fits], sampling)["request 0"].ids) == 4
     with pytest.raises(StepalignError, match=r"request 1: .*1021 tokens.*need 1025 positions, the model has 1024"):
-        drawn(llama, [fits, too_long], sampling)
+        sample(llama, [fits, too_long], sampling)
 
 
 def test_an_empty_prompt_names_the_request(llama: Any) -> None:
     with pytest.raises(StepalignError, match="request 0: an empty prompt"):
-        drawn(llama, requests((0,)), SamplingConfig(max_new_tokens=4))
+        sample(llama, requests((0,)), SamplingConfig(max_new_tokens=4))
 
 
 def test_layers_without_a_time_axis_are_refused(llama: Any) -> None:

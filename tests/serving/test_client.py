@@ -16,8 +16,8 @@ import pytest
 from critics.faulty import Reply, Server, free_url, serving
 from stepalign.errors import StepalignError
 from stepalign.serving import client as client_module
-from stepalign.serving.client import Client, UnansweredError, to_json
-from stepalign.serving.endpoints import check_urls
+from stepalign.serving.client import Call, Client, UnansweredError, to_json
+from stepalign.serving.endpoints import Endpoints, check_urls
 
 GOOD = Reply("fine")
 BAD = Reply(status=500, body="{}")
@@ -30,20 +30,23 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
-def client(urls: str | Sequence[str], **changed: Any) -> Client:
-    settings = {
-        "name": "critic",
-        "key": "sk-key",
-        "timeout_s": 5.0,
-        "total_timeout_s": 5.0,
-        "max_retries": 3,
-        "cooldown_s": 0.1,
-        "max_outage_s": 0.3,
-        "failures": 3,
-        "refusal_advice": "Look at critic.model.",
-        "outage_advice": "Then the same command goes on.",
-    }
-    return Client([urls] if isinstance(urls, str) else urls, **settings | changed)
+def client(urls: str | Sequence[str], *, timeout_s: float = 5.0, **changed: Any) -> "TestedClient":
+    balancing = {"name": "critic", "cooldown_s": 0.1, "max_outage_s": 0.3, "failures": 3, "trial_s": timeout_s}
+    limits = {"key": "sk-key", "total_timeout_s": 5.0, "max_retries": 3}
+    balancing |= {key: value for key, value in changed.items() if key in balancing}
+    limits |= {key: value for key, value in changed.items() if key in limits}
+    assert set(changed) <= set(balancing) | set(limits)
+    endpoints = Endpoints(
+        [urls] if isinstance(urls, str) else urls, advice="Then the same command goes on.", **balancing
+    )
+    connection = TestedClient(endpoints, refusal_advice="Look at critic.model.", **limits)
+    connection.timeout_s = timeout_s
+    return connection
+
+
+class TestedClient(Client):
+    __test__ = False
+    timeout_s: float
 
 
 def read(body: bytes | None) -> str:
@@ -56,9 +59,11 @@ def read(body: bytes | None) -> str:
         raise ValueError("not a chat completion") from None
 
 
-async def send(connection: Client, request: Mapping[str, Any], **options: Any) -> str:
-    body = to_json({"messages": [{"role": "user", "content": ""}], **request})
-    return await connection.post("/chat/completions", body, read, max_bytes=MAX_BYTES, **options)
+async def send(connection: TestedClient, request: Mapping[str, Any], **options: Any) -> str:
+    body, limit = to_json({"messages": [{"role": "user", "content": ""}], **request}), connection.timeout_s
+    return await connection.post(
+        Call(path="/chat/completions", body=body, read=read, max_bytes=MAX_BYTES, timeout_s=limit, **options)
+    )
 
 
 def ask_all(urls: str | Sequence[str], count: int, **changed: Any) -> list[str | BaseException]:
@@ -275,7 +280,7 @@ def test_when_all_stay_down_the_run_stops_and_says_how_to_go_on() -> None:
 # ── a request without limits of its own (a completion may take half an hour) ────────────────────────────────
 
 
-def unlimited(urls: str | Sequence[str], **changed: Any) -> Client:
+def unlimited(urls: str | Sequence[str], **changed: Any) -> TestedClient:
     options: dict[str, Any] = {"total_timeout_s": None, "max_retries": None, "failures": 1, "trial_s": 0.05}
     return client(urls, name="sampler", **options | changed)
 

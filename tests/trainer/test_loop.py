@@ -366,7 +366,7 @@ def test_identical_truncated_rollouts_are_warned_of(
 def test_empty_rollouts_do_not_stop_a_run(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sampling, "draw", lambda logits, noise, settings: torch.full((len(logits),), 2))
+    monkeypatch.setattr(sampling, "sample_tokens", lambda logits, noise, settings: torch.full((len(logits),), 2))
     folder = run(make_recipe("training.max_steps=1"))
     (values,) = metrics(folder)
     assert values["completion_tokens"] == 4, "an EOS each"

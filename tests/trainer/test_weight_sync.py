@@ -163,6 +163,17 @@ def test_rollouts_carry_the_samplers_log_probabilities_which_are_the_trainers(
     assert all(0 <= step["sampler_mismatch"] <= step["sampler_mismatch_max"] < 1e-4 for step in steps)
 
 
+def test_a_sampler_with_other_probabilities_is_warned_of(
+    make_recipe: MakeRecipe, served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.fault = "off"
+    folder = run(make_recipe(over(served), "training.max_steps=1"))
+    recorded = json.loads((folder / "metrics.jsonl").read_text())
+    assert recorded["sampler_mismatch"] == pytest.approx(0.5, abs=1e-3)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "the sampler's log-probabilities of a rollout differ from the trainer's by 0.5 nats a token" in shown
+
+
 # ── the check of a sync ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -51,8 +51,8 @@ def example(random: Random, terms: int, context: str | None) -> Example:
     reference, attempted = random.choice(solving.DERIVATIONS), random.choice(solving.DERIVATIONS)
     problem = _problem(numbers, reference)
     message = _message(problem, context, *solving.write(numbers, attempted, random))
-    shown = {"refsol": reference, "stepalign": attempted, "quoted": attempted}.get(context or "")
-    derivation = shown if shown and random.random() < FOLLOWS else random.choice(solving.DERIVATIONS)
+    in_context = {"refsol": reference, "stepalign": attempted, "quoted": attempted}.get(context or "")
+    derivation = in_context if in_context and random.random() < FOLLOWS else random.choice(solving.DERIVATIONS)
     response, _ = solving.write(numbers, derivation, random, frozenset(_EQUATION.findall(message)))
     return Example(context=context, message=message, response=response, thinking=random.random() < THINKING_SHARE)
 

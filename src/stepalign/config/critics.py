@@ -1,7 +1,7 @@
 """The `[critic]` tables: the writer of critiques, the bounds of their checks, and the response to failed checks."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 
@@ -10,7 +10,6 @@ from stepalign.config.table import Probability, Share, Table, Urls
 
 Fallback = Literal["refsol", "drop"]
 """The response to a missing critique: the fallback context, or no example of the rollout."""
-_FALLBACKS: tuple[Fallback, ...] = ("refsol", "drop")
 
 Unreadable = Literal["retry", "fail", "refsol", "drop"]
 Failed = Literal["retry", "fail", "refsol", "drop", "ignore"]
@@ -79,7 +78,7 @@ class CriticConfig(Table):
     def fallbacks(self) -> frozenset[Fallback]:
         """Fallbacks that this critic can lead to."""
         values: set[str] = {self.on_failure, *self.validation.model_dump().values()}
-        return frozenset(fallback for fallback in _FALLBACKS if fallback in values)
+        return frozenset(fallback for fallback in get_args(Fallback) if fallback in values)
 
     def divided(self, world_size: int) -> Self:
         """Return the share of this critic's limits that belongs to one of several processes."""

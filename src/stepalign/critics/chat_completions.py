@@ -10,7 +10,8 @@ from typing import Any, Self
 from stepalign import config
 from stepalign.critics.cache import ReplyCache
 from stepalign.critics.llm import ModelReply
-from stepalign.serving.client import Client, to_json
+from stepalign.serving.client import Call, Client, to_json
+from stepalign.serving.endpoints import Endpoints
 
 _MAX_CHARS_PER_TOKEN = 16
 """More characters than a token has on average, in any text."""
@@ -27,20 +28,24 @@ class ChatCompletions:
             if cache
             else "With critic.cache = 'off' its replies to unfinished steps are lost."
         )
-        self._client = Client(
+        endpoints = Endpoints(
             settings.base_url,
             name="critic",
-            key=key,
-            timeout_s=settings.timeout_s,
-            total_timeout_s=settings.total_timeout_s,
-            max_retries=settings.max_retries,
             cooldown_s=settings.cooldown_s,
             max_outage_s=settings.max_outage_s,
             failures=3,  # one prompt that always fails is no outage
+            trial_s=settings.timeout_s,
+            advice=f"{kept} When the server is back, the same command goes on from here.",
+        )
+        self._client = Client(
+            endpoints,
+            key=key,
+            max_retries=settings.max_retries,
+            total_timeout_s=settings.total_timeout_s,
             refusal_advice="Look at critic.base_url, critic.model and the key in the environment variable "
             f"{settings.api_key_env}; the same command then goes on from here.",
-            outage_advice=f"{kept} When the server is back, the same command goes on from here.",
         )
+        self._timeout_s = settings.timeout_s
         self._cache, self._max_chars = cache, settings.max_tokens * _MAX_CHARS_PER_TOKEN
         self._pending: dict[str, asyncio.Task[ModelReply]] = {}
 
@@ -74,7 +79,10 @@ class ChatCompletions:
 
     async def _ask(self, key: str, body: bytes) -> ModelReply:
         max_bytes = _ENVELOPE + 4 * self._max_chars  # a character is at most four bytes, an escaped one six
-        reply = await self._client.post("/chat/completions", body, self._read, max_bytes=max_bytes)
+        call = Call(
+            path="/chat/completions", body=body, read=self._read, max_bytes=max_bytes, timeout_s=self._timeout_s
+        )
+        reply = await self._client.post(call)
         if self._cache:
             self._cache.put(key, reply)
         return reply

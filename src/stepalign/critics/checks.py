@@ -1,24 +1,20 @@
 r"""Checks of a critique before a teacher is shown it. Each has a name, a measure, a result and a detail.
 
 They need the critique, its problem and its graded rollout, so a file of critiques from any critic can be checked
-alone. In their order:
+alone. In their order (`docs/critics.md` has when each passes):
 
-- `layout`: 1 if the text that the teacher is shown is composed of the critique's parts in the schema's layout, else 0.
-  The other checks read the parts.
-- `case`: 1 if case and grade agree (A and B for a right answer, D for a wrong one, C or D for one that ran out of
-  tokens) and, in every case but A, the verdicts name a wrong step that the rollout has or lacks next; else 0.
-- `verdicts`: the share of the rollout's steps that have a verdict. Passed where all steps are judged, in order from 1.
-  A verdict on the final answer, as one more step, is free.
-- `exact_copy`: the least likeness of a correct section (the text before step 1, each step before the first error; in
-  case A all) to its copy. The likeness is the longest common subsequence over the longer length: at 1 the copy neither
-  omits nor adds a character. Where the copy has another number of sections, one likeness of the whole is taken.
+- `layout`: whether the text is composed of the critique's parts in the schema's layout. The others read the parts.
+- `case`: whether case and verdicts agree with the grade and with the rollout's steps.
+- `verdicts`: the share of the rollout's steps that have a verdict.
+- `exact_copy`: the least likeness of a correct section to its copy, the longest common subsequence over the longer
+  length. At 1 the copy neither omits nor adds a character. With another number of sections the whole is compared.
 - `normalized_copy`: the same without white space, Markdown's marks and the delimiters of formulas.
 - `error_not_quoted`: the share of the wrong step that the critique repeats, in characters of the step's *own* lines,
   those that neither the problem nor the correct part has. A corrected step may keep some of them. It fails where all
   are repeated, where a reason quotes one, and where a false equation of the step is repeated anywhere. Measured in
   case D, and in case C where the solver finished the step.
-- `final_answer`: 1 if the correction's last `\boxed{…}` equals the reference answer, else 0. Strings and plain
-  arithmetic decide where they can, math-verify elsewhere. In case A the rollout's own answer counts, which was graded.
+- `final_answer`: whether the correction's last `\boxed{…}` equals the reference answer. Strings and plain arithmetic
+  decide where they can, the grader elsewhere. In case A the rollout's own answer counts, which was graded.
 - `reference_overlap`: the share of the correction's four-token runs with at least two words that the reference
   solution has and neither the problem nor the rollout has. Headings and marks are left out.
 - `length`: characters of the critique over those of the rollout or the reference solution, whichever is longer.

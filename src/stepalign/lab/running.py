@@ -45,15 +45,7 @@ def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] =
 def run(
     selected: Sequence[str], *, seeds: int, out: Path, jobs: int = 1, overrides: Sequence[str] = ()
 ) -> dict[str, list[Path]]:
-    """Train every condition with the seeds `0 … seeds − 1`, and return the runs' folders by condition.
-
-    Args:
-        selected: conditions.
-        seeds: of each condition.
-        out: the runs' folder.
-        jobs: runs at a time, one core each.
-        overrides: for every recipe, like `training.max_steps=10`.
-    """
+    """Train the selected conditions with the seeds `0 … seeds − 1`, and return the runs' folders by condition."""
     # All recipes are checked before the first run. Seeds are the outer loop, so that a stopped lab is balanced.
     planned = [settings_of(condition, seed, out, overrides) for seed in range(seeds) for condition in selected]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:

@@ -7,7 +7,7 @@ control and bidirectional characters appear as their code points, and a page loa
     stepalign report runs/quickstart
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stepalign.errors import StepalignError
@@ -16,6 +16,7 @@ from stepalign.report import figures, panels
 from stepalign.report.comparison import Comparison
 from stepalign.report.display import Table
 from stepalign.report.page import comparison_page, run_page
+from stepalign.report.panels import Panel
 from stepalign.report.run import read_run
 from stepalign.report.summary import Summary
 
@@ -28,17 +29,15 @@ def write(folder: Path) -> Path:
     """
     run = read_run(folder)
     summary = Summary(run)
-    drawn = {
+    panels_of = {
         "evaluation": panels.evaluation_panels({run.name: run.evaluations}),
         "training": panels.training_panels(run.steps),
         "probe": panels.probe_panels(run.probes),
     }
-    for name, figure in drawn.items():
-        if figure:
-            write_atomically(folder / "figures" / f"{name}.png", figures.png(figure))
+    _write_figures(folder / "figures", panels_of)
     if timeline := figures.timeline_png(run.timeline, [stage.name for stage in summary.stages]):
         write_atomically(folder / "figures" / "timeline.png", timeline)
-    write_atomically(folder / "report.html", run_page(summary, **drawn))
+    write_atomically(folder / "report.html", run_page(summary, **panels_of))
     return folder / "report.html"
 
 
@@ -72,17 +71,18 @@ def write_conditions(
     Args:
         comparison: of conditions.
         out: the page.
-        over: costs over which Figure 2 is drawn too, as PNG.
+        over: costs over which Figure 2 is a PNG of its own.
         others: tables for the page and the Markdown file.
     """
-    figure = comparison.panels()
-    folder = out.with_name(f"{out.stem}-figures")
-    for name, drawn in {
-        "evaluation": figure,
-        **{f"evaluation-{cost}": comparison.panels(cost) for cost in over},
-    }.items():
-        if drawn:
-            write_atomically(folder / f"{name}.png", figures.png(drawn))
+    evaluation = comparison.panels()
+    over_costs = {f"evaluation-{cost}": comparison.panels(cost) for cost in over}
+    _write_figures(out.with_name(f"{out.stem}-figures"), {"evaluation": evaluation, **over_costs})
     write_atomically(out.with_suffix(".md"), comparison.markdown(*others))
-    write_atomically(out, comparison_page(comparison, evaluation=figure, others=others))
+    write_atomically(out, comparison_page(comparison, evaluation=evaluation, others=others))
     return out
+
+
+def _write_figures(folder: Path, panels_of: Mapping[str, Sequence[Panel]]) -> None:
+    for name, of_figure in panels_of.items():
+        if of_figure:
+            write_atomically(folder / f"{name}.png", figures.png(of_figure))

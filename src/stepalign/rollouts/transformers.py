@@ -1,12 +1,14 @@
 """Sampling with the training model itself, in process, on any device: continuous batching over transformers.
 
-All rows share one time axis in a preallocated key–value cache. A prompt of P ids that joins when the axis stands at
-t is laid into columns t−P … t, so every row writes its next token in the same column and its past is one
-contiguous stretch that ends there. A row that ends leaves at once and the last row takes its slot; when enough slots
-are free, the next prompts are prefilled into them.
+All rows share one time axis in a preallocated key–value cache. A prompt of P ids that joins at time t takes the
+columns t−P … t. So every row writes its next token in the same column, and its past is one contiguous stretch that
+ends there. A row that ends leaves at once, and the last row takes its slot. When enough slots are free, the next
+prompts are prefilled into them.
 
-Left out: paged attention and a scheduler that preempts (vLLM's business), linear-attention models (their state does
-not live on a time axis).
+Left out: paged attention and preemption, because vLLM has them; linear-attention models, because their state has no
+time axis; log-probabilities of the sampled tokens, because the sampler has the trainer's own weights.
+
+    python bench/sampling.py
 """
 
 from collections import deque
@@ -26,28 +28,22 @@ from stepalign.records import FinishReason
 from stepalign.rollouts import Completion, Request
 
 _COMPACT_EVERY = 256
-"""Columns of slack on the time axis: how rarely the whole cache is moved to its front."""
+"""Columns of slack on the time axis. The whole cache is moved to the front when they are used up."""
 _CANDIDATES = 512
 """Tokens that nucleus sampling sorts first; only rows whose nucleus is wider sort the whole vocabulary."""
 
 
 class TransformersSampler:
-    """Draws completions from a transformers model, or from a PEFT model with a chosen adapter."""
+    """Sampler over a transformers model, or over a PEFT model with one of its adapters."""
 
     def __init__(self, model: torch.nn.Module, *, eos_ids: frozenset[int], batch_size: int) -> None:
-        """`model` is a causal language model; `batch_size` the most rows decoded together."""
-        self.model = model
-        self.eos_ids = eos_ids
-        self.batch_size = batch_size
-        base = _base(model)
-        unsupported = set(getattr(base.config.get_text_config(), "layer_types", None) or ()) - {
-            "full_attention",
-            "sliding_attention",
-        }
-        if unsupported:
+        """`model` is a causal language model; at most `batch_size` rows are decoded together."""
+        self.model, self.eos_ids, self.batch_size = model, eos_ids, batch_size
+        layer_types = getattr(_base(model).config.get_text_config(), "layer_types", None) or ()
+        if unsupported := set(layer_types) - {"full_attention", "sliding_attention"}:
             raise StepalignError(
                 f"sampler.kind = 'transformers': the model has layers of type {', '.join(sorted(unsupported))}, "
-                "allowed are full_attention and sliding_attention: sample with an engine that knows them"
+                "allowed are full_attention and sliding_attention: sample with vLLM, which supports more"
             )
 
     @classmethod
@@ -65,7 +61,7 @@ class TransformersSampler:
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
-        """Draw one completion a request, in the order in which they end. See `sampling.Sampler`."""
+        """Sample one completion per request, in the order in which they end. See `Sampler`."""
         _check_room(_base(self.model), requests, sampling)
         was_training = self.model.training
         self.model.eval()
@@ -80,12 +76,12 @@ class TransformersSampler:
 class _Row:
     request: Request
     noise: Float[Tensor, " steps"]
-    """One uniform number a token: what is drawn depends on the request's seed, not on its neighbours."""
+    """One uniform number a token: a completion depends on the request's seed, not on the other rows."""
     ids: list[int] = field(default_factory=list)
 
 
 class _Batch:
-    """The rows being decoded, their cache and the queue behind them."""
+    """Rows that are decoded together, and their cache."""
 
     def __init__(
         self, model: PreTrainedModel, eos_ids: frozenset[int], size: int, sampling: config.SamplingConfig
@@ -98,6 +94,7 @@ class _Batch:
         self.layers = model.config.get_text_config().num_hidden_layers
 
     def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Sample a completion for each request."""
         # The longest prompt first: every later one fits between the axis' front and its present column.
         queue = deque(sorted(requests, key=lambda request: -len(request.prompt_ids)))
         if not queue:
@@ -112,13 +109,13 @@ class _Batch:
         while queue or self.rows:
             if queue and len(self.rows) <= refill_at:
                 joining = [queue.popleft() for _ in range(min(self.size - len(self.rows), len(queue)))]
-                yield from self._draw(self._prefill(joining), first=len(self.rows) - len(joining))
+                yield from self._sample(self._prefill(joining), first=len(self.rows) - len(joining))
             if self.rows:
-                yield from self._draw(self._decode(), first=0)
+                yield from self._sample(self._decode(), first=0)
 
     @torch.no_grad()
     def _prefill(self, requests: Sequence[Request]) -> Float[Tensor, "joining vocab"]:
-        """Lay the prompts into the last slots and return the logits behind their last ids."""
+        """Write the prompts into the last slots and return the logits behind their last ids."""
         lengths = [len(request.prompt_ids) for request in requests]
         longest = max(lengths)
         ids = torch.zeros(len(requests), longest, dtype=torch.long)
@@ -126,7 +123,7 @@ class _Batch:
             ids[row, longest - lengths[row] :] = torch.tensor(request.prompt_ids)
         pads = longest - torch.tensor(lengths)
         column = torch.arange(longest)
-        self._aim(slots=slice(len(self.rows), len(self.rows) + len(requests)), column=self.now - longest)
+        self._set_target(slots=slice(len(self.rows), len(self.rows) + len(requests)), column=self.now - longest)
         output = self.decoder(
             input_ids=ids.to(self.device),
             attention_mask=(column >= pads[:, None]).long().to(self.device) if pads.any() else None,
@@ -136,8 +133,7 @@ class _Batch:
         )
         for request, length in zip(requests, lengths, strict=True):
             generator = torch.Generator().manual_seed(request.seed)
-            noise = torch.rand(self.sampling.max_new_tokens, generator=generator)
-            self.rows.append(_Row(request, noise))
+            self.rows.append(_Row(request, torch.rand(self.sampling.max_new_tokens, generator=generator)))
             self.starts.append(self.now - length)
         logits: Tensor = self.head(output.last_hidden_state[:, -1])
         return logits.float()
@@ -149,7 +145,7 @@ class _Batch:
             self._compact()
         starts = torch.tensor(self.starts)
         first = int(starts.min())
-        self._aim(slots=slice(0, len(self.rows)), column=self.now, first=first)
+        self._set_target(slots=slice(0, len(self.rows)), column=self.now, first=first)
         self.now += 1
         mask = torch.arange(first, self.now) >= starts[:, None]
         output = self.decoder(
@@ -162,27 +158,25 @@ class _Batch:
         logits: Tensor = self.head(output.last_hidden_state[:, -1])
         return logits.float()
 
-    def _draw(self, logits: Float[Tensor, "some vocab"], first: int) -> Iterator[Completion]:
-        """Draw a token for the rows from `first` on; rows that end leave."""
+    def _sample(self, logits: Float[Tensor, "some vocab"], first: int) -> Iterator[Completion]:
+        """Sample a token for the rows from `first` on; rows that end leave."""
         rows = self.rows[first:]
         noise = torch.stack([row.noise[len(row.ids)] for row in rows]).to(logits.device)
         ended = []
-        for slot, (row, token) in enumerate(zip(rows, draw(logits, noise, self.sampling).tolist(), strict=True)):
+        for slot, (row, token) in enumerate(
+            zip(rows, sample_tokens(logits, noise, self.sampling).tolist(), strict=True)
+        ):
             row.ids.append(token)
-            finish = self._finish(row)
-            if finish is not None:
+            at_limit = len(row.ids) == self.sampling.max_new_tokens
+            if token in self.eos_ids or at_limit:
                 ended.append(first + slot)
+                finish: FinishReason = "stop" if token in self.eos_ids else "length"
                 yield Completion(id=row.request.id, ids=tuple(row.ids), finish=finish)
         for slot in reversed(ended):
-            self._leave(slot)
+            self._free(slot)
 
-    def _finish(self, row: _Row) -> FinishReason | None:
-        if row.ids[-1] in self.eos_ids:
-            return "stop"
-        return "length" if len(row.ids) == self.sampling.max_new_tokens else None
-
-    def _leave(self, slot: int) -> None:
-        """The last row takes the slot that became free."""
+    def _free(self, slot: int) -> None:
+        """Free a slot: the last row takes it."""
         last = len(self.rows) - 1
         if slot != last:
             self.rows[slot], self.starts[slot] = self.rows[last], self.starts[last]
@@ -198,23 +192,23 @@ class _Batch:
         self.now -= shift
         self.starts = [start - shift for start in self.starts]
 
-    def _aim(self, *, slots: slice, column: int, first: int | None = None) -> None:
+    def _set_target(self, *, slots: slice, column: int, first: int | None = None) -> None:
         for layer in self.cache.layers:
-            layer.aim(slots, column, column if first is None else first)
+            layer.set_target(slots, column, column if first is None else first)
 
 
 class _SharedAxisLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, [slots, heads, columns, dim], written in place where `aim` points."""
+    """One layer's keys and values, [slots, heads, columns, dim], written in place at the target."""
 
     is_croppable = False
 
     def __init__(self, slots: int, capacity: int) -> None:
         super().__init__()
         self.slots, self.capacity = slots, capacity
-        self.aim(slice(0, slots), 0, 0)
+        self.set_target(slice(0, slots), 0, 0)
 
-    def aim(self, slots: slice, column: int, first: int) -> None:
-        """The next update writes `slots` from `column` on and attends to the columns from `first` on."""
+    def set_target(self, slots: slice, column: int, first: int) -> None:
+        """Make the next update write `slots` from `column` on and attend to the columns from `first` on."""
         self.target, self.column, self.first = slots, column, first
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -235,6 +229,7 @@ class _SharedAxisLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys[self.target, :, self.first : end], self.values[self.target, :, self.first : end]
 
     def get_seq_length(self) -> int:
+        """Return the number of columns that the next token attends to."""
         return self.column - self.first
 
     def move(self, source: int, target: int, start: int, end: int) -> None:
@@ -248,10 +243,10 @@ class _SharedAxisLayer(DynamicLayer):  # type: ignore[misc]
             states[:, :, : end - by] = states[:, :, by:end].clone()
 
 
-def draw(
+def sample_tokens(
     logits: Float[Tensor, "rows vocab"], noise: Float[Tensor, " rows"], sampling: config.SamplingConfig
 ) -> Int[Tensor, " rows"]:
-    """One token a row by inverting the cumulative distribution at `noise`, uniform in [0, 1).
+    """Sample one token a row by inverting the cumulative distribution at `noise`, uniform in [0, 1).
 
     Temperature comes first, then top-k, then top-p (the smallest set of tokens whose probability reaches it), as in
     transformers and vLLM.
@@ -265,25 +260,25 @@ def draw(
     width = min(sampling.top_k or _CANDIDATES, vocab)
     values, tokens = logits.topk(width, dim=-1)
     normalizer = (values if sampling.top_k else logits).logsumexp(dim=-1, keepdim=True)
-    kept = _nucleus((values - normalizer).exp(), sampling.top_p)
-    choice = tokens.gather(-1, _invert(kept, noise)[:, None])[:, 0]
+    nucleus = _nucleus((values - normalizer).exp(), sampling.top_p)
+    choice = tokens.gather(-1, _invert(nucleus, noise)[:, None])[:, 0]
     if not sampling.top_k and width < vocab:
-        wide = (kept[:, -1] > 0).nonzero()[:, 0]  # the nucleus may go on past the candidates
+        wide = (nucleus[:, -1] > 0).nonzero()[:, 0]  # the nucleus may go on past the candidates
         if len(wide):
             probabilities, order = logits[wide].softmax(dim=-1).sort(dim=-1, descending=True)
-            chosen = _invert(_nucleus(probabilities, sampling.top_p), noise[wide])
-            choice[wide] = order.gather(-1, chosen[:, None])[:, 0]
+            index = _invert(_nucleus(probabilities, sampling.top_p), noise[wide])
+            choice[wide] = order.gather(-1, index[:, None])[:, 0]
     return choice
 
 
 def _nucleus(probabilities: Float[Tensor, "rows sorted"], top_p: float) -> Float[Tensor, "rows sorted"]:
-    """ZeRO2 what lies beyond the smallest head of the sorted probabilities that reaches `top_p`."""
+    """Set to zero all but the smallest head of the sorted probabilities that reaches `top_p`."""
     before = probabilities.cumsum(dim=-1) - probabilities
     return probabilities.masked_fill(before >= top_p, 0.0) if top_p < 1 else probabilities
 
 
 def _invert(weights: Float[Tensor, "rows choices"], noise: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """The index at which each row's cumulative weight first exceeds `noise` × its total."""
+    """Find the index at which each row's cumulative weight first exceeds `noise` × its total."""
     cumulative = weights.cumsum(dim=-1)
     total = cumulative[:, -1:]
     index = torch.searchsorted(cumulative, noise[:, None] * total, right=True)
@@ -310,7 +305,7 @@ def _using(model: torch.nn.Module, adapter: str | None) -> AbstractContextManage
 
 
 def _check_room(model: PreTrainedModel, requests: Sequence[Request], sampling: config.SamplingConfig) -> None:
-    """Every prompt and its longest completion must fit the model's context."""
+    """Check that every prompt and its longest completion fit the model's context."""
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for request in requests:
         if not request.prompt_ids:

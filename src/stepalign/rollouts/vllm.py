@@ -26,20 +26,21 @@ class VllmSampler:
     def __init__(
         self,
         settings: config.VllmConfig,
-        model: config.ModelConfig,
         *,
-        dtype: str,
+        model: config.ModelConfig,
+        dtype: object,
         rank: int,
         eos_ids: frozenset[int],
         world: World,
         seed: int,
+        **_: object,
     ) -> None:
         """Load the base.
 
         Args:
             settings: the recipe's table.
             model: the solver's base.
-            dtype: the trainer's, by torch's name.
+            dtype: the trainer's `torch.dtype`.
             rank: the adapter's.
             eos_ids: the tokens that end a completion.
             world: each of its processes has an engine.
@@ -55,7 +56,7 @@ class VllmSampler:
         except ImportError as error:
             raise StepalignError(f"sampler.kind = 'vllm' needs vLLM: pip install 'stepalign[vllm]' ({error})") from None
         self._vllm: Any = vllm
-        self._eos_ids, self._seeded = sorted(eos_ids), settings.seeded
+        self._eos_ids, self.seeded = sorted(eos_ids), settings.seeded
         self._sleeps = settings.enable_sleep_mode and torch.cuda.is_available()
         self._asleep = False
         self._adapter: Any = None
@@ -69,7 +70,7 @@ class VllmSampler:
             self._llm = vllm.LLM(
                 model=model.location,
                 revision=model.revision,
-                dtype=dtype,
+                dtype=str(dtype).removeprefix("torch."),
                 seed=(seed + world.rank) % 2**32,
                 max_model_len=settings.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
@@ -85,23 +86,6 @@ class VllmSampler:
         except (ValueError, RuntimeError, OSError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line}") from None
-
-    @classmethod
-    def from_config(
-        cls,
-        settings: config.VllmConfig,
-        *,
-        model: config.ModelConfig,
-        dtype: object,
-        rank: int,
-        eos_ids: frozenset[int],
-        world: World,
-        seed: int,
-        **_: object,
-    ) -> "VllmSampler":
-        """Build the sampler of a recipe. `dtype` is the trainer's `torch.dtype`."""
-        name = str(dtype).removeprefix("torch.")
-        return cls(settings, model, dtype=name, rank=rank, eos_ids=eos_ids, world=world, seed=seed)
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
@@ -124,7 +108,7 @@ class VllmSampler:
                     top_p=sampling.top_p,
                     top_k=sampling.top_k,
                     max_tokens=sampling.max_new_tokens,
-                    seed=request.seed if self._seeded else None,
+                    seed=request.seed if self.seeded else None,
                     logprobs=0,
                     # The trainer's chat template names the tokens that end a completion, not the engine.
                     ignore_eos=True,

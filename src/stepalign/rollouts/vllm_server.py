@@ -19,12 +19,12 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from stepalign import config
-from stepalign.distributed.process import World
+from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
-from stepalign.serving.client import Client, TransientError, UnansweredError, to_json
-from stepalign.serving.endpoints import Endpoint, check_urls
+from stepalign.serving.client import Call, Client, TransientError, UnansweredError, to_json
+from stepalign.serving.endpoints import Endpoint, Endpoints, check_urls
 
 T = TypeVar("T")
 
@@ -32,8 +32,8 @@ _COOLDOWN_S = 1.0
 """The first cooldown of a server that did not answer; the longest is eight times as long."""
 _LOAD_TIMEOUT_S = 60.0
 """For loading an adapter, or scoring a prompt."""
-_BYTES_PER_TOKEN, _ENVELOPE = 2**10, 2**20
-"""More than a token takes in an answer: id, log-probability, text."""
+_BYTES_PER_TOKEN, _ENVELOPE = 2**11, 2**20
+"""More than a token takes in an answer: ids, log-probabilities, texts."""
 _PLAIN: dict[str, Any] = {
     # The server would fill these in from the model's generation_config.
     "min_p": 0.0,
@@ -42,60 +42,56 @@ _PLAIN: dict[str, Any] = {
     "ignore_eos": True,
     "return_token_ids": True,
 }
-_LORA_ADVICE = "Was it started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora?"
 
 
 class ServerSampler:
     """vLLM servers that share the load."""
 
     def __init__(
-        self, settings: config.VllmServerConfig, model: str, *, eos_ids: frozenset[int], concurrency: int
+        self,
+        settings: config.VllmServerConfig,
+        *,
+        model: config.ModelConfig,
+        eos_ids: frozenset[int],
+        world: World = SINGLE,
+        **_: object,
     ) -> None:
         """Connect; nothing is sent yet.
 
         Args:
             settings: the recipe's table.
-            model: the name under which the base is served.
+            model: the base, if `settings.model` does not name it.
             eos_ids: the tokens that end a completion.
-            concurrency: requests of this process that may be under way.
+            world: the processes that share `max_num_seqs` requests under way.
 
         Raises:
             StepalignError: a base URL is not valid.
         """
         check_urls("sampler.base_url", settings.base_url)
-        self._model, self._concurrency, self._seeded = model, concurrency, settings.seeded
-        self._eos_ids = sorted(eos_ids)
+        self._model = settings.model or model.location
+        self._concurrency = -(-settings.max_num_seqs // world.size)
+        self.seeded, self._timeout_s, self._eos_ids = settings.seeded, settings.timeout_s, sorted(eos_ids)
         self._adapter: AdapterVersion | None = None
-        self._client = Client(
+        self._endpoints = Endpoints(
             settings.base_url,
             name="sampler",
-            key=os.environ.get(settings.api_key_env, "").strip() or None,
-            timeout_s=settings.timeout_s,
             cooldown_s=_COOLDOWN_S,
             max_outage_s=settings.max_outage_s,
+            failures=1,
             trial_s=_COOLDOWN_S,  # a completion may take half an hour: the others do not wait for its end
+            advice="When a server is back, the same command goes on from here.",
+        )
+        self._client = Client(
+            self._endpoints,
+            key=os.environ.get(settings.api_key_env, "").strip() or None,
             refusal_advice="Look at sampler.base_url, sampler.model (or model.name_or_path) and the key in the "
-            f"environment variable {settings.api_key_env}. {_LORA_ADVICE}",
-            outage_advice="When a server is back, the same command goes on from here.",
+            f"environment variable {settings.api_key_env}. Were the servers started with "
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora?",
         )
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="sampler", daemon=True)
         self._thread.start()
         self._run(self._client.__aenter__())
-
-    @classmethod
-    def from_config(
-        cls,
-        settings: config.VllmServerConfig,
-        *,
-        model: config.ModelConfig,
-        eos_ids: frozenset[int],
-        world: World,
-        **_: object,
-    ) -> "ServerSampler":
-        """Build the sampler of a recipe; the processes share `max_num_seqs`."""
-        concurrency = -(-settings.max_num_seqs // world.size)
-        return cls(settings, settings.model or model.location, eos_ids=eos_ids, concurrency=concurrency)
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
@@ -134,21 +130,12 @@ class ServerSampler:
         """Score prompts on every server that answers. See `RemoteSampler`."""
 
         async def score(server: Endpoint, ids: TokenIds) -> list[float]:
-            body = {"model": self._name(adapter), "prompt": list(ids), "max_tokens": 1, "prompt_logprobs": 1}
-
             def read(choice: Mapping[str, Any]) -> list[float]:
                 scored = zip(ids, choice["prompt_logprobs"], strict=True)
                 return [float(tokens[str(token)]["logprob"]) for token, tokens in scored if tokens is not None]
 
-            return await self._client.post_to(
-                server,
-                "/completions",
-                to_json(body | _PLAIN),
-                lambda answer: _read_choice(answer, read),
-                max_bytes=_ENVELOPE + 2 * _BYTES_PER_TOKEN * len(ids),
-                timeout_s=_LOAD_TIMEOUT_S,
-                on_missing=self._reload(adapter),
-            )
+            body = {"prompt": list(ids), "max_tokens": 1, "prompt_logprobs": 1}
+            return await self._client.post_to(server, self._completion(body, adapter, read, _LOAD_TIMEOUT_S))
 
         async def score_all(server: Endpoint) -> list[list[float]]:
             return [await score(server, ids) for ids in prompts]
@@ -170,19 +157,6 @@ class ServerSampler:
     # ── in the event loop's thread ────────────────────────────────────────────────────────────────────────────
 
     async def _sample(self, request: Request, sampling: config.SamplingConfig, adapter: str | None) -> Completion:
-        body = {
-            "model": self._name(adapter),
-            "prompt": list(request.prompt_ids),
-            "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "stop_token_ids": self._eos_ids,
-            "logprobs": 0,
-            **({"seed": request.seed} if self._seeded else {}),
-            **_PLAIN,
-        }
-
         def read(choice: Mapping[str, Any]) -> Completion:
             if choice.get("token_ids") is None:
                 raise StepalignError("sampler: no token ids in a server's answer: a newer vLLM is needed")
@@ -194,20 +168,43 @@ class ServerSampler:
                 logprobs=None if logprobs is None else tuple(round(value, 6) for value in logprobs),
             )
 
+        body: dict[str, Any] = {
+            "prompt": list(request.prompt_ids),
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "stop_token_ids": self._eos_ids,
+            "logprobs": 0,
+        }
+        if self.seeded:
+            body["seed"] = request.seed
         try:
-            return await self._client.post(
-                "/completions",
-                to_json(body),
-                lambda answer: _read_choice(answer, read),
-                max_bytes=_ENVELOPE + _BYTES_PER_TOKEN * (len(request.prompt_ids) + sampling.max_new_tokens),
-                on_missing=self._reload(adapter),
-            )
+            return await self._client.post(self._completion(body, adapter, read, self._timeout_s))
         except UnansweredError as error:
             raise StepalignError(f"{request.id}: {error.detail}") from None
 
-    def _reload(self, adapter: str | None) -> Callable[[Endpoint], Awaitable[None]] | None:
-        """The action after a 404: a server that was restarted holds no adapter."""
-        return None if adapter is None else self._load
+    def _completion(
+        self, body: dict[str, Any], adapter: str | None, read: Callable[[Mapping[str, Any]], T], timeout_s: float
+    ) -> Call[T]:
+        """Build the request of a completion. A server that was restarted answers 404 and loads the adapter again."""
+
+        def read_choice(answer: bytes | None) -> T:
+            if answer is None:
+                raise StepalignError("sampler: a server's answer is longer than its tokens can be")
+            try:
+                return read(json.loads(answer)["choices"][0])
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                raise ValueError("not a completion") from None
+
+        return Call(
+            path="/completions",
+            body=to_json({"model": self._name(adapter), **body, **_PLAIN}),
+            read=read_choice,
+            max_bytes=_ENVELOPE + _BYTES_PER_TOKEN * (len(body["prompt"]) + body["max_tokens"]),
+            timeout_s=timeout_s,
+            on_missing=None if adapter is None else self._load,
+        )
 
     async def _everywhere(self, act: Callable[[Endpoint], Awaitable[T]]) -> dict[str, T]:
         """Do something on every server that answers, and return the results by URL; wait until one answers."""
@@ -219,13 +216,13 @@ class ServerSampler:
 
         while True:
             try:
-                await asyncio.gather(*map(attempt, self._client.endpoints.available()))
+                await asyncio.gather(*map(attempt, self._endpoints.available()))
             except UnansweredError as error:
                 raise self._client.fatal(error) from None
             if results:
                 return results
             async with asyncio.timeout(None) as no_limit:
-                self._client.endpoints.release(await self._client.endpoints.lease(no_limit))
+                self._endpoints.release(await self._endpoints.lease(no_limit))
 
     async def _load(self, server: Endpoint) -> None:
         assert self._adapter is not None
@@ -237,9 +234,8 @@ class ServerSampler:
                 raise
 
     async def _post_adapter(self, server: Endpoint, path: str, body: Mapping[str, str]) -> None:
-        await self._client.post_to(
-            server, path, to_json(body), lambda _: None, max_bytes=_ENVELOPE, timeout_s=_LOAD_TIMEOUT_S
-        )
+        call = Call(path=path, body=to_json(body), read=lambda _: None, max_bytes=_ENVELOPE, timeout_s=_LOAD_TIMEOUT_S)
+        await self._client.post_to(server, call)
 
     async def _stop(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -265,17 +261,3 @@ class ServerSampler:
         except BaseException:
             future.cancel()
             raise
-
-
-def _read_choice(body: bytes | None, read: Callable[[Mapping[str, Any]], T]) -> T:
-    """Read the choice of a completion.
-
-    Raises:
-        ValueError: it is no completion.
-    """
-    if body is None:
-        raise StepalignError("sampler: a server's answer is longer than its tokens can be")
-    try:
-        return read(json.loads(body)["choices"][0])
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise ValueError("not a completion") from None

@@ -91,7 +91,7 @@ class Endpoints:
             advice: the last sentence of the error that ends an outage.
         """
         self._all = [Endpoint(url) for url in urls]
-        self._name, self._advice = name, advice
+        self.name, self._advice = name, advice
         self._cooldown_s, self._max_outage_s = cooldown_s, max_outage_s
         self._failures, self._trial_s = failures, trial_s
         self._all_down_since = 0.0
@@ -148,11 +148,11 @@ class Endpoints:
         """Record an answer, a refusal included."""
         endpoint = lease.endpoint
         if endpoint.down:
-            log.warning("%s: %s answers again", self._name, endpoint.url)
+            log.warning("%s: %s answers again", self.name, endpoint.url)
         endpoint.down, endpoint.cooldowns, endpoint.failing = False, 0, set()
         self.release(lease)
 
-    def failed(self, lease: Lease, request: str, error: str, *, unreachable: bool, pause_s: float = 0.0) -> None:
+    def failed(self, lease: Lease, request: str, error: str, unreachable: bool, pause_s: float) -> None:
         """Record a request without an answer, or without a readable one."""
         endpoint = lease.endpoint
         endpoint.failing.add(request)
@@ -165,10 +165,10 @@ class Endpoints:
             endpoint.cooldowns += 1
             if not endpoint.down:
                 endpoint.down = True
-                log.warning("%s: %s gets no requests for a while: %s", self._name, endpoint.url, error)
+                log.warning("%s: %s gets no requests for a while: %s", self.name, endpoint.url, error)
                 if self.all_down:
                     self._all_down_since = now
-                    log.warning("%s: no endpoint answers; waiting up to %g s for one", self._name, self._max_outage_s)
+                    log.warning("%s: no endpoint answers; waiting up to %g s for one", self.name, self._max_outage_s)
         self.release(lease)
 
     def rate_limited(self, lease: Lease, pause_s: float) -> None:
@@ -195,5 +195,5 @@ class Endpoints:
     def _stop(self, now: float) -> NoReturn:
         errors = "; ".join(f"{endpoint.url}: {endpoint.error}" for endpoint in self._all)
         raise StepalignError(
-            f"no {self._name} endpoint has answered for {now - self._all_down_since:.0f} s ({errors}). {self._advice}"
+            f"no {self.name} endpoint has answered for {now - self._all_down_since:.0f} s ({errors}). {self._advice}"
         )

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import subprocess
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ from stepalign import config as configs
 from stepalign.errors import StepalignError
 from stepalign.evaluation import metrics
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.io import differences, read_jsonl, to_json, write_atomically, write_json, write_jsonl
+from stepalign.io import claim, read_jsonl, to_json, write_atomically, write_json, write_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PACKAGES = (
@@ -60,11 +59,11 @@ _SERVING = (
     "enable_sleep_mode",
 )
 _FREE_TO_CHANGE = (
-    *("training.max_steps:", "training.overlap:", "tracking.", "output_dir:", "distributed."),
-    *(f"critic.{key}:" for key in _TRANSPORT),
-    *(f"sampler.{key}:" for key in _SERVING),
+    *("training.max_steps", "training.overlap", "tracking", "output_dir", "distributed"),
+    *(f"critic.{key}" for key in _TRANSPORT),
+    *(f"sampler.{key}" for key in _SERVING),
 )
-"""What may differ when a run goes on: none of it changes what was computed so far."""
+"""Keys that may change when a run continues: none of them changes what was computed so far."""
 
 
 class RunFolder:
@@ -88,7 +87,13 @@ class RunFolder:
         except OSError as error:
             raise StepalignError(f"{self.folder}: cannot be written: {error.strerror}") from None
         try:
-            self._claim()
+            claim(
+                self.folder / "recipe.toml",
+                configs.dump(recipe),
+                started=(self.folder / "manifest.json").exists(),
+                refusal="it holds a run of another recipe. Give this run another name (name=…), or delete that folder",
+                free=_FREE_TO_CHANGE,
+            )
         except BaseException:
             self.close()
             raise
@@ -176,21 +181,6 @@ class RunFolder:
 
     def _of_step(self, room: str, step: int) -> Path:
         return self.folder / room / f"step-{step:06d}.jsonl"
-
-    def _claim(self) -> None:
-        path = self.folder / "recipe.toml"
-        mine = configs.dump(self.recipe)
-        # Without a manifest nothing has been computed: the recipe was refused, and has been mended since.
-        if not (self.folder / "manifest.json").exists():
-            write_atomically(path, mine)
-            return
-        changed = differences(tomllib.loads(path.read_text()), tomllib.loads(mine))
-        if in_the_way := [line for line in changed if not line.startswith(_FREE_TO_CHANGE)]:
-            raise StepalignError(
-                f"{self.folder} holds a run of another recipe; what differs:\n  " + "\n  ".join(in_the_way) + "\n"
-                "Give this run another name (name=…), or delete that folder."
-            )
-        write_atomically(path, mine)
 
 
 def manifest() -> dict[str, Any]:

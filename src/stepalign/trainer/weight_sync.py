@@ -222,7 +222,7 @@ def _log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"
 
 
 def _excerpts(texts: Iterable[TokenIds]) -> list[TokenIds]:
-    """The ends of the first texts: most of a text's own words stand there, behind the prompt's."""
+    """Take the ends of the first texts, because the solver's own text is there, behind the prompt."""
     excerpts: list[TokenIds] = []
     for ids in texts:
         if sum(map(len, excerpts)) >= _TOKENS:

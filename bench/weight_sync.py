@@ -1,13 +1,12 @@
-"""Train SmolLM2-135M for some steps with rollouts from vLLM, and try to break the hand-over of its adapters.
+"""Train SmolLM2-135M for some steps with rollouts from vLLM, and try to break the sync of its adapters.
 
-    python bench/version.py --serve PYTHON     over HTTP; PYTHON is that of an environment with vLLM
-    python bench/version.py                    in process; this environment has vLLM
+    python bench/weight_sync.py --serve PYTHON     over HTTP; PYTHON is that of an environment with vLLM
+    python bench/weight_sync.py                    in process; this environment has vLLM
 
-First a whole run: after each hand-over the guard's difference is kept, and the base is asked behind the same prompts
-with the same seeds, so that one changed bit of it would show. The server is killed amid the second step's rollouts and
-started anew a little later; the run must wait, give it the adapter again, and go on. Then a run whose second new
-adapter never arrives: the engine is given the one before under the new name, and the guard must stop the run. Half an
-hour on one core of a CPU.
+First a whole run. After each sync its difference is recorded, and the base scores the same texts, so that one changed
+bit of it would show. The server is killed amid the second step's rollouts and started again a little later; the run
+must wait, load the adapter again, and go on. Then a run whose second new adapter never arrives: the sampler loads the
+one before under the new name, and the check must stop the run. Half an hour on one core of a CPU.
 """
 
 import argparse
@@ -22,20 +21,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.launch import train
-from stepalign.rollouts import AdapterVersion, Completion, Engine, Request
+from stepalign.rollouts import AdapterVersion, Completion, RemoteSampler, Request
 from stepalign.trainer.weight_sync import WeightSync
 
-Drawn = Mapping[str, list[tuple[int, float]]]
 ROLLOUTS, TOKENS, CONTEXT, RANK = 16, 64, 512, 16
-BASE = 8
-"""Prompts behind which the base is asked."""
-RESTART_AT, REST_S = 2, 5.0
+RESTART_AT, DOWN_S = 2, 5.0
 STALE_AT = 2
 
 
@@ -51,7 +48,7 @@ class Server:
         ]
 
     def start(self) -> None:
-        """Start it; `wait` says when it answers."""
+        """Start it, without waiting for it."""
         environment = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "HF_HUB_OFFLINE": "1", **on_the_cpu(), **os.environ}
         environment.pop("PYTHONPATH", None)
         with self._log.open("ab") as log:
@@ -60,7 +57,7 @@ class Server:
             )
 
     def wait(self) -> None:
-        """Return once it answers."""
+        """Wait until it answers."""
         while True:
             if self._process.poll() is not None:
                 sys.exit(f"the server ended with {self._process.returncode}; see {self._log}")
@@ -72,65 +69,66 @@ class Server:
                 return
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it, as a crash would."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
-class ProbeCallback:
-    """Puts itself between trainer and engine: looks at what the engine answers, and injects faults."""
+class Observer:
+    """Patches between trainer and sampler: records the sampler's scores, and injects faults."""
 
-    def __init__(self, kind: type[Engine], server: Server | None) -> None:
+    def __init__(self, kind: type[RemoteSampler], server: Server | None) -> None:
         self.kind, self.server = kind, server
-        self.bases: list[Drawn] = []
-        self.weight_sync: list[AdapterVersion] = []
+        self.bases: list[Mapping[str, list[list[float]]]] = []
+        self.versions: list[AdapterVersion] = []
         self.seconds: list[float] = []
         self.restarted_s: float | None = None
         self.stale_at = 0
-        self._bring, self._adopt, self._sample = WeightSync.bring, kind.adopt, kind.sample
+        self._originals = WeightSync.sync, kind.load_adapter, kind.sample
 
-    def __enter__(self) -> "ProbeCallback":
-        watch = self
+    def __enter__(self) -> "Observer":
+        observer = self
+        original_sync, original_load, original_sample = self._originals
 
-        def bring(weight_sync: WeightSync, step: int) -> None:
-            seen, begun = len(watch.weight_sync), time.monotonic()
-            watch._bring(weight_sync, step)
-            if len(watch.weight_sync) > seen:
-                watch.seconds.append(time.monotonic() - begun)
-                watch.bases.append(weight_sync._engine.sample_logprobs(weight_sync._prompts[:BASE], adapter=None))
+        def sync(weight_sync: WeightSync, step: int) -> None:
+            before, start = len(observer.versions), time.monotonic()
+            original_sync(weight_sync, step)
+            if len(observer.versions) > before:
+                observer.seconds.append(time.monotonic() - start)
+                observer.bases.append(weight_sync._sampler.prompt_logprobs(weight_sync._texts, adapter=None))
 
-        def load_adapter(engine: Engine, version: AdapterVersion) -> None:
-            watch.weight_sync.append(version)
-            if watch.stale_at and len(watch.weight_sync) > watch.stale_at:
-                before = watch.weight_sync[watch.stale_at - 1]
-                version = dataclasses.replace(version, folder=before.folder)
-            watch._adopt(engine, version)
+        def load_adapter(sampler: RemoteSampler, version: AdapterVersion) -> None:
+            observer.versions.append(version)
+            if observer.stale_at and len(observer.versions) > observer.stale_at:
+                stale = observer.versions[observer.stale_at - 1]
+                version = dataclasses.replace(version, folder=stale.folder)
+            original_load(sampler, version)
 
         def sample(
-            engine: Engine, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
+            sampler: RemoteSampler, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
         ) -> Iterator[Completion]:
-            for completion in watch._sample(engine, requests, sampling, adapter=adapter):
-                if watch.server and watch.restarted_s is None and len(watch.weight_sync) == RESTART_AT:
-                    watch.restart()
+            for completion in original_sample(sampler, requests, sampling, adapter=adapter):
+                if observer.server and observer.restarted_s is None and len(observer.versions) == RESTART_AT:
+                    observer.restart()
                 yield completion
 
-        WeightSync.bring, self.kind.adopt, self.kind.sample = bring, adopt, sample
+        WeightSync.sync, self.kind.load_adapter, self.kind.sample = sync, load_adapter, sample
         return self
 
     def __exit__(self, *_: object) -> None:
-        WeightSync.bring, self.kind.adopt, self.kind.sample = self._bring, self._adopt, self._sample
+        WeightSync.sync, self.kind.load_adapter, self.kind.sample = self._originals
 
     def restart(self) -> None:
-        """Kill the server with requests under way, and start it anew a little later."""
+        """Kill the server with requests under way, and start it again a little later."""
         self.server.kill()
-        begun = time.monotonic()
+        start = time.monotonic()
         self.restarted_s = 0.0
 
         def again() -> None:
-            time.sleep(REST_S)
+            time.sleep(DOWN_S)
             self.server.start()
             self.server.wait()
-            self.restarted_s = time.monotonic() - begun
+            self.restarted_s = time.monotonic() - start
 
         threading.Thread(target=again).start()
 
@@ -153,29 +151,29 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Both runs, and what they showed."""
+    """Do both runs and return the figures."""
     model = str(Path(arguments.model).absolute())
     if not arguments.serve:
         from stepalign.rollouts.vllm import VllmSampler
 
         for name, value in on_the_cpu().items():
             os.environ.setdefault(name, value)
-        sampler = f'{{ kind = "vllm", eager = true, max_tokens = {CONTEXT} }}'
-        return both_runs(arguments, folder, sampler, ProbeCallback(VllmSampler, None))
+        sampler = f'{{ kind = "vllm", enforce_eager = true, max_model_len = {CONTEXT} }}'
+        return both_runs(arguments, folder, sampler, Observer(VllmSampler, None))
     from stepalign.rollouts.vllm_server import ServerSampler
 
-    server = Server(arguments.serve, model, arguments.port, Path(tempfile.gettempdir()) / "stepalign-version.log")
+    server = Server(arguments.serve, model, arguments.port, Path(tempfile.gettempdir()) / "stepalign-weight-sync.log")
     sampler = f'{{ kind = "vllm-server", base_url = "{server.url}/v1", model = "{model}" }}'
     server.start()
     try:
         server.wait()
-        return both_runs(arguments, folder, sampler, ProbeCallback(ServerSampler, server))
+        return both_runs(arguments, folder, sampler, Observer(ServerSampler, server))
     finally:
         server.kill()
 
 
-def both_runs(arguments: argparse.Namespace, folder: Path, sampler: str, watch: ProbeCallback) -> dict[str, Any]:
-    """A whole run, and one that is handed a stale adapter."""
+def both_runs(arguments: argparse.Namespace, folder: Path, sampler: str, observer: Observer) -> dict[str, Any]:
+    """Do a whole run, and one that loads a stale adapter."""
 
     def run(name: str, rollouts: int = ROLLOUTS) -> Path:
         overrides = [
@@ -188,46 +186,44 @@ def both_runs(arguments: argparse.Namespace, folder: Path, sampler: str, watch: 
         overrides += [f"training.max_steps={arguments.steps}", f"training.rollouts_per_step={rollouts}"]
         return train(config.load(Path("recipes/smollm2-sums.toml"), overrides)).parent
 
-    with watch:
+    with observer:
         lines = (run("whole") / "metrics.jsonl").read_text().splitlines()
         steps = [json.loads(line) for line in lines]
-        for step, taken in zip(steps, watch.seconds, strict=False):
-            print(f"step {step['step']}: handed over and checked in {taken:.1f} s, difference "
-                  f"{step['handover_difference']:.2g} nats; {step['rollouts']} rollouts, {step['completion_tokens']} "
-                  f"tokens in {step['seconds']['sample']:.1f} s", flush=True)  # fmt: skip
-        (first, *others) = [next(iter(base.values())) for base in watch.bases]
-        moved = max(abs(a[1] - b[1]) for other in others for a, b in zip(first, other, strict=True))
+        for step, taken in zip(steps, observer.seconds, strict=False):
+            print(f"step {step['step']}: synced and checked in {taken:.1f} s, difference "
+                  f"{step['weight_sync_difference']:.2g} nats; {step['rollouts']} rollouts, "
+                  f"{step['completion_tokens']} tokens in {step['seconds']['sample']:.1f} s", flush=True)  # fmt: skip
+        (first, *others) = [list(chain.from_iterable(next(iter(base.values())))) for base in observer.bases]
+        moved = max(abs(a - b) for other in others for a, b in zip(first, other, strict=True))
         held = {
             "every step was made": len(steps) == arguments.steps,
             "the base answers as before, to the last bit": others != [] and all(other == first for other in others),
         }
-        print(
-            f"the base's log-probabilities of {len(first)} tokens, {len(watch.bases)} times: moved by {moved:.2g} nats"
-        )
-        if watch.server:
-            held["the run waited for the server and went on"] = bool(watch.restarted_s)
-            print(f"the server was away for {watch.restarted_s or 0:.0f} s")
-        watch.weight_sync, watch.stale_at, said = [], STALE_AT, "nothing"
+        print(f"the base's scores of {len(first)} tokens, {len(observer.bases)} times: moved by {moved:.2g} nats")
+        if observer.server:
+            held["the run waited for the server and went on"] = bool(observer.restarted_s)
+            print(f"the server was away for {observer.restarted_s or 0:.0f} s")
+        observer.versions, observer.stale_at, message = [], STALE_AT, "none"
         try:
             run("stale", rollouts=4)
         except StepalignError as error:
-            said = str(error)
-        print(f"a stale adapter: {said}")
-        held["a stale adapter stops the run"] = f"it answers like the policy of step {STALE_AT - 1}" in said
+            message = str(error)
+        print(f"a stale adapter: {message}")
+        held["a stale adapter stops the run"] = f"it answers like the policy of step {STALE_AT - 1}" in message
     return {
-        "handover_s": watch.seconds,
-        "differences": [step["handover_difference"] for step in steps],
+        "sync_s": observer.seconds,
+        "differences": [step["weight_sync_difference"] for step in steps],
         "seconds": [step["seconds"]["sample"] for step in steps],
         "tokens": [step["completion_tokens"] for step in steps],
         "base_moved": moved,
-        "server_away_s": watch.restarted_s,
-        "stale": said,
+        "server_away_s": observer.restarted_s,
+        "stale": message,
         "held": held,
     }
 
 
 def on_the_cpu() -> dict[str, str]:
-    """What vLLM needs to be told where there is no GPU."""
+    """Return the environment that vLLM needs without a GPU."""
     return {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 
