@@ -148,9 +148,8 @@ class _Original:
         if any(chain.result is not None and chain.result < 0 for chain in find_equations(wrong)):
             return False
         numbers = find_numbers(wrong)
-        return (not plausible_only or _is_plausible(self.numbers, numbers)) and not self._is_in_doubt(
-            edit, numbers, changes
-        )
+        is_likely = not plausible_only or _is_plausible(self.numbers, numbers)
+        return is_likely and not self._is_in_doubt(edit, numbers, changes)
 
     def _is_in_doubt(self, edit: _Edit, numbers: Sequence[Number], changes: Changes) -> bool:
         """Tell whether the meaning of a number after the slip is ambiguous."""

@@ -229,10 +229,7 @@ def _by_terms(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
     if terms is None:
         return None
     kept = 0
-    for step in own:
-        after = sum_terms.terms_after(terms, step)
-        if after is None:
-            break
+    while kept < len(own) and (after := sum_terms.terms_after(terms, own[kept])) is not None:
         terms, kept = after, kept + 1
     # The nearest steps before show the solver's style best; a step with a wrong number still shows it.
     examples = [*reversed(own[:kept]), *own[kept:]]
