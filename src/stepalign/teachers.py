@@ -7,7 +7,7 @@ checkpoint must hold.
     live    the student itself as it is now
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepalign.collate import Batch
+from stepalign.config import registry
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 
@@ -99,5 +100,7 @@ class LiveTeacher(_PolicyTeacher):
         return hidden
 
 
-TEACHERS: dict[str, Callable[[Policy], Teacher]] = {"base": BaseTeacher, "live": LiveTeacher}
-"""Implementations by `teacher.kind`."""
+def build_teacher(kind: str, policy: Policy) -> Teacher:
+    """Build the teacher of a recipe's `teacher.kind`."""
+    teacher: Teacher = registry.implementation("teacher", kind)(policy)
+    return teacher

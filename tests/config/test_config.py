@@ -269,6 +269,7 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ),
         ("critic.max_tokens=9", "critic.kind: missing; allowed: program,", ""),
         ("distributed.strategy=zero3", "distributed.strategy: unknown kind; did you mean zero2?", "'zero3'"),
+        ("teacher.kind=lve", "teacher.kind: unknown kind; did you mean live?", "'lve'"),
         ("grader={kind='math', timeout_s=0}", "grader.timeout_s:", "0"),
         ("critic={kind='program', validation={final_answer='repair'}}", "critic.validation.final_answer:", "'repair'"),
         ("critic={kind='program', checks={max_reference_overlap=2}}", "critic.checks.max_reference_overlap:", "2"),

@@ -12,7 +12,7 @@ from stepalign.collate import Batch, collate, split_views
 from stepalign.losses.divergence import divergence
 from stepalign.losses.support import FullVocabulary
 from stepalign.policy import Policy
-from stepalign.teachers import TEACHERS
+from stepalign.teachers import build_teacher
 from stepalign.views import View
 
 
@@ -57,7 +57,7 @@ class DistillationLoss:
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
         """
         self.algorithm, self.max_tokens = algorithm, max_tokens
-        self._make_teacher = TEACHERS[teacher_kind]
+        self.teacher_kind = teacher_kind
         self.support = FullVocabulary(
             beta=algorithm.beta,
             student_temperature=algorithm.student_temperature,
@@ -72,7 +72,7 @@ class DistillationLoss:
     ) -> Float[Tensor, "tokens hidden"]:
         """Run the teacher on a micro-batch, in passes of at most `max_tokens` padded tokens."""
         device = batch.input_ids.device
-        teacher = self._make_teacher(policy)
+        teacher = build_teacher(self.teacher_kind, policy)
         views = [example.teacher for example in examples]
         return torch.cat([teacher.forward(collate(part).to(device)) for part in split_views(views, self.max_tokens)])
 

@@ -129,17 +129,24 @@ class ContextConfig(Table):
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
 
 
+@register("teacher", "base", implementation="stepalign.teachers:BaseTeacher")
+@register("teacher", "live", implementation="stepalign.teachers:LiveTeacher")
 class TeacherConfig(Table):
     """The teacher and its prompt."""
 
-    kind: Literal["base"] = "base"
-    """`base`: the initial policy, the same weights with the adapter disabled."""
+    kind: str = "base"
+    """`base`: the initial policy, the same weights with the adapter disabled (paper); `live`: the policy as it is."""
     enable_thinking: bool = False
     """The chat template's thinking switch for the teacher's prompt (paper: on)."""
     close_think: bool = False
     """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
     max_length: PositiveInt = 20_000
     """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
+
+    @field_validator("kind")
+    @classmethod
+    def _is_registered(cls, kind: str) -> str:
+        return FAMILIES["teacher"].check(kind)
 
 
 class LoraConfig(Table):
@@ -221,9 +228,7 @@ class DistributedConfig(Table):
     @field_validator("strategy")
     @classmethod
     def _is_registered(cls, strategy: str) -> str:
-        if strategy != "auto" and strategy not in FAMILIES["strategy"].tables:
-            raise FAMILIES["strategy"].refusal(strategy)
-        return strategy
+        return strategy if strategy == "auto" else FAMILIES["strategy"].check(strategy)
 
 
 class EvaluationConfig(Table):

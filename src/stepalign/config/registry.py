@@ -52,6 +52,16 @@ class Family:
             "kind", "{fault}; allowed: {kinds}", {"fault": fault, "kinds": ", ".join(self.tables)}
         )
 
+    def check(self, kind: str) -> str:
+        """Return a kind that is registered.
+
+        Raises:
+            PydanticCustomError: it is not.
+        """
+        if kind not in self.tables:
+            raise self.refusal(kind)
+        return kind
+
     def validate(self, values: object) -> object:
         """Validate a table as the kind that it names. Anything but a mapping is left to pydantic."""
         if not isinstance(values, Mapping):
@@ -76,6 +86,7 @@ FAMILIES = {
         Family("sampler", default="transformers"),
         Family("source", tag="source"),
         Family("strategy", tag="strategy"),
+        Family("teacher", default="base"),
     )
 }
 """The families by name. Their kinds register themselves."""

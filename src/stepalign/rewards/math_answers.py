@@ -13,23 +13,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from stepalign import trace as traces
+from stepalign.trace import StepFormat, boxed
 
 Outcome = Literal["correct", "wrong", "missing", "ambiguous", "timeout", "error"]
 
 
 def final_answers(text: str) -> tuple[str, ...]:
     """Extract a response's answers: none, one, or several that count only if all are equal."""
-    trace = traces.parse(text)
-    if trace.answer_section is not None:
-        in_final_section = _filled(traces.boxed(trace.content(trace.answer_section)))
-        if in_final_section and not traces.boxed(text[trace.answer_section.end :]):
-            return in_final_section[-1:]
-    return tuple(dict.fromkeys(_filled(traces.boxed(text[traces.end_of_thinking(text) :]))))
-
-
-def _filled(boxes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(box.strip() for box in boxes if box.strip())
+    steps = StepFormat()
+    return steps.final_answers(steps.parse(text))
 
 
 def judge(reference: str, answers: Sequence[str]) -> tuple[Outcome, str]:
@@ -107,7 +99,7 @@ _WORD = re.compile(r"[^\W\d_]{4}")
 
 def _clean(answer: str) -> str:
     """Remove delimiters, LaTeX's spaces, and spaces or a `\\,` between thousands."""
-    answer = (traces.boxed(answer) or (answer,))[-1].replace(r"\$", "")
+    answer = (boxed(answer) or (answer,))[-1].replace(r"\$", "")
     answer = _THOUSANDS.sub("", _SPACE.sub(" ", answer))
     answer = _MIXED.sub(r"\1\\frac{\2}{\3}", answer)  # math-verify reads 3 1/2 as (3 + 1)/2
     return _bare(_bare(answer).removeprefix(r"\(").removesuffix(r"\)"))
