@@ -202,11 +202,13 @@ def test_a_teachers_pass_stays_within_the_bound_of_a_micro_batch(
     step = algorithm.build_examples([rollout(chat, number) for number in range(4)], {"p": PROBLEM}, {})
     lengths = [len(example.teacher.input_ids) for example in step.examples]
     assert sum(lengths) > 700 > max(lengths)
-    sizes = []
-    forward = policy.forward_base
-    monkeypatch.setattr(
-        policy, "forward_base", lambda batch: (sizes.append(batch.input_ids.numel()), forward(batch))[1]
-    )
+    sizes, forward = [], policy.forward_base
+
+    def measured(batch: Batch) -> torch.Tensor:
+        sizes.append(batch.input_ids.numel())
+        return forward(batch)
+
+    monkeypatch.setattr(policy, "forward_base", measured)
     batch = collate([example.student for example in step.examples])
     hidden = algorithm.reference_forward(policy, step.examples, batch)
     assert max(sizes) <= 700
