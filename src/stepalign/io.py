@@ -72,7 +72,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+    """Write a file whole: a reader, or a crash, sees the old content or the new.
 
     Raises:
         StepalignError: the disk is full, or the place cannot be written; the old content is untouched.

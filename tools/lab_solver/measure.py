@@ -25,7 +25,7 @@ from stepalign.lab.behaviour import BEHAVIOURS, behaviours
 from stepalign.models import context_limit, load_base
 from stepalign.policy import Policy
 from stepalign.probing.credit import CreditScorer
-from stepalign.probing.inputs import ProbeInputs, complete
+from stepalign.probing.inputs import ProbeInputs, prepare
 from stepalign.probing.measures import measure as credit_measures
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Problem, Rollout
@@ -55,20 +55,10 @@ def measure(settings: config.Recipe) -> dict[str, Any]:
             solver, evaluation_problems, settings.evaluation, console, adapter=None, seed=settings.seed, step=0
         )
         first = [replace(rollout, id=f"alone/{rollout.problem_id}") for rollout in rollouts if rollout.sample == 0]
-        limit = context_limit(settings.model)
-        inputs = complete(
-            ProbeInputs(rollouts=first, problems=by_id),
-            solver,
-            settings.critic,
-            console,
-            Path(folder),
-            enable_thinking=settings.sampling.enable_thinking,
-            context_limit=limit,
-        )
+        inputs = prepare(ProbeInputs(rollouts=first, problems=by_id), settings, solver, console, Path(folder))
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
-        scorer = CreditScorer(
-            Policy(base).eval(), chat, solver.prompt.before, designs, limit_to_context(settings.teacher, limit)
-        )
+        teacher = limit_to_context(settings.teacher, context_limit(settings.model))
+        scorer = CreditScorer(Policy(base).eval(), chat, solver.prompt.before, designs, teacher)
         batches = scorer.run(inputs.rollouts, by_id, inputs.critiques, {})
         credits = [credit for batch in batches for credit in batch]
         with_context = {}

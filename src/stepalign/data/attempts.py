@@ -41,7 +41,7 @@ class AttemptLog:
         attempts: the number of attempts after which a problem is finished.
 
     Raises:
-        StepalignError: naming the line, where the file is damaged in another way than by a kill.
+        StepalignError: naming the line, if the file is damaged in another way than by a kill.
     """
 
     def __init__(self, path: Path, attempts: int) -> None:
@@ -54,7 +54,7 @@ class AttemptLog:
         """Add all attempts at one problem; they are on the disk when this returns.
 
         Raises:
-            ValueError: where they are not `attempts` graded attempts at one problem.
+            ValueError: they are not `attempts` graded attempts at one problem.
         """
         problems = {rollout.problem_id for rollout in rollouts}
         if len(rollouts) != self.attempts or len(problems) != 1:

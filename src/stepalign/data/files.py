@@ -1,4 +1,4 @@
-"""Problems from a local JSONL or Parquet file with a column map; rows of such files and of hub data sets.
+"""Rows of local JSONL and Parquet files and of hub data sets, and the source `file` with a column map.
 
     [problems.train]
     source = "file"
@@ -57,7 +57,7 @@ def rows(path: Path) -> Rows:
     """Yield a file's rows, counted from 1.
 
     Raises:
-        StepalignError: naming the file and line, where it is missing, of another kind or damaged.
+        StepalignError: naming file and line, if it is missing, of another kind or damaged.
     """
     readers = {".jsonl": _json_lines, ".parquet": _parquet_rows}
     if path.suffix not in readers:

@@ -1,4 +1,4 @@
-"""`nvidia/OpenMathReasoning`: the paper's problems, those that a 72B model with tools mostly solves.
+"""`nvidia/OpenMathReasoning`: the paper's problems, mostly solved by a 72B model with tools.
 
 A row is one generated solution; a problem has many, and the first in the data set's order is its reference
 solution, without the reasoning before `</think>`. `pass_rate_72b_tir` is text: a number, or `n/a` where the
@@ -33,14 +33,14 @@ def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterato
         dataset: the name on the hub, or a local folder with the same columns.
 
     Raises:
-        StepalignError: where the data set cannot be reached, has no such split or has other columns.
+        StepalignError: the data set cannot be reached, has no such split or has other columns.
     """
     for _, where, row in hub_rows(dataset, split=source.split, streaming=True, otherwise=_OTHERWISE):
         yield candidate(row, where, source.min_pass_rate)
 
 
 def candidate(row: dict[str, Any], where: str, min_pass_rate: float) -> Candidate:
-    """Return one row as a candidate, rejected for its `pass rate` where that is unknown or not above the bound."""
+    """Return one row as a candidate, rejected where its pass rate is unknown or not above the bound."""
     statement = text(row, "problem", where)
     solution = _known(text(row, "generated_solution", where))
     rate = text(row, "pass_rate_72b_tir", where)

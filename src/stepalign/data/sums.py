@@ -1,4 +1,4 @@
-"""Generated sums like `Compute 47 + 38 - 15 + 62.`, each with a reference solution in the paper's format.
+"""Generated sums, `Compute 47 + 38 - 15 + 62.`, with reference solutions in the paper's format.
 
 A reference solution that always worked from left to right would coincide with the solver's own derivation.
 Therefore each problem's seed selects one of the valid derivations:

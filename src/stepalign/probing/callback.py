@@ -16,7 +16,6 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
 from stepalign.io import read_jsonl, write_json, write_jsonl
-from stepalign.models import context_limit
 from stepalign.policy import Policy
 from stepalign.probing import inputs
 from stepalign.probing.credit import CreditScorer
@@ -94,24 +93,11 @@ class ProbeCallback:
         if path.exists():
             return read_jsonl(path, Credit), inputs.read(self.folder)
         count = self.probe.num_rollouts
+        given: ProbeInputs | list[Problem] = list(self.problems.values())[:count]
         if self.probe.rollouts is not None:
             given = inputs.read(self.probe.rollouts, self.problems).first(count)
-        else:
-            problems, seed = list(self.problems.values())[:count], self.settings.seed
-            given = inputs.sample_rollouts(
-                problems, self.solver, self.settings.sampling, seed, self.console, adapter=None
-            )
-        given = inputs.complete(
-            given,
-            self.solver,
-            self.settings.critic,
-            self.console,
-            self.folder,
-            enable_thinking=self.settings.sampling.enable_thinking,
-            context_limit=context_limit(self.settings.model),
-        )
-        given.write(self.folder)
-        batches = self.scorer.run(given.rollouts, given.problems, given.critiques, {})
+        complete = inputs.prepare(given, self.settings, self.solver, self.console, self.folder)
+        batches = self.scorer.run(complete.rollouts, complete.problems, complete.critiques, {})
         credits = [credit for batch in batches for credit in batch]
         write_jsonl(path, credits)
-        return credits, given
+        return credits, complete

@@ -17,6 +17,7 @@ from stepalign.critics.run import critique_all
 from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
+from stepalign.models import context_limit
 from stepalign.probing.error_spans import mark_from_critique, mark_from_slip
 from stepalign.records import CriticResult, Critique, Mark, PlantedSlip, Problem, Rollout
 from stepalign.rollouts.generate import Solver
@@ -107,56 +108,57 @@ def read(path: Path, problems: Mapping[str, Problem] | None = None) -> ProbeInpu
     ).first(None)
 
 
-def sample_rollouts(
-    problems: Sequence[Problem],
+def prepare(
+    given: ProbeInputs | Sequence[Problem],
+    settings: config.Recipe,
     solver: Solver,
-    sampling: config.SamplingConfig,
-    seed: int,
-    console: Console,
-    *,
-    adapter: str | None,
-) -> ProbeInputs:
-    """Sample and grade one rollout of each problem."""
-    with console.stage("sample", len(problems)) as advance:
-        rollouts = solver.generate_rollouts(
-            problems,
-            1,
-            sampling,
-            adapter=adapter,
-            policy_step=0,
-            seed=derive_seed(seed, "probe"),
-            prefix="probe",
-            on_rollout=lambda _: advance(1),
-        )
-    return ProbeInputs(rollouts=rollouts, problems={problem.id: problem for problem in problems})
-
-
-def complete(
-    inputs: ProbeInputs,
-    solver: Solver,
-    critic: config.CriticConfig | None,
     console: Console,
     folder: Path,
     *,
-    enable_thinking: bool,
-    context_limit: int | None,
+    adapter: str | None = None,
 ) -> ProbeInputs:
-    """Add missing prompts, grades and, with a critic, critiques.
+    """Add missing rollouts, prompts, grades and, where the recipe has a critic, critiques.
 
-    Existing ones stay as they are. The critic's results are kept in `folder` as they come.
+    Existing ones stay as they are. Everything is written to `folder`, the critic's results as they come.
+
+    Args:
+        given: inputs, or problems of which one rollout each is sampled.
+        settings: sampling, critic, model and seed are used.
+        solver: samples, grades and encodes prompts.
+        console: shows progress.
+        folder: of the probe.
+        adapter: the sampler's adapter; None samples from the base.
     """
-    rollouts = [_with_prompt(rollout, inputs.problems, solver, thinking=enable_thinking) for rollout in inputs.rollouts]
+    if not isinstance(given, ProbeInputs):
+        with console.stage("sample", len(given)) as advance:
+            rollouts = solver.generate_rollouts(
+                given,
+                1,
+                settings.sampling,
+                adapter=adapter,
+                policy_step=0,
+                seed=derive_seed(settings.seed, "probe"),
+                prefix="probe",
+                on_rollout=lambda _: advance(1),
+            )
+        given = ProbeInputs(rollouts=rollouts, problems={problem.id: problem for problem in given})
+    given.write(folder)
+    problems, thinking, log = given.problems, settings.sampling.enable_thinking, folder / "asked.jsonl"
+    rollouts = [_with_prompt(rollout, problems, solver, thinking=thinking) for rollout in given.rollouts]
     if any(rollout.grade is None for rollout in rollouts):
-        rollouts = solver.grader.grade(rollouts, inputs.problems)
-    answers = list(inputs.answers)
+        rollouts = solver.grader.grade(rollouts, problems)
+    answers = list(given.answers)
     answered = {answer.rollout_id for answer in answers}
-    waiting = [(inputs.problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
-    if critic is not None and waiting:
-        own = OwnModel(solver.chat, solver.sampler, context_limit)
-        built: Critic = registry.build(critic, grader=solver.grader, folder=folder, own=lambda: own)
+    waiting = [(problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
+    if settings.critic is not None and waiting:
+        own = OwnModel(solver.chat, solver.sampler, context_limit(settings.model))
+        critic: Critic = registry.build(settings.critic, grader=solver.grader, folder=folder, own=lambda: own)
         with console.stage("critique", len(waiting)) as advance:
-            answers += critique_all(built, waiting, folder / "asked.jsonl", advance)
-    return replace(inputs, rollouts=rollouts, answers=answers)
+            answers += critique_all(critic, waiting, log, advance)
+    complete = replace(given, rollouts=rollouts, answers=answers)
+    complete.write(folder)
+    log.unlink(missing_ok=True)
+    return complete
 
 
 def _with_prompt(rollout: Rollout, problems: Mapping[str, Problem], solver: Solver, *, thinking: bool) -> Rollout:

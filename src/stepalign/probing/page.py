@@ -38,7 +38,7 @@ UNIT = 0.001
 """Nats."""
 
 _FOLDER = Path(__file__).parent / "html"
-_SCRIPTS = ("text", "solution", "list", "page")
+_SCRIPTS = ("text", "solution", "list", "events", "page")
 _SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Initial values of the scale: the credit in nats at which a tint is strongest."""
 _SEARCHED_CHARACTERS = 2_000

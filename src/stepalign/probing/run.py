@@ -21,6 +21,7 @@ from stepalign.console import Console
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.io import AppendLog, claim
+from stepalign.manifest import manifest
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, inputs, page
 from stepalign.probing.credit import CreditScorer
@@ -30,7 +31,6 @@ from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit, Problem, Rollout
 from stepalign.rollouts.build import solver_on
-from stepalign.trainer.run_folder import manifest
 
 
 def probe(
@@ -75,10 +75,11 @@ def probe(
         raise StepalignError(
             f"{out} holds something else than a probe, or one of another version: choose another --out"
         )
+    started = (out / "rollouts.jsonl").exists()
     claim(
         out / "settings.json",
         asked,
-        started=(out / "rollouts.jsonl").exists(),
+        started=started,
         optional=["contexts"],
         refusal="it holds another probe (choose another folder with --out, or delete that one)",
     )
@@ -93,32 +94,18 @@ def probe(
     scorer = CreditScorer(policy, chat, prompt.before, templates, teacher, top=top)
     with Console() as console:
         with solver_on(settings, chat, policy.model) as solver:
-            if (out / "rollouts.jsonl").exists():
-                given = inputs.read(out)
-            elif not isinstance(given, ProbeInputs):
-                name = ADAPTER if adapter else None
-                given = inputs.sample_rollouts(given, solver, settings.sampling, settings.seed, console, adapter=name)
-            given.write(out)
-            given = inputs.complete(
-                given,
-                solver,
-                settings.critic,
-                console,
-                out,
-                enable_thinking=settings.sampling.enable_thinking,
-                context_limit=models.context_limit(settings.model),
-            )
-            given.write(out)
-            (out / "asked.jsonl").unlink(missing_ok=True)
-        credits = _score(scorer, given, out, console)
+            given = inputs.read(out) if started else given
+            name = ADAPTER if adapter else None
+            complete = inputs.prepare(given, settings, solver, console, out, adapter=name)
+        credits = _score(scorer, complete, out, console)
     found = Probe(
-        problems=tuple(given.problems.values()),
-        rollouts=tuple(given.rollouts),
-        answers=tuple(given.answers),
-        marks=given.marks,
+        problems=tuple(complete.problems.values()),
+        rollouts=tuple(complete.rollouts),
+        answers=tuple(complete.answers),
+        marks=complete.marks,
         credits=credits,
-        tokens=_token_texts(chat, given.rollouts, credits),
-        measures=measure(given.rollouts, given.marks, credits, seed=settings.seed),
+        tokens=_token_texts(chat, complete.rollouts, credits),
+        measures=measure(complete.rollouts, complete.marks, credits, seed=settings.seed),
         manifest={**manifest(), "asked": asked, "skipped": dict(scorer.skipped), "command": " ".join(sys.argv)},
     )
     folder.write(found, out)

@@ -191,7 +191,7 @@ class MathGrader(Grader):
 
 
 def _reply(future: Future[_Reply]) -> _Reply | None:
-    """Return a task's reply; None where its worker died for a reason outside the task, perhaps."""
+    """Return a task's reply; None where its worker died, perhaps for a reason outside the task."""
     try:
         return future.result()
     except BrokenProcessPool:

@@ -11,19 +11,15 @@ const measure = (key) => (row) => row.measures[state.shown[0]]?.[key] ?? null;
 const COLUMNS = [
   { key: "id", label: "rollout", title: "", value: (row) => row.id },
   { key: "outcome", label: "answer", title: "graded", value: (row) => row.correct, format: (value) => OUTCOMES[value] },
-  { key: "step", label: "error in", title: "first wrong step", value: (row) => row.step, format: dashed((k) => `step ${k}`) },
+  { key: "step", label: "error in", title: "first wrong step", value: (row) => row.step,
+    format: dashed((step) => `step ${step}`) },
   { key: "tokens", label: "tokens", title: "sampled tokens", value: (row) => row.tokens, format: String },
   nats("mean", "credit", "mean credit of all tokens, nats"),
   nats("before", "before", "mean credit before the error, nats"),
   nats("at", "at the error", "mean credit of the error's tokens, nats"),
   nats("after", "after", "mean credit after the error, nats"),
-  {
-    key: "negative",
-    label: "negative",
-    title: "share of tokens with credit below zero",
-    value: measure("negative"),
-    format: dashed((share) => `${Math.round(100 * share)} %`),
-  },
+  { key: "negative", label: "negative", title: "share of tokens with credit below zero", value: measure("negative"),
+    format: dashed((share) => `${Math.round(100 * share)} %`) },
 ];
 
 /** Return the rollouts that match every word, sorted; rows without a value come last. */

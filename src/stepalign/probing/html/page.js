@@ -1,6 +1,6 @@
 /*
- * The page's state, what follows from it, and the events that change it. One rollout is in the document at a time. The
- * address keeps the state after its `#`, so that a view can be kept or sent.
+ * The page's state and its display. One rollout is in the document at a time. The address keeps the state after its
+ * `#`, so that a view can be kept or sent.
  */
 
 const state = {
@@ -78,8 +78,10 @@ function update(changes) {
   if (listing) showList();
   if (listing || opened) showPlace(opened);
   if (opened) showHead();
-  if (rebuilt) showSolution();
-  if (rebuilt) showAsides();
+  if (rebuilt) {
+    showSolution();
+    showAsides();
+  }
   if (rescaled) showScale();
   if (rebuilt || rescaled) tintTokens();
   showActive();
@@ -176,12 +178,12 @@ function showActive() {
   for (const column of columns()) {
     const [before, token] = [column.querySelector(".active"), tokenAt(column, state.token)];
     if (before === token) continue;
-    before?.classList.remove("active");
-    before?.setAttribute("aria-selected", "false");
-    for (const name of ["id", "aria-label"]) before?.removeAttribute(name);
+    for (const option of [before, token].filter(Boolean)) {
+      option.classList.toggle("active", option === token);
+      option.setAttribute("aria-selected", String(option === token));
+      for (const name of ["id", "aria-label"]) option.removeAttribute(name);
+    }
     if (!token) continue;
-    token.classList.add("active");
-    token.setAttribute("aria-selected", "true");
     token.id = `active-${column.dataset.context}`;
     token.setAttribute("aria-label", spoken(state.token, Number(column.dataset.context)));
     column.setAttribute("aria-activedescendant", token.id);
@@ -226,126 +228,12 @@ function followAddress() {
   });
 }
 
-// ── events ──────────────────────────────────────────────────────────────────────────────────────────────
-
-function toError() {
-  if (!rollout.mark) return;
-  update({ reading: false });
-  currentColumn().focus();
-  activate(rollout.mark.wrong, currentColumn());
-}
-
-/** Show up to four contexts side by side, or the current one alone again. */
-function toggleBeside() {
-  const [current, ...more] = state.shown;
-  const others = INDEX.contexts.map((_, k) => k).filter((k) => k !== current);
-  update({ shown: more.length ? [current] : [current, ...others.slice(0, 3)] });
-}
-
-const KEYS = {
-  "/": () => byId("search").focus(),
-  j: () => go(1),
-  k: () => go(-1),
-  c: () => update({ shown: [(state.shown[0] + 1) % INDEX.contexts.length] }),
-  s: toggleBeside,
-  e: toError,
-  r: () => update({ reading: !state.reading }),
-  "?": () => byId("keys").showModal(),
-};
-
-const modified = (event) => event.ctrlKey || event.metaKey || event.altKey;
-
-function listen() {
-  const on = (target, type, handle, options) => target.addEventListener(type, handle, options);
-  const [solution, search, rows] = [byId("solution"), byId("search"), byId("rows")];
-
-  const hit = (event, act) => {
-    const token = event.target.closest(".token");
-    if (token) act(Number(token.dataset.i), token.closest(".tokens"));
-  };
-  on(solution, "pointerover", (event) => {
-    if (event.pointerType === "mouse") hit(event, (i, column) => showCard(column, i));
-  });
-  on(solution, "pointerleave", hideCard);
-  on(solution, "click", (event) => hit(event, (i, column) => activate(i, column, { scroll: false })));
-  on(solution, "focusin", (event) => {
-    if (event.target.matches(".tokens:focus-visible")) activate(state.token ?? 0, event.target);
-  });
-  on(solution, "focusout", hideCard);
-  on(solution, "keydown", (event) => {
-    const column = event.target.closest(".tokens");
-    const to = column && !modified(event) ? keyTarget(column, state.token ?? 0, event.key) : null;
-    if (to === null) return;
-    event.preventDefault();
-    activate(to, column);
-  });
-
-  byId("columns").replaceChildren(...COLUMNS.map(headCell));
-  on(byId("columns"), "click", (event) => {
-    const key = event.target.closest("button")?.parentElement.dataset.key;
-    const down = state.sort.key === key ? !state.sort.down : !["id", "step"].includes(key);
-    if (key) update({ sort: { key, down } });
-  });
-  on(search, "input", () => update({ words: search.value }));
-  on(search, "keydown", (event) => { if (event.key === "Enter" && order.length) open(order[0]); });
-  on(rows, "click", (event) => {
-    const row = event.target.closest("tr");
-    if (row) open(Number(row.dataset.index));
-  });
-  on(rows, "keydown", async (event) => {
-    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!by) return;
-    event.preventDefault();
-    await go(by);
-    rows.querySelector(".current button")?.focus();
-  });
-
-  on(byId("previous"), "click", () => go(-1));
-  on(byId("next"), "click", () => go(1));
-  on(byId("to-error"), "click", toError);
-  on(byId("show-keys"), "click", KEYS["?"]);
-  on(byId("scale"), "input", (event) => update({ scale: Number(event.target.value) }));
-  for (const view of document.getElementsByName("view")) {
-    on(view, "change", () => update({ reading: byId("view-reading").checked }));
-  }
-  for (const theme of document.getElementsByName("theme")) {
-    on(theme, "change", () => {
-      document.documentElement.dataset.theme = theme.value;
-      drawStrips();
-    });
-  }
-  INDEX.contexts.forEach((_, k) => {
-    on(byId(`context-${k}`), "click", () => update({ shown: [k] }));
-    on(byId(`beside-${k}`), "change", (event) => {
-      const others = state.shown.filter((other) => other !== k);
-      update({ shown: event.target.checked ? [...others, k] : others });
-    });
-    on(byId(`strip-${k}`), "click", (event) => {
-      const i = tokenUnder(event);
-      update({ shown: state.shown.includes(k) ? state.shown : [k], reading: false });
-      activate(i, currentColumn());
-    });
-  });
-  on(window, "resize", drawStrips);
-  on(window, "scroll", placeCard, { passive: true, capture: true });
-  on(window, "hashchange", followAddress);
-  on(window.matchMedia("(prefers-color-scheme: dark)"), "change", drawStrips);
-  on(document, "keydown", (event) => {
-    if (event.key === "Escape") {
-      search.blur();
-      hideCard();
-    }
-    const typing = event.target.matches("input:not([type=radio], [type=checkbox], [type=range])");
-    if (!KEYS[event.key] || typing || modified(event) || byId("keys").open) return;
-    event.preventDefault();
-    KEYS[event.key]();
-  });
-}
-
 async function start() {
   if (!INDEX.rollouts.length || !INDEX.contexts.length) return;
   TOKENS = (await unpack("tokens")).head;
-  listen();
+  listenToSolution();
+  listenToList();
+  listenToControls();
   await followAddress();
   document.documentElement.dataset.ready = "true";
   performance.mark("interactive");
