@@ -77,7 +77,6 @@ class RunFolder:
         """
         self.recipe = recipe
         self.folder = recipe.folder
-        self.checkpoints = self.folder / "checkpoints"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / ".lock", timeout=0)
