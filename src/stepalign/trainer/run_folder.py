@@ -33,7 +33,6 @@ class RunFolder:
             StepalignError: it belongs to another recipe, is in use, or cannot be written.
         """
         self.folder, self.seed = recipe.folder, recipe.seed
-        self.checkpoints = self.folder / "checkpoints"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / ".lock", timeout=0)
