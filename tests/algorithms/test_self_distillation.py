@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 
-from stepalign import config, contexts
+from stepalign import config, contexts, models
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample
 from stepalign.algorithms.self_distillation import SelfDistillation
 from stepalign.chat import Chat, load_chat
+from stepalign.collate import Batch, collate
 from stepalign.config import DistillationConfig, Recipe
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
@@ -188,6 +190,30 @@ def test_a_lesson_that_does_not_fit_is_dropped_and_counted_once(chat: Chat, make
     assert not step.examples
     assert dict(step.outcomes) == {"dropped": 2}
     assert dict(step.failures) == {"teacher prompt too long": 2, "parse": 1}
+
+
+def test_a_teachers_pass_stays_within_the_bound_of_a_micro_batch(
+    chat: Chat, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student's views are short, the teacher's prompts long: both passes are bounded."""
+    settings = make_recipe("context.template=refsol", "training.max_tokens_per_micro_batch=700")
+    algorithm = teaching(chat, settings)
+    policy = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
+    step = algorithm.build_examples([rollout(chat, number) for number in range(4)], {"p": PROBLEM}, {})
+    lengths = [len(example.teacher.input_ids) for example in step.examples]
+    assert sum(lengths) > 700 > max(lengths)
+    sizes, forward = [], policy.forward_base
+
+    def measured(batch: Batch) -> torch.Tensor:
+        sizes.append(batch.input_ids.numel())
+        return forward(batch)
+
+    monkeypatch.setattr(policy, "forward_base", measured)
+    batch = collate([example.student for example in step.examples])
+    hidden = algorithm.reference_forward(policy, step.examples, batch)
+    assert max(sizes) <= 700
+    assert sum(sizes) == sum(lengths)
+    torch.testing.assert_close(hidden, forward(collate([example.teacher for example in step.examples])))
 
 
 @pytest.mark.parametrize("by", ["the recipe", "the model"])

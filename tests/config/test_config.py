@@ -305,6 +305,14 @@ def test_every_fault_of_a_recipe_is_listed_at_once(write: Write) -> None:
             "needs rollouts that differ: sampling.temperature = 0 is greedy",
         ),
         (
+            [
+                "algorithm={ kind = 'grpo', num_iterations = 2 }",
+                "training.num_generations=2",
+                "lora.lora_dropout=0.1",
+            ],
+            "the old log-probabilities would come from another dropout mask; set lora_dropout = 0",
+        ),
+        (
             ["training.rollouts_per_step=6", "training.num_generations=4"],
             "rollouts_per_step = 6 is not a multiple of num_generations = 4",
         ),

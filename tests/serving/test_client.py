@@ -332,6 +332,16 @@ def test_after_an_outage_the_others_do_not_wait_for_the_first_answer() -> None:
     assert time.perf_counter() - start < 1.4, "three answers, one after the other, would take 1.5 s"
 
 
+def test_an_answer_that_takes_longer_than_an_outage_may_is_waited_for() -> None:
+    with serving(BAD, BAD, BAD, Reply("fine", wait_s=0.8), GOOD) as server:
+
+        async def run() -> list[str]:
+            async with unlimited(server.url, trial_s=5.0, max_outage_s=0.3) as connection:
+                return await asyncio.gather(*(send(connection, {"n": n}) for n in range(3)))
+
+        assert asyncio.run(run()) == ["fine"] * 3
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_of_everything_is_no_outage(status: int) -> None:
     with serving(Reply(status=status, body='{"error": "no"}')) as server:

@@ -358,7 +358,7 @@ def test_identical_truncated_rollouts_are_warned_of(
         )
     )
     warned = capsys.readouterr().err
-    assert "warning: step 1: every rollout ran into sampling.max_new_tokens = 3" in warned
+    assert "warning: step 1: every rollout reached sampling.max_new_tokens = 3" in warned
     assert "warning: step 1: all 4 rollouts are the same text:" in warned
     assert metrics(folder)[0]["truncated"] == 1
 

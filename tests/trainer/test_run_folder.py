@@ -86,6 +86,15 @@ def test_steps_and_trackers_may_differ_and_the_new_ones_are_written(settings: Re
     assert "steps = 9" in (settings.folder / "recipe.toml").read_text()
 
 
+def test_memory_and_speed_may_differ_in_a_resumed_run(settings: Recipe, make_recipe: MakeRecipe) -> None:
+    begun(settings)
+    keys = ("training.micro_batch_size=1", "training.max_tokens_per_micro_batch=99", "training.save_steps=7")
+    more = ("training.gradient_checkpointing=true", "algorithm.chunk_tokens=8", "grader.num_workers=3")
+    RunFolder(make_recipe(*keys, *more, "sampler.max_num_seqs=2", "distributed.strategy=data_parallel")).close()
+    with pytest.raises(StepalignError, match=r"training\.rollouts_per_step: 4 → 8"):
+        RunFolder(make_recipe("training.rollouts_per_step=8"))
+
+
 def test_a_run_may_go_on_with_its_critic_at_another_address(make_recipe: MakeRecipe) -> None:
     def asking(url: str, *changed: str) -> Recipe:
         return make_recipe("critic={kind='openai', base_url='" + url + "', model='m'}", *changed)

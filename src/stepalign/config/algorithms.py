@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from stepalign.config.registry import FAMILIES, register
-from stepalign.config.table import Table
+from stepalign.config.table import RUNTIME, Table
 
 
 class AlgorithmConfig(Table):
@@ -24,7 +24,7 @@ class AlgorithmConfig(Table):
     kind: str
     loss_agg_mode: Literal["seq-mean-token-mean", "token-mean"] = "seq-mean-token-mean"
     """The mean over each sequence's tokens and then over sequences (in TRL `grpo`), or over all tokens (`dapo`)."""
-    chunk_tokens: PositiveInt | None = None
+    chunk_tokens: Annotated[PositiveInt | None, RUNTIME] = None
     """Tokens whose logits exist at once; None chooses by vocabulary and device."""
 
     @property
@@ -37,7 +37,7 @@ class AlgorithmConfig(Table):
         """The frozen model whose forward pass the loss needs."""
         return "teacher" if self.uses_teacher else None
 
-    def check(self, *, num_generations: int, temperature: float) -> None:
+    def check(self, *, num_generations: int, temperature: float, dropout: float) -> None:
         """Raise a ValueError where the rollouts that the recipe samples cannot be learned from."""
 
 
@@ -96,7 +96,7 @@ class GRPOConfig(AlgorithmConfig):
         """The frozen model whose forward pass the loss needs."""
         return "base" if self.kl_coef else None
 
-    def check(self, *, num_generations: int, temperature: float) -> None:
+    def check(self, *, num_generations: int, temperature: float, dropout: float) -> None:
         """Raise a ValueError where a problem's rollouts cannot differ in their reward."""
         if num_generations == 1:
             raise ValueError(
@@ -104,3 +104,8 @@ class GRPOConfig(AlgorithmConfig):
             )
         if temperature == 0:
             raise ValueError("algorithm.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy")
+        if dropout and self.num_iterations > 1:
+            raise ValueError(
+                f"algorithm.num_iterations = {self.num_iterations} with lora.lora_dropout = {dropout}: the old "
+                "log-probabilities would come from another dropout mask; set lora_dropout = 0"
+            )

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 
 from stepalign.config.registry import FAMILIES, register
-from stepalign.config.table import Probability, Share, Table, Urls
+from stepalign.config.table import RUNTIME, Probability, Share, Table, Urls
 
 Fallback = Literal["refsol", "drop"]
 """The response to a missing critique: the fallback context, or no example of the rollout."""
@@ -132,7 +132,7 @@ class SelfCriticConfig(LLMCriticConfig):
     max_tokens: PositiveInt = 2048
     enable_thinking: bool = False
     """The chat template's thinking switch."""
-    max_num_seqs: PositiveInt = 8
+    max_num_seqs: Annotated[PositiveInt, RUNTIME] = 8
     """The most rollouts critiqued together; each has a whole message and its reply in the key-value cache."""
 
 
@@ -142,25 +142,25 @@ class OpenAICriticConfig(LLMCriticConfig):
 
     is_remote: ClassVar[bool] = True
     kind: Literal["openai"] = "openai"
-    base_url: Urls
+    base_url: Annotated[Urls, RUNTIME]
     """One URL, or a list of URLs that share the load; all must serve `model`."""
     model: str
     """The name of the served model."""
-    api_key_env: str = "STEPALIGN_CRITIC_API_KEY"
+    api_key_env: Annotated[str, RUNTIME] = "STEPALIGN_CRITIC_API_KEY"
     """The environment variable of the API key."""
-    timeout_s: PositiveFloat = 240.0
+    timeout_s: Annotated[PositiveFloat, RUNTIME] = 240.0
     """Seconds for one request."""
-    total_timeout_s: PositiveFloat = 900.0
+    total_timeout_s: Annotated[PositiveFloat, RUNTIME] = 900.0
     """Seconds for one rollout, with retries and waits, except while no endpoint answers."""
-    max_retries: NonNegativeInt = 3
+    max_retries: Annotated[NonNegativeInt, RUNTIME] = 3
     """Requests after a failed one (connection, time-out, 408, 409, 429, 5xx), with growing waits."""
-    cooldown_s: PositiveFloat = 15.0
+    cooldown_s: Annotated[PositiveFloat, RUNTIME] = 15.0
     """Seconds before a failed endpoint is tried again."""
-    max_outage_s: NonNegativeFloat = 600.0
+    max_outage_s: Annotated[NonNegativeFloat, RUNTIME] = 600.0
     """Seconds that a run waits while no endpoint answers, before it stops."""
-    max_concurrency: PositiveInt = 32
+    max_concurrency: Annotated[PositiveInt, RUNTIME] = 32
     """The most requests under way at once, over all endpoints."""
-    cache: str = "run"
+    cache: Annotated[str, RUNTIME] = "run"
     """The file of kept replies: `run` is `critic-cache.jsonl` in the run's folder, `off` is none, else a path."""
 
     def divided(self, world_size: int) -> Self:

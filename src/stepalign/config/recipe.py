@@ -21,7 +21,7 @@ from stepalign.config.critics import AnyCriticConfig
 from stepalign.config.registry import FAMILIES, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
-from stepalign.config.table import Decay, Probability, Share, Table
+from stepalign.config.table import RUNTIME, Decay, Probability, Share, Table
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
@@ -97,7 +97,7 @@ class GraderConfig(Table):
     """Base of every grader's table: worker processes that judge completions."""
 
     kind: str = "math"
-    num_workers: PositiveInt = 2
+    num_workers: Annotated[PositiveInt, RUNTIME] = 2
     """The number of worker processes."""
     timeout_s: PositiveFloat = 10.0
     """Seconds for one rollout; after them its worker is killed and the rollout is wrong."""
@@ -182,21 +182,21 @@ class OptimizerConfig(Table):
 class TrainingConfig(Table):
     """Steps, batches, checkpoints and evaluations."""
 
-    max_steps: PositiveInt = 100
+    max_steps: Annotated[PositiveInt, RUNTIME] = 100
     """The number of steps."""
     rollouts_per_step: PositiveInt = 32
     """Rollouts of one step, over all processes."""
     num_generations: PositiveInt = 1
     """Rollouts of each problem (the paper's G)."""
-    micro_batch_size: PositiveInt = 2
+    micro_batch_size: Annotated[PositiveInt, RUNTIME] = 2
     """The most rollouts in one forward and backward pass."""
-    max_tokens_per_micro_batch: PositiveInt | None = None
+    max_tokens_per_micro_batch: Annotated[PositiveInt | None, RUNTIME] = None
     """The most padded student tokens in one pass; a longer rollout has a pass of its own, None is no bound."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, RUNTIME] = False
     """Activations are computed again in the backward pass, to save memory."""
-    overlap: bool = True
+    overlap: Annotated[bool, RUNTIME] = True
     """Rollouts are critiqued while others are sampled, and learning begins with a remote critic's first critiques."""
-    save_steps: PositiveInt = 10
+    save_steps: Annotated[PositiveInt, RUNTIME] = 10
     """Steps between checkpoints."""
     eval_steps: NonNegativeInt = 10
     """Steps between evaluations; 0 evaluates before the first and after the last step only."""
@@ -271,7 +271,7 @@ class Recipe(Table):
     """The run's name."""
     seed: NonNegativeInt = 0
     """The seed of rollouts, problem order and adapter."""
-    output_dir: Path = Path("runs")
+    output_dir: Annotated[Path, RUNTIME] = Path("runs")
     """The folder of runs; this run's is `output_dir/name`."""
     model: ModelConfig
     problems: ProblemsConfig
@@ -287,14 +287,18 @@ class Recipe(Table):
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
-    distributed: DistributedConfig = DistributedConfig()
+    distributed: Annotated[DistributedConfig, RUNTIME] = DistributedConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig | None = None
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: Annotated[TrackingConfig, RUNTIME] = TrackingConfig()
 
     @model_validator(mode="after")
     def _algorithm_can_learn(self) -> Self:
-        self.algorithm.check(num_generations=self.training.num_generations, temperature=self.sampling.temperature)
+        self.algorithm.check(
+            num_generations=self.training.num_generations,
+            temperature=self.sampling.temperature,
+            dropout=self.lora.lora_dropout,
+        )
         return self
 
     @property

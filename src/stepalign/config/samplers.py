@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
 from stepalign.config.registry import FAMILIES, register
-from stepalign.config.table import Probability, Table, Urls
+from stepalign.config.table import RUNTIME, Probability, Table, Urls
 
 
 class SamplerConfig(Table):
     """Base of every sampler's table."""
 
     kind: str
-    max_num_seqs: PositiveInt = 32
+    max_num_seqs: Annotated[PositiveInt, RUNTIME] = 32
     """The most sequences decoded together."""
 
 
@@ -29,7 +29,7 @@ class TransformersConfig(SamplerConfig):
 class _RemoteConfig(SamplerConfig):
     """Base of the tables of samplers with weights of their own."""
 
-    tolerance: PositiveFloat | None = None
+    tolerance: Annotated[PositiveFloat | None, RUNTIME] = None
     """The largest mean difference (nats a token) between the sampler's log-probabilities and the trainer's, after each
     weight sync; None is 0.001 for float32 and 0.05 for half precision."""
     seeded: bool = True
@@ -42,14 +42,14 @@ class VllmConfig(_RemoteConfig):
     """vLLM in the training process, on the same device (the paper's)."""
 
     kind: Literal["vllm"] = "vllm"
-    max_num_seqs: PositiveInt = 256
-    gpu_memory_utilization: Probability = 0.4
+    max_num_seqs: Annotated[PositiveInt, RUNTIME] = 256
+    gpu_memory_utilization: Annotated[Probability, RUNTIME] = 0.4
     """The share of the device's memory for vLLM."""
     max_model_len: PositiveInt | None = None
     """The most tokens of prompt and completion; None is the model's own limit."""
     enforce_eager: bool = False
     """No CUDA graphs and no compilation: vLLM starts sooner and decodes more slowly."""
-    enable_sleep_mode: bool = True
+    enable_sleep_mode: Annotated[bool, RUNTIME] = True
     """vLLM frees its GPU memory while the policy is trained."""
 
 
@@ -58,15 +58,15 @@ class VllmServerConfig(_RemoteConfig):
     """vLLM servers over HTTP, started with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`."""
 
     kind: Literal["vllm-server"] = "vllm-server"
-    base_url: Urls = ("http://localhost:8000/v1",)
+    base_url: Annotated[Urls, RUNTIME] = ("http://localhost:8000/v1",)
     """One URL, or a list of URLs that share the load; the servers must see the run's folder at the same path."""
     model: str | None = None
     """The solver's name on the servers; None is `model.name_or_path`."""
-    api_key_env: str = "STEPALIGN_SAMPLER_API_KEY"
+    api_key_env: Annotated[str, RUNTIME] = "STEPALIGN_SAMPLER_API_KEY"
     """The environment variable of the API key."""
-    max_num_seqs: PositiveInt = 256
+    max_num_seqs: Annotated[PositiveInt, RUNTIME] = 256
     """The most requests under way at once, over all servers and all training processes."""
-    timeout_s: PositiveFloat = 1800.0
+    timeout_s: Annotated[PositiveFloat, RUNTIME] = 1800.0
     """Seconds for one completion."""
-    max_outage_s: NonNegativeFloat = 600.0
+    max_outage_s: Annotated[NonNegativeFloat, RUNTIME] = 600.0
     """Seconds that a run waits while no server answers, before it stops."""

@@ -1,4 +1,4 @@
-"""Chat completions of a served model, with a cache in front: a request that has a reply is not sent again."""
+"""Chat completions of a served model, with a cache in front of it."""
 
 import asyncio
 import hashlib

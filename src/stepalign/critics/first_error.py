@@ -91,7 +91,7 @@ class _Token:
     start: int
     end: int
     joined: bool
-    """Whether it follows the token before it within one formula, with no word, punctuation or line end between."""
+    """True within one formula: no word, punctuation or line end stands before it."""
 
 
 _TOKEN = re.compile(

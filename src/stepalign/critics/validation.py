@@ -24,7 +24,7 @@ class Rejection:
     reason: str
     detail: str
     retry: bool = False
-    """Whether the critic is asked again, within `critic.max_attempts`."""
+    """True where the critic is asked again, within `critic.max_attempts`."""
     fallback: config.Fallback | None = None
     """The fallback instead of the critique; None: `critic.on_failure`."""
     checks: tuple[Check, ...] = ()

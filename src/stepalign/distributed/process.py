@@ -100,7 +100,7 @@ SINGLE = World()
 class MainProcessProxy:
     """Proxy of an object in the main process: its methods run there and return their results in all processes.
 
-    All processes must make the same calls in the same order.
+    All processes must make the same calls in the same order. Attributes that are not methods are not available.
     """
 
     def __init__(self, world: World, make: Callable[[], Any]) -> None:

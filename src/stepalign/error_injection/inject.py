@@ -1,4 +1,4 @@
-"""Inject one slip into a correct step-tagged trace and carry it on to a wrong final answer.
+"""Inject one slip into a correct trace and carry it on to a wrong answer.
 
 A slip is made at an equation that arithmetic decides (`critics.arithmetic.equations`), in one of four ways: a wrong
 result, another operator, a miscopied operand, a dropped term. `critics.arithmetic.repair` recomputes what follows, so
@@ -42,7 +42,7 @@ NO_PLACE = "no place for a slip"
 
 
 class NotInjectable(Exception):
-    """Trace without a place for a slip; the message is a short reason that can be counted."""
+    """Trace without a place for a slip. The message is a short reason that can be counted."""
 
 
 def inject_error(
@@ -118,7 +118,7 @@ class _Original:
                 yield from make[kind](chain)
 
     def apply(self, edit: _Edit, plausible_only: bool) -> str | None:
-        """Return the whole trace with a slip and its consequences; None where anything is in doubt."""
+        """Return the whole trace with a slip and its consequences. None in case of doubt."""
         sections = self.trace.sections
         own = next(i for i, section in enumerate(sections) if section.start <= edit.start < section.end)
         after = self.text[edit.end : sections[own].end]
@@ -148,12 +148,11 @@ class _Original:
         if any(chain.result is not None and chain.result < 0 for chain in find_equations(wrong)):
             return False
         numbers = find_numbers(wrong)
-        return (not plausible_only or _is_plausible(self.numbers, numbers)) and not self._is_in_doubt(
-            edit, numbers, changes
-        )
+        is_likely = not plausible_only or _is_plausible(self.numbers, numbers)
+        return is_likely and not self._is_in_doubt(edit, numbers, changes)
 
     def _is_in_doubt(self, edit: _Edit, numbers: Sequence[Number], changes: Changes) -> bool:
-        """Tell whether a number after the slip may or may not stand for a changed value."""
+        """Tell whether the meaning of a number after the slip is ambiguous."""
         old = [number for number in self.numbers if number.start >= edit.end]
         new = numbers[len(numbers) - len(old) :]
         if len(new) != len(old):
@@ -175,7 +174,7 @@ class _Original:
 
 
 def _wrong_results(chain: Chain) -> Iterator[_Edit]:
-    """Change the last digit or the tens by one, exchange two digits, or change the first digit."""
+    """Change the last digit, the tens or the first digit by one, or exchange two digits."""
     (number,) = chain.parts[-1].literals
     unit = Fraction(1) if number.value.denominator == 1 else Fraction(1, 10**number.decimals)
     sizes = [unit, Fraction(1)] + [Fraction(10**k) for k in (1, 2) if number.value > 2 * 10**k]
@@ -203,14 +202,14 @@ _OPERATOR = re.compile(r"\\times|\\cdot|\\div|[-+−–*×÷/]|\bx\b")
 
 
 def _other_operators(chain: Chain) -> Iterator[_Edit]:
-    """Write a sum for a difference, a quotient or a sum for a product, a product for a quotient."""
+    """Replace an operator: a difference by a sum, a product by a sum or quotient, and so on."""
     for match in _operators(chain.parts[0]):
         for new in _OTHER_OPERATORS[match[0]]:
             yield _Edit(chain.start + match.start(), chain.start + match.end(), new, chain.start)
 
 
 def _dropped_terms(chain: Chain) -> Iterator[_Edit]:
-    """Leave out a term of a sum or a factor of a product, with the sign before it; two must stay."""
+    """Leave out a term of a sum or a factor of a product. Two must stay."""
     part = chain.parts[0]
     operators = _operators(part)
     if len(part.literals) < 3 or len(operators) != len(part.literals) - 1 or re.search(r"[()]", part.text):
@@ -231,7 +230,7 @@ def _operators(part: Expression) -> list[re.Match[str]]:
 
 
 def _misread(number: Number) -> list[Fraction]:
-    """Exchange two neighbouring digits of a whole number (85 → 58), or change the first digit by one (85 → 95)."""
+    """Exchange two neighbouring digits (85 → 58) or change the first digit by one (85 → 95)."""
     digits = str(number.value) if number.value.denominator == 1 else ""
     swapped = (digits[:i] + digits[i + 1] + digits[i] + digits[i + 2 :] for i in range(len(digits) - 1))
     size = Fraction(10 ** (len(str(int(number.value))) - 1))
@@ -260,7 +259,7 @@ def _is_plausible(before: Sequence[Number], after: Sequence[Number]) -> bool:
 
 
 def _first_wrong_token(correct: str, wrong: str) -> Token | None:
-    """Return the number or sign with the first different character; None where it lies between two (70 → 7)."""
+    """Return the number or sign with the first different character. None if it lies between two (70 → 7)."""
     at = len(commonprefix([correct, wrong]))
     token = next((token for token in tokenize(wrong) if token.start <= at < token.end), None)
     return token if token is not None and (token.kind in _WRONG_KINDS or token.text == "x") else None

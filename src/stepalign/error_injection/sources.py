@@ -1,4 +1,4 @@
-"""Read correct solutions to put errors into, and natural wrong ones beside them, in the paper's step format.
+"""Read solutions for error injection, right and wrong ones, in the paper's step format.
 
 Sources: model solutions in the layout of OpenAI's grade-school-math examples, problems' own reference solutions
 (GSM8K's, `gsm_symbolic`'s, any file's), and graded rollouts. Each line or paragraph of a written solution becomes a
@@ -128,7 +128,7 @@ def in_steps(solution: str, answer: str | None) -> str | None:
 
 
 def _title(body: str) -> str:
-    """Name the last result (`= 7 duck eggs are used`), or take the first words; never a number."""
+    """Name the last result (`= 7 duck eggs are used`), or take the first words."""
     chains = find_equations(body)
     name = _NAME.match(body[chains[-1].parts[-1].end :].lstrip()) if chains else None
     words = (name or _NAME.search(body) or [""])[0].split()

@@ -80,7 +80,7 @@ class Trial:
 
     problem_id: str
     wrong: bool
-    """Whether the trace has an error."""
+    """True where the trace has an error."""
     hit: bool
 
 

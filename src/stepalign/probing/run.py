@@ -21,6 +21,7 @@ from stepalign.console import Console
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.io import AppendLog, claim
+from stepalign.manifest import manifest
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, inputs, page
 from stepalign.probing.credit import CreditScorer
@@ -30,7 +31,6 @@ from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit, Problem, Rollout
 from stepalign.rollouts.build import solver_on
-from stepalign.trainer.run_folder import manifest
 
 
 def probe(

@@ -207,7 +207,7 @@ class ServerSampler:
         )
 
     async def _everywhere(self, act: Callable[[Endpoint], Awaitable[T]]) -> dict[str, T]:
-        """Do something on every server that answers, and return the results by URL; wait until one answers."""
+        """Do something on every server that answers, at least one, and return the results by URL."""
         results: dict[str, T] = {}
 
         async def attempt(server: Endpoint) -> None:

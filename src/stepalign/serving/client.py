@@ -1,4 +1,4 @@
-"""HTTP client for OpenAI-compatible servers: one JSON body in, one answer out, across failures of the servers.
+"""HTTP client for OpenAI-compatible servers: one JSON body in, one answer out, whatever fails between.
 
 A request that fails in passing (no connection, a time-out, 408, 409, 429, 5xx, a body that cannot be read) is sent
 again, to the endpoint that is next (`endpoints`), after a wait that doubles each time and is cut at random to between
@@ -82,7 +82,8 @@ class Client:
         total_timeout_s: float | None = None,
         refusal_advice: str,
     ) -> None:
-        """
+        """Prepare a connection; nothing is sent yet.
+
         Args:
             endpoints: where requests go.
             key: sent as bearer token, and removed from every message.

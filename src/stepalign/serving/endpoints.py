@@ -48,7 +48,7 @@ class Endpoint:
     trials: int = 0
     """Requests under way that find out if it is still down."""
     trial_until: float = 0.0
-    """No other request is sent to an endpoint that is down, until its trial is over or this time has come."""
+    """Time until which an endpoint that is down gets no other request, unless its trial ends first."""
     down: bool = False
     cooldowns: int = 0
     """Cooldowns since the last success."""
@@ -80,7 +80,8 @@ class Endpoints:
         trial_s: float,
         advice: str,
     ) -> None:
-        """
+        """Begin with every endpoint up.
+
         Args:
             urls: at least one.
             name: what they serve (`critic`, `sampler`), for messages.

@@ -102,7 +102,7 @@ def build_trainer(
 
     # The run so far.
     run.describe(train, evaluation, dropped)
-    last = world.on_main(lambda: checkpoints.latest(run.checkpoints))
+    last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
     step = checkpoints.load(last, policy, optimizer) if last else 0
     run.drop_metrics_after(step)
     world.assert_same("model or adapter", fingerprint([policy.head[:64], *policy.trainable()]))

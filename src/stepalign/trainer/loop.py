@@ -240,7 +240,8 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write adapter, optimizer and step to the run's folder."""
         optimizer = self.strategy.full_optimizer_state(self.policy, self.optimizer)
-        self.world.on_main(lambda: checkpoints.save(self.run.checkpoints, self.policy, optimizer, self.step))
+        folder = self.recipe.folder / "checkpoints"  # `run` may be a proxy, which has methods only
+        self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
         self._call("on_save")
 
     def evaluate(self) -> Evaluation | None:

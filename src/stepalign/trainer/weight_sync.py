@@ -1,8 +1,9 @@
-"""Weight sync: load each version of the policy into a sampler with weights of its own, and check that it arrived.
+"""Weight sync: each version of the policy is loaded into the sampler, and checked.
 
-A sampler that answers as the base does (the adapter is missing), as the version before (it is stale), or as neither
-would sample off-policy for the rest of the run in silence. So after every sync the sampler scores about 2,000 fixed
-tokens. With s its log-probabilities, n the trainer's, and o the trainer's with an older version (or the base):
+Only a sampler with weights of its own needs it. One that answers as the base does (the adapter is missing), as the
+version before (it is stale), or as neither would sample off-policy for the rest of the run in silence. So after every
+sync the sampler scores about 2,000 fixed tokens. With s its log-probabilities, n the trainer's, and o the trainer's
+with an older version (or the base):
 
     t = ⟨s − o, n − o⟩ / ‖n − o‖²        1 where the new version is served, 0 where the older one is
     mean |s − n| ≤ tolerance             catches an adapter that is neither
@@ -60,7 +61,7 @@ class WeightSync:
         texts: Iterable[TokenIds],
         world: World,
     ) -> None:
-        """`texts` are of the kind that is sampled; the ends of the first ones are scored, 2,000 tokens in all."""
+        """Take the ends of `texts`, which are of the kind that is sampled: 2,000 tokens to be scored."""
         self._sampler = sampler if isinstance(sampler, RemoteSampler) else None
         self._policy, self._world = policy, world
         self._folder = settings.folder / "version"

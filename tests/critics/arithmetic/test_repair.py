@@ -62,3 +62,8 @@ def test_a_correction_of_a_slip_that_is_gone_is_not_repeated() -> None:
     assert repaired(text) == ["### Step 2: Add 11 and 9\n11 + 9 = 20\n\n"]
     twice = "11 + 9 = 20\nSo 11 + 9 = 20\n2 + 2 = 5"
     assert repaired(twice) == ["11 + 9 = 20\nSo 11 + 9 = 20\n2 + 2 = 4"]
+
+
+def test_a_signed_side_of_several_numbers_stays_as_it_is_written() -> None:
+    text = "1 + 2 = -\\frac{3}{4}"
+    assert repaired(text) == [text]

@@ -95,7 +95,7 @@ class Attempt:
         return bool(self.trace.steps) and first_false_link(self.trace.text[: self.trace.steps[0].start]) is None
 
     def final_section(self) -> str:
-        """Return a final-answer section with the reference answer, in the solver's words where they are safe."""
+        """Return a final-answer section with the reference answer, if possible in the solver's words."""
         text = self.texts[-1] if self.trace.answer_section is not None and not self.is_truncated else ""
         boxes = boxed(text)
         old = evaluate(boxes[-1]) if len(boxes) == 1 else None
@@ -160,7 +160,7 @@ def _recopy(attempt: Attempt) -> Correction | None:
 
 
 def _carry(attempt: Attempt, k: int, changes: Changes) -> tuple[str, ...] | None:
-    """Repair section k and carry its new values on; None where that does not reach the answer."""
+    """Repair section k and carry its new values on. None if that does not reach the answer."""
     first, after = recompute(attempt.texts[k - 1], changes, attempt.given)
     if trim(first) == trim(attempt.texts[k - 1]):
         return None
@@ -191,7 +191,7 @@ def _reaches_answer(attempt: Attempt, pieces: Sequence[str]) -> bool:
 
 
 class _Continuation(NamedTuple):
-    """Number of the solver's steps to keep, and the steps from there to the final answer."""
+    """Number of the solver's steps to keep, and the steps after them."""
 
     num_kept: int
     steps: Sequence[str]
@@ -229,10 +229,7 @@ def _by_terms(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
     if terms is None:
         return None
     kept = 0
-    for step in own:
-        after = sum_terms.terms_after(terms, step)
-        if after is None:
-            break
+    while kept < len(own) and (after := sum_terms.terms_after(terms, own[kept])) is not None:
         terms, kept = after, kept + 1
     # The nearest steps before show the solver's style best; a step with a wrong number still shows it.
     examples = [*reversed(own[:kept]), *own[kept:]]

@@ -66,7 +66,7 @@ def critique(problem: Problem, rollout: Rollout) -> CriticResult:
 def to_critique(
     attempt: Attempt, case: Case, correction: Correction | None, *, critic: str = NAME, seconds: float = 0.0
 ) -> Critique:
-    """Write the critique of an attempt with a correction; without one (case A) every step is correct."""
+    """Write the critique of an attempt. Without a correction (case A) every step is correct."""
     correct_part, corrected_step, continuation = trim(attempt.rollout.text), "", ""
     if correction is not None:
         correct_part = prefix(attempt.trace, correction.step) if attempt.is_usable else ""

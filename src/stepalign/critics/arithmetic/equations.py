@@ -102,12 +102,12 @@ def last_result(text: str) -> Fraction | None:
 
 
 def find_numbers(text: str) -> list[Number]:
-    """Return the numbers of a text that are not part of a name (`x2`, `3rd`, `12:30`)."""
+    """Return the numbers of a text, except in names (`x2`, `3rd`, `12:30`)."""
     return [token for token in tokenize(text) if isinstance(token, Number)]
 
 
 def evaluate(text: str) -> Fraction | None:
-    """Return the value of a text that is one expression with units and currency; None for any other text."""
+    """Return the value of one expression with units and currency. None for any other text."""
     tokens = [token for token in tokenize(text) if token.kind != "newline"]
     parser = _Parser(text, tokens)
     expression = parser.expression(0)
@@ -182,7 +182,7 @@ class _Parser:
         return self._series(lambda: self._series(lambda: self._factor(depth), ("*", "/")), ("+", "-"))
 
     def _series(self, operand: Callable[[], bool], signs: tuple[str, str]) -> bool:
-        """Read operands and operators from left to right, up to the first that cannot be read."""
+        """Read operands and operators from left to right, as far as possible."""
         if not operand():
             return False
         while (operator := self._operator(self.position)) is not None and operator[0] in signs:
@@ -272,7 +272,7 @@ class _Parser:
         return self.tokens[at].text.lower() if self._kind(at) in ("word", "letter") else ""
 
     def _equals_sign(self) -> int | None:
-        """Return the index of the next equals sign, which may be preceded by up to three line breaks."""
+        """Return the index of the next equals sign, after at most three line breaks."""
         for at in range(self.position, self.position + 4):
             if self._kind(at) in ("equals", "approximately"):
                 return at
@@ -281,7 +281,7 @@ class _Parser:
         return None
 
     def _operator(self, at: int) -> tuple[str, int] | None:
-        """Return the operator at a token and the index of its operand; None without an operand."""
+        """Return the operator at a token and the index of its operand. None without one."""
         if len(self._literals) >= MAX_OPERANDS:
             return None
         kind, word, operand = self._kind(at), self._word(at), at + 1

@@ -66,7 +66,7 @@ class Expression:
         return stack[0]
 
     def _evaluate(self, percent: Fraction) -> list[Fraction | None]:
-        """Return the value of each item of the code; the last is the value of the whole."""
+        """Return the value of each item of the code. The last one is the whole."""
         stack: list[Fraction | None] = []
         results: list[Fraction | None] = []
         literals = iter(self.literals)

@@ -27,7 +27,7 @@ def problem_terms(meta: object) -> Terms | None:
 
 
 def terms_after(terms: Terms, step: str) -> Terms | None:
-    """Return the terms after a step, its result first; None where it adds a number that is not a term."""
+    """Return the terms after a step, its result first. None if it adds another number."""
     previous: list[Fraction] | None = None
     for chain in find_equations(step):
         total: Fraction | None = None
@@ -69,7 +69,7 @@ def remaining_steps(terms: Terms, number: int, examples: Iterable[str]) -> list[
 
 
 def _combine(terms: Terms, operands: Sequence[Fraction], value: Fraction) -> Terms | None:
-    """Replace operands by their sum, with the signs that they have among the terms or all reversed."""
+    """Replace operands by their sum. Their signs may be those of the terms or all reversed."""
     for sign in (1, -1):
         rest = list(terms)
         try:
@@ -82,7 +82,7 @@ def _combine(terms: Terms, operands: Sequence[Fraction], value: Fraction) -> Ter
 
 
 def _imitate(example: str, sign: str, numbers: tuple[Fraction, ...], step_number: int) -> str | None:
-    """Write `a + b = c` in the words of another step; None where a number of that step has no counterpart."""
+    """Write `a + b = c` in another step's words. None if one of its numbers has no counterpart."""
     equations = set()
     for chain in find_equations(example):
         first = chain.parts[0]
