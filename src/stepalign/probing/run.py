@@ -101,7 +101,7 @@ def probe(
     found = Probe(
         problems=tuple(complete.problems.values()),
         rollouts=tuple(complete.rollouts),
-        answers=tuple(complete.answers),
+        critic_results=tuple(complete.critic_results),
         marks=complete.marks,
         credits=credits,
         tokens=_token_texts(chat, complete.rollouts, credits),
