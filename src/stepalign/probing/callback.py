@@ -13,13 +13,12 @@ from pydantic import TypeAdapter
 from stepalign import config, contexts
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.evaluation import credit_measures
 from stepalign.evaluation.credit_measures import CreditMeasures
-from stepalign.io import read_jsonl, write_json, write_jsonl
+from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.policy import Policy
 from stepalign.probing import inputs
 from stepalign.probing.credit import CreditScorer
-from stepalign.probing.inputs import ProbeInputs
+from stepalign.probing.folder import Probe
 from stepalign.probing.logprobs import score_views
 from stepalign.probing.measures import measure
 from stepalign.records import Credit, Problem
@@ -61,21 +60,26 @@ class ProbeCallback:
         if lacking and settings.critic is None and self.probe.rollouts is None:
             raise StepalignError(f"probe.contexts: {lacking[0]!r} shows a critique, but the recipe has no [critic]")
         self.scorer = CreditScorer(policy, solver.chat, solver.prompt.before, templates, teacher)
-        self.problems = {problem.id: problem for problem in problems}
+        self.problems = tuple(problems)
 
     def at(self, step: int) -> CreditMeasures:
         """Measure the present adapter, which is that of `step`. Each step is measured once."""
         path = self.folder / f"step-{step:06d}.json"
         if path.exists():
-            return credit_measures.read(path)
+            return read_json(path, CreditMeasures)
         was_training = self.policy.training
         self.policy.eval()
         try:
             with self.console.stage("probe", 1, "checkpoints") as advance:
                 base_credits, given = self._base_credits()
                 views = [
-                    View(prompt_ids=prompt, completion_ids=ids, loss_start=0, loss_stop=len(ids))
-                    for prompt, ids in ((rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts)
+                    View(
+                        prompt_ids=rollout.prompt_ids,
+                        completion_ids=rollout.completion_ids,
+                        loss_start=0,
+                        loss_stop=len(rollout.completion_ids),
+                    )
+                    for rollout in given.rollouts
                 ]
                 scores = score_views(self.policy, self.policy.head, views)
                 students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
@@ -87,17 +91,15 @@ class ProbeCallback:
         write_json(path, TypeAdapter(CreditMeasures).dump_python(measures))
         return measures
 
-    def _base_credits(self) -> tuple[list[Credit], ProbeInputs]:
+    def _base_credits(self) -> tuple[list[Credit], Probe]:
         """Compute the teacher's side of the set once, or read it from the folder."""
         path = self.folder / "credits.jsonl"
         if path.exists():
             return read_jsonl(path, Credit), inputs.read(self.folder)
-        count = self.probe.num_rollouts
-        given: ProbeInputs | list[Problem] = list(self.problems.values())[:count]
+        given = Probe(problems=self.problems[: self.probe.num_rollouts], rollouts=())
         if self.probe.rollouts is not None:
-            given = inputs.read(self.probe.rollouts, self.problems).first(count)
-        complete = inputs.prepare(given, self.settings, self.solver, self.console, self.folder)
-        batches = self.scorer.run(complete.rollouts, complete.problems, complete.critiques, {})
-        credits = [credit for batch in batches for credit in batch]
+            given = inputs.read(self.probe.rollouts, lambda: self.problems, limit=self.probe.num_rollouts)
+        given = inputs.prepare(given, self.settings, self.solver, self.console, self.folder)
+        credits = [credit for batch in self.scorer.run(given, {}) for credit in batch]
         write_jsonl(path, credits)
-        return credits, complete
+        return credits, given

@@ -6,6 +6,7 @@ length are scored at a time under every context, so that batches are full and fi
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from stepalign import config
 from stepalign.algorithms.distillation_loss import DistillationExample
@@ -14,14 +15,12 @@ from stepalign.algorithms.teacher_prompt import DoesNotFit
 from stepalign.chat import Chat
 from stepalign.contexts import Context
 from stepalign.policy import Policy
+from stepalign.probing.folder import Probe
 from stepalign.probing.logprobs import TokenScores, score_views
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, Critique, Problem, Rollout
 
 _ROLLOUTS_AT_A_TIME = 8
-
-Key = tuple[str, str]
-"""A rollout's id and a context's name."""
 
 
 class CreditScorer:
@@ -53,41 +52,35 @@ class CreditScorer:
         self.tokens = 0
         """Tokens scored so far, prompts included."""
 
-    def run(
-        self,
-        rollouts: Sequence[Rollout],
-        problems: Mapping[str, Problem],
-        critiques: Mapping[str, Critique],
-        cached: Mapping[Key, Credit],
-    ) -> Iterator[list[Credit]]:
+    def run(self, inputs: Probe, cached: Mapping[tuple[str, str], Credit]) -> Iterator[list[Credit]]:
         """Yield the credit that is not cached, some rollouts at a time.
 
         Args:
-            rollouts: with their prompts' ids.
-            problems: by id.
-            critiques: by rollout id, where there are any.
-            cached: credit from an earlier run.
+            inputs: rollouts with their prompts' ids, problems, and critiques where there are any.
+            cached: credit from an earlier run, by rollout id and context name.
         """
+        problems, critiques = {problem.id: problem for problem in inputs.problems}, inputs.critiques
         students = {
             rollout_id: TokenScores(log_probs=credit.student, top=credit.student_top)
             for (rollout_id, _), credit in cached.items()
         }
-        ordered = sorted(rollouts, key=lambda rollout: len(rollout.prompt_ids) + len(rollout.completion_ids))
+        ordered = sorted(inputs.rollouts, key=lambda rollout: len(rollout.prompt_ids) + len(rollout.completion_ids))
         for first in range(0, len(ordered), _ROLLOUTS_AT_A_TIME):
-            examples: dict[Key, DistillationExample] = {}
-            for rollout in ordered[first : first + _ROLLOUTS_AT_A_TIME]:
-                for context in self.contexts:
-                    if (key := (rollout.id, context.name)) not in cached:
-                        problem, critique = problems[rollout.problem_id], critiques.get(rollout.id)
-                        if (example := self._example(context, rollout, problem, critique)) is not None:
-                            examples[key] = example
-            unscored = {key[0]: example.student for key, example in examples.items() if key[0] not in students}
+            examples = {
+                (rollout.id, context.name): example
+                for rollout in ordered[first : first + _ROLLOUTS_AT_A_TIME]
+                for context in self.contexts
+                if (rollout.id, context.name) not in cached
+                and (
+                    example := self._example(context, rollout, problems[rollout.problem_id], critiques.get(rollout.id))
+                )
+            }
+            unscored = {name: example.student for (name, _), example in examples.items() if name not in students}
             teacher_views = [example.teacher for example in examples.values()]
             self.tokens += sum(len(view.input_ids) for view in (*unscored.values(), *teacher_views))
             head = self.policy.head
-            students |= zip(
-                unscored, score_views(self.policy, head, list(unscored.values()), top=self.top), strict=True
-            )
+            scores = score_views(self.policy, head, list(unscored.values()), top=self.top)
+            students |= zip(unscored, scores, strict=True)
             teachers = score_views(self.policy.forward_base, head, teacher_views, top=self.top)
             yield [
                 Credit(
@@ -111,9 +104,7 @@ class CreditScorer:
         elif context.needs_solution and not problem.solution:
             reason = "no reference solution"
         else:
-            try:
+            with suppress(DoesNotFit):
                 return distillation_example(self.chat, self.before, context, problem, rollout, critique, self.teacher)
-            except DoesNotFit:
-                pass
         self.skipped[f"{context.name}: {reason}"] += 1
         return None
