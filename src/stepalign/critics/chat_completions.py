@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from stepalign import config
@@ -53,13 +52,11 @@ class ChatCompletions:
         await self._client.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for task in self._pending.values():
             task.cancel()
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
-        await self._client.__aexit__(kind, error, trace)
+        await self._client.__aexit__()
 
     async def ask(self, request: Mapping[str, Any]) -> ModelReply:
         """Return the cached reply, that of an equal request under way, or a new one.
