@@ -95,6 +95,10 @@ def test_files_that_are_named_exist(page: Path) -> None:
     names = re.findall(r"(?<![\w/.\-])(?:bench|docs|recipes|scripts|src|tests|tools)/[\w./*-]*\w", page.read_text())
     for name in set(names) - ({"bench/plan.py", "bench/handover.py"} if page in OLD_NAMES else set()):
         assert list(ROOT.glob(name)), name
+    for name in spans(page):
+        if re.fullmatch(r"[\w/]+/[\w.]+\.(?:py|txt|toml)", name) and page not in OLD_NAMES:
+            folders = (ROOT, ROOT / "src" / "stepalign", ROOT / "recipes")
+            assert any((folder / name).exists() for folder in folders), name
 
 
 @each_page
