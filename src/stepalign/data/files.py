@@ -69,7 +69,7 @@ def rows(path: Path) -> Rows:
 
 
 def hub_rows(dataset: str, *, config: str | None = None, split: str, streaming: bool, otherwise: str) -> Rows:
-    """Yield the rows of one split of a hub data set, or of a folder laid out like one, counted from 0.
+    """Yield the rows of one split of a hub data set, or of a folder like one, from 0.
 
     Args:
         dataset: its name or folder.
