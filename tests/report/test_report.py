@@ -303,7 +303,7 @@ def test_metrics_that_are_missing_or_infinite_leave_gaps(build_run) -> None:
         ("recipe.toml", "name = ", r"recipe\.toml: not valid TOML"),
         ("manifest.json", "{", r"manifest\.json: not a JSON object"),
         ("metrics.jsonl", "{}\n{}\n", r"metrics\.jsonl, line 1: not a step's: '{}'"),
-        ("evaluations/step-000000.json", "{}", r"step-000000\.json: not an evaluation: step"),
+        ("evaluations/step-000000.json", "{}", r"step-000000\.json: not a valid Evaluation: step"),
     ],
 )
 def test_a_broken_file_is_named(build_run, name: str, content: str, message: str) -> None:

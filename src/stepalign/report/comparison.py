@@ -1,6 +1,6 @@
 """Comparison of conditions: the paper's Figure 2 and Table 1, paired differences, credit, and the cost of each.
 
-A condition is one run, or several seeds of a run pooled (`evaluation.compare.pool`).
+A condition is one run, or several seeds of a run pooled (`evaluation.metrics.pool`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.compare import compare, pool
-from stepalign.evaluation.metrics import Metric
+from stepalign.evaluation.metrics import Metric, compare, pool
 from stepalign.evaluation.stats import Difference
 from stepalign.report import display
 from stepalign.report.display import Cell, Table

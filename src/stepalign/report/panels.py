@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stepalign.evaluation.credit_measures import CreditMeasures
-from stepalign.evaluation.metrics import Evaluation, Metric
+from stepalign.evaluation.metrics import CreditMeasures, Evaluation, Metric
 from stepalign.evaluation.stats import Interval
 from stepalign.report import display
 

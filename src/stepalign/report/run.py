@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation import credit_measures, metrics
-from stepalign.evaluation.credit_measures import CreditMeasures
-from stepalign.evaluation.metrics import Evaluation
-from stepalign.io import AppendLog, read_jsonl
+from stepalign.evaluation.metrics import CreditMeasures, Evaluation
+from stepalign.io import AppendLog, read_json, read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
@@ -79,9 +77,9 @@ def read_run(folder: Path) -> RunFiles:
         manifest=manifest_table,
         steps=_steps(folder / "metrics.jsonl"),
         timeline=next(reversed(_steps(folder / "timeline.jsonl")), {}),
-        evaluations=[metrics.read(path) for path in sorted((folder / "evaluations").glob("step-*.json"))],
+        evaluations=[read_json(path, Evaluation) for path in sorted((folder / "evaluations").glob("step-*.json"))],
         probes=[
-            (int(path.stem.removeprefix("step-")), credit_measures.read(path))
+            (int(path.stem.removeprefix("step-")), read_json(path, CreditMeasures))
             for path in sorted((folder / "probe").glob("step-*.json"))
         ],
         examples_step=step,

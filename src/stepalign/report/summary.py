@@ -7,8 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from stepalign.critics import stats
-from stepalign.evaluation.compare import compare
-from stepalign.evaluation.metrics import METRICS, Evaluation, Metric
+from stepalign.evaluation.metrics import METRICS, Evaluation, Metric, compare
 from stepalign.evaluation.stats import Difference, Interval
 from stepalign.records import Critique
 from stepalign.report import display
