@@ -29,7 +29,7 @@ class StepExamples(Generic[E]):
     zero_gradient: list[View] = field(default_factory=list)
     """Views in the loss's denominator without a gradient, so that no pass is spent on them."""
     outcomes: Counter[str] = field(default_factory=Counter)
-    """`taught`, of which `fallback` with the fallback's context and `cut` with a shortened one; `dropped`."""
+    """`trained`, of which `fallback` with the fallback's context and `cut` with a shortened one; `dropped`."""
     cases: Counter[str] = field(default_factory=Counter)
     """Cases of the critiques, A to D."""
     failures: Counter[str] = field(default_factory=Counter)
@@ -105,4 +105,12 @@ class Algorithm(Loss[E], Protocol[E]):
 
     def after_step(self, policy: Policy) -> None:
         """Update the algorithm's own state after an optimizer step."""
+        ...
+
+    def state_dict(self, policy: Policy) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint must hold to resume the algorithm."""
+        ...
+
+    def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
+        """Restore the tensors of `state_dict`."""
         ...

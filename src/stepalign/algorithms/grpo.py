@@ -85,7 +85,7 @@ class GRPO:
                     step.outcomes["dropped"] += 1
                     step.zero_gradient.append(view)
                     continue
-                step.outcomes["taught"] += 1
+                step.outcomes["trained"] += 1
                 step.examples.append(PolicyGradientExample(rollout_id=rollout.id, student=view, advantage=advantage))
         return step
 
@@ -133,6 +133,13 @@ class GRPO:
     def after_step(self, policy: Policy) -> None:
         """Drop the step's old log-probabilities."""
         self._old_log_probs.clear()
+
+    def state_dict(self, policy: Policy) -> dict[str, Tensor]:
+        """Return no tensors: nothing outlives a step."""
+        return {}
+
+    def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
+        """Load nothing."""
 
     def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> int:
         """Count the tokens that the base reads."""

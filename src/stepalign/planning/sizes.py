@@ -210,7 +210,7 @@ def _of_run(folder: Path, assumed: Lengths) -> Lengths:
         rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
         steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         evaluations = [read_json(file, Evaluation) for file in (folder / "evaluations").glob("*.json")]
-        learned = sum(step["outcomes"].get("taught", 0) for step in steps)
+        learned = sum(step["outcomes"].get("trained", 0) for step in steps)
         prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
         completions = [len(rollout.completion_ids) for rollout in rollouts]
         # A view ends before the last token in the loss.

@@ -71,7 +71,7 @@ def read_run(folder: Path) -> RunFiles:
         manifest_table = dict(json.loads(manifest or "{}"))
     except ValueError as error:
         raise StepalignError(f"{folder / 'manifest.json'}: not a JSON object: {error}") from None
-    rollouts = max((folder / "rollouts").glob("step-*.jsonl"), default=None)
+    rollouts = next(reversed(_step_files(folder / "rollouts", "jsonl")), None)
     return RunFiles(
         folder=folder,
         recipe=recipe,
@@ -79,13 +79,15 @@ def read_run(folder: Path) -> RunFiles:
         manifest=manifest_table,
         steps=_steps(folder / "metrics.jsonl"),
         timeline=next(reversed(_steps(folder / "timeline.jsonl")), {}),
-        evaluations=[read_json(path, Evaluation) for path in sorted((folder / "evaluations").glob("step-*.json"))],
-        probes=[
-            (_step(path), read_json(path, CreditMeasures)) for path in sorted((folder / "probe").glob("step-*.json"))
-        ],
-        examples_step=rollouts and _step(rollouts),
+        evaluations=[read_json(path, Evaluation) for path in _step_files(folder / "evaluations", "json")],
+        probes=[(_step(path), read_json(path, CreditMeasures)) for path in _step_files(folder / "probe", "json")],
+        examples_step=_step(rollouts) if rollouts else None,
         examples=_examples(folder, rollouts) if rollouts else [],
     )
+
+
+def _step_files(folder: Path, suffix: str) -> list[Path]:
+    return sorted(folder.glob(f"step-*.{suffix}"))
 
 
 def _step(path: Path) -> int:

@@ -5,7 +5,7 @@ Everything that can be wrong with a recipe is found before the weights are loade
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
@@ -61,7 +61,7 @@ def build_trainer(
     )
     grader: Grader = stack.enter_context(registry.build(recipe.grader))
     critic: Critic | None = None
-    solver = cast(Solver, None)
+    solver: Solver  # built below, with the weights
     if recipe.critic and algorithm.needs_critique:
         critic = registry.build(
             recipe.critic.divided(world.size),
@@ -103,7 +103,10 @@ def build_trainer(
     # The run so far.
     run.describe(train, evaluation, dropped)
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
-    step = checkpoints.load(last, policy, optimizer) if last else 0
+    step = 0
+    if last:
+        step, algorithm_state = checkpoints.load(last, policy, optimizer)
+        algorithm.load_state_dict(policy, algorithm_state)
     run.drop_metrics_after(step)
     world.assert_same("model or adapter", fingerprint([policy.head[:64], *policy.trainable()]))
     optimizer = strategy.prepare(policy, optimizer)
