@@ -227,8 +227,7 @@ def _has_false_equation(wrong: str, critics_text: str) -> bool:
     """Return whether a false equation of the wrong step is in the critic's text."""
     if not any(result in critics_text for result in _EQUALS_NUMBER.findall(normalize(wrong))):
         return False  # the usual case, because reading equations is slow
-    links = (link for chain in equations.find_equations(wrong) for link in chain.false_links())
-    false = (re.escape(normalize(wrong[left.start : right.end])) for left, right in links)
+    false = (re.escape(normalize(wrong[a.start : b.end])) for a, b in equations.false_links(wrong))
     # The equation's numbers must be whole.
     return any(re.search(rf"(?<![\d.]){equation}(?!\.?\d)", critics_text) for equation in false)
 

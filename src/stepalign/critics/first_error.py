@@ -162,7 +162,7 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
     """Find the first difference between a wrong step's tokens and its correction's. `text` is the wrong step."""
     blocks = _unequal_blocks([token.value for token in wrong], [token.value for token in right])
     aligned = text[: max((wrong[j - 1].end for _, j, _, _ in blocks if j), default=0)]
-    false = [side for chain in equations.find_equations(aligned) for _, side in chain.false_links()]
+    false = [side for _, side in equations.false_links(aligned)]
     results = {token.start for token in wrong if any(side.start <= token.start < side.end for side in false)}
 
     def claims() -> Iterator[_Difference]:

@@ -22,11 +22,11 @@ from stepalign.critics.arithmetic import reference, sum_terms
 from stepalign.critics.arithmetic.equations import (
     Link,
     evaluate,
+    false_links,
     find_equations,
     find_numbers,
-    first_false_link,
     last_result,
-)
+)  # fmt: skip
 from stepalign.critics.arithmetic.lexer import ANNOTATION
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
 from stepalign.critics.schema import trim
@@ -60,13 +60,9 @@ class Correction(NamedTuple):
 class Attempt:
     """Rollout with the facts that its correction needs.
 
-    Attributes:
-        sections: the sections that a critique judges: the steps, then the final answer; `texts` are their texts.
-        is_truncated: it ran out of tokens before an answer.
-        num_complete: complete sections; the last one of a truncated rollout is not.
-        steps: texts of the complete steps.
-        stated: numbers of the problem's statement; `given` has its number words as well.
-        answer: value of the reference answer, None where it is not a number.
+    `sections` are what a critique judges, the steps and the final answer, and `texts` their texts; `steps` are the
+    texts of complete steps. `is_truncated` is true without an answer; then the last section is not complete. `given`
+    has the problem's numbers (`stated`) and its number words. `answer` is None where it is not a number.
     """
 
     def __init__(self, problem: Problem, rollout: Rollout) -> None:
@@ -86,13 +82,13 @@ class Attempt:
     @cached_property
     def false_links(self) -> dict[int, Link]:
         """First false equation of each complete section that has one, by section counted from 1."""
-        links = ((k, first_false_link(text)) for k, text in enumerate(self.texts[: self.num_complete], start=1))
-        return {k: link for k, link in links if link is not None}
+        links = ((k, false_links(text)) for k, text in enumerate(self.texts[: self.num_complete], start=1))
+        return {k: false[0] for k, false in links if false}
 
     @cached_property
     def is_usable(self) -> bool:
         """True if it has steps, and no false equation before them."""
-        return bool(self.trace.steps) and first_false_link(self.trace.text[: self.trace.steps[0].start]) is None
+        return bool(self.trace.steps) and not false_links(self.trace.text[: self.trace.steps[0].start])
 
     def final_section(self) -> str:
         """Return a final-answer section with the reference answer, if possible in the solver's words."""
@@ -109,11 +105,8 @@ class Attempt:
 
 def correct(attempt: Attempt) -> Correction | None:
     """Correct a wrong or truncated solution; None where no way leads to the reference answer."""
-    if attempt.is_usable and not attempt.is_truncated:
-        correction = _recompute(attempt) or _recopy(attempt)
-        if correction:
-            return correction
-    return _continue(attempt)
+    is_finished = attempt.is_usable and not attempt.is_truncated
+    return (is_finished and (_recompute(attempt) or _recopy(attempt))) or _continue(attempt)
 
 
 def justify(attempt: Attempt) -> Correction | None:
