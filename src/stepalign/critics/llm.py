@@ -57,13 +57,11 @@ class CritiqueWriter:
 
     def message(self, pending: PendingCritique) -> str:
         """Render the user message of the next request."""
+        problem, rollout = pending.problem, pending.rollout
         values = {
-            "problem": pending.problem.statement,
-            "solution": pending.problem.solution,
-            "answer": pending.problem.answer,
-            "attempt": pending.rollout.text,
-            "truncated": pending.rollout.finish == "length",
-        }
+            "problem": problem.statement, "solution": problem.solution, "answer": problem.answer,
+            "attempt": rollout.text, "truncated": rollout.finish == "length",
+        }  # fmt: skip
         message = prompts.render(self._template, values)
         if pending.rejections:
             faults = [rejection.detail for rejection in pending.rejections]
@@ -85,16 +83,13 @@ class CritiqueWriter:
             parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(reply.text, trace)
         except schema.CritiqueFormatError as error:
             return self._reject(pending, "parse", f"the answer {error}")
+        original = schema.original(trace, parsed.first_error)
         return Critique(
+            **vars(parsed),
             rollout_id=pending.rollout.id,
             critic=self._critic,
-            case=parsed.case,
-            verdicts=parsed.verdicts,
-            correct_part=parsed.correct_part,
-            corrected_step=parsed.corrected_step,
-            continuation=parsed.continuation,
             text=schema.text_of(parsed),
-            fidelity=schema.fidelity(parsed.correct_part, schema.original(trace, parsed.first_error)),
+            fidelity=schema.fidelity(parsed.correct_part, original),
         )
 
     def needs_algebra(self, pending: PendingCritique, read: Critique | CritiqueFailure) -> bool:

@@ -42,8 +42,7 @@ _NUMBER_WORDS = {
 }  # fmt: skip
 _CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
 """Numbers that a computation may use although no text states them."""
-_MAX_CANDIDATES = 12
-_MAX_STEPS = 40
+_MAX_CANDIDATES, _MAX_STEPS = 12, 40
 """Bounds of the search for a miscopied number."""
 _MAX_REASON = 80
 """Characters of an equation in a reason."""
@@ -74,9 +73,9 @@ class Attempt:
         is_cut = self.is_truncated and bool(self.sections) and self.sections[-1].end == len(rollout.text)
         self.num_complete = len(self.sections) - is_cut
         self.steps = self.texts[: min(len(self.trace.steps), self.num_complete)]
-        words = problem.statement.lower().replace("-", " ").split()
+        words = _NUMBER_WORDS.keys() & problem.statement.lower().replace("-", " ").split()
         self.stated = [number.value for number in find_numbers(problem.statement)]
-        self.given = frozenset([*self.stated, *(_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS)])
+        self.given = frozenset([*self.stated, *(_NUMBER_WORDS[word] for word in words)])
         self.answer = evaluate(problem.answer)
 
     @cached_property
@@ -114,12 +113,11 @@ def justify(attempt: Attempt) -> Correction | None:
 
     The new value is carried on, or else stays alone. None where the steps then do not end in the answer.
     """
+    if carried := _recompute(attempt):
+        return carried
     k = min(attempt.false_links)
     alone = (recompute(attempt.texts[k - 1], {}, attempt.given)[0], *attempt.texts[k:])
-    carried = _recompute(attempt)
-    if carried is None and _reaches_answer(attempt, alone):
-        return Correction(k, _reason(attempt.false_links[k]), alone)
-    return carried
+    return Correction(k, _reason(attempt.false_links[k]), alone) if _reaches_answer(attempt, alone) else None
 
 
 def _recompute(attempt: Attempt) -> Correction | None:
@@ -204,24 +202,22 @@ def _continue(attempt: Attempt) -> Correction | None:
     if not options:
         return None
     # Of equal ones the first: a sum goes on in the solver's style. Without usable steps the reference is followed.
-    best = max(options, key=lambda option: option.num_kept) if attempt.is_usable else options[-1]
-    k, reason = best.num_kept + 1, best.reason
-    pieces = (*best.steps, attempt.final_section())
+    kept, steps, reason = max(options, key=lambda option: option.num_kept) if attempt.is_usable else options[-1]
+    k, pieces = kept + 1, (*steps, attempt.final_section())
     first = min(attempt.false_links, default=k) if attempt.is_usable else k
     if first < k:
         return Correction(first, _reason(attempt.false_links[first]), (*own[first - 1 : k - 1], *pieces))
     if k == len(attempt.sections) and attempt.is_truncated:
         reason = "it is unfinished."
     elif k > len(attempt.steps) and attempt.trace.answer_section is not None:
-        reason = "the solution is not finished." if best.steps else f"the final answer is {attempt.problem.answer}."
+        reason = "the solution is not finished." if steps else f"the final answer is {attempt.problem.answer}."
     return Correction(k, reason, pieces)
 
 
 def _by_terms(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
-    terms = sum_terms.problem_terms(attempt.problem.meta)
+    terms, kept = sum_terms.problem_terms(attempt.problem.meta), 0
     if terms is None:
         return None
-    kept = 0
     while kept < len(own) and (after := sum_terms.terms_after(terms, own[kept])) is not None:
         terms, kept = after, kept + 1
     # The nearest steps before show the solver's style best; a step with a wrong number still shows it.
@@ -262,7 +258,6 @@ def _reason(link: Link) -> str:
     """State the value of a computation, without the false value of the solver."""
     computed, stated = link if link[0].computes else link[::-1]
     text, value = " ".join(computed.text.split()), computed.values()[0]
-    if len(text) > _MAX_REASON:
-        return "an equation in it does not hold."
     shown, rounded = format_like(value, stated.literals[0])
-    return f"{text} is {'' if rounded == value else 'about '}{shown}."
+    about = "" if rounded == value else "about "
+    return f"{text} is {about}{shown}." if len(text) <= _MAX_REASON else "an equation in it does not hold."
