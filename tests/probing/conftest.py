@@ -62,7 +62,7 @@ def build_probe() -> BuildProbe:
     ) -> Probe:
         draw = random.Random(seed)
         vocabulary: dict[str, int] = {}
-        problems, made, answers, marks, credits = [], [], [], [], []
+        problems, made, critic_results, marks, credits = [], [], [], [], []
         designs = dict(list(_DESIGNS.items())[:contexts])
         for number in range(rollouts):
             problem = Problem(
@@ -96,7 +96,7 @@ def build_probe() -> BuildProbe:
                 marks.append(
                     Mark(rollout_id=rollout.id, step=1, start=span[0], end=span[1], departure=span[0], source="planted")
                 )
-            answers.append(
+            critic_results.append(
                 Critique(
                     rollout_id=rollout.id,
                     critic="program",
@@ -139,7 +139,7 @@ def build_probe() -> BuildProbe:
         return Probe(
             problems=tuple(problems),
             rollouts=tuple(made),
-            answers=tuple(answers),
+            critic_results=tuple(critic_results),
             marks=tuple(marks),
             credits=tuple(credits),
             tokens={token: piece for piece, token in vocabulary.items()},

@@ -14,7 +14,7 @@ PROBE = Probe(
     rollouts=(
         Rollout(id="r", problem_id="p", completion_ids=(5, 6), text="1 ", token_starts=(0, 1), finish="stop"),
     ),
-    answers=(CritiqueFailure(rollout_id="r", critic="c", reason="parse"),),
+    critic_results=(CritiqueFailure(rollout_id="r", critic="c", reason="parse"),),
     marks=(Mark(rollout_id="r", step=1, start=0, end=1, source="planted"),),
     credits=tuple(
         Credit(

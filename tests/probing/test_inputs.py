@@ -34,14 +34,14 @@ def test_without_slips_the_critiques_say_where_rollouts_go_wrong(planted: Path, 
 def test_a_file_alone_takes_its_problems_from_the_recipe(planted: Path) -> None:
     problems = {problem.id: problem for problem in read_jsonl(planted / "problems.jsonl", Problem)}
     found = inputs.read(planted / "rollouts.jsonl", problems)
-    assert (len(found.rollouts), found.answers, found.marks) == (8, [], ())
+    assert (len(found.rollouts), found.critic_results, found.marks) == (8, [], ())
     with pytest.raises(StepalignError, match=r"rollouts\.jsonl: rollout .*: no problem "):
         inputs.read(planted / "rollouts.jsonl", {})
 
 
 def test_the_first_few_keep_what_belongs_to_them(planted: Path) -> None:
     few = inputs.read(planted).first(2)
-    assert len(few.rollouts) == len(few.answers) == 2
+    assert len(few.rollouts) == len(few.critic_results) == 2
     assert (len(few.problems), len(few.marks)) == (1, 1)
 
 
@@ -49,8 +49,8 @@ def test_what_is_written_is_read_back(planted: Path, tmp_path: Path) -> None:
     found = inputs.read(planted)
     found.write(tmp_path)
     again = inputs.read(tmp_path)
-    assert (again.rollouts, again.problems, again.answers, again.marks) == (
-        found.rollouts, found.problems, found.answers, found.marks,
+    assert (again.rollouts, again.problems, again.critic_results, again.marks) == (
+        found.rollouts, found.problems, found.critic_results, found.marks,
     )  # fmt: skip
 
 

@@ -41,8 +41,9 @@ def hostile(probe: Probe) -> Probe:
             dataclasses.replace(one, statement=HOSTILE, solution=HOSTILE, answer=bad) for one in probe.problems
         ),
         rollouts=tuple(dataclasses.replace(one, id=bad + one.id) for one in probe.rollouts),
-        answers=tuple(
-            dataclasses.replace(one, rollout_id=bad + one.rollout_id, text=HOSTILE, critic=bad) for one in probe.answers
+        critic_results=tuple(
+            dataclasses.replace(one, rollout_id=bad + one.rollout_id, text=HOSTILE, critic=bad)
+            for one in probe.critic_results
         ),
         marks=tuple(dataclasses.replace(one, rollout_id=bad + one.rollout_id) for one in probe.marks),
         credits=tuple(
@@ -163,7 +164,7 @@ def test_sections_tile_the_tokens(build_probe) -> None:
 
 
 def test_a_probe_without_likeliest_tokens_or_marks_or_credit_is_a_page(build_probe) -> None:
-    bare = dataclasses.replace(build_probe(2, top=0), marks=(), answers=(), problems=())
+    bare = dataclasses.replace(build_probe(2, top=0), marks=(), critic_results=(), problems=())
     assert "none known" in page.render(bare, figures={})
     assert page.render(Probe(problems=(), rollouts=()), figures={})
 

@@ -148,7 +148,7 @@ def test_without_rollouts_the_recipes_problems_are_attempted_graded_and_critique
     found = stepalign.probe(settings, tmp_path / "probe", contexts=("refsol", "stepalign"))
     assert len(found.rollouts) == 9
     assert all(rollout.grade is not None for rollout in found.rollouts)
-    assert len(found.answers) == 9
+    assert len(found.critic_results) == 9
     again = stepalign.probe(settings, tmp_path / "probe", contexts=("refsol", "stepalign"))
     assert again.rollouts == found.rollouts
 

@@ -52,7 +52,7 @@ def test_training_goes_on_bit_for_bit_from_a_checkpoint(fresh: Fresh, tmp_path: 
     train(policy, optimizer, 2)
 
     resumed, resumed_optimizer = fresh()
-    assert checkpoints.load(folder, resumed, resumed_optimizer) == 3
+    assert checkpoints.load(folder, resumed, resumed_optimizer) == (3, {})
     train(resumed, resumed_optimizer, 2)
     assert torch.equal(weights(resumed), weights(policy))
     assert not torch.equal(weights(policy), weights(fresh()[0]))
@@ -61,7 +61,7 @@ def test_training_goes_on_bit_for_bit_from_a_checkpoint(fresh: Fresh, tmp_path: 
 def test_a_checkpoint_before_any_update_has_no_optimizer_state(fresh: Fresh, tmp_path: Path) -> None:
     folder = checkpoints.save(tmp_path, *fresh(), 1)
     policy, optimizer = fresh()
-    assert checkpoints.load(folder, policy, optimizer) == 1
+    assert checkpoints.load(folder, policy, optimizer) == (1, {})
     assert not optimizer.state
 
 
@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(
             checkpoints.save(tmp_path, policy, optimizer, 2)
     assert list(tmp_path.iterdir()) == [before]
     resumed, resumed_optimizer = fresh()
-    assert checkpoints.load(before, resumed, resumed_optimizer) == 1
+    assert checkpoints.load(before, resumed, resumed_optimizer) == (1, {})
     assert torch.equal(weights(resumed), kept)
     checkpoints.save(tmp_path, policy, optimizer, 2)  # once there is room again
 

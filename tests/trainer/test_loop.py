@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from critics.faulty import Reply, serving
 from stepalign import config
-from stepalign.config import Recipe
+from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.launch import train
+from stepalign.policy import Policy
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts import transformers as sampling
+from stepalign.teachers import BaseTeacher
 from stepalign.trainer import checkpoints, loop
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.run_folder import RunFolder
@@ -501,3 +504,35 @@ def test_an_interrupt_exits_with_130_says_how_to_go_on_and_leaves_no_process(
     assert f"stopped; the same command goes on from {settings.folder}" in said
     assert "Traceback" not in said
     assert processes_of_session(process.pid) == []
+
+
+class CountingTeacher(BaseTeacher):
+    """The base, with state that a checkpoint must hold: the optimizer steps it has followed."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self.steps = torch.zeros(1)
+
+    def after_step(self, policy: Policy) -> None:
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"steps": self.steps.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.steps = state["steps"].clone()
+
+
+def test_a_teachers_state_is_in_the_checkpoint_and_resumes(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = registry.FAMILIES["teacher"]
+    monkeypatch.setitem(kinds.tables, "counting", TeacherConfig)
+    monkeypatch.setitem(kinds.implementations, "counting", "stepalign.teachers:CountingTeacher")
+    monkeypatch.setattr("stepalign.teachers.CountingTeacher", CountingTeacher, raising=False)
+    keys = ("teacher.kind=counting", "training.save_steps=1", "training.eval_steps=0")
+    run(make_recipe(*keys, "training.max_steps=2"))
+    run(make_recipe(*keys, "training.max_steps=3"))
+    folder = make_recipe().folder / "checkpoints"
+    steps = [load_file(path / "algorithm.safetensors")["steps"].item() for path in sorted(folder.glob("step-*"))]
+    assert steps == [1, 2, 3]

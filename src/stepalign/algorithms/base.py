@@ -106,3 +106,11 @@ class Algorithm(Loss[E], Protocol[E]):
     def after_step(self, policy: Policy) -> None:
         """Update the algorithm's own state after an optimizer step."""
         ...
+
+    def state_dict(self, policy: Policy) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint must hold to resume the algorithm."""
+        ...
+
+    def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
+        """Restore the tensors of `state_dict`."""
+        ...

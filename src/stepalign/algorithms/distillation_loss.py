@@ -12,7 +12,7 @@ from stepalign.collate import Batch, collate, split_views
 from stepalign.losses.divergence import divergence
 from stepalign.losses.support import FullVocabulary
 from stepalign.policy import Policy
-from stepalign.teachers import build_teacher
+from stepalign.teachers import Teacher, build_teacher
 from stepalign.views import View
 
 
@@ -56,8 +56,8 @@ class DistillationLoss:
             teacher_kind: `teacher.kind` of the recipe.
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
         """
-        self.algorithm, self.max_tokens = algorithm, max_tokens
-        self.teacher_kind = teacher_kind
+        self.algorithm, self.max_tokens, self.teacher_kind = algorithm, max_tokens, teacher_kind
+        self._teacher: Teacher | None = None
         self.support = FullVocabulary(
             beta=algorithm.beta,
             student_temperature=algorithm.student_temperature,
@@ -72,7 +72,7 @@ class DistillationLoss:
     ) -> Float[Tensor, "tokens hidden"]:
         """Run the teacher on a micro-batch, in passes of at most `max_tokens` padded tokens."""
         device = batch.input_ids.device
-        teacher = build_teacher(self.teacher_kind, policy)
+        teacher = self.teacher_of(policy)
         views = [example.teacher for example in examples]
         return torch.cat([teacher.forward(collate(part).to(device)) for part in split_views(views, self.max_tokens)])
 
@@ -97,8 +97,22 @@ class DistillationLoss:
             "agreement": metrics.agreement,
         }
 
+    def teacher_of(self, policy: Policy) -> Teacher:
+        """Return the one teacher of the run's policy."""
+        self._teacher = self._teacher or build_teacher(self.teacher_kind, policy)
+        return self._teacher
+
     def after_step(self, policy: Policy) -> None:
-        """Do nothing: both kinds of teacher read the policy's own weights."""
+        """Let the teacher follow the policy, where its kind does."""
+        self.teacher_of(policy).after_step(policy)
+
+    def state_dict(self, policy: Policy) -> dict[str, Tensor]:
+        """Return the teacher's state."""
+        return self.teacher_of(policy).state_dict()
+
+    def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
+        """Restore the teacher's state."""
+        self.teacher_of(policy).load_state_dict(state)
 
     def reference_tokens(self, examples: Sequence[DistillationExample]) -> int:
         """Count the tokens that the teacher reads."""

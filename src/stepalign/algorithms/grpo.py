@@ -134,6 +134,13 @@ class GRPO:
         """Drop the step's old log-probabilities."""
         self._old_log_probs.clear()
 
+    def state_dict(self, policy: Policy) -> dict[str, Tensor]:
+        """Return no tensors: nothing outlives a step."""
+        return {}
+
+    def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
+        """Load nothing."""
+
     def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> int:
         """Count the tokens that the base reads."""
         return sum(example.max_input_len for example in examples) if self.algorithm.kl_coef else 0

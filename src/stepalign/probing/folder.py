@@ -30,7 +30,7 @@ class Probe:
 
     problems: tuple[Problem, ...]
     rollouts: tuple[Rollout, ...]
-    answers: tuple[CriticResult, ...] = ()
+    critic_results: tuple[CriticResult, ...] = ()
     marks: tuple[Mark, ...] = ()
     credits: tuple[Credit, ...] = ()
     """By context, then in the order of the rollouts."""
@@ -84,11 +84,11 @@ def read(folder: Path) -> Probe:
     Raises:
         StepalignError: naming file, line and key where something is missing or malformed.
     """
-    answers: list[CriticResult] = read_jsonl(folder / "critiques.jsonl", CriticResult)  # type: ignore[arg-type]
+    critic_results: list[CriticResult] = read_jsonl(folder / "critiques.jsonl", CriticResult)  # type: ignore[arg-type]
     return Probe(
         problems=tuple(read_jsonl(folder / "problems.jsonl", Problem)),
         rollouts=tuple(read_jsonl(folder / "rollouts.jsonl", Rollout)),
-        answers=tuple(answers),
+        critic_results=tuple(critic_results),
         marks=tuple(read_jsonl(folder / "marks.jsonl", Mark)),
         credits=tuple(read_jsonl(folder / "credits.jsonl", Credit)),
         tokens=_json(folder / "tokens.json", dict[int, str]),
@@ -101,7 +101,7 @@ def write(probe: Probe, folder: Path) -> None:
     """Write a probe's folder, each file atomically."""
     write_jsonl(folder / "problems.jsonl", probe.problems)
     write_jsonl(folder / "rollouts.jsonl", probe.rollouts)
-    write_jsonl(folder / "critiques.jsonl", probe.answers)
+    write_jsonl(folder / "critiques.jsonl", probe.critic_results)
     write_jsonl(folder / "marks.jsonl", probe.marks)
     write_jsonl(folder / "credits.jsonl", probe.credits)
     write_json(folder / "tokens.json", {str(token): text for token, text in sorted(probe.tokens.items())})

@@ -31,14 +31,14 @@ class ProbeInputs:
     rollouts: Sequence[Rollout]
     problems: Mapping[str, Problem]
     """By id; those of the rollouts, or more."""
-    answers: Sequence[CriticResult] = ()
+    critic_results: Sequence[CriticResult] = ()
     known_marks: Sequence[Mark] = ()
     """Errors that were planted, or marked by hand."""
 
     @cached_property
     def critiques(self) -> dict[str, Critique]:
         """Critiques by rollout id."""
-        return {answer.rollout_id: answer for answer in self.answers if isinstance(answer, Critique)}
+        return {result.rollout_id: result for result in self.critic_results if isinstance(result, Critique)}
 
     @cached_property
     def marks(self) -> tuple[Mark, ...]:
@@ -58,14 +58,14 @@ class ProbeInputs:
         return ProbeInputs(
             rollouts=rollouts,
             problems={name: problem for name, problem in self.problems.items() if name in problem_ids},
-            answers=[answer for answer in self.answers if answer.rollout_id in ids],
+            critic_results=[result for result in self.critic_results if result.rollout_id in ids],
             known_marks=[mark for mark in self.known_marks if mark.rollout_id in ids],
         )
 
     def write(self, folder: Path) -> None:
         """Write `problems.jsonl`, `critiques.jsonl`, `marks.jsonl` and, last, `rollouts.jsonl`."""
         write_jsonl(folder / "problems.jsonl", self.problems.values())
-        write_jsonl(folder / "critiques.jsonl", self.answers)
+        write_jsonl(folder / "critiques.jsonl", self.critic_results)
         write_jsonl(folder / "marks.jsonl", self.marks)
         write_jsonl(folder / "rollouts.jsonl", self.rollouts)
 
@@ -103,7 +103,7 @@ def read(path: Path, problems: Mapping[str, Problem] | None = None) -> ProbeInpu
     return ProbeInputs(
         rollouts=rollouts,
         problems=problems,
-        answers=optional("critiques.jsonl", CriticResult),
+        critic_results=optional("critiques.jsonl", CriticResult),
         known_marks=[*planted, *optional("marks.jsonl", Mark)],
     ).first(None)
 
@@ -147,15 +147,15 @@ def prepare(
     rollouts = [_with_prompt(rollout, problems, solver, thinking=thinking) for rollout in given.rollouts]
     if any(rollout.grade is None for rollout in rollouts):
         rollouts = solver.grader.grade(rollouts, problems)
-    answers = list(given.answers)
-    answered = {answer.rollout_id for answer in answers}
+    critic_results = list(given.critic_results)
+    answered = {result.rollout_id for result in critic_results}
     waiting = [(problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
     if settings.critic is not None and waiting:
         own = OwnModel(solver.chat, solver.sampler, context_limit(settings.model))
         critic: Critic = registry.build(settings.critic, grader=solver.grader, folder=folder, own=lambda: own)
         with console.stage("critique", len(waiting)) as advance:
-            answers += critique_all(critic, waiting, log, advance)
-    complete = replace(given, rollouts=rollouts, answers=answers)
+            critic_results += critique_all(critic, waiting, log, advance)
+    complete = replace(given, rollouts=rollouts, critic_results=critic_results)
     complete.write(folder)
     log.unlink(missing_ok=True)
     return complete

@@ -75,7 +75,7 @@ def score_views(
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Group indices of similar length, the longest first, so that running out of memory shows at once."""
+    """Group indices of similar length. The longest come first, so that running out of memory shows at once."""
     group: list[int] = []
     width = 0
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

@@ -76,7 +76,7 @@ def rollout_means(rollout: Rollout, credit: Credit, mark: Mark | None) -> dict[s
 def credit_by_position(
     rollouts: Sequence[Rollout], marks: Iterable[Mark], credits: Iterable[Credit]
 ) -> dict[str, list[Interval | None]]:
-    """Compute mean credit by distance from the error (the paper's Figure 4, for a whole set).
+    """Compute mean credit by distance from the error, as in the paper's Figure 4.
 
     Returns:
         For each context an interval for each of `DISTANCES`; None where no marked rollout has tokens there.

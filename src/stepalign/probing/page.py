@@ -95,14 +95,14 @@ def render(probe: Probe, *, figures: Mapping[str, str]) -> str:
 def pack(probe: Probe) -> tuple[dict[str, Any], dict[str, str]]:
     """Build the index, which is read at once, and the blocks by name: `tokens`, `rollout-0`, …"""
     problems = {problem.id: problem for problem in probe.problems}
-    answers = {answer.rollout_id: answer for answer in probe.answers}
+    critic_results = {result.rollout_id: result for result in probe.critic_results}
     marks = {mark.rollout_id: mark for mark in probe.marks}
     credits = {(credit.rollout_id, credit.context): credit for credit in probe.credits}
     blocks, rows = {"tokens": _block(probe.tokens)}, []
     for number, rollout in enumerate(probe.rollouts):
         own = [credits.get((rollout.id, context)) for context in probe.contexts]
         problem, mark = problems.get(rollout.problem_id), marks.get(rollout.id)
-        blocks[f"rollout-{number}"] = _rollout_block(rollout, problem, answers.get(rollout.id), mark, own)
+        blocks[f"rollout-{number}"] = _rollout_block(rollout, problem, critic_results.get(rollout.id), mark, own)
         rows.append(_row(rollout, problem, mark, own))
     index = {
         "unit": UNIT,

@@ -14,10 +14,10 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from stepalign import config, models
-from stepalign import contexts as designs
 from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
+from stepalign.contexts import Context, load
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.io import AppendLog, claim
@@ -58,7 +58,7 @@ def probe(
     Raises:
         StepalignError: the input is bad, which is raised before long work where possible; or `out` holds another probe.
     """
-    templates = [designs.load(name) for name in dict.fromkeys(contexts or [settings.context.template])]
+    templates = [load(name) for name in dict.fromkeys(contexts or [settings.context.template])]
     asked = {
         **{
             name: getattr(settings, name).model_dump(mode="json")
@@ -101,7 +101,7 @@ def probe(
     found = Probe(
         problems=tuple(complete.problems.values()),
         rollouts=tuple(complete.rollouts),
-        answers=tuple(complete.answers),
+        critic_results=tuple(complete.critic_results),
         marks=complete.marks,
         credits=credits,
         tokens=_token_texts(chat, complete.rollouts, credits),
@@ -155,5 +155,5 @@ def _token_texts(chat: Chat, rollouts: Iterable[Rollout], credits: Iterable[Cred
     return {token: chat.token_text(token) for token in sorted(ids)}
 
 
-def _digest(context: designs.Context) -> str:
+def _digest(context: Context) -> str:
     return hashlib.blake2b(Path(str(context.template.filename)).read_bytes(), digest_size=8).hexdigest()

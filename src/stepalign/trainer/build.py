@@ -103,7 +103,10 @@ def build_trainer(
     # The run so far.
     run.describe(train, evaluation, dropped)
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
-    step = checkpoints.load(last, policy, optimizer) if last else 0
+    step = 0
+    if last:
+        step, algorithm_state = checkpoints.load(last, policy, optimizer)
+        algorithm.load_state_dict(policy, algorithm_state)
     run.drop_metrics_after(step)
     world.assert_same("model or adapter", fingerprint([policy.head[:64], *policy.trainable()]))
     optimizer = strategy.prepare(policy, optimizer)

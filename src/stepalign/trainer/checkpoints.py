@@ -9,7 +9,9 @@ a checkpoint from elsewhere must not run code.
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,9 +22,17 @@ from stepalign.policy import Policy
 
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
+_ALGORITHM = "algorithm.safetensors"
+"""The algorithm's own state, such as a teacher's weights; absent where there is none."""
 
 
-def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int) -> Path:
+def save(
+    folder: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    algorithm_state: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> Path:
     """Write the checkpoint of an optimizer step and return its folder.
 
     Raises:
@@ -35,6 +45,8 @@ def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: i
         temporary.mkdir(parents=True)
         policy.save(temporary)
         save_file(_flatten(optimizer), temporary / _OPTIMIZER)
+        if algorithm_state:
+            save_file(dict(algorithm_state), temporary / _ALGORITHM)
         (temporary / _STATE).write_text(json.dumps({"step": step}))
         for path in (*temporary.iterdir(), temporary):
             sync(path)
@@ -53,8 +65,8 @@ def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: i
     return final
 
 
-def load(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
-    """Restore adapter and optimizer, and return their optimizer step.
+def load(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, torch.Tensor]]:
+    """Restore adapter and optimizer, and return their optimizer step and the algorithm's state.
 
     Raises:
         StepalignError: a file is missing or half-written; the message says how to go on.
@@ -63,11 +75,13 @@ def load(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> 
         policy.load(checkpoint)
         step = int(json.loads((checkpoint / _STATE).read_text())["step"])
         _unflatten(optimizer, load_file(checkpoint / _OPTIMIZER))
+        algorithm = checkpoint / _ALGORITHM
+        algorithm_state = load_file(algorithm) if algorithm.exists() else {}
     except Exception as error:
         raise StepalignError(
             f"{checkpoint}: not a whole checkpoint ({error}); delete this folder to go on from the one before"
         ) from None
-    return step
+    return step, algorithm_state
 
 
 def latest(folder: Path) -> Path | None:

@@ -241,7 +241,8 @@ class Trainer:
         """Write adapter, optimizer and step to the run's folder."""
         optimizer = self.strategy.full_optimizer_state(self.policy, self.optimizer)
         folder = self.recipe.folder / "checkpoints"  # `run` may be a proxy, which has methods only
-        self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step))
+        state = self.algorithm.state_dict(self.policy)
+        self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step, state))
         self._call("on_save")
 
     def evaluate(self) -> Evaluation | None:
