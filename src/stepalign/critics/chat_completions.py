@@ -1,9 +1,9 @@
-"""Chat completions of a served model, with a cache on disk in front of it, by the content of the request.
+"""Chat completions of a served model, with a cache of its replies on disk.
 
-No reply is paid for twice. The cache is an append log (`io.AppendLog`): several processes, on several hosts, may share
-it, and a kill at any moment loses at most the line that is being written. Memory holds keys and places in the file, not
-texts. What the checks made of a reply is not kept, so checks and validation may change. Left out: eviction, because the
-file is the run's, a few kB a reply.
+A request's content is its key, and no reply is paid for twice. The cache is an append log (`io.AppendLog`): several
+processes, on several hosts, may share it, and a kill at any moment loses at most the line that is being written. Memory
+holds keys and places in the file, not texts. What the checks made of a reply is not kept, so checks and validation may
+change. Left out: eviction, because the file is the run's, a few kB a reply.
 """
 
 import asyncio
