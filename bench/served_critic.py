@@ -78,7 +78,7 @@ def _run(arguments: argparse.Namespace, mode: str) -> dict[str, float]:
         "prefix cache": spent["prefix_cache_hits"] / max(spent["prefix_cache_queries"], 1),
         "prompt tokens": spent["prompt_tokens"],
         "written tokens": spent["generation_tokens"],
-        "taught": outcomes["taught"],
+        "trained": outcomes["trained"],
         "dropped": outcomes["dropped"],
     }
     print(f"\n{mode}: {stats.table(stats.summarize(answers))}\n")

@@ -103,7 +103,7 @@ def _of_run(folder: Path, assumed: Lengths) -> Lengths:
         steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         files = sorted((folder / "evaluations").glob("step-*.json"))
         evaluated = [metrics.read(file).measures["length"].value for file in files]
-        learned = sum(step["outcomes"].get("taught", 0) for step in steps)
+        learned = sum(step["outcomes"].get("trained", 0) for step in steps)
         prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
         completions = [len(rollout.completion_ids) for rollout in rollouts]
         # A view ends before the last token in the loss.

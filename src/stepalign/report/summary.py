@@ -190,7 +190,7 @@ class Summary:
         if self.run.steps:
             rows = [
                 ("rollouts", self.rollouts, "sampled for training"),
-                ("trained on", outcomes["taught"], "carry loss"),
+                ("trained on", outcomes["trained"], "carry loss"),
                 ("dropped", outcomes["dropped"], "carry no loss"),
                 ("fell back", outcomes["fallback"], "to the reference solution, for lack of a critique"),
                 ("cut", outcomes["cut"], "teacher's prompt shortened to teacher.max_length"),

@@ -5,7 +5,7 @@ Everything that can be wrong with a recipe is found before the weights are loade
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
@@ -61,7 +61,7 @@ def build_trainer(
     )
     grader: Grader = stack.enter_context(registry.build(recipe.grader))
     critic: Critic | None = None
-    solver = cast(Solver, None)
+    solver: Solver  # built below, with the weights
     if recipe.critic and algorithm.needs_critique:
         critic = registry.build(
             recipe.critic.divided(world.size),
