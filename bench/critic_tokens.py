@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from stepalign.critics import schema, splice
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.records import Critique, Grade, Problem, Rollout
-from stepalign.trace import parse
+from stepalign.trace import Trace, parse
 
 WRITERS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 RESAMPLES = 2000
@@ -54,6 +54,22 @@ def attempts(path: Path) -> Iterator[tuple[Problem, Rollout]]:
             )
 
 
+def to_reply(critique: schema.ParsedCritique, trace: Trace) -> str:
+    """The JSON that splice mode reads as this critique."""
+    first = critique.first_error or 0
+    after = trace.text[trace.section(first).end :] if 0 < first < schema.num_sections(trace) else ""
+    own_rest = critique.case == "B" and critique.continuation == schema.trim(after).strip()
+    spliced = splice.SplicedCritique(
+        case=critique.case,
+        verdicts=[verdict.correct for verdict in critique.verdicts],
+        first_wrong_step=first,
+        reason=critique.verdicts[first - 1].reason if first else "",
+        corrected_step=critique.corrected_step,
+        continuation="" if own_rest else critique.continuation,
+    )
+    return json.dumps(spliced.model_dump(), ensure_ascii=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/gsm8k/model_solutions.jsonl"))
@@ -66,7 +82,7 @@ def main() -> None:
     for answer in ProgramCritic().critique(given.values()):
         if isinstance(answer, Critique):
             trace = parse(given[answer.rollout_id][1].text)
-            spliced = splice.to_reply(schema.parse(answer.text, trace), trace)
+            spliced = to_reply(schema.parse(answer.text, trace), trace)
             copied = schema.text_of(splice.parse(spliced, trace))  # as JSON has it: a reason for the first error alone
             cases.append(answer.case)
             origins.append(int(given[answer.rollout_id][0].id))

@@ -62,7 +62,7 @@ def test_hidden_states_times_head_are_the_logits_that_predict_the_counted_tokens
     for view in views():
         ids = torch.tensor([[*view.prompt_ids, *view.completion_ids]])
         before = len(view.prompt_ids) - 1
-        wanted.append(policy.model(ids).logits[0, before + view.start : before + view.stop])
+        wanted.append(policy.model(ids).logits[0, before + view.loss_start : before + view.loss_stop])
     hidden = policy(batch())
     torch.testing.assert_close(hidden @ policy.head.T, torch.cat(wanted), rtol=1e-4, atol=1e-5)
 

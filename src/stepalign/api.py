@@ -29,7 +29,7 @@ from stepalign.io import read_jsonl, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.rollouts.build import open_solver
+from stepalign.rollouts.generate import open_solver
 from stepalign.seeding import derive_seed
 
 
@@ -149,9 +149,6 @@ def critique(
         out: the results (JSONL); the report is `STEM-report.json` beside it.
         problems_file: the rollouts' problems (JSONL).
         prices: of a million tokens; the report then has the cost.
-
-    Raises:
-        StepalignError: the recipe has no critic, or a rollout has no grade or no problem.
     """
     results = _critique_all(settings, _attempts(settings, rollouts, problems_file), out)
     write_atomically(report_path(out), to_json(summarize(results, prices)) + "\n")
@@ -169,28 +166,21 @@ def check_critiques(
     attempts = _attempts(settings, rollouts, problems_file)
     table = settings.critic or config.ProgramCriticConfig()
     results = []
-    with (
-        registry.build(settings.grader) as grader,
-        Console() as console,
-        console.stage("check", len(attempts)) as advance,
-    ):
+    with registry.build(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as done:
         for result in ValidatedCritic(ReplayCritic(critiques), table, grader).critique(attempts):
             results.append(result)
-            advance(1)
+            done(1)
     return results
 
 
 def critic_bench(
     settings: config.Recipe, folder: Path, out: Path, *, limit: int | None = None, prices: Prices | None = None
 ) -> CriticBenchmark:
-    """Measure a recipe's critic on a folder that `stepalign plant` wrote.
+    """Measure a recipe's `[critic]` on a folder that `stepalign plant` wrote.
 
-    Args:
-        settings: its `[critic]` is measured.
-        folder: planted slips with their correct traces, and natural solutions.
-        out: a folder for the critic's results (`critiques.jsonl`, resumable) and `benchmark.json`.
-        limit: at most this many slips, their correct traces, and as many natural solutions, evenly spaced.
-        prices: of a million tokens.
+    Writes the critic's results (`critiques.jsonl`, resumable) and `benchmark.json` into the folder `out`. With a
+    `limit`, at most so many slips, their correct traces, and as many natural solutions are judged, evenly spaced.
+    `prices` are of a million tokens.
     """
     traces = PlantedTraces.read(folder, limit)
     path = out / "critiques.jsonl"
@@ -221,7 +211,6 @@ def _attempts(settings: config.Recipe, rollouts: Path, problems_file: Path | Non
 def _critique_all(
     settings: config.Recipe, attempts: Sequence[tuple[Problem, Rollout]], out: Path
 ) -> list[Critique | CritiqueFailure]:
-    """Have a recipe's critic critique all attempts, in `out`."""
     if settings.critic is None:
         raise StepalignError("the recipe has no [critic]")
     with ExitStack() as stack:

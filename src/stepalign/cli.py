@@ -64,7 +64,7 @@ def plan(
     settings = config.load(file, overrides or ())
     from rich.console import Console
 
-    from stepalign.planning.table import table
+    from stepalign.planning import table
 
     estimated = stepalign.plan(
         settings, hardware=hardware, devices=devices, from_run=from_run, completion_tokens=completion_tokens
@@ -178,8 +178,6 @@ def plant(
     out: Annotated[Path, typer.Option(help="Folder for slips, rollouts and critiques.")] = Path("planted"),
 ) -> None:
     """Plant one error into each of a set of correct solutions, so that its position is known exactly."""
-    from stepalign.error_injection import sets
-
     planted = stepalign.plant(
         source,
         out,
@@ -188,7 +186,7 @@ def plant(
         problems_file=problems,
         limit=limit,
         seed=seed,
-        kinds=sets.parse_kinds(kind or ()),
+        kinds=kind or (),
     )
     typer.echo(f"{out}: {len(planted.slips)} slips; not planted: {dict(planted.not_planted)}")
 

@@ -55,17 +55,17 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
 
 
 def read_json(path: Path, kind: type[R]) -> R:
-    """Read one value of `kind`.
+    """Read a file that holds one record.
 
     Raises:
-        StepalignError: naming file, key and value where the file is missing or holds something else.
+        StepalignError: naming file, key and value where it is missing or holds something else.
     """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except OSError as error:
         raise StepalignError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        raise StepalignError(f"{path}: {explain(error)}") from None
+        raise StepalignError(f"{path}: not a valid {_name(kind)}: {explain(error)}") from None
 
 
 def explain(error: ValidationError) -> str:

@@ -50,22 +50,22 @@ def test_advantages_are_a_groups_own_and_a_group_without_contrast_costs_no_pass(
         *(rollout("b", n, False, length=5) for n in range(2)),
         *(rollout("c", n, correct) for n, correct in enumerate([False, True])),
     ]
-    taught = grpo(make_recipe(*GRPO_KEYS)).build_examples(rollouts, {}, {})
+    step = grpo(make_recipe(*GRPO_KEYS)).build_examples(rollouts, {}, {})
     half = 0.5 / (0.5**0.5 + 1e-4)
-    found = {lesson.rollout_id: lesson.advantage for lesson in taught.examples}
+    found = {example.rollout_id: example.advantage for example in step.examples}
     assert found == pytest.approx({"a/0": half, "a/1": -half, "c/0": -half, "c/1": half})
-    assert [view.num_loss_tokens for view in taught.zero_gradient] == [5, 5], "they count in the mean"
-    assert dict(taught.outcomes) == {"taught": 4, "dropped": 2}
-    assert dict(taught.failures) == {"zero-variance group": 2}
+    assert [view.num_loss_tokens for view in step.zero_gradient] == [5, 5], "they count in the mean"
+    assert dict(step.outcomes) == {"trained": 4, "dropped": 2}
+    assert dict(step.failures) == {"zero-variance group": 2}
 
 
 def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRecipe) -> None:
-    taught = grpo(make_recipe(*GRPO_KEYS, "algorithm.kl_coef=0.1")).build_examples(
+    step = grpo(make_recipe(*GRPO_KEYS, "algorithm.kl_coef=0.1")).build_examples(
         [rollout("b", n, True) for n in range(2)], {}, {}
     )
-    assert [lesson.advantage for lesson in taught.examples] == [0, 0]
-    assert not taught.zero_gradient
-    assert taught.failures["zero-variance group"] == 2
+    assert [example.advantage for example in step.examples] == [0, 0]
+    assert not step.zero_gradient
+    assert step.failures["zero-variance group"] == 2
 
 
 @pytest.fixture
@@ -105,18 +105,18 @@ def plain_loss(
 ) -> tuple[Tensor, list]:
     """The step's loss and each token's log-probability, from all the logits at once."""
 
-    def log_probs(lesson: PolicyGradientExample) -> Tensor:
-        view = lesson.student
+    def log_probs(example: PolicyGradientExample) -> Tensor:
+        view = example.student
         logits = policy.model(torch.tensor([view.input_ids])).logits[0, len(view.prompt_ids) - 1 :] / 1.2
         return logits.log_softmax(-1).gather(-1, torch.tensor(view.completion_ids)[:, None])[:, 0]
 
     losses, seen = [], []
-    for number, lesson in enumerate(examples):
+    for number, example in enumerate(examples):
         with torch.no_grad(), policy.model.disable_adapter():
-            base = log_probs(lesson)
-        now = log_probs(lesson)
+            base = log_probs(example)
+        now = log_probs(example)
         ratio = (now - (now.detach() if first is None else first[number])).exp()
-        advantage = lesson.advantage
+        advantage = example.advantage
         per_token = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
         gap = base - now
         losses.append((per_token + kl * (gap.exp() - gap - 1)).mean())

@@ -85,7 +85,7 @@ def test_a_critique_is_shown_and_the_solution_is_not(chat: Chat, make_recipe: Ma
     assert critique().text in shown(chat, step, 0)
     assert PROBLEM.solution not in shown(chat, step, 0)
     assert step.examples[0].student.prompt_ids == (1, 87, 85)
-    assert dict(step.outcomes) == {"taught": 1, "fallback": 0, "cut": 0}
+    assert dict(step.outcomes) == {"trained": 1, "fallback": 0, "cut": 0}
     assert dict(step.cases) == {"D": 1}
 
 
@@ -96,7 +96,7 @@ def test_a_failed_critique_falls_back_to_the_reference_solution_and_is_counted(
     step = teach(made, chat, critique(0), failure(1))
     assert critique().text in shown(chat, step, 0)
     assert PROBLEM.solution in shown(chat, step, 1)
-    assert dict(step.outcomes) == {"taught": 2, "fallback": 1, "cut": 0}
+    assert dict(step.outcomes) == {"trained": 2, "fallback": 1, "cut": 0}
     assert dict(step.failures) == {"parse": 1}
     assert dict(step.cases) == {"D": 1}
 
@@ -104,7 +104,7 @@ def test_a_failed_critique_falls_back_to_the_reference_solution_and_is_counted(
 def test_a_failed_critique_drops_its_rollout_where_the_recipe_says_so(chat: Chat, make_recipe: MakeRecipe) -> None:
     step = teach(teaching(chat, make_recipe("critic.on_failure=drop")), chat, failure(0), critique(1))
     assert [example.rollout_id for example in step.examples] == ["r1"]
-    assert dict(step.outcomes) == {"taught": 1, "dropped": 1, "fallback": 0, "cut": 0}
+    assert dict(step.outcomes) == {"trained": 1, "dropped": 1, "fallback": 0, "cut": 0}
     assert dict(step.failures) == {"parse": 1}
 
 
@@ -122,7 +122,7 @@ def test_a_context_without_critique_teaches_every_rollout(chat: Chat, make_recip
     made = teaching(chat, settings)
     assert not made.needs_critique
     step = made.build_examples([rollout(chat, 0), rollout(chat, 1)], {"p": PROBLEM}, {})
-    assert dict(step.outcomes) == {"taught": 2, "fallback": 0, "cut": 0}
+    assert dict(step.outcomes) == {"trained": 2, "fallback": 0, "cut": 0}
     assert PROBLEM.solution in shown(chat, step, 0)
 
 

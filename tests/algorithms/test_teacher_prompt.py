@@ -110,20 +110,20 @@ def test_student_and_teacher_end_in_the_very_ids_that_were_sampled(
         id="sum/0", problem_id="sum", prompt_ids=text.prompt_ids, completion_ids=ids, text=decoded,
         token_starts=starts, finish="stop",
     )  # fmt: skip
-    taught = teach(rollout, context, critique(2))
-    for shown in (taught.student, taught.teacher):
+    example = teach(rollout, context, critique(2))
+    for shown in (example.student, example.teacher):
         assert shown.completion_ids == ids
         assert shown.input_ids == (*shown.prompt_ids, *ids[:-1])
         assert shown.num_loss_tokens == len(ids)
-    assert taught.student.prompt_ids == text.prompt_ids
-    assert taught.teacher.prompt_ids != text.prompt_ids
-    assert not taught.cut
+    assert example.student.prompt_ids == text.prompt_ids
+    assert example.teacher.prompt_ids != text.prompt_ids
+    assert not example.cut
 
 
 def test_the_teacher_is_shown_the_turns_before_the_problem_too(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
-    taught = teach(attempt(chat, prompt), "refsol")
+    example = teach(attempt(chat, prompt), "refsol")
     shown = contexts.load("refsol").render(contexts.ContextInput(problem=PROBLEM, rollout=attempt(chat, prompt)))
-    assert taught.teacher.prompt_ids == chat.prompt_ids([*prompt.before, Turn("user", shown)])
+    assert example.teacher.prompt_ids == chat.prompt_ids([*prompt.before, Turn("user", shown)])
 
 
 def test_the_thinking_boundary_is_the_teachers_choice(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
@@ -150,7 +150,7 @@ def test_a_truncated_completion_gets_no_eos_and_an_eos_that_is_the_pad_token_cou
     assert targets == [*ids, *ids, pad] * 2
 
 
-def test_a_lesson_of_two_completions_is_refused() -> None:
+def test_an_example_of_two_completions_is_refused() -> None:
     with pytest.raises(ValueError, match="see different completions"):
         DistillationExample(rollout_id="r", student=VIEW, teacher=replace(VIEW, completion_ids=(9,)))
     with pytest.raises(ValueError, match="see different completions"):
@@ -162,9 +162,9 @@ def test_a_lesson_of_two_completions_is_refused() -> None:
 
 def test_the_first_tokens_can_be_left_out(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     rollout = attempt(chat, prompt)
-    taught = teach(rollout, "refsol", objective=config.DistillationConfig(num_loss_tokens_to_skip=3))
-    assert (taught.student.loss_start, taught.student.loss_stop) == (3, len(rollout.completion_ids))
-    assert collate([taught.teacher]).targets.tolist() == list(rollout.completion_ids[3:])
+    example = teach(rollout, "refsol", objective=config.DistillationConfig(num_loss_tokens_to_skip=3))
+    assert (example.student.loss_start, example.student.loss_stop) == (3, len(rollout.completion_ids))
+    assert collate([example.teacher]).targets.tolist() == list(rollout.completion_ids[3:])
     none = teach(rollout, "refsol", objective=config.DistillationConfig(num_loss_tokens_to_skip=10_000))
     assert none.student.num_loss_tokens == 0
 
@@ -179,11 +179,11 @@ def test_the_horizon_of_a_critique_without_a_correction_is_the_end_of_the_first_
     chat: Chat, prompt: SolverPrompt, teach: Teach, wrong: tuple[int, ...], counts: str
 ) -> None:
     rollout = attempt(chat, prompt)
-    taught = teach(rollout, "stepalign", critique(*wrong), FIRST_ERROR)
-    assert chat.decode(rollout.completion_ids[: taught.student.loss_stop])[0] == counts
-    assert taught.teacher.loss_stop == taught.student.loss_stop < len(rollout.completion_ids)
-    assert taught.student.completion_ids == rollout.completion_ids
-    assert len(taught.student.input_ids) == len(rollout.prompt_ids) + taught.student.loss_stop - 1
+    example = teach(rollout, "stepalign", critique(*wrong), FIRST_ERROR)
+    assert chat.decode(rollout.completion_ids[: example.student.loss_stop])[0] == counts
+    assert example.teacher.loss_stop == example.student.loss_stop < len(rollout.completion_ids)
+    assert example.student.completion_ids == rollout.completion_ids
+    assert len(example.student.input_ids) == len(rollout.prompt_ids) + example.student.loss_stop - 1
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,8 @@ def test_the_horizon_is_the_token_in_which_the_wrong_step_departs_from_its_corre
 
 def test_the_horizon_of_a_correct_attempt_is_its_end(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     rollout = attempt(chat, prompt)
-    taught = teach(rollout, "stepalign", critique(), FIRST_ERROR)
-    assert (taught.student.loss_start, taught.student.loss_stop) == (0, len(rollout.completion_ids))
+    example = teach(rollout, "stepalign", critique(), FIRST_ERROR)
+    assert (example.student.loss_start, example.student.loss_stop) == (0, len(rollout.completion_ids))
 
 
 @pytest.mark.parametrize(("text", "judged"), [("".join(STEPS), 3), ("12 + 25 is 37", 1), ("", 1)])
@@ -224,8 +224,8 @@ def test_a_final_answer_that_never_came_is_an_error_at_the_end(
     chat: Chat, prompt: SolverPrompt, teach: Teach, text: str, judged: int
 ) -> None:
     rollout = attempt(chat, prompt, text)
-    taught = teach(rollout, "stepalign", critique(judged, judged=judged), FIRST_ERROR)
-    assert taught.student.loss_stop == len(rollout.completion_ids)
+    example = teach(rollout, "stepalign", critique(judged, judged=judged), FIRST_ERROR)
+    assert example.student.loss_stop == len(rollout.completion_ids)
 
 
 def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
@@ -235,8 +235,8 @@ def test_a_horizon_without_a_critique_is_refused(chat: Chat, prompt: SolverPromp
 
 def test_skipping_past_the_horizon_leaves_nothing(chat: Chat, prompt: SolverPrompt, teach: Teach) -> None:
     objective = config.DistillationConfig(loss_span="until_first_error", num_loss_tokens_to_skip=10_000)
-    taught = teach(attempt(chat, prompt), "stepalign", critique(1), objective)
-    assert taught.student.num_loss_tokens == 0
+    example = teach(attempt(chat, prompt), "stepalign", critique(1), objective)
+    assert example.student.num_loss_tokens == 0
 
 
 # ── the teacher's limit ───────────────────────────────────────────────────────────────────────────────────────
@@ -258,15 +258,15 @@ def test_a_context_is_cut_to_the_limit_and_problem_and_header_stay(
     lengths = []
     for limit in range(exactly - 1, exactly - 120, -7):
         try:
-            taught = teach(rollout, context, critique(2), max_length=limit)
+            example = teach(rollout, context, critique(2), max_length=limit)
         except DoesNotFit:
             break
-        assert taught.cut
-        assert taught.student == whole.student
-        ids = taught.teacher.prompt_ids
+        assert example.cut
+        assert example.student == whole.student
+        ids = example.teacher.prompt_ids
         assert len(ids) + completion <= limit
         text = chat.decode(ids)[0]
-        assert taught.message in text, "the message is what was shown, not what would have been"
+        assert example.message in text, "the message is what was shown, not what would have been"
         assert text.startswith(beginning)
         assert "[…]" in text
         assert list(ids[-len(header) :]) == header

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.critics.cache import ReplyCache
+from stepalign.critics.chat_completions import ReplyCache
 from stepalign.critics.llm import ModelReply
 from stepalign.errors import StepalignError
 
@@ -27,7 +27,7 @@ def test_what_one_process_puts_others_get_and_the_first_reply_stays(tmp_path: Pa
 _WRITER = """
 import os, signal, sys
 from pathlib import Path
-from stepalign.critics.cache import ReplyCache
+from stepalign.critics.chat_completions import ReplyCache
 from stepalign.critics.llm import ModelReply
 cache = ReplyCache(Path(sys.argv[1]))
 for number in range(200):

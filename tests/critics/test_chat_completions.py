@@ -10,8 +10,7 @@ import pytest
 
 from critics.faulty import Reply, free_url, serving
 from stepalign import config
-from stepalign.critics.cache import ReplyCache
-from stepalign.critics.chat_completions import ChatCompletions
+from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import ModelReply
 from stepalign.errors import StepalignError
 from stepalign.serving import client

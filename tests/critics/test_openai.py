@@ -108,7 +108,7 @@ def test_the_prompt_asks_for_the_very_headings_that_are_read() -> None:
     assert schema.SUMMARY in prompt
     assert schema.FULLY_CORRECT in prompt
     for headings in schema.HEADINGS.values():
-        for heading in vars(headings).values():
+        for heading in headings:
             assert f"\n{heading.format(k='K')}\n" in prompt
 
 

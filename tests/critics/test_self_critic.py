@@ -1,5 +1,6 @@
 """The solver's own base model as the critic: with what it says scripted, and with a real (tiny) model that babbles."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from stepalign import config, models
 from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe, registry
-from stepalign.critics import schema, splice
+from stepalign.critics import schema
 from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
@@ -84,7 +85,8 @@ def test_what_the_base_says_is_read_checked_and_composed(chat: Chat) -> None:
 
 
 def test_splice_mode_puts_the_solvers_own_text_in(chat: Chat) -> None:
-    said = splice.to_reply(schema.parse(GOOD, parse(TEXT)), parse(TEXT))
+    judgement = {"case": "D", "verdicts": [v.correct for v in VERDICTS], "first_wrong_step": 2}
+    said = json.dumps(judgement | {"corrected_step": PARTS[1], "continuation": PARTS[2]})
     (found,) = answers(Scripted(chat, said), [attempt()], mode="splice")
     assert isinstance(found, Critique)
     assert (found.correct_part, found.corrected_step, found.continuation) == PARTS

@@ -8,18 +8,21 @@ import pytest
 from critics.test_checks import GRADER, PROBLEM, TEXT, critique, rollout
 from stepalign import config
 from stepalign.critics import schema
-from stepalign.critics.validation import Rejection, ValidatedCritic, Validator
+from stepalign.critics.validation import ValidatedCritic, Validator
 from stepalign.records import Critique, CritiqueFailure, Verdict
 
 
-def validated(made: Critique, **policy: str) -> Critique | Rejection:
-    table = config.ProgramCriticConfig.model_validate({"validation": policy})
-    return Validator(table, GRADER).validate(made, PROBLEM, rollout())
+def validator(**policy: str) -> Validator:
+    return Validator(config.ProgramCriticConfig.model_validate({"validation": policy}), GRADER)
 
 
-def rejected(made: Critique, **policy: str) -> Rejection:
+def validated(made: Critique, **policy: str) -> Critique | CritiqueFailure:
+    return validator(**policy).validate(made, PROBLEM, rollout())
+
+
+def rejected(made: Critique, **policy: str) -> CritiqueFailure:
     found = validated(made, **policy)
-    assert isinstance(found, Rejection)
+    assert isinstance(found, CritiqueFailure)
     return found
 
 
@@ -64,7 +67,7 @@ def test_a_text_that_says_more_than_its_parts_is_composed_anew() -> None:
 def test_what_mending_does_not_mend_is_asked_for_again() -> None:
     quoting = critique(corrected_step="### Step 2: Green\nThe green ones come next.\n85 + 12 = 98")
     found = rejected(quoting)
-    assert (found.reason, found.retry, found.fallback) == ("error_not_quoted", True, None)
+    assert (found.reason, validator().may_retry(found), found.fallback) == ("error_not_quoted", True, None)
     assert [check.name for check in found.checks if not check.passed] == ["error_not_quoted"]
 
 
@@ -74,10 +77,11 @@ def test_what_mending_does_not_mend_is_asked_for_again() -> None:
 )
 def test_a_lie_is_met_as_the_policy_says(action: str, again: bool, fallback: str | None) -> None:
     found = rejected(LIE, final_answer=action)
-    assert (found.reason, found.retry, found.fallback) == ("final_answer", again, fallback)
+    assert (found.reason, found.fallback) == ("final_answer", fallback)
+    assert validator(final_answer=action).may_retry(found) is again
     assert "ends in '99'" in found.detail
-    failure = found.failure(rollout(), "c")
-    assert (failure.reason, failure.fallback, failure.checks) == ("final_answer", fallback, found.checks)
+    assert (found.rollout_id, found.critic) == (rollout().id, "c")
+    assert [check.name for check in found.checks if not check.passed] == ["final_answer"]
 
 
 def test_what_is_ignored_teaches_and_is_counted() -> None:

@@ -20,12 +20,11 @@ from torch.distributed.fsdp import FSDPModule
 from stepalign import config, models
 from stepalign.config import Recipe, registry
 from stepalign.distributed import strategy as strategies
-from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import World, init_world
-from stepalign.distributed.strategy import FSDP2, DataParallel, build_strategy
+from stepalign.distributed.strategy import FSDP2, DataParallel, ParallelStrategy, build_strategy
 from stepalign.errors import StepalignError
 from stepalign.lab.running import settings_of
-from stepalign.trainer import loop
+from stepalign.launch import train as train_in_process
 
 MakeRecipe = Callable[..., Recipe]
 RUNS = Path(__file__).with_name("launched.py")
@@ -163,7 +162,7 @@ def test_grpo_in_two_processes_is_that_of_one(engine: str, tmp_path: Path) -> No
     overrides += ["evaluation.num_samples=1", "evaluation.num_bootstrap=50", "problems.evaluation.count=8"]
     settings = settings_of("grpo", 0, tmp_path, overrides).model_copy(update={"probe": None})
     wanted = train(settings, 1, tmp_path)
-    assert all(step["clipped"] > 0 and step["outcomes"]["taught"] > 0 for step in metrics(wanted))
+    assert all(step["clipped"] > 0 and step["outcomes"]["trained"] > 0 for step in metrics(wanted))
     two = config.DistributedConfig(num_processes=2, strategy=engine)
     same_run(train(settings.model_copy(update={"name": "two", "distributed": two}), 2, tmp_path), wanted)
 
@@ -367,7 +366,7 @@ def test_the_trainer_loads_the_base_on_the_strategys_device(
 
     monkeypatch.setattr(models, "load_base", recorded)
     monkeypatch.setattr(DataParallel, "load_device", torch.device("cpu", 0))
-    loop.train(make_recipe("training.max_steps=1"))
+    train_in_process(make_recipe("training.max_steps=1"))
     assert loads == [torch.device("cpu", 0)]
 
 

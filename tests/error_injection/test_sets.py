@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stepalign import config
-from stepalign.error_injection.sets import parse_kinds, plant_set
+from stepalign.error_injection.sets import plant_set
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.records import Critique, PlantedSlip, Problem, Rollout
@@ -98,5 +98,10 @@ def test_bad_input_is_named(model: config.ModelConfig, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match=r"gone\.jsonl: neither a JSONL file nor 'gsm_symbolic'"):
         plant_set("gone.jsonl", tmp_path, model=model)
     with pytest.raises(StepalignError, match="no kind of slip 'typo'; allowed: arithmetic, sign"):
-        parse_kinds(["sign", "typo"])
-    assert parse_kinds(["sign"]) == ["sign"]
+        plant_set("gsm_symbolic", tmp_path, model=model, kinds=["sign", "typo"])
+
+
+def test_only_slips_of_the_kinds_that_are_named_are_planted(
+    file: Path, model: config.ModelConfig, tmp_path: Path
+) -> None:
+    assert {slip.kind for slip in plant_set(str(file), tmp_path, model=model, kinds=["sign"]).slips} == {"sign"}

@@ -5,6 +5,7 @@ import pytest
 
 from stepalign.error_injection import sources
 from stepalign.errors import StepalignError
+from stepalign.io import write_jsonl
 from stepalign.records import Problem, Rollout
 from stepalign.trace import parse
 
@@ -69,9 +70,12 @@ def test_a_title_names_the_result_and_never_holds_a_number() -> None:
     assert titles("1. Cats:\n5 + 5 = 10\n\n2. Dogs:\n2 + 1 = 3") == ["Cats", "Dogs"]
 
 
-def test_a_rollout_without_problem_or_grade_is_an_error() -> None:
-    rollout = Rollout(id="r", problem_id="p", completion_ids=(), token_starts=(), text="", finish="stop")
-    with pytest.raises(StepalignError, match="rollout r: there is no problem 'p'"):
-        list(sources.rollout_solutions([rollout], []))
+def test_a_rollout_without_problem_or_grade_is_an_error(tmp_path: Path) -> None:
+    rollouts, problems = tmp_path / "rollouts.jsonl", tmp_path / "problems.jsonl"
+    write_jsonl(rollouts, [Rollout(id="r", problem_id="p", completion_ids=(), token_starts=(), text="", finish="stop")])
+    write_jsonl(problems, [])
+    with pytest.raises(StepalignError, match="rollout r: no problem 'p' in"):
+        list(sources.rollout_solutions(rollouts, problems))
+    write_jsonl(problems, [Problem(id="p", statement="?", answer="1")])
     with pytest.raises(StepalignError, match="rollout r is not graded"):
-        list(sources.rollout_solutions([rollout], [Problem(id="p", statement="?", answer="1")]))
+        list(sources.rollout_solutions(rollouts, problems))

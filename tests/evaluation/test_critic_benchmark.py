@@ -1,6 +1,6 @@
 import pytest
 
-from stepalign.evaluation.critic_benchmark import Trial, accuracies, by_kind, judged_outcome, judged_step
+from stepalign.evaluation.critic_benchmark import Trial, accuracies, judged_outcome, judged_step
 from stepalign.records import Case, Critique, CritiqueFailure, Verdict
 
 FAILURE = CritiqueFailure(rollout_id="r", critic="c", reason="parse")
@@ -59,5 +59,3 @@ def test_what_has_no_traces_has_no_estimate() -> None:
     assert accuracies([]) == {}
     assert accuracies(trials("+-", "")).keys() == {"wrong"}
     assert accuracies(trials("", "+-")).keys() == {"right"}
-    kinds = by_kind([("sign", Trial("p", wrong=True, hit=True)), ("arithmetic", Trial("p", wrong=True, hit=False))])
-    assert {kind: (e.value, e.n) for kind, e in kinds.items()} == {"arithmetic": (0, 1), "sign": (1, 1)}

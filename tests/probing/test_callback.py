@@ -9,7 +9,7 @@ import stepalign
 from stepalign import report
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
-from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json
 from stepalign.launch import train
 from stepalign.probing import inputs

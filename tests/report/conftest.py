@@ -199,7 +199,7 @@ def build_run_in() -> BuildRun:
                     if critic
                     else {},
                     "failures": {"parse": failed} if failed else {},
-                    "outcomes": {"taught": 16, "fallback": failed, "dropped": 0, "cut": 0},
+                    "outcomes": {"trained": 16, "fallback": failed, "dropped": 0, "cut": 0},
                     "seconds": {
                         "sample": 14.2 * draw.uniform(0.9, 1.1),
                         "grade": 0.8,

@@ -174,7 +174,7 @@ def test_an_interrupted_step_does_not_wait_for_the_critic_and_leaves_it(grader: 
 # ── micro-batches of what is ready ────────────────────────────────────────────────────────────────────────────
 
 
-def lesson_of(answer: CriticResult) -> DistillationExample:
+def example_of(answer: CriticResult) -> DistillationExample:
     length = int(answer.rollout_id[1:]) + 1
     view = View(prompt_ids=(0,), completion_ids=(0,) * length, loss_start=0, loss_stop=length)
     return DistillationExample(rollout_id=answer.rollout_id, student=view, teacher=view)
@@ -186,7 +186,7 @@ def test_learning_begins_with_the_first_full_micro_batch(grader: Grader) -> None
         for rollout in ATTEMPTS:
             stream.submit(rollout)
         stream.graded(ATTEMPTS)
-        micros = iter_micro_batches(stream, lambda answers: [*map(lesson_of, answers)], 2, None, console)
+        micros = iter_micro_batches(stream, lambda answers: [*map(example_of, answers)], 2, None, console)
         critic.go.release(2)
         assert [lesson.rollout_id for lesson in next(micros)] == ["r1", "r0"]
         assert len(critic.taken) == 3, "the third is still with the critic"
@@ -204,7 +204,7 @@ def test_what_cannot_be_learnt_from_delays_nothing_and_a_rest_is_a_micro_batch_o
             stream.submit(rollout)
         stream.graded(ATTEMPTS)
         micros = iter_micro_batches(
-            stream, lambda answers: [lesson_of(a) for a in answers if a.rollout_id != "r3"], 2, None, console
+            stream, lambda answers: [example_of(a) for a in answers if a.rollout_id != "r3"], 2, None, console
         )
         taken = [lesson.rollout_id for micro in micros for lesson in micro]
     assert sorted(taken) == ["r0", "r1", "r2", "r4", "r5"]
@@ -214,10 +214,10 @@ def test_a_step_taken_in_part_by_part_is_the_step() -> None:
     parts = []
     for name in ("a", "b"):
         part: StepExamples[DistillationExample] = StepExamples()
-        part.outcomes["taught"] += 1
+        part.outcomes["trained"] += 1
         part.cases[name] += 2
         part.failures["parse"] += 1
         parts.append(part)
     whole, rest = parts
     whole.extend(rest)
-    assert (whole.outcomes, whole.cases, whole.failures) == ({"taught": 2}, {"a": 2, "b": 2}, {"parse": 2})
+    assert (whole.outcomes, whole.cases, whole.failures) == ({"trained": 2}, {"a": 2, "b": 2}, {"parse": 2})

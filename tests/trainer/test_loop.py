@@ -106,7 +106,7 @@ def test_every_step_records_what_it_did(finished_run: Recipe) -> None:
         passed = sum(found.get("passed", 0) for found in values["checks"].values())
         assert passed == sum(check["passed"] for check in checks)
         assert values["critic_tokens"] == {"read": 0, "written": 0}
-        assert values["outcomes"]["taught"] + values["outcomes"].get("dropped", 0) == 4
+        assert values["outcomes"]["trained"] + values["outcomes"].get("dropped", 0) == 4
         assert values["epoch"] == pytest.approx(values["step"] * 2 / 9)
         assert values["tokens"] <= values["completion_tokens"]
         assert values["loss"] > 0

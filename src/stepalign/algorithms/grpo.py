@@ -85,7 +85,7 @@ class GRPO:
                     step.outcomes["dropped"] += 1
                     step.zero_gradient.append(view)
                     continue
-                step.outcomes["taught"] += 1
+                step.outcomes["trained"] += 1
                 step.examples.append(PolicyGradientExample(rollout_id=rollout.id, student=view, advantage=advantage))
         return step
 

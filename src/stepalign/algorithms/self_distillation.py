@@ -123,7 +123,7 @@ class SelfDistillation(DistillationLoss):
             if example is None or not example.student.num_loss_tokens:
                 step.outcomes["dropped"] += 1
                 continue
-            step.outcomes["taught"] += 1
+            step.outcomes["trained"] += 1
             step.outcomes["fallback"] += self.needs_critique and not isinstance(result, Critique)
             step.outcomes["cut"] += example.cut
             step.examples.append(example)

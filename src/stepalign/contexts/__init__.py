@@ -19,7 +19,7 @@ from stepalign import prompts
 from stepalign.contexts.paraphrase import paraphrase
 from stepalign.critics.schema import trim
 from stepalign.errors import StepalignError
-from stepalign.records import Critique, Grade, Problem, Rollout
+from stepalign.records import Critique, Problem, Rollout
 from stepalign.trace import parse
 
 OF_CRITIQUE = frozenset({"critique", "wrong_step", "paraphrase"})
@@ -38,16 +38,6 @@ class ContextInput:
     critique: Critique | None = None
     siblings: tuple[Rollout, ...] = ()
     """Other rollouts of the same problem in this step. No variable shows them yet."""
-
-    @property
-    def grade(self) -> Grade | None:
-        """The rollout's grade."""
-        return self.rollout.grade
-
-    @property
-    def feedback(self) -> str:
-        """The grader's feedback in words; empty where it gives none."""
-        return self.grade.feedback if self.grade else ""
 
 
 @dataclass(frozen=True)
@@ -75,9 +65,6 @@ class Context:
             source: what the template may name. Only designs that need no critique do without one.
             keep: the share of each text (solution, attempt, feedback, the critique's parts) to keep, from its
                 beginning. Below 1 the cut is marked. The problem's statement is always whole.
-
-        Raises:
-            StepalignError: the template fails, or needs a critique and has none.
         """
         problem, rollout, critique = source.problem, source.rollout, source.critique
         if critique is None and self.needs_critique:
@@ -88,7 +75,7 @@ class Context:
             "answer": problem.answer,
             "attempt": _cut(rollout.text, keep),
             "correct": rollout.correct,
-            "feedback": _cut(source.feedback, keep),
+            "feedback": _cut(rollout.grade.feedback if rollout.grade else "", keep),
         }
         if critique is not None:
             values |= {
@@ -115,8 +102,6 @@ def _wrong_step(rollout: Rollout, critique: Critique) -> str:
 
 
 def _cut_critique(critique: Critique, keep: float) -> Critique:
-    if keep >= 1:
-        return critique
     return replace(
         critique,
         text=_cut(critique.text, keep),

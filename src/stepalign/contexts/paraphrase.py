@@ -55,9 +55,8 @@ def paraphrase(text: str) -> str:
 
 
 def _replace_words(text: str) -> str:
-    return _OPERATOR.sub(lambda match: f" {_OPERATORS[match[1]]} ", _WORD.sub(_other_word, text))
+    def other_word(match: re.Match[str]) -> str:
+        other = _WORDS[match[0].lower()]
+        return other.capitalize() if match[0][0].isupper() else other
 
-
-def _other_word(match: re.Match[str]) -> str:
-    other = _WORDS[match[0].lower()]
-    return other.capitalize() if match[0][0].isupper() else other
+    return _OPERATOR.sub(lambda match: f" {_OPERATORS[match[1]]} ", _WORD.sub(other_word, text))

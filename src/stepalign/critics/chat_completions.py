@@ -1,15 +1,24 @@
-"""Chat completions of a served model, with a cache in front of it."""
+"""Chat completions of a served model, with a cache of its replies on disk.
+
+A request's content is its key, and no reply is paid for twice. The cache is an append log (`io.AppendLog`): several
+processes, on several hosts, may share it, and a kill at any moment loses at most the line that is being written. Memory
+holds keys and places in the file, not texts. What the checks made of a reply is not kept, so checks and validation may
+change. Left out: eviction, because the file is the run's, a few kB a reply.
+"""
 
 import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from types import TracebackType
+from pathlib import Path
 from typing import Any, Self
 
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
 from stepalign import config
-from stepalign.critics.cache import ReplyCache
 from stepalign.critics.llm import ModelReply
+from stepalign.io import AppendLog
 from stepalign.serving.client import Call, Client, to_json
 from stepalign.serving.endpoints import Endpoints
 
@@ -19,15 +28,55 @@ _ENVELOPE = 2**20
 """Bytes of a reply besides its text."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CachedReply:
+    """A line of the cache."""
+
+    key: str
+    reply: ModelReply
+
+
+_LINE = TypeAdapter(CachedReply)
+
+
+class ReplyCache:
+    """A mapping from keys to replies in a file. For one thread a process, and any number of processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._log = AppendLog(path, CachedReply)
+        self._places: dict[str, tuple[int, int]] = {}
+        self._read_new()
+
+    def get(self, key: str) -> ModelReply | None:
+        """Return the first reply under a key, from any process."""
+        if key not in self._places:
+            self._read_new()
+        if key not in self._places:
+            return None
+        start, end = self._places[key]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            *_, line = file.read(end - start).splitlines()
+        return _LINE.validate_json(line).reply
+
+    def put(self, key: str, reply: ModelReply) -> None:
+        """Add a reply. It is in the file when this returns."""
+        self._log.append(CachedReply(key=key, reply=reply))
+
+    def _read_new(self) -> None:
+        start = self._log.offset
+        for line in self._log.read():
+            self._places.setdefault(line.key, (start, self._log.offset))
+            start = self._log.offset
+
+
 class ChatCompletions:
     """Asynchronous context manager: a critic's endpoints, with a cache in front."""
 
     def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: ReplyCache | None) -> None:
-        kept = (
-            f"Its replies so far are kept in {cache.path}."
-            if cache
-            else "With critic.cache = 'off' its replies to unfinished steps are lost."
-        )
+        lost = "With critic.cache = 'off' its replies to unfinished steps are lost."
+        kept = f"Its replies so far are kept in {cache.path}." if cache else lost
         endpoints = Endpoints(
             settings.base_url,
             name="critic",
@@ -53,13 +102,11 @@ class ChatCompletions:
         await self._client.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for task in self._pending.values():
             task.cancel()
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
-        await self._client.__aexit__(kind, error, trace)
+        await self._client.__aexit__()
 
     async def ask(self, request: Mapping[str, Any]) -> ModelReply:
         """Return the cached reply, that of an equal request under way, or a new one.
@@ -79,20 +126,14 @@ class ChatCompletions:
 
     async def _ask(self, key: str, body: bytes) -> ModelReply:
         max_bytes = _ENVELOPE + 4 * self._max_chars  # a character is at most four bytes, an escaped one six
-        call = Call(
-            path="/chat/completions", body=body, read=self._read, max_bytes=max_bytes, timeout_s=self._timeout_s
+        reply = await self._client.post(
+            Call(path="/chat/completions", body=body, read=self._read, max_bytes=max_bytes, timeout_s=self._timeout_s)
         )
-        reply = await self._client.post(call)
         if self._cache:
             self._cache.put(key, reply)
         return reply
 
     def _read(self, body: bytes | None) -> ModelReply:
-        """Read a chat completion.
-
-        Raises:
-            ValueError: it is none.
-        """
         if body is None:
             return ModelReply(text="", truncated=True)
         try:

@@ -24,6 +24,7 @@ benchmark measures it.
 """
 
 import re
+from contextlib import suppress
 
 from stepalign import config
 from stepalign.critics import schema
@@ -33,16 +34,9 @@ from stepalign.rewards import Grader
 from stepalign.trace import Section, Trace, boxed, parse
 
 NAMES = (
-    "layout",
-    "case",
-    "verdicts",
-    "exact_copy",
-    "normalized_copy",
-    "error_not_quoted",
-    "final_answer",
-    "reference_overlap",
-    "length",
-)
+    "layout", "case", "verdicts", "exact_copy", "normalized_copy", "error_not_quoted", "final_answer",
+    "reference_overlap", "length",
+)  # fmt: skip
 """Every check, in the order in which they run."""
 
 MIN_LENGTH = 1_000
@@ -92,19 +86,15 @@ class Checker:
         equal = stated is not None and _equal(stated, critique, problem, rollout)
         if equal is None:
             (equal,) = self._grader.same([(problem.answer, stated or "")])
-        detail = (
-            "the correction has no \\boxed final answer"
-            if stated is None
-            else f"the correction ends in {stated[:80]!r}, the reference in {problem.answer[:80]!r}"
-        )
+        detail = "the correction has no \\boxed final answer"
+        if stated is not None:
+            detail = f"the correction ends in {stated[:80]!r}, the reference in {problem.answer[:80]!r}"
         return _result("final_answer", float(equal), equal, detail)
 
     def _reference_overlap(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
         ngrams = _ngrams(f"{critique.corrected_step}\n{critique.continuation}")
-        measure = 0.0
-        if ngrams and problem.solution:
-            reference = _ngrams(problem.solution) - _ngrams(rollout.text) - _ngrams(problem.statement)
-            measure = len(ngrams & reference) / len(ngrams)
+        reference = _ngrams(problem.solution) - _ngrams(rollout.text) - _ngrams(problem.statement)
+        measure = len(ngrams & reference) / max(len(ngrams), 1)
         passed = measure <= self._settings.max_reference_overlap
         return _result("reference_overlap", measure, passed, f"{measure:.0%} of the correction is the reference's text")
 
@@ -129,10 +119,9 @@ def _result(name: str, measure: float, passed: bool, detail: str) -> Check:
 
 
 def _layout(critique: Critique) -> Check:
-    try:
+    whole = False
+    with suppress(ValueError):
         whole = schema.text_of(critique) == critique.text
-    except ValueError:
-        whole = False
     return _result("layout", float(whole), whole, "the text is not composed of the critique's parts")
 
 
@@ -161,16 +150,13 @@ def _verdicts(critique: Critique, trace: Trace) -> Check:
 
 def _copy_likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], dict[str, float]]:
     """Compare each correct section with its copy: exactly, and normalized."""
-    original = schema.original(trace, critique.first_error).strip()
-    copy = critique.correct_part.strip()
-    sections = _pieces(original, trace)
+    original, copy = schema.original(trace, critique.first_error).strip(), critique.correct_part.strip()
     if copy == original:
-        same = dict.fromkeys((name for name, _ in sections), 1.0)
-        return same, same
-    copies = [text for _, text in _pieces(copy, parse(copy))]
+        return {}, {}
+    sections, copies = _pieces(original, trace), _pieces(copy, parse(copy))
     if len(copies) != len(sections):
-        sections, copies = [("the correct part", original)], [copy]
-    pairs = [(name, copied, text) for (name, text), copied in zip(sections, copies, strict=True)]
+        sections, copies = [("the correct part", original)], [("", copy)]
+    pairs = [(name, copied, text) for (name, text), (_, copied) in zip(sections, copies, strict=True)]
     exact = {name: _likeness(copied, text) for name, copied, text in pairs}
     return exact, {name: _likeness(normalize(copied), normalize(text)) for name, copied, text in pairs}
 
@@ -186,11 +172,8 @@ def _pieces(text: str, trace: Trace) -> list[tuple[str, str]]:
 
 
 def _name(section: Section) -> str:
-    if section.kind == "preamble":
-        return "the text before step 1"
-    if section.kind == "answer":
-        return "the final answer"
-    return f"step {section.title!r}" if section.number is None else f"step {section.number}"
+    step = f"step {section.title!r}" if section.number is None else f"step {section.number}"
+    return {"preamble": "the text before step 1", "answer": "the final answer"}.get(section.kind, step)
 
 
 def _likeness(copy: str, original: str) -> float:
@@ -218,8 +201,8 @@ def _error_not_quoted(critique: Critique, problem: Problem, rollout: Rollout, tr
         return _result("error_not_quoted", 0.0, True, "")
     wrong = trace.content(trace.section(k))
     reasons = [normalize(verdict.reason) for verdict in critique.verdicts]
-    parts = critique.correct_part, critique.corrected_step, critique.continuation
-    critics_text = "\n".join([*reasons, *map(normalize, parts)])
+    parts = map(normalize, (critique.correct_part, critique.corrected_step, critique.continuation))
+    critics_text = "\n".join([*reasons, *parts])
     known = normalize(f"{problem.statement}\n{schema.original(trace, k)}")
     own = [line for line in _lines(wrong) if line not in known]
     repeated = [line for line in own if line in critics_text]
@@ -244,13 +227,9 @@ def _has_false_equation(wrong: str, critics_text: str) -> bool:
     """Return whether a false equation of the wrong step is in the critic's text."""
     if not any(result in critics_text for result in _EQUALS_NUMBER.findall(normalize(wrong))):
         return False  # the usual case, because reading equations is slow
-    false = (link for chain in equations.find_equations(wrong) for link in chain.false_links())
-    return any(_contains(critics_text, normalize(wrong[left.start : right.end])) for left, right in false)
-
-
-def _contains(text: str, equation: str) -> bool:
-    """Return whether an equation is in a text with its numbers whole."""
-    return re.search(rf"(?<![\d.]){re.escape(equation)}(?!\.?\d)", text) is not None
+    false = (re.escape(normalize(wrong[a.start : b.end])) for a, b in equations.false_links(wrong))
+    # The equation's numbers must be whole.
+    return any(re.search(rf"(?<![\d.]){equation}(?!\.?\d)", critics_text) for equation in false)
 
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")

@@ -23,6 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from os.path import commonprefix
 from unicodedata import category
 
@@ -76,9 +77,6 @@ def _heading_end(step: str) -> int:
     trace = parse(step)
     has_heading = bool(trace.sections) and trace.sections[0].kind != "preamble"
     return len(step.partition("\n")[0]) if has_heading else 0
-
-
-# ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -156,8 +154,6 @@ def _tokens(text: str) -> Iterator[_Token]:
         joined = kind != "word"
 
 
-# ── alignment ───────────────────────────────────────────────────────────────────────────────────────────────────
-
 _Difference = tuple[_Token, str]
 """A token of the wrong step, and the text that stands in its place in the correction."""
 
@@ -166,7 +162,7 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
     """Find the first difference between a wrong step's tokens and its correction's. `text` is the wrong step."""
     blocks = _unequal_blocks([token.value for token in wrong], [token.value for token in right])
     aligned = text[: max((wrong[j - 1].end for _, j, _, _ in blocks if j), default=0)]
-    false = [side for chain in equations.find_equations(aligned) for _, side in chain.false_links()]
+    false = [side for _, side in equations.false_links(aligned)]
     results = {token.start for token in wrong if any(side.start <= token.start < side.end for side in false)}
 
     def claims() -> Iterator[_Difference]:
@@ -180,7 +176,7 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
 
     def words() -> Iterator[_Difference]:
         for i, j, k, m in blocks:
-            yield from _pair(_of_kind(wrong[i:j], "word"), right[k:m])
+            yield from _pair(_of_kind(wrong[i:j], "word"), right[k:m], results)
         yield from _absent(wrong, right, "word", results)
 
     return next(claims(), None) or next(words(), None)
@@ -198,29 +194,28 @@ def _unequal_blocks(wrong: list[str], right: list[str]) -> list[tuple[int, int, 
             current[b] = below[b + 1] + 1 if columns[b] == row else max(below[b], current[b + 1])
         lengths.append(current)
     lengths.reverse()
-    blocks, a, b, start, other = [], 0, 0, 0, 0
-    while a < len(rows) or b < len(columns):
-        if a < len(rows) and b < len(columns) and rows[a] == columns[b]:
-            if (a, b) != (start, other):
-                blocks.append((start + shared, a + shared, other + shared, b + shared))
+    matches, a, b = [(shared - 1, shared - 1)], 0, 0
+    while a < len(rows) and b < len(columns):
+        if rows[a] == columns[b]:
+            matches.append((a + shared, b + shared))
             a, b = a + 1, b + 1
-            start, other = a, b
-        elif b == len(columns) or (a < len(rows) and lengths[a + 1][b] >= lengths[a][b + 1]):
+        elif lengths[a + 1][b] >= lengths[a][b + 1]:
             a += 1
         else:
             b += 1
-    return [*blocks, (start + shared, a + shared, other + shared, b + shared)] if (a, b) != (start, other) else blocks
+    matches.append((len(rows) + shared, len(columns) + shared))
+    blocks = ((a + 1, next_a, b + 1, next_b) for (a, b), (next_a, next_b) in pairwise(matches))
+    return [(i, j, k, m) for i, j, k, m in blocks if i < j or k < m]
 
 
 def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> Iterator[_Difference]:
     """Yield the claims that a block of the correction replaces, the first of each kind."""
-    yield from _pair(_of_kind(wrong, "number"), _of_kind(right, "number"), results)
-    if not _of_kind((*wrong, *right), "word"):
-        for kind in ("operator", "variable"):
-            yield from _pair(_of_kind(wrong, kind), _of_kind(right, kind))
+    has_words = _of_kind((*wrong, *right), "word")
+    for kind in ("number",) if has_words else ("number", "operator", "variable"):
+        yield from _pair(_of_kind(wrong, kind), _of_kind(right, kind), results)
 
 
-def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int] | None = None) -> Iterator[_Difference]:
+def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> Iterator[_Difference]:
     """Yield the first of some tokens of one kind that others replace."""
     if not wrong or not right:
         return
@@ -229,18 +224,16 @@ def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int] | 
         return
     token = wrong[max(len(wrong) - len(right), 0)]
     if len(wrong) > len(right):
-        token = next((result for result in wrong if result.start in (results or ())), token)
+        token = next((result for result in wrong if result.start in results), token)
     yield token, max((other.text for other in right), key=lambda other: len(commonprefix([token.text, other])))
 
 
 def _absent(wrong: Sequence[_Token], right: Sequence[_Token], kind: str, results: set[int]) -> Iterator[_Difference]:
     """Yield the first token of a kind that the correction lacks, if it has others."""
-    ours, theirs = ({token.value for token in tokens if token.kind == kind} for tokens in (wrong, right))
-    yield from _pair(
-        [token for token in wrong if token.kind == kind and token.value not in theirs],
-        [token for token in right if token.kind == kind and token.value not in ours],
-        results,
-    )
+    wrong, right = _of_kind(wrong, kind), _of_kind(right, kind)
+    ours, theirs = ({token.value for token in tokens} for tokens in (wrong, right))
+    lacking, new = [t for t in wrong if t.value not in theirs], [t for t in right if t.value not in ours]
+    yield from _pair(lacking, new, results)
 
 
 def _is_term(tokens: Sequence[_Token], start: int, stop: int, others: Sequence[_Token]) -> bool:

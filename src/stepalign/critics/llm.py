@@ -11,7 +11,7 @@ from time import perf_counter
 
 from stepalign import config, prompts
 from stepalign.critics import schema, splice
-from stepalign.critics.validation import Rejection, Validator
+from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.trace import parse
@@ -40,7 +40,7 @@ class PendingCritique:
     problem: Problem
     rollout: Rollout
     start: float = field(default_factory=perf_counter)
-    rejections: list[Rejection] = field(default_factory=list)
+    rejections: list[CritiqueFailure] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -49,16 +49,7 @@ class CritiqueWriter:
     """Messages to a model, and critiques from its replies."""
 
     def __init__(self, critic: str, settings: config.LLMCriticConfig, grader: Grader) -> None:
-        """Load the templates.
-
-        Args:
-            critic: the critic's name, for the records.
-            settings: mode, template, checks, validation and number of attempts.
-            grader: compares final answers that only computer algebra can.
-
-        Raises:
-            StepalignError: there is no such template.
-        """
+        """Load the templates. `critic` is the critic's name in the records."""
         self._critic, self._settings = critic, settings
         self._validator = Validator(settings, grader)
         self._template, _ = prompts.load(settings.prompt or _TEMPLATES[settings.mode], VARIABLES)
@@ -66,64 +57,65 @@ class CritiqueWriter:
 
     def message(self, pending: PendingCritique) -> str:
         """Render the user message of the next request."""
+        problem, rollout = pending.problem, pending.rollout
         values = {
-            "problem": pending.problem.statement,
-            "solution": pending.problem.solution,
-            "answer": pending.problem.answer,
-            "attempt": pending.rollout.text,
-            "truncated": pending.rollout.finish == "length",
-        }
+            "problem": problem.statement, "solution": problem.solution, "answer": problem.answer,
+            "attempt": rollout.text, "truncated": rollout.finish == "length",
+        }  # fmt: skip
         message = prompts.render(self._template, values)
         if pending.rejections:
             faults = [rejection.detail for rejection in pending.rejections]
             message += "\n\n" + prompts.render(self._again, {"faults": faults})
         return message
 
-    def read(self, pending: PendingCritique, reply: ModelReply) -> Critique | Rejection:
+    def read(self, pending: PendingCritique, reply: ModelReply) -> Critique | CritiqueFailure:
         """Read a reply, and count its tokens. The critique is not checked yet."""
         pending.prompt_tokens += reply.prompt_tokens
         pending.completion_tokens += reply.completion_tokens
         if reply.truncated:
-            return self._validator.reject("truncated", "the answer reached max_tokens")
+            return self._reject(pending, "truncated", "the answer reached max_tokens")
         if reply.text.lstrip().startswith("<think>"):
-            return self._validator.reject("parse", "its thinking never ends")
+            return self._reject(pending, "parse", "its thinking never ends")
         if not reply.text.strip():
-            return self._validator.reject("parse", "an empty answer")
+            return self._reject(pending, "parse", "an empty answer")
         trace = parse(pending.rollout.text)
         try:
             parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(reply.text, trace)
         except schema.CritiqueFormatError as error:
-            return self._validator.reject("parse", f"the answer {error}")
+            return self._reject(pending, "parse", f"the answer {error}")
+        original = schema.original(trace, parsed.first_error)
         return Critique(
+            **vars(parsed),
             rollout_id=pending.rollout.id,
             critic=self._critic,
-            case=parsed.case,
-            verdicts=parsed.verdicts,
-            correct_part=parsed.correct_part,
-            corrected_step=parsed.corrected_step,
-            continuation=parsed.continuation,
             text=schema.text_of(parsed),
-            fidelity=schema.fidelity(parsed.correct_part, schema.original(trace, parsed.first_error)),
+            fidelity=schema.fidelity(parsed.correct_part, original),
         )
 
-    def needs_algebra(self, pending: PendingCritique, read: Critique | Rejection) -> bool:
+    def needs_algebra(self, pending: PendingCritique, read: Critique | CritiqueFailure) -> bool:
         """Return whether validation waits for the grader's processes."""
-        return isinstance(read, Critique) and self._validator.checker.needs_algebra(
-            read, pending.problem, pending.rollout
-        )
+        checker = self._validator.checker
+        return isinstance(read, Critique) and checker.needs_algebra(read, pending.problem, pending.rollout)
 
-    def validate(self, pending: PendingCritique, read: Critique | Rejection) -> Critique | CritiqueFailure | None:
+    def validate(self, pending: PendingCritique, read: Critique | CritiqueFailure) -> Critique | CritiqueFailure | None:
         """Validate what was read; None where the model is to be asked again."""
         if isinstance(read, Critique):
             read = self._validator.validate(read, pending.problem, pending.rollout)
-        if isinstance(read, Rejection) and read.retry and len(pending.rejections) + 1 < self._settings.max_attempts:
+        is_last = len(pending.rejections) + 1 >= self._settings.max_attempts
+        if isinstance(read, CritiqueFailure) and self._validator.may_retry(read) and not is_last:
             pending.rejections.append(read)
             return None
-        return self.finish(pending, read)
+        return self._finish(pending, read)
 
-    def finish(self, pending: PendingCritique, outcome: Critique | Rejection) -> Critique | CritiqueFailure:
-        """Return the result of an attempt, with what it cost."""
-        result = outcome.failure(pending.rollout, self._critic) if isinstance(outcome, Rejection) else outcome
+    def fail(self, pending: PendingCritique, reason: str, detail: str) -> Critique | CritiqueFailure:
+        """Return the failure of an attempt that gets no further reply."""
+        return self._finish(pending, self._reject(pending, reason, detail))
+
+    def _reject(self, pending: PendingCritique, reason: str, detail: str) -> CritiqueFailure:
+        return self._validator.reject(pending.rollout, self._critic, reason, detail)
+
+    def _finish(self, pending: PendingCritique, result: Critique | CritiqueFailure) -> Critique | CritiqueFailure:
+        """Add what the result cost."""
         return replace(
             result,
             retried=tuple(rejection.reason for rejection in pending.rejections),

@@ -12,44 +12,33 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
 from time import perf_counter
 from typing import Any, Self
 
 from stepalign import config
 from stepalign.critics import splice
-from stepalign.critics.cache import ReplyCache
-from stepalign.critics.chat_completions import ChatCompletions
+from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import CritiqueWriter, PendingCritique
-from stepalign.critics.validation import Rejection
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.serving.client import UnansweredError
+from stepalign.serving.client import LoopThread, UnansweredError
 from stepalign.serving.endpoints import check_urls
-
-CACHE = "critic-cache.jsonl"
-"""The cache's file in a run's folder."""
 
 
 class OpenAICritic:
     """A served model. Results come in the order in which they are ready."""
 
     def __init__(self, settings: config.OpenAICriticConfig, grader: Grader, folder: Path) -> None:
-        """Check the settings. Nothing is sent yet.
-
-        Raises:
-            StepalignError: a base URL is none, or there is no such template.
-        """
         check_urls("critic.base_url", settings.base_url)
         self.name = settings.model
         self._settings = settings
         self._writer = CritiqueWriter(settings.model, settings, grader)
         self._format = {"response_format": splice.response_format()} if settings.mode == "splice" else {}
-        self._cache_path = {"run": folder / CACHE, "off": None}.get(settings.cache, Path(settings.cache))
+        self._cache_path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, Path(settings.cache))
 
     @classmethod
     def from_config(cls, settings: config.OpenAICriticConfig, *, grader: Grader, folder: Path, **_: object) -> Self:
-        """Build the critic of a recipe. Its cache goes into the run's folder."""
+        """Build the critic of a recipe, with its cache in the run's folder."""
         return cls(settings, grader, folder)
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
@@ -80,35 +69,30 @@ class OpenAICritic:
                 yield result
 
     def _request(self, pending: PendingCritique) -> dict[str, Any]:
-        request = {
-            "model": self._settings.model,
-            "messages": [{"role": "user", "content": self._writer.message(pending)}],
-            "temperature": self._settings.temperature,
-            "top_p": self._settings.top_p,
-            "max_tokens": self._settings.max_tokens,
-        }
-        return request | self._format
+        settings, messages = self._settings, [{"role": "user", "content": self._writer.message(pending)}]
+        sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
+        return {"model": settings.model, "messages": messages, **sampling, **self._format}
 
     async def _critique(
         self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore
     ) -> Critique | CritiqueFailure:
         """Ask until a reply is accepted, or no further one may be asked for."""
-        result: Critique | CritiqueFailure | None = None
-        while result is None:
+        while True:
             try:
                 async with room:
                     if not pending.rejections:
                         pending.start = perf_counter()
                     reply = await server.ask(self._request(pending))
             except UnansweredError as error:
-                return self._writer.finish(pending, Rejection(reason=error.reason, detail=error.detail))
+                return self._writer.fail(pending, error.reason, error.detail)
             await asyncio.sleep(0)  # the next request is sent before this reply is read
             critique = self._writer.read(pending, reply)
             if self._writer.needs_algebra(pending, critique):
                 result = await asyncio.to_thread(self._writer.validate, pending, critique)
             else:
                 result = self._writer.validate(pending, critique)
-        return result
+            if result is not None:
+                return result
 
     @contextmanager
     def _background(
@@ -118,8 +102,6 @@ class OpenAICritic:
 
         Results go into a queue, because a future for each costs 0.1 ms.
         """
-        loop = asyncio.new_event_loop()
-        thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = ReplyCache(self._cache_path) if self._cache_path else None
         server = ChatCompletions(self._settings, key, cache)
@@ -133,23 +115,13 @@ class OpenAICritic:
                 results.put(error)
 
         def start(pending: PendingCritique) -> None:
-            task = loop.create_task(put(pending))
+            task = thread.loop.create_task(put(pending))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        async def stop() -> None:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await server.__aexit__(None, None, None)
-            await loop.shutdown_default_executor()
-
-        thread.start()
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
+        thread = LoopThread("critic")
+        thread.run(server.__aenter__())
         try:
-            yield lambda pending: loop.call_soon_threadsafe(start, pending)
+            yield lambda pending: thread.loop.call_soon_threadsafe(start, pending)
         finally:
-            asyncio.run_coroutine_threadsafe(stop(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+            thread.close(server.__aexit__())

@@ -18,8 +18,6 @@ from stepalign.io import read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 
-MISSING = "missing"
-
 
 class ReplayCritic:
     """The results in a file. Each keeps the name of the critic that wrote it."""
@@ -27,15 +25,9 @@ class ReplayCritic:
     name = "replay"
 
     def __init__(self, path: Path) -> None:
-        """Read the whole file.
-
-        Raises:
-            StepalignError: naming a line that is no critic's result, or a rollout that has two.
-        """
         self._path = path
         self._results: dict[str, Critique | CritiqueFailure] = {}
-        results: list[Critique | CritiqueFailure] = read_jsonl(path, CriticResult)  # type: ignore[arg-type]
-        for result in results:
+        for result in read_jsonl(path, CriticResult):  # type: ignore[var-annotated, arg-type]
             if result.rollout_id in self._results:
                 raise StepalignError(f"{path}: rollout {result.rollout_id} is answered twice")
             self._results[result.rollout_id] = result
@@ -50,5 +42,5 @@ class ReplayCritic:
         for _, rollout in attempts:
             detail = f"{self._path} has no critique of it"
             yield self._results.get(rollout.id) or CritiqueFailure(
-                rollout_id=rollout.id, critic=self.name, reason=MISSING, detail=detail
+                rollout_id=rollout.id, critic=self.name, reason="missing", detail=detail
             )

@@ -19,16 +19,7 @@ _ELSEWHERE = "delete the file, or name another with --out"
 
 
 def read_attempts(path: Path, problems: Iterable[Problem], source: str) -> list[tuple[Problem, Rollout]]:
-    """Read a file of graded rollouts, each with its problem.
-
-    Args:
-        path: the rollouts (JSONL).
-        problems: the problems to choose from.
-        source: where they are from, for messages.
-
-    Raises:
-        StepalignError: a rollout has no grade or no problem, or is there twice.
-    """
+    """Read a file of graded rollouts, each once, with its problem. `source` names the problems in messages."""
     by_id = {problem.id: problem for problem in problems}
     attempts: dict[str, tuple[Problem, Rollout]] = {}
     for rollout in read_jsonl(path, Rollout):
@@ -48,25 +39,17 @@ def critique_all(
     path: Path,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Critique | CritiqueFailure]:
-    """Have a critic write the results that a file does not have yet.
+    """Have a critic write the results that a file (JSONL) does not have yet, and return all of them.
 
     Results are appended as they come. At the end the file is written once more, in the order of the attempts.
-
-    Args:
-        critic: the critic.
-        attempts: problems and graded rollouts, each rollout once.
-        path: the file of results (JSONL).
-        advance: called with the number of further results, those of the file first.
-
-    Returns:
-        The results in the order of the attempts.
+    `advance` is called with the number of further results, those of the file first.
 
     Raises:
         StepalignError: the file is damaged, belongs to other rollouts or another critic, or cannot be written.
     """
     order = [rollout.id for _, rollout in attempts]
     log: AppendLog[Critique | CritiqueFailure] = AppendLog(path, CriticResult)  # type: ignore[arg-type]
-    results = _read(log, set(order), None if critic.name == ReplayCritic.name else critic.name)
+    results = _read(log, set(order), critic.name)
     advance(len(results))
     for result in critic.critique([attempt for attempt in attempts if attempt[1].id not in results]):
         log.append(result)
@@ -78,14 +61,14 @@ def critique_all(
 
 
 def _read(
-    log: AppendLog[Critique | CritiqueFailure], expected: set[str], critic: str | None
+    log: AppendLog[Critique | CritiqueFailure], expected: set[str], critic: str
 ) -> dict[str, Critique | CritiqueFailure]:
     """Read the results of an earlier start, by rollout."""
     results = {}
     for result in log.read():
         if result.rollout_id not in expected:
             raise StepalignError(f"{log.place}: rollout {result.rollout_id} is not among these rollouts: {_ELSEWHERE}")
-        if critic is not None and result.critic != critic:
+        if critic not in (result.critic, ReplayCritic.name):
             raise StepalignError(f"{log.place}: a result of {result.critic}, not of {critic}: {_ELSEWHERE}")
         if not (isinstance(result, CritiqueFailure) and result.reason in UNANSWERED):
             results[result.rollout_id] = result

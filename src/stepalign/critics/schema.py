@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from os.path import commonprefix
+from typing import NamedTuple
 
 from stepalign.records import Case, Critique, Verdict
 from stepalign.trace import Trace
@@ -24,8 +25,7 @@ SUMMARY = "### Summary"
 FULLY_CORRECT = "# Your solution is fully correct."
 
 
-@dataclass(frozen=True)
-class Headings:
+class Headings(NamedTuple):
     """The four headings of a case with a step to correct; `{k}` is that step."""
 
     opening: str
@@ -76,50 +76,33 @@ class ParsedCritique:
     @property
     def first_error(self) -> int | None:
         """First step judged wrong, counted from 1."""
-        return next((verdict.step for verdict in self.verdicts if not verdict.correct), None)
+        return _first_error(self.verdicts)
 
 
 def compose(
-    case: Case,
-    verdicts: Sequence[Verdict],
-    correct_part: str,
-    corrected_step: str = "",
-    continuation: str = "",
+    case: Case, verdicts: Sequence[Verdict], correct_part: str, corrected_step: str = "", continuation: str = ""
 ) -> str:
     """Compose a critique in the paper's layout. The step to correct is the first with a negative verdict.
 
     Raises:
         ValueError: the verdicts do not fit the case.
     """
-    first_error = next((verdict.step for verdict in verdicts if not verdict.correct), None)
+    first_error = _first_error(verdicts)
     if (case == "A") != (first_error is None):
         raise ValueError(f"case {case} with the first error at step {first_error}")
-    lines = [SUMMARY, *(_verdict_line(verdict) for verdict in verdicts)]
+    lines = [SUMMARY, *(f"Step {v.step}: Correct." if v.correct else _negative(v) for v in verdicts)]
     if case == "A":
         return "\n".join([*lines, FULLY_CORRECT, "---", trim(correct_part)])
-    headings = HEADINGS[case]
-    return "\n".join([
-        *lines,
-        headings.opening.format(k=first_error),
-        headings.correct_part, "---", trim(correct_part), "---",
-        headings.corrected_step.format(k=first_error), "---", trim(corrected_step), "---",
-        headings.continuation, "---", trim(continuation),
-    ])  # fmt: skip
+    opening, *headings = (heading.format(k=first_error) for heading in HEADINGS[case])
+    parts = (trim(part) for part in (correct_part, corrected_step, continuation))
+    body = (f"{heading}\n---\n{part}" for heading, part in zip(headings, parts, strict=True))
+    return "\n".join([*lines, opening, "\n---\n".join(body)])
 
 
 def text_of(critique: Critique | ParsedCritique) -> str:
-    """Compose a critique's text from its parts.
-
-    Raises:
-        ValueError: the verdicts do not fit the case.
-    """
-    return compose(
-        critique.case,
-        critique.verdicts,
-        critique.correct_part,
-        critique.corrected_step,
-        critique.continuation,
-    )
+    """Compose a critique's text from its parts, like `compose`."""
+    parts = critique.correct_part, critique.corrected_step, critique.continuation
+    return compose(critique.case, critique.verdicts, *parts)
 
 
 def trim(text: str) -> str:
@@ -134,15 +117,12 @@ def trim(text: str) -> str:
 
 
 def num_sections(trace: Trace) -> int:
-    """Count the sections that a critique may judge: the steps and the final answer, even a missing one."""
+    """Count the sections that a critique may judge: the steps and a final answer, even a missing one."""
     return len(trace.steps) + 1
 
 
 def prefix(trace: Trace, k: int) -> str:
-    """Return the text before section k, which is copied if k is the first error.
-
-    It is all of the text where section k is missing, and nothing where the solution has no steps at all.
-    """
+    """Return the text before section k: all of it where k is missing, nothing for a solution without steps."""
     if not trace.steps:
         return ""
     if k > len(trace.steps) and trace.answer_section is None:
@@ -151,10 +131,7 @@ def prefix(trace: Trace, k: int) -> str:
 
 
 def original(trace: Trace, first_error: int | None) -> str:
-    """Return the text that a critique copies: up to the first error, or all of it without one.
-
-    It is empty where the trace has no such step.
-    """
+    """Return the text that a critique copies, up to its first error. Empty if the trace has no such step."""
     if first_error is None:
         return trim(trace.text)
     return prefix(trace, first_error) if first_error <= num_sections(trace) else ""
@@ -191,22 +168,21 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
         text = fenced[2]
     case, opening = _opening(text)
     verdicts = _verdicts(text[: opening.start()], trace)
-    first_error = next((verdict.step for verdict in verdicts if not verdict.correct), None)
+    first_error = _first_error(verdicts)
     check_fit(case, first_error, len(verdicts), trace)
     if first_error is None:
-        solution = _part(text, opening.end(), len(text))
-        whole = trim(trace.text)
+        solution, whole = _part(text, opening.end(), len(text)), trim(trace.text)
         if not solution.strip():
             raise CritiqueFormatError("says fully correct, but does not repeat the solution")
-        return ParsedCritique(case, verdicts, whole if _is_whole_copy(solution, whole) else solution)
-    if first_error != int(opening["k"]):
-        raise CritiqueFormatError(
-            f"its heading puts the error at step {opening['k']}, its summary at step {first_error}"
-        )
+        # Lines of the critic's own after a whole copy are dropped.
+        is_whole = solution.startswith(whole) and solution[len(whole) :].lstrip(" \t")[:1] in ("", "\n")
+        return ParsedCritique(case, verdicts, whole if is_whole else solution)
+    if first_error != (named := int(opening["k"])):
+        raise CritiqueFormatError(f"its heading puts the error at step {named}, its summary at step {first_error}")
     headings = HEADINGS[case]
     first = _heading(text, headings.correct_part, opening.end())
     quoted = prefix(trace, first_error).strip()
-    begin = _beginning(text, first.end())
+    begin = _skip_rule(text, first.end())
     # A solution may hold lines like the headings, so the solver's own text is skipped.
     second = _heading(text, headings.corrected_step, begin + len(quoted) * text.startswith(quoted, begin))
     third = _heading(text, headings.continuation, second.end())
@@ -215,21 +191,12 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     corrected = _part(text, second.end(), third.start())
     if not corrected.strip():
         raise CritiqueFormatError(f"has no corrected step {first_error}")
-    return ParsedCritique(
-        case,
-        verdicts,
-        _part(text, first.end(), second.start()),
-        corrected,
-        _without_chatter(_part(text, third.end(), len(text))),
-    )
+    continuation = _without_chatter(_part(text, third.end(), len(text)))
+    return ParsedCritique(case, verdicts, _part(text, first.end(), second.start()), corrected, continuation)
 
 
 def check_fit(case: Case, first_error: int | None, judged: int, trace: Trace) -> None:
-    """Compare a critique's case and verdicts with the trace.
-
-    Raises:
-        CritiqueFormatError: they contradict each other, or name a step that the trace does not have.
-    """
+    """Raise an error if case and verdicts contradict each other, or name a step that the trace lacks."""
     if case == "A" and first_error is not None:
         raise CritiqueFormatError(f"says fully correct, but its summary finds step {first_error} incorrect")
     if case != "A" and first_error is None:
@@ -252,12 +219,21 @@ def fidelity(copied: str, original: str) -> float:
     if not original or copied == original:
         return 1.0
     front = len(commonprefix([copied, original]))
-    return (front + _subsequence(copied[front:], original[front:])) / len(original)
+    places: dict[str, int] = {}
+    for index, character in enumerate(original[front:]):
+        places[character] = places.get(character, 0) | 1 << index
+    everywhere = unmatched = (1 << len(original) - front) - 1
+    for character in copied[front:]:
+        matched = unmatched & places.get(character, 0)
+        unmatched = ((unmatched + matched) | (unmatched - matched)) & everywhere
+    return (len(original) - unmatched.bit_count()) / len(original)
 
 
-def _verdict_line(verdict: Verdict) -> str:
-    if verdict.correct:
-        return f"Step {verdict.step}: Correct."
+def _first_error(verdicts: Sequence[Verdict]) -> int | None:
+    return next((verdict.step for verdict in verdicts if not verdict.correct), None)
+
+
+def _negative(verdict: Verdict) -> str:
     return f"Step {verdict.step}: Incorrect" + (f" -- {verdict.reason}" if verdict.reason else ".")
 
 
@@ -279,9 +255,8 @@ def _verdicts(before: str, trace: Trace) -> tuple[Verdict, ...]:
             judged = "the final answer" if match["answer"] else f"step {named}"
             raise CritiqueFormatError(f"its summary judges {judged} where step {number} is due")
         correct = match["word"].lower() == "correct"
-        verdicts.append(
-            Verdict(step=number, correct=correct, reason="" if correct else match["reason"].strip(" \t*_|"))
-        )
+        reason = "" if correct else match["reason"].strip(" \t*_|")
+        verdicts.append(Verdict(step=number, correct=correct, reason=reason))
     return tuple(verdicts)
 
 
@@ -307,23 +282,10 @@ _OPENINGS: dict[Case, re.Pattern[str]] = {
 }
 
 
-def _beginning(text: str, at: int) -> int:
-    """Return the place behind a heading, blank lines and a rule."""
-    match = _BEGINNING.match(text, at)
-    return match.end() if match else at
-
-
-def _is_whole_copy(copy: str, original: str) -> bool:
-    """Return whether a copy is whole, with nothing but lines of its own after it."""
-    return copy.startswith(original) and copy[len(original) :].lstrip(" \t")[:1] in ("", "\n")
-
-
 def _without_chatter(solution: str) -> str:
     """Remove what a model says behind a solution, after the paragraph of its last box."""
     boxes = [match.end() for match in re.finditer(r"\\boxed\s{0,3}\{", solution)]
-    if not boxes:
-        return solution
-    end = _PARAGRAPH.search(solution, boxes[-1])
+    end = _PARAGRAPH.search(solution, boxes[-1]) if boxes else None
     if end is None or parse_trace(solution[end.start() :]).steps:
         return solution
     return trim(solution[: end.start()])
@@ -333,18 +295,11 @@ _PARAGRAPH = re.compile(r"\n[ \t]*(?:\n|-{3,}[ \t]*(?:\n|$))(?![ \t\n]*(?:\\\]|\
 """The end of a paragraph, not within a displayed formula."""
 
 
+def _skip_rule(text: str, start: int) -> int:
+    match = _BEGINNING.match(text, start)
+    assert match is not None  # the pattern also matches nothing
+    return match.end()
+
+
 def _part(text: str, start: int, end: int) -> str:
-    return trim(text[_beginning(text, start) : end])
-
-
-def _subsequence(left: str, right: str) -> int:
-    """Return the length of the longest common subsequence."""
-    places: dict[str, int] = {}
-    for index, character in enumerate(right):
-        places[character] = places.get(character, 0) | 1 << index
-    everywhere = (1 << len(right)) - 1
-    unmatched = everywhere
-    for character in left:
-        matched = unmatched & places.get(character, 0)
-        unmatched = ((unmatched + matched) | (unmatched - matched)) & everywhere
-    return len(right) - unmatched.bit_count()
+    return trim(text[_skip_rule(text, start) : end])

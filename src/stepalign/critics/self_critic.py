@@ -16,7 +16,6 @@ from typing import Self
 from stepalign import config
 from stepalign.chat import Chat
 from stepalign.critics.llm import CritiqueWriter, ModelReply, PendingCritique
-from stepalign.critics.validation import Rejection
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
@@ -41,11 +40,7 @@ class SelfCritic:
     name = "self"
 
     def __init__(self, settings: config.SelfCriticConfig, grader: Grader, own: Callable[[], OwnModel]) -> None:
-        """Check the settings. The model is loaded with the first attempt.
-
-        Raises:
-            StepalignError: there is no such template.
-        """
+        """Check the settings. The model is loaded with the first attempt."""
         self._settings, self._own = settings, own
         self._writer = CritiqueWriter(self.name, settings, grader)
         self._sampling = config.SamplingConfig(
@@ -59,11 +54,7 @@ class SelfCritic:
     def from_config(
         cls, settings: config.SelfCriticConfig, *, grader: Grader, own: Callable[[], OwnModel] | None, **_: object
     ) -> Self:
-        """Build the critic from its table.
-
-        Raises:
-            StepalignError: there is no solver to use.
-        """
+        """Build the critic of a recipe."""
         if own is None:
             raise StepalignError("critic.kind = 'self': no solver is loaded here that could be the critic")
         return cls(settings, grader, own)
@@ -92,11 +83,9 @@ class SelfCritic:
             turn = Turn("user", self._writer.message(pending))
             ids = own.chat.prompt_ids([turn], thinking=self._settings.enable_thinking)
             if own.context_limit is not None and len(ids) + self._settings.max_tokens > own.context_limit:
-                detail = (
-                    f"a message of {len(ids)} tokens and critic.max_tokens = {self._settings.max_tokens} do not fit "
-                    f"into the model's context of {own.context_limit}"
-                )
-                yield pending, self._writer.finish(pending, Rejection(reason="no room", detail=detail))
+                lengths = f"a message of {len(ids)} tokens and critic.max_tokens = {self._settings.max_tokens}"
+                detail = f"{lengths} do not fit into the model's context of {own.context_limit}"
+                yield pending, self._writer.fail(pending, "no room", detail)
                 continue
             seed = derive_seed("self-critic", name, len(pending.rejections))
             requests[name] = Request(id=name, prompt_ids=ids, seed=seed)

@@ -11,9 +11,10 @@ backslashes before LaTeX commands is read as well.
 
 import json
 import re
+from itertools import islice
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from stepalign.critics import schema
 from stepalign.critics.schema import CritiqueFormatError, ParsedCritique
@@ -25,8 +26,6 @@ from stepalign.trace import Trace
 class SplicedCritique(BaseModel):
     """JSON object that the model returns. Defaults serve models that leave keys out."""
 
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
-
     case: Case
     verdicts: list[bool] = Field(description="One for each step in order, true for a correct step")
     first_wrong_step: int = Field(default=0, ge=0, description="Counted from 1; 0 if there is none")
@@ -37,24 +36,14 @@ class SplicedCritique(BaseModel):
 
 def response_format() -> dict[str, Any]:
     """Return the request's `response_format`: every key required, none other allowed."""
-    schema_of_all = SplicedCritique.model_json_schema(mode="serialization")
+    fields = SplicedCritique.model_json_schema()["properties"]
     properties = {
         name: {key: value for key, value in field.items() if key not in ("title", "default")}
-        for name, field in schema_of_all["properties"].items()
+        for name, field in fields.items()
     }
-    return {
-        "type": "json_schema",
-        "json_schema": {
-            "name": "critique",
-            "strict": True,
-            "schema": {
-                "type": "object",
-                "properties": properties,
-                "required": list(properties),
-                "additionalProperties": False,
-            },
-        },
-    }
+    required = {"required": list(properties), "additionalProperties": False}
+    value = {"type": "object", "properties": properties, **required}
+    return {"type": "json_schema", "json_schema": {"name": "critique", "strict": True, "schema": value}}
 
 
 def parse(text: str, trace: Trace) -> ParsedCritique:
@@ -65,13 +54,12 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     """
     spliced = _read(text)
     first = next((number for number, correct in enumerate(spliced.verdicts, start=1) if not correct), 0)
-    if spliced.first_wrong_step != first:
-        raise CritiqueFormatError(
-            f"puts the first wrong step at {spliced.first_wrong_step}, its verdicts at {first or 'none'}"
-        )
+    if (named := spliced.first_wrong_step) != first:
+        raise CritiqueFormatError(f"puts the first wrong step at {named}, its verdicts at {first or 'none'}")
     schema.check_fit(spliced.case, first or None, len(spliced.verdicts), trace)
+    reasons = {first: " ".join(spliced.reason.split())}
     verdicts = tuple(
-        Verdict(step=number, correct=correct, reason=" ".join(spliced.reason.split()) if number == first else "")
+        Verdict(step=number, correct=correct, reason=reasons.get(number, ""))
         for number, correct in enumerate(spliced.verdicts, start=1)
     )
     if not first:
@@ -79,35 +67,10 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     if not spliced.corrected_step.strip():
         raise CritiqueFormatError(f"has no corrected step {first}")
     continuation = spliced.continuation
-    if spliced.case == "B" and not continuation.strip():
-        continuation = _after(trace, first)
-    return ParsedCritique(
-        spliced.case,
-        verdicts,
-        schema.original(trace, first),
-        schema.trim(spliced.corrected_step).strip(),
-        schema.trim(continuation).strip(),
-    )
-
-
-def to_reply(critique: ParsedCritique, trace: Trace) -> str:
-    """Return the JSON that `parse` reads as this critique."""
-    first = critique.first_error or 0
-    own_rest = critique.case == "B" and critique.continuation == schema.trim(_after(trace, first)).strip()
-    spliced = SplicedCritique(
-        case=critique.case,
-        verdicts=[verdict.correct for verdict in critique.verdicts],
-        first_wrong_step=first,
-        reason=critique.verdicts[first - 1].reason if first else "",
-        corrected_step=critique.corrected_step,
-        continuation="" if own_rest else critique.continuation,
-    )
-    return json.dumps(spliced.model_dump(), ensure_ascii=False)
-
-
-def _after(trace: Trace, k: int) -> str:
-    """Return the solver's own text after step k."""
-    return trace.text[trace.section(k).end :] if k < schema.num_sections(trace) else ""
+    if spliced.case == "B" and not continuation.strip() and first < schema.num_sections(trace):
+        continuation = trace.text[trace.section(first).end :]
+    corrected, rest = schema.trim(spliced.corrected_step).strip(), schema.trim(continuation).strip()
+    return ParsedCritique(spliced.case, verdicts, schema.original(trace, first), corrected, rest)
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,12 +82,8 @@ _DECODER = json.JSONDecoder(strict=False)  # models write line breaks within str
 
 def _read(text: str) -> SplicedCritique:
     fault = "is not JSON"
-    place = -1
-    for _ in range(_MAX_BRACES):
-        place = text.find("{", place + 1)
-        if place < 0:
-            break
-        for attempt in (text[place:], _STRAY_BACKSLASH.sub(r"\\\\", text[place:])):
+    for brace in islice(re.finditer(r"\{", text), _MAX_BRACES):
+        for attempt in (text[brace.start() :], _STRAY_BACKSLASH.sub(r"\\\\", text[brace.start() :])):
             try:
                 value = _DECODER.raw_decode(attempt)[0]
             except (ValueError, RecursionError):
@@ -147,10 +106,8 @@ _CONTROLS = re.compile(
 _LETTERS = {"\x08": r"\b", "\x0c": r"\f", "\t": r"\t", "\r": r"\r", "\n": r"\n"}
 
 
-def _repair_latex(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _CONTROLS.sub(lambda match: _LETTERS[match[0]], text) if isinstance(text, str) else text
-        for key, text in value.items()
-    }
+def _repair_latex(value: dict[str, Any]) -> dict[str, Any]:
+    def repaired(text: str) -> str:
+        return _CONTROLS.sub(lambda match: _LETTERS[match[0]], text)
+
+    return {key: repaired(item) if isinstance(item, str) else item for key, item in value.items()}

@@ -9,7 +9,7 @@ For each check, and each other reason why a reply was rejected (`parse`, `trunca
 - `fell back`: failed, and there is no critique. Where several checks failed, each counts.
 
 Fidelity is the measure of the check `exact_copy` before any repair. Left out: whether a critique finds the true error,
-because that takes labels (`critics.benchmark`).
+because that takes labels (`evaluation.critic_benchmark`).
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from stepalign.critics.checks import NAMES
 from stepalign.records import Critique, CritiqueFailure
 
 OUTCOMES = ("passed", "repaired", "retried", "ignored", "fell back")
-QUANTILES = {"min": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5}
+_QUANTILES = {"min": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +104,8 @@ def table(report: CriticReport) -> str:
     if report.fidelity:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in report.fidelity.items() if name != "exact")
         lines.append(f"{'fidelity':<14}{report.fidelity['exact']:.1%} exact; {figures}")
-    lines.append(
-        f"{'tokens':<14}{report.prompt_tokens:,} read, {report.completion_tokens:,} written"
-        + ("" if report.cost is None else f"; cost {report.cost:,.4f}")
-    )
+    cost = "" if report.cost is None else f"; cost {report.cost:,.4f}"
+    lines.append(f"{'tokens':<14}{report.prompt_tokens:,} read, {report.completion_tokens:,} written{cost}")
     if report.checks:
         width = max(14, *(len(name) + 2 for name in report.checks))
         lines += ["", " " * width + "".join(f"{outcome:>11}" for outcome in OUTCOMES)]
@@ -130,7 +128,7 @@ def _outcomes_of(result: Critique | CritiqueFailure) -> Iterator[tuple[str, str]
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+    return dict(Counter(sorted(names)).most_common())
 
 
 def _in_words(counts: Mapping[str, int]) -> str:
@@ -140,6 +138,5 @@ def _in_words(counts: Mapping[str, int]) -> str:
 def _distribution(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
-    array = np.array(values)
-    quantiles = {name: float(np.quantile(array, share)) for name, share in QUANTILES.items()}
-    return {"exact": float((array == 1).mean()), "mean": float(array.mean()), **quantiles}
+    quantiles = {name: float(np.quantile(values, share)) for name, share in _QUANTILES.items()}
+    return {"exact": float(np.mean(np.array(values) == 1)), "mean": float(np.mean(values)), **quantiles}

@@ -7,7 +7,8 @@ counts as one to ask again for.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import get_args
 
 from stepalign import config
 from stepalign.critics import Critic, schema
@@ -17,30 +18,6 @@ from stepalign.rewards import Grader
 from stepalign.trace import parse
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rejection:
-    """A critique that no teacher may be shown, and what the recipe does about it."""
-
-    reason: str
-    detail: str
-    retry: bool = False
-    """True where the critic is asked again, within `critic.max_attempts`."""
-    fallback: config.Fallback | None = None
-    """The fallback instead of the critique; None: `critic.on_failure`."""
-    checks: tuple[Check, ...] = ()
-
-    def failure(self, rollout: Rollout, critic: str) -> CritiqueFailure:
-        """Return the rejection as the critic's result."""
-        return CritiqueFailure(
-            rollout_id=rollout.id,
-            critic=critic,
-            reason=self.reason,
-            detail=self.detail,
-            fallback=self.fallback,
-            checks=self.checks,
-        )
-
-
 class Validator:
     """A recipe's checks, and what follows where one fails."""
 
@@ -48,7 +25,7 @@ class Validator:
         self.checker = Checker(settings.checks, grader)
         self._actions = settings.validation
 
-    def validate(self, critique: Critique, problem: Problem, rollout: Rollout) -> Critique | Rejection:
+    def validate(self, critique: Critique, problem: Problem, rollout: Rollout) -> Critique | CritiqueFailure:
         """Check a critique, and repair it where the recipe says so."""
         checks = self.checker.check(critique, problem, rollout)
         failed = self._failed(checks)
@@ -57,23 +34,25 @@ class Validator:
         if getattr(self._actions, failed[0].name) == "repair":
             repaired = splice(critique, rollout, checks)
             after = self.checker.check(repaired, problem, rollout)
-            if not (still_failed := self._failed(after)):
-                passed = {check.name for check in after if check.passed}
-                names = tuple(check.name for check in checks if not check.passed and check.name in passed)
+            if not (failed := self._failed(after)):
+                names = tuple(old.name for old, new in zip(checks, after, strict=True) if new.passed > old.passed)
                 return replace(repaired, checks=checks, repaired=names)
-            failed = still_failed
-        return self.reject(failed[0].name, "; ".join(check.detail for check in failed), checks)
+        detail = "; ".join(check.detail for check in failed)
+        return self.reject(rollout, critique.critic, failed[0].name, detail, checks)
 
-    def reject(self, reason: str, detail: str, checks: tuple[Check, ...] = ()) -> Rejection:
-        """Reject a reply for a reason that the recipe's table has: a failed check, `parse` or `truncated`."""
-        action = getattr(self._actions, reason)
-        return Rejection(
-            reason=reason,
-            detail=detail,
-            retry=action in ("retry", "repair"),
-            fallback=action if action in ("refsol", "drop") else None,
-            checks=checks,
-        )
+    def reject(
+        self, rollout: Rollout, critic: str, reason: str, detail: str, checks: tuple[Check, ...] = ()
+    ) -> CritiqueFailure:
+        """Return the failure, with the fallback that the recipe names for its reason."""
+        action = getattr(self._actions, reason, None)
+        return CritiqueFailure(
+            rollout_id=rollout.id, critic=critic, reason=reason, detail=detail, checks=checks,
+            fallback=action if action in get_args(config.Fallback) else None,
+        )  # fmt: skip
+
+    def may_retry(self, failure: CritiqueFailure) -> bool:
+        """Return whether the recipe lets the critic be asked again."""
+        return getattr(self._actions, failure.reason, None) in ("retry", "repair")
 
     def _failed(self, checks: tuple[Check, ...]) -> list[Check]:
         return [check for check in checks if not check.passed and getattr(self._actions, check.name) != "ignore"]
@@ -97,11 +76,7 @@ class ValidatedCritic:
 
         for result in self._critic.critique(remembered()):
             problem, rollout = pending.pop(result.rollout_id)
-            if isinstance(result, CritiqueFailure):
-                yield result
-            else:
-                validated = self._validator.validate(result, problem, rollout)
-                yield validated.failure(rollout, result.critic) if isinstance(validated, Rejection) else validated
+            yield self._validator.validate(result, problem, rollout) if isinstance(result, Critique) else result
 
 
 def splice(critique: Critique, rollout: Rollout, checks: tuple[Check, ...]) -> Critique:

@@ -21,11 +21,12 @@ from typing import get_args
 from stepalign.critics.arithmetic.equations import (
     Chain,
     evaluate,
+    false_links,
     find_equations,
     find_numbers,
     is_decidable,
     last_result,
-)
+)  # fmt: skip
 from stepalign.critics.arithmetic.expressions import NUMBER, Expression
 from stepalign.critics.arithmetic.lexer import Number, Token, tokenize
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
@@ -65,7 +66,7 @@ def inject_error(
         raise NotInjectable(NOT_STEPS)
     if "<<" in text:
         raise NotInjectable(ANNOTATED)
-    if _num_false(text):
+    if false_links(text):
         raise NotInjectable(NOT_TRUE)
     random = Random(derive_seed(seed, "slip", problem.id, text))
     original = _Original(problem, trace)
@@ -143,7 +144,7 @@ class _Original:
             return False
         outline, old = ([(s.kind, s.number) for s in trace.sections] for trace in (parse(wrong), self.trace))
         # A wrong result makes its own equation false; every other equation must be true.
-        if outline != old or _num_false(wrong) != (edit.equation is None):
+        if outline != old or len(false_links(wrong)) != (edit.equation is None):
             return False
         if any(chain.result is not None and chain.result < 0 for chain in find_equations(wrong)):
             return False
@@ -246,10 +247,6 @@ def _is_simple(chain: Chain) -> bool:
         is_decidable(left, right) and (not right.computes or left.values() == right.values())
         for left, right in pairwise(chain.parts)
     )
-
-
-def _num_false(text: str) -> int:
-    return sum(len(chain.false_links()) for chain in find_equations(text))
 
 
 def _is_plausible(before: Sequence[Number], after: Sequence[Number]) -> bool:

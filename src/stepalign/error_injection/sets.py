@@ -11,7 +11,7 @@ own arithmetic as in the paper's example B.2, and the corrected step and continu
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,6 @@ from stepalign.records import Critique, Grade, PlantedSlip, Problem, Rollout, Sl
 from stepalign.trace import boxed, parse
 
 CRITIC = "planted"
-
 _REASONS: dict[SlipKind, str] = {
     "arithmetic": "its result is miscalculated.",
     "sign": "it computes with another operation than the problem asks for.",
@@ -61,7 +60,7 @@ def plant_set(
     problems_file: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
-    kinds: Sequence[SlipKind] = KINDS,
+    kinds: Collection[str] = (),
 ) -> PlantedSet:
     """Plant a slip into every correct solution of a source, and write the folder `out`.
 
@@ -74,11 +73,14 @@ def plant_set(
         problems_file: the problems (JSONL) that rollouts belong to.
         limit: maximal number of slips; without it `gsm_symbolic`, which has no end, gives 200 problems.
         seed: selects the slips.
-        kinds: allowed kinds.
+        kinds: allowed kinds; all of them for none.
 
     Raises:
-        StepalignError: the source is none of these, or no slip could be planted.
+        StepalignError: there is no such source or kind, or no slip could be planted.
     """
+    if unknown := sorted(set(kinds) - set(KINDS)):
+        raise StepalignError(f"no kind of slip {unknown[0]!r}; allowed: {', '.join(KINDS)}")
+    allowed = [kind for kind in KINDS if kind in kinds or not kinds]
     chat, prompt = load_chat(model), SolverPrompt(prompts or config.PromptsConfig())
     planted = PlantedSet()
     for solution in read_solutions(source, problems_file, limit):
@@ -92,7 +94,7 @@ def plant_set(
         if not solution.correct:
             continue
         try:
-            slip = inject_error(problem, solution.text, rollout_id=f"{solution.id}/slip", seed=seed, kinds=kinds)
+            slip = inject_error(problem, solution.text, rollout_id=f"{solution.id}/slip", seed=seed, kinds=allowed)
         except NotInjectable as reason:
             planted.not_planted[str(reason)] += 1
             continue
@@ -121,31 +123,21 @@ def plant_set(
 def to_rollout(
     problem: Problem, text: str, rollout_id: str, correct: bool, chat: Chat, prompt: SolverPrompt
 ) -> Rollout:
-    """Tokenize a text as a finished completion of the solver, graded as `correct`.
-
-    Raises:
-        StepalignError: the tokenizer does not return the text character for character.
-    """
+    """Tokenize a text as a finished completion of the solver, graded as `correct`."""
     eos = chat.tokenizer.eos_token_id
     ids = (*chat.encode_text(text), min(chat.eos_ids) if eos is None else eos)
     decoded, starts = chat.decode(ids)
     if decoded != text:
         raise StepalignError(f"rollout {rollout_id}: the tokenizer changes its text: {decoded[:60]!r} …")
-    boxes = boxed(text)
-    return Rollout(
-        id=rollout_id,
-        problem_id=problem.id,
-        prompt_ids=chat.prompt_ids(prompt.turns(problem)),
-        completion_ids=ids,
-        text=text,
-        token_starts=starts,
-        finish="stop",
-        grade=Grade(
-            correct=correct,
-            outcome="correct" if correct else "wrong" if boxes else "missing",
-            final_answer=problem.answer if correct else "".join(boxes[-1:]),
-        ),
+    answer = problem.answer if correct else "".join(boxed(text)[-1:])
+    grade = Grade(
+        correct=correct, outcome="correct" if correct else "wrong" if answer else "missing", final_answer=answer
     )
+    prompt_ids = chat.prompt_ids(prompt.turns(problem))
+    return Rollout(
+        id=rollout_id, problem_id=problem.id, prompt_ids=prompt_ids, completion_ids=ids, text=text,
+        token_starts=starts, finish="stop", grade=grade,
+    )  # fmt: skip
 
 
 def true_critique(problem: Problem, rollout: Rollout, slip: PlantedSlip | None = None) -> Critique:
@@ -157,14 +149,3 @@ def true_critique(problem: Problem, rollout: Rollout, slip: PlantedSlip | None =
     section = correct.section(slip.step)
     pieces = (correct.content(section), correct.text[section.end :])
     return to_critique(attempt, "D", Correction(slip.step, _REASONS[slip.kind], pieces), critic=CRITIC)
-
-
-def parse_kinds(names: Sequence[str]) -> list[SlipKind]:
-    """Return kinds by their names, all of them for no name.
-
-    Raises:
-        StepalignError: naming the allowed kinds.
-    """
-    if unknown := sorted(set(names) - set(KINDS)):
-        raise StepalignError(f"no kind of slip {unknown[0]!r}; allowed: {', '.join(KINDS)}")
-    return [kind for kind in KINDS if kind in names or not names]

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stepalign import config, data
 from stepalign.critics.arithmetic.equations import find_equations
 from stepalign.critics.arithmetic.lexer import ANNOTATION
 from stepalign.critics.arithmetic.reference import split_steps
+from stepalign.critics.run import read_attempts
 from stepalign.data import files, normalize
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
@@ -39,11 +39,7 @@ class Solution:
 
 
 def read_solutions(source: str, problems_file: Path | None, limit: int | None) -> Iterable[Solution]:
-    """Read the solutions of a source, a JSONL file or `gsm_symbolic`, by its columns.
-
-    Raises:
-        StepalignError: the source is neither, or rollouts come without their problems.
-    """
+    """Read the solutions of a source, a JSONL file or `gsm_symbolic`, by its columns."""
     if source == SYMBOLIC:
         # About one derivation in seven has an equation that does not hold, or no place for a slip.
         generated = config.GsmSymbolicConfig(count=2 * limit if limit else 200)
@@ -60,7 +56,7 @@ def read_solutions(source: str, problems_file: Path | None, limit: int | None) -
     if "completion_ids" in names:
         if problems_file is None:
             raise StepalignError(f"{source}: rollouts need the file of their problems: --problems FILE")
-        return rollout_solutions(read_jsonl(path, Rollout), read_jsonl(problems_file, Problem))
+        return rollout_solutions(path, problems_file)
     written = config.Gsm8kConfig(path=path) if "question" in names else config.FileConfig(path=path)
     return reference_solutions(data.load(written).problems)
 
@@ -70,9 +66,6 @@ def model_solutions(path: Path) -> Iterator[Solution]:
 
     Each row has `question`, `ground_truth` (its last line `A: 72`), and a table per model with `solution` and
     `is_correct`.
-
-    Raises:
-        StepalignError: naming file, line and key of another layout.
     """
     for number, where, row in files.rows(path):
         solution, answer = _split_answer(normalize.text(row, "ground_truth", where))
@@ -85,11 +78,13 @@ def model_solutions(path: Path) -> Iterator[Solution]:
         for model, attempt in row.items():
             if not isinstance(attempt, dict):
                 continue
-            place = f"{where}, {model}"
+            place, correct = f"{where}, {model}", attempt.get("is_correct")
+            if not isinstance(correct, bool):
+                raise StepalignError(f"{place}, is_correct: true or false is wanted, found {correct!r}")
             text = in_steps(*_split_answer(normalize.text(attempt, "solution", place)))
             if text is not None and text not in texts:
                 texts.add(text)
-                yield Solution(id=f"{name}/{model}", problem=problem, text=text, correct=_is_correct(attempt, place))
+                yield Solution(id=f"{name}/{model}", problem=problem, text=text, correct=correct)
 
 
 def reference_solutions(problems: Iterable[Problem]) -> Iterator[Solution]:
@@ -100,19 +95,9 @@ def reference_solutions(problems: Iterable[Problem]) -> Iterator[Solution]:
             yield Solution(id=f"{problem.id}/reference", problem=problem, text=text, correct=True)
 
 
-def rollout_solutions(rollouts: Iterable[Rollout], problems: Iterable[Problem]) -> Iterator[Solution]:
-    """Yield graded rollouts unchanged.
-
-    Raises:
-        StepalignError: naming the rollout without a grade or a problem.
-    """
-    by_id = {problem.id: problem for problem in problems}
-    for rollout in rollouts:
-        problem = by_id.get(rollout.problem_id)
-        if problem is None:
-            raise StepalignError(f"rollout {rollout.id}: there is no problem {rollout.problem_id!r}")
-        if rollout.grade is None:
-            raise StepalignError(f"rollout {rollout.id} is not graded")
+def rollout_solutions(path: Path, problems_file: Path) -> Iterator[Solution]:
+    """Yield graded rollouts unchanged."""
+    for problem, rollout in read_attempts(path, read_jsonl(problems_file, Problem), str(problems_file)):
         yield Solution(id=rollout.id, problem=problem, text=rollout.text, correct=rollout.correct, rollout=rollout)
 
 
@@ -143,10 +128,3 @@ def _split_answer(text: str) -> tuple[str, str | None]:
     body, _, last = text.rstrip().rpartition("\n")
     answer = re.fullmatch(r"(?:A:|####)(.*)", last.strip())
     return (body, answer[1].strip().replace(",", "")) if answer else (text, None)
-
-
-def _is_correct(attempt: dict[str, Any], where: str) -> bool:
-    value = attempt.get("is_correct")
-    if not isinstance(value, bool):
-        raise StepalignError(f"{where}, is_correct: true or false is wanted, found {value!r}")
-    return value

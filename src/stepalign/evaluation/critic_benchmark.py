@@ -11,9 +11,10 @@ accuracy on correct traces is therefore high, and critics differ in the first er
     stepalign critic-bench recipes/quickstart.toml planted
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -26,7 +27,6 @@ from stepalign.io import read_jsonl
 from stepalign.records import Critique, CritiqueFailure, PlantedSlip, Problem, Rollout
 
 T = TypeVar("T")
-Results = Mapping[str, Critique | CritiqueFailure]
 
 
 @dataclass(frozen=True)
@@ -74,35 +74,36 @@ class CriticBenchmark:
     """Wall time of the critic; None where a second start went on with the results of a first."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One trace, and whether the critic was right about it."""
+class Trial(NamedTuple):
+    """One trace with or without an error (`wrong`), judged rightly (`hit`) or not."""
 
     problem_id: str
     wrong: bool
-    """True where the trace has an error."""
     hit: bool
 
 
 def score(
-    traces: PlantedTraces, results: Results, *, critic: str, seconds: float | None, prices: Prices | None = None
+    traces: PlantedTraces,
+    results: Mapping[str, Critique | CritiqueFailure],
+    *,
+    critic: str,
+    seconds: float | None,
+    prices: Prices | None = None,
 ) -> CriticBenchmark:
     """Score a critic's results, given by rollout id."""
-    wrong = [
-        (slip.kind, Trial(slip.problem_id, wrong=True, hit=judged_step(results[trace.id], slip.step)))
-        for slip, trace, _ in traces.pairs
-    ]
-    right = [
-        Trial(slip.problem_id, wrong=False, hit=judged_step(results[trace.id], None)) for slip, _, trace in traces.pairs
-    ]
-    natural = [
-        Trial(trace.problem_id, wrong=not trace.correct, hit=judged_outcome(results[trace.id], wrong=not trace.correct))
-        for trace in traces.natural
-    ]
+    kinds: dict[str, list[Trial]] = {}
+    right, natural = [], []
+    for slip, wrong_trace, right_trace in traces.pairs:
+        hit = judged_step(results[wrong_trace.id], slip.step)
+        kinds.setdefault(slip.kind, []).append(Trial(slip.problem_id, True, hit))
+        right.append(Trial(slip.problem_id, False, judged_step(results[right_trace.id], None)))
+    for trace in traces.natural:
+        hit = judged_outcome(results[trace.id], wrong=not trace.correct)
+        natural.append(Trial(trace.problem_id, not trace.correct, hit))
     return CriticBenchmark(
         critic=critic,
-        planted=accuracies([*(trial for _, trial in wrong), *right]),
-        kinds=by_kind(wrong),
+        planted=accuracies([*chain(*kinds.values()), *right]),
+        kinds={kind: accuracies(trials)["wrong"] for kind, trials in sorted(kinds.items())},
         natural=accuracies(natural),
         answers=stats.summarize([results[trace.id] for _, trace in traces.attempts], prices),
         seconds=seconds,
@@ -154,15 +155,6 @@ def accuracies(trials: Sequence[Trial], *, resamples: int = 2000, seed: int = 0)
     }
 
 
-def by_kind(trials: Iterable[tuple[str, Trial]], *, resamples: int = 2000, seed: int = 0) -> dict[str, Interval]:
-    """Estimate the accuracy on wrong traces, kind by kind."""
-    groups: dict[str, list[Trial]] = {}
-    for kind, trial in trials:
-        groups.setdefault(kind, []).append(trial)
-    return {kind: accuracies(group, resamples=resamples, seed=seed)["wrong"] for kind, group in sorted(groups.items())}
-
-
 def _spaced(records: Sequence[T], limit: int | None) -> list[T]:
-    if limit is None or limit >= len(records):
-        return list(records)
-    return [records[place * len(records) // limit] for place in range(limit)]
+    count = len(records) if limit is None else min(limit, len(records))
+    return [records[place * len(records) // count] for place in range(count)]

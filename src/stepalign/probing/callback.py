@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from stepalign import config, contexts
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.policy import Policy
 from stepalign.probing import inputs

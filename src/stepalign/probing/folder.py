@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.probing.measures import regions_by_rollout
 from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout

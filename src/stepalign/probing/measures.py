@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from stepalign.evaluation import stats
-from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.evaluation.stats import Interval
 from stepalign.records import Credit, Mark, Rollout
 from stepalign.seeding import derive_seed

@@ -29,8 +29,7 @@ from stepalign.probing import display, figures, markdown
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import rollout_means, token_regions
 from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout, TopTokens
-from stepalign.report.display import HIDDEN
-from stepalign.report.page import environment
+from stepalign.report.display import HIDDEN, environment
 from stepalign.trace import parse
 
 UNIT = 0.001

@@ -31,7 +31,7 @@ from stepalign.probing.folder import Probe
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit
-from stepalign.rollouts.build import solver_on
+from stepalign.rollouts.generate import solver_on
 
 
 def probe(

@@ -33,19 +33,14 @@ def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
         template = environment.get_template(path.name)
     except (TemplateError, UnicodeDecodeError) as error:
         raise StepalignError(f"{path}: not a valid template: {error}") from None
-    if unknown := used - allowed:
-        raise StepalignError(
-            f"{path}: unknown variables {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(allowed))}"
-        )
+    if used - allowed:
+        unknown, known = (", ".join(sorted(names)) for names in (used - allowed, allowed))
+        raise StepalignError(f"{path}: unknown variables {unknown}; allowed: {known}")
     return template, used
 
 
 def render(template: Template, values: Mapping[str, object]) -> str:
-    """Fill a template's values in. White space around the text is removed.
-
-    Raises:
-        StepalignError: the template uses an attribute that does not exist, or that is not allowed.
-    """
+    """Fill a template's values in. White space around the text is removed."""
     try:
         return template.render(values).strip()
     except (TemplateError, TypeError) as error:
@@ -64,13 +59,8 @@ def _find(name: str) -> Path:
 
 @cache
 def _environment(folder: Path) -> SandboxedEnvironment:
-    # A user's template may include those that ship with the package.
-    return SandboxedEnvironment(
-        loader=FileSystemLoader([folder, _HERE]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader([folder, _HERE])  # a user's template may include those that ship with the package
+    return SandboxedEnvironment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _undeclared(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> set[str]:

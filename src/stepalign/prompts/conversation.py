@@ -19,11 +19,6 @@ class SolverPrompt:
     """The solver's prompt, the same in training and evaluation (paper, Figure 8)."""
 
     def __init__(self, settings: config.PromptsConfig) -> None:
-        """Load the template.
-
-        Raises:
-            StepalignError: the template is missing or uses other variables than `problem`.
-        """
         self._template, _ = prompts.load(settings.solver, frozenset({"problem"}))
         before = [Turn("system", settings.system)] if settings.system else []
         for example in settings.examples:

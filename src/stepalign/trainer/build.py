@@ -5,7 +5,7 @@ Everything that can be wrong with a recipe is found before the weights are loade
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
@@ -23,8 +23,7 @@ from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
 from stepalign.rewards import Grader
-from stepalign.rollouts import build as samplers
-from stepalign.rollouts.generate import Solver
+from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints
 from stepalign.trainer.accumulation import adamw
 from stepalign.trainer.batches import with_room
@@ -61,7 +60,7 @@ def build_trainer(
     )
     grader: Grader = stack.enter_context(registry.build(recipe.grader))
     critic: Critic | None = None
-    solver = cast(Solver, None)
+    solver: Solver  # built below, with the weights
     if recipe.critic and algorithm.needs_critique:
         critic = registry.build(
             recipe.critic.divided(world.size),
@@ -79,7 +78,7 @@ def build_trainer(
     policy = models.load_policy(
         recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
     )
-    sampler = samplers.make(
+    sampler = make_sampler(
         recipe,
         lambda: policy.model,
         policy.head.dtype,

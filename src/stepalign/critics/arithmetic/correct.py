@@ -22,11 +22,11 @@ from stepalign.critics.arithmetic import reference, sum_terms
 from stepalign.critics.arithmetic.equations import (
     Link,
     evaluate,
+    false_links,
     find_equations,
     find_numbers,
-    first_false_link,
     last_result,
-)
+)  # fmt: skip
 from stepalign.critics.arithmetic.lexer import ANNOTATION
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
 from stepalign.critics.schema import trim
@@ -42,8 +42,7 @@ _NUMBER_WORDS = {
 }  # fmt: skip
 _CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
 """Numbers that a computation may use although no text states them."""
-_MAX_CANDIDATES = 12
-_MAX_STEPS = 40
+_MAX_CANDIDATES, _MAX_STEPS = 12, 40
 """Bounds of the search for a miscopied number."""
 _MAX_REASON = 80
 """Characters of an equation in a reason."""
@@ -60,13 +59,9 @@ class Correction(NamedTuple):
 class Attempt:
     """Rollout with the facts that its correction needs.
 
-    Attributes:
-        sections: the sections that a critique judges: the steps, then the final answer; `texts` are their texts.
-        is_truncated: it ran out of tokens before an answer.
-        num_complete: complete sections; the last one of a truncated rollout is not.
-        steps: texts of the complete steps.
-        stated: numbers of the problem's statement; `given` has its number words as well.
-        answer: value of the reference answer, None where it is not a number.
+    `sections` are what a critique judges, the steps and the final answer, and `texts` their texts; `steps` are the
+    texts of complete steps. `is_truncated` is true without an answer; then the last section is not complete. `given`
+    has the problem's numbers (`stated`) and its number words. `answer` is None where it is not a number.
     """
 
     def __init__(self, problem: Problem, rollout: Rollout) -> None:
@@ -78,21 +73,21 @@ class Attempt:
         is_cut = self.is_truncated and bool(self.sections) and self.sections[-1].end == len(rollout.text)
         self.num_complete = len(self.sections) - is_cut
         self.steps = self.texts[: min(len(self.trace.steps), self.num_complete)]
-        words = problem.statement.lower().replace("-", " ").split()
+        words = _NUMBER_WORDS.keys() & problem.statement.lower().replace("-", " ").split()
         self.stated = [number.value for number in find_numbers(problem.statement)]
-        self.given = frozenset([*self.stated, *(_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS)])
+        self.given = frozenset([*self.stated, *(_NUMBER_WORDS[word] for word in words)])
         self.answer = evaluate(problem.answer)
 
     @cached_property
     def false_links(self) -> dict[int, Link]:
         """First false equation of each complete section that has one, by section counted from 1."""
-        links = ((k, first_false_link(text)) for k, text in enumerate(self.texts[: self.num_complete], start=1))
-        return {k: link for k, link in links if link is not None}
+        links = ((k, false_links(text)) for k, text in enumerate(self.texts[: self.num_complete], start=1))
+        return {k: false[0] for k, false in links if false}
 
     @cached_property
     def is_usable(self) -> bool:
         """True if it has steps, and no false equation before them."""
-        return bool(self.trace.steps) and first_false_link(self.trace.text[: self.trace.steps[0].start]) is None
+        return bool(self.trace.steps) and not false_links(self.trace.text[: self.trace.steps[0].start])
 
     def final_section(self) -> str:
         """Return a final-answer section with the reference answer, if possible in the solver's words."""
@@ -109,11 +104,8 @@ class Attempt:
 
 def correct(attempt: Attempt) -> Correction | None:
     """Correct a wrong or truncated solution; None where no way leads to the reference answer."""
-    if attempt.is_usable and not attempt.is_truncated:
-        correction = _recompute(attempt) or _recopy(attempt)
-        if correction:
-            return correction
-    return _continue(attempt)
+    is_finished = attempt.is_usable and not attempt.is_truncated
+    return (is_finished and (_recompute(attempt) or _recopy(attempt))) or _continue(attempt)
 
 
 def justify(attempt: Attempt) -> Correction | None:
@@ -121,12 +113,11 @@ def justify(attempt: Attempt) -> Correction | None:
 
     The new value is carried on, or else stays alone. None where the steps then do not end in the answer.
     """
+    if carried := _recompute(attempt):
+        return carried
     k = min(attempt.false_links)
     alone = (recompute(attempt.texts[k - 1], {}, attempt.given)[0], *attempt.texts[k:])
-    carried = _recompute(attempt)
-    if carried is None and _reaches_answer(attempt, alone):
-        return Correction(k, _reason(attempt.false_links[k]), alone)
-    return carried
+    return Correction(k, _reason(attempt.false_links[k]), alone) if _reaches_answer(attempt, alone) else None
 
 
 def _recompute(attempt: Attempt) -> Correction | None:
@@ -211,24 +202,22 @@ def _continue(attempt: Attempt) -> Correction | None:
     if not options:
         return None
     # Of equal ones the first: a sum goes on in the solver's style. Without usable steps the reference is followed.
-    best = max(options, key=lambda option: option.num_kept) if attempt.is_usable else options[-1]
-    k, reason = best.num_kept + 1, best.reason
-    pieces = (*best.steps, attempt.final_section())
+    kept, steps, reason = max(options, key=lambda option: option.num_kept) if attempt.is_usable else options[-1]
+    k, pieces = kept + 1, (*steps, attempt.final_section())
     first = min(attempt.false_links, default=k) if attempt.is_usable else k
     if first < k:
         return Correction(first, _reason(attempt.false_links[first]), (*own[first - 1 : k - 1], *pieces))
     if k == len(attempt.sections) and attempt.is_truncated:
         reason = "it is unfinished."
     elif k > len(attempt.steps) and attempt.trace.answer_section is not None:
-        reason = "the solution is not finished." if best.steps else f"the final answer is {attempt.problem.answer}."
+        reason = "the solution is not finished." if steps else f"the final answer is {attempt.problem.answer}."
     return Correction(k, reason, pieces)
 
 
 def _by_terms(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
-    terms = sum_terms.problem_terms(attempt.problem.meta)
+    terms, kept = sum_terms.problem_terms(attempt.problem.meta), 0
     if terms is None:
         return None
-    kept = 0
     while kept < len(own) and (after := sum_terms.terms_after(terms, own[kept])) is not None:
         terms, kept = after, kept + 1
     # The nearest steps before show the solver's style best; a step with a wrong number still shows it.
@@ -269,7 +258,6 @@ def _reason(link: Link) -> str:
     """State the value of a computation, without the false value of the solver."""
     computed, stated = link if link[0].computes else link[::-1]
     text, value = " ".join(computed.text.split()), computed.values()[0]
-    if len(text) > _MAX_REASON:
-        return "an equation in it does not hold."
     shown, rounded = format_like(value, stated.literals[0])
-    return f"{text} is {'' if rounded == value else 'about '}{shown}."
+    about = "" if rounded == value else "about "
+    return f"{text} is {about}{shown}." if len(text) <= _MAX_REASON else "an equation in it does not hold."

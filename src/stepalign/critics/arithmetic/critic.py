@@ -34,8 +34,7 @@ class ProgramCritic:
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[CriticResult]:
         """Yield one answer per attempt."""
-        for problem, rollout in attempts:
-            yield critique(problem, rollout)
+        return (critique(problem, rollout) for problem, rollout in attempts)
 
 
 def critique(problem: Problem, rollout: Rollout) -> CriticResult:
@@ -45,8 +44,7 @@ def critique(problem: Problem, rollout: Rollout) -> CriticResult:
         A critique, or a failure. Its reason is `no way to the answer`, or `not silent` where the critique would have
         to quote the wrong step.
     """
-    start = perf_counter()
-    attempt = Attempt(problem, rollout)
+    start, attempt = perf_counter(), Attempt(problem, rollout)
     case: Case = "A"
     correction = None
     if not rollout.correct or (attempt.is_usable and attempt.false_links):
@@ -74,17 +72,11 @@ def to_critique(
         separator = attempt.texts[0][len(trim(attempt.texts[0])) :] if len(attempt.texts) > 1 else ""
         continuation = (separator or "\n\n").join(rest)
     verdicts = _verdicts(attempt, correction)
+    text = compose(case, verdicts, correct_part, corrected_step, continuation)
     return Critique(
-        rollout_id=attempt.rollout.id,
-        critic=critic,
-        case=case,
-        verdicts=verdicts,
-        correct_part=correct_part,
-        corrected_step=corrected_step,
-        continuation=continuation,
-        text=compose(case, verdicts, correct_part, corrected_step, continuation),
-        seconds=seconds,
-    )
+        rollout_id=attempt.rollout.id, critic=critic, case=case, verdicts=verdicts, correct_part=correct_part,
+        corrected_step=corrected_step, continuation=continuation, text=text, seconds=seconds,
+    )  # fmt: skip
 
 
 def _failure(rollout: Rollout, reason: str, detail: str) -> CritiqueFailure:

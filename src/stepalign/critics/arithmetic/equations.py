@@ -91,9 +91,9 @@ def find_equations(text: str) -> tuple[Chain, ...]:
     return tuple(sorted(chains, key=lambda chain: chain.start))
 
 
-def first_false_link(text: str) -> Link | None:
-    """Return the first equation of a text that does not hold."""
-    return next((link for chain in find_equations(text) for link in chain.false_links()), None)
+def false_links(text: str) -> list[Link]:
+    """Return the equations of a text that do not hold."""
+    return [link for chain in find_equations(text) for link in chain.false_links()]
 
 
 def last_result(text: str) -> Fraction | None:
@@ -111,10 +111,10 @@ def evaluate(text: str) -> Fraction | None:
     tokens = [token for token in tokenize(text) if token.kind != "newline"]
     parser = _Parser(text, tokens)
     expression = parser.expression(0)
-    if expression is None or not expression.is_certain or not expression.values():
-        return None
     is_whole = all(token.kind in ("word", "unit", "punctuation") for token in tokens[parser.position :])
-    return expression.values()[-1] if is_whole else None
+    return (
+        expression.values()[-1] if expression and expression.is_certain and expression.values() and is_whole else None
+    )
 
 
 _SIGNS = {"plus": "+", "minus": "-", "times": "*", "divide": "/"}
@@ -135,6 +135,7 @@ _SCALE_WORDS = {
 _FREE_COMMANDS = {
     r"\implies", r"\Rightarrow", r"\rightarrow", r"\therefore", r"\iff", r"\to", r"\end", r"\begin"
 }  # fmt: skip
+_AFTER_UNITS = {"equals", "approximately", "close"}
 _OPERAND = {"number", "open", "minus", "fraction", "boxed"}
 
 
@@ -154,8 +155,7 @@ class _Parser:
         """Yield every chain of at least two parts."""
         at = 0
         while at < len(self.tokens):
-            part = self.expression(at)
-            if part is None:
+            if (part := self.expression(at)) is None:
                 at += 1
                 continue
             parts, approximate = [part], []
@@ -206,37 +206,31 @@ class _Parser:
         if not self._base(kind, depth):
             return False
         if self._kind(self.position) == "square":
-            self._code.append("^2" if self.tokens[self.position].text == "²" else "^3")
-            self._take()
+            self._take("^2" if self.tokens[self.position].text == "²" else "^3")
         elif self._kind(self.position) == "power":
             self._power()
         if self._kind(self.position) == "percent":
-            self._code.append("%")
-            self._take()
+            self._take("%")
         units = self._after_units(self.position)
-        if units > self.position and (
-            self._operator(units) or self._kind(units) in ("equals", "approximately", "close")
-        ):
+        if units > self.position and (self._operator(units) or self._kind(units) in _AFTER_UNITS):
             self.position = units
         return True
 
     def _base(self, kind: str, depth: int) -> bool:
         if kind == "number":
             self._literals.append(cast(Number, self.tokens[self.position]))
-            self._code.append(NUMBER)
-            self._take()
+            self._take(NUMBER)
             return True
         if depth >= MAX_DEPTH or kind not in _OPERAND:
             return False
         if kind == "open":
             return self._group("open", "close", depth)
         self.position += 1
-        if not self._group("left", "right", depth):
+        if kind != "fraction":
+            return self._group("left", "right", depth)
+        if not (self._group("left", "right", depth) and self._group("left", "right", depth)):
             return False
-        if kind == "fraction":
-            if not self._group("left", "right", depth):
-                return False
-            self._code.append("/")
+        self._code.append("/")
         return True
 
     def _group(self, opening: str, closing: str, depth: int) -> bool:
@@ -253,17 +247,15 @@ class _Parser:
         has_braces = self._kind(self.position + 1) == "left"
         at = self.position + 1 + has_braces
         number = self.tokens[at] if at < len(self.tokens) else None
-        if not isinstance(number, Number) or number.value.denominator != 1 or number.value > MAX_BITS:
-            return
-        if has_braces and self._kind(at + 1) != "right":
-            return
-        self._code.append(f"^{number.value}")
-        self.position = at + has_braces
-        self._take()
+        is_closed = not has_braces or self._kind(at + 1) == "right"
+        if isinstance(number, Number) and number.value.denominator == 1 and number.value <= MAX_BITS and is_closed:
+            self.position = at + has_braces
+            self._take(f"^{number.value}")
 
-    def _take(self) -> None:
+    def _take(self, *code: str) -> None:
         self._end = self.tokens[self.position].end
         self.position += 1
+        self._code += code
 
     def _kind(self, at: int) -> str:
         return self.tokens[at].kind if 0 <= at < len(self.tokens) else "newline"
@@ -273,12 +265,9 @@ class _Parser:
 
     def _equals_sign(self) -> int | None:
         """Return the index of the next equals sign, after at most three line breaks."""
-        for at in range(self.position, self.position + 4):
-            if self._kind(at) in ("equals", "approximately"):
-                return at
-            if self._kind(at) != "newline":
-                break
-        return None
+        ahead = range(self.position, self.position + 4)
+        at = next((at for at in ahead if self._kind(at) != "newline"), self.position)
+        return at if self._kind(at) in ("equals", "approximately") else None
 
     def _operator(self, at: int) -> tuple[str, int] | None:
         """Return the operator at a token and the index of its operand. None without one."""
@@ -297,12 +286,11 @@ class _Parser:
     def _after_units(self, at: int) -> int:
         """Return the index of the first token after the words that name a unit."""
         for _ in range(5):
-            if self._kind(at) == "divide" and self._kind(at + 1) == "word":
-                at += 2
-            elif self._kind(at) == "unit" or (
-                self._kind(at) == "word" and self._word(at) not in _SCALE_WORDS and self._operator(at) is None
-            ):
+            is_word = self._kind(at) == "word" and self._word(at) not in _SCALE_WORDS and self._operator(at) is None
+            if is_word or self._kind(at) == "unit":
                 at += 1
+            elif self._kind(at) == "divide" and self._kind(at + 1) == "word":
+                at += 2
             else:
                 break
         return at
