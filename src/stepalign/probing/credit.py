@@ -1,19 +1,16 @@
 """Credit (Eq. 4) of rollouts under several contexts.
 
 Each rollout costs one student pass, shared by all contexts, and one teacher pass a context. A few rollouts of similar
-length are scored at a time under every context, so that batches are full and finished work is whole rollouts.
-
-Views are scored in batches of similar length within a number of tokens. That bounds the memory, together with the
-chunks of `losses.log_probs`. Padding is on the right, where a causal model's real positions cannot attend to it, so
-a view's scores do not depend on its batch. Left out: reading a common beginning once and sharing its keys and values.
-On GSM8K without worked examples 6 % of the tokens are one; with the two of `recipes/smollm2-sums.toml` it is 37 %,
-and would pay.
+length are scored at a time under every context, so that batches are full and finished work is whole rollouts. The
+tokens of a batch are bounded, and with them the memory. A view's scores do not depend on its batch. Left out: reading a
+common beginning once and sharing its keys and values. On GSM8K without worked examples 6 % of the tokens are one; with
+the two of `recipes/smollm2-sums.toml` it is 37 %, and would pay.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -37,13 +34,10 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a batch, padding included. On the CPU, larger batches are no faster."""
 
 _ROLLOUTS_AT_A_TIME = 8
-_DECIMALS = 6
-"""Decimals of a nat that are kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenScores:
-    """A model's log-probabilities of a view's loss tokens."""
+class TokenScores(NamedTuple):
+    """A model's log-probabilities of a view's loss tokens, in nats to six decimals."""
 
     log_probs: tuple[float, ...]
     top: tuple[TopTokens, ...]
@@ -61,15 +55,11 @@ def score_views(
     """Score every view, in the given order.
 
     Args:
-        forward: returns the hidden states that predict a batch's loss tokens: a `Policy`, or its `forward_base`.
+        forward: a `Policy`, or its `forward_base`.
         head: the model's output embedding.
         views: of any lengths.
-        top: how many of the likeliest tokens to keep in each place.
+        top: the number of likeliest tokens kept in each place.
     """
-
-    def rounded(values: list[float]) -> tuple[float, ...]:
-        return tuple(round(value, _DECIMALS) for value in values)
-
     by_index: dict[int, TokenScores] = {}
     # The longest come first, so that running out of memory shows at once.
     order = sorted(range(len(views)), key=lambda index: -len(views[index].input_ids))
@@ -83,10 +73,14 @@ def score_views(
             torch.split(tensor.cpu(), sizes) for tensor in (scored.log_probs, scored.top_ids, scored.top_log_probs)
         )
         for log_probs, ids, top_log_probs in zip(*parts, strict=True):
-            entries = zip(ids.tolist(), map(rounded, top_log_probs.tolist()), strict=True)
+            entries = zip(ids.tolist(), map(_rounded, top_log_probs.tolist()), strict=True)
             likeliest = tuple(tuple(zip(*entry, strict=True)) for entry in entries) if top else ()
-            by_index[next(remaining)] = TokenScores(log_probs=rounded(log_probs.tolist()), top=likeliest)
+            by_index[next(remaining)] = TokenScores(_rounded(log_probs.tolist()), likeliest)
     return [by_index[index] for index in range(len(views))]
+
+
+def _rounded(values: list[float]) -> tuple[float, ...]:
+    return tuple(round(value, 6) for value in values)
 
 
 class CreditScorer:
@@ -109,7 +103,7 @@ class CreditScorer:
             before: the turns before the problem, as in the solver's prompt.
             contexts: with distinct names.
             teacher: limits and thinking boundary.
-            top: how many of the likeliest tokens to keep beside each sampled one.
+            top: the number of likeliest tokens kept in each place.
         """
         self.policy, self.chat, self.before, self.contexts = policy, chat, before, contexts
         self.teacher, self.top = teacher, top
@@ -127,8 +121,7 @@ class CreditScorer:
         """
         problems, critiques = {problem.id: problem for problem in inputs.problems}, inputs.critiques
         students = {
-            rollout_id: TokenScores(log_probs=credit.student, top=credit.student_top)
-            for (rollout_id, _), credit in cached.items()
+            rollout_id: TokenScores(credit.student, credit.student_top) for (rollout_id, _), credit in cached.items()
         }
         ordered = sorted(inputs.rollouts, key=lambda rollout: len(rollout.prompt_ids) + len(rollout.completion_ids))
         for first in range(0, len(ordered), _ROLLOUTS_AT_A_TIME):

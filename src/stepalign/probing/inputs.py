@@ -3,6 +3,7 @@
 Rollouts are read from files or sampled. Missing prompts, grades and critiques are then added.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +32,7 @@ def mark_from_slip(slip: PlantedSlip) -> Mark:
 
 
 def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
-    """Mark the first error that a critique reports.
-
-    Returns:
-        None where nothing is wrong, or something is only missing (case C).
-    """
+    """Mark the first error that a critique reports. None where something is only missing (case C)."""
     error = None if critique.case == "C" else first_error_span(rollout.text, critique)
     return _mark(rollout.id, error, "critique") if error and parse(rollout.text).steps else None
 
@@ -60,7 +57,7 @@ def read(path: Path, problems: Callable[[], Sequence[Problem]] = tuple, *, limit
     Args:
         path: the file or folder.
         problems: returns the problems where the folder has none.
-        limit: the number of rollouts to keep, from the first.
+        limit: the number of rollouts, from the first.
 
     Raises:
         StepalignError: a file is missing or malformed; a rollout occurs twice or has no problem.
@@ -73,16 +70,14 @@ def read(path: Path, problems: Callable[[], Sequence[Problem]] = tuple, *, limit
     if not rollouts:
         raise StepalignError(f"{path}: no rollouts")
     by_id = {problem.id: problem for problem in optional("problems.jsonl", Problem) or problems()}
-    ids: set[str] = set()
+    for rollout_id, count in Counter(rollout.id for rollout in rollouts).items():
+        if count > 1:
+            raise StepalignError(f"{path}: rollout {rollout_id!r} occurs twice")
     for rollout in rollouts:
-        if rollout.id in ids:
-            raise StepalignError(f"{path}: rollout {rollout.id!r} occurs twice")
         if rollout.problem_id not in by_id:
             raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r}")
-        ids.add(rollout.id)
     rollouts = rollouts[:limit]
-    ids = {rollout.id for rollout in rollouts}
-    problem_ids = {rollout.problem_id for rollout in rollouts}
+    ids, problem_ids = {rollout.id for rollout in rollouts}, {rollout.problem_id for rollout in rollouts}
     slips = [mark_from_slip(slip) for slip in optional("slips.jsonl", PlantedSlip)]
     return _with_marks(
         Probe(
@@ -118,7 +113,7 @@ def prepare(
         solver: samples, grades and encodes prompts.
         console: shows progress.
         folder: of the probe.
-        adapter: the sampler's adapter; None samples from the base.
+        adapter: the sampler's; None samples from the base.
     """
     problems, log = {problem.id: problem for problem in given.problems}, folder / "asked.jsonl"
     if not given.rollouts:
@@ -138,14 +133,11 @@ def prepare(
     size, rollouts = len(solver.chat.tokenizer), []
     for rollout in given.rollouts:
         if (largest := max((*rollout.prompt_ids, *rollout.completion_ids), default=0)) >= size:
-            raise StepalignError(
-                f"rollout {rollout.id}: token {largest}, but the tokenizer has {size}: "
-                "these are another model's rollouts"
-            )
-        prompt_ids = rollout.prompt_ids or solver.prompt_ids(
-            problems[rollout.problem_id], thinking=settings.sampling.enable_thinking
-        )
-        rollouts.append(replace(rollout, prompt_ids=prompt_ids))
+            fault = f"token {largest}, but the tokenizer has {size}: these are another model's rollouts"
+            raise StepalignError(f"rollout {rollout.id}: {fault}")
+        problem, thinking = problems[rollout.problem_id], settings.sampling.enable_thinking
+        ids = rollout.prompt_ids or solver.prompt_ids(problem, thinking=thinking)
+        rollouts.append(replace(rollout, prompt_ids=ids))
     if any(rollout.grade is None for rollout in rollouts):
         rollouts = solver.grader.grade(rollouts, problems)
     critic_results = list(given.critic_results)

@@ -36,10 +36,10 @@ class TokenRegions:
 
     steps: tuple[tuple[int, int], ...]
     """The steps and the final answer, as critiques count them. Tokens between two belong to the first."""
-    error: tuple[int, int] | None
-    departure: int | None
+    error: tuple[int, int] | None = None
+    departure: int | None = None
     """The first wrong token, where it is known."""
-    wrong_step: int | None
+    wrong_step: int | None = None
     """The step of `error`, counted from 1."""
 
     def step_of(self, position: int) -> int:
@@ -59,13 +59,12 @@ def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
     trace = parse(rollout.text)
     sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
     starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
-    departs = None if mark is None else mark.departure
-    return TokenRegions(
-        steps=tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False)),
-        error=None if mark is None else token_span(rollout, mark.start, mark.end),
-        departure=None if departs is None else token_span(rollout, departs, departs + 1)[0],
-        wrong_step=None if mark is None else mark.step,
-    )
+    steps = tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False))
+    if mark is None:
+        return TokenRegions(steps)
+    departs = mark.departure
+    departure = None if departs is None else token_span(rollout, departs, departs + 1)[0]
+    return TokenRegions(steps, token_span(rollout, mark.start, mark.end), departure, mark.step)
 
 
 def regions_by_rollout(rollouts: Iterable[Rollout], marks: Iterable[Mark]) -> dict[str, TokenRegions]:
@@ -82,23 +81,18 @@ def measure(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> CreditMeasures:
-    """Compute every measure of every context.
-
-    Rollouts that are neither correct nor marked count for `first_token` only.
-    """
+    """Compute every measure of every context. A rollout neither correct nor marked counts for `first_token` only."""
     bootstrap = _Bootstrap(rollouts, derive_seed(seed, "bootstrap"), resamples)
     regions = regions_by_rollout(rollouts, marks)
     correct = {rollout.id for rollout in rollouts if rollout.correct}
     contexts = {}
     for context, values in _values_by_context(rollouts, credits).items():
         ratios: dict[str, dict[str, Ratio]] = defaultdict(dict)
-        for rollout_id in values:
-            for name, ratio in _ratios(rollout_id in correct, regions[rollout_id], values[rollout_id]).items():
+        scores = {}
+        for rollout_id, credit in values.items():
+            for name, ratio in _ratios(rollout_id in correct, regions[rollout_id], credit).items():
                 ratios[name][rollout_id] = ratio
-        scores = {
-            name: [min(credit[start:stop], default=0.0) for start, stop in regions[name].steps]
-            for name, credit in values.items()
-        }
+            scores[rollout_id] = [min(credit[start:stop], default=0.0) for start, stop in regions[rollout_id].steps]
         contexts[context] = bootstrap.pooled(ratios) | bootstrap.step_rewards(scores, regions, correct)
     lengths = {name: [float(start - stop) for start, stop in region.steps] for name, region in regions.items()}
     chances = {
@@ -220,8 +214,7 @@ class _Bootstrap:
     ) -> dict[str, Interval]:
         """Measure step scores as a process reward: `first_error` in marked rollouts, `auroc` over steps.
 
-        A step counts for the AUROC if it is the marked one, precedes it, or is in a correct rollout. Steps after an
-        error are neither right nor wrong by themselves.
+        A step counts for the AUROC if it is the marked one, precedes it, or is in a correct rollout.
         """
         hits: dict[str, Ratio] = {}
         counted = [name for name in scores if regions[name].wrong_step is not None or name in correct]

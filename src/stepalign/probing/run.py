@@ -49,12 +49,11 @@ def probe(
     Args:
         settings: model, prompts, teacher and critic; problems and sampling where rollouts are sampled.
         out: the probe's folder.
-        rollouts: a file of rollouts, or a folder of them with problems, critiques, and slips or marks. None samples one
-            rollout of each training problem.
+        rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem.
         contexts: by name or file; by default the recipe's own.
         adapter: the student's; the teacher is the base. None probes the base itself.
-        top: how many of the likeliest tokens to keep beside each sampled one.
-        limit: how many rollouts to probe, from the first.
+        top: the number of likeliest tokens kept beside each sampled one.
+        limit: the number of rollouts, from the first.
 
     Raises:
         StepalignError: the input is bad, which is raised before long work where possible; or `out` holds another probe.
@@ -83,7 +82,7 @@ def probe(
         refusal="it holds another probe (choose another folder with --out, or delete that one)",
     )
     if rollouts:
-        given = inputs.read(rollouts, lambda: sum(prepare(settings.problems)[:2], ()), limit=limit)
+        given = inputs.read(rollouts, lambda: [p for part in prepare(settings.problems)[:2] for p in part], limit=limit)
     else:
         given = Probe(problems=tuple(prepare(settings.problems)[0][:limit]), rollouts=())
     chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)

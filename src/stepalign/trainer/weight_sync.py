@@ -54,12 +54,7 @@ class WeightSync:
     """Loader of a policy's versions into a sampler; without effect for one that shares the trainer's weights."""
 
     def __init__(
-        self,
-        sampler: Sampler,
-        policy: Policy,
-        settings: config.Recipe,
-        texts: Iterable[TokenIds],
-        world: World,
+        self, sampler: Sampler, policy: Policy, settings: config.Recipe, texts: Iterable[TokenIds], world: World
     ) -> None:
         """Take the ends of `texts`, which are of the kind that is sampled: 2,000 tokens to be scored."""
         self._sampler = sampler if isinstance(sampler, RemoteSampler) else None
