@@ -215,6 +215,8 @@ class Trainer:
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
         sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
+        if self.recipe.lora.lora_dropout:  # the student's pass has a mask that the sampler has not
+            sampled = {}
         metrics: dict[str, float] = {}
         for iteration in range(self.algorithm.num_iterations):
             passes: Iterable[Pass[Any]]
