@@ -16,8 +16,8 @@ from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.stats import outcomes
-from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import World
+from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
