@@ -69,6 +69,10 @@ class CriticConfig(Table):
     kind: str
     on_failure: Fallback = "refsol"
     """The fallback where no critique passes."""
+    max_failure_share: Annotated[Share, RUNTIME] = 0.5
+    """The largest share of a step's critiques that may fail; 1 never stops a run."""
+    max_failed_steps: Annotated[PositiveInt, RUNTIME] = 3
+    """Steps running above that share, after which a run stops."""
     checks: ChecksConfig = ChecksConfig()
     """Bounds of the checks."""
     validation: ValidationConfig = ValidationConfig()
