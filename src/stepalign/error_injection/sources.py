@@ -2,7 +2,7 @@
 
 Sources: model solutions in the layout of OpenAI's grade-school-math examples, problems' own reference solutions
 (GSM8K's, `gsm_symbolic`'s, any file's), and graded rollouts. Each line or paragraph of a written solution becomes a
-step (`critics.arithmetic.reference`); its title is the name of its result. `<<48/2=24>>` annotations are removed.
+step (`critics.arithmetic.continuation`); its title is the name of its result. `<<48/2=24>>` annotations are removed.
 """
 
 import json
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepalign import config, data
+from stepalign.critics.arithmetic.continuation import split_steps
 from stepalign.critics.arithmetic.equations import find_equations
 from stepalign.critics.arithmetic.lexer import ANNOTATION
-from stepalign.critics.arithmetic.reference import split_steps
-from stepalign.critics.run import read_attempts
+from stepalign.critics.files import read_attempts
 from stepalign.data import files, normalize
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl

@@ -6,7 +6,7 @@ Three ways are tried in this order. Only a correction that ends in the reference
 2. *Recopy*: replace a number that neither the problem, the reference solution nor an earlier step has by one of theirs,
    and carry it on.
 3. *Continue*: keep the solver's steps as long as they can be part of a solution, with repaired equations. A sum goes on
-   with its remaining terms (`sum_terms`), any other problem with the reference solution's steps, from the first step
+   with its remaining terms, any other problem with the reference solution's steps, from the first step
    whose result the reference solution does not have.
 
 Left out: judging another way to the answer than the reference's where the answer is wrong, because arithmetic cannot
@@ -18,7 +18,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
-from stepalign.critics.arithmetic import reference, sum_terms
+from stepalign.critics.arithmetic.continuation import Continuation, by_reference, by_terms, known_values, problem_terms
 from stepalign.critics.arithmetic.equations import (
     Link,
     evaluate,
@@ -89,6 +89,11 @@ class Attempt:
         """True if it has steps, and no false equation before them."""
         return bool(self.trace.steps) and not false_links(self.trace.text[: self.trace.steps[0].start])
 
+    def number_after(self, kept: int) -> int:
+        """Return the heading number of the step after the kept ones."""
+        last = self.trace.steps[kept - 1].number if kept else None
+        return (last or kept) + 1
+
     def final_section(self) -> str:
         """Return a final-answer section with the reference answer, if possible in the solver's words."""
         text = self.texts[-1] if self.trace.answer_section is not None and not self.is_truncated else ""
@@ -129,9 +134,9 @@ def _recompute(attempt: Attempt) -> Correction | None:
 
 
 def _recopy(attempt: Attempt) -> Correction | None:
-    if sum_terms.problem_terms(attempt.problem.meta) or len(attempt.steps) > _MAX_STEPS:
+    if problem_terms(attempt.problem.meta) or len(attempt.steps) > _MAX_STEPS:
         return None
-    known = attempt.given | _CONSTANTS | reference.known_values(attempt.problem.solution)
+    known = attempt.given | _CONSTANTS | known_values(attempt.problem.solution)
     earlier: list[Fraction] = []
     for k, text in enumerate(attempt.steps, start=1):
         chains = find_equations(text)
@@ -181,14 +186,6 @@ def _reaches_answer(attempt: Attempt, pieces: Sequence[str]) -> bool:
     return computed is not None and computed == answer
 
 
-class _Continuation(NamedTuple):
-    """Number of the solver's steps to keep, and the steps after them."""
-
-    num_kept: int
-    steps: Sequence[str]
-    reason: str
-
-
 def _continue(attempt: Attempt) -> Correction | None:
     """Keep the solver's steps as far as possible and add the remaining ones."""
     own = list(attempt.steps) if attempt.is_usable else []
@@ -196,9 +193,13 @@ def _continue(attempt: Attempt) -> Correction | None:
     for index in range(min(attempt.false_links, default=len(own) + 1) - 1, len(own)):
         own[index], changes = recompute(own[index], changes, attempt.given)
     if own and attempt.answer is not None and last_result(own[-1]) == attempt.answer:
-        options = [_Continuation(len(own), [], "the final answer is missing.")]
+        options = [Continuation(len(own), [], "the final answer is missing.")]
     else:
-        options = [option for option in (_by_terms(attempt, own), _by_reference(attempt, own)) if option is not None]
+        terms, solution = problem_terms(attempt.problem.meta), attempt.problem.solution
+        if "<<" not in attempt.rollout.text:
+            solution = ANNOTATION.sub("", solution)
+        options = [by_terms(terms, own, attempt.number_after)] if terms else []
+        options += [by_reference(solution, own, attempt.given, attempt.number_after)] if solution.strip() else []
     if not options:
         return None
     # Of equal ones the first: a sum goes on in the solver's style. Without usable steps the reference is followed.
@@ -212,46 +213,6 @@ def _continue(attempt: Attempt) -> Correction | None:
     elif k > len(attempt.steps) and attempt.trace.answer_section is not None:
         reason = "the solution is not finished." if steps else f"the final answer is {attempt.problem.answer}."
     return Correction(k, reason, pieces)
-
-
-def _by_terms(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
-    terms, kept = sum_terms.problem_terms(attempt.problem.meta), 0
-    if terms is None:
-        return None
-    while kept < len(own) and (after := sum_terms.terms_after(terms, own[kept])) is not None:
-        terms, kept = after, kept + 1
-    # The nearest steps before show the solver's style best; a step with a wrong number still shows it.
-    examples = [*reversed(own[:kept]), *own[kept:]]
-    steps = sum_terms.remaining_steps(terms, _next_number(attempt, kept), examples)
-    return _Continuation(kept, steps, "it adds a number that is not there to be added.")
-
-
-def _by_reference(attempt: Attempt, own: Sequence[str]) -> _Continuation | None:
-    solution = attempt.problem.solution
-    if "<<" not in attempt.rollout.text:
-        solution = ANNOTATION.sub("", solution)
-    if not solution.strip():
-        return None
-    known = reference.known_values(solution)
-    obtained: set[Fraction] = set()
-    kept = 0
-    for step in own:
-        result, numbers = last_result(step), find_numbers(step)
-        if result is not None and result not in known:
-            break
-        if result is None and numbers and numbers[-1].value not in known | attempt.given | obtained:
-            break  # a step that cannot be computed must at least end in a known number
-        obtained |= set() if result is None else {result}
-        kept += 1
-    missing = enumerate(reference.remaining_steps(solution, obtained), start=_next_number(attempt, kept))
-    steps = [f"{f'### Step {number}: {step.title}'.rstrip()}\n{step.body}" for number, step in missing]
-    return _Continuation(kept, steps, "it does not lead to the answer.")
-
-
-def _next_number(attempt: Attempt, kept: int) -> int:
-    """Return the heading number of the step after the kept ones."""
-    last = attempt.trace.steps[kept - 1].number if kept else None
-    return (last or kept) + 1
 
 
 def _reason(link: Link) -> str:
