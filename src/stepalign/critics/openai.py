@@ -47,12 +47,10 @@ class OpenAICritic:
 
         Attempts are taken one by one as there is room, a few ahead of it. Closing the iterator, or interrupting it,
         cancels the requests under way.
-
-        Raises:
-            StepalignError: no endpoint answers any more, or all of them refuse every request.
         """
         pending = (PendingCritique(problem, rollout) for problem, rollout in attempts)
         ahead = self._settings.max_concurrency + self._settings.max_concurrency // 8 + 1
+        # Results come by a queue, because a future for each costs 0.1 ms.
         results: SimpleQueue[Critique | CritiqueFailure | BaseException] = SimpleQueue()
         with self._background(results) as start:
             under_way = 0
@@ -99,10 +97,7 @@ class OpenAICritic:
     def _background(
         self, results: "SimpleQueue[Critique | CritiqueFailure | BaseException]"
     ) -> Iterator[Callable[[PendingCritique], object]]:
-        """Yield a function that starts a critique in a background thread's event loop.
-
-        Results go into a queue, because a future for each costs 0.1 ms.
-        """
+        """Yield a function that starts a critique in a background thread's event loop."""
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         key = os.environ.get(self._settings.api_key_env, "").strip() or None

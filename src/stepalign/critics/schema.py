@@ -82,11 +82,7 @@ class ParsedCritique:
 def compose(
     case: Case, verdicts: Sequence[Verdict], correct_part: str, corrected_step: str = "", continuation: str = ""
 ) -> str:
-    """Compose a critique in the paper's layout. The step to correct is the first with a negative verdict.
-
-    Raises:
-        ValueError: the verdicts do not fit the case.
-    """
+    """Compose a critique in the paper's layout. A ValueError means that the verdicts do not fit the case."""
     first_error = _first_error(verdicts)
     if (case == "A") != (first_error is None):
         raise ValueError(f"case {case} with the first error at step {first_error}")
@@ -137,8 +133,6 @@ def original(trace: Trace, first_error: int | None) -> str:
     return prefix(trace, first_error) if first_error <= num_sections(trace) else ""
 
 
-# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
 # Repetitions are bounded: whatever a model writes, reading it takes linear time.
 _VERDICT = re.compile(
     r"^[ \t>*#_|+-]{0,8}(?:\d{1,3}[.)][ \t*_]{1,4})?"
@@ -154,15 +148,12 @@ _FENCED = re.compile(r"\A\s{0,20}(`{3,}|~{3,})[^\n`]{0,20}\n(.*)\n[ \t]{0,3}\1\s
 
 
 def parse(text: str, trace: Trace) -> ParsedCritique:
-    """Read a critique that a model wrote on a trace.
+    """Read a critique that a model wrote on a trace, or raise a `CritiqueFormatError` that names its fault.
 
     Other heading levels, capitals, spacing and bold type are accepted, and so are missing rules, marks like ✅ and
     list signs at the verdicts, `Final Answer:` as the last verdict's name, and a code fence around the whole. Text
     before the summary and after the end is dropped. A critique must have its verdicts, from step 1 on without gaps,
     and its case's headings in order, and both must name the same step of the trace.
-
-    Raises:
-        CritiqueFormatError: naming what could not be accepted.
     """
     if (fenced := _FENCED.match(text)) is not None:
         text = fenced[2]

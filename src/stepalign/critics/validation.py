@@ -80,10 +80,7 @@ class ValidatedCritic:
 
 
 def splice(critique: Critique, rollout: Rollout, checks: tuple[Check, ...]) -> Critique:
-    """Replace the copied part of a critique by the solver's own text.
-
-    Where the wrong step is quoted, the verdicts' reasons are removed as well.
-    """
+    """Replace the copied part by the solver's own text, and remove the reasons where the wrong step is quoted."""
     verdicts = critique.verdicts
     if any(check.name == "error_not_quoted" and not check.passed for check in checks):
         verdicts = tuple(Verdict(step=verdict.step, correct=verdict.correct) for verdict in verdicts)

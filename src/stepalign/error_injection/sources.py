@@ -47,10 +47,9 @@ def read_solutions(source: str, problems_file: Path | None, limit: int | None) -
     path = Path(source)
     try:
         with path.open(encoding="utf-8") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError) as error:
+            names = set(json.loads(file.readline()))
+    except (OSError, ValueError, TypeError) as error:
         raise StepalignError(f"{source}: neither a JSONL file nor {SYMBOLIC!r}: {error}") from None
-    names = first.keys() if isinstance(first, dict) else set()
     if "ground_truth" in names:
         return model_solutions(path)
     if "completion_ids" in names:
@@ -64,8 +63,7 @@ def read_solutions(source: str, problems_file: Path | None, limit: int | None) -
 def model_solutions(path: Path) -> Iterator[Solution]:
     """Yield every model's solution to every problem of a file, without duplicates.
 
-    Each row has `question`, `ground_truth` (its last line `A: 72`), and a table per model with `solution` and
-    `is_correct`.
+    Each row has `question`, `ground_truth` (its last line `A: 72`), and a table per model (`solution`, `is_correct`).
     """
     for number, where, row in files.rows(path):
         solution, answer = _split_answer(normalize.text(row, "ground_truth", where))

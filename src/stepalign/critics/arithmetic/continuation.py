@@ -38,7 +38,7 @@ def problem_terms(meta: object) -> Terms | None:
 
 
 def by_terms(terms: Terms, own: Sequence[str], number_after: Callable[[int], int]) -> Continuation:
-    """Add the terms that the solver's steps leave. `number_after` gives the heading number behind the kept steps."""
+    """Add the terms that the solver's steps leave. `number_after` numbers the step behind so many."""
     kept = 0
     while kept < len(own) and (after := _terms_after(terms, own[kept])) is not None:
         terms, kept = after, kept + 1

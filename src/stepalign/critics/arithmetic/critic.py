@@ -40,9 +40,7 @@ class ProgramCritic:
 def critique(problem: Problem, rollout: Rollout) -> CriticResult:
     """Criticize one graded rollout.
 
-    Returns:
-        A critique, or a failure. Its reason is `no way to the answer`, or `not silent` where the critique would have
-        to quote the wrong step.
+    A failure's reason is `no way to the answer`, or `not silent` where the critique would have to quote the wrong step.
     """
     start, attempt = perf_counter(), Attempt(problem, rollout)
     case: Case = "A"
