@@ -27,8 +27,7 @@ from stepalign.critics.arithmetic.equations import (
     is_decidable,
     last_result,
 )
-from stepalign.critics.arithmetic.expressions import NUMBER, Expression
-from stepalign.critics.arithmetic.lexer import Number, Token, tokenize
+from stepalign.critics.arithmetic.expressions import NUMBER, Expression, Number, Token, tokenize
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
 from stepalign.records import PlantedSlip, Problem, SlipKind
 from stepalign.seeding import derive_seed

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from stepalign import config
 from stepalign.chat import Chat, load_chat
-from stepalign.critics.arithmetic.correct import Attempt, Correction
-from stepalign.critics.arithmetic.critic import to_critique
+from stepalign.critics.arithmetic.critic import Attempt, Correction, to_critique
 from stepalign.error_injection.inject import KINDS, NotInjectable, inject_error
 from stepalign.error_injection.sources import read_solutions
 from stepalign.errors import StepalignError

@@ -14,7 +14,7 @@ from pathlib import Path
 from stepalign import config, data
 from stepalign.critics.arithmetic.continuation import split_steps
 from stepalign.critics.arithmetic.equations import find_equations
-from stepalign.critics.arithmetic.lexer import ANNOTATION
+from stepalign.critics.arithmetic.expressions import ANNOTATION
 from stepalign.critics.files import read_attempts
 from stepalign.data import files, normalize
 from stepalign.errors import StepalignError

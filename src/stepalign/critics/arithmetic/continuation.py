@@ -14,8 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from stepalign.critics.arithmetic.equations import find_equations, find_numbers, last_result
-from stepalign.critics.arithmetic.expressions import NUMBER
-from stepalign.critics.arithmetic.lexer import replace_spans
+from stepalign.critics.arithmetic.expressions import NUMBER, replace_spans
 from stepalign.trace import parse
 
 Terms = tuple[Fraction, ...]

@@ -14,8 +14,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from stepalign.critics.arithmetic.equations import Chain, find_equations, find_numbers, holds, is_decidable
-from stepalign.critics.arithmetic.expressions import Expression
-from stepalign.critics.arithmetic.lexer import Number, replace_spans
+from stepalign.critics.arithmetic.expressions import Expression, Number, replace_spans
 
 MAX_DECIMALS = 4
 """Decimals of a new number before it is rounded."""
