@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from time import perf_counter
-from typing import Any, Self
+from typing import Self
 
 from stepalign import config
 from stepalign.critics import splice
@@ -34,7 +34,9 @@ class OpenAICritic:
         self.name = settings.model
         self._settings = settings
         self._writer = CritiqueWriter(settings.model, settings, grader)
-        self._format = {"response_format": splice.response_format()} if settings.mode == "splice" else {}
+        self._request = settings.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
+        if settings.mode == "splice":
+            self._request["response_format"] = splice.response_format()
         self._cache_path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, Path(settings.cache))
 
     @classmethod
@@ -67,11 +69,6 @@ class OpenAICritic:
                     raise result
                 yield result
 
-    def _request(self, pending: PendingCritique) -> dict[str, Any]:
-        settings, messages = self._settings, [{"role": "user", "content": self._writer.message(pending)}]
-        sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
-        return {"model": settings.model, "messages": messages, **sampling, **self._format}
-
     async def _critique(
         self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore
     ) -> Critique | CritiqueFailure:
@@ -81,7 +78,8 @@ class OpenAICritic:
                 async with room:
                     if not pending.rejections:
                         pending.start = perf_counter()
-                    reply = await server.ask(self._request(pending))
+                    messages = [{"role": "user", "content": self._writer.message(pending)}]
+                    reply = await server.ask(self._request | {"messages": messages})
             except UnansweredError as error:
                 return self._writer.fail(pending, error.reason, error.detail)
             await asyncio.sleep(0)  # the next request is sent before this reply is read

@@ -86,7 +86,10 @@ def compose(
     first_error = _first_error(verdicts)
     if (case == "A") != (first_error is None):
         raise ValueError(f"case {case} with the first error at step {first_error}")
-    lines = [SUMMARY, *(f"Step {v.step}: Correct." if v.correct else _negative(v) for v in verdicts)]
+    lines = [SUMMARY]
+    for verdict in verdicts:
+        reason = f" -- {verdict.reason}" if verdict.reason else "."
+        lines.append(f"Step {verdict.step}: " + ("Correct." if verdict.correct else f"Incorrect{reason}"))
     if case == "A":
         return "\n".join([*lines, FULLY_CORRECT, "---", trim(correct_part)])
     opening, *headings = (heading.format(k=first_error) for heading in HEADINGS[case])
@@ -117,20 +120,16 @@ def num_sections(trace: Trace) -> int:
     return len(trace.steps) + 1
 
 
-def prefix(trace: Trace, k: int) -> str:
-    """Return the text before section k: all of it where k is missing, nothing for a solution without steps."""
-    if not trace.steps:
-        return ""
-    if k > len(trace.steps) and trace.answer_section is None:
-        return trim(trace.text)
-    return trim(trace.before(k))
-
-
 def original(trace: Trace, first_error: int | None) -> str:
-    """Return the text that a critique copies, up to its first error. Empty if the trace has no such step."""
-    if first_error is None:
+    """Return the text that a critique copies, up to its first error.
+
+    It is all of the text where only a final answer is missing, and empty for a trace without steps or that step.
+    """
+    if first_error is not None and (not trace.steps or first_error > num_sections(trace)):
+        return ""
+    if first_error is None or (first_error > len(trace.steps) and trace.answer_section is None):
         return trim(trace.text)
-    return prefix(trace, first_error) if first_error <= num_sections(trace) else ""
+    return trim(trace.before(first_error))
 
 
 # Repetitions are bounded: whatever a model writes, reading it takes linear time.
@@ -172,7 +171,7 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
         raise CritiqueFormatError(f"its heading puts the error at step {named}, its summary at step {first_error}")
     headings = HEADINGS[case]
     first = _heading(text, headings.correct_part, opening.end())
-    quoted = prefix(trace, first_error).strip()
+    quoted = original(trace, first_error).strip()
     begin = _skip_rule(text, first.end())
     # A solution may hold lines like the headings, so the solver's own text is skipped.
     second = _heading(text, headings.corrected_step, begin + len(quoted) * text.startswith(quoted, begin))
@@ -222,10 +221,6 @@ def fidelity(copied: str, original: str) -> float:
 
 def _first_error(verdicts: Sequence[Verdict]) -> int | None:
     return next((verdict.step for verdict in verdicts if not verdict.correct), None)
-
-
-def _negative(verdict: Verdict) -> str:
-    return f"Step {verdict.step}: Incorrect" + (f" -- {verdict.reason}" if verdict.reason else ".")
 
 
 def _opening(text: str) -> tuple[Case, re.Match[str]]:

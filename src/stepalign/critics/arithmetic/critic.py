@@ -35,7 +35,7 @@ from stepalign.critics.arithmetic.equations import (
 )
 from stepalign.critics.arithmetic.expressions import ANNOTATION
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
-from stepalign.critics.schema import compose, prefix, trim
+from stepalign.critics.schema import compose, original, trim
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.records import Case, CriticResult, Critique, CritiqueFailure, Problem, Rollout, Verdict
 from stepalign.rewards import Grader
@@ -161,7 +161,7 @@ def to_critique(
     """Write the critique of an attempt. Without a correction (case A) every step is correct."""
     correct_part, corrected_step, continuation = trim(attempt.rollout.text), "", ""
     if correction is not None:
-        correct_part = prefix(attempt.trace, correction.step) if attempt.is_usable else ""
+        correct_part = original(attempt.trace, correction.step) if attempt.is_usable else ""
         corrected_step, *rest = map(trim, correction.pieces)
         separator = attempt.texts[0][len(trim(attempt.texts[0])) :] if len(attempt.texts) > 1 else ""
         continuation = (separator or "\n\n").join(rest)
