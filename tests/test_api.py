@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 import stepalign
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
-from stepalign.evaluation import metrics
-from stepalign.io import read_jsonl
+from stepalign.evaluation.metrics import Evaluation
+from stepalign.io import read_json, read_jsonl
 from stepalign.records import Rollout
 
 MakeRecipe = Callable[..., Recipe]
@@ -49,9 +49,9 @@ def test_evaluating_a_checkpoint_gives_the_numbers_of_the_run(
 ) -> None:
     out = tmp_path / "evaluation.json"
     evaluation = stepalign.evaluate(finished_run, out, adapter=checkpoint if step else None)
-    in_the_run = metrics.read(finished_run.folder / "evaluations" / f"step-{step:06d}.json")
+    in_the_run = read_json(finished_run.folder / "evaluations" / f"step-{step:06d}.json", Evaluation)
     assert evaluation.measures == in_the_run.measures
-    assert metrics.read(out) == evaluation
+    assert read_json(out, Evaluation) == evaluation
     theirs = read_jsonl(finished_run.folder / "evaluations" / f"step-{step:06d}.jsonl", Rollout)
     mine = read_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), Rollout)
     assert [rollout.completion_ids for rollout in mine] == [rollout.completion_ids for rollout in theirs]

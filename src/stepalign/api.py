@@ -28,7 +28,7 @@ from stepalign.io import read_jsonl, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.rollouts.build import open_solver
+from stepalign.rollouts.generate import open_solver
 from stepalign.seeding import derive_seed
 
 

@@ -64,7 +64,7 @@ def plan(
     settings = config.load(file, overrides or ())
     from rich.console import Console
 
-    from stepalign.planning.table import table
+    from stepalign.planning import table
 
     estimated = stepalign.plan(
         settings, hardware=hardware, devices=devices, from_run=from_run, completion_tokens=completion_tokens

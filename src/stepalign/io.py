@@ -54,6 +54,20 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     return records
 
 
+def read_json(path: Path, kind: type[R]) -> R:
+    """Read a file that holds one record.
+
+    Raises:
+        StepalignError: naming file, key and value where it is missing or holds something else.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except OSError as error:
+        raise StepalignError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise StepalignError(f"{path}: not a valid {_name(kind)}: {explain(error)}") from None
+
+
 def explain(error: ValidationError) -> str:
     """Return a validation error as text: for each fault its key, the value and what is allowed."""
     faults = []

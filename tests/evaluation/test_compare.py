@@ -4,8 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.compare import compare, pool
-from stepalign.evaluation.metrics import METRICS, Evaluation
+from stepalign.evaluation.metrics import METRICS, Evaluation, compare, pool
 from stepalign.evaluation.stats import Interval
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation import metrics
-from stepalign.evaluation.metrics import majority, pass_at, score
-from stepalign.io import to_json, write_atomically
+from stepalign.evaluation.metrics import Evaluation, Metric, majority, pass_at, score
+from stepalign.io import read_json, to_json, write_atomically
 from stepalign.records import Grade, Rollout
 
 FORMATTED = "### Step 1: Add\n2 + 2 = 4\n\n### Final Answer:\n\\boxed{4}\n"
@@ -34,11 +33,11 @@ def attempts(problem: str, answers: str) -> list[Rollout]:
     return [rollout(problem, sample, answer.strip()) for sample, answer in enumerate(answers)]
 
 
-def evaluate(rollouts: list[Rollout], n: int) -> metrics.Evaluation:
+def evaluate(rollouts: list[Rollout], n: int) -> Evaluation:
     return score(rollouts, n=n, resamples=2000, seed=0, step=3)
 
 
-def by_problem(rollouts: list[Rollout], n: int, metric: metrics.Metric) -> tuple[float, ...]:
+def by_problem(rollouts: list[Rollout], n: int, metric: Metric) -> tuple[float, ...]:
     return evaluate(rollouts, n).by_problem[metric]
 
 
@@ -176,18 +175,18 @@ def test_an_ungraded_a_repeated_and_no_rollout_are_errors() -> None:
 def test_an_evaluation_survives_its_file(tmp_path: Path) -> None:
     evaluation = evaluate(attempts("p", "4455") + attempts("q", "5674"), n=4)
     write_atomically(tmp_path / "step-000003.json", to_json(evaluation))
-    assert metrics.read(tmp_path / "step-000003.json") == evaluation
+    assert read_json(tmp_path / "step-000003.json", Evaluation) == evaluation
 
 
 def test_a_broken_evaluation_file_is_named_with_its_fault(tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match=r"nothing\.json: no such file"):
-        metrics.read(tmp_path / "nothing.json")
+    with pytest.raises(StepalignError, match=r"nothing\.json: No such file"):
+        read_json(tmp_path / "nothing.json", Evaluation)
     path = tmp_path / "half.json"
     path.write_text('{"step": 3, "n"')
-    with pytest.raises(StepalignError, match=r"half\.json: not an evaluation"):
-        metrics.read(path)
+    with pytest.raises(StepalignError, match=r"half\.json: not a valid Evaluation"):
+        read_json(path, Evaluation)
     evaluation = evaluate(attempts("p", "4455"), n=4)
     write_atomically(path, to_json(evaluation))
     path.write_text(path.read_text().replace('"ties":1', '"ties":-1'))
     with pytest.raises(StepalignError, match=r"ties: .*greater than or equal to 0"):
-        metrics.read(path)
+        read_json(path, Evaluation)

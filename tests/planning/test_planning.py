@@ -19,10 +19,8 @@ from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.launch import train
-from stepalign.planning import Plan, estimate, plan
-from stepalign.planning.lengths import Lengths, lengths
-from stepalign.planning.model_size import model_size
-from stepalign.planning.table import table
+from stepalign.planning import Plan, estimate, plan, table
+from stepalign.planning.sizes import Lengths, lengths, model_size
 from stepalign.policy import Policy
 from stepalign.trainer.accumulation import adamw, local_passes, update
 from stepalign.views import View

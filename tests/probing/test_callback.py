@@ -9,8 +9,8 @@ import stepalign
 from stepalign import report
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
-from stepalign.evaluation import credit_measures
-from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.metrics import CreditMeasures
+from stepalign.io import read_json
 from stepalign.launch import train
 from stepalign.probing import inputs
 
@@ -26,7 +26,7 @@ def watched(make_recipe: MakeRecipe, planted: Path) -> Recipe:
 
 
 def measures(settings: Recipe, step: int) -> CreditMeasures:
-    return credit_measures.read(settings.folder / "probe" / f"step-{step:06d}.json")
+    return read_json(settings.folder / "probe" / f"step-{step:06d}.json", CreditMeasures)
 
 
 def same(one: CreditMeasures, other: CreditMeasures) -> None:

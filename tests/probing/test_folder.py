@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.evaluation.stats import Interval
 from stepalign.probing import folder
 from stepalign.probing.folder import Probe
@@ -38,7 +38,7 @@ def test_a_probe_survives_its_folder(tmp_path: Path) -> None:
 def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
     folder.write(PROBE, tmp_path)
     (tmp_path / "measures.json").write_text('{"contexts": 3}')
-    with pytest.raises(StepalignError, match=r"measures\.json: contexts: "):
+    with pytest.raises(StepalignError, match=r"measures\.json: not a valid CreditMeasures: contexts: "):
         folder.read(tmp_path)
     (tmp_path / "marks.jsonl").unlink()
     with pytest.raises(StepalignError, match=r"marks\.jsonl: No such file"):

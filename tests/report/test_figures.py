@@ -1,34 +1,33 @@
 import re
 
-from stepalign.report.figures import svg, timeline_png, timeline_svg
-from stepalign.report.panels import Curve, Panel
+from stepalign.report.figures import Curve, Panel, draw_panels, draw_timeline, inline, raster
 
 
-def panel(*labels: str) -> Panel:
-    curves = tuple(Curve(label, (0, 5, 10), (0.1, 0.2, float("nan"))) for label in labels)
-    return Panel("Avg@12", "share", curves)
+def drawn(*labels: str) -> str:
+    curves = [Curve(label, (0, 5, 10), (0.1, 0.2, float("nan"))) for label in labels]
+    return inline(draw_panels([Panel("Avg@12", "share", curves)]))
 
 
 def test_labels_are_drawn_as_they_are_written() -> None:
-    drawing = svg(panel("_first", "a$x^2$b", "<script>"))
+    drawing = drawn("_first", "a$x^2$b", "<script>")
     assert "> _first<" in drawing
     assert ">a$x^2$b<" in drawing
     assert ">&lt;script&gt;<" in drawing
 
 
 def test_of_a_long_label_the_end_is_drawn() -> None:
-    drawing = svg(panel("short", "runs/" * 50 + "end"))
+    drawing = drawn("short", "runs/" * 50 + "end")
     (label,) = re.findall(r">(…[^<]*)<", drawing)
     assert label.endswith("/end")
     assert len(label) == 40
 
 
 def test_a_character_that_the_font_lacks_is_drawn_as_a_question_mark() -> None:
-    assert ">run ?<" in svg(panel("run 数", "other"))
+    assert ">run ?<" in drawn("run 数", "other")
 
 
 def test_a_drawing_takes_its_colours_and_fonts_from_the_page() -> None:
-    drawing = svg(panel("a", "b"))
+    drawing = drawn("a", "b")
     assert "var(--series-1)" in drawing
     assert "var(--series-2)" in drawing
     assert "var(--ink)" in drawing
@@ -38,7 +37,7 @@ def test_a_drawing_takes_its_colours_and_fonts_from_the_page() -> None:
 
 
 def test_a_seventh_curve_does_not_look_like_the_first() -> None:
-    drawing = svg(panel(*"abcdefg"))
+    drawing = drawn(*"abcdefg")
     dashes = re.findall(r'style="fill: none;([^"]*var\(--series-1\)[^"]*)"', drawing)
     assert len(set(dashes)) > 1
 
@@ -55,13 +54,13 @@ STEP = {
 
 
 def test_a_row_for_each_stage_that_took_any_time() -> None:
-    drawn = timeline_svg(STEP)
-    rows = re.findall(r">(sampling|critic|critic wait|teacher|student|optimizer)<", drawn)
+    timeline = draw_timeline(STEP)
+    assert timeline is not None
+    rows = re.findall(r">(sampling|critic|critic wait|teacher|student|optimizer)<", inline(timeline))
     assert rows == ["sampling", "critic", "teacher", "student", "optimizer"]
-    assert timeline_png(STEP).startswith(b"\x89PNG")
+    assert raster(timeline).startswith(b"\x89PNG")
 
 
 def test_nothing_is_drawn_of_a_step_in_which_nothing_ran() -> None:
     for step in ({}, {"step": 1, "answered": []}):
-        assert timeline_svg(step) == ""
-        assert timeline_png(step) == b""
+        assert draw_timeline(step) is None

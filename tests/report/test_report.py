@@ -10,10 +10,8 @@ from stepalign import config, report
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.records import Rollout
-from stepalign.report import page
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import read_run
-from stepalign.report.summary import Summary
 
 HOSTILE = (
     "### Step 1: Break out\n"
@@ -47,7 +45,7 @@ class Page(HTMLParser):
 
 def html_of(folder: Path) -> str:
     """A run's page without its figures, which are what takes time."""
-    return page.run_page(Summary(read_run(folder)), evaluation=[], training=[])
+    return report.run_page(read_run(folder), {})
 
 
 def text_of(folder: Path) -> str:
@@ -303,7 +301,7 @@ def test_metrics_that_are_missing_or_infinite_leave_gaps(build_run) -> None:
         ("recipe.toml", "name = ", r"recipe\.toml: not valid TOML"),
         ("manifest.json", "{", r"manifest\.json: not a JSON object"),
         ("metrics.jsonl", "{}\n{}\n", r"metrics\.jsonl, line 1: not a step's: '{}'"),
-        ("evaluations/step-000000.json", "{}", r"step-000000\.json: not an evaluation: step"),
+        ("evaluations/step-000000.json", "{}", r"step-000000\.json: not a valid Evaluation: step"),
     ],
 )
 def test_a_broken_file_is_named(build_run, name: str, content: str, message: str) -> None:

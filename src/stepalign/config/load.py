@@ -104,7 +104,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is text: model.path=gpt2 needs no quotes
+        value = text  # a bare word is text: model.name_or_path=gpt2 needs no quotes
     *tables, last = key.split(".")
     nested: dict[str, Any] = {last: value}
     for table in reversed(tables):

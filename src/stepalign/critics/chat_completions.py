@@ -106,7 +106,7 @@ class ChatCompletions:
         for task in self._pending.values():
             task.cancel()
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
-        await self._client.__aexit__(None, None, None)
+        await self._client.__aexit__()
 
     async def ask(self, request: Mapping[str, Any]) -> ModelReply:
         """Return the cached reply, that of an equal request under way, or a new one. Errors are `Client.post`'s."""

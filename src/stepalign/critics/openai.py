@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
 from time import perf_counter
 from typing import Self
 
@@ -22,7 +21,7 @@ from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import CritiqueWriter, PendingCritique
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.serving.client import UnansweredError
+from stepalign.serving.client import LoopThread, UnansweredError
 from stepalign.serving.endpoints import check_urls
 
 
@@ -96,8 +95,6 @@ class OpenAICritic:
         self, results: "SimpleQueue[Critique | CritiqueFailure | BaseException]"
     ) -> Iterator[Callable[[PendingCritique], object]]:
         """Yield a function that starts a critique in a background thread's event loop."""
-        loop = asyncio.new_event_loop()
-        thread = Thread(target=loop.run_forever, name="critic", daemon=True)
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = ReplyCache(self._cache_path) if self._cache_path else None
         server = ChatCompletions(self._settings, key, cache)
@@ -111,23 +108,13 @@ class OpenAICritic:
                 results.put(error)
 
         def start(pending: PendingCritique) -> None:
-            task = loop.create_task(put(pending))
+            task = thread.loop.create_task(put(pending))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        async def stop() -> None:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await server.__aexit__(None, None, None)
-            await loop.shutdown_default_executor()
-
-        thread.start()
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
+        thread = LoopThread("critic")
+        thread.run(server.__aenter__())
         try:
-            yield lambda pending: loop.call_soon_threadsafe(start, pending)
+            yield lambda pending: thread.loop.call_soon_threadsafe(start, pending)
         finally:
-            asyncio.run_coroutine_threadsafe(stop(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+            thread.close(server.__aexit__())

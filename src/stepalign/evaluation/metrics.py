@@ -1,27 +1,29 @@
 """Avg@n, Maj@n, Pass@n, answer length, format accuracy and truncation rate, each with its interval.
 
 The four metrics of Table 1 and Figure 2 of "The Role of Feedback Alignment in Self-Distillation" (arXiv 2606.11173),
-and two that explain them. Each metric is a mean over problems. The problems' values are stored, so that two adapters
-can be compared problem by problem (`evaluation.compare`). Shares are between 0 and 1; percent exists only in display.
-Pass@n is the unbiased estimator of Chen et al. (arXiv 2107.03374, Eq. 1). Left out: choosing a checkpoint, because the
-report or its reader decides that.
+and two that explain them. Each metric is a mean over problems. Shares are between 0 and 1; percent exists only in
+display. Pass@n is the unbiased estimator of Chen et al. (arXiv 2107.03374, Eq. 1).
+
+Two adapters are compared problem by problem. An easy problem is easy for both, and resampling both on the same problems
+removes that common part, so that two adapters with overlapping intervals may still differ clearly. With several seeds
+a resample also draws each side's seeds; with one seed a side, an interval tells nothing about seeds. Left out: choosing
+a checkpoint, because the report or its reader decides that; a correction for many comparisons, because only the reader
+knows how many are looked at.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from stepalign import trace as traces
 from stepalign.errors import StepalignError
-from stepalign.evaluation.stats import Interval, bootstrap
-from stepalign.io import explain
+from stepalign.evaluation.stats import Difference, Interval, bootstrap, paired_bootstrap
 from stepalign.records import Grade, Rollout, Text
 
 Metric = Literal["avg", "maj", "pass", "length", "formatted", "truncated"]
@@ -72,6 +74,18 @@ class Evaluation:
         """Return each problem's values, problems sorted by id and metrics in the order of `METRICS`."""
         order = np.argsort(np.array(self.problem_ids, dtype=object))
         return np.array([self.by_problem[metric] for metric in METRICS], dtype=np.float64).T[order]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class CreditMeasures:
+    """A probe's measures of credit (`docs/probe.md` defines each), with intervals over problems."""
+
+    contexts: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    """By the context's name, then the measure's. A measure that these rollouts do not allow is absent."""
+    baselines: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    """`chance` and `length`, for the measures of credit as a process reward."""
+    resamples: int = 0
+    """Bootstrap resamples behind each interval."""
 
 
 def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, step: int) -> Evaluation:
@@ -132,18 +146,59 @@ def pass_at(k: int, *, samples: int, correct: int) -> float:
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def read(path: Path) -> Evaluation:
-    """Read an evaluation.
+def compare(
+    a: Evaluation | Sequence[Evaluation], b: Evaluation | Sequence[Evaluation], *, resamples: int, seed: int
+) -> dict[Metric, Difference]:
+    """Estimate the differences b − a, metric by metric.
+
+    Args:
+        a: the first adapter's evaluation, or one for each of its seeds.
+        b: the second's, on the same problems and with the same n.
+        resamples: bootstrap resamples behind each interval.
+        seed: the run's seed.
 
     Raises:
-        StepalignError: naming the file and the key, where it is missing or not an evaluation.
+        StepalignError: n or the problems differ.
     """
-    try:
-        return TypeAdapter(Evaluation).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise StepalignError(f"{path}: no such file") from None
-    except ValidationError as error:
-        raise StepalignError(f"{path}: not an evaluation: {explain(error)}") from None
+    sides = [[side] if isinstance(side, Evaluation) else list(side) for side in (a, b)]
+    _assert_alike([*sides[0], *sides[1]], "compared")
+    first, second = (np.array([evaluation.values() for evaluation in side]) for side in sides)
+    return dict(zip(METRICS, paired_bootstrap(first, second, resamples=resamples, seed=seed), strict=True))
+
+
+def pool(evaluations: Sequence[Evaluation], *, seed: int = 0) -> Evaluation:
+    """Pool the seeds of one condition: means over seeds, intervals over seeds and problems.
+
+    Raises:
+        StepalignError: n or the problems differ.
+    """
+    _assert_alike(evaluations, "pooled")
+    first = evaluations[0]
+    return Evaluation.of(
+        np.array([evaluation.values() for evaluation in evaluations]),
+        problem_ids=tuple(sorted(first.problem_ids)),
+        n=first.n,
+        ties=sum(evaluation.ties for evaluation in evaluations),
+        resamples=first.resamples,
+        seed=seed,
+        step=first.step,
+    )
+
+
+def _assert_alike(evaluations: Sequence[Evaluation], verb: str) -> None:
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        if first.n != other.n:
+            raise StepalignError(f"evaluations with n = {first.n} and n = {other.n} cannot be {verb}")
+        ids, other_ids = set(first.problem_ids), set(other.problem_ids)
+        if ids != other_ids:
+            sides = {"first": sorted(ids - other_ids), "second": sorted(other_ids - ids)}
+            named = [
+                f"{len(extra)} only in the {which}"
+                + (f" ({', '.join(map(repr, extra[:3]))}{', …' if len(extra) > 3 else ''})" if extra else "")
+                for which, extra in sides.items()
+            ]
+            raise StepalignError(f"evaluations on different problems cannot be {verb}: {'; '.join(named)}")
 
 
 def _by_problem(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:

@@ -118,11 +118,9 @@ def paired_bootstrap(
         over, value = "seeds and problems", second.mean(axis=(0, 1)) - first.mean(axis=(0, 1))
         resampled = _resampled_means(second, counts, derive_seed(seed, "bootstrap", "second"))
         resampled = resampled - _resampled_means(first, counts, derive_seed(seed, "bootstrap", "first"))
+    above = (resampled > _ROUNDING).mean(axis=0)
     return [
-        Difference(
-            **asdict(interval(value[k], resampled[:, k], n=num_problems, over=over)),
-            above=float((resampled[:, k] > _ROUNDING).mean()),
-        )
+        Difference(**asdict(interval(value[k], resampled[:, k], n=num_problems, over=over)), above=float(above[k]))
         for k in range(len(value))
     ]
 

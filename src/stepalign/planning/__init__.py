@@ -2,10 +2,10 @@
 
     stepalign plan recipes/paper/stepalign.toml --devices 4 --hardware h100
 
-Parameters are counted on a model without storage. Operations are 2 a weight and token in a forward pass, as many in a
-backward pass (the base is frozen, so only activations have gradients), and once more with gradient checkpointing.
-Attention costs 4 · layers · width for each pair of tokens, half of them masked. Seconds are operations, or bytes read,
-over a share of the maker's rates; the shares are assumptions, not measurements.
+Operations are 2 a weight and token in a forward pass, as many in a backward pass (the base is frozen, so only
+activations have gradients), and once more with gradient checkpointing. Attention costs 4 · layers · width for each pair
+of tokens, half of them masked. Seconds are operations, or bytes read, over a share of the maker's rates; the shares are
+assumptions, not measurements.
 
 Left out: seconds on the machine that plans, because two real steps (`training.max_steps=2`) give them exactly;
 communication, overlap of stages, and the adapter's own products (under one part in fifty at rank 64).
@@ -17,18 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
 
 from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.losses.lm_head import chunk_tokens
-from stepalign.planning.lengths import Lengths, lengths
-from stepalign.planning.model_size import GPUS, PASS_SHARE, Gpu, ModelSize, model_size
+from stepalign.planning.sizes import DECODE_SHARE, GPUS, PASS_SHARE, Lengths, ModelSize, lengths, model_size
 
 CRITIC_TOKENS_PER_S = 30.0
 """Assumed speed of one critique among many."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Stage:
     """Tokens and operations of one stage, over all devices; its seconds where the hardware is stated."""
 
@@ -91,8 +92,8 @@ def plan(
     if hardware is not None and hardware not in GPUS:
         raise StepalignError(f"hardware {hardware!r}: allowed are {', '.join(GPUS)}")
     size = model_size(settings.model, settings.lora, gpu=hardware is not None or torch.cuda.is_available())
-    assumed, problems = lengths(settings, from_run=from_run, completion_tokens=completion_tokens)
-    return estimate(settings, size, assumed, hardware=hardware, devices=devices, evaluation_problems=problems)
+    given, problems = lengths(settings, from_run=from_run, completion_tokens=completion_tokens)
+    return estimate(settings, size, given, hardware=hardware, devices=devices, evaluation_problems=problems)
 
 
 def estimate(
@@ -105,25 +106,35 @@ def estimate(
     evaluation_problems: int = 0,
 ) -> Plan:
     """Estimate a recipe for a model and lengths that are given. See `plan`."""
-    training, rollouts = settings.training, settings.training.rollouts_per_step
+    training, rollouts, slots = settings.training, settings.training.rollouts_per_step, settings.sampler.max_num_seqs
     gpu = GPUS[hardware] if hardware else None
     attempts = evaluation_problems * settings.evaluation.num_samples
-    sampled = (rollouts, given.prompt, given.completion, given.max_completion)
-    evaluated = (attempts, given.prompt, given.evaluation, given.evaluation)
-    slots = settings.sampler.max_num_seqs
-    stages = {"sample": _decoding(size, *sampled, slots, gpu, devices)}
+
+    def decoding(count: int, mean: float, longest: float) -> Stage:
+        """Estimate the decoding of completions that devices share, `slots` together on each."""
+        tokens, context = count * mean, given.prompt + mean / 2
+        reading = size.forward_flops(given.prompt)
+        flops = count * reading + tokens * size.decode_flops(context)
+        if gpu is None or not count:
+            return Stage(tokens, flops)
+        share = count / devices
+        rows = min(slots, share)
+        steps = max(longest, share * mean / rows)
+        return Stage(tokens, flops, share * gpu.pass_seconds(reading) + steps * size.decode_step_s(gpu, rows, context))
+
+    stages = {"sample": decoding(rollouts, given.completion, given.max_completion)}
     concurrency = None
     if settings.algorithm.uses_teacher and settings.critic is not None and settings.critic.is_remote:
         seconds = given.critique / CRITIC_TOKENS_PER_S if gpu else 0.0
-        stages["critique"] = Stage(tokens=rollouts * (given.critic_prompt + given.critique), flops=0.0, seconds=seconds)
+        stages["critique"] = Stage(rollouts * (given.critic_prompt + given.critique), 0.0, seconds)
         concurrency = math.ceil(rollouts * seconds / max(stages["sample"].seconds, seconds)) if gpu else None
+    examples = rollouts * given.learned_share
     for name, (tokens, flops) in _learning(settings, size, given).items():
-        examples = rollouts * given.learned_share
-        seconds = examples * flops / (gpu.flops * PASS_SHARE * devices) if gpu else 0.0
-        stages[name] = Stage(tokens=examples * tokens, flops=examples * flops, seconds=seconds)
-    every = training.eval_steps or training.max_steps
+        seconds = gpu.pass_seconds(examples * flops) / devices if gpu else 0.0
+        stages[name] = Stage(examples * tokens, examples * flops, seconds)
     longest = given.prompt + max(given.max_completion, given.evaluation if attempts else 0.0)
     rows = min(slots, math.ceil(max(rollouts, attempts) / devices))
+    every = training.eval_steps or training.max_steps
     return Plan(
         size=size,
         lengths=given,
@@ -136,7 +147,7 @@ def estimate(
             "keys and values": rows * size.cache_bytes * longest,
         },
         stages=stages,
-        evaluation=_decoding(size, *evaluated, slots, gpu, devices),
+        evaluation=decoding(attempts, given.evaluation, given.evaluation),
         steps=training.max_steps,
         evaluations=1 + math.ceil(training.max_steps / every) if evaluation_problems else 0,
         critic_concurrency=concurrency,
@@ -151,30 +162,14 @@ def _learning(settings: config.Recipe, size: ModelSize, given: Lengths) -> dict[
     algorithm, completion = settings.algorithm, given.completion * given.read_share
     student, teacher = given.prompt + completion, given.teacher_prompt + completion
     head = 2 * size.vocab * size.hidden * completion
-    passes = 3 if settings.training.gradient_checkpointing else 2
     stages = {}
     if algorithm.reference == "teacher":
         stages["teacher"] = (teacher, size.forward_flops(teacher))
     elif algorithm.reference == "base":
         stages["base"] = (student, algorithm.num_updates * (size.forward_flops(student) + head))
-    products = 3 if algorithm.uses_teacher else 2
-    flops = passes * size.forward_flops(student) + products * head
+    passes = 3 if settings.training.gradient_checkpointing else 2
+    flops = passes * size.forward_flops(student) + (3 if algorithm.uses_teacher else 2) * head
     return {**stages, "student": (student, algorithm.num_updates * flops)}
-
-
-def _decoding(
-    size: ModelSize, count: int, prompt: float, mean: float, longest: float, slots: int, gpu: Gpu | None, devices: int
-) -> Stage:
-    """Estimate the decoding of completions that devices share, `slots` together on each."""
-    tokens, context = count * mean, prompt + mean / 2
-    flops = count * size.forward_flops(prompt) + tokens * size.decode_flops(context)
-    if gpu is None or not count:
-        return Stage(tokens=tokens, flops=flops)
-    share = count / devices
-    rows = min(slots, share)
-    reading = share * size.forward_flops(prompt) / (gpu.flops * PASS_SHARE)
-    decoding = max(longest, share * mean / rows) * size.decode_step_s(gpu, rows, context)
-    return Stage(tokens=tokens, flops=flops, seconds=reading + decoding)
 
 
 def _learning_memory(settings: config.Recipe, size: ModelSize, given: Lengths, devices: int) -> dict[str, float]:
@@ -202,3 +197,53 @@ def _learning_memory(settings: config.Recipe, size: ModelSize, given: Lengths, d
         # The student's logits, the teacher's, and working room.
         "logits of a chunk": 6.0 * 4 * chunk * size.vocab,
     }
+
+
+def table(settings: config.Recipe, plan: Plan, *, price: float | None = None) -> RenderableType:
+    """Lay out a recipe's plan. `price` is that of one device for an hour."""
+    size, given, gpu = plan.size, plan.lengths, GPUS.get(plan.hardware or "")
+    stages = Table("one step", "tokens", "TFLOP", *(["time"] if gpu else []))
+    for name, stage in {**plan.stages, "evaluation": plan.evaluation}.items():
+        if stage.tokens:
+            flops = f"{stage.flops / 1e12:,.3g}" if stage.flops else "elsewhere"
+            stages.add_row(name, f"{stage.tokens:,.0f}", flops, *([_time(stage.seconds)] if gpu else []))
+    memory = Table("memory of a device", "GB")
+    for title, parts in {"learning": plan.memory, "sampling": plan.sampling_memory}.items():
+        memory.add_row(title, f"{sum(parts.values()) / 1e9:,.2f}", style="bold")
+        for name, value in parts.items():
+            memory.add_row(f"  {name}", f"{value / 1e9:,.2f}")
+    if gpu:
+        memory.add_row("available", f"{gpu.memory / 1e9:,.1f}", style="bold")
+    for column in (*stages.columns[1:], memory.columns[1]):
+        column.justify = "right"
+    lines = ["hours: state --hardware, or time two steps on your own (training.max_steps=2)"]
+    if gpu:
+        device_hours = plan.hours * plan.devices
+        cost = "" if price is None else f", {device_hours * price:,.2f} at {price:g} an hour"
+        lines = [
+            f"{plan.steps} steps of {_time(plan.step_seconds)} and {plan.evaluations} evaluations of "
+            f"{_time(plan.evaluation.seconds)}: {plan.hours:,.1f} hours, {device_hours:,.1f} device hours{cost}",
+            f"(assumed: {PASS_SHARE:.0%} of {gpu.flops / 1e12:,.3g} TFLOP/s in passes, {DECODE_SHARE:.0%} of "
+            f"{gpu.bandwidth / 1e12:,.3g} TB/s in decoding)",
+        ]
+    if "critique" in plan.stages:
+        rollouts = settings.training.rollouts_per_step
+        keeps_up = f"; critic.max_concurrency = {plan.critic_concurrency} keeps up with sampling" if gpu else ""
+        read, written = rollouts * given.critic_prompt, rollouts * given.critique
+        lines.insert(0, f"critic: reads {read:,.0f} and writes {written:,.0f} tokens a step{keeps_up}")
+    teacher = f"; {given.teacher_prompt:,.0f} before it for the teacher" if "teacher" in plan.stages else ""
+    return Group(
+        f"{settings.name}: {size.parameters / 1e9:.3f} B parameters, adapter {size.adapter / 1e6:.1f} M, "
+        f"on {plan.devices} × {plan.hardware or 'device'}",
+        f"a rollout: {given.prompt:,.0f} prompt tokens, {given.completion:,.0f} completion tokens{teacher}",
+        "",
+        stages,
+        "",
+        memory,
+        "",
+        *lines,
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"

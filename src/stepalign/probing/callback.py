@@ -13,9 +13,8 @@ from pydantic import TypeAdapter
 from stepalign import config, contexts
 from stepalign.console import Console
 from stepalign.errors import StepalignError
-from stepalign.evaluation import credit_measures
-from stepalign.evaluation.credit_measures import CreditMeasures
-from stepalign.io import read_jsonl, write_json, write_jsonl
+from stepalign.evaluation.metrics import CreditMeasures
+from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.policy import Policy
 from stepalign.probing import inputs
 from stepalign.probing.credit import CreditScorer
@@ -67,7 +66,7 @@ class ProbeCallback:
         """Measure the present adapter, which is that of `step`. Each step is measured once."""
         path = self.folder / f"step-{step:06d}.json"
         if path.exists():
-            return credit_measures.read(path)
+            return read_json(path, CreditMeasures)
         was_training = self.policy.training
         self.policy.eval()
         try:

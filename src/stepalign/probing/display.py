@@ -1,6 +1,6 @@
 """A probe's measures as text, as the command prints them."""
 
-from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.evaluation.stats import Interval
 
 COLUMNS = {

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from stepalign.errors import StepalignError
-from stepalign.evaluation import credit_measures
-from stepalign.evaluation.credit_measures import CreditMeasures
-from stepalign.io import explain, read_jsonl, write_json, write_jsonl
+from stepalign.evaluation.metrics import CreditMeasures
+from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.probing.error_spans import token_regions
 from stepalign.records import Credit, CriticResult, Mark, Problem, Rollout
 
@@ -91,9 +89,9 @@ def read(folder: Path) -> Probe:
         critic_results=tuple(critic_results),
         marks=tuple(read_jsonl(folder / "marks.jsonl", Mark)),
         credits=tuple(read_jsonl(folder / "credits.jsonl", Credit)),
-        tokens=_json(folder / "tokens.json", dict[int, str]),
-        measures=credit_measures.read(folder / "measures.json"),
-        manifest=_json(folder / "manifest.json", dict[str, Any]),
+        tokens=read_json(folder / "tokens.json", dict[int, str]),
+        measures=read_json(folder / "measures.json", CreditMeasures),
+        manifest=read_json(folder / "manifest.json", dict[str, Any]),
     )
 
 
@@ -107,12 +105,3 @@ def write(probe: Probe, folder: Path) -> None:
     write_json(folder / "tokens.json", {str(token): text for token, text in sorted(probe.tokens.items())})
     write_json(folder / "measures.json", TypeAdapter(CreditMeasures).dump_python(probe.measures))
     write_json(folder / "manifest.json", dict(probe.manifest))
-
-
-def _json(path: Path, kind: Any) -> Any:
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except OSError as error:
-        raise StepalignError(f"{path}: {error.strerror}") from None
-    except ValidationError as error:
-        raise StepalignError(f"{path}: {explain(error)}") from None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from stepalign.evaluation.credit_measures import CreditMeasures
+from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.probing.error_spans import TokenRegions, token_regions
 from stepalign.records import Credit, Mark, Rollout

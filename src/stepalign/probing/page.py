@@ -30,8 +30,7 @@ from stepalign.probing.error_spans import token_regions
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import rollout_means
 from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout, TopTokens
-from stepalign.report.display import HIDDEN
-from stepalign.report.page import environment
+from stepalign.report.display import HIDDEN, environment
 from stepalign.trace import parse
 
 UNIT = 0.001

@@ -10,14 +10,16 @@ control and bidirectional characters appear as their code points, and a page loa
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
 from stepalign.errors import StepalignError
 from stepalign.io import write_atomically
-from stepalign.report import figures, panels
+from stepalign.report import figures
 from stepalign.report.comparison import Comparison
-from stepalign.report.display import Table
-from stepalign.report.page import comparison_page, run_page
-from stepalign.report.panels import Panel
-from stepalign.report.run import read_run
+from stepalign.report.display import Table, environment
+from stepalign.report.figures import Panel
+from stepalign.report.run import RunFiles, read_run
 from stepalign.report.summary import Summary
 
 
@@ -28,17 +30,28 @@ def write(folder: Path) -> Path:
         StepalignError: the folder holds no run, or a file in it is not what it should be.
     """
     run = read_run(folder)
-    summary = Summary(run)
-    panels_of = {
-        "evaluation": panels.evaluation_panels({run.name: run.evaluations}),
-        "training": panels.training_panels(run.steps),
-        "probe": panels.probe_panels(run.probes),
+    panels = {
+        "evaluation": figures.evaluation_panels({run.name: run.evaluations}),
+        "training": figures.training_panels(run.steps),
+        "probe": figures.probe_panels(run.probes),
     }
-    _write_figures(folder / "figures", panels_of)
-    if timeline := figures.timeline_png(run.timeline, [stage.name for stage in summary.stages]):
-        write_atomically(folder / "figures" / "timeline.png", timeline)
-    write_atomically(folder / "report.html", run_page(summary, **panels_of))
+    timeline = figures.draw_timeline(run.timeline, [stage.name for stage in Summary(run).stages])
+    _write_figures(folder / "figures", panels, timeline)
+    write_atomically(folder / "report.html", run_page(run, panels, timeline))
     return folder / "report.html"
+
+
+def run_page(run: RunFiles, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> str:
+    """Render a run's report as HTML, with its panels by section."""
+    template = environment().get_template("run.html.jinja")
+    sections = {section: _inline(panels.get(section, ())) for section in ("evaluation", "training", "probe")}
+    drawing = Markup(figures.inline(timeline)) if timeline else ""
+    return template.render(run=run, summary=Summary(run), timeline=drawing, **sections)
+
+
+def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
+    """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
+    return write(folders[0]) if len(folders) == 1 else write_comparison(folders, out)
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
@@ -54,13 +67,9 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         raise StepalignError(f"two or more different runs make a comparison, found {', '.join(map(str, folders))}")
     runs = [read_run(folder) for folder in folders]
     names = [run.name for run in runs]
-    labels = [run.name if names.count(run.name) == 1 else str(run.folder) for run in runs]
-    return write_conditions(Comparison({label: [run] for label, run in zip(labels, runs, strict=True)}), out)
-
-
-def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
-    """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
-    return write(folders[0]) if len(folders) == 1 else write_comparison(folders, out)
+    return write_conditions(
+        Comparison({run.name if names.count(run.name) == 1 else str(run.folder): [run] for run in runs}), out
+    )
 
 
 def write_conditions(
@@ -74,15 +83,22 @@ def write_conditions(
         over: costs over which Figure 2 is a PNG of its own.
         others: tables for the page and the Markdown file.
     """
-    evaluation = comparison.panels()
-    over_costs = {f"evaluation-{cost}": comparison.panels(cost) for cost in over}
-    _write_figures(out.with_name(f"{out.stem}-figures"), {"evaluation": evaluation, **over_costs})
+    panels = {"evaluation": comparison.panels(), **{f"evaluation-{cost}": comparison.panels(cost) for cost in over}}
+    _write_figures(out.with_name(f"{out.stem}-figures"), panels)
     write_atomically(out.with_suffix(".md"), comparison.markdown(*others))
-    write_atomically(out, comparison_page(comparison, evaluation=evaluation, others=others))
+    template = environment().get_template("comparison.html.jinja")
+    page = template.render(comparison=comparison, evaluation=_inline(panels["evaluation"]), others=others)
+    write_atomically(out, page)
     return out
 
 
-def _write_figures(folder: Path, panels_of: Mapping[str, Sequence[Panel]]) -> None:
-    for name, of_figure in panels_of.items():
-        if of_figure:
-            write_atomically(folder / f"{name}.png", figures.png(of_figure))
+def _inline(panels: Sequence[Panel]) -> list[tuple[str, Markup]]:
+    # Matplotlib escapes the labels.
+    return [(panel.title, Markup(figures.inline(figures.draw_panels([panel])))) for panel in panels]
+
+
+def _write_figures(folder: Path, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> None:
+    drawn = {name: figures.draw_panels(some, min(2, len(some))) for name, some in panels.items() if some}
+    for name, figure in {**drawn, "timeline": timeline}.items():
+        if figure:
+            write_atomically(folder / f"{name}.png", figures.raster(figure))

@@ -1,6 +1,6 @@
 """Comparison of conditions: the paper's Figure 2 and Table 1, paired differences, credit, and the cost of each.
 
-A condition is one run, or several seeds of a run pooled (`evaluation.compare.pool`).
+A condition is one run, or several seeds of a run pooled (`evaluation.metrics.pool`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.compare import compare, pool
-from stepalign.evaluation.metrics import Metric
+from stepalign.evaluation.metrics import Metric, compare, pool
 from stepalign.evaluation.stats import Difference
 from stepalign.report import display
-from stepalign.report.display import Cell, Table
-from stepalign.report.panels import FIGURE_2, Panel, evaluation_panels
+from stepalign.report.display import FIGURE_2, Cell, Table
+from stepalign.report.figures import Panel, evaluation_panels
 from stepalign.report.run import RunFiles
 from stepalign.report.summary import LOWER_IS_BETTER, Summary, Verdict, best_of, verdict_of
 
@@ -92,52 +91,35 @@ class Comparison:
 
     def panels(self, cost: str | None = None) -> list[Panel]:
         """Make Figure 2 over optimizer steps, or over a cost."""
-        panels = evaluation_panels({label: summary.run.evaluations for label, summary in self.summaries.items()})
+        evaluations = {label: summary.run.evaluations for label, summary in self.summaries.items()}
         if cost is None:
-            return panels
-        return [
-            replace(
-                panel,
-                x_label=cost.replace("_", " "),
-                curves=tuple(
-                    replace(curve, x=tuple(self.cost(curve.label, step, cost) for step in curve.x))
-                    for curve in panel.curves
-                ),
-            )
-            for panel in panels
-        ]
+            return evaluation_panels(evaluations)
+        return evaluation_panels(evaluations, cost.replace("_", " "), lambda label, step: self.cost(label, step, cost))
 
     # ── tables ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _table(self, title: str, rows: Sequence[tuple[str, Sequence[Cell]]], note: str = "") -> Table:
+        return Table(title, [display.label(metric, self.n) for metric in FIGURE_2], rows, note)
 
     @property
     def best(self) -> Table | None:
         """Table 1 of the paper; None where nothing was evaluated. Runs without an evaluation have no row."""
-        reached = {
-            label: {metric: best_of(metric, summary.run.evaluations) for metric in FIGURE_2}
-            for label, summary in self.summaries.items()
-            if summary.before
-        }
-        if not reached:
+        evaluated = {label: summary.run.evaluations for label, summary in self.summaries.items() if summary.before}
+        if not evaluated:
             return None
-        winning = {
-            metric: (min if metric in LOWER_IS_BETTER else max)(row[metric][1].value for row in reached.values())
-            for metric in FIGURE_2
-        }
-        rows = [
-            (
-                label,
-                [
-                    display.value_cell(metric, best, f"at step {step}", bold=best.value == winning[metric])
-                    for metric, (step, best) in row.items()
-                ],
-            )
-            for label, row in reached.items()
-        ]
+        rows: dict[str, list[Cell]] = {label: [] for label in evaluated}
+        for metric in FIGURE_2:
+            best = {label: best_of(metric, evaluations) for label, evaluations in evaluated.items()}
+            values = [interval.value for _, interval in best.values()]
+            winner = min(values) if metric in LOWER_IS_BETTER else max(values)
+            for label, (step, interval) in best.items():
+                bold = interval.value == winner
+                rows[label].append(display.value_cell(metric, interval, f"at step {step}", bold=bold))
         note = (
             "As Table 1 of the paper (arXiv 2606.11173): each metric at its own best checkpoint, for length the "
             "least. Bold: best of the column."
         )
-        return Table("Best checkpoint, metric by metric", self._metrics, rows, note)
+        return self._table("Best checkpoint, metric by metric", list(rows.items()), note)
 
     @property
     def changes(self) -> Table:
@@ -146,7 +128,7 @@ class Comparison:
         for against in self.against:
             cells = [display.difference_cell(metric, change) for metric, change in against.differences.items()]
             rows.append((against.label, cells[: len(FIGURE_2)] or [Cell(against.verdict.detail)]))
-        return Table(f"Last evaluation against {self.baseline}'s", self._metrics, rows)
+        return self._table(f"Last evaluation against {self.baseline}'s", rows)
 
     @property
     def gains(self) -> Table:
@@ -157,10 +139,9 @@ class Comparison:
                 before, after = ([run.evaluations[at] for run in self.runs[label]] for at in (0, -1))
                 gain = compare(before, after, resamples=before[0].resamples, seed=summary.before.seed)
                 ends = [display.value("avg", end.measures["avg"].value) for end in (summary.before, summary.after)]
-                rows.append((label, [Cell(ends[0]), Cell(ends[1]), display.difference_cell("avg", gain["avg"])]))
-        return Table(
-            f"{display.label('avg', self.n)}, last evaluation against first", ["before", "after", "gain"], rows
-        )
+                rows.append((label, [*map(Cell, ends), display.difference_cell("avg", gain["avg"])]))
+        title = f"{display.label('avg', self.n)}, last evaluation against first"
+        return Table(title, ["before", "after", "gain"], rows)
 
     @property
     def credit(self) -> Table:
@@ -182,10 +163,6 @@ class Comparison:
             if summary.last
         ]
         return Table("Spent by the last evaluation, mean over seeds", [c.replace("_", " ") for c in self.costs], rows)
-
-    @property
-    def _metrics(self) -> list[str]:
-        return [display.label(metric, self.n) for metric in FIGURE_2]
 
     def markdown(self, *others: Table) -> str:
         """Return all tables, and others, as Markdown."""

@@ -1,4 +1,4 @@
-"""Numbers and foreign text as they appear on pages and in tables.
+"""Numbers, tables and foreign text as they appear on pages, and the Jinja templates of pages.
 
 Shares become percent, differences of shares points. Text that a model or a data set wrote becomes HTML in which no
 character is hidden: control, zero-width and bidirectional characters appear as their code points.
@@ -8,11 +8,20 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+import stepalign
+from stepalign import trace as traces
+from stepalign.critics.stats import OUTCOMES
 from stepalign.evaluation.metrics import Metric
 from stepalign.evaluation.stats import Interval
+from stepalign.records import Critique, CritiqueFailure, Rollout
+
+FIGURE_2: tuple[Metric, ...] = ("avg", "maj", "pass", "length")
 
 # C0 and C1 without tab and line feed; soft hyphen; zero-width and bidirectional controls; line and paragraph
 # separators; byte-order mark; tags; lone surrogates. Joiners stay: scripts and emoji need them.
@@ -20,6 +29,8 @@ HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
+_MAX_CHARACTERS = 20_000
+"""Of one text. Longer ones are whole in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +124,48 @@ def count(number: int, noun: str) -> str:
 
 def visible(text: str) -> Markup:
     """Escape foreign text, with each character that could hide or reorder text as its code point."""
-    parts = []
-    end = 0
+    parts, end = [], 0
     for match in HIDDEN.finditer(text):
         name = unicodedata.name(match[0], "control character").lower()
-        parts += [
-            escape(text[end : match.start()]),
-            Markup('<span class="control" title="{}">U+{:04X}</span>').format(name, ord(match[0])),
-        ]
+        code_point = Markup('<span class="control" title="{}">U+{:04X}</span>').format(name, ord(match[0]))
+        parts += [escape(text[end : match.start()]), code_point]
         end = match.end()
     return Markup("").join([*parts, escape(text[end:])])
+
+
+def long_text(text: str) -> Markup:
+    """Escape a foreign text, cut where it is very long."""
+    if len(text) <= _MAX_CHARACTERS:
+        return visible(text)
+    cut = Markup('\n<span class="note">… {:,} more characters</span>').format(len(text) - _MAX_CHARACTERS)
+    return visible(text[:_MAX_CHARACTERS]) + cut
+
+
+def rollout_text(rollout: Rollout, critique: Critique | CritiqueFailure | None) -> Markup:
+    """Escape a rollout's text, with the first wrong step marked where a critique names one."""
+    text, first_error = rollout.text, critique.first_error if isinstance(critique, Critique) else None
+    try:
+        wrong = None if first_error is None else traces.parse(text).section(first_error)
+    except IndexError:  # a critique may count steps that the rollout does not have
+        wrong = None
+    if wrong is None:
+        return long_text(text)
+    mark = Markup("<mark>{}</mark>").format(long_text(text[wrong.start : wrong.end]))
+    return long_text(text[: wrong.start]) + mark + long_text(text[wrong.end :])
+
+
+@cache
+def environment(*folders: Path) -> Environment:
+    """Return the templates beside this file, and those in `folders`."""
+    environment = Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {function.__name__: function for function in (visible, duration, rate)} | {"text": long_text}
+    environment.globals |= {function.__name__: function for function in (count, difference, unit, label, value)}
+    environment.globals |= {"rollout_text": rollout_text, "check_outcomes": OUTCOMES, "tile_metrics": FIGURE_2}
+    environment.globals["version"] = stepalign.__version__
+    return environment

@@ -1,14 +1,17 @@
-"""Figures drawn with Matplotlib: panels and a step's timeline, as SVG in the page's colours and fonts, and as PNG.
+"""Figures: evaluation, training and probe as panels of curves, and a step's timeline, drawn with Matplotlib.
 
-Curves differ in colour (Okabe and Ito's palette, safe for the colour-blind), line style and marker, so that they stay
-apart in black and white. The same input gives the same bytes.
+A figure is an SVG element in the page's colours and fonts, or a PNG. Curves differ in colour (Okabe and Ito's palette,
+safe for the colour-blind), line style and marker, so that they stay apart in black and white. The same input gives the
+same bytes.
 """
 
 import io
 import itertools
+import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,7 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from stepalign.report.panels import Curve, Panel
+from stepalign.evaluation.metrics import CreditMeasures, Evaluation
+from stepalign.evaluation.stats import Interval
+from stepalign.report import display
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 3)))
@@ -72,39 +77,106 @@ _STAGES = {
 }
 """A step's stages in the order of its data, by their names in `timeline.jsonl`."""
 _SHORTEST_S = 5e-4
+Unit = Literal["share", "tokens", "nats a token"]
+
+_TRAINING: tuple[tuple[str, Unit, dict[str, str]], ...] = (
+    ("Loss", "nats a token", {"loss": "loss", "kl": "KL(teacher‖student)"}),
+    ("Entropy", "nats a token", {"entropy_student": "student", "entropy_teacher": "teacher"}),
+    ("Agreement of teacher and student", "share", {"agreement": "same likeliest token"}),
+    ("Training rollouts", "share", {"correct": "correct", "formatted": "well formatted", "truncated": "truncated"}),
+    ("Clipped tokens", "share", {"clipped": "clipped"}),
+)
+
+_PROBE: tuple[tuple[str, Unit, str], ...] = (
+    ("Credit of correct rollouts", "nats a token", "correct"),
+    ("Credit before the error", "nats a token", "before"),
+    ("Credit at the error", "nats a token", "at"),
+    ("First error found", "share", "first_error"),
+)
 
 
-@matplotlib.rc_context(STYLE)
-def svg(panel: Panel) -> str:
-    """Draw a panel as an inline SVG element in the page's colours and fonts."""
-    return inline(_panels([panel], columns=1))
+@dataclass(frozen=True)
+class Curve:
+    """One line of a panel."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    """NaN leaves a gap."""
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    """Ends of the intervals; empty for a line without."""
+
+    @classmethod
+    def of(cls, label: str, intervals: Sequence[tuple[float, Interval]]) -> "Curve":
+        """Make a curve of intervals by their place on the x axis."""
+        x, y, low, high = zip(*((at, i.value, i.low, i.high) for at, i in intervals), strict=True)
+        return cls(label, x, y, low, high)
 
 
-@matplotlib.rc_context(STYLE)
-def png(panels: Sequence[Panel]) -> bytes:
-    """Draw panels in two columns as one PNG, on white."""
-    return raster(_panels(panels, columns=min(2, len(panels))))
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes."""
+
+    title: str
+    unit: Unit
+    curves: Sequence[Curve]
+    x_label: str = "optimizer step"
 
 
-@matplotlib.rc_context(STYLE)
-def timeline_svg(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> str:
-    """Draw a step's timeline as an inline SVG element; nothing without stages.
+def evaluation_panels(
+    by_run: Mapping[str, Sequence[Evaluation]],
+    x_label: str = "optimizer step",
+    x: Callable[[str, int], float] = lambda _, step: step,
+) -> list[Panel]:
+    """Make Figure 2: one panel a metric, one curve a run, all of one n. Runs without evaluations have no curve.
 
     Args:
-        step: spans in seconds, by stage.
-        coloured: the stages with a colour, in the order of the colours; others are grey.
+        by_run: evaluations by the run's label.
+        x_label: name of the x axis.
+        x: place on it by label and step.
     """
-    return inline(_timeline(stages, coloured)) if (stages := _stages(step)) else ""
+    n = next((evaluations[0].n for evaluations in by_run.values() if evaluations), 0)
+    panels = []
+    for metric in display.FIGURE_2 if n else ():
+        curves = [
+            Curve.of(run, [(x(run, evaluation.step), evaluation.measures[metric]) for evaluation in evaluations])
+            for run, evaluations in by_run.items()
+            if evaluations
+        ]
+        panels.append(Panel(display.label(metric, n), "tokens" if metric == "length" else "share", curves, x_label))
+    return panels
 
 
-@matplotlib.rc_context(STYLE)
-def timeline_png(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> bytes:
-    """Draw the same as a PNG, on white."""
-    return raster(_timeline(stages, coloured)) if (stages := _stages(step)) else b""
+def training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """Make the training's panels. A metric that the algorithm does not have has no curve."""
+
+    def finite(number: object) -> float:
+        return float(number) if isinstance(number, int | float) and math.isfinite(number) else math.nan
+
+    x = [step["step"] for step in steps]
+    panels = []
+    for title, unit, labels in _TRAINING:
+        curves = [Curve(label, x, [finite(step.get(key)) for step in steps]) for key, label in labels.items()]
+        panels.append(Panel(title, unit, [curve for curve in curves if not all(map(math.isnan, curve.y))]))
+    return [panel for panel in panels if panel.curves]
+
+
+def probe_panels(probes: Sequence[tuple[int, CreditMeasures]]) -> list[Panel]:
+    """Make the probe's panels: one a measure, one curve a context."""
+    panels = []
+    for title, unit, name in _PROBE:
+        points: dict[str, list[tuple[float, Interval]]] = {}
+        for step, measures in probes:
+            for context, intervals in measures.contexts.items():
+                if name in intervals:
+                    points.setdefault(context, []).append((step, intervals[name]))
+        panels.append(Panel(title, unit, [Curve.of(context, at) for context, at in points.items()]))
+    return [panel for panel in panels if panel.curves]
 
 
 def inline(figure: Figure) -> str:
-    """Save a figure as an SVG element in the page's colours and fonts. Call it under `STYLE`, as the next two."""
+    """Save a figure as an SVG element in the page's colours and fonts."""
     drawing = vector(figure)
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # unused, and the same in every figure of a page
@@ -113,6 +185,7 @@ def inline(figure: Figure) -> str:
     return drawing.replace("'DejaVu Sans'", "var(--sans)")
 
 
+@matplotlib.rc_context(STYLE)
 def vector(figure: Figure) -> str:
     """Save a figure as an SVG document without background."""
     buffer = io.StringIO()
@@ -121,6 +194,7 @@ def vector(figure: Figure) -> str:
     return buffer.getvalue()
 
 
+@matplotlib.rc_context(STYLE)
 def raster(figure: Figure) -> bytes:
     """Save a figure as a PNG on white."""
     buffer = io.BytesIO()
@@ -139,41 +213,39 @@ def printable(label: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _panels(panels: Sequence[Panel], columns: int) -> Figure:
+@matplotlib.rc_context(STYLE)
+def draw_panels(panels: Sequence[Panel], columns: int = 1) -> Figure:
+    """Draw panels, row by row."""
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, panel in zip(grid, panels, strict=False):
-        _draw(axes, panel)
-    for axes in list(grid)[len(panels) :]:
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
         axes.remove()
+    for axes, panel in zip(grid, panels, strict=False):
+        for number, curve in enumerate(panel.curves):
+            draw_curve(axes, curve, number)
+        axes.set_title(panel.title)
+        axes.set_xlabel(panel.x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+        if panel.unit == "share":
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -0.02), min(high, 1.02))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g} %"))
+        else:
+            axes.set_ylabel(panel.unit)
+        if len(panel.curves) > 1:
+            longest = max(len(printable(curve.label)) for curve in panel.curves)
+            columns = max(1, min(len(panel.curves), 44 // longest))
+            axes.legend(ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     return figure
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
-    for number, curve in enumerate(panel.curves):
-        _draw_curve(axes, curve, number)
-    axes.set_title(panel.title)
-    axes.set_xlabel(panel.x_label)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    if panel.unit == "share":
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.02), min(high, 1.02))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g} %"))
-    else:
-        axes.set_ylabel(panel.unit)
-    if len(panel.curves) > 1:
-        longest = max(len(printable(curve.label)) for curve in panel.curves)
-        columns = max(1, min(len(panel.curves), 44 // longest))
-        axes.legend(ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-
-
-def _draw_curve(axes: Axes, curve: Curve, number: int) -> None:
-    # Past the sixth curve colours repeat, with another line and marker.
+def draw_curve(axes: Axes, curve: Curve, number: int) -> None:
+    """Draw the curve of this number among several, with its band. Past the sixth, colours repeat with other lines."""
     colour, style = COLOURS[number % len(COLOURS)], (number + number // len(COLOURS)) % len(LINES)
     if len(curve.low) == 1:
         axes.vlines(curve.x, curve.low, curve.high, color=colour, alpha=0.4, linewidth=6)
-    elif curve.low:
+    elif len(curve.low):
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.14, linewidth=0)
     axes.plot(
         curve.x,
@@ -186,13 +258,18 @@ def _draw_curve(axes: Axes, curve: Curve, number: int) -> None:
     )
 
 
-def _stages(step: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """Return the spans of the stages that took any time."""
+@matplotlib.rc_context(STYLE)
+def draw_timeline(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> Figure | None:
+    """Draw the time of each stage in a step; None without stages that took any time.
+
+    Args:
+        step: spans in seconds, by stage.
+        coloured: the stages with a colour, in the order of the colours; others are grey.
+    """
     stages = {name: sorted((start, end) for start, end in step.get(name, ())) for name in _STAGES}
-    return {name: spans for name, spans in stages.items() if sum(end - start for start, end in spans) > _SHORTEST_S}
-
-
-def _timeline(stages: Mapping[str, Sequence[tuple[float, float]]], coloured: Sequence[str]) -> Figure:
+    stages = {name: spans for name, spans in stages.items() if sum(end - start for start, end in spans) > _SHORTEST_S}
+    if not stages:
+        return None
     # Critiques overlap: each has a line of its own in a row of three times the height.
     heights = {name: 3.0 if name == "answered" and len(spans) > 1 else 1.0 for name, spans in stages.items()}
     figure = Figure(figsize=(2 * _WIDTH, 0.3 * (sum(heights.values()) + 2)), layout="constrained")

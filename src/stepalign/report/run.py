@@ -1,7 +1,6 @@
 """Contents of a run's folder, read for its report. Each part may be missing: a run can be killed at any moment."""
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation import credit_measures, metrics
-from stepalign.evaluation.credit_measures import CreditMeasures
-from stepalign.evaluation.metrics import Evaluation
-from stepalign.io import AppendLog, read_jsonl
+from stepalign.evaluation.metrics import CreditMeasures, Evaluation
+from stepalign.io import AppendLog, read_json, read_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
@@ -62,7 +59,10 @@ def read_run(folder: Path) -> RunFiles:
     """
     if not any((folder / part).exists() for part in _PARTS):
         raise StepalignError(f"{folder}: no run there (none of {', '.join(_PARTS)})")
-    recipe_text, manifest = (_text(folder / name) for name in ("recipe.toml", "manifest.json"))
+    recipe_text, manifest = (
+        path.read_text(encoding="utf-8") if path.exists() else ""
+        for path in (folder / "recipe.toml", folder / "manifest.json")
+    )
     try:
         recipe = tomllib.loads(recipe_text)
     except tomllib.TOMLDecodeError as error:
@@ -71,7 +71,7 @@ def read_run(folder: Path) -> RunFiles:
         manifest_table = dict(json.loads(manifest or "{}"))
     except ValueError as error:
         raise StepalignError(f"{folder / 'manifest.json'}: not a JSON object: {error}") from None
-    step, examples = _examples(folder)
+    rollouts = next(reversed(_step_files(folder / "rollouts", "jsonl")), None)
     return RunFiles(
         folder=folder,
         recipe=recipe,
@@ -79,18 +79,19 @@ def read_run(folder: Path) -> RunFiles:
         manifest=manifest_table,
         steps=_steps(folder / "metrics.jsonl"),
         timeline=next(reversed(_steps(folder / "timeline.jsonl")), {}),
-        evaluations=[metrics.read(path) for path in sorted((folder / "evaluations").glob("step-*.json"))],
-        probes=[
-            (int(path.stem.removeprefix("step-")), credit_measures.read(path))
-            for path in sorted((folder / "probe").glob("step-*.json"))
-        ],
-        examples_step=step,
-        examples=examples,
+        evaluations=[read_json(path, Evaluation) for path in _step_files(folder / "evaluations", "json")],
+        probes=[(_step(path), read_json(path, CreditMeasures)) for path in _step_files(folder / "probe", "json")],
+        examples_step=_step(rollouts) if rollouts else None,
+        examples=_examples(folder, rollouts) if rollouts else [],
     )
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+def _step_files(folder: Path, suffix: str) -> list[Path]:
+    return sorted(folder.glob(f"step-*.{suffix}"))
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def _steps(path: Path) -> list[Mapping[str, Any]]:
@@ -104,20 +105,13 @@ def _steps(path: Path) -> list[Mapping[str, Any]]:
     return [steps[step] for step in sorted(steps)]
 
 
-def _examples(folder: Path) -> tuple[int | None, list[Example]]:
-    files = sorted((folder / "rollouts").glob("step-*.jsonl"))
-    if not files:
-        return None, []
-    last = files[-1]
-
+def _examples(folder: Path, rollouts: Path) -> list[Example]:
     def records(path: Path, kind: Any) -> list[Any]:
         return read_jsonl(path, kind) if path.exists() else []
 
     problems = {problem.id: problem for problem in records(folder / "problems" / "train.jsonl", Problem)}
-    critiques = {critique.rollout_id: critique for critique in records(folder / "critiques" / last.name, CriticResult)}
-    examples = [
+    critiques = {result.rollout_id: result for result in records(folder / "critiques" / rollouts.name, CriticResult)}
+    return [
         Example(problems.get(rollout.problem_id), rollout, critiques.get(rollout.id))
-        for rollout in read_jsonl(last, Rollout)
+        for rollout in read_jsonl(rollouts, Rollout)
     ]
-    step = re.search(r"\d+", last.stem)
-    return (int(step[0]) if step else None), examples

@@ -7,8 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from stepalign.critics import stats
-from stepalign.evaluation.compare import compare
-from stepalign.evaluation.metrics import METRICS, Evaluation, Metric
+from stepalign.evaluation.metrics import METRICS, Evaluation, Metric, compare
 from stepalign.evaluation.stats import Difference, Interval
 from stepalign.records import Critique
 from stepalign.report import display
@@ -18,13 +17,8 @@ from stepalign.report.run import Example, RunFiles
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
 """For the answer length as in the paper's Table 1. A short answer is not by itself a good one."""
 
-_TOKENS = {
-    "sample": "completion_tokens",
-    "teacher": "teacher_tokens",
-    "base": "base_tokens",
-    "student": "student_tokens",
-}
-"""The metric with a stage's tokens."""
+_TOKENS = {"sample": "completion"} | {stage: stage for stage in ("teacher", "base", "student")}
+"""Prefix of the metric with a stage's tokens."""
 
 _CASES = {
     "A": "fully correct",
@@ -160,24 +154,20 @@ class Summary:
     @cached_property
     def stages(self) -> list[Stage]:
         """The stages of the optimizer steps that took any time, in their order."""
-        seconds = self._total("seconds")
-        whole = sum(seconds.values())
-        return [
-            Stage(name, spent, spent / whole, self._rate(name, spent)) for name, spent in seconds.items() if spent > 0
-        ]
+        totals = {name: seconds for name, seconds in self._total("seconds").items() if seconds > 0}
+        stages = []
+        for name, seconds in totals.items():
+            # A resumed step may not have spent time on the stage.
+            timed = (step for step in self.run.steps if name in step.get("seconds", {}))
+            tokens = sum(step.get(f"{_TOKENS[name]}_tokens", 0) for step in timed) if name in _TOKENS else None
+            rate = None if tokens is None else tokens / seconds
+            stages.append(Stage(name, seconds, seconds / sum(totals.values()), rate))
+        return stages
 
     @property
     def seconds(self) -> float:
         """The time of all stages."""
         return sum(stage.seconds for stage in self.stages)
-
-    def _rate(self, stage: str, seconds: float) -> float | None:
-        """Compute tokens a second over the steps that spent time on the stage. A resumed step may not have."""
-        if stage not in _TOKENS:
-            return None
-        timed = (step for step in self.run.steps if stage in step.get("seconds", {}))
-        tokens: float = sum(step.get(_TOKENS[stage], 0) for step in timed)
-        return tokens / seconds
 
     # ── what was trained on ───────────────────────────────────────────────────────────────────────────────
 
@@ -204,11 +194,11 @@ class Summary:
     @property
     def checks(self) -> list[tuple[str, list[int]]]:
         """The number of critiques by check, for each of `stats.OUTCOMES`."""
-        total: dict[str, Counter[str]] = {}
-        for step in self.run.steps:
-            for name, outcomes in step.get("checks", {}).items():
-                total.setdefault(name, Counter()).update(outcomes)
-        return [(name, [total[name][outcome] for outcome in stats.OUTCOMES]) for name in stats.ordered(total)]
+        steps = [step.get("checks", {}) for step in self.run.steps]
+        return [
+            (name, [sum(step.get(name, {}).get(outcome, 0) for step in steps) for outcome in stats.OUTCOMES])
+            for name in stats.ordered({name for step in steps for name in step})
+        ]
 
     @property
     def examples(self) -> list[Example]:
@@ -224,8 +214,7 @@ class Summary:
     def _total(self, key: str) -> Counter[str]:
         total: Counter[str] = Counter()
         for step in self.run.steps:
-            for name, amount in step.get(key, {}).items():
-                total[name] += amount
+            total.update(step.get(key, {}))
         return total
 
 

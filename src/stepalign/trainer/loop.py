@@ -16,8 +16,8 @@ from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.stats import outcomes
-from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import World
+from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
@@ -215,6 +215,8 @@ class Trainer:
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
         sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
+        if self.recipe.lora.lora_dropout:  # the student's pass has a mask that the sampler has not
+            sampled = {}
         metrics: dict[str, float] = {}
         for iteration in range(self.algorithm.num_iterations):
             passes: Iterable[Pass[Any]]

@@ -16,9 +16,8 @@ from filelock import FileLock, Timeout
 
 from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.evaluation import metrics
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.io import claim, read_jsonl, to_json, write_atomically, write_json, write_jsonl
+from stepalign.io import claim, read_json, read_jsonl, to_json, write_atomically, write_json, write_jsonl
 from stepalign.manifest import manifest
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
@@ -100,7 +99,7 @@ class RunFolder:
     def evaluation(self, step: int) -> Evaluation | None:
         """Read the evaluation at a step; None if there is none."""
         path = self._step_file("evaluations", step).with_suffix(".json")
-        return metrics.read(path) if path.exists() else None
+        return read_json(path, Evaluation) if path.exists() else None
 
     def save_evaluation(self, evaluation: Evaluation, rollouts: Iterable[Rollout]) -> None:
         """Write an evaluation and its rollouts."""

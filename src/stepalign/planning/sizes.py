@@ -1,14 +1,27 @@
-"""Sizes of a model from its configuration, and the peak rates of GPUs. Parameters are counted without storage."""
+"""A plan's inputs: sizes of a model, peak rates of GPUs, and lengths of texts.
 
-from dataclasses import dataclass
+Parameters are counted on a model without storage. Lengths are counted, taken from an earlier run, or the recipe's caps.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stepalign import config
+from stepalign import config, contexts
+from stepalign.chat import load_chat
+from stepalign.data import prepare
 from stepalign.errors import StepalignError
+from stepalign.evaluation.metrics import Evaluation
+from stepalign.io import read_json, read_jsonl
+from stepalign.prompts.conversation import SolverPrompt
+from stepalign.records import Rollout
 
 
 class Gpu(NamedTuple):
@@ -17,6 +30,10 @@ class Gpu(NamedTuple):
     flops: float
     bandwidth: float
     memory: float
+
+    def pass_seconds(self, flops: float) -> float:
+        """Return the seconds of forward and backward passes."""
+        return flops / (self.flops * PASS_SHARE)
 
 
 GPUS = {
@@ -30,6 +47,12 @@ PASS_SHARE = 0.4
 """Share of `Gpu.flops` that forward and backward passes are assumed to reach."""
 DECODE_SHARE = 0.5
 """Share of `Gpu.bandwidth` that decoding is assumed to reach."""
+_COUNTED = 64
+"""Problems whose prompts and solutions are tokenized."""
+_JUDGEMENT, _INSTRUCTIONS = 250, 960
+"""Tokens of a critique beside what it copies, and of the critic's template."""
+_SPLICED = 0.5
+"""Length of a critique in splice mode over one that copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +89,7 @@ class ModelSize:
     def decode_step_s(self, gpu: Gpu, rows: float, context: float) -> float:
         """Return the seconds of one more token for every row, bound by operations or by bytes read."""
         read = self.weight_bytes * (self.projections + self.vocab * self.hidden) + rows * context * self.cache_bytes
-        return max(rows * self.decode_flops(context) / (gpu.flops * PASS_SHARE), read / (gpu.bandwidth * DECODE_SHARE))
+        return max(gpu.pass_seconds(rows * self.decode_flops(context)), read / (gpu.bandwidth * DECODE_SHARE))
 
     @property
     def cache_bytes(self) -> int:
@@ -121,3 +144,87 @@ def model_size(model: config.ModelConfig, lora: config.LoraConfig, *, gpu: bool)
         vocab=text.vocab_size,
         weight_bytes=2 if half else 4,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Mean tokens of one rollout's texts."""
+
+    prompt: float
+    completion: float
+    max_completion: float
+    teacher_prompt: float
+    critic_prompt: float = 0.0
+    critique: float = 0.0
+    """Tokens that the critic writes, thinking included."""
+    evaluation: float
+    """A completion under the evaluation's settings."""
+    read_share: float = 1.0
+    """Share of a completion up to its last token in the loss."""
+    learned_share: float = 1.0
+    """Share of rollouts that the loss uses."""
+
+
+def lengths(
+    settings: config.Recipe, *, from_run: Path | None = None, completion_tokens: int | None = None
+) -> tuple[Lengths, int]:
+    """Return a rollout's lengths under a recipe, and the number of evaluation problems. See `planning.plan`."""
+    train, evaluation, _ = prepare(settings.problems)
+    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
+    sample, thinking = train[:_COUNTED], settings.sampling.enable_thinking
+
+    def mean_tokens(texts: Iterable[str]) -> float:
+        return fmean(len(chat.encode_text(text)) for text in texts)
+
+    given = Lengths(
+        prompt=fmean(len(chat.prompt_ids(prompt.turns(problem), thinking=thinking)) for problem in sample),
+        completion=settings.sampling.max_new_tokens,
+        max_completion=settings.sampling.max_new_tokens,
+        teacher_prompt=0.0,
+        evaluation=settings.evaluation.sampling.max_new_tokens,
+    )
+    if from_run is not None:
+        given = _of_run(from_run, given)
+    if completion_tokens:
+        given = replace(
+            given, completion=completion_tokens, max_completion=completion_tokens, evaluation=completion_tokens
+        )
+    solution = mean_tokens(problem.solution or problem.answer for problem in sample)
+    copied = given.completion + _JUDGEMENT
+    spliced = isinstance(settings.critic, config.LLMCriticConfig) and settings.critic.mode == "splice"
+    shown = copied if contexts.load(settings.context.template).needs_critique else solution
+    statement = mean_tokens(problem.statement for problem in sample)
+    return replace(
+        given,
+        teacher_prompt=min(
+            given.teacher_prompt or given.prompt + shown, settings.teacher.max_length - given.completion
+        ),
+        critic_prompt=_INSTRUCTIONS + statement + solution + given.completion,
+        critique=copied * (_SPLICED if spliced else 1.0),
+    ), len(evaluation)
+
+
+def _of_run(folder: Path, assumed: Lengths) -> Lengths:
+    """Replace assumed lengths by an earlier run's."""
+    try:
+        rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
+        steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        evaluations = [read_json(file, Evaluation) for file in (folder / "evaluations").glob("*.json")]
+        learned = sum(step["outcomes"].get("trained", 0) for step in steps)
+        prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
+        completions = [len(rollout.completion_ids) for rollout in rollouts]
+        # A view ends before the last token in the loss.
+        read = sum(step.get("student_tokens", 0) for step in steps) / learned - prompt
+        teacher = sum(step.get("teacher_tokens", 0) for step in steps) / learned
+        return replace(
+            assumed,
+            prompt=prompt,
+            completion=fmean(completions),
+            max_completion=max(completions),
+            teacher_prompt=max(teacher - read, 0.0),
+            evaluation=fmean([e.measures["length"].value for e in evaluations] or [assumed.evaluation]),
+            read_share=read / fmean(completions),
+            learned_share=learned / len(rollouts),
+        )
+    except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise StepalignError(f"{folder}: not the folder of a run that made a step: {error}") from None
