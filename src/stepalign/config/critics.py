@@ -100,7 +100,7 @@ class ProgramCriticConfig(CriticConfig):
     on_failure: Fallback = "drop"
 
 
-@register("critic", "replay", implementation="stepalign.critics.replay:ReplayCritic")
+@register("critic", "replay", implementation="stepalign.critics.files:ReplayCritic")
 class ReplayCriticConfig(CriticConfig):
     """Critiques of a file, by rollout id: an earlier run's, planted ones, a person's."""
 
