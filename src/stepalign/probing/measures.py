@@ -1,9 +1,8 @@
 """Measures of credit by context, each with its interval (`docs/probe.md` defines them).
 
-Means are over tokens, pooled over rollouts. Sums and counts are kept by problem, because the bootstrap resamples whole
-problems, whose rollouts resemble each other. As a process reward, a step scores the lowest credit of its tokens: an
-error is one number, and a mean over the step would drown it in the words around it. Left out: other step scores; a
-threshold below which a step counts as wrong.
+Means are over tokens, pooled over rollouts. The bootstrap resamples whole problems, whose rollouts resemble each other.
+As a process reward, a step scores the lowest credit of its tokens: an error is one number, and a mean over the step
+would drown it. Left out: other step scores; a threshold below which a step counts as wrong.
 """
 
 from collections import defaultdict
@@ -48,10 +47,8 @@ class TokenRegions:
 
     def place_of(self, position: int) -> Literal["before", "at", "after", ""]:
         """Return a token's place relative to the error; empty without one."""
-        if self.error is None:
-            return ""
-        start, stop = self.error
-        return "before" if position < start else "at" if position < stop else "after"
+        start, stop = self.error or (0, 0)
+        return "" if not self.error else "before" if position < start else "at" if position < stop else "after"
 
 
 def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
@@ -210,29 +207,25 @@ class _Bootstrap:
         return {name: _interval(values, sizes[name]) for name, values in statistics.items() if sizes[name]}
 
     def step_rewards(
-        self, scores: Mapping[str, Sequence[float]], regions: Mapping[str, TokenRegions], correct: set[str]
+        self, scores: Mapping[str, list[float]], regions: Mapping[str, TokenRegions], correct: set[str]
     ) -> dict[str, Interval]:
         """Measure step scores as a process reward: `first_error` in marked rollouts, `auroc` over steps.
 
         A step counts for the AUROC if it is the marked one, precedes it, or is in a correct rollout.
         """
         hits: dict[str, Ratio] = {}
+        steps: list[tuple[float, bool, int]] = []
         counted = [name for name in scores if regions[name].wrong_step is not None or name in correct]
-        values, wrong, problems = [], [], []
         for name in counted:
-            steps, wrong_step = scores[name], regions[name].wrong_step
-            if wrong_step is not None and len(steps) > 1:
+            own, wrong_step = scores[name], regions[name].wrong_step
+            if wrong_step is not None and len(own) > 1:
                 # Of several lowest steps, the wrong one has its share.
-                lowest = [step for step, score in enumerate(steps, start=1) if score == min(steps)]
-                hits[name] = ((wrong_step in lowest) / len(lowest), 1.0)
-            for step, score in enumerate(steps[:wrong_step], start=1):
-                values.append(score)
-                wrong.append(step == wrong_step)
-                problems.append(self.problem[name])
+                hits[name] = ((own[wrong_step - 1] == min(own)) / own.count(min(own)), 1.0)
+            steps += [(score, k == wrong_step, self.problem[name]) for k, score in enumerate(own[:wrong_step], start=1)]
         intervals = self.pooled({"first_error": hits})
-        if any(wrong) and not all(wrong):
-            area = _auroc(np.array(values), np.array(wrong), self.counts[:, problems])
-            intervals["auroc"] = _interval(area, len(counted))
+        if len({is_wrong for _, is_wrong, _ in steps}) == 2:
+            values, wrong, problems = map(np.array, zip(*steps, strict=True))
+            intervals["auroc"] = _interval(_auroc(values, wrong, self.counts[:, problems]), len(counted))
         return intervals
 
 

@@ -35,11 +35,10 @@ from stepalign.trace import parse
 UNIT = 0.001
 """Nats."""
 
+_Credits = list[Credit | None]
 _FOLDER = Path(__file__).parent / "html"
 _SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Initial values of the scale: the credit in nats at which a tint is strongest."""
-_SEARCHED_CHARACTERS = 2_000
-"""Of a problem's statement."""
 
 
 def write(probe: Probe, path: Path) -> Path:
@@ -119,11 +118,7 @@ def _block(head: object, *numbers: np.ndarray) -> str:
 
 
 def _rollout_block(
-    rollout: Rollout,
-    problem: Problem | None,
-    answer: CriticResult | None,
-    mark: Mark | None,
-    credits: list[Credit | None],
+    rollout: Rollout, problem: Problem | None, answer: CriticResult | None, mark: Mark | None, credits: _Credits
 ) -> str:
     numbers: list[np.ndarray] = []
 
@@ -151,12 +146,11 @@ def _rollout_block(
         sections.insert(0, {"label": "", "step": 0, "first": 0})
     first, last = regions.error or (0, 0)
     wrong = first if regions.departure is None else regions.departure
-    critique: dict[str, Any] | None = None
+    title, reading = "", []
     if isinstance(answer, Critique):
-        title = f"Critique by {answer.critic}, case {answer.case}"
-        critique = {"title": title, "reading": markdown.parse(answer.text)}
+        title, reading = f"Critique by {answer.critic}, case {answer.case}", markdown.parse(answer.text)
     elif answer:
-        critique = {"title": f"No critique: {answer.reason}", "reading": [answer.detail]}
+        title, reading = f"No critique: {answer.reason}", [answer.detail]
     student = next((credit for credit in credits if credit), None)
     head = {
         "ids": rollout.completion_ids,
@@ -166,7 +160,7 @@ def _rollout_block(
         "reading": markdown.parse(rollout.text),
         "problem": problem
         and {"reading": markdown.parse(problem.statement), "answer": problem.answer, "solution": problem.solution},
-        "critique": critique,
+        "critique": answer and {"title": title, "reading": reading},
         "student": student and scores(student.student, student.student_top),
         "credits": [
             credit and {"prompt": credit.prompt, **scores(credit.teacher, credit.teacher_top)} for credit in credits
@@ -175,7 +169,7 @@ def _rollout_block(
     return _block(head, *numbers)
 
 
-def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: list[Credit | None]) -> dict[str, Any]:
+def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: _Credits) -> dict[str, Any]:
     def measures(credit: Credit) -> dict[str, float]:
         if not credit.values:
             return {}
@@ -184,7 +178,7 @@ def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: 
         means |= {"mean": float(values.mean()), "negative": float((values < 0).mean())}
         return {key: round(value, 4) for key, value in means.items()}
 
-    grade, statement = rollout.grade, problem.statement[:_SEARCHED_CHARACTERS] if problem else ""
+    grade, statement = rollout.grade, problem.statement[:2000] if problem else ""
     return {
         "id": rollout.id,
         "search": f"{rollout.id} {statement} {grade.final_answer if grade else ''}".lower(),
