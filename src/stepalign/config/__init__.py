@@ -7,11 +7,7 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
-from stepalign.config.algorithms import (
-    AlgorithmConfig,
-    DistillationConfig,
-    GRPOConfig,
-)
+from stepalign.config.algorithms import AlgorithmConfig, DistillationConfig, GRPOConfig
 from stepalign.config.critics import (
     ChecksConfig,
     CriticConfig,
@@ -44,12 +40,7 @@ from stepalign.config.recipe import (
     TrackingConfig,
     TrainingConfig,
 )
-from stepalign.config.samplers import (
-    SamplerConfig,
-    TransformersConfig,
-    VllmConfig,
-    VllmServerConfig,
-)
+from stepalign.config.samplers import SamplerConfig, TransformersConfig, VllmConfig, VllmServerConfig
 from stepalign.config.sources import (
     ColumnsConfig,
     FileConfig,

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
-    field_validator,
     model_validator,
 )
 
@@ -134,7 +134,7 @@ class ContextConfig(Table):
 class TeacherConfig(Table):
     """The teacher and its prompt."""
 
-    kind: str = "base"
+    kind: Annotated[str, AfterValidator(FAMILIES["teacher"].check)] = "base"
     """`base`: the initial policy, the same weights with the adapter disabled (paper); `live`: the policy as it is."""
     enable_thinking: bool = False
     """The chat template's thinking switch for the teacher's prompt (paper: on)."""
@@ -142,11 +142,6 @@ class TeacherConfig(Table):
     """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
     max_length: PositiveInt = 20_000
     """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
-
-    @field_validator("kind")
-    @classmethod
-    def _is_registered(cls, kind: str) -> str:
-        return FAMILIES["teacher"].check(kind)
 
 
 class LoraConfig(Table):
@@ -211,24 +206,23 @@ class TrainingConfig(Table):
         return self
 
 
+def _strategy(name: str) -> str:
+    return name if name == "auto" else FAMILIES["strategy"].check(name)
+
+
 @register("strategy", "data_parallel", implementation="stepalign.distributed.strategy:DataParallel")
 @register("strategy", "fsdp2", implementation="stepalign.distributed.strategy:FSDP2")
 @register("strategy", "zero2", implementation="stepalign.distributed.zero2:ZeRO2")
 class DistributedConfig(Table):
     """Training in several processes, started by `accelerate launch` or `torchrun`."""
 
-    strategy: str = "auto"
+    strategy: Annotated[str, AfterValidator(_strategy)] = "auto"
     """Model and optimizer over the processes: `data_parallel` (all on each), `fsdp2` (the base sharded), `zero2` (the
     optimizer's state sharded by DeepSpeed, as in the paper), or `auto`, the launcher's choice."""
     offload_optimizer: bool = False
     """`zero2` keeps the optimizer's state in the host's memory (as in the paper)."""
     num_processes: NonNegativeInt = 0
     """The number of processes that must have started; 0 is any number."""
-
-    @field_validator("strategy")
-    @classmethod
-    def _is_registered(cls, strategy: str) -> str:
-        return strategy if strategy == "auto" else FAMILIES["strategy"].check(strategy)
 
 
 class EvaluationConfig(Table):

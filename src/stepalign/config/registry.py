@@ -44,51 +44,41 @@ class Family:
         """Return whether a table of this family names another kind than the one it is laid over."""
         return self.tag in new and self.kind_of(old) not in (None, new[self.tag])
 
-    def refusal(self, kind: object) -> PydanticCustomError:
-        """Return the error for a kind that is missing (None) or not registered."""
+    def check(self, kind: Any) -> str:
+        """Return a kind that is registered; raise a `PydanticCustomError` if it is missing (None) or is not."""
+        if isinstance(kind, str) and kind in self.tables:
+            return kind
         close = difflib.get_close_matches(str(kind), self.tables, n=1)
         fault = "missing" if kind is None else "unknown kind" + (f"; did you mean {close[0]}?" if close else "")
-        return PydanticCustomError(
-            "kind", "{fault}; allowed: {kinds}", {"fault": fault, "kinds": ", ".join(self.tables)}
-        )
-
-    def check(self, kind: str) -> str:
-        """Return a kind that is registered.
-
-        Raises:
-            PydanticCustomError: it is not.
-        """
-        if kind not in self.tables:
-            raise self.refusal(kind)
-        return kind
+        kinds = ", ".join(self.tables)
+        raise PydanticCustomError("kind", "{fault}; allowed: {kinds}", {"fault": fault, "kinds": kinds})
 
     def validate(self, values: object) -> object:
         """Validate a table as the kind that it names. Anything but a mapping is left to pydantic."""
         if not isinstance(values, Mapping):
             return values
         kind = self.kind_of(values)
-        if isinstance(kind, str) and kind in self.tables:
-            return self.tables[kind].model_validate(values)
-        error = InitErrorDetails(type=self.refusal(kind), loc=(self.tag,), input=kind)
-        raise ValidationError.from_exception_data(self.name, [error])
+        try:
+            return self.tables[self.check(kind)].model_validate(values)
+        except PydanticCustomError as refusal:
+            error = InitErrorDetails(type=refusal, loc=(self.tag,), input=kind)
+            raise ValidationError.from_exception_data(self.name, [error]) from None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Validate by kind before the family's base class is checked."""
         return core_schema.no_info_before_validator_function(self.validate, handler(source))
 
 
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family("algorithm", default="distillation"),
-        Family("critic"),
-        Family("grader", default="math"),
-        Family("sampler", default="transformers"),
-        Family("source", tag="source"),
-        Family("strategy", tag="strategy"),
-        Family("teacher", default="base"),
-    )
-}
+_FAMILIES = (
+    Family("algorithm", default="distillation"),
+    Family("critic"),
+    Family("grader", default="math"),
+    Family("sampler", default="transformers"),
+    Family("source", tag="source"),
+    Family("strategy", tag="strategy"),
+    Family("teacher", default="base"),
+)
+FAMILIES = {family.name: family for family in _FAMILIES}
 """The families by name. Their kinds register themselves."""
 
 
@@ -117,43 +107,27 @@ def implementation(family: str, kind: str) -> Any:
 
 
 def build(settings: Table, **parts: Any) -> Any:
-    """Build the implementation of a kind from its table.
-
-    Args:
-        settings: the table of a registered kind.
-        **parts: passed to the implementation. Each family documents its own.
-    """
-    family = next(family for family in FAMILIES.values() if type(settings) in family.tables.values())
-    kind = next(kind for kind, table in family.tables.items() if table is type(settings))
-    built = implementation(family.name, kind)
+    """Build the implementation of a registered kind from its table, with the parts that its family documents."""
+    names = ((family.name, kind) for family in FAMILIES.values() for kind in family.tables)
+    family, kind = next(pair for pair in names if FAMILIES[pair[0]].tables[pair[1]] is type(settings))
+    built = implementation(family, kind)
     return getattr(built, "from_config", built)(settings, **parts)
 
 
 def nested(table: type[Table] | None, key: str, values: object) -> tuple[Family | None, type[Table] | None]:
-    """Return the family and the table class behind a key of a table.
-
-    Args:
-        table: the class of the table that has the key; None is unknown.
-        key: its name.
-        values: the key's value, which names the kind.
-    """
-    if table is None or key not in table.model_fields:
-        return None, None
-    parts = list(_parts(table.model_fields[key]))
-    for family in parts:
-        if isinstance(family, Family):
-            kind = family.kind_of(values) if isinstance(values, Mapping) else None
-            return family, family.tables.get(kind) if isinstance(kind, str) else None
-    return None, next((part for part in parts if isinstance(part, type) and issubclass(part, Table)), None)
+    """Return the family and the class of the table behind a key, whose value names the kind."""
+    parts = list(_parts(table.model_fields[key])) if table and key in table.model_fields else []
+    family = next((part for part in parts if isinstance(part, Family)), None)
+    if family is None:
+        return None, next((part for part in parts if isinstance(part, type) and issubclass(part, Table)), None)
+    kind = family.kind_of(values) if isinstance(values, Mapping) else None
+    return family, family.tables.get(kind) if isinstance(kind, str) else None
 
 
 def _parts(annotated: Any) -> Iterator[Any]:
     """Yield a field's type, the types inside it and their metadata."""
     yield annotated
-    for part in (
-        *getattr(annotated, "metadata", ()),
-        getattr(annotated, "annotation", None),
-        *typing.get_args(annotated),
-    ):
-        if part is not None:
-            yield from _parts(part)
+    annotation = getattr(annotated, "annotation", None)
+    inner = (*getattr(annotated, "metadata", ()), *([] if annotation is None else [annotation]))
+    for part in (*inner, *typing.get_args(annotated)):
+        yield from _parts(part)
