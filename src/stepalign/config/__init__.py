@@ -40,6 +40,7 @@ from stepalign.config.recipe import (
     TrackingConfig,
     TrainingConfig,
 )
+from stepalign.config.registry import Table
 from stepalign.config.samplers import SamplerConfig, TransformersConfig, VllmConfig, VllmServerConfig
 from stepalign.config.sources import (
     ColumnsConfig,
@@ -51,4 +52,3 @@ from stepalign.config.sources import (
     SourceConfig,
     SumsConfig,
 )
-from stepalign.config.table import Table

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
-from stepalign.config.registry import nested
-from stepalign.config.table import Table
+from stepalign.config.registry import Table, nested
 from stepalign.errors import StepalignError
 
 

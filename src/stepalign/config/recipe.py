@@ -18,10 +18,9 @@ from pydantic import (
 from stepalign.assets import SOLVER
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
-from stepalign.config.registry import FAMILIES, register
+from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
-from stepalign.config.table import RUNTIME, Decay, Probability, Share, Table
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
@@ -123,8 +122,7 @@ class ContextConfig(Table):
     template: str = "refsol"
     """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
     fallback_template: str = Field(default_factory=_fallback_beside)
-    """The template in place of a missing critique, where the critic's fallback is `refsol`. By default `refsol`, and
-    `lab/refsol` where `template` is one of the lab's."""
+    """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
 
@@ -199,10 +197,8 @@ class TrainingConfig(Table):
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
         if self.rollouts_per_step % self.num_generations:
-            raise ValueError(
-                f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of "
-                f"num_generations = {self.num_generations}"
-            )
+            rollouts, group = self.rollouts_per_step, self.num_generations
+            raise ValueError(f"rollouts_per_step = {rollouts} is not a multiple of num_generations = {group}")
         return self
 
 
@@ -217,8 +213,7 @@ class DistributedConfig(Table):
     """Training in several processes, started by `accelerate launch` or `torchrun`."""
 
     strategy: Annotated[str, AfterValidator(_strategy)] = "auto"
-    """Model and optimizer over the processes: `data_parallel` (all on each), `fsdp2` (the base sharded), `zero2` (the
-    optimizer's state sharded by DeepSpeed, as in the paper), or `auto`, the launcher's choice."""
+    """`data_parallel` (copies), `fsdp2` (sharded base), `zero2` (sharded optimizer; paper), or `auto`: the launcher's."""
     offload_optimizer: bool = False
     """`zero2` keeps the optimizer's state in the host's memory (as in the paper)."""
     num_processes: NonNegativeInt = 0
@@ -288,11 +283,8 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _algorithm_can_learn(self) -> Self:
-        self.algorithm.check(
-            num_generations=self.training.num_generations,
-            temperature=self.sampling.temperature,
-            dropout=self.lora.lora_dropout,
-        )
+        generations, dropout = self.training.num_generations, self.lora.lora_dropout
+        self.algorithm.check(num_generations=generations, temperature=self.sampling.temperature, dropout=dropout)
         return self
 
     @property

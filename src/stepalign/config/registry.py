@@ -1,4 +1,4 @@
-"""Registration of kinds: the decorator on a kind's table is the only list of kinds.
+"""Base class of a recipe's tables, and registration of kinds: the decorator on a kind's table is the only list.
 
     @register("critic", "program", implementation="stepalign.critics.arithmetic.critic:ProgramCritic")
     class ProgramCriticConfig(CriticConfig):
@@ -14,12 +14,37 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from stepalign.config.table import Table
+Probability = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Urls = Annotated[
+    tuple[str, ...], BeforeValidator(lambda urls: (urls,) if isinstance(urls, str) else urls), Field(min_length=1)
+]
+"""One URL, or a list of URLs."""
+
+RUNTIME = Field(json_schema_extra={"runtime": True})
+"""Mark of a key that changes memory, time or place but no result. It may change when a run resumes."""
+
+
+class Table(BaseModel):
+    """A table of the recipe: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def runtime_keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the dotted names of the keys marked `RUNTIME`, those of inner tables included."""
+        for name, info in type(self).model_fields.items():
+            extra, value = info.json_schema_extra, getattr(self, name)
+            if isinstance(extra, dict) and extra.get("runtime"):
+                yield f"{prefix}{name}"
+            elif isinstance(value, Table):
+                yield from value.runtime_keys(f"{prefix}{name}.")
+
 
 T = TypeVar("T", bound=type[Table])
 

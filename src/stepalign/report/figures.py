@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
@@ -33,47 +34,12 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule"} | {
     colour: f"--series-{number}" for number, colour in enumerate(COLOURS, start=1)
 }
 
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.linewidth": 0.8,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "legend.handlelength": 3,
-    "figure.constrained_layout.h_pad": 0.1,
-    "figure.constrained_layout.w_pad": 0.1,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "stepalign",
-}
+STYLE = matplotlib.rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
 
 _WIDTH, _HEIGHT = 4.8, 2.9
 
-_STAGES = {
-    "sample": "sampling",
-    "answered": "critic",
-    "critique": "critic wait",
-    "base": "base",
-    "teacher": "teacher",
-    "student": "student",
-    "optimizer": "optimizer",
+_STAGES = {"sample": "sampling", "answered": "critic", "critique": "critic wait"} | {
+    name: name for name in ("base", "teacher", "student", "optimizer")
 }
 """A step's stages in the order of its data, by their names in `timeline.jsonl`."""
 _SHORTEST_S = 5e-4
@@ -235,8 +201,9 @@ def draw_panels(panels: Sequence[Panel], columns: int = 1) -> Figure:
             axes.set_ylabel(panel.unit)
         if len(panel.curves) > 1:
             longest = max(len(printable(curve.label)) for curve in panel.curves)
-            columns = max(1, min(len(panel.curves), 44 // longest))
-            axes.legend(ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+            axes.legend(
+                ncols=max(1, min(len(panel.curves), 44 // longest)), loc="upper center", bbox_to_anchor=(0.5, -0.22)
+            )
     return figure
 
 
