@@ -213,7 +213,7 @@ class DistributedConfig(Table):
     """Training in several processes, started by `accelerate launch` or `torchrun`."""
 
     strategy: Annotated[str, AfterValidator(_strategy)] = "auto"
-    """`data_parallel` (copies), `fsdp2` (sharded base), `zero2` (sharded optimizer; paper), or `auto`: the launcher's."""
+    """`data_parallel` (copies), `fsdp2` (base sharded), `zero2` (optimizer sharded; paper), `auto` (the launcher's)."""
     offload_optimizer: bool = False
     """`zero2` keeps the optimizer's state in the host's memory (as in the paper)."""
     num_processes: NonNegativeInt = 0
