@@ -110,11 +110,8 @@ FAMILIES = {family.name: family for family in _FAMILIES}
 def register(family: str, kind: str, *, implementation: str) -> Callable[[T], T]:
     """Register a recipe's table as a kind of a family.
 
-    Args:
-        family: one of `FAMILIES`.
-        kind: the value of the family's tag.
-        implementation: `module:name` of a class with `from_config(settings, **parts)`, or of a function that takes the
-            same. It is imported when it is first built.
+    `implementation` is `module:name` of a class with `from_config(settings, **parts)`, or of a function that takes the
+    same. It is imported when it is first built.
     """
 
     def add(table: T) -> T:

@@ -31,11 +31,7 @@ def conditions() -> list[str]:
 
 
 def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> config.Recipe:
-    """Load a condition's recipe for one seed.
-
-    Raises:
-        StepalignError: there is no such condition, or an override does not fit it.
-    """
+    """Load a condition's recipe for one seed."""
     if condition not in conditions():
         raise StepalignError(f"no condition {condition!r}; allowed: {', '.join(conditions())}")
     own = [f"seed={seed}", f"name={condition}-{seed}", f"output_dir={out}"]

@@ -95,13 +95,7 @@ def evaluation_panels(
     x_label: str = "optimizer step",
     x: Callable[[str, int], float] = lambda _, step: step,
 ) -> list[Panel]:
-    """Make Figure 2: one panel a metric, one curve a run, all of one n. Runs without evaluations have no curve.
-
-    Args:
-        by_run: evaluations by the run's label.
-        x_label: name of the x axis.
-        x: place on it by label and step.
-    """
+    """Make Figure 2: one panel a metric, one curve an evaluated run, all of one n. `x`: place by label and step."""
     n = next((evaluations[0].n for evaluations in by_run.values() if evaluations), 0)
     panels = []
     for metric in display.FIGURE_2 if n else ():
@@ -169,14 +163,11 @@ def raster(figure: Figure) -> bytes:
 
 
 def printable(label: str) -> str:
-    """Return a label that the font can draw and the legend can hold: of a long path, the end.
-
-    A leading space protects `_`, because Matplotlib leaves such labels out of the legend.
-    """
+    """Return a label that the font can draw and the legend can hold: of a long path, the end."""
     font = get_font(findfont("DejaVu Sans"))
     text = "".join(character if font.get_char_index(ord(character)) else "?" for character in label)
     text = text if len(text) <= 40 else "…" + text[-39:]
-    return f" {text}" if text.startswith("_") else text
+    return f" {text}" if text.startswith("_") else text  # Matplotlib leaves labels with "_" out of the legend
 
 
 @matplotlib.rc_context(STYLE)
@@ -227,12 +218,7 @@ def draw_curve(axes: Axes, curve: Curve, number: int) -> None:
 
 @matplotlib.rc_context(STYLE)
 def draw_timeline(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> Figure | None:
-    """Draw the time of each stage in a step; None without stages that took any time.
-
-    Args:
-        step: spans in seconds, by stage.
-        coloured: the stages with a colour, in the order of the colours; others are grey.
-    """
+    """Draw when each stage of a step ran; None where none took any time. Stages not in `coloured` are grey."""
     stages = {name: sorted((start, end) for start, end in step.get(name, ())) for name in _STAGES}
     stages = {name: spans for name, spans in stages.items() if sum(end - start for start, end in spans) > _SHORTEST_S}
     if not stages:
