@@ -1,7 +1,7 @@
 """10,000 rollouts against a model critic that answers after 50 ms, 64 requests in flight; then killed and resumed.
 
-The server is an asyncio process of its own that answers every sum with its true critique, so that reading, checking
-and keeping the answers cost what they cost in a run. Ideal is 10,000 / 64 × 50 ms = 7.8 s. Then the same in a process
+The server is an asyncio process of its own that answers every sum with its true critique, so that parsing, checks
+and the cache cost what they cost in a run. Ideal is 10,000 / 64 × 50 ms = 7.8 s. Then the same in a process
 that is killed (SIGKILL) half-way and run again on its cache: the server counts every prompt it was asked for.
 
     python bench/critic_throughput.py

@@ -1,4 +1,4 @@
-"""How often a critique's corrected step leads to the exact character of the error, however it is phrased.
+"""Measure how often the corrected step leads to the exact character of the error, in three phrasings.
 
     python bench/first_error.py ../shared/data/gsm8k/model_solutions.jsonl
 

@@ -1,8 +1,8 @@
-"""A step whose critic takes as long as its sampling: asked while others are drawn, and asked afterwards.
+"""Measure a step with a critic that takes as long as sampling, with and without overlap.
 
-The critic is a process of its own that answers with the program critic's words, a few requests at a time and each after
-a rest, so that all of a step's critiques take as long as its rollouts (measured in a run before). In turn:
-`training.overlap = true` and `false`. The bound is 1.15 × the longer of sampling and critic, and learning.
+The critic is a server process with the program critic's critiques. It answers a few requests at a time, each after a
+pause, so that all of a step's critiques take as long as its rollouts (measured in a run before). In turn:
+`training.overlap = true` and `false`. The goal is 1.15 × the longer of sampling and critic, and the update.
 
     OMP_NUM_THREADS=1 python bench/overlap.py --repeats 3
 """
@@ -28,7 +28,7 @@ STEP = (
     *("problems.train.count=400", "problems.evaluation.count=1", "evaluation.num_samples=1", "training.eval_steps=0"),
     *("training.rollouts_per_step=64", "training.micro_batch_size=8", "sampler.max_num_seqs=8", "probe.num_rollouts=1"),
 )
-"""Rollouts end one by one, eight being drawn at a time."""
+"""Rollouts end one by one; eight are sampled at a time."""
 
 
 # ── the critic ──────────────────────────────────────────────────────────────────────────────────────────────

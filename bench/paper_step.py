@@ -1,8 +1,8 @@
 """A whole step at the paper's size: a Qwen3-1.7B-shaped model with random weights, the paper's lengths, LoRA r 64.
 
 For a GPU. Tokens a second and memory of sampling, teacher, student and optimizer, and the share of the card's peak that
-learning reaches (model FLOPs utilization: 2 FLOPs a parameter and token forward, and as many again backward, since the
-frozen weights want no gradient; attention is left out, so the figure is a lower bound).
+learning reaches (model FLOPs utilization: 2 FLOPs a parameter and token forward, and as many again backward, because
+frozen weights have no gradient; attention is left out, so the figure is a lower bound).
 
     python bench/paper_step.py --peak-tflops 989      # H100 and H200, bfloat16 dense
     python bench/paper_step.py --shape tiny           # on a CPU: does it run?

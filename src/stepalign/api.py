@@ -15,8 +15,7 @@ from stepalign import config, models
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
-from stepalign.critics.replay import ReplayCritic
-from stepalign.critics.run import critique_all, read_attempts
+from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
@@ -29,7 +28,7 @@ from stepalign.io import read_jsonl, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.rollouts.build import open_solver
+from stepalign.rollouts.generate import open_solver
 from stepalign.seeding import derive_seed
 
 

@@ -91,13 +91,17 @@ def test_an_unknown_split_is_an_error_that_names_those_there_are(dataset: str) -
         load(dataset, split="train")
 
 
-def test_a_data_set_of_other_columns_is_an_error_that_names_its_columns(tmp_path: Path) -> None:
-    parquet.write_table(pyarrow.Table.from_pylist([{"question": "A", "answer": "1"}]), tmp_path / "cot.parquet")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"question": "A", "answer": "1"}, "row 0: no column 'problem'; columns present: question, answer"),
+        (row("A", "high"), "row 0: pass_rate_72b_tir: a number or n/a is wanted, found 'high'"),
+    ],
+)
+def test_another_column_or_value_is_an_error_that_names_it(
+    tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    parquet.write_table(pyarrow.Table.from_pylist([values]), tmp_path / "cot.parquet")
     (tmp_path / "README.md").write_text(CARD.replace("data/cot-*", "cot.parquet").split("  - split: tir")[0] + "---\n")
-    with pytest.raises(StepalignError, match="row 0: no column 'problem'; columns present: question, answer"):
+    with pytest.raises(StepalignError, match=message):
         load(str(tmp_path))
-
-
-def test_a_pass_rate_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(StepalignError, match="row 3: pass_rate_72b_tir: a number or n/a is wanted, found 'high'"):
-        openmath.candidate(row("A", "high"), "row 3", 0.85)

@@ -19,9 +19,8 @@ from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.grpo import GRPO, PolicyGradientExample
 from stepalign.console import Console
-from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import init_world
-from stepalign.distributed.strategy import DataParallel, build_strategy
+from stepalign.distributed.strategy import DataParallel, ParallelStrategy, build_strategy
 from stepalign.policy import Policy
 from stepalign.trainer.accumulation import local_passes, update
 from stepalign.views import View

@@ -20,9 +20,8 @@ from torch.distributed.fsdp import FSDPModule
 from stepalign import config, models
 from stepalign.config import Recipe, registry
 from stepalign.distributed import strategy as strategies
-from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import World, init_world
-from stepalign.distributed.strategy import FSDP2, DataParallel, build_strategy
+from stepalign.distributed.strategy import FSDP2, DataParallel, ParallelStrategy, build_strategy
 from stepalign.errors import StepalignError
 from stepalign.lab.running import settings_of
 from stepalign.launch import train as train_in_process

@@ -2,8 +2,7 @@ import pytest
 
 from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
-from stepalign.rewards import Grader
-from stepalign.rewards.function import FunctionGrader, GradingFunction
+from stepalign.rewards import FunctionGrader, Grader, GradingFunction
 from stepalign.rewards.math import MathGrader
 
 PROBLEM = Problem(id="p", statement="Sort 3 1 2.", answer="1 2 3")

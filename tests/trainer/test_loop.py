@@ -22,6 +22,7 @@ from critics.faulty import Reply, serving
 from stepalign import config
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.errors import StepalignError
+from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.launch import train
 from stepalign.policy import Policy
@@ -536,3 +537,45 @@ def test_a_teachers_state_is_in_the_checkpoint_and_resumes(
     folder = make_recipe().folder / "checkpoints"
     steps = [load_file(path / "algorithm.safetensors")["steps"].item() for path in sorted(folder.glob("step-*"))]
     assert steps == [1, 2, 3]
+
+
+def test_callbacks_are_called_where_their_names_say(make_recipe: MakeRecipe) -> None:
+    calls: list[tuple[str, int]] = []
+
+    class Recorder(loop.TrainerCallback):
+        def on_train_begin(self, trainer: loop.Trainer) -> None:
+            calls.append(("begin", trainer.step))
+
+        def on_step_end(self, trainer: loop.Trainer, metrics: Mapping[str, Any]) -> None:
+            assert metrics["step"] == trainer.step
+            calls.append(("step", trainer.step))
+
+        def on_evaluate(self, trainer: loop.Trainer, evaluation: Evaluation) -> None:
+            assert evaluation.step == trainer.step
+            calls.append(("evaluate", trainer.step))
+
+        def on_save(self, trainer: loop.Trainer) -> None:
+            calls.append(("save", trainer.step))
+
+    train(make_recipe("training.max_steps=2", "training.save_steps=1", "training.eval_steps=2"), [Recorder()])
+    assert calls == [
+        *(("begin", 0), ("evaluate", 0), ("step", 1), ("save", 1), ("step", 2), ("save", 2), ("evaluate", 2))
+    ]
+
+
+@pytest.mark.parametrize("overlap", ["true", "false"])
+def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: str, make_recipe: MakeRecipe) -> None:
+    """Rather than teach the reference solution alone in silence. The step's rollouts and critiques are kept."""
+    with serving(Reply("Looks good to me!")) as server:
+        keys = (served(server.url), "critic.on_failure=refsol", f"training.overlap={overlap}")
+        message = (
+            r"step 3: 4 of 4 critiques failed \(4 parse\), as in the 2 steps before.*For example rollout step-000003/"
+        )
+        with pytest.raises(StepalignError, match=message):
+            run(make_recipe(*keys, "name=stopped"))
+        folder = make_recipe("name=stopped").folder
+        assert len(list((folder / "critiques").iterdir())) == 3
+        assert [line["step"] for line in metrics(folder)] == [1, 2]
+        run(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
+    lines = metrics(make_recipe("name=goes-on").folder)
+    assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]

@@ -14,8 +14,8 @@ from torch import Tensor
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.rollouts import Request
-from stepalign.rollouts import build as samplers
 from stepalign.rollouts import vllm_server as servers
+from stepalign.rollouts.generate import make_sampler
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.loop import Trainer
 from stepalign.trainer.run_folder import RunFolder
@@ -136,7 +136,7 @@ def test_a_refusal_ends_the_run_at_once(make_recipe: MakeRecipe, served: Served,
 @pytest.mark.parametrize("status", [400, 401, 422])
 def test_a_refusal_of_a_completion_ends_the_run_at_once(make_recipe: MakeRecipe, served: Served, status: int) -> None:
     settings = make_recipe(over(served).replace("max_outage_s = 1", "max_outage_s = 600"))
-    sampler = samplers.make(settings, lambda: None, torch.float32, eos_ids=frozenset({1}))  # type: ignore[arg-type,return-value]
+    sampler = make_sampler(settings, lambda: None, torch.float32, eos_ids=frozenset({1}))  # type: ignore[arg-type,return-value]
     assert isinstance(sampler, servers.ServerSampler)
     served.fault = str(status)
     with pytest.raises(StepalignError, match=rf"answers {status} .*out of luck"):

@@ -30,8 +30,7 @@ from stepalign.probing.measures import measure as credit_measures
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts import Request
-from stepalign.rollouts.build import solver_on
-from stepalign.rollouts.generate import Solver
+from stepalign.rollouts.generate import Solver, solver_on
 from stepalign.seeding import derive_seed
 from tools.lab_solver.corpus import CONTEXTS
 

@@ -41,7 +41,7 @@ class Gsm8kConfig(SourceConfig):
     """A local raw JSONL file; None reads from the hub."""
 
 
-@register("source", "gsm_symbolic", implementation="stepalign.data.gsm_symbolic:candidates")
+@register("source", "gsm_symbolic", implementation="stepalign.data.gsm8k:symbolic")
 class GsmSymbolicConfig(SourceConfig):
     """`gsm_symbolic` of reasoning-gym: generated word problems with a written derivation."""
 

@@ -1,15 +1,17 @@
 """Sources of problems, the paper's filter by the solver's own attempts, and the hold-out.
 
 Every source gives id, statement, final answer and (most) a reference solution. Rows that are left out are counted
-by reason and named. A new source is a table in `config/recipe.py` and a function that yields candidates.
+by reason and named. A new source is a table in `config/sources.py` and a function that yields candidates.
 """
+
+from collections.abc import Sequence
 
 from stepalign import config
 from stepalign.config import registry
 from stepalign.data.normalize import Loaded, collect, statement_digest
-from stepalign.data.split import split
 from stepalign.errors import StepalignError
 from stepalign.records import Problem
+from stepalign.seeding import derive_seed
 
 __all__ = ["Loaded", "load", "prepare", "split"]
 
@@ -25,15 +27,14 @@ def prepare(settings: config.ProblemsConfig) -> tuple[list[Problem], list[Proble
     loaded = load(settings.train)
     dropped = dict(loaded.dropped)
     if settings.evaluation is None:
-        train, evaluation = split(loaded.problems, settings.holdout, settings.seed)
-        return train, evaluation, dropped
+        return *split(loaded.problems, settings.holdout, settings.seed), dropped
     evaluation = list(load(settings.evaluation).problems)
     held_out = {statement_digest(problem.statement) for problem in evaluation}
     train = [problem for problem in loaded.problems if statement_digest(problem.statement) not in held_out]
-    if len(train) < len(loaded.problems):
-        dropped["also an evaluation problem"] = len(loaded.problems) - len(train)
     if not train:
         raise StepalignError("problems.train: every problem is also one of problems.evaluation")
+    if len(train) < len(loaded.problems):
+        dropped["also an evaluation problem"] = len(loaded.problems) - len(train)
     return train, evaluation, dropped
 
 
@@ -46,3 +47,22 @@ def load(source: config.SourceConfig) -> Loaded:
     """
     name = str(getattr(source, "path", None) or source.source)
     return collect(name, registry.build(source), source.limit)
+
+
+def split(problems: Sequence[Problem], holdout: int, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Split problems into those to train on and `holdout` held out (paper: 30 of 312), each in the order given.
+
+    Each problem has a rank that depends on the seed and its id alone, and the lowest ranks are held out: the
+    order of the problems does not matter, and adding some moves few others across.
+
+    Raises:
+        StepalignError: nothing would be left to train on.
+    """
+    if holdout >= len(problems):
+        raise StepalignError(
+            f"holdout = {holdout}, but there are {len(problems)} problems: one must be left to train on"
+        )
+    ranked = sorted(problems, key=lambda problem: (derive_seed(seed, "holdout", problem.id), problem.id))
+    held_out = {problem.id for problem in ranked[:holdout]}
+    train = [problem for problem in problems if problem.id not in held_out]
+    return train, [problem for problem in problems if problem.id in held_out]

@@ -69,10 +69,10 @@ def rows(path: Path) -> Rows:
 
 
 def hub_rows(dataset: str, *, config: str | None = None, split: str, streaming: bool, otherwise: str) -> Rows:
-    """Yield the rows of one split of a hub data set, counted from 0 as the hub does.
+    """Yield the rows of one split of a hub data set, or of a folder like one, from 0.
 
     Args:
-        dataset: a name on the hub, or a local folder laid out like one.
+        dataset: its name or folder.
         config: the data set's configuration; None takes the only one.
         split: one of its splits.
         streaming: read rows over the network on demand, instead of downloading every split first.

@@ -52,13 +52,7 @@ class Loaded:
 
 
 def text(row: Mapping[str, Any], column: str, where: str, *, numbers: bool = False) -> str:
-    """Return a column's text; null is empty.
-
-    Args:
-        row: values by column.
-        column: its name.
-        where: the row's place, for messages.
-        numbers: also take a number as text (72.0 becomes 72); NaN is empty.
+    """Return a column's text; null is empty. `numbers` takes a number as text too (72.0 becomes 72); NaN is empty.
 
     Raises:
         StepalignError: the column is missing (naming those present) or holds something else.
@@ -67,10 +61,8 @@ def text(row: Mapping[str, Any], column: str, where: str, *, numbers: bool = Fal
         raise StepalignError(f"{where}: no column {column!r}; columns present: {', '.join(row) or 'none'}")
     value = row[column]
     match value:
-        case None:
-            return ""
-        case str():
-            return value
+        case None | str():
+            return value or ""
         case int() if numbers and not isinstance(value, bool):
             return str(value)
         case float() | Decimal() if numbers and math.isnan(value):
@@ -89,19 +81,13 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
     Two statements are equal if they are after Unicode normalization (NFC) and with runs of white space as one
     space; case counts, since x and X may be two things. No row is read after the one that fills the limit.
 
-    Args:
-        name: the source, for messages.
-        candidates: the source's rows.
-        limit: take at most this many problems; None takes all.
-
     Raises:
         StepalignError: two problems have one id; a row holds what a record cannot; or nothing is left.
     """
     problems: list[Problem] = []
     places: dict[str, list[str]] = {}
     dropped: dict[str, int] = {}
-    place_of_statement: dict[bytes, str] = {}
-    place_of_id: dict[str, str] = {}
+    place_of_statement, place_of_id = dict[bytes, str](), dict[str, str]()
     for row in candidates:
         digest, place = statement_digest(row.statement), row.where
         if not row.statement.strip():
@@ -123,7 +109,11 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
                 f"{place}: id {row.id!r} is already that of {place_of_id[row.id]}, which is another problem"
             )
         place_of_id[row.id] = place
-        problems.append(_problem(row))
+        texts = {key: getattr(row, key).strip() for key in ("statement", "answer", "solution")}
+        try:
+            problems.append(Problem(id=row.id, source=row.source, meta=row.meta, **texts))
+        except ValidationError as error:
+            raise StepalignError(f"{row.where}: not a problem: {explain(error)}") from None
         if len(problems) == limit:
             break
     if not problems:
@@ -136,17 +126,3 @@ def statement_digest(statement: str) -> bytes:
     """Return 16 bytes that are the same for equal statements, and the same in every run."""
     normalized = " ".join(unicodedata.normalize("NFC", statement).split())
     return hashlib.blake2b(normalized.encode(errors="surrogatepass"), digest_size=16).digest()
-
-
-def _problem(row: Candidate) -> Problem:
-    try:
-        return Problem(
-            id=row.id,
-            statement=row.statement.strip(),
-            answer=row.answer.strip(),
-            solution=row.solution.strip(),
-            source=row.source,
-            meta=row.meta,
-        )
-    except ValidationError as error:
-        raise StepalignError(f"{row.where}: not a problem: {explain(error)}") from None

@@ -10,7 +10,6 @@ run `stepalign select` once and train on the file it writes.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from stepalign import config
 from stepalign.data.files import hub_rows
@@ -26,38 +25,31 @@ _OTHERWISE = (
 
 
 def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterator[Candidate]:
-    """Yield a split's rows as candidates. An id comes from the statement: the same in every split and release.
+    """Yield a split's rows. An id comes from the statement: the same in every split and release.
 
     Args:
-        source: the split and the bound.
+        source: the split, and the bound that a row's pass rate must exceed.
         dataset: the name on the hub, or a local folder with the same columns.
 
     Raises:
         StepalignError: the data set cannot be reached, has no such split or has other columns.
     """
     for _, where, row in hub_rows(dataset, split=source.split, streaming=True, otherwise=_OTHERWISE):
-        yield candidate(row, where, source.min_pass_rate)
-
-
-def candidate(row: dict[str, Any], where: str, min_pass_rate: float) -> Candidate:
-    """Return one row as a candidate, rejected where its pass rate is unknown or not above the bound."""
-    statement = text(row, "problem", where)
-    solution = _known(text(row, "generated_solution", where))
-    rate = text(row, "pass_rate_72b_tir", where)
-    return Candidate(
-        where=where,
-        id=f"openmath-{statement_digest(statement).hex()[:16]}",
-        statement=statement,
-        answer=_known(text(row, "expected_answer", where)),
-        solution=solution.rpartition("</think>")[2],
-        source=f"{DATASET}/{text(row, 'problem_source', where)}",
-        meta={
-            "pass_rate_72b_tir": rate,
-            "problem_type": text(row, "problem_type", where),
-            "generation_model": text(row, "generation_model", where),
-        },
-        rejected=None if _rate(rate, where) > min_pass_rate else "pass rate",
-    )
+        statement, rate = text(row, "problem", where), text(row, "pass_rate_72b_tir", where)
+        yield Candidate(
+            where=where,
+            id=f"openmath-{statement_digest(statement).hex()[:16]}",
+            statement=statement,
+            answer=_known(text(row, "expected_answer", where)),
+            solution=_known(text(row, "generated_solution", where)).rpartition("</think>")[2],
+            source=f"{DATASET}/{text(row, 'problem_source', where)}",
+            meta={
+                "pass_rate_72b_tir": rate,
+                "problem_type": text(row, "problem_type", where),
+                "generation_model": text(row, "generation_model", where),
+            },
+            rejected=None if _rate(rate, where) > source.min_pass_rate else "pass rate",
+        )
 
 
 def _known(value: str) -> str:
@@ -65,10 +57,7 @@ def _known(value: str) -> str:
 
 
 def _rate(value: str, where: str) -> float:
-    """Return the pass rate as a number; an unknown one is below every bound."""
-    if not _known(value):
-        return -1.0
     try:
-        return float(value)
+        return float(_known(value) or -1)  # an unknown rate is below every bound
     except ValueError:
         raise StepalignError(f"{where}: pass_rate_72b_tir: a number or n/a is wanted, found {value!r}") from None

@@ -8,6 +8,9 @@ n attempts by the solver at every problem; a problem is kept with Avg@n < `max_a
     train.jsonl, evaluation.jsonl      Problem records
     manifest.json       counts, reasons and every problem's accuracies
 
+All attempts at one problem are appended at once, when the last of them is graded. A kill leaves at most a
+half-written line, or too few attempts at the last problem, at the file's end. Both are cut off and done again.
+
 The caller samples and grades, so nothing here depends on models. Left out: stopping early at problems that can no
 longer pass, because accuracies could then not be compared.
 
@@ -22,16 +25,16 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from stepalign import config
-from stepalign.data.attempts import AttemptLog, AttemptStats
-from stepalign.data.normalize import Loaded
-from stepalign.data.split import split
+from stepalign import config, trace
+from stepalign.data import Loaded, split
 from stepalign.errors import StepalignError
-from stepalign.io import claim, to_json, write_json, write_jsonl
+from stepalign.io import AppendLog, claim, to_json, write_json, write_jsonl
 from stepalign.records import Problem, Rollout
 
 Attempt = Callable[[Sequence[Problem]], Iterable[Rollout]]
 """Yields `num_attempts` graded rollouts of each problem, in any order."""
+Rates = tuple[float, float]
+"""Avg@n of a problem, and the share of its attempts in the format (`trace.Trace.formatted`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ def select(
     seed: int,
     batch: int,
     fingerprint: Mapping[str, JsonValue],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Selected:
     """Attempt every problem, filter, split, and write the folder. A killed selection continues.
 
@@ -73,14 +76,15 @@ def select(
         StepalignError: the folder has other settings (naming what differs), no problem passes, or none would
             be left beside the hold-out.
     """
+    problems = loaded.problems
     filtering = {"selection": settings.model_dump(mode="json"), "holdout": holdout, "seed": seed}
-    digest = hashlib.blake2b("\n".join(map(to_json, loaded.problems)).encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b("\n".join(map(to_json, problems)).encode(), digest_size=8).hexdigest()
     claim(
         folder / "settings.json",
         {
             **fingerprint,
             "attempts": settings.num_attempts,
-            "problems": {"count": len(loaded.problems), "digest": digest},
+            "problems": {"count": len(problems), "digest": digest},
             "filter": filtering,
         },
         started=(folder / "attempts.jsonl").exists(),
@@ -88,83 +92,101 @@ def select(
         "only `filter` differs, remove manifest.json to filter the same attempts again",
         free=() if (folder / "manifest.json").exists() else ("filter",),
     )
-    log = AttemptLog(folder / "attempts.jsonl", settings.num_attempts)
-    stats = _attempt_all(loaded.problems, attempt, log, batch, progress)
+    rates = _attempt_all(problems, attempt, folder / "attempts.jsonl", settings.num_attempts, batch, progress)
 
-    reasons = {problem.id: _reason(stats[problem.id], settings) for problem in loaded.problems}
-    kept = [problem for problem in loaded.problems if not reasons[problem.id]]
+    reasons = {problem.id: _reason(*rates[problem.id], settings) for problem in problems}
+    kept = [problem for problem in problems if not reasons[problem.id]]
     dropped = dict(Counter(reason for reason in reasons.values() if reason))
     if not kept:
         counts = ", ".join(f"{count} by {reason}" for reason, count in dropped.items())
         raise StepalignError(
-            f"{folder}: none of {len(loaded.problems)} problems passed the selection: dropped {counts} "
+            f"{folder}: none of {len(problems)} problems passed the selection: dropped {counts} "
             f"(max_accuracy = {settings.max_accuracy:g}, min_format_accuracy = {settings.min_format_accuracy:g})"
         )
     train, evaluation = split(kept, holdout, seed)
-
-    held_out = {problem.id for problem in evaluation}
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "evaluation.jsonl", evaluation)
-    write_json(
-        folder / "manifest.json",
-        filtering
-        | {
-            "counts": {
-                "loaded": len(loaded.problems),
-                "kept": len(kept),
-                "train": len(train),
-                "evaluation": len(evaluation),
-            },
-            "dropped_by_source": {
-                reason: {"count": count, "places": loaded.places.get(reason, [])}
-                for reason, count in loaded.dropped.items()
-            },
-            "dropped": dropped,
-            "problems": [
-                {
-                    "id": problem.id,
-                    "accuracy": stats[problem.id].accuracy,
-                    "format_accuracy": stats[problem.id].format_accuracy,
-                    "dropped": reasons[problem.id] or None,
-                    "held_out": problem.id in held_out,
-                }
-                for problem in loaded.problems
-            ],
+    held_out = {problem.id for problem in evaluation}
+    manifest = {
+        **filtering,
+        "counts": {"loaded": len(problems), "kept": len(kept), "train": len(train), "evaluation": len(evaluation)},
+        "dropped_by_source": {
+            reason: {"count": count, "places": loaded.places.get(reason, [])}
+            for reason, count in loaded.dropped.items()
         },
-    )
+        "dropped": dropped,
+        "problems": [
+            {
+                "id": problem.id,
+                "accuracy": rates[problem.id][0],
+                "format_accuracy": rates[problem.id][1],
+                "dropped": reasons[problem.id] or None,
+                "held_out": problem.id in held_out,
+            }
+            for problem in problems
+        ],
+    }
+    write_json(folder / "manifest.json", manifest)
     return Selected(train=tuple(train), evaluation=tuple(evaluation), dropped=dropped)
 
 
 def _attempt_all(
     problems: Sequence[Problem],
     attempt: Attempt,
-    log: AttemptLog,
+    path: Path,
+    num_attempts: int,
     batch: int,
-    progress: Callable[[int, int], None] | None,
-) -> Mapping[str, AttemptStats]:
+    progress: Callable[[int, int], None],
+) -> Mapping[str, Rates]:
     """Sample the attempts missing in the log. Append each problem when its last attempt is graded."""
-    report = progress or (lambda done, total: None)
-    report(len(log.stats), len(problems))
-    waiting = [problem for problem in problems if problem.id not in log.stats]
+    log = AppendLog(path, Rollout)
+    rates = _read(log, num_attempts)
+    progress(len(rates), len(problems))
+    waiting = [problem for problem in problems if problem.id not in rates]
     for start in range(0, len(waiting), batch):
-        open_rollouts: dict[str, list[Rollout]] = {problem.id: [] for problem in waiting[start : start + batch]}
+        unfinished: dict[str, list[Rollout]] = {problem.id: [] for problem in waiting[start : start + batch]}
         for rollout in attempt(waiting[start : start + batch]):
-            rollouts = open_rollouts[rollout.problem_id]
-            rollouts.append(rollout)
-            if len(rollouts) == log.attempts:
-                log.append(sorted(rollouts, key=lambda rollout: rollout.sample))
-                del open_rollouts[rollout.problem_id]
-                report(len(log.stats), len(problems))
-        if open_rollouts:
-            counts = ", ".join(f"{name}: {len(rollouts)}" for name, rollouts in open_rollouts.items())
-            raise ValueError(f"{log.attempts} attempts at each problem wanted, found {counts}")
-    return log.stats
+            group = unfinished[rollout.problem_id]
+            group.append(rollout)
+            if len(group) == num_attempts:
+                finished = _rates(group)
+                log.append(*sorted(group, key=lambda rollout: rollout.sample), durable=True)
+                rates[rollout.problem_id] = finished
+                del unfinished[rollout.problem_id]
+                progress(len(rates), len(problems))
+        if unfinished:
+            counts = ", ".join(f"{name}: {len(group)}" for name, group in unfinished.items())
+            raise ValueError(f"{num_attempts} attempts at each problem wanted, found {counts}")
+    return rates
 
 
-def _reason(stats: AttemptStats, settings: config.SelectionConfig) -> str:
+def _read(log: AppendLog[Rollout], num_attempts: int) -> dict[str, Rates]:
+    """Read the attempts of an earlier process, and cut off those of an unfinished problem."""
+    rates: dict[str, Rates] = {}
+    group: list[Rollout] = []
+    end = 0
+    for rollout in log.read():
+        if rollout.problem_id in rates or (group and group[0].problem_id != rollout.problem_id):
+            raise StepalignError(f"{log.place}: an attempt at {rollout.problem_id} outside its group of {num_attempts}")
+        group.append(rollout)
+        if len(group) == num_attempts:
+            rates[rollout.problem_id] = _rates(group)
+            group, end = [], log.offset
+    log.truncate(end)
+    return rates
+
+
+def _rates(group: Sequence[Rollout]) -> Rates:
+    if ungraded := [rollout.id for rollout in group if rollout.grade is None]:
+        raise ValueError(f"rollout {ungraded[0]} is not graded")
+    formatted = sum(trace.parse(rollout.text).formatted for rollout in group)
+    return sum(rollout.correct for rollout in group) / len(group), formatted / len(group)
+
+
+def _reason(accuracy: float, format_accuracy: float, settings: config.SelectionConfig) -> str:
     """Return the bounds that a problem fails; empty where it passes."""
     failed = {
-        "accuracy": stats.accuracy >= settings.max_accuracy,
-        "format": stats.format_accuracy <= settings.min_format_accuracy,
+        "accuracy": accuracy >= settings.max_accuracy,
+        "format": format_accuracy <= settings.min_format_accuracy,
     }
     return " and ".join(name for name, fails in failed.items() if fails)

@@ -68,14 +68,8 @@ def derivations(terms: Sequence[int]) -> dict[str, list[Step]]:
     Args:
         terms: signed; every sum of the first k of them is at least 0.
     """
-    ways: dict[str, Callable[[list[int]], list[Step]]] = {
-        "left to right": _left_to_right,
-        "right to left": _right_to_left,
-        "pairs": _pairs,
-        "places": _places,
-    }
     different: dict[str, list[Step]] = {}
-    for name, way in ways.items():
+    for name, way in _WAYS.items():
         steps = way(list(terms))
         if steps and steps not in different.values():
             different[name] = steps
@@ -105,30 +99,19 @@ def _combined(left: int, right: int) -> Step:
     """Combine two signed numbers: add their sizes, or take the smaller from the larger."""
     big, small = (abs(left), abs(right)) if abs(left) >= abs(right) else (abs(right), abs(left))
     if (left < 0) == (right < 0):
-        return Step(
-            f"Add {abs(left)} and {abs(right)}",
-            f"{abs(left)} + {abs(right)} = {abs(left + right)}",
-            left + right,
-        )
+        equation = f"{abs(left)} + {abs(right)} = {abs(left + right)}"
+        return Step(f"Add {abs(left)} and {abs(right)}", equation, left + right)
     return Step(f"Take {small} from {big}", f"{big} - {small} = {big - small}", left + right)
 
 
 def _left_to_right(terms: list[int]) -> list[Step]:
-    total, *rest = terms
-    steps = []
-    for term in rest:
-        steps.append(_combined(total, term))
-        total += term
-    return steps
+    totals = accumulate(terms)
+    return [_combined(total, term) for total, term in zip(totals, terms[1:], strict=False)]
 
 
 def _right_to_left(terms: list[int]) -> list[Step]:
-    *rest, total = terms
-    steps = []
-    for term in reversed(rest):
-        steps.append(_combined(term, total))
-        total += term
-    return steps
+    totals = accumulate(reversed(terms))
+    return [_combined(term, total) for total, term in zip(totals, terms[-2::-1], strict=False)]
 
 
 def _pairs(terms: list[int]) -> list[Step]:
@@ -145,8 +128,8 @@ def _places(terms: list[int]) -> list[Step]:
     steps = []
     totals = []
     for power, place in reversed(list(enumerate(_PLACES))):
-        parts = [_digit(term, power) for term in terms]
-        parts = [part for part in parts if part]
+        digits = [abs(term) // 10**power % 10 * 10**power for term in terms]
+        parts = [digit if term > 0 else -digit for digit, term in zip(digits, terms, strict=True) if digit]
         if any(total < 0 for total in accumulate(parts)):
             return []
         if len(parts) > 1:
@@ -156,10 +139,12 @@ def _places(terms: list[int]) -> list[Step]:
     return steps + _left_to_right(totals) if len(totals) > 1 else []
 
 
-def _digit(term: int, power: int) -> int:
-    unit: int = 10**power
-    size = abs(term) // unit % 10 * unit
-    return -size if term < 0 else size
+_WAYS: dict[str, Callable[[list[int]], list[Step]]] = {
+    "left to right": _left_to_right,
+    "right to left": _right_to_left,
+    "pairs": _pairs,
+    "places": _places,
+}
 
 
 def _spelled(terms: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ a run in one process. The main process alone reads and writes files (`on_main`, 
 fails ends the run, because the launcher (`accelerate launch`, `torchrun`) stops the others. So nothing here has a
 time limit, and one process may sample for hours while the others wait.
 
-Left out: communication of tensors, which belongs to the strategies (`distributed.base`).
+Left out: communication of tensors, which belongs to the strategies (`distributed.strategy`).
 """
 
 import os
@@ -73,11 +73,7 @@ class World:
         return result  # type: ignore[no-any-return]
 
     def assert_same(self, name: str, value: object) -> None:
-        """Check that all processes have the same value.
-
-        Raises:
-            StepalignError: with the name, the rank and both values.
-        """
+        """Raise an error with rank and values, unless all processes have the same value."""
         values = self.gather([value])
         if differing := [rank for rank, other in enumerate(values) if other != values[0]]:
             raise StepalignError(
@@ -106,11 +102,7 @@ class MainProcessProxy:
     def __init__(self, world: World, make: Callable[[], Any]) -> None:
         self._world = world
         self._object: Any = None
-
-        def create() -> None:
-            self._object = make()
-
-        world.on_main(create)
+        world.on_main(lambda: setattr(self, "_object", make()))
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **options: self._world.on_main(lambda: getattr(self._object, name)(*args, **options))

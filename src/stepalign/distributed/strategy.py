@@ -1,30 +1,116 @@
-"""The strategies of `distributed.strategy`, and the choice between them.
+"""Parallel strategies: who runs which micro-batches, and how gradients become one update.
+
+Each process has the whole adapter, because it is small. Its gradients are summed by one all-reduce a step, whatever
+holds the base weights. Each token's weight already has the denominator of the whole step, so the sum over processes is
+the gradient of a run in one process, without a further factor.
 
     data_parallel   the whole base on every process. A process without a micro-batch runs no pass.
     fsdp2           each decoder layer's base weights sharded (`fully_shard`) and gathered when the layer runs.
     zero2           the optimizer's state sharded by DeepSpeed, which also reduces the gradients (`zero2`).
 
-Left out: FSDP1 and ZeRO-3, because adapters made after partitioning are empty (`FACTS.md`, trap 12).
+Left out: DDP, because its hooks average, reduce after every pass, and hang where processes run unequal numbers of
+passes; FSDP1 and ZeRO-3, because adapters made after partitioning are empty (`FACTS.md`, trap 12).
 
     accelerate launch --config_file recipes/accelerate/4-gpus.yaml -m stepalign.cli train RECIPE
 """
 
+import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from typing import ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from stepalign import config
 from stepalign.config import registry
-from stepalign.distributed.base import ParallelStrategy
-from stepalign.distributed.process import World
+from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
+
+M = TypeVar("M")
+
+
+class ParallelStrategy(ABC):
+    """A way to spread one update over processes."""
+
+    name: ClassVar[str]
+    """The value of `distributed.strategy`."""
+
+    lockstep: ClassVar[bool]
+    """True if all processes must run the same number of passes, because each pass communicates."""
+
+    def __init__(self, world: World = SINGLE, device: torch.device | None = None) -> None:
+        self.world, self.device = world, device or torch.device("cpu")
+
+    @classmethod
+    def from_config(cls, settings: config.DistributedConfig, world: World, device: torch.device) -> "ParallelStrategy":
+        """Create the strategy of a recipe's `[distributed]`."""
+        return cls(world, device)
+
+    @property
+    def load_device(self) -> torch.device:
+        """The device that the policy must be loaded on before `prepare`."""
+        return self.device
+
+    @abstractmethod
+    def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Distribute policy and optimizer with their present state, and return the optimizer to use."""
+
+    def local_micro_batches(self, micro_batches: Sequence[M]) -> Iterator[tuple[M, bool]]:
+        """Yield this process' micro-batches, dealt round by round, each with True if it counts.
+
+        In lockstep a process without a micro-batch in the last round repeats the last one, which must then have
+        weight zero.
+        """
+        if not self.lockstep:
+            yield from ((micro_batch, True) for micro_batch in self.world.shard(micro_batches))
+            return
+        for first in range(0, len(micro_batches), self.world.size):
+            index = first + self.world.rank
+            yield (micro_batches[index], True) if index < len(micro_batches) else (micro_batches[-1], False)
+
+    def backward(self, loss: Float[Tensor, ""], *, last: bool) -> None:
+        """Add a pass' gradients to those of the passes before; `last` marks the step's last pass."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
+        """Update the adapter by the sum of all processes' gradients and clear them.
+
+        The sum is clipped to `max_grad_norm` (0: off). Returns the norm before clipping.
+
+        Raises:
+            StepalignError: the norm is not finite; nothing was updated.
+        """
+        adapter = policy.trainable()
+        if self.world.size > 1:  # one message; a process without a pass adds zeros
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in adapter]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            distributed.all_reduce(flat)
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+            for parameter, part in zip(adapter, parts, strict=True):
+                parameter.grad = part.view_as(parameter)
+        norm = float(torch.nn.utils.clip_grad_norm_(adapter, max_grad_norm or math.inf))
+        if not math.isfinite(norm):
+            raise StepalignError(f"the gradient's norm is {norm}; nothing was updated (a lower optimizer.lr?)")
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    def full_optimizer_state(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return the optimizer with all of its state, for a checkpoint. All processes must call this."""
+        return optimizer
+
+    @contextmanager
+    def unsharded(self, policy: Policy) -> Iterator[None]:
+        """Open a context in which a process may run the model without the others."""
+        yield
 
 
 class DataParallel(ParallelStrategy):

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stepalign import config
-from stepalign.distributed.base import ParallelStrategy
 from stepalign.distributed.process import SINGLE, World
+from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 
@@ -32,23 +32,13 @@ class ZeRO2(ParallelStrategy):
     lockstep = True
 
     def __init__(self, world: World = SINGLE, device: torch.device | None = None, *, offload: bool = False) -> None:
-        """Import DeepSpeed.
-
-        Args:
-            world: the processes.
-            device: this process' device.
-            offload: keep the optimizer's state, and make its update, in the host's memory.
-
-        Raises:
-            StepalignError: DeepSpeed is not installed.
-        """
+        """Import DeepSpeed. `offload` keeps the optimizer's state, and makes its update, in the host's memory."""
         super().__init__(world, device)
         try:
             import deepspeed
         except ImportError:
-            raise StepalignError(
-                "distributed.strategy = 'zero2' needs DeepSpeed: pip install 'stepalign[deepspeed]'"
-            ) from None
+            message = "distributed.strategy = 'zero2' needs DeepSpeed: pip install 'stepalign[deepspeed]'"
+            raise StepalignError(message) from None
         self._deepspeed: Any = deepspeed
         self._offload = offload
 
@@ -58,11 +48,7 @@ class ZeRO2(ParallelStrategy):
         return cls(world, device, offload=settings.offload_optimizer)
 
     def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Give adapter and optimizer to DeepSpeed.
-
-        Raises:
-            StepalignError: DeepSpeed did not return ZeRO's optimizer over this number of processes.
-        """
+        """Give adapter and optimizer to DeepSpeed, and check what it made of them."""
         adapter = policy.trainable()
         before = {parameter: optimizer.state.pop(parameter) for parameter in adapter if parameter in optimizer.state}
         engine, sharded, _, _ = self._deepspeed.initialize(
@@ -72,10 +58,7 @@ class ZeRO2(ParallelStrategy):
                 "train_micro_batch_size_per_gpu": 1,
                 "zero_allow_untested_optimizer": True,
                 "zero_force_ds_cpu_optimizer": False,
-                "zero_optimization": {
-                    "stage": 2,
-                    **({"offload_optimizer": {"device": "cpu"}} if self._offload else {}),
-                },
+                "zero_optimization": {"stage": 2} | ({"offload_optimizer": {"device": "cpu"}} if self._offload else {}),
             },
         )
         kind, size = type(sharded).__name__, engine.dp_world_size
@@ -120,11 +103,7 @@ class ZeRO2(ParallelStrategy):
         gathered = torch.optim.AdamW(adapter)
         steps = next(iter(optimizer.optimizer.state.values()))["step"]  # type: ignore[attr-defined]
         for parameter in adapter:
-            gathered.state[parameter] = {
-                "step": torch.as_tensor(steps).clone(),
-                **{
-                    moment: self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
-                    for moment in _MOMENTS
-                },
+            gathered.state[parameter] = {"step": torch.as_tensor(steps).clone()} | {
+                moment: self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment) for moment in _MOMENTS
             }
         return gathered

@@ -30,7 +30,7 @@ from stepalign.probing.inputs import ProbeInputs
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit, Problem, Rollout
-from stepalign.rollouts.build import solver_on
+from stepalign.rollouts.generate import solver_on
 
 
 def probe(

@@ -1,14 +1,22 @@
 """Graders: a rollout's response against its problem, as a reward and as feedback text.
 
-Two implementations: mathematical answers (`rewards.math`) and any Python function (`rewards.function`).
-Left out: rewards from a learned model, because every condition here is graded by something that can be checked.
+Two implementations: mathematical answers (`rewards.math`) and any Python function:
+
+    grader = FunctionGrader(lambda problem, rollout: rollout.text.count("[") == rollout.text.count("]"))
+
+Left out: rewards from a learned model, because every condition here is graded by something that can be checked; a time
+limit of a function, because it can have one inside.
 """
 
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, Self, runtime_checkable
 
-from stepalign.records import Problem, Rollout
+from stepalign.errors import StepalignError
+from stepalign.records import Grade, Problem, Rollout
+from stepalign.rewards.math_answers import final_answers
+
+GradingFunction = Callable[[Problem, Rollout], bool | float | Grade]
 
 
 @runtime_checkable
@@ -19,14 +27,10 @@ class Grader(Protocol):
         """Return the rollouts, in their order, each with its `Grade`.
 
         `Grade.correct` is the reward. `Grade.feedback` says in words what was extracted and what is wrong with
-        it, without the reference answer, so that a teacher may read it.
-
-        Args:
-            rollouts: what to grade; an old grade is replaced.
-            problems: by id.
+        it, without the reference answer, so that a teacher may read it. An old grade is replaced.
 
         Raises:
-            StepalignError: naming the rollout whose problem is missing.
+            StepalignError: naming the rollout whose problem is not in `problems`, by id.
         """
         ...
 
@@ -41,7 +45,60 @@ class Grader(Protocol):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def problem_of(rollout: Rollout, problems: Mapping[str, Problem]) -> Problem:
+    """Return a rollout's problem, or raise an error that names the rollout."""
+    if rollout.problem_id not in problems:
+        raise StepalignError(f"rollout {rollout.id}: there is no problem {rollout.problem_id!r}")
+    return problems[rollout.problem_id]
+
+
+class FunctionGrader(Grader):
+    """Grade with a function of problem and rollout."""
+
+    def __init__(
+        self,
+        function: GradingFunction,
+        *,
+        threshold: float = 0.5,
+        equal: Callable[[str, str], bool] = lambda reference, answer: reference.strip() == answer.strip(),
+    ) -> None:
+        """Wrap a function that returns true or false, a score, or a whole `Grade`.
+
+        Args:
+            function: grades one rollout.
+            threshold: the lowest score of a correct rollout.
+            equal: compares a reference with an answer, for `same`.
+        """
+        self._function, self._threshold, self._equal = function, threshold, equal
+
+    def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
+        """Grade each rollout. An error of the function names the rollout."""
+        return [replace(rollout, grade=self._grade(rollout, problems)) for rollout in rollouts]
+
+    def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Compare the two answers of each pair."""
+        return [self._equal(reference, answer) for reference, answer in pairs]
+
+    def close(self) -> None:
+        """Do nothing, because nothing is held."""
+
+    def _grade(self, rollout: Rollout, problems: Mapping[str, Problem]) -> Grade:
+        problem = problem_of(rollout, problems)
+        try:
+            score = self._function(problem, rollout)
+        except Exception as error:
+            raise StepalignError(f"rollout {rollout.id}: the grading function failed: {error!r}") from error
+        if isinstance(score, Grade):
+            return score
+        correct = score >= self._threshold
+        points = "" if isinstance(score, bool) else f" (score {score:g})"
+        return Grade(
+            correct=correct,
+            outcome="correct" if correct else "wrong",
+            final_answer=(final_answers(rollout.text) or ("",))[-1],
+            feedback=f"The solution is {'correct' if correct else 'wrong'}{points}.",
+        )

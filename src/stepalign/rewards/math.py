@@ -29,7 +29,7 @@ from pebble import ProcessExpired, ProcessPool
 from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
-from stepalign.rewards import Grader
+from stepalign.rewards import Grader, problem_of
 from stepalign.rewards.math_answers import Outcome, final_answers, judge
 
 MAX_CHARACTERS = 2_000
@@ -62,12 +62,7 @@ class MathGrader(Grader):
     """
 
     def __init__(self, *, num_workers: int = 2, timeout_s: float = 10.0) -> None:
-        """Start nothing yet.
-
-        Args:
-            num_workers: processes.
-            timeout_s: for one rollout.
-        """
+        """Start nothing yet. `timeout_s` is for one rollout."""
         self._num_workers, self._timeout_s = num_workers, timeout_s
         self._pool: ProcessPool | None = None
         self._lock = threading.Lock()
@@ -87,7 +82,7 @@ class MathGrader(Grader):
             self._pool = None
 
     def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
-        """Return the rollouts with their grades (see `Grader.grade`).
+        """Grade in the workers.
 
         All correct answers to a problem have one canonical form, the reference's; a wrong answer has its own.
         Without a comparison (`missing`, `ambiguous`, `timeout`, `error`) it is empty.
@@ -95,26 +90,16 @@ class MathGrader(Grader):
         Raises:
             StepalignError: naming the rollout whose problem is missing; or no worker can be started.
         """
-        tasks: list[_Task] = []
-        for rollout in rollouts:
-            if rollout.problem_id not in problems:
-                raise StepalignError(f"rollout {rollout.id}: there is no problem {rollout.problem_id!r}")
-            tasks.append((problems[rollout.problem_id].answer, final_answers(rollout.text)))
-        return [
-            replace(
-                rollout,
-                grade=Grade(
-                    correct=outcome == "correct",
-                    outcome=outcome,
-                    final_answer=canonical,
-                    feedback=_feedback(outcome, answers),
-                ),
-            )
-            for rollout, (_, answers), (outcome, canonical) in zip(rollouts, tasks, self._replies(tasks), strict=True)
-        ]
+        tasks = [(problem_of(rollout, problems).answer, final_answers(rollout.text)) for rollout in rollouts]
+        graded = []
+        for rollout, (_, answers), (outcome, canonical) in zip(rollouts, tasks, self._replies(tasks), strict=True):
+            feedback, correct = _feedback(outcome, answers), outcome == "correct"
+            grade = Grade(correct=correct, outcome=outcome, final_answer=canonical, feedback=feedback)
+            graded.append(replace(rollout, grade=grade))
+        return graded
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Compare the two answers of each pair, the first as the reference. In doubt they are not equal.
+        """Compare the two answers of each pair.
 
         math-verify follows the reference where the two differ in kind: `3` equals `x=3`, `y=3` does not.
         """
@@ -157,13 +142,11 @@ class MathGrader(Grader):
                 for future in done:
                     since = time.monotonic()
                     task, reply = scheduled[future], _reply(future)
-                    if reply is None:
-                        deaths[task] += 1
-                        reply = ("error", "") if deaths[task] == 2 else None
-                    if reply is None:
+                    deaths[task] += reply is None
+                    if reply is None and deaths[task] < 2:
                         waiting.appendleft(task)
                     else:
-                        replies[task] = reply
+                        replies[task] = reply or ("error", "")
                         failures, is_ready = 0, True
                     del scheduled[future]
             except BrokenProcessPool as error:
@@ -207,15 +190,13 @@ def _reply(future: Future[_Reply]) -> _Reply | None:
 def _feedback(outcome: Outcome, answers: Sequence[str]) -> str:
     """Say what was extracted and what is wrong with it, without the reference."""
     texts = [text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…" for text in answers]
-    match outcome:
-        case "missing":
-            return "The solution has no final answer in \\boxed{…}."
-        case "ambiguous":
-            return f"The solution gives several different final answers: {'; '.join(texts)}."
-        case "timeout":
-            return f"The final answer {texts[-1]} could not be compared with the reference in time."
-        case "error":
-            return f"The final answer {texts[-1]} could not be compared with the reference."
+    if outcome == "missing":
+        return "The solution has no final answer in \\boxed{…}."
+    if outcome == "ambiguous":
+        return f"The solution gives several different final answers: {'; '.join(texts)}."
+    if outcome in ("timeout", "error"):
+        in_time = " in time" if outcome == "timeout" else ""
+        return f"The final answer {texts[-1]} could not be compared with the reference{in_time}."
     return f"The final answer {texts[-1]} is {outcome}."
 
 

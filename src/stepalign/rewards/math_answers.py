@@ -25,11 +25,7 @@ def final_answers(text: str) -> tuple[str, ...]:
 
 
 def judge(reference: str, answers: Sequence[str]) -> tuple[Outcome, str]:
-    """Compare a response's answers with the reference.
-
-    Args:
-        reference: the problem's answer.
-        answers: the last one counts if it is equal to the others.
+    """Compare a response's answers with the reference. The last one counts if it is equal to the others.
 
     Returns:
         The outcome, and the answer in a canonical form that equal answers share. A correct answer has the

@@ -40,12 +40,7 @@ class Sampler(Protocol):
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
-        """Sample one completion per request.
-
-        Args:
-            requests: with distinct ids.
-            sampling: temperature, top-p, top-k and the length cap.
-            adapter: the name of the adapter in use; None samples from the base.
+        """Sample one completion per request from the base (`adapter` None) or from the adapter named so.
 
         Raises:
             StepalignError: naming the request, where a prompt leaves no room in the model's context.
@@ -68,20 +63,11 @@ class RemoteSampler(Sampler, Protocol):
     """Sampler with weights of its own. It loads each new adapter; weights are never merged."""
 
     def load_adapter(self, version: AdapterVersion) -> None:
-        """Load an adapter, and sample from it wherever an adapter is named.
-
-        Raises:
-            StepalignError: it cannot be loaded.
-        """
+        """Load an adapter, and sample from it wherever an adapter is named."""
         ...
 
     def prompt_logprobs(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[list[float]]]:
-        """Score prompts on each of the sampler's servers.
-
-        Returns:
-            For each server, by name, and each prompt: the log-probability of every token but the first, given those
-            before it, at temperature 1.
-        """
+        """Score each prompt's tokens but the first, given those before, at temperature 1, by server's name."""
         ...
 
     def sleep(self) -> None:

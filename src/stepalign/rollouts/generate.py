@@ -1,15 +1,23 @@
-"""Generation of rollouts: problems in, graded rollouts out."""
+"""Generation of rollouts: problems in, graded rollouts out; and the solver that a recipe names."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import uuid4
 
-from stepalign import config
-from stepalign.chat import Chat
+import torch
+from accelerate import Accelerator
+
+from stepalign import config, models
+from stepalign.chat import Chat, load_chat
+from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, TokenIds
 from stepalign.rewards import Grader
-from stepalign.rollouts import Completion, Request, Sampler
+from stepalign.rollouts import AdapterVersion, Completion, RemoteSampler, Request, Sampler
+from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
 
 
@@ -22,7 +30,7 @@ class Solver:
         self.chat, self.sampler, self.grader, self.prompt, self.world = chat, sampler, grader, prompt, world
 
     def prompt_ids(self, problem: Problem, *, thinking: bool) -> TokenIds:
-        """Encode the solver's prompt for a problem."""
+        """Encode the prompt for a problem."""
         return self.chat.prompt_ids(self.prompt.turns(problem), thinking=thinking)
 
     def generate_rollouts(
@@ -91,3 +99,59 @@ class Solver:
             seed=request.seed,
             sampler_logprobs=completion.logprobs,
         )
+
+
+def make_sampler(
+    settings: config.Recipe,
+    load: Callable[[], torch.nn.Module],
+    dtype: torch.dtype,
+    *,
+    eos_ids: frozenset[int],
+    world: World = SINGLE,
+) -> Sampler:
+    """Build the sampler that a recipe names.
+
+    Args:
+        settings: sampler, model, adapter and seed are used.
+        load: returns the training model, from which `transformers` samples.
+        dtype: the training model's.
+        eos_ids: the tokens that end a completion.
+        world: the processes that sample.
+    """
+    sampler: Sampler = registry.build(
+        settings.sampler,
+        load=load,
+        dtype=dtype,
+        model=settings.model,
+        rank=settings.lora.r,
+        seed=settings.seed,
+        eos_ids=eos_ids,
+        world=world,
+    )
+    return sampler
+
+
+@contextmanager
+def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
+    """Load a recipe's solver with a PEFT adapter, or with none, and close it at the end."""
+    chat = load_chat(settings.model)
+    device = Accelerator().device
+    dtype = models.resolve_dtype(settings.model.dtype, device)
+    with ExitStack() as stack:
+        sampler = make_sampler(
+            settings, lambda: models.load_model(settings.model, adapter, device), dtype, eos_ids=chat.eos_ids
+        )
+        if isinstance(sampler, RemoteSampler):
+            stack.callback(sampler.close)
+            if adapter is not None:
+                sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
+        grader = stack.enter_context(registry.build(settings.grader))
+        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
+
+
+@contextmanager
+def solver_on(settings: config.Recipe, chat: Chat, model: torch.nn.Module) -> Iterator[Solver]:
+    """Build the recipe's solver on a model that is loaded already, which is also the sampler's."""
+    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=settings.sampler.max_num_seqs)
+    with registry.build(settings.grader) as grader:
+        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
@@ -61,7 +61,7 @@ class TransformersSampler:
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
-        """Sample one completion per request, in the order in which they end. See `Sampler`."""
+        """Sample completions. See `Sampler`."""
         _check_room(_base(self.model), requests, sampling)
         was_training = self.model.training
         self.model.eval()
@@ -124,19 +124,12 @@ class _Batch:
         pads = longest - torch.tensor(lengths)
         column = torch.arange(longest)
         self._set_target(slots=slice(len(self.rows), len(self.rows) + len(requests)), column=self.now - longest)
-        output = self.decoder(
-            input_ids=ids.to(self.device),
-            attention_mask=(column >= pads[:, None]).long().to(self.device) if pads.any() else None,
-            position_ids=(column - pads[:, None]).clamp(min=0).to(self.device),
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        logits = self._forward(ids, column >= pads[:, None], (column - pads[:, None]).clamp(min=0))
         for request, length in zip(requests, lengths, strict=True):
             generator = torch.Generator().manual_seed(request.seed)
             self.rows.append(_Row(request, torch.rand(self.sampling.max_new_tokens, generator=generator)))
             self.starts.append(self.now - length)
-        logits: Tensor = self.head(output.last_hidden_state[:, -1])
-        return logits.float()
+        return logits
 
     @torch.no_grad()
     def _decode(self) -> Float[Tensor, "rows vocab"]:
@@ -148,10 +141,15 @@ class _Batch:
         self._set_target(slots=slice(0, len(self.rows)), column=self.now, first=first)
         self.now += 1
         mask = torch.arange(first, self.now) >= starts[:, None]
+        return self._forward(torch.tensor([[row.ids[-1]] for row in self.rows]), mask, (self.now - 1 - starts)[:, None])
+
+    def _forward(
+        self, ids: Int[Tensor, "rows new"], mask: Bool[Tensor, "rows columns"], positions: Int[Tensor, "rows new"]
+    ) -> Float[Tensor, "rows vocab"]:
         output = self.decoder(
-            input_ids=torch.tensor([[row.ids[-1]] for row in self.rows], device=self.device),
+            input_ids=ids.to(self.device),
             attention_mask=None if mask.all() else mask.long().to(self.device),
-            position_ids=(self.now - 1 - starts)[:, None].to(self.device),
+            position_ids=positions.to(self.device),
             past_key_values=self.cache,
             use_cache=True,
         )
@@ -162,27 +160,21 @@ class _Batch:
         """Sample a token for the rows from `first` on; rows that end leave."""
         rows = self.rows[first:]
         noise = torch.stack([row.noise[len(row.ids)] for row in rows]).to(logits.device)
+        tokens = sample_tokens(logits, noise, self.sampling).tolist()
         ended = []
-        for slot, (row, token) in enumerate(
-            zip(rows, sample_tokens(logits, noise, self.sampling).tolist(), strict=True)
-        ):
+        for slot, (row, token) in enumerate(zip(rows, tokens, strict=True), start=first):
             row.ids.append(token)
-            at_limit = len(row.ids) == self.sampling.max_new_tokens
-            if token in self.eos_ids or at_limit:
-                ended.append(first + slot)
+            if token in self.eos_ids or len(row.ids) == self.sampling.max_new_tokens:
+                ended.append(slot)
                 finish: FinishReason = "stop" if token in self.eos_ids else "length"
                 yield Completion(id=row.request.id, ids=tuple(row.ids), finish=finish)
-        for slot in reversed(ended):
-            self._free(slot)
-
-    def _free(self, slot: int) -> None:
-        """Free a slot: the last row takes it."""
-        last = len(self.rows) - 1
-        if slot != last:
-            self.rows[slot], self.starts[slot] = self.rows[last], self.starts[last]
-            for layer in self.cache.layers:
-                layer.move(last, slot, self.starts[slot], self.now)
-        del self.rows[last], self.starts[last]
+        for slot in reversed(ended):  # the last row takes a free slot
+            last = len(self.rows) - 1
+            if slot != last:
+                self.rows[slot], self.starts[slot] = self.rows[last], self.starts[last]
+                for layer in self.cache.layers:
+                    layer.move(last, slot, self.starts[slot], self.now)
+            del self.rows[last], self.starts[last]
 
     def _compact(self) -> None:
         """Move every row towards the front of the time axis."""

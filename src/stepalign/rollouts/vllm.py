@@ -35,19 +35,16 @@ class VllmSampler:
         seed: int,
         **_: object,
     ) -> None:
-        """Load the base.
+        """Load the base, in the trainer's `dtype`.
 
         Args:
             settings: the recipe's table.
             model: the solver's base.
-            dtype: the trainer's `torch.dtype`.
+            dtype: a `torch.dtype`.
             rank: the adapter's.
             eos_ids: the tokens that end a completion.
             world: each of its processes has an engine.
-            seed: the engine's, for requests without their own (`sampler.seeded = false`).
-
-        Raises:
-            StepalignError: vLLM is not installed, or cannot run this model.
+            seed: for requests without their own (`sampler.seeded = false`).
         """
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
@@ -90,7 +87,7 @@ class VllmSampler:
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
-        """Sample one completion per request, in the order in which they end. See `Sampler`."""
+        """Sample completions. See `Sampler`."""
         self._wake()
         limit = self._llm.model_config.max_model_len
         for request in requests:
@@ -100,21 +97,21 @@ class VllmSampler:
                     f"{sampling.max_new_tokens} exceed the engine's {limit} positions (sampler.max_model_len)"
                 )
         engine = self._llm.llm_engine
+        options = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "max_tokens": sampling.max_new_tokens,
+            "logprobs": 0,
+            # The trainer's chat template names the tokens that end a completion, not the engine.
+            "ignore_eos": True,
+            "stop_token_ids": self._eos_ids,
+            "detokenize": False,
+        }
         waiting = {request.id for request in requests}
         try:
             for request in requests:
-                params = self._vllm.SamplingParams(
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    top_k=sampling.top_k,
-                    max_tokens=sampling.max_new_tokens,
-                    seed=request.seed if self.seeded else None,
-                    logprobs=0,
-                    # The trainer's chat template names the tokens that end a completion, not the engine.
-                    ignore_eos=True,
-                    stop_token_ids=self._eos_ids,
-                    detokenize=False,
-                )
+                params = self._vllm.SamplingParams(seed=request.seed if self.seeded else None, **options)
                 prompt = {"type": "token", "prompt_token_ids": list(request.prompt_ids)}
                 engine.add_request(request.id, prompt, params, lora_request=self._request(adapter))
             while waiting:
@@ -150,7 +147,7 @@ class VllmSampler:
         engine.reset_prefix_cache()
 
     def prompt_logprobs(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[list[float]]]:
-        """Score prompts. See `RemoteSampler`."""
+        """See `RemoteSampler`."""
         self._wake()
         params = self._vllm.SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
         inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]

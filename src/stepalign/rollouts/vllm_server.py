@@ -12,10 +12,10 @@ Left out: streaming, because a rollout counts once it is whole.
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
-from threading import Thread
+from itertools import islice
 from typing import Any, TypeVar
 
 from stepalign import config
@@ -23,7 +23,7 @@ from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
-from stepalign.serving.client import Call, Client, TransientError, UnansweredError, to_json
+from stepalign.serving.client import Call, Client, LoopThread, TransientError, UnansweredError, to_json
 from stepalign.serving.endpoints import Endpoint, Endpoints, check_urls
 
 T = TypeVar("T")
@@ -56,17 +56,7 @@ class ServerSampler:
         world: World = SINGLE,
         **_: object,
     ) -> None:
-        """Connect; nothing is sent yet.
-
-        Args:
-            settings: the recipe's table.
-            model: the base, if `settings.model` does not name it.
-            eos_ids: the tokens that end a completion.
-            world: the processes that share `max_num_seqs` requests under way.
-
-        Raises:
-            StepalignError: a base URL is not valid.
-        """
+        """Connect; nothing is sent yet. The processes of `world` share the `max_num_seqs` requests under way."""
         check_urls("sampler.base_url", settings.base_url)
         self._model = settings.model or model.location
         self._concurrency = -(-settings.max_num_seqs // world.size)
@@ -88,23 +78,21 @@ class ServerSampler:
             f"environment variable {settings.api_key_env}. Were the servers started with "
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora?",
         )
-        self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, name="sampler", daemon=True)
-        self._thread.start()
-        self._run(self._client.__aenter__())
+        self._thread = LoopThread("sampler")
+        self._thread.run(self._client.__aenter__())
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
     ) -> Iterator[Completion]:
-        """Sample one completion per request, in the order in which they end. See `Sampler`."""
+        """Sample completions. See `Sampler`."""
         waiting: set[Future[Completion]] = set()
         try:
-            for request in requests:
-                waiting.add(self._start(self._sample(request, sampling, adapter)))
-                if len(waiting) >= self._concurrency:
-                    done, waiting = wait(waiting, None, FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while waiting:
+            unsent = iter(requests)
+            while True:
+                for request in islice(unsent, self._concurrency - len(waiting)):
+                    waiting.add(self._thread.start(self._sample(request, sampling, adapter)))
+                if not waiting:
+                    return
                 done, waiting = wait(waiting, None, FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         finally:
@@ -112,7 +100,7 @@ class ServerSampler:
                 future.cancel()
 
     def load_adapter(self, version: AdapterVersion) -> None:
-        """Load an adapter on every server. One that is down loads it when it is back. See `RemoteSampler`."""
+        """Load an adapter on every server. One that is down loads it when it is back."""
         before, self._adapter = self._adapter, version
 
         async def change(server: Endpoint) -> None:
@@ -124,10 +112,10 @@ class ServerSampler:
                     if error.status != 404:  # it was restarted since
                         raise
 
-        self._run(self._everywhere(change))
+        self._thread.run(self._everywhere(change))
 
     def prompt_logprobs(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[list[float]]]:
-        """Score prompts on every server that answers. See `RemoteSampler`."""
+        """Score prompts on every server that answers."""
 
         async def score(server: Endpoint, ids: TokenIds) -> list[float]:
             def read(choice: Mapping[str, Any]) -> list[float]:
@@ -140,19 +128,15 @@ class ServerSampler:
         async def score_all(server: Endpoint) -> list[list[float]]:
             return [await score(server, ids) for ids in prompts]
 
-        return self._run(self._everywhere(score_all))
+        return self._thread.run(self._everywhere(score_all))
 
     def sleep(self) -> None:
         """Do nothing: the servers' devices are not the trainer's."""
 
     def close(self) -> None:
         """Cancel what is under way and disconnect."""
-        if not self._thread.is_alive():
-            return
-        self._run(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if not self._thread.loop.is_closed():
+            self._thread.close(self._client.__aexit__())
 
     # ── in the event loop's thread ────────────────────────────────────────────────────────────────────────────
 
@@ -187,8 +171,6 @@ class ServerSampler:
     def _completion(
         self, body: dict[str, Any], adapter: str | None, read: Callable[[Mapping[str, Any]], T], timeout_s: float
     ) -> Call[T]:
-        """Build the request of a completion. A server that was restarted answers 404 and loads the adapter again."""
-
         def read_choice(answer: bytes | None) -> T:
             if answer is None:
                 raise StepalignError("sampler: a server's answer is longer than its tokens can be")
@@ -237,27 +219,9 @@ class ServerSampler:
         call = Call(path=path, body=to_json(body), read=lambda _: None, max_bytes=_ENVELOPE, timeout_s=_LOAD_TIMEOUT_S)
         await self._client.post_to(server, call)
 
-    async def _stop(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.__aexit__(None, None, None)
-
     def _name(self, adapter: str | None) -> str:
         if adapter is None:
             return self._model
         if self._adapter is None:
             raise StepalignError(f"adapter {adapter!r} was never loaded on the servers")
         return self._adapter.name
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        future = self._start(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise

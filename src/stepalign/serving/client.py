@@ -20,10 +20,11 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
-from types import TracebackType
+from threading import Thread
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -102,9 +103,7 @@ class Client:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def post(self, call: Call[T]) -> T:
@@ -141,12 +140,7 @@ class Client:
             raise UnansweredError("timeout", f"no answer within {total_s:g} s{last}") from None
 
     async def post_to(self, endpoint: Endpoint, call: Call[T]) -> T:
-        """Send a request once, to this endpoint.
-
-        Raises:
-            UnansweredError: it refuses.
-            TransientError: it does not answer now.
-        """
+        """Send a request once, to this endpoint. It may refuse (`UnansweredError`) or fail (`TransientError`)."""
         return await self._attempt(self.endpoints.lease_at(endpoint), call.path, call)
 
     def fatal(self, refusal: UnansweredError) -> StepalignError:
@@ -213,21 +207,56 @@ class Client:
         return " ".join(content[: 4 * _MAX_DETAIL].decode(errors="replace").split())[:_MAX_DETAIL]
 
 
+class LoopThread:
+    """A background thread that runs an event loop."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self.loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine in the loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop and wait for it; an interruption cancels it."""
+        future = self.start(work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self, finish: Coroutine[Any, Any, object]) -> None:
+        """Cancel everything under way, run `finish`, and end the thread."""
+        self.run(self._stop(finish))
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    async def _stop(self, finish: Coroutine[Any, Any, object]) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await finish
+        await self.loop.shutdown_default_executor()
+
+
 def to_json(value: Mapping[str, Any]) -> bytes:
     """Encode a request's body; equal ones are equal bytes."""
     return json.dumps(value, sort_keys=True).encode()
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
-    """Read a response's body; None where it is longer than `max_bytes`."""
-    pieces, size = [], 0
+    body = bytearray()
     async for piece in response.content.iter_any():
-        pieces.append(piece)
-        size += len(piece)
-        if size > max_bytes:
+        body += piece
+        if len(body) > max_bytes:
             response.close()
             return None
-    return b"".join(pieces)
+    return bytes(body)
 
 
 @cache

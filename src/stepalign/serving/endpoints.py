@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 from stepalign.errors import StepalignError
@@ -23,11 +22,7 @@ _MAX_DOUBLINGS = 3
 
 
 def check_urls(key: str, urls: Sequence[str]) -> None:
-    """Check that each URL names an HTTP server.
-
-    Raises:
-        StepalignError: naming the recipe's `key` and the URL.
-    """
+    """Refuse a URL under the recipe's `key` that names no HTTP server."""
     for url in urls:
         try:
             parts = urlsplit(url)
@@ -130,7 +125,9 @@ class Endpoints:
             stop_at = self._all_down_since + self._max_outage_s
             trying = any(endpoint.trials for endpoint in self._all)  # an answer may take longer than an outage may
             if now >= stop_at and not trying:
-                self._stop(now)
+                errors = "; ".join(f"{endpoint.url}: {endpoint.error}" for endpoint in self._all)
+                outage = f"no {self.name} endpoint has answered for {now - self._all_down_since:.0f} s"
+                raise StepalignError(f"{outage} ({errors}). {self._advice}")
             remaining = None if limit.when() is None else limit.when() - now  # type: ignore[operator]
             limit.reschedule(None)
             await self._wait((until if trying else min(until, stop_at)) - now)
@@ -192,9 +189,3 @@ class Endpoints:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(seconds, 0.001)):
                 await self._changed.wait()
-
-    def _stop(self, now: float) -> NoReturn:
-        errors = "; ".join(f"{endpoint.url}: {endpoint.error}" for endpoint in self._all)
-        raise StepalignError(
-            f"no {self.name} endpoint has answered for {now - self._all_down_since:.0f} s ({errors}). {self._advice}"
-        )

@@ -76,7 +76,7 @@ class TraceFormat(Protocol):
     """A way to write a solution as steps and a final answer."""
 
     def parse(self, text: str) -> Trace:
-        """Read a response's sections. Every text has some; time is linear in its length."""
+        """Read a response's sections, in time linear in its length."""
         ...
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ def end_of_thinking(text: str) -> int:
 
 
 def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
-    """Return the half-open range of completion tokens whose text overlaps the characters `[start, end)`.
+    """Return the range of completion tokens whose text overlaps the characters `[start, end)`.
 
     A token across a boundary is in the spans of both sides. Tokens that begin a character (a part of its UTF-8 bytes)
     start where it starts and are in its span. A final EOS has no text and is in no span.

@@ -17,7 +17,7 @@ from stepalign import config
 from stepalign.algorithms.base import Loss, StepExamples
 from stepalign.collate import Batch, collate, micro_batches
 from stepalign.console import Console
-from stepalign.distributed.base import ParallelStrategy
+from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.losses.log_probs import scores
 from stepalign.losses.weights import LossAggMode, token_weights

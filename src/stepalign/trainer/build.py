@@ -23,8 +23,7 @@ from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
 from stepalign.rewards import Grader
-from stepalign.rollouts import build as samplers
-from stepalign.rollouts.generate import Solver
+from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints
 from stepalign.trainer.accumulation import adamw
 from stepalign.trainer.batches import with_room
@@ -79,7 +78,7 @@ def build_trainer(
     policy = models.load_policy(
         recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
     )
-    sampler = samplers.make(
+    sampler = make_sampler(
         recipe,
         lambda: policy.model,
         policy.head.dtype,
