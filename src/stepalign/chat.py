@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import product
+from itertools import accumulate, product
 from typing import Any
 
 from jinja2 import TemplateError
@@ -33,15 +33,7 @@ class Chat:
     """A tokenizer with its chat template: messages to prompt ids, sampled ids to text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int] = frozenset()) -> None:
-        """Wrap a tokenizer.
-
-        Args:
-            tokenizer: a fast tokenizer with a chat template.
-            eos_ids: the ids that end a response, beside the tokenizer's own EOS.
-
-        Raises:
-            StepalignError: the tokenizer is slow, has no chat template, or has no EOS.
-        """
+        """Wrap a fast tokenizer with a chat template; `eos_ids` end a response beside its own EOS."""
         self.tokenizer = tokenizer
         where = f"tokenizer of {tokenizer.name_or_path}"
         if not tokenizer.is_fast:
@@ -169,11 +161,7 @@ class Chat:
         text = self._decode(ids)
         if "".join(pieces) != text or "\ufffd" in text:
             return None
-        ends, end = [], 0
-        for piece in pieces:
-            end += len(piece)
-            ends.append(end)
-        return text, [0, *ends[:-1]][: len(ids)]
+        return text, list(accumulate(map(len, pieces), initial=0))[:-1]
 
     def _decode_in_windows(self, ids: list[int]) -> tuple[str, list[int]]:
         """Decode in growing windows, for characters of several ids and context-dependent tokenizers."""
@@ -191,11 +179,7 @@ class Chat:
 
 
 def load_chat(model: config.ModelConfig) -> Chat:
-    """Load a model's tokenizer, its template, and every EOS of its generation config.
-
-    Raises:
-        StepalignError: tokenizer or template cannot be read, or cannot be used.
-    """
+    """Load a model's tokenizer, its template, and every EOS of its generation config."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:

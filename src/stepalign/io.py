@@ -44,13 +44,18 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     Raises:
         StepalignError: naming file, line, key and value where a line is not such a record.
     """
-    adapter = TypeAdapter(kind)
-    records = []
-    for number, line in _lines(path):
-        try:
-            records.append(adapter.validate_json(line))
-        except ValidationError as error:
-            raise StepalignError(f"{path}, line {number}: not a {_name(kind)}: {explain(error)}") from None
+    adapter, records = TypeAdapter(kind), []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    records += [adapter.validate_json(line)] if line.strip() else []
+                except ValidationError as error:
+                    raise StepalignError(f"{path}, line {number}: not a {_name(kind)}: {explain(error)}") from None
+    except OSError as error:
+        raise StepalignError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise StepalignError(f"{path}: not UTF-8 text ({error})") from None
     return records
 
 
@@ -72,12 +77,15 @@ def explain(error: ValidationError) -> str:
     """Return a validation error as text: for each fault its key, the value and what is allowed."""
     faults = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"]) or "the whole"
-        value = repr(fault["input"])
-        value = value if len(value) <= 80 else value[:77] + "..."
-        message = fault["msg"].removeprefix("Value error, ")
-        faults.append(f"{key}: {message} (found {value})")
+        key = ".".join(map(str, fault["loc"])) or "the whole"
+        faults.append(f"{key}: {fault['msg'].removeprefix('Value error, ')} (found {short(fault['input'])})")
     return "; ".join(faults)
+
+
+def short(value: object) -> str:
+    """Return a value's representation, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def write_json(path: Path, value: object) -> None:
@@ -86,11 +94,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file whole: a reader, or a crash, sees the old content or the new.
-
-    Raises:
-        StepalignError: the disk is full, or the place cannot be written; the old content is untouched.
-    """
+    """Write a file whole: a reader, or a crash, sees the old content or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,9 +182,6 @@ class AppendLog(Generic[R]):
         Args:
             records: all of them are in the file when this returns, or a part after a kill.
             durable: flush to the disk, so that a power cut does not lose them either.
-
-        Raises:
-            StepalignError: the disk is full, or the file cannot be written.
         """
         lines = b"".join(self._adapter.dump_json(record) + b"\n" for record in records)
         try:
@@ -202,11 +203,7 @@ class AppendLog(Generic[R]):
             raise _unwritable(self.path, error) from None
 
     def truncate(self, offset: int | None = None) -> None:
-        """Cut the file at `offset`, by default after the last record read. For the only writer of a file.
-
-        Raises:
-            StepalignError: the file cannot be written.
-        """
+        """Cut the file at `offset`, by default after the last record read. For the only writer of a file."""
         self.offset = self.offset if offset is None else offset
         try:
             if self.path.exists():
@@ -280,7 +277,7 @@ def claim(
             raise StepalignError(f"{path}: not readable as settings: {error}") from None
         different = [
             f"{key}: {before!r} → {after!r}"
-            for key, before, after in _changes(old, parse(text))
+            for key, before, after in differences(old, parse(text))
             if not _within(key, free) and not (_within(key, optional) and None in (before, after))
         ]
         if different:
@@ -288,16 +285,12 @@ def claim(
     write_atomically(path, text)
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the keys in which two nested tables differ, as lines `key: old → new`."""
-    return [f"{key}: {before!r} → {after!r}" for key, before, after in _changes(old, new)]
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the keys in which two nested tables differ, each with the old and the new value."""
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _changes(before, after, f"{prefix}{key}.")
+            yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}", before, after
 
@@ -320,15 +313,3 @@ def _indented(value: object) -> str:
 
 def _unwritable(path: Path, error: OSError) -> StepalignError:
     return StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        raise StepalignError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise StepalignError(f"{path}: not UTF-8 text ({error})") from None

@@ -33,15 +33,7 @@ def load_policy(
 ) -> Policy:
     """Load the base and add a fresh adapter. Its effect is zero until it is trained.
 
-    Args:
-        model: the base.
-        lora: the adapter.
-        seed: of the adapter's initial weights.
-        device: the policy will run there.
-        load_device: load the weights there instead, for a strategy that moves them itself.
-
-    Raises:
-        StepalignError: no such model; a target that names no layer; a head that is not a plain projection.
+    The policy will run on `device`. The weights are loaded on `load_device` instead where a strategy moves them itself.
     """
     base = load_base(model, device, load_device=load_device)
     adapter = LoraConfig(
@@ -60,21 +52,14 @@ def load_policy(
         except ValueError as error:
             raise StepalignError(f"lora.target_modules = {list(lora.target_modules)}: {error}") from None
     # PEFT refuses only if no target names a layer; a single misspelt one would train less than the recipe states.
-    layers = policy.model.base_model.targeted_module_names
-    missing = [
-        target for target in lora.target_modules if not any(f".{name}".endswith(f".{target}") for name in layers)
-    ]
-    if missing:
+    layers = [f".{name}" for name in policy.model.base_model.targeted_module_names]
+    if missing := [target for target in lora.target_modules if not any(name.endswith(f".{target}") for name in layers)]:
         raise StepalignError(f"lora.target_modules: the model has no layers named {', '.join(missing)}")
     return policy
 
 
 def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
-    """Load the base with a saved PEFT adapter on it, or with none.
-
-    Raises:
-        StepalignError: no such model, or not an adapter for it.
-    """
+    """Load the base with a saved PEFT adapter on it, or with none."""
     base = load_base(model, device)
     if adapter is None:
         return base
@@ -94,9 +79,6 @@ def load_base(
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
     see `load_policy`.
-
-    Raises:
-        StepalignError: no such model, or its logits are more than hidden · headᵀ.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -164,10 +146,8 @@ def _check_head(base: PreTrainedModel) -> None:
         if layers is not None:
             decoder.layers = layers
     if not torch.allclose(F.linear(hidden[0], head).float(), logits.float(), rtol=2e-2, atol=1e-2):
-        raise StepalignError(
-            f"model {base.config.model_type}: its logits are more than hidden · headᵀ (a bias, a scale, a "
-            "soft cap), which is not supported"
-        )
+        more = "its logits are more than hidden · headᵀ (a bias, a scale, a soft cap), which is not supported"
+        raise StepalignError(f"model {base.config.model_type}: {more}")
 
 
 def _cannot_load(model: config.ModelConfig, reason: str) -> StepalignError:

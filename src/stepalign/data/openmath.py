@@ -30,9 +30,6 @@ def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterato
     Args:
         source: the split, and the bound that a row's pass rate must exceed.
         dataset: the name on the hub, or a local folder with the same columns.
-
-    Raises:
-        StepalignError: the data set cannot be reached, has no such split or has other columns.
     """
     for _, where, row in hub_rows(dataset, split=source.split, streaming=True, otherwise=_OTHERWISE):
         statement, rate = text(row, "problem", where), text(row, "pass_rate_72b_tir", where)

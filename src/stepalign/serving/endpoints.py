@@ -105,11 +105,7 @@ class Endpoints:
         return [endpoint for endpoint in self._all if endpoint.not_before <= now]
 
     async def lease(self, limit: asyncio.Timeout) -> Lease:
-        """Wait for a place at an endpoint. The time `limit` is suspended while all endpoints are down.
-
-        Raises:
-            StepalignError: all of them have been down for too long.
-        """
+        """Wait for a place at an endpoint. The time `limit` is suspended while all endpoints are down."""
         while True:
             now = asyncio.get_running_loop().time()
             free_at = {endpoint: max(endpoint.not_before, endpoint.trial_until) for endpoint in self._all}

@@ -20,7 +20,7 @@ one compares with the same older version, so that the step grows until it can be
 import logging
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -54,12 +54,7 @@ class WeightSync:
     """Loader of a policy's versions into a sampler; without effect for one that shares the trainer's weights."""
 
     def __init__(
-        self,
-        sampler: Sampler,
-        policy: Policy,
-        settings: config.Recipe,
-        texts: Iterable[TokenIds],
-        world: World,
+        self, sampler: Sampler, policy: Policy, settings: config.Recipe, texts: Iterable[TokenIds], world: World
     ) -> None:
         """Take the ends of `texts`, which are of the kind that is sampled: 2,000 tokens to be scored."""
         self._sampler = sampler if isinstance(sampler, RemoteSampler) else None
@@ -76,11 +71,7 @@ class WeightSync:
         """The last sync's: mean |s − n| in nats, the least t, and counts over the run; empty without a sync."""
 
     def sync(self, step: int) -> None:
-        """Load the policy into the sampler, if it has changed, and check that it arrived.
-
-        Raises:
-            StepalignError: it cannot be loaded, or the sampler does not answer as the trainer does.
-        """
+        """Load the policy into the sampler, if it has changed, and check that it arrived."""
         if self._sampler is None or self._step == step:
             return
         new = self._score_texts()
@@ -147,13 +138,19 @@ class WeightSync:
             if folder != current.folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    @torch.no_grad()
     def _score_texts(self) -> Float[Tensor, " tokens"]:
-        """Score every token of the texts but each first one with the trainer's policy."""
-        views = [
-            View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=len(ids) - 1)
-            for ids in self._texts
-        ]
-        return torch.cat(_log_probs(self._policy, views))
+        """Score every token of the texts but each first one with the trainer's policy, without dropout."""
+        training = self._policy.training
+        self._policy.eval()
+        scored = []
+        for ids in self._texts:
+            view = View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=len(ids) - 1)
+            batch = collate([view]).to(self._policy.head.device)
+            log_probs = scores(self._policy(batch), self._policy.head, batch.targets).log_probs
+            scored.append(log_probs.float().cpu())
+        self._policy.train(training)
+        return torch.cat(scored)
 
 
 def check_synced(
@@ -207,19 +204,6 @@ def check_synced(
 
 def _mean_difference(one: Float[Tensor, " tokens"], other: Float[Tensor, " tokens"]) -> float:
     return (one - other).abs().mean().item()
-
-
-@torch.no_grad()
-def _log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]]:
-    """Score the counted tokens of each view with a policy, without dropout, at temperature 1."""
-    training = policy.training
-    policy.eval()
-    scored = []
-    for view in views:
-        batch = collate([view]).to(policy.head.device)
-        scored.append(scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu())
-    policy.train(training)
-    return scored
 
 
 def _excerpts(texts: Iterable[TokenIds]) -> list[TokenIds]:
