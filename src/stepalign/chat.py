@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from stepalign import config
-from stepalign.errors import StepalignError
+from stepalign.errors import StepalignError, first_line
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
 
@@ -183,8 +183,9 @@ def load_chat(model: config.ModelConfig) -> Chat:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {reason}") from None
+        raise StepalignError(
+            f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {first_line(error)}"
+        ) from None
     if model.chat_template_path is not None:
         try:
             tokenizer.chat_template = model.chat_template_path.read_text(encoding="utf-8")

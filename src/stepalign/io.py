@@ -25,9 +25,6 @@ _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno
 """Errors of file systems that cannot sync a folder or lock a file."""
 
 
-# ── whole files ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def to_json(record: Any) -> str:
     """Return one record as one line of JSON, without the line break."""
     return TypeAdapter(type(record)).dump_json(record).decode()
@@ -124,9 +121,6 @@ def sync(path: Path) -> None:
             raise
 
 
-# ── append logs ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class AppendLog(Generic[R]):
     """Records of one kind as JSON lines, appended one by one, in a file that survives a kill.
 
@@ -134,7 +128,7 @@ class AppendLog(Generic[R]):
     the file, under a lock of the file. A killed writer leaves at most a half-written line. Readers leave that line
     out, and the next append starts a new line.
 
-    Uses: the solver's attempts of a selection (`data.attempts`); a critic's results and its cache of replies; the
+    Uses: the solver's attempts of a selection (`data.selection`); a critic's results and its cache of replies; the
     credit of a probe. A cache calls `read` again to get what other processes have appended. A stage that is the
     only writer may call `truncate` after `read`, so that the file holds whole records only.
     """
@@ -167,10 +161,16 @@ class AppendLog(Generic[R]):
                     if not line.endswith(b"\n"):
                         return
                     self._lines += 1
-                    record = self._parse(line)
+                    try:
+                        record = self._adapter.validate_json(line)
+                    except ValidationError as error:
+                        if not _is_torn(line):
+                            reason = f"not a {_name(self._kind)}: {explain(error)}"
+                            raise StepalignError(f"{self.place}: {reason}") from None
+                        self.offset += len(line)
+                        continue
                     self.offset += len(line)
-                    if record is not None:
-                        yield record
+                    yield record
         except FileNotFoundError:
             return
         except OSError as error:
@@ -211,14 +211,6 @@ class AppendLog(Generic[R]):
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
-    def _parse(self, line: bytes) -> R | None:
-        try:
-            return self._adapter.validate_json(line)
-        except ValidationError as error:
-            if _is_torn(line):
-                return None
-            raise StepalignError(f"{self.place}: not a {_name(self._kind)}: {explain(error)}") from None
-
 
 def _is_torn(line: bytes) -> bool:
     """Return whether a line is the beginning of a JSON object, as a killed writer leaves it."""
@@ -236,9 +228,6 @@ def _lock_file(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED:
             raise
-
-
-# ── claims ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def claim(
@@ -297,9 +286,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 def _within(key: str, tables: Iterable[str]) -> bool:
     return any(key == table or key.startswith(f"{table}.") for table in tables)
-
-
-# ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _name(kind: Any) -> str:

@@ -14,11 +14,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stepalign import config
-from stepalign.errors import StepalignError
+from stepalign.errors import StepalignError, first_line
 from stepalign.policy import Policy
 from stepalign.seeding import derive_seed
 
@@ -69,7 +69,7 @@ def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.de
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             return PeftModel.from_pretrained(base, adapter)
     except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {_first_line(error)}") from None
+        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line(error)}") from None
 
 
 def load_base(
@@ -89,7 +89,7 @@ def load_base(
             attn_implementation=model.attn_implementation,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise _cannot_load(model, f"cannot be loaded: {_first_line(error)}") from None
+        raise _cannot_load(model, f"cannot be loaded: {first_line(error)}") from None
     for module in base.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -100,13 +100,17 @@ def load_base(
     return base
 
 
-def context_limit(model: config.ModelConfig) -> int | None:
-    """Return a model's number of positions, or None if its configuration has none. No weights are loaded."""
+def load_config(model: config.ModelConfig) -> PretrainedConfig:
+    """Read a model's configuration, without weights."""
     try:
-        settings = AutoConfig.from_pretrained(model.location, revision=model.revision)
+        return AutoConfig.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
-        raise _cannot_load(model, _first_line(error)) from None
-    limit: int | None = getattr(settings.get_text_config(), "max_position_embeddings", None)
+        raise _cannot_load(model, first_line(error)) from None
+
+
+def context_limit(model: config.ModelConfig) -> int | None:
+    """Return a model's number of positions, or None if its configuration has none."""
+    limit: int | None = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
     return limit
 
 
@@ -152,7 +156,3 @@ def _check_head(base: PreTrainedModel) -> None:
 
 def _cannot_load(model: config.ModelConfig, reason: str) -> StepalignError:
     return StepalignError(f"model.name_or_path = {model.name_or_path!r}: {reason}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -32,15 +32,12 @@ class Grader(Protocol):
         Raises:
             StepalignError: naming the rollout whose problem is not in `problems`, by id.
         """
-        ...
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Compare the two answers of each pair, the first as the reference. In doubt they are not equal."""
-        ...
 
     def close(self) -> None:
         """Release processes and files. Grading again acquires new ones."""
-        ...
 
     def __enter__(self) -> Self:
         return self

@@ -197,9 +197,6 @@ def _feedback(outcome: Outcome, answers: Sequence[str]) -> str:
     return f"The final answer {texts[-1]} is {outcome}."
 
 
-# ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class _Process(SpawnProcess):
     """Worker process that does not import the caller's main module.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from stepalign import config
 from stepalign.distributed.process import World
-from stepalign.errors import StepalignError
+from stepalign.errors import StepalignError, first_line
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
 
@@ -81,8 +81,7 @@ class VllmSampler:
                 **options,
             )
         except (ValueError, RuntimeError, OSError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line}") from None
+            raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line(error)}") from None
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None

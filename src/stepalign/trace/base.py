@@ -73,11 +73,9 @@ class TraceFormat(Protocol):
 
     def parse(self, text: str) -> Trace:
         """Read a response's sections, in time linear in its length."""
-        ...
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
         """Return the response's answer: none, one, or several that must all be equal to count."""
-        ...
 
 
 def end_of_thinking(text: str) -> int:

@@ -8,11 +8,10 @@ with an older version (or the base):
     t = ⟨s − o, n − o⟩ / ‖n − o‖²        1 where the new version is served, 0 where the older one is
     mean |s − n| ≤ tolerance             catches an adapter that is neither
 
-The projection t averages the sampler's noise over all tokens: noise of 0.01 nats a token leaves a standard deviation
-of 0.11 in t where the step is 0.002 nats. Below 0.4 the adapter is loaded once more, then the run stops. Nothing is
-decided between 0.4 and 0.6, because rounding in the trainer itself (half precision) moves t to ½ whichever version is
-served, nor where half of the step is below four standard deviations of the noise. Such a sync is counted, and the next
-one compares with the same older version, so that the step grows until it can be decided.
+The projection t averages the sampler's noise over all tokens. Below 0.4 the adapter is loaded once more, then the run
+stops. Nothing is decided between 0.4 and 0.6, because rounding in the trainer itself (half precision) moves t to ½
+whichever version is served, nor where half of the step is below four standard deviations of the noise. Such a sync is
+counted, and the next one compares with the same older version, so that the step grows until it can be decided.
 
 `trainer.accumulation` measures the mismatch of trainer and sampler on the rollouts themselves.
 """
@@ -56,13 +55,18 @@ class WeightSync:
     def __init__(
         self, sampler: Sampler, policy: Policy, settings: config.Recipe, texts: Iterable[TokenIds], world: World
     ) -> None:
-        """Take the ends of `texts`, which are of the kind that is sampled: 2,000 tokens to be scored."""
+        """Take 2,000 tokens to be scored from `texts`, which are of the kind that is sampled."""
         self._sampler = sampler if isinstance(sampler, RemoteSampler) else None
         self._policy, self._world = policy, world
         self._folder = settings.folder / "version"
         tolerance = getattr(settings.sampler, "tolerance", None)
         self.tolerance: float = tolerance or (1e-3 if policy.head.dtype == torch.float32 else 0.05)
-        self._texts = _excerpts(texts) if self._sampler else []
+        self._texts: list[TokenIds] = []
+        # The ends of the first texts, because the solver's own text is there, behind the prompt.
+        for ids in texts if self._sampler else ():
+            if sum(map(len, self._texts)) >= _TOKENS:
+                break
+            self._texts.append(ids[-_TOKENS_PER_TEXT:])
         self._step: int | None = None
         self._number = 0
         self._older: dict[str, Float[Tensor, " tokens"]] = {}
@@ -90,7 +94,10 @@ class WeightSync:
         if decided:
             self._older = {"the base": self._older["the base"], f"the policy of step {step}": new}
         self._step = step
-        self._world.on_main(lambda: self._forget(version))
+        if self._world.is_main:
+            for folder in self._folder.iterdir():
+                if folder != version.folder:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def sleep(self) -> None:
         """Let the sampler free the memory that training needs."""
@@ -133,11 +140,6 @@ class WeightSync:
         self._policy.save(self._folder / name)
         return AdapterVersion(name=name, number=self._number, folder=self._folder / name)
 
-    def _forget(self, current: AdapterVersion) -> None:
-        for folder in self._folder.iterdir():
-            if folder != current.folder:
-                shutil.rmtree(folder, ignore_errors=True)
-
     @torch.no_grad()
     def _score_texts(self) -> Float[Tensor, " tokens"]:
         """Score every token of the texts but each first one with the trainer's policy, without dropout."""
@@ -160,14 +162,13 @@ def check_synced(
     tolerance: float,
     complaint: str,
 ) -> tuple[float, dict[str, float]]:
-    """Check that a sampler answers as the trainer does.
+    """Check that a sampler answers as the trainer does. `complaint` begins the error.
 
     Args:
         served: the sampler's log-probabilities of some tokens.
         new: the trainer's.
         older: the trainer's without the adapter, or with an older one, by name.
         tolerance: the largest mean difference, in nats a token.
-        complaint: the beginning of the error.
 
     Returns:
         The mean difference, and the projection on the step from each older version where that is decided.
@@ -204,13 +205,3 @@ def check_synced(
 
 def _mean_difference(one: Float[Tensor, " tokens"], other: Float[Tensor, " tokens"]) -> float:
     return (one - other).abs().mean().item()
-
-
-def _excerpts(texts: Iterable[TokenIds]) -> list[TokenIds]:
-    """Take the ends of the first texts, because the solver's own text is there, behind the prompt."""
-    excerpts: list[TokenIds] = []
-    for ids in texts:
-        if sum(map(len, excerpts)) >= _TOKENS:
-            break
-        excerpts.append(ids[-_TOKENS_PER_TEXT:])
-    return excerpts
