@@ -1,5 +1,6 @@
 """Launch of a run: its folder, its processes, the trainer, the probe and the report."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -38,8 +39,8 @@ class ProbeAtCheckpoints(TrainerCallback):
             trainer.accelerator.log({f"probe/{context}/{name}": v for name, v in values.items()}, step=trainer.step)
 
 
-def train(recipe: config.Recipe) -> Path:
-    """Train a run, or resume it where it was stopped, and return its report.
+def train(recipe: config.Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+    """Train a run, or resume it where it was stopped, and return its report. The main process calls the callbacks.
 
     Raises:
         StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
@@ -52,14 +53,12 @@ def train(recipe: config.Recipe) -> Path:
             "`stepalign probe`"
         )
     with ExitStack() as stack:
-        run = (
-            RunFolder(recipe)
-            if world.size == 1
-            else cast(RunFolder, MainProcessProxy(world, lambda: RunFolder(recipe)))
+        run = cast(
+            RunFolder, RunFolder(recipe) if world.size == 1 else MainProcessProxy(world, lambda: RunFolder(recipe))
         )
         stack.callback(run.close)
-        callbacks = [ProbeAtCheckpoints()] if recipe.probe is not None else []
-        build_trainer(recipe, run, stack, world, callbacks).train()
+        probe = [ProbeAtCheckpoints()] if recipe.probe is not None else []
+        build_trainer(recipe, run, stack, world, [*probe, *callbacks]).train()
     page = world.on_main(lambda: report.write(recipe.folder))
     world.shutdown()
     return page

@@ -49,6 +49,20 @@ def test_a_copy_that_is_not_verbatim_is_mended_and_the_checks_tell_what_it_was()
     assert [check.name for check in found.checks if not check.passed] == ["exact_copy", "normalized_copy"]
 
 
+def test_a_copy_within_the_tolerance_teaches_the_solvers_own_text() -> None:
+    """One digit of a long copy is altered: the check lets it pass, and the altered digit does not teach."""
+    whole = critique()
+    altered = whole.correct_part.replace("47", "48", 1)
+    assert altered != whole.correct_part
+    text = whole.text.replace(whole.correct_part, altered)
+    made = replace(whole, correct_part=altered, text=text, fidelity=0.99)
+    settings = config.ProgramCriticConfig.model_validate({"checks": {"min_fidelity": 0.5}})
+    found = Validator(settings, GRADER).validate(made, PROBLEM, rollout())
+    assert isinstance(found, Critique)
+    assert (found.correct_part, found.text, found.fidelity) == (whole.correct_part, whole.text, 0.99)
+    assert found.repaired == ()
+
+
 def test_reasons_that_quote_are_left_out() -> None:
     quoting = (Verdict(step=1, correct=True), Verdict(step=2, correct=False, reason="85 + 12 = 98 is wrong"))
     found = accepted(critique(verdicts=quoting))

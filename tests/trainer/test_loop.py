@@ -22,6 +22,7 @@ from critics.faulty import Reply, serving
 from stepalign import config
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.errors import StepalignError
+from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.launch import train
 from stepalign.policy import Policy
@@ -536,3 +537,27 @@ def test_a_teachers_state_is_in_the_checkpoint_and_resumes(
     folder = make_recipe().folder / "checkpoints"
     steps = [load_file(path / "algorithm.safetensors")["steps"].item() for path in sorted(folder.glob("step-*"))]
     assert steps == [1, 2, 3]
+
+
+def test_callbacks_are_called_where_their_names_say(make_recipe: MakeRecipe) -> None:
+    calls: list[tuple[str, int]] = []
+
+    class Recorder(loop.TrainerCallback):
+        def on_train_begin(self, trainer: loop.Trainer) -> None:
+            calls.append(("begin", trainer.step))
+
+        def on_step_end(self, trainer: loop.Trainer, metrics: Mapping[str, Any]) -> None:
+            assert metrics["step"] == trainer.step
+            calls.append(("step", trainer.step))
+
+        def on_evaluate(self, trainer: loop.Trainer, evaluation: Evaluation) -> None:
+            assert evaluation.step == trainer.step
+            calls.append(("evaluate", trainer.step))
+
+        def on_save(self, trainer: loop.Trainer) -> None:
+            calls.append(("save", trainer.step))
+
+    train(make_recipe("training.max_steps=2", "training.save_steps=1", "training.eval_steps=2"), [Recorder()])
+    assert calls == [
+        *(("begin", 0), ("evaluate", 0), ("step", 1), ("save", 1), ("step", 2), ("save", 2), ("evaluate", 2))
+    ]

@@ -1,7 +1,7 @@
 """What a step cost, counted by hand."""
 
 from stepalign.records import CritiqueFailure, Rollout
-from stepalign.trainer.step_metrics import COSTS, step_cost
+from stepalign.trainer.step_metrics import COSTS, step_cost, step_line
 
 ROLLOUT = Rollout(
     id="r", problem_id="p", prompt_ids=(1, 2, 3), completion_ids=(4, 5), text="ab", token_starts=(0, 1), finish="stop"
@@ -27,3 +27,10 @@ def test_every_token_is_counted_where_it_is_read() -> None:
 
 def test_a_step_without_examples_costs_its_sampling() -> None:
     assert step_cost(10, 1, [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5
+
+
+def test_the_line_of_a_step_counts_what_fell_back_and_dropped_out() -> None:
+    values = {"loss": 0.5, "correct": 0.25, "completion_tokens": 40, "rollouts": 4}
+    line = step_line(values, {"trained": 3, "fallback": 2, "dropped": 1, "cut": 0}, {"sample": 3.0, "student": 1.0})
+    assert line == "loss 0.5000, correct 25%, 10 tokens, 2 fallback, 1 dropped, sample 75%, student 25% of 4 s"
+    assert "fallback" not in step_line(values, {"trained": 4, "fallback": 0}, {})

@@ -26,13 +26,18 @@ class Validator:
         self._actions = settings.validation
 
     def validate(self, critique: Critique, problem: Problem, rollout: Rollout) -> Critique | CritiqueFailure:
-        """Check a critique, and repair it where the recipe says so."""
+        """Check a critique, and repair it where the recipe says so.
+
+        The copied part that teaches is always the solver's own text. The checks measure the critic's copy.
+        """
         checks = self.checker.check(critique, problem, rollout)
         failed = self._failed(checks)
         if not failed:
-            return replace(critique, checks=checks)
+            own = splice(critique, rollout, keep_reasons=True)
+            return replace(own, checks=checks, fidelity=critique.fidelity)
         if getattr(self._actions, failed[0].name) == "repair":
-            repaired = splice(critique, rollout, checks)
+            quoted = any(check.name == "error_not_quoted" and not check.passed for check in checks)
+            repaired = splice(critique, rollout, keep_reasons=not quoted)
             after = self.checker.check(repaired, problem, rollout)
             if not (failed := self._failed(after)):
                 names = tuple(old.name for old, new in zip(checks, after, strict=True) if new.passed > old.passed)
@@ -79,13 +84,10 @@ class ValidatedCritic:
             yield self._validator.validate(result, problem, rollout) if isinstance(result, Critique) else result
 
 
-def splice(critique: Critique, rollout: Rollout, checks: tuple[Check, ...]) -> Critique:
-    """Replace the copied part of a critique by the solver's own text.
-
-    Where the wrong step is quoted, the verdicts' reasons are removed as well.
-    """
+def splice(critique: Critique, rollout: Rollout, *, keep_reasons: bool) -> Critique:
+    """Replace the copied part of a critique by the solver's own text. Reasons may quote the wrong step."""
     verdicts = critique.verdicts
-    if any(check.name == "error_not_quoted" and not check.passed for check in checks):
+    if not keep_reasons:
         verdicts = tuple(Verdict(step=verdict.step, correct=verdict.correct) for verdict in verdicts)
     own = schema.original(parse(rollout.text), critique.first_error)
     spliced = replace(critique, verdicts=verdicts, correct_part=own, fidelity=1.0)

@@ -215,6 +215,8 @@ class Trainer:
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
         sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
+        if self.recipe.lora.lora_dropout:  # the student's pass has a mask that the sampler has not
+            sampled = {}
         metrics: dict[str, float] = {}
         for iteration in range(self.algorithm.num_iterations):
             passes: Iterable[Pass[Any]]
@@ -310,12 +312,13 @@ class Trainer:
             "seconds": seconds,
         }
         self.run.append_metrics(line)
-        self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=self.step)
+        logged = values | {f"outcomes/{name}": count for name, count in examples.outcomes.items()}
+        self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=self.step)
         for warning in step_warnings(
             rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
         ):
             self.console.warn(f"step {self.step}: {warning}")
-        self.console.step_done(f"step {self.step}: {step_line(values, seconds)}")
+        self.console.step_done(f"step {self.step}: {step_line(values, examples.outcomes, seconds)}")
         self._call("on_step_end", line)
 
     def _call(self, hook: str, *arguments: Any) -> None:

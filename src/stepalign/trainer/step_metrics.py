@@ -82,12 +82,14 @@ def step_warnings(
         yield f"no rollout carries a gradient, so no update was made (dropped: {dict(failures)})"
 
 
-def step_line(values: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
-    """Write a step's metrics and each stage's share of its seconds in one line."""
+def step_line(values: Mapping[str, Any], outcomes: Mapping[str, int], seconds: Mapping[str, float]) -> str:
+    """Write a step's metrics, the rollouts that fell back or dropped out, and each stage's share in one line."""
     loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
     total = sum(seconds.values()) or 1.0
+    missing = "".join(f"{outcomes[name]} {name}, " for name in ("fallback", "dropped") if outcomes.get(name))
     return (
         f"{loss}correct {values['correct']:.0%}, {values['completion_tokens'] / values['rollouts']:.0f} tokens, "
+        + missing
         + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
         + f" of {total:.0f} s"
     )
