@@ -128,9 +128,8 @@ class AppendLog(Generic[R]):
     the file, under a lock of the file. A killed writer leaves at most a half-written line. Readers leave that line
     out, and the next append starts a new line.
 
-    Uses: the solver's attempts of a selection (`data.selection`); a critic's results and its cache of replies; the
-    credit of a probe. A cache calls `read` again to get what other processes have appended. A stage that is the
-    only writer may call `truncate` after `read`, so that the file holds whole records only.
+    `read` may be called again, for what other processes have appended. A stage that is the only writer may call
+    `truncate` after `read`, so that the file holds whole records only.
     """
 
     def __init__(self, path: Path, kind: type[R]) -> None:
@@ -240,8 +239,6 @@ def claim(
     optional: Sequence[str] = (),
 ) -> None:
     """Write a folder's settings file, or refuse values that differ from those it was started with.
-
-    Uses: a run claims `recipe.toml`, a selection and a probe `settings.json`.
 
     Args:
         path: the settings file, JSON or TOML by its suffix.

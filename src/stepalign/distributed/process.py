@@ -113,14 +113,9 @@ class MainProcessProxy:
 
 
 def init_world(num_processes: int = 0) -> World:
-    """Join the process group that the launcher started.
+    """Join the launcher's process group of `num_processes`; 0 accepts any number.
 
-    Args:
-        num_processes: the recipe's `distributed.num_processes`; 0 accepts any number.
-
-    Raises:
-        StepalignError: the number of processes is not that of the launcher or the recipe. Some launchers start
-            several groups of one process each, without an error.
+    The number is checked, because some launchers start several groups of one process each, without an error.
     """
     launched = get_int_from_env(_SIZE_VARIABLES, 1)
     if launched == 1 and not num_processes and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":

@@ -16,7 +16,6 @@ passes; FSDP1 and ZeRO-3, because adapters made after partitioning are empty (`F
 
 import math
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -37,7 +36,7 @@ from stepalign.policy import Policy
 M = TypeVar("M")
 
 
-class ParallelStrategy(ABC):
+class ParallelStrategy:
     """A way to spread one update over processes."""
 
     name: ClassVar[str]
@@ -59,9 +58,9 @@ class ParallelStrategy(ABC):
         """The device that the policy must be loaded on before `prepare`."""
         return self.device
 
-    @abstractmethod
     def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Distribute policy and optimizer with their present state, and return the optimizer to use."""
+        return optimizer
 
     def local_micro_batches(self, micro_batches: Sequence[M]) -> Iterator[tuple[M, bool]]:
         """Yield this process' micro-batches, dealt round by round, each with True if it counts.
@@ -116,10 +115,6 @@ class DataParallel(ParallelStrategy):
 
     name = "data_parallel"
     lockstep = False
-
-    def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return the optimizer unchanged."""
-        return optimizer
 
 
 class FSDP2(ParallelStrategy):

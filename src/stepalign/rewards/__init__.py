@@ -63,12 +63,9 @@ class FunctionGrader(Grader):
         threshold: float = 0.5,
         equal: Callable[[str, str], bool] = lambda reference, answer: reference.strip() == answer.strip(),
     ) -> None:
-        """Wrap a function that returns true or false, a score, or a whole `Grade`.
+        """Wrap a function that returns true or false, a score (correct from `threshold` on), or a whole `Grade`.
 
-        Args:
-            function: grades one rollout.
-            threshold: the lowest score of a correct rollout.
-            equal: compares a reference with an answer, for `same`.
+        `equal` compares a reference with an answer, for `same`.
         """
         self._function, self._threshold, self._equal = function, threshold, equal
 
@@ -79,9 +76,6 @@ class FunctionGrader(Grader):
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Compare the two answers of each pair."""
         return [self._equal(reference, answer) for reference, answer in pairs]
-
-    def close(self) -> None:
-        """Do nothing, because nothing is held."""
 
     def _grade(self, rollout: Rollout, problems: Mapping[str, Problem]) -> Grade:
         problem = problem_of(rollout, problems)

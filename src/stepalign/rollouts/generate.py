@@ -51,9 +51,9 @@ class Solver:
         Args:
             problems: may hold a problem more than once; its samples are then numbered on.
             num_samples: rollouts for each entry.
-            sampling: temperature, top-p, top-k, length cap and thinking switch.
-            adapter: the adapter in use; None is the base.
-            policy_step: of the adapter, for the record.
+            sampling: the decoding's settings, and the thinking switch of the prompt.
+            adapter: the adapter in use, of `policy_step`; None is the base.
+            policy_step: for the record.
             seed: each rollout's own is derived from it.
             prefix: the beginning of the rollouts' ids.
             on_rollout: called with each rollout of this process when it ends, before it is graded.

@@ -35,16 +35,9 @@ class VllmSampler:
         seed: int,
         **_: object,
     ) -> None:
-        """Load the base, in the trainer's `dtype`.
+        """Load the base, in the trainer's `torch.dtype`, as an engine in each process of `world`.
 
-        Args:
-            settings: the recipe's table.
-            model: the solver's base.
-            dtype: a `torch.dtype`.
-            rank: the adapter's.
-            eos_ids: the tokens that end a completion.
-            world: each of its processes has an engine.
-            seed: for requests without their own (`sampler.seeded = false`).
+        `seed` is for requests without their own (`sampler.seeded = false`). `rank` is the adapter's.
         """
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:

@@ -54,11 +54,10 @@ class Endpoint:
 
 @dataclass(frozen=True, eq=False)
 class Lease:
-    """One request's place at an endpoint."""
+    """One request's place at an endpoint; a trial finds out if the endpoint is still down."""
 
     endpoint: Endpoint
     is_trial: bool
-    """The endpoint was down: this request finds out if it still is."""
 
 
 class Endpoints:
