@@ -15,8 +15,7 @@ from stepalign import config, models
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
-from stepalign.critics.replay import ReplayCritic
-from stepalign.critics.run import critique_all, read_attempts
+from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic

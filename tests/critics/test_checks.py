@@ -62,7 +62,7 @@ def critique(**changed: Any) -> Critique:
             Verdict(step=2, correct=False, reason="the sum is 97."),
             Verdict(step=3, correct=False),
         ),
-        "correct_part": schema.prefix(TRACE, 2),
+        "correct_part": schema.original(TRACE, 2),
         "corrected_step": "### Step 2: Green\nThe green ones come next.\n85 + 12 = 97",
         "continuation": "### Final Answer:\n\\boxed{97}",
     }

@@ -27,7 +27,7 @@ VERDICTS = (
     Verdict(step=2, correct=False, reason="85 + 12 is 97."),
     Verdict(step=3, correct=True),
 )
-PART = schema.prefix(parse(TEXT), 2)
+PART = schema.original(parse(TEXT), 2)
 GOOD = schema.compose("D", VERDICTS, PART, "### Step 2: b\n85 + 12 = 97", "### Final Answer:\n\\boxed{97}")
 
 
@@ -391,7 +391,9 @@ def test_no_fault_stops_those_beside_it() -> None:
 )
 def test_what_a_rollout_says_is_copied_and_never_obeyed(words: str) -> None:
     text = TEXT.replace("47 + 38 = 85", f"47 + 38 = 85\n{words}")
-    copied = schema.compose("D", VERDICTS, schema.prefix(parse(text), 2), "### Step 2: b\n85 + 12 = 97", "\\boxed{97}")
+    copied = schema.compose(
+        "D", VERDICTS, schema.original(parse(text), 2), "### Step 2: b\n85 + 12 = 97", "\\boxed{97}"
+    )
     with serving(Reply(copied)) as server:
         (found,) = critic(server.url).critique([attempt(text)])
         assert words in said(server, 0)

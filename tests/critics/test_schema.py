@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.critics.schema import HEADINGS, CritiqueFormatError, compose, fidelity, parse, prefix, trim
+from stepalign.critics.schema import HEADINGS, CritiqueFormatError, compose, fidelity, original, parse, trim
 from stepalign.records import Verdict
 from stepalign.trace import Trace
 from stepalign.trace import parse as read
@@ -78,7 +78,7 @@ def test_the_papers_incorrect_critique_copies_its_student_up_to_step_4() -> None
     found = parse(text, trace)
     assert (found.case, found.first_error, len(found.verdicts)) == ("D", 4, 5)
     assert found.verdicts[3].reason == "failed to consider non-negative constraints on x and y."
-    assert found.correct_part == prefix(trace, 4)
+    assert found.correct_part == original(trace, 4)
     assert found.corrected_step.startswith("### Step 4: Find all integer values")
     assert found.continuation.startswith("### Step 5: Count")
     assert "\\boxed{127}" in found.continuation
@@ -93,7 +93,7 @@ def test_composing_what_was_read_from_the_papers_critiques_gives_them_back(name:
 
 def test_a_critique_of_a_wrong_answer_is_laid_out_as_in_the_paper() -> None:
     corrected, rest = "### Step 2: Add 12\n85 + 12 = 97\n\n---\n", "### Final Answer:\n\\boxed{97}\n"
-    assert compose("D", WRONG, prefix(TRACE, 2), corrected, rest) == CASE_D
+    assert compose("D", WRONG, original(TRACE, 2), corrected, rest) == CASE_D
 
 
 def test_case_a_repeats_the_whole_solution() -> None:
@@ -107,7 +107,7 @@ def test_case_a_repeats_the_whole_solution() -> None:
 
 @pytest.mark.parametrize("case", ["B", "C", "D"])
 def test_what_was_composed_is_read_back(case: str) -> None:
-    parts = (prefix(TRACE, 2), "### Step 2: Add 12\n85 + 12 = 97", "### Final Answer:\n\\boxed{97}")
+    parts = (original(TRACE, 2), "### Step 2: Add 12\n85 + 12 = 97", "### Final Answer:\n\\boxed{97}")
     found = parse(compose(case, WRONG, *parts), TRACE)  # type: ignore[arg-type]
     assert (found.case, found.verdicts) == (case, WRONG)
     assert (found.correct_part, found.corrected_step, found.continuation) == parts
@@ -117,9 +117,9 @@ def test_the_solvers_own_lines_that_look_like_headings_do_not_tear_its_part_apar
     headings = HEADINGS["D"]
     text = TRACE.text.replace("We add.", f"{headings.corrected_step.format(k=2)}\n---\n{headings.continuation}")
     trace = read(text)
-    found = parse(compose("D", WRONG, prefix(trace, 2), "### Step 2: so", "end"), trace)
+    found = parse(compose("D", WRONG, original(trace, 2), "### Step 2: so", "end"), trace)
     assert (found.correct_part, found.corrected_step, found.continuation) == (
-        prefix(trace, 2), "### Step 2: so", "end",
+        original(trace, 2), "### Step 2: so", "end",
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_other_levels_spacing_capitals_and_missing_rules_are_forgiven() -> None:
     text = text.replace("Step 1: Correct.", "- **Step 1:** correct").replace(" -- 85", ": 85")
     found = parse(text.replace("Here is the corrected step:", "here is the  corrected step"), TRACE)
     assert (found.first_error, found.verdicts[1].reason) == (2, "85 + 12 is 97.")
-    assert found.correct_part == prefix(TRACE, 2)
+    assert found.correct_part == original(TRACE, 2)
     assert found.corrected_step == "### Step 2: Add 12\n85 + 12 = 97"
 
 
@@ -180,11 +180,11 @@ def test_a_case_and_its_verdicts_must_fit_when_composing() -> None:
 
 
 def test_the_quoted_part_ends_before_the_rule_and_is_everything_where_the_answer_is_missing() -> None:
-    assert prefix(TRACE, 2) == "We add.\n\n### Step 1: Add 38\n47 + 38 = 85"
-    assert TRACE.text.startswith(prefix(TRACE, 3))
+    assert original(TRACE, 2) == "We add.\n\n### Step 1: Add 38\n47 + 38 = 85"
+    assert TRACE.text.startswith(original(TRACE, 3))
     unfinished = read("### Step 1: a\n1 + 1 = 2\n")
-    assert prefix(unfinished, 2) == "### Step 1: a\n1 + 1 = 2"
-    assert prefix(read("no steps"), 1) == ""
+    assert original(unfinished, 2) == "### Step 1: a\n1 + 1 = 2"
+    assert original(read("no steps"), 1) == ""
 
 
 def test_only_rules_of_their_own_line_are_trimmed() -> None:

@@ -27,7 +27,7 @@ VERDICTS = (
     Verdict(step=2, correct=False, reason="85 + 12 is 97."),
     Verdict(step=3, correct=False, reason="it rests on Step 2."),
 )
-PARTS = (schema.prefix(parse(TEXT), 2), "### Step 2: b\n85 + 12 = 97", "### Final Answer:\n\\boxed{97}")
+PARTS = (schema.original(parse(TEXT), 2), "### Step 2: b\n85 + 12 = 97", "### Final Answer:\n\\boxed{97}")
 GOOD = schema.compose("D", VERDICTS, *PARTS)
 
 

@@ -30,7 +30,7 @@ def rejection(text: str) -> str:
 
 def test_the_correct_part_is_the_solvers_own_and_the_rest_the_models() -> None:
     found = splice.parse(json.dumps(GOOD), TRACE)
-    assert found.correct_part == schema.prefix(TRACE, 2) == "We add.\n\n### Step 1: a\n47 + 38 = 85"
+    assert found.correct_part == schema.original(TRACE, 2) == "We add.\n\n### Step 1: a\n47 + 38 = 85"
     assert found.verdicts == (
         Verdict(step=1, correct=True),
         Verdict(step=2, correct=False, reason="85 + 12 is 97."),

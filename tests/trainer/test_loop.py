@@ -561,3 +561,21 @@ def test_callbacks_are_called_where_their_names_say(make_recipe: MakeRecipe) -> 
     assert calls == [
         *(("begin", 0), ("evaluate", 0), ("step", 1), ("save", 1), ("step", 2), ("save", 2), ("evaluate", 2))
     ]
+
+
+@pytest.mark.parametrize("overlap", ["true", "false"])
+def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: str, make_recipe: MakeRecipe) -> None:
+    """Rather than teach the reference solution alone in silence. The step's rollouts and critiques are kept."""
+    with serving(Reply("Looks good to me!")) as server:
+        keys = (served(server.url), "critic.on_failure=refsol", f"training.overlap={overlap}")
+        message = (
+            r"step 3: 4 of 4 critiques failed \(4 parse\), as in the 2 steps before.*For example rollout step-000003/"
+        )
+        with pytest.raises(StepalignError, match=message):
+            run(make_recipe(*keys, "name=stopped"))
+        folder = make_recipe("name=stopped").folder
+        assert len(list((folder / "critiques").iterdir())) == 3
+        assert [line["step"] for line in metrics(folder)] == [1, 2]
+        run(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
+    lines = metrics(make_recipe("name=goes-on").folder)
+    assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]

@@ -69,6 +69,10 @@ class CriticConfig(Table):
     kind: str
     on_failure: Fallback = "refsol"
     """The fallback where no critique passes."""
+    max_failure_share: Annotated[Share, RUNTIME] = 0.5
+    """The largest share of a step's critiques that may fail; 1 never stops a run."""
+    max_failed_steps: Annotated[PositiveInt, RUNTIME] = 3
+    """Steps running above that share, after which a run stops."""
     checks: ChecksConfig = ChecksConfig()
     """Bounds of the checks."""
     validation: ValidationConfig = ValidationConfig()
@@ -96,7 +100,7 @@ class ProgramCriticConfig(CriticConfig):
     on_failure: Fallback = "drop"
 
 
-@register("critic", "replay", implementation="stepalign.critics.replay:ReplayCritic")
+@register("critic", "replay", implementation="stepalign.critics.files:ReplayCritic")
 class ReplayCriticConfig(CriticConfig):
     """Critiques of a file, by rollout id: an earlier run's, planted ones, a person's."""
 

@@ -5,8 +5,8 @@ approval is due to their content and how much to copying (arXiv 2606.11173, Sect
 operators and equals signs are spelled out, and common words of written solutions are replaced. The same text always
 has the same paraphrase. Nothing is computed, so the content stays, if not the style.
 
-Left out: another order of the clauses, and formulas that are not plain arithmetic, which stay as they are. A model
-would paraphrase better, but it could also repair or break what it repeats.
+Left out: another order of the clauses, and formulas that are not plain arithmetic. A model would paraphrase better, but
+it could also repair or break what it repeats.
 """
 
 import re

@@ -109,12 +109,7 @@ class ChatCompletions:
         await self._client.__aexit__()
 
     async def ask(self, request: Mapping[str, Any]) -> ModelReply:
-        """Return the cached reply, that of an equal request under way, or a new one.
-
-        Raises:
-            UnansweredError: there is none, and why.
-            StepalignError: no request can be answered.
-        """
+        """Return the cached reply, that of an equal request under way, or a new one. Errors are `Client.post`'s."""
         body = to_json(request)
         key = hashlib.sha256(body).hexdigest()
         if self._cache and (cached := self._cache.get(key)) is not None:

@@ -1,23 +1,10 @@
 r"""Checks of a critique before a teacher is shown it. Each has a name, a measure, a result and a detail.
 
 They need the critique, its problem and its graded rollout, so a file of critiques from any critic can be checked
-alone. In their order (`docs/critics.md` has when each passes):
-
-- `layout`: whether the text is composed of the critique's parts in the schema's layout. The others read the parts.
-- `case`: whether case and verdicts agree with the grade and with the rollout's steps.
-- `verdicts`: the share of the rollout's steps that have a verdict.
-- `exact_copy`: the least likeness of a correct section to its copy, the longest common subsequence over the longer
-  length. At 1 the copy neither omits nor adds a character. With another number of sections the whole is compared.
-- `normalized_copy`: the same without white space, Markdown's marks and the delimiters of formulas.
-- `error_not_quoted`: the share of the wrong step that the critique repeats, in characters of the step's *own* lines,
-  those that neither the problem nor the correct part has. A corrected step may keep some of them. It fails where all
-  are repeated, where a reason quotes one, and where a false equation of the step is repeated anywhere. Measured in
-  case D, and in case C where the solver finished the step.
-- `final_answer`: whether the correction's last `\boxed{…}` equals the reference answer. Strings and plain arithmetic
-  decide where they can, the grader elsewhere. In case A the rollout's own answer counts, which was graded.
-- `reference_overlap`: the share of the correction's four-token runs with at least two words that the reference
-  solution has and neither the problem nor the rollout has. Headings and marks are left out.
-- `length`: characters of the critique over those of the rollout or the reference solution, whichever is longer.
+alone. `docs/critics.md` defines each measure and when it passes. The copy's likeness is the longest common subsequence
+over the longer length, section by section: at 1 it neither omits nor adds a character. With another number of sections
+the whole is compared. `error_not_quoted` measures the wrong step's *own* lines, because a corrected step may keep those
+of the problem and the correct part; in case C it is measured where the solver finished the step.
 
 Left out: whether a step that the critic calls correct is correct, because that is the critic's judgement. The critic
 benchmark measures it.
@@ -137,15 +124,11 @@ def _case(critique: Critique, rollout: Rollout, trace: Trace) -> Check:
 
 
 def _verdicts(critique: Critique, trace: Trace) -> Check:
-    judged = [verdict.step for verdict in critique.verdicts]
-    required = max(len(trace.steps), 1)
+    judged, required = [verdict.step for verdict in critique.verdicts], max(len(trace.steps), 1)
     passed = judged == list(range(1, len(judged) + 1)) and required <= len(judged) <= schema.num_sections(trace)
     measure = len(set(judged) & set(range(1, required + 1))) / required
     names = ", ".join(map(str, judged[:20])) or "none"
     return _result("verdicts", measure, passed, f"steps {names} are judged of a solution that has {required}")
-
-
-# ── copies ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _copy_likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], dict[str, float]]:
@@ -191,9 +174,6 @@ def normalize(text: str) -> str:
     return _MARKS.sub("", text)
 
 
-# ── quotes and overlap ──────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _error_not_quoted(critique: Critique, problem: Problem, rollout: Rollout, trace: Trace) -> Check:
     k = critique.first_error
     count = len(trace.steps) + (trace.answer_section is not None)
@@ -204,20 +184,14 @@ def _error_not_quoted(critique: Critique, problem: Problem, rollout: Rollout, tr
     parts = map(normalize, (critique.correct_part, critique.corrected_step, critique.continuation))
     critics_text = "\n".join([*reasons, *parts])
     known = normalize(f"{problem.statement}\n{schema.original(trace, k)}")
-    own = [line for line in _lines(wrong) if line not in known]
+    heading, *body = map(normalize, wrong.strip().split("\n"))
+    own = [line for line in (list(filter(None, body)) or [heading]) if line not in known]
     repeated = [line for line in own if line in critics_text]
     measure = sum(map(len, repeated)) / max(sum(map(len, own)), 1)
     quoted = any(len(line) >= _QUOTE_LENGTH and line in reason for line in own for reason in reasons)
     false = _has_false_equation(wrong, critics_text)
     how = "quoted" if measure == 1 else "quoted in a reason" if quoted else "repeated in its false equation"
     return _result("error_not_quoted", measure, not (measure == 1 or quoted or false), f"the wrong step {k} is {how}")
-
-
-def _lines(section: str) -> list[str]:
-    """Return a section's lines without its heading; the heading where there is nothing else."""
-    heading, _, body = section.strip().partition("\n")
-    lines = [normalize(line) for line in body.split("\n")]
-    return [line for line in lines if line] or [normalize(heading)]
 
 
 _EQUALS_NUMBER = re.compile(r"(?:=|≈|\\approx)\D{0,12}?\d+")

@@ -1,9 +1,7 @@
 r"""The place of a rollout's first error, from the wrong step and the corrected one.
 
-A critique names the first wrong step and writes it anew. Its words may differ from the solver's in many places, but
-only some of them change what is claimed. Both steps are read as tokens (numbers, operators, comparisons, variables,
-LaTeX commands, words), without heading, markup, white space and case, and are aligned. The error begins
-at the first of these that exists:
+Both steps are read as tokens (numbers, operators, comparisons, variables, LaTeX commands, words), without heading,
+markup, white space and case, and are aligned. The error begins at the first of these that exists:
 
 1. the first number, operator, comparison or variable that the correction replaces, or the first term that it adds to
    a formula or removes from one;
@@ -49,11 +47,7 @@ class ErrorSpan:
 
 
 def first_error_span(text: str, critique: Critique) -> ErrorSpan | None:
-    """Find where a rollout first goes wrong, by its critique.
-
-    Returns:
-        None where the critique finds no error, or only that something is missing.
-    """
+    """Find where a rollout first goes wrong; None where its critique finds no error, or only something missing."""
     trace = parse(text)
     sections = len(trace.steps) + (trace.answer_section is not None)
     if critique.first_error is None or critique.first_error > sections:
@@ -74,9 +68,8 @@ def first_error_span(text: str, critique: Critique) -> ErrorSpan | None:
 
 def _heading_end(step: str) -> int:
     """Return the place behind a step's heading; 0 without one."""
-    trace = parse(step)
-    has_heading = bool(trace.sections) and trace.sections[0].kind != "preamble"
-    return len(step.partition("\n")[0]) if has_heading else 0
+    kinds = [section.kind for section in parse(step).sections]
+    return len(step.partition("\n")[0]) if kinds and kinds[0] != "preamble" else 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +148,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 _Difference = tuple[_Token, str]
-"""A token of the wrong step, and the text that stands in its place in the correction."""
+"""A token of the wrong step, and the text in its place in the correction."""
 
 
 def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> _Difference | None:
@@ -164,22 +157,18 @@ def _difference(wrong: Sequence[_Token], right: Sequence[_Token], text: str) -> 
     aligned = text[: max((wrong[j - 1].end for _, j, _, _ in blocks if j), default=0)]
     false = [side for _, side in equations.false_links(aligned)]
     results = {token.start for token in wrong if any(side.start <= token.start < side.end for side in false)}
-
-    def claims() -> Iterator[_Difference]:
-        for i, j, k, m in blocks:
-            yield from sorted(_replaced(wrong[i:j], right[k:m], results), key=lambda change: change[0].start)[:1]
-            if k == m and _is_term(wrong, i, j, right):
-                yield wrong[i], ""
-            if i == j and i > 0 and _is_term(right, k, m, wrong):
-                yield _behind(wrong[i - 1], text), ""
-        yield from _absent(wrong, right, "number", results)
-
-    def words() -> Iterator[_Difference]:
-        for i, j, k, m in blocks:
-            yield from _pair(_of_kind(wrong[i:j], "word"), right[k:m], results)
-        yield from _absent(wrong, right, "word", results)
-
-    return next(claims(), None) or next(words(), None)
+    for i, j, k, m in blocks:
+        has_words = _of_kind((*wrong[i:j], *right[k:m]), "word")
+        kinds = ("number",) if has_words else ("number", "operator", "variable")
+        changes = (_replaced(_of_kind(wrong[i:j], kind), _of_kind(right[k:m], kind), results) for kind in kinds)
+        if claims := [change for change in changes if change]:
+            return min(claims, key=lambda change: change[0].start)
+        if k == m and _is_term(wrong, i, j, right):
+            return wrong[i], ""
+        if i == j and i > 0 and _is_term(right, k, m, wrong):
+            return _behind(wrong[i - 1], text), ""
+    words = (_replaced(_of_kind(wrong[i:j], "word"), right[k:m], results) for i, j, k, m in blocks)
+    return _absent(wrong, right, "number", results) or next(filter(None, words), _absent(wrong, right, "word", results))
 
 
 def _unequal_blocks(wrong: list[str], right: list[str]) -> list[tuple[int, int, int, int]]:
@@ -208,32 +197,24 @@ def _unequal_blocks(wrong: list[str], right: list[str]) -> list[tuple[int, int, 
     return [(i, j, k, m) for i, j, k, m in blocks if i < j or k < m]
 
 
-def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> Iterator[_Difference]:
-    """Yield the claims that a block of the correction replaces, the first of each kind."""
-    has_words = _of_kind((*wrong, *right), "word")
-    for kind in ("number",) if has_words else ("number", "operator", "variable"):
-        yield from _pair(_of_kind(wrong, kind), _of_kind(right, kind), results)
-
-
-def _pair(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> Iterator[_Difference]:
-    """Yield the first of some tokens of one kind that others replace."""
+def _replaced(wrong: Sequence[_Token], right: Sequence[_Token], results: set[int]) -> _Difference | None:
+    """Return the first of some tokens of one kind that others replace."""
     if not wrong or not right:
-        return
+        return None
     if wrong[0].kind != "number":
-        yield wrong[0], ""
-        return
+        return wrong[0], ""
     token = wrong[max(len(wrong) - len(right), 0)]
     if len(wrong) > len(right):
         token = next((result for result in wrong if result.start in results), token)
-    yield token, max((other.text for other in right), key=lambda other: len(commonprefix([token.text, other])))
+    return token, max((other.text for other in right), key=lambda other: len(commonprefix([token.text, other])))
 
 
-def _absent(wrong: Sequence[_Token], right: Sequence[_Token], kind: str, results: set[int]) -> Iterator[_Difference]:
-    """Yield the first token of a kind that the correction lacks, if it has others."""
+def _absent(wrong: Sequence[_Token], right: Sequence[_Token], kind: str, results: set[int]) -> _Difference | None:
+    """Return the first token of a kind that the correction lacks, if it has others."""
     wrong, right = _of_kind(wrong, kind), _of_kind(right, kind)
     ours, theirs = ({token.value for token in tokens} for tokens in (wrong, right))
     lacking, new = [t for t in wrong if t.value not in theirs], [t for t in right if t.value not in ours]
-    yield from _pair(lacking, new, results)
+    return _replaced(lacking, new, results)
 
 
 def _is_term(tokens: Sequence[_Token], start: int, stop: int, others: Sequence[_Token]) -> bool:

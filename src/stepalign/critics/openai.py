@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Any, Self
+from typing import Self
 
 from stepalign import config
 from stepalign.critics import splice
@@ -33,7 +33,9 @@ class OpenAICritic:
         self.name = settings.model
         self._settings = settings
         self._writer = CritiqueWriter(settings.model, settings, grader)
-        self._format = {"response_format": splice.response_format()} if settings.mode == "splice" else {}
+        self._request = settings.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
+        if settings.mode == "splice":
+            self._request["response_format"] = splice.response_format()
         self._cache_path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, Path(settings.cache))
 
     @classmethod
@@ -46,12 +48,10 @@ class OpenAICritic:
 
         Attempts are taken one by one as there is room, a few ahead of it. Closing the iterator, or interrupting it,
         cancels the requests under way.
-
-        Raises:
-            StepalignError: no endpoint answers any more, or all of them refuse every request.
         """
         pending = (PendingCritique(problem, rollout) for problem, rollout in attempts)
         ahead = self._settings.max_concurrency + self._settings.max_concurrency // 8 + 1
+        # Results come by a queue, because a future for each costs 0.1 ms.
         results: SimpleQueue[Critique | CritiqueFailure | BaseException] = SimpleQueue()
         with self._background(results) as start:
             under_way = 0
@@ -68,11 +68,6 @@ class OpenAICritic:
                     raise result
                 yield result
 
-    def _request(self, pending: PendingCritique) -> dict[str, Any]:
-        settings, messages = self._settings, [{"role": "user", "content": self._writer.message(pending)}]
-        sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
-        return {"model": settings.model, "messages": messages, **sampling, **self._format}
-
     async def _critique(
         self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore
     ) -> Critique | CritiqueFailure:
@@ -82,7 +77,8 @@ class OpenAICritic:
                 async with room:
                     if not pending.rejections:
                         pending.start = perf_counter()
-                    reply = await server.ask(self._request(pending))
+                    messages = [{"role": "user", "content": self._writer.message(pending)}]
+                    reply = await server.ask(self._request | {"messages": messages})
             except UnansweredError as error:
                 return self._writer.fail(pending, error.reason, error.detail)
             await asyncio.sleep(0)  # the next request is sent before this reply is read
@@ -98,10 +94,7 @@ class OpenAICritic:
     def _background(
         self, results: "SimpleQueue[Critique | CritiqueFailure | BaseException]"
     ) -> Iterator[Callable[[PendingCritique], object]]:
-        """Yield a function that starts a critique in a background thread's event loop.
-
-        Results go into a queue, because a future for each costs 0.1 ms.
-        """
+        """Yield a function that starts a critique in a background thread's event loop."""
         key = os.environ.get(self._settings.api_key_env, "").strip() or None
         cache = ReplyCache(self._cache_path) if self._cache_path else None
         server = ChatCompletions(self._settings, key, cache)

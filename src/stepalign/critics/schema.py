@@ -82,15 +82,14 @@ class ParsedCritique:
 def compose(
     case: Case, verdicts: Sequence[Verdict], correct_part: str, corrected_step: str = "", continuation: str = ""
 ) -> str:
-    """Compose a critique in the paper's layout. The step to correct is the first with a negative verdict.
-
-    Raises:
-        ValueError: the verdicts do not fit the case.
-    """
+    """Compose a critique in the paper's layout. A ValueError means that the verdicts do not fit the case."""
     first_error = _first_error(verdicts)
     if (case == "A") != (first_error is None):
         raise ValueError(f"case {case} with the first error at step {first_error}")
-    lines = [SUMMARY, *(f"Step {v.step}: Correct." if v.correct else _negative(v) for v in verdicts)]
+    lines = [SUMMARY]
+    for verdict in verdicts:
+        reason = f" -- {verdict.reason}" if verdict.reason else "."
+        lines.append(f"Step {verdict.step}: " + ("Correct." if verdict.correct else f"Incorrect{reason}"))
     if case == "A":
         return "\n".join([*lines, FULLY_CORRECT, "---", trim(correct_part)])
     opening, *headings = (heading.format(k=first_error) for heading in HEADINGS[case])
@@ -121,23 +120,17 @@ def num_sections(trace: Trace) -> int:
     return len(trace.steps) + 1
 
 
-def prefix(trace: Trace, k: int) -> str:
-    """Return the text before section k: all of it where k is missing, nothing for a solution without steps."""
-    if not trace.steps:
-        return ""
-    if k > len(trace.steps) and trace.answer_section is None:
-        return trim(trace.text)
-    return trim(trace.before(k))
-
-
 def original(trace: Trace, first_error: int | None) -> str:
-    """Return the text that a critique copies, up to its first error. Empty if the trace has no such step."""
-    if first_error is None:
+    """Return the text that a critique copies, up to its first error.
+
+    It is all of the text where only a final answer is missing, and empty for a trace without steps or that step.
+    """
+    if first_error is not None and (not trace.steps or first_error > num_sections(trace)):
+        return ""
+    if first_error is None or (first_error > len(trace.steps) and trace.answer_section is None):
         return trim(trace.text)
-    return prefix(trace, first_error) if first_error <= num_sections(trace) else ""
+    return trim(trace.before(first_error))
 
-
-# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # Repetitions are bounded: whatever a model writes, reading it takes linear time.
 _VERDICT = re.compile(
@@ -154,15 +147,12 @@ _FENCED = re.compile(r"\A\s{0,20}(`{3,}|~{3,})[^\n`]{0,20}\n(.*)\n[ \t]{0,3}\1\s
 
 
 def parse(text: str, trace: Trace) -> ParsedCritique:
-    """Read a critique that a model wrote on a trace.
+    """Read a critique that a model wrote on a trace, or raise a `CritiqueFormatError` that names its fault.
 
     Other heading levels, capitals, spacing and bold type are accepted, and so are missing rules, marks like ✅ and
     list signs at the verdicts, `Final Answer:` as the last verdict's name, and a code fence around the whole. Text
     before the summary and after the end is dropped. A critique must have its verdicts, from step 1 on without gaps,
     and its case's headings in order, and both must name the same step of the trace.
-
-    Raises:
-        CritiqueFormatError: naming what could not be accepted.
     """
     if (fenced := _FENCED.match(text)) is not None:
         text = fenced[2]
@@ -181,7 +171,7 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
         raise CritiqueFormatError(f"its heading puts the error at step {named}, its summary at step {first_error}")
     headings = HEADINGS[case]
     first = _heading(text, headings.correct_part, opening.end())
-    quoted = prefix(trace, first_error).strip()
+    quoted = original(trace, first_error).strip()
     begin = _skip_rule(text, first.end())
     # A solution may hold lines like the headings, so the solver's own text is skipped.
     second = _heading(text, headings.corrected_step, begin + len(quoted) * text.startswith(quoted, begin))
@@ -231,10 +221,6 @@ def fidelity(copied: str, original: str) -> float:
 
 def _first_error(verdicts: Sequence[Verdict]) -> int | None:
     return next((verdict.step for verdict in verdicts if not verdict.correct), None)
-
-
-def _negative(verdict: Verdict) -> str:
-    return f"Step {verdict.step}: Incorrect" + (f" -- {verdict.reason}" if verdict.reason else ".")
 
 
 def _opening(text: str) -> tuple[Case, re.Match[str]]:

@@ -47,11 +47,7 @@ def response_format() -> dict[str, Any]:
 
 
 def parse(text: str, trace: Trace) -> ParsedCritique:
-    """Read a spliced critique and put the solver's own text in.
-
-    Raises:
-        CritiqueFormatError: naming what could not be accepted.
-    """
+    """Read a spliced critique like `schema.parse`, and put the solver's own text in."""
     spliced = _read(text)
     first = next((number for number, correct in enumerate(spliced.verdicts, start=1) if not correct), 0)
     if (named := spliced.first_wrong_step) != first:
@@ -72,8 +68,6 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     corrected, rest = schema.trim(spliced.corrected_step).strip(), schema.trim(continuation).strip()
     return ParsedCritique(spliced.case, verdicts, schema.original(trace, first), corrected, rest)
 
-
-# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _MAX_BRACES = 16
 """Opening braces from which JSON is tried to be read."""

@@ -14,6 +14,7 @@ because that takes labels (`evaluation.critic_benchmark`).
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from pydantic import Field
@@ -63,9 +64,8 @@ class CriticReport:
 def outcomes(results: Iterable[Critique | CritiqueFailure]) -> dict[str, Counter[str]]:
     """Count the outcomes of each check, or other reason. Checks come in their order, then the rest."""
     counts: dict[str, Counter[str]] = {}
-    for result in results:
-        for name, outcome in _outcomes_of(result):
-            counts.setdefault(name, Counter())[outcome] += 1
+    for name, outcome in chain.from_iterable(map(_outcomes_of, results)):
+        counts.setdefault(name, Counter())[outcome] += 1
     return {name: counts[name] for name in ordered(counts)}
 
 
@@ -77,17 +77,17 @@ def ordered(names: Iterable[str]) -> list[str]:
 def summarize(results: Sequence[Critique | CritiqueFailure], prices: Prices | None = None) -> CriticReport:
     """Report on a critic's results."""
     critiques = [result for result in results if isinstance(result, Critique)]
+    reasons = [result.reason for result in results if isinstance(result, CritiqueFailure)]
     fidelity: list[float] = []
     for result in results:
         measured = [check.measure for check in result.checks if check.name == "exact_copy"]
         fidelity += measured or ([result.fidelity] if isinstance(result, Critique) else [])
-    read = sum(result.prompt_tokens for result in results)
-    written = sum(result.completion_tokens for result in results)
+    read, written = sum(r.prompt_tokens for r in results), sum(r.completion_tokens for r in results)
     return CriticReport(
         answers=len(results),
         critiques=len(critiques),
-        cases=_counts(critique.case for critique in critiques),
-        failures=_counts(result.reason for result in results if isinstance(result, CritiqueFailure)),
+        cases=dict(Counter(sorted(critique.case for critique in critiques)).most_common()),
+        failures=dict(Counter(sorted(reasons)).most_common()),
         checks={name: dict(counts) for name, counts in outcomes(results).items()},
         fidelity=_distribution(fidelity),
         prompt_tokens=read,
@@ -125,10 +125,6 @@ def _outcomes_of(result: Critique | CritiqueFailure) -> Iterator[tuple[str, str]
             yield check.name, "repaired" if check.name in result.repaired else "ignored"
     if isinstance(result, CritiqueFailure) and not any(check.name == result.reason for check in result.checks):
         yield result.reason, "fell back"
-
-
-def _counts(names: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(sorted(names)).most_common())
 
 
 def _in_words(counts: Mapping[str, int]) -> str:

@@ -26,9 +26,8 @@ from stepalign.critics.arithmetic.equations import (
     find_numbers,
     is_decidable,
     last_result,
-)  # fmt: skip
-from stepalign.critics.arithmetic.expressions import NUMBER, Expression
-from stepalign.critics.arithmetic.lexer import Number, Token, tokenize
+)
+from stepalign.critics.arithmetic.expressions import NUMBER, Expression, Number, Token, tokenize
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
 from stepalign.records import PlantedSlip, Problem, SlipKind
 from stepalign.seeding import derive_seed
@@ -49,14 +48,9 @@ class NotInjectable(Exception):
 def inject_error(
     problem: Problem, text: str, *, rollout_id: str, seed: int, kinds: Sequence[SlipKind] = KINDS
 ) -> PlantedSlip:
-    """Put one slip into a correct trace. The same arguments give the same slip.
+    """Put one slip into a correct trace: a solution in steps, with a final-answer section.
 
-    Args:
-        problem: its statement's numbers are never mistaken for results.
-        text: a correct solution in steps, with a final-answer section.
-        rollout_id: of the record.
-        seed: selects among the possible places and sizes.
-        kinds: allowed kinds; the seed decides which of them is tried first, each with equal probability.
+    The seed selects the kind that is tried first, each with equal probability, and among the possible places and sizes.
 
     Raises:
         NotInjectable: with the reason.
@@ -234,9 +228,9 @@ def _misread(number: Number) -> list[Fraction]:
     """Exchange two neighbouring digits (85 → 58) or change the first digit by one (85 → 95)."""
     digits = str(number.value) if number.value.denominator == 1 else ""
     swapped = (digits[:i] + digits[i + 1] + digits[i] + digits[i + 2 :] for i in range(len(digits) - 1))
+    swaps = [Fraction(new) for new in swapped if not new.startswith("0")]
     size = Fraction(10 ** (len(str(int(number.value))) - 1))
-    first = [value for value in (number.value + size, number.value - size) if value > 0]
-    return [*(Fraction(new) for new in swapped if not new.startswith("0")), *first]
+    return swaps + [value for value in (number.value + size, number.value - size) if value > 0]
 
 
 def _is_simple(chain: Chain) -> bool:
@@ -255,11 +249,11 @@ def _is_plausible(before: Sequence[Number], after: Sequence[Number]) -> bool:
     return all(number.decimals <= decimals and (has_zero or number.value) for number in after)
 
 
+_WRONG_KINDS = {"number", "plus", "minus", "times", "divide", "equals", "approximately"}
+
+
 def _first_wrong_token(correct: str, wrong: str) -> Token | None:
     """Return the number or sign with the first different character. None if it lies between two (70 → 7)."""
     at = len(commonprefix([correct, wrong]))
     token = next((token for token in tokenize(wrong) if token.start <= at < token.end), None)
     return token if token is not None and (token.kind in _WRONG_KINDS or token.text == "x") else None
-
-
-_WRONG_KINDS = {"number", "plus", "minus", "times", "divide", "equals", "approximately"}

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from stepalign import config
 from stepalign.chat import Chat, load_chat
-from stepalign.critics.arithmetic.correct import Attempt, Correction
-from stepalign.critics.arithmetic.critic import to_critique
+from stepalign.critics.arithmetic.critic import Attempt, Correction, to_critique
 from stepalign.error_injection.inject import KINDS, NotInjectable, inject_error
 from stepalign.error_injection.sources import read_solutions
 from stepalign.errors import StepalignError
@@ -74,9 +73,6 @@ def plant_set(
         limit: maximal number of slips; without it `gsm_symbolic`, which has no end, gives 200 problems.
         seed: selects the slips.
         kinds: allowed kinds; all of them for none.
-
-    Raises:
-        StepalignError: there is no such source or kind, or no slip could be planted.
     """
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise StepalignError(f"no kind of slip {unknown[0]!r}; allowed: {', '.join(KINDS)}")
@@ -113,8 +109,8 @@ def plant_set(
         "problems": len(planted.problems),
         "solutions": {"right": num_right, "wrong": len(planted.natural) - num_right},
         "planted": len(planted.slips),
-        "kinds": dict(Counter(slip.kind for slip in planted.slips)),
-        "not planted": dict(planted.not_planted),
+        "kinds": Counter(slip.kind for slip in planted.slips),
+        "not planted": planted.not_planted,
     }
     write_json(out / "manifest.json", manifest)
     return planted

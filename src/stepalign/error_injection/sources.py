@@ -2,7 +2,7 @@
 
 Sources: model solutions in the layout of OpenAI's grade-school-math examples, problems' own reference solutions
 (GSM8K's, `gsm_symbolic`'s, any file's), and graded rollouts. Each line or paragraph of a written solution becomes a
-step (`critics.arithmetic.reference`); its title is the name of its result. `<<48/2=24>>` annotations are removed.
+step (`critics.arithmetic.continuation`); its title is the name of its result. `<<48/2=24>>` annotations are removed.
 """
 
 import json
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepalign import config, data
+from stepalign.critics.arithmetic.continuation import split_steps
 from stepalign.critics.arithmetic.equations import find_equations
-from stepalign.critics.arithmetic.lexer import ANNOTATION
-from stepalign.critics.arithmetic.reference import split_steps
-from stepalign.critics.run import read_attempts
+from stepalign.critics.arithmetic.expressions import ANNOTATION
+from stepalign.critics.files import read_attempts
 from stepalign.data import files, normalize
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
@@ -47,10 +47,9 @@ def read_solutions(source: str, problems_file: Path | None, limit: int | None) -
     path = Path(source)
     try:
         with path.open(encoding="utf-8") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError) as error:
+            names = set(json.loads(file.readline()))
+    except (OSError, ValueError, TypeError) as error:
         raise StepalignError(f"{source}: neither a JSONL file nor {SYMBOLIC!r}: {error}") from None
-    names = first.keys() if isinstance(first, dict) else set()
     if "ground_truth" in names:
         return model_solutions(path)
     if "completion_ids" in names:
@@ -64,8 +63,7 @@ def read_solutions(source: str, problems_file: Path | None, limit: int | None) -
 def model_solutions(path: Path) -> Iterator[Solution]:
     """Yield every model's solution to every problem of a file, without duplicates.
 
-    Each row has `question`, `ground_truth` (its last line `A: 72`), and a table per model with `solution` and
-    `is_correct`.
+    Each row has `question`, `ground_truth` (its last line `A: 72`), and a table per model (`solution`, `is_correct`).
     """
     for number, where, row in files.rows(path):
         solution, answer = _split_answer(normalize.text(row, "ground_truth", where))

@@ -13,7 +13,7 @@ from stepalign import config
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
-from stepalign.critics.run import critique_all
+from stepalign.critics.files import critique_all
 from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl

@@ -3,6 +3,7 @@
 One loop serves every algorithm. `trainer.build` makes the parts from a recipe.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +23,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import ADAPTER, Policy
-from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from stepalign.trainer import checkpoints
@@ -76,6 +77,8 @@ class Trainer:
     """Updates begin with the first critiques, while others are made."""
     step: int = 0
     """Optimizer steps done."""
+    _failed_steps: int = 0
+    """Steps running in which too many critiques failed."""
 
     def train(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -117,6 +120,7 @@ class Trainer:
                 streaming = self.streaming and cached is None
                 critiques = [] if streaming else cached or self._critiques(step, rollouts, stream)
                 self.weight_sync.sleep()
+            self._stop_on_failing_critic(step, critiques)
             try:
                 examples, critiques, metrics = self._update(
                     rollouts, problems, critiques, stream if streaming else None
@@ -125,6 +129,7 @@ class Trainer:
                 raise StepalignError(f"{self.recipe.folder}, step {step}: {error}") from None
             if streaming:
                 self.run.save_critiques(step, critiques)
+                self._stop_on_failing_critic(step, critiques)
         self.step = step
         self.algorithm.after_step(self.policy)
         spans = {name: spans for name, spans in self.console.spans.items() if name != "learn"}
@@ -175,6 +180,23 @@ class Trainer:
         critiques = [by_rollout[rollout.id] for rollout in rollouts]
         self.run.save_critiques(step, critiques)
         return critiques
+
+    def _stop_on_failing_critic(self, step: int, critiques: Sequence[CriticResult]) -> None:
+        """Raise a StepalignError where most critiques of several steps running have failed."""
+        critic = self.recipe.critic
+        if critic is None or not critiques:
+            return
+        failures = [result for result in critiques if isinstance(result, CritiqueFailure)]
+        too_many = len(failures) > critic.max_failure_share * len(critiques)
+        self._failed_steps = self._failed_steps + 1 if too_many else 0
+        if self._failed_steps >= critic.max_failed_steps:
+            reasons = ", ".join(f"{n} {name}" for name, n in Counter(f.reason for f in failures).most_common())
+            raise StepalignError(
+                f"{self.recipe.folder}, step {step}: {len(failures)} of {len(critiques)} critiques failed ({reasons}), "
+                f"as in the {self._failed_steps - 1} steps before. For example rollout {failures[0].rollout_id}: "
+                f"{failures[0].detail or failures[0].reason}. Another critic or prompt? critic.max_failure_share = 1 "
+                "never stops a run"
+            )
 
     def _update(
         self,

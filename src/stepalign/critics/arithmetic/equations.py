@@ -15,8 +15,15 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
-from stepalign.critics.arithmetic.expressions import MAX_BITS, NUMBER, Expression
-from stepalign.critics.arithmetic.lexer import Number, Token, split_annotations, tokenize
+from stepalign.critics.arithmetic.expressions import (
+    MAX_BITS,
+    NUMBER,
+    Expression,
+    Number,
+    Token,
+    split_annotations,
+    tokenize,
+)
 
 MAX_OPERANDS = 64
 MAX_DEPTH = 8

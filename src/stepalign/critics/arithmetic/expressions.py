@@ -1,15 +1,129 @@
-"""Exact values of arithmetic expressions: + − × ÷, whole powers and percentages.
+"""Tokens of equations in running text, and exact values of arithmetic expressions.
 
-Values are `Fraction`s, computed from postfix code, never by Python's own evaluator. A number beyond `MAX_BITS` has no
-value, so that no expression in a model's text is expensive (`9^{9999}`).
+Tokens are numbers, signs, units and LaTeX commands. A digit inside a name is not a number: `x2`, `3rd`, `12:30`, the 2
+of `### Step 2`, a list's `1.`. Every repetition in the pattern is bounded or unambiguous, so that time is linear in the
+length of any text.
+
+Values are `Fraction`s, computed from postfix code (+ − × ÷, whole powers, percentages), never by Python's own
+evaluator. A number beyond `MAX_BITS` has no value, so that no expression in a model's text is expensive (`9^{9999}`).
 """
 
 import operator
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from stepalign.critics.arithmetic.lexer import Number
+MAX_DIGITS = 24
+"""Characters; a longer number counts as a name."""
+
+_PATTERN = re.compile(
+    r"""
+    (?P<annotation><<|>>)
+  | (?P<relation>=>|->|<=|>=|!=|[⇒→≤≥≠<>])
+  | (?P<approximately>≈|\\approx(?![A-Za-z]))
+  | (?P<equals>==?)
+  | (?P<name>\d{1,9}:\d{1,9})
+  | (?P<number>\d{1,3}(?:(?:,|\{,\})\d{3}){1,8}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
+  | (?P<fraction>\\[dt]?frac(?![A-Za-z]))
+  | (?P<boxed>\\boxed(?![A-Za-z]))
+  | (?P<unit>\\(?:text|mathrm|textbf|mathbf|textrm|mbox)\s{0,3}\{[^{}\n]*\})
+  | (?P<times>\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|[×·⋅∙]|\*(?!\*))
+  | (?P<divide>\\div(?![A-Za-z])|[÷/])
+  | (?P<plus>\+) | (?P<minus>[-−–]) | (?P<power>\*\*|\^) | (?P<square>[²³])
+  | (?P<percent>\\?%|percent(?![^\W_]))
+  | (?P<newline>\\\\|\n)
+  | (?P<skip>[ \t\r&~]+|\\[,;:!\ ]|\\(?:q?quad|left|right|displaystyle)(?![A-Za-z])|\\?[$]|[€£]|\\[\[\]()])
+  | (?P<command>\\[A-Za-z]+)
+  | (?P<open>\() | (?P<close>\)) | (?P<left>\{) | (?P<right>\})
+  | (?P<word>[^\W\d_]{2,}(?:-[^\W\d_]{2,})*|[aAI](?![^\W_]))
+  | (?P<letter>[^\W\d_]|_)
+  | (?P<punctuation>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+ANNOTATION = re.compile(r"<<[^<>]*>>")
+_LIST_ITEM = re.compile(r"[.)](?=\s)")
+_NAME_SUFFIX = re.compile(r"(?:st|nd|rd|th)(?![^\W_])|[^\W\d_²³](?![^\W\d_])")
+
+
+@dataclass(frozen=True)
+class Token:
+    """Token of a text. `kind` is its group in the pattern, or `name` for a number that is part of a name."""
+
+    kind: str
+    start: int
+    end: int
+    text: str
+    is_bullet: bool
+    """True for a list's mark at the beginning of a line."""
+
+
+@dataclass(frozen=True)
+class Number(Token):
+    """Number as written in a text."""
+
+    value: Fraction
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point."""
+        return len(self.text.partition(".")[2])
+
+
+def tokenize(text: str, first: int = 0, stop: int | None = None) -> list[Token]:
+    """Return the tokens of `text[first:stop]` without spaces, currency, bold type and mathematics delimiters."""
+    tokens: list[Token] = []
+    at_line_start = first == 0
+    for match in _PATTERN.finditer(text, first, len(text) if stop is None else stop):
+        kind, start, end = str(match.lastgroup), match.start(), match.end()
+        if kind in ("skip", "annotation"):
+            continue
+        if match[0] == "**" and not (text[start - 1 : start].isdigit() and text[end : end + 1].isdigit()):
+            continue  # bold type; between digits it is a power
+        if kind == "number":
+            after_step = bool(tokens) and tokens[-1].text.lower() in ("step", "steps")
+            is_label = after_step or (at_line_start and _LIST_ITEM.match(text, end))
+            kind = "name" if is_label or _is_in_name(text, start, end) or end - start > MAX_DIGITS else kind
+        if kind == "number":
+            value = Fraction(match[0].replace("{,}", "").replace(",", ""))
+            tokens.append(Number(kind, start, end, match[0], False, value))
+        else:
+            is_bullet = at_line_start and kind in ("minus", "times", "plus") and text[end : end + 1] == " "
+            tokens.append(Token(kind, start, end, match[0], is_bullet))
+        at_line_start = kind == "newline"
+    return tokens
+
+
+def _is_in_name(text: str, start: int, end: int) -> bool:
+    """Tell whether a number is part of a name (`x2`, `3rd`, `3y`), unlike in `3x4`."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if before == "_" or (before.isalpha() and (before not in "xX" or not text[start - 2 : start - 1].isdigit())):
+        return True
+    is_product = after in ("x", "X") and text[end + 1 : end + 2].isdigit()
+    return not is_product and _NAME_SUFFIX.match(text, end) is not None
+
+
+def replace_spans(text: str, edits: Mapping[int, tuple[int, str]]) -> str:
+    """Apply edits, start → end and new text; of overlapping ones the first."""
+    pieces, position = [], 0
+    for start, (end, new) in sorted(edits.items()):
+        if start >= position:
+            pieces += [text[position:start], new]
+            position = end
+    return "".join([*pieces, text[position:]])
+
+
+def split_annotations(text: str) -> Iterator[list[Token]]:
+    """Yield the tokens of each `<<48/2=24>>` annotation, then those of the text around them."""
+    outer: list[Token] = []
+    position = 0
+    for match in ANNOTATION.finditer(text):
+        outer += tokenize(text, position, match.start())
+        yield tokenize(text, match.start() + 2, match.end() - 2)
+        position = match.end()
+    yield outer + tokenize(text, position)
+
 
 MAX_BITS = 4096
 NUMBER = "number"

@@ -14,28 +14,20 @@ from fractions import Fraction
 from itertools import pairwise
 
 from stepalign.critics.arithmetic.equations import Chain, find_equations, find_numbers, holds, is_decidable
-from stepalign.critics.arithmetic.expressions import Expression
-from stepalign.critics.arithmetic.lexer import Number, replace_spans
+from stepalign.critics.arithmetic.expressions import Expression, Number, replace_spans
 
 MAX_DECIMALS = 4
 """Decimals of a new number before it is rounded."""
-
 _MONEY = 2
 """Decimals that stay although they are zeros."""
-
 Changes = Mapping[Fraction, Fraction]
 
 
 def recompute(text: str, changes: Changes, protected: Set[Fraction] = frozenset()) -> tuple[str, Changes]:
-    """Make the equations of a text true.
+    """Make the equations of a text true, under earlier changes (old value → new value).
 
-    Args:
-        text: one section of a rollout.
-        changes: old value → new value, from earlier sections.
-        protected: values with another meaning as well; operands and prose keep them.
-
-    Returns:
-        The repaired text, and the changes of value that hold after it.
+    `protected` values have another meaning as well; operands and prose keep them. Returns the repaired text, and the
+    changes of value that hold after it.
     """
     repairer = _Repairer(dict(changes), protected)
     chains = find_equations(text)
@@ -49,11 +41,7 @@ def recompute(text: str, changes: Changes, protected: Set[Fraction] = frozenset(
 
 
 def format_like(value: Fraction, number: Number) -> tuple[str, Fraction]:
-    """Format a value in the style of a number.
-
-    Returns:
-        The text, and the value that it reads as, which may be rounded.
-    """
+    """Format a value in the style of a number; return the text and its own value, which may be rounded."""
     fewest = number.decimals if number.decimals <= _MONEY else 0
     exact = (places for places in range(fewest, MAX_DECIMALS + 1) if (value * 10**places).denominator == 1)
     places = next(exact, max(min(number.decimals, MAX_DECIMALS), _MONEY))
@@ -86,14 +74,11 @@ class _Repairer:
 
     def repair(self, chain: Chain) -> None:
         """Make a chain true, outwards from its first computation."""
-        old = chain.parts
-        new = [
-            self._write_all(part, [self.current(n.value) for n in part.literals])
-            if part.computes and part.is_certain
-            else part
-            for part in old
-        ]
-        first = next((i for i, part in enumerate(new) if part.computes and part.is_certain and part.values()), None)
+        old, new = chain.parts, list(chain.parts)
+        sure = [i for i, part in enumerate(old) if part.computes and part.is_certain]
+        for i in sure:
+            new[i] = self._write_all(old[i], [self.current(n.value) for n in old[i].literals])
+        first = next((i for i in sure if new[i].values()), None)
         if first is None:
             return
         backward = [(i + 1, i, i) for i in range(first - 1, -1, -1)]
@@ -118,11 +103,8 @@ class _Repairer:
         if not target.computes:
             return self._write_result(target, value) if len(target.literals) == 1 else target
         numbers = [number.value for number in target.literals]
-        candidates = (
-            [*numbers[:i], candidate, *numbers[i + 1 :]]
-            for i in range(len(numbers))
-            for candidate in (*source.intermediate_values(), value)
-        )
+        known = (*source.intermediate_values(), value)
+        candidates = ([*numbers[:i], new, *numbers[i + 1 :]] for i in range(len(numbers)) for new in known)
         running = [value, *numbers[1:]]  # a running chain
         values = next((new for new in candidates if value in target.with_values(new).values()), running)
         written = self._write_all(old, values)

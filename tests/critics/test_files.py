@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from stepalign.critics.arithmetic.critic import ProgramCritic
-from stepalign.critics.run import critique_all
+from stepalign.critics.files import ReplayCritic, critique_all
 from stepalign.errors import StepalignError
-from stepalign.io import read_jsonl, to_json
+from stepalign.io import read_jsonl, to_json, write_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout
 
 PROBLEM = Problem(id="p", statement="What is 2 + 3?", answer="5")
@@ -84,3 +84,28 @@ def test_a_file_of_something_else_is_an_error_and_is_left_alone(tmp_path: Path, 
     with pytest.raises(StepalignError, match=expected):
         critique_all(Counting(), attempts("ab"), path)
     assert path.read_text() == f"{line}\n"
+
+
+def test_each_rollout_gets_the_files_answer_and_a_missing_one_is_a_failure(tmp_path: Path) -> None:
+    written = list(ProgramCritic().critique([(PROBLEM, attempts(name)[0][1]) for name in "ab"]))
+    written.append(CritiqueFailure(rollout_id="c", critic="program", reason="no way to the answer"))
+    path = tmp_path / "critiques.jsonl"
+    write_jsonl(path, written)
+    *found, lacking = ReplayCritic(path).critique((PROBLEM, attempts(name)[0][1]) for name in "cabx")
+    assert found == [written[2], written[0], written[1]]
+    assert lacking == CritiqueFailure(
+        rollout_id="x", critic="replay", reason="missing", detail=f"{path} has no critique of it"
+    )
+
+
+def test_a_files_faults_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "critiques.jsonl"
+    with pytest.raises(StepalignError, match=r"critiques\.jsonl: No such file"):
+        ReplayCritic(path)
+    failure = to_json(CritiqueFailure(rollout_id="a", critic="c", reason="parse"))
+    path.write_text(f'{failure}\n{{"kind": "failure"}}\n')
+    with pytest.raises(StepalignError, match=r"line 2: not a Critique or CritiqueFailure: failure\.rollout_id: Field"):
+        ReplayCritic(path)
+    path.write_text(f"{failure}\n{failure}\n")
+    with pytest.raises(StepalignError, match="rollout a is answered twice"):
+        ReplayCritic(path)
