@@ -44,10 +44,8 @@ GPUS = {
     "l40s": Gpu(362e12, 0.864e12, 48e9),
     "rtx4090": Gpu(165e12, 1.008e12, 24e9),
 }
-PASS_SHARE = 0.4
-"""Share of `Gpu.flops` that forward and backward passes are assumed to reach."""
-DECODE_SHARE = 0.5
-"""Share of `Gpu.bandwidth` that decoding is assumed to reach."""
+PASS_SHARE, DECODE_SHARE = 0.4, 0.5
+"""Shares that are assumed to be reached: of `Gpu.flops` in passes, of `Gpu.bandwidth` in decoding."""
 _COUNTED = 64
 """Problems whose prompts and solutions are tokenized."""
 _JUDGEMENT, _INSTRUCTIONS = 250, 960
@@ -112,11 +110,7 @@ class ModelSize:
 
 
 def model_size(model: config.ModelConfig, lora: config.LoraConfig, *, gpu: bool) -> ModelSize:
-    """Read a model's sizes from its configuration; no weights are loaded. `dtype = "auto"` is bfloat16 on a GPU.
-
-    Raises:
-        StepalignError: there is no such configuration, or the adapter has no target in it.
-    """
+    """Read a model's sizes from its configuration; no weights are loaded. `dtype = "auto"` is bfloat16 on a GPU."""
     settings = load_config(model)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(settings)
@@ -202,7 +196,6 @@ def lengths(
 
 
 def _of_run(folder: Path, assumed: Lengths) -> Lengths:
-    """Replace assumed lengths by an earlier run's."""
     try:
         rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
         steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
