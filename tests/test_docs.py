@@ -16,8 +16,7 @@ import stepalign
 from stepalign import cli, config
 from stepalign.config.migrate import KEYS
 from stepalign.config.recipe import Recipe
-from stepalign.config.registry import FAMILIES, nested
-from stepalign.config.table import Table
+from stepalign.config.registry import FAMILIES, Table, nested
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

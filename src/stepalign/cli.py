@@ -26,10 +26,8 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe (TOML).")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides of recipe keys, like optimizer.lr=1e-5.")]
 ProblemsFile = Annotated[Path | None, typer.Option(help="Problems (JSONL) of the rollouts. Default: the recipe's.")]
-PriceOption = Annotated[
-    tuple[float, float] | None,
-    typer.Option(help="Price of a million prompt tokens and of a million completion tokens."),
-]
+PRICE_HELP = "Price of a million prompt tokens and of a million completion tokens."
+PriceOption = Annotated[tuple[float, float] | None, typer.Option(help=PRICE_HELP)]
 AdapterFolder = Annotated[Path | None, typer.Option(help="Folder of a PEFT adapter. Default: the base model.")]
 
 
@@ -142,10 +140,7 @@ def critic_bench(
 def probe(
     file: RecipeFile,
     overrides: Overrides = None,
-    rollouts: Annotated[
-        Path | None,
-        typer.Option(help="Rollouts (JSONL) or a folder of records. Default: sampled."),
-    ] = None,
+    rollouts: Annotated[Path | None, typer.Option(help="Rollouts (JSONL) or a folder of records.")] = None,
     context: Annotated[list[str] | None, typer.Option(help="Name or file of a context. May be repeated.")] = None,
     adapter: AdapterFolder = None,
     top: Annotated[int, typer.Option(min=0, help="Number of likeliest tokens kept at each position.")] = 0,
@@ -212,9 +207,7 @@ def report(
 
 @app.command()
 def lab(
-    conditions: Annotated[
-        list[str] | None, typer.Option("--condition", help="Name of a condition. May be repeated.")
-    ] = None,
+    conditions: Annotated[list[str] | None, typer.Option("--condition", help="A condition. May be repeated.")] = None,
     overrides: Overrides = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs of each condition.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the runs and their comparison.")] = Path("runs/lab"),
@@ -243,7 +236,6 @@ def version() -> None:
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Say how to resume when the work inside is interrupted."""
     try:
         yield
     except KeyboardInterrupt:
@@ -253,8 +245,7 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 
 def _is_main() -> bool:
-    """Return whether this is the first of the processes that a launcher started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0"  # the first of the processes that a launcher started, or the only one
 
 
 def _prices(prices: tuple[float, float] | None) -> "Prices | None":

@@ -1,7 +1,6 @@
-"""Progress on the terminal: the stage of a run, its speed, and the remaining time.
+"""Progress on the terminal: a live line for each stage and for the run; in a log file one line for each step.
 
-A terminal has one live line for each stage and one for the run; a log file has one line for each step. The seconds of
-each stage are measured here as well, so that shown and recorded times are the same.
+The seconds of each stage are measured here as well, so that shown and recorded times are the same.
 """
 
 import time
@@ -19,13 +18,7 @@ class Console:
     """Progress of one run."""
 
     def __init__(self, total_steps: int | None = None, first_step: int = 0, *, quiet: bool = False) -> None:
-        """Start the display.
-
-        Args:
-            total_steps: optimizer steps of the run; None where there are no steps.
-            first_step: steps that are done.
-            quiet: show nothing, because another process of the run does.
-        """
+        """Start the display of a run with so many optimizer steps, or none. Quiet: another process shows it."""
         self.rich = RichConsole(stderr=True, highlight=False, quiet=quiet)
         self.seconds: dict[str, float] = defaultdict(float)
         self.spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -59,11 +52,7 @@ class Console:
 
     @contextmanager
     def stage(self, name: str, total: float, unit: str = "rollouts") -> Iterator[Advance]:
-        """Show a stage while it runs and add its time to `seconds[name]`.
-
-        Yields:
-            A function that takes the number of units done since its last call.
-        """
+        """Show and time a stage while it runs. Yield a function that takes the units done since its last call."""
         task = self._progress.add_task(name, total=total, speed="")
         start = time.perf_counter()
         done = 0.0

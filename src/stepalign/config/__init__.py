@@ -7,11 +7,7 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
-from stepalign.config.algorithms import (
-    AlgorithmConfig,
-    DistillationConfig,
-    GRPOConfig,
-)
+from stepalign.config.algorithms import AlgorithmConfig, DistillationConfig, GRPOConfig
 from stepalign.config.critics import (
     ChecksConfig,
     CriticConfig,
@@ -44,12 +40,8 @@ from stepalign.config.recipe import (
     TrackingConfig,
     TrainingConfig,
 )
-from stepalign.config.samplers import (
-    SamplerConfig,
-    TransformersConfig,
-    VllmConfig,
-    VllmServerConfig,
-)
+from stepalign.config.registry import Table
+from stepalign.config.samplers import SamplerConfig, TransformersConfig, VllmConfig, VllmServerConfig
 from stepalign.config.sources import (
     ColumnsConfig,
     FileConfig,
@@ -60,4 +52,3 @@ from stepalign.config.sources import (
     SourceConfig,
     SumsConfig,
 )
-from stepalign.config.table import Table

@@ -12,8 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from stepalign.config.registry import FAMILIES, register
-from stepalign.config.table import RUNTIME, Table
+from stepalign.config.registry import FAMILIES, RUNTIME, Table, register
 
 
 class AlgorithmConfig(Table):

@@ -5,8 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 
-from stepalign.config.registry import FAMILIES, register
-from stepalign.config.table import RUNTIME, Probability, Share, Table, Urls
+from stepalign.config.registry import FAMILIES, RUNTIME, Probability, Share, Table, Urls, register
 
 Fallback = Literal["refsol", "drop"]
 """The response to a missing critique: the fallback context, or no example of the rollout."""
@@ -113,8 +112,7 @@ class LLMCriticConfig(CriticConfig):
     """Base of the tables of critics that are language models."""
 
     mode: Literal["copy", "splice"] = "copy"
-    """`copy`: the model writes the whole critique (the paper's); `splice`: it returns the judgement and the correction
-    as JSON, and the program copies the correct steps."""
+    """`copy`: the model writes all of the critique (paper); `splice`: the program copies the correct steps into it."""
     prompt: str | None = None
     """The name or file of the critic's template; None is the mode's own (`critic`, `critic-splice`)."""
     temperature: NonNegativeFloat = 0.0

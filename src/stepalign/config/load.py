@@ -1,8 +1,10 @@
 """Reading and writing recipe files: `extends`, overrides, and errors that name the key."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,7 @@ from pydantic import ValidationError
 
 from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
-from stepalign.config.registry import nested
-from stepalign.config.table import Table
+from stepalign.config.registry import Table, nested
 from stepalign.errors import StepalignError
 
 
@@ -80,13 +81,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _lay_over(base: dict[str, Any], values: Mapping[str, Any], table: type[Table] | None) -> None:
-    """Lay values over a base, key by key. A table that names another kind replaces the old one whole.
-
-    Args:
-        base: changed in place.
-        values: laid over it.
-        table: the class of both; None merges without regard to kinds.
-    """
+    """Lay values over a base, in place. Of a known table's class, a table of another kind replaces the old one."""
     for key, value in values.items():
         old = base.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
@@ -99,17 +94,11 @@ def _lay_over(base: dict[str, Any], values: Mapping[str, Any], table: type[Table
 
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise StepalignError(f"override {override!r}: key=value is wanted, like optimizer.lr=1e-5")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is text: model.name_or_path=gpt2 needs no quotes
-    *tables, last = key.split(".")
-    nested: dict[str, Any] = {last: value}
-    for table in reversed(tables):
-        nested = {table: nested}
-    return nested
+    for value in (text, json.dumps(text, ensure_ascii=False)):  # model.name_or_path=gpt2 needs no quotes
+        with suppress(tomllib.TOMLDecodeError):
+            if equals:
+                return tomllib.loads(f"{key} = {value}")
+    raise StepalignError(f"override {override!r}: key=value is wanted, like optimizer.lr=1e-5")
 
 
 def _explain(path: Path, values: Mapping[str, Any], error: ValidationError) -> str:
@@ -127,7 +116,6 @@ def _explain(path: Path, values: Mapping[str, Any], error: ValidationError) -> s
 
 
 def _suggestion(values: Any, location: Sequence[int | str]) -> str:
-    """Return the allowed keys of an unknown key's table, or the likeliest of them."""
     table: type[Table] | None = Recipe
     for part in location[:-1]:
         values = values[part]

@@ -5,23 +5,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
-    field_validator,
     model_validator,
 )
 
 from stepalign.assets import SOLVER
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
-from stepalign.config.registry import FAMILIES, register
+from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
-from stepalign.config.table import RUNTIME, Decay, Probability, Share, Table
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
@@ -123,8 +122,7 @@ class ContextConfig(Table):
     template: str = "refsol"
     """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
     fallback_template: str = Field(default_factory=_fallback_beside)
-    """The template in place of a missing critique, where the critic's fallback is `refsol`. By default `refsol`, and
-    `lab/refsol` where `template` is one of the lab's."""
+    """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
 
@@ -134,7 +132,7 @@ class ContextConfig(Table):
 class TeacherConfig(Table):
     """The teacher and its prompt."""
 
-    kind: str = "base"
+    kind: Annotated[str, AfterValidator(FAMILIES["teacher"].check)] = "base"
     """`base`: the initial policy, the same weights with the adapter disabled (paper); `live`: the policy as it is."""
     enable_thinking: bool = False
     """The chat template's thinking switch for the teacher's prompt (paper: on)."""
@@ -142,11 +140,6 @@ class TeacherConfig(Table):
     """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
     max_length: PositiveInt = 20_000
     """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
-
-    @field_validator("kind")
-    @classmethod
-    def _is_registered(cls, kind: str) -> str:
-        return FAMILIES["teacher"].check(kind)
 
 
 class LoraConfig(Table):
@@ -204,11 +197,13 @@ class TrainingConfig(Table):
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
         if self.rollouts_per_step % self.num_generations:
-            raise ValueError(
-                f"rollouts_per_step = {self.rollouts_per_step} is not a multiple of "
-                f"num_generations = {self.num_generations}"
-            )
+            rollouts, group = self.rollouts_per_step, self.num_generations
+            raise ValueError(f"rollouts_per_step = {rollouts} is not a multiple of num_generations = {group}")
         return self
+
+
+def _strategy(name: str) -> str:
+    return name if name == "auto" else FAMILIES["strategy"].check(name)
 
 
 @register("strategy", "data_parallel", implementation="stepalign.distributed.strategy:DataParallel")
@@ -217,18 +212,12 @@ class TrainingConfig(Table):
 class DistributedConfig(Table):
     """Training in several processes, started by `accelerate launch` or `torchrun`."""
 
-    strategy: str = "auto"
-    """Model and optimizer over the processes: `data_parallel` (all on each), `fsdp2` (the base sharded), `zero2` (the
-    optimizer's state sharded by DeepSpeed, as in the paper), or `auto`, the launcher's choice."""
+    strategy: Annotated[str, AfterValidator(_strategy)] = "auto"
+    """`data_parallel` (copies), `fsdp2` (base sharded), `zero2` (optimizer sharded; paper), `auto` (the launcher's)."""
     offload_optimizer: bool = False
     """`zero2` keeps the optimizer's state in the host's memory (as in the paper)."""
     num_processes: NonNegativeInt = 0
     """The number of processes that must have started; 0 is any number."""
-
-    @field_validator("strategy")
-    @classmethod
-    def _is_registered(cls, strategy: str) -> str:
-        return strategy if strategy == "auto" else FAMILIES["strategy"].check(strategy)
 
 
 class EvaluationConfig(Table):
@@ -294,11 +283,8 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _algorithm_can_learn(self) -> Self:
-        self.algorithm.check(
-            num_generations=self.training.num_generations,
-            temperature=self.sampling.temperature,
-            dropout=self.lora.lora_dropout,
-        )
+        generations, dropout = self.training.num_generations, self.lora.lora_dropout
+        self.algorithm.check(num_generations=generations, temperature=self.sampling.temperature, dropout=dropout)
         return self
 
     @property

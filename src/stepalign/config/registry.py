@@ -1,4 +1,4 @@
-"""Registration of kinds: the decorator on a kind's table is the only list of kinds.
+"""Base class of a recipe's tables, and registration of kinds: the decorator on a kind's table is the only list.
 
     @register("critic", "program", implementation="stepalign.critics.arithmetic.critic:ProgramCritic")
     class ProgramCriticConfig(CriticConfig):
@@ -14,12 +14,37 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from stepalign.config.table import Table
+Probability = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Urls = Annotated[
+    tuple[str, ...], BeforeValidator(lambda urls: (urls,) if isinstance(urls, str) else urls), Field(min_length=1)
+]
+"""One URL, or a list of URLs."""
+
+RUNTIME = Field(json_schema_extra={"runtime": True})
+"""Mark of a key that changes memory, time or place but no result. It may change when a run resumes."""
+
+
+class Table(BaseModel):
+    """A table of the recipe: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def runtime_keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the dotted names of the keys marked `RUNTIME`, those of inner tables included."""
+        for name, info in type(self).model_fields.items():
+            extra, value = info.json_schema_extra, getattr(self, name)
+            if isinstance(extra, dict) and extra.get("runtime"):
+                yield f"{prefix}{name}"
+            elif isinstance(value, Table):
+                yield from value.runtime_keys(f"{prefix}{name}.")
+
 
 T = TypeVar("T", bound=type[Table])
 
@@ -44,62 +69,49 @@ class Family:
         """Return whether a table of this family names another kind than the one it is laid over."""
         return self.tag in new and self.kind_of(old) not in (None, new[self.tag])
 
-    def refusal(self, kind: object) -> PydanticCustomError:
-        """Return the error for a kind that is missing (None) or not registered."""
+    def check(self, kind: Any) -> str:
+        """Return a kind that is registered; raise a `PydanticCustomError` if it is missing (None) or is not."""
+        if isinstance(kind, str) and kind in self.tables:
+            return kind
         close = difflib.get_close_matches(str(kind), self.tables, n=1)
         fault = "missing" if kind is None else "unknown kind" + (f"; did you mean {close[0]}?" if close else "")
-        return PydanticCustomError(
-            "kind", "{fault}; allowed: {kinds}", {"fault": fault, "kinds": ", ".join(self.tables)}
-        )
-
-    def check(self, kind: str) -> str:
-        """Return a kind that is registered.
-
-        Raises:
-            PydanticCustomError: it is not.
-        """
-        if kind not in self.tables:
-            raise self.refusal(kind)
-        return kind
+        kinds = ", ".join(self.tables)
+        raise PydanticCustomError("kind", "{fault}; allowed: {kinds}", {"fault": fault, "kinds": kinds})
 
     def validate(self, values: object) -> object:
         """Validate a table as the kind that it names. Anything but a mapping is left to pydantic."""
         if not isinstance(values, Mapping):
             return values
         kind = self.kind_of(values)
-        if isinstance(kind, str) and kind in self.tables:
-            return self.tables[kind].model_validate(values)
-        error = InitErrorDetails(type=self.refusal(kind), loc=(self.tag,), input=kind)
-        raise ValidationError.from_exception_data(self.name, [error])
+        try:
+            return self.tables[self.check(kind)].model_validate(values)
+        except PydanticCustomError as refusal:
+            error = InitErrorDetails(type=refusal, loc=(self.tag,), input=kind)
+            raise ValidationError.from_exception_data(self.name, [error]) from None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Validate by kind before the family's base class is checked."""
         return core_schema.no_info_before_validator_function(self.validate, handler(source))
 
 
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family("algorithm", default="distillation"),
-        Family("critic"),
-        Family("grader", default="math"),
-        Family("sampler", default="transformers"),
-        Family("source", tag="source"),
-        Family("strategy", tag="strategy"),
-        Family("teacher", default="base"),
-    )
-}
+_FAMILIES = (
+    Family("algorithm", default="distillation"),
+    Family("critic"),
+    Family("grader", default="math"),
+    Family("sampler", default="transformers"),
+    Family("source", tag="source"),
+    Family("strategy", tag="strategy"),
+    Family("teacher", default="base"),
+)
+FAMILIES = {family.name: family for family in _FAMILIES}
 """The families by name. Their kinds register themselves."""
 
 
 def register(family: str, kind: str, *, implementation: str) -> Callable[[T], T]:
     """Register a recipe's table as a kind of a family.
 
-    Args:
-        family: one of `FAMILIES`.
-        kind: the value of the family's tag.
-        implementation: `module:name` of a class with `from_config(settings, **parts)`, or of a function that takes the
-            same. It is imported when it is first built.
+    `implementation` is `module:name` of a class with `from_config(settings, **parts)`, or of a function that takes the
+    same. It is imported when it is first built.
     """
 
     def add(table: T) -> T:
@@ -117,43 +129,27 @@ def implementation(family: str, kind: str) -> Any:
 
 
 def build(settings: Table, **parts: Any) -> Any:
-    """Build the implementation of a kind from its table.
-
-    Args:
-        settings: the table of a registered kind.
-        **parts: passed to the implementation. Each family documents its own.
-    """
-    family = next(family for family in FAMILIES.values() if type(settings) in family.tables.values())
-    kind = next(kind for kind, table in family.tables.items() if table is type(settings))
-    built = implementation(family.name, kind)
+    """Build the implementation of a registered kind from its table, with the parts that its family documents."""
+    names = ((family.name, kind) for family in FAMILIES.values() for kind in family.tables)
+    family, kind = next(pair for pair in names if FAMILIES[pair[0]].tables[pair[1]] is type(settings))
+    built = implementation(family, kind)
     return getattr(built, "from_config", built)(settings, **parts)
 
 
 def nested(table: type[Table] | None, key: str, values: object) -> tuple[Family | None, type[Table] | None]:
-    """Return the family and the table class behind a key of a table.
-
-    Args:
-        table: the class of the table that has the key; None is unknown.
-        key: its name.
-        values: the key's value, which names the kind.
-    """
-    if table is None or key not in table.model_fields:
-        return None, None
-    parts = list(_parts(table.model_fields[key]))
-    for family in parts:
-        if isinstance(family, Family):
-            kind = family.kind_of(values) if isinstance(values, Mapping) else None
-            return family, family.tables.get(kind) if isinstance(kind, str) else None
-    return None, next((part for part in parts if isinstance(part, type) and issubclass(part, Table)), None)
+    """Return the family and the class of the table behind a key, whose value names the kind."""
+    parts = list(_parts(table.model_fields[key])) if table and key in table.model_fields else []
+    family = next((part for part in parts if isinstance(part, Family)), None)
+    if family is None:
+        return None, next((part for part in parts if isinstance(part, type) and issubclass(part, Table)), None)
+    kind = family.kind_of(values) if isinstance(values, Mapping) else None
+    return family, family.tables.get(kind) if isinstance(kind, str) else None
 
 
 def _parts(annotated: Any) -> Iterator[Any]:
     """Yield a field's type, the types inside it and their metadata."""
     yield annotated
-    for part in (
-        *getattr(annotated, "metadata", ()),
-        getattr(annotated, "annotation", None),
-        *typing.get_args(annotated),
-    ):
-        if part is not None:
-            yield from _parts(part)
+    annotation = getattr(annotated, "annotation", None)
+    inner = (*getattr(annotated, "metadata", ()), *([] if annotation is None else [annotation]))
+    for part in (*inner, *typing.get_args(annotated)):
+        yield from _parts(part)

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
-from stepalign.config.registry import FAMILIES, register
-from stepalign.config.table import RUNTIME, Probability, Table, Urls
+from stepalign.config.registry import FAMILIES, RUNTIME, Probability, Table, Urls, register
 
 
 class SamplerConfig(Table):
@@ -33,8 +32,7 @@ class _RemoteConfig(SamplerConfig):
     """The largest mean difference (nats a token) between the sampler's log-probabilities and the trainer's, after each
     weight sync; None is 0.001 for float32 and 0.05 for half precision."""
     seeded: bool = True
-    """Each request has a seed of its own, so that equal runs sample equal tokens. False lets vLLM sample a whole batch
-    at once from one generator."""
+    """Each request has a seed of its own, so that equal runs sample equal tokens; False is faster in vLLM."""
 
 
 @register("sampler", "vllm", implementation="stepalign.rollouts.vllm:VllmSampler")

@@ -5,8 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
 
-from stepalign.config.registry import FAMILIES, register
-from stepalign.config.table import Share, Table
+from stepalign.config.registry import FAMILIES, Share, Table, register
 
 
 class SourceConfig(Table):

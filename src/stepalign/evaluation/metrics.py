@@ -1,14 +1,10 @@
 """Avg@n, Maj@n, Pass@n, answer length, format accuracy and truncation rate, each with its interval.
 
 The four metrics of Table 1 and Figure 2 of "The Role of Feedback Alignment in Self-Distillation" (arXiv 2606.11173),
-and two that explain them. Each metric is a mean over problems. Shares are between 0 and 1; percent exists only in
-display. Pass@n is the unbiased estimator of Chen et al. (arXiv 2107.03374, Eq. 1).
-
-Two adapters are compared problem by problem. An easy problem is easy for both, and resampling both on the same problems
-removes that common part, so that two adapters with overlapping intervals may still differ clearly. With several seeds
-a resample also draws each side's seeds; with one seed a side, an interval tells nothing about seeds. Left out: choosing
-a checkpoint, because the report or its reader decides that; a correction for many comparisons, because only the reader
-knows how many are looked at.
+and two that explain them. Each is a mean over problems; shares are between 0 and 1. Pass@n is the unbiased estimator of
+Chen et al. (arXiv 2107.03374, Eq. 1). Two adapters are compared on the same resampled problems, because an easy problem
+is easy for both. With one seed a side, an interval tells nothing about seeds. Left out: choosing a checkpoint, and a
+correction for many comparisons, because only the reader knows how many are looked at.
 """
 
 import math
@@ -89,17 +85,9 @@ class CreditMeasures:
 
 
 def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, step: int) -> Evaluation:
-    """Score graded rollouts, in any order.
+    """Score graded rollouts, in any order, at least n of each problem.
 
-    A problem may have more than n samples: Pass@n then is the unbiased estimator over all of them, Maj@n takes the n
-    with the lowest `sample` numbers, and the other metrics are means over all.
-
-    Args:
-        rollouts: graded, at least n of each problem.
-        n: votes of Maj@n and attempts of Pass@n.
-        resamples: bootstrap resamples behind each interval.
-        seed: the run's seed.
-        step: the optimizer step of the adapter that sampled the rollouts.
+    Of more than n samples, Maj@n takes the n with the lowest `sample` numbers; the other metrics use all.
 
     Raises:
         StepalignError: there are no rollouts, a rollout is not graded or occurs twice, or a problem has fewer than n
@@ -149,13 +137,7 @@ def pass_at(k: int, *, samples: int, correct: int) -> float:
 def compare(
     a: Evaluation | Sequence[Evaluation], b: Evaluation | Sequence[Evaluation], *, resamples: int, seed: int
 ) -> dict[Metric, Difference]:
-    """Estimate the differences b − a, metric by metric.
-
-    Args:
-        a: the first adapter's evaluation, or one for each of its seeds.
-        b: the second's, on the same problems and with the same n.
-        resamples: bootstrap resamples behind each interval.
-        seed: the run's seed.
+    """Estimate the differences b − a, metric by metric, of two adapters or of several seeds of each.
 
     Raises:
         StepalignError: n or the problems differ.

@@ -22,16 +22,7 @@ def evaluate_policy(
 ) -> tuple[Evaluation, list[Rollout]]:
     """Evaluate a policy on at least one problem, and return the evaluation with its graded rollouts.
 
-    Seeds are the same at every step, so that evaluations differ by the policy alone.
-
-    Args:
-        solver: samples and grades.
-        problems: of the evaluation.
-        settings: number of samples, sampling, resamples.
-        console: shows progress.
-        seed: the run's.
-        adapter: the adapter in use; None is the base.
-        step: the adapter's optimizer step.
+    `adapter` None is the base. Seeds are the same at every `step`, so that evaluations differ by the policy alone.
     """
     with console.stage("evaluate", len(problems) * settings.num_samples / solver.world.size) as advance:
         rollouts = solver.generate_rollouts(

@@ -72,21 +72,16 @@ def interval(value: float, resampled: Float[np.ndarray, " resamples"], *, n: int
 
 
 def bootstrap(values: Float[np.ndarray, "seeds problems metrics"], *, resamples: int, seed: int) -> list[Interval]:
-    """Estimate the mean of each metric over seeds and problems.
+    """Estimate the mean of each metric over seeds and problems. With one seed only the problems are resampled.
 
-    Args:
-        values: one value a seed, problem and metric. With one seed only the problems are resampled.
-        resamples: behind each interval.
-        seed: of the run. The same seed and number of problems give the same resampled problems.
+    The same `seed` (the run's) and number of problems give the same resampled problems.
     """
-    num_seeds, num_problems, _ = values.shape
-    counts = resample(num_problems, resamples=resamples, seed=derive_seed(seed, "bootstrap"))
+    num_seeds, n, _ = values.shape
+    counts = resample(n, resamples=resamples, seed=derive_seed(seed, "bootstrap"))
     means = _resampled_means(values, counts, derive_seed(seed, "bootstrap", "seeds"))
     over: Unit = "problems" if num_seeds == 1 else "seeds and problems"
     by_problem = values.mean(axis=0)
-    return [
-        interval(by_problem[:, k].mean(), means[:, k], n=num_problems, over=over) for k in range(by_problem.shape[1])
-    ]
+    return [interval(by_problem[:, k].mean(), means[:, k], n=n, over=over) for k in range(by_problem.shape[1])]
 
 
 def paired_bootstrap(
@@ -100,12 +95,6 @@ def paired_bootstrap(
 
     Both sides see the same resampled problems, so that the problems' difficulty does not widen the interval. Each
     side's seeds are resampled by themselves.
-
-    Args:
-        first: one value a seed, problem and metric.
-        second: the same problems in the same order.
-        resamples: behind each interval.
-        seed: of the run.
     """
     num_problems = first.shape[1]
     counts = resample(num_problems, resamples=resamples, seed=derive_seed(seed, "bootstrap"))
@@ -129,8 +118,6 @@ def _resampled_means(
     values: Float[np.ndarray, "seeds problems metrics"], counts: Float[np.ndarray, "resamples problems"], seed: int
 ) -> Float[np.ndarray, "resamples metrics"]:
     if len(values) == 1:
-        means: Float[np.ndarray, "resamples metrics"] = counts @ values[0] / values.shape[1]
-        return means
+        return np.asarray(counts @ values[0] / values.shape[1])
     seeds = resample(len(values), resamples=len(counts), seed=seed) / len(values)
-    means = np.einsum("rs,spm,rp->rm", seeds, values, counts / values.shape[1], optimize=True)
-    return means
+    return np.asarray(np.einsum("rs,spm,rp->rm", seeds, values, counts / values.shape[1], optimize=True))

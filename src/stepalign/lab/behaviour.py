@@ -44,14 +44,7 @@ _EQUATION = re.compile(r"(Wait: )?(\d+) \+ (\d+) = (\d+)")
 def behaviours(
     rollouts: Sequence[Rollout], problems: Mapping[str, Problem], *, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Estimate each of `BEHAVIOURS`, with intervals over problems.
-
-    Args:
-        rollouts: equally many of each problem.
-        problems: by id; sums, with their terms in `meta`.
-        resamples: behind each interval.
-        seed: of the resampling.
-    """
+    """Estimate each of `BEHAVIOURS` from equally many rollouts of each sum, with intervals over problems."""
     by_problem: dict[str, list[Attempt]] = {}
     for rollout in rollouts:
         terms = cast(list[int], problems[rollout.problem_id].meta["terms"])

@@ -7,7 +7,7 @@ second. Finished runs are not repeated, so a stopped lab resumes where it was.
 """
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -26,16 +26,12 @@ DEFAULT = ("stepalign", "refsol", "grpo", "stepalign-reverse", "refsol-reverse")
 
 
 def conditions() -> list[str]:
-    """List the lab's conditions, by their recipes' names."""
+    """List the names of the lab's conditions."""
     return sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem != "base")
 
 
 def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> config.Recipe:
-    """Load a condition's recipe for one seed.
-
-    Raises:
-        StepalignError: there is no such condition, or an override does not fit it.
-    """
+    """Load a condition's recipe for one seed."""
     if condition not in conditions():
         raise StepalignError(f"no condition {condition!r}; allowed: {', '.join(conditions())}")
     own = [f"seed={seed}", f"name={condition}-{seed}", f"output_dir={out}"]
@@ -45,19 +41,14 @@ def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] =
 def run(
     selected: Sequence[str], *, seeds: int, out: Path, jobs: int = 1, overrides: Sequence[str] = ()
 ) -> dict[str, list[Path]]:
-    """Train the selected conditions with the seeds `0 … seeds − 1`, and return the runs' folders by condition."""
+    """Train the selected conditions, and return the runs' folders by condition. See `run_lab`."""
     # All recipes are checked before the first run. Seeds are the outer loop, so that a stopped lab is balanced.
+    from stepalign import launch
+
     planned = [settings_of(condition, seed, out, overrides) for seed in range(seeds) for condition in selected]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        list(pool.map(_train, planned))
+        list(pool.map(launch.train, planned))
     return {condition: [out / f"{condition}-{seed}" for seed in range(seeds)] for condition in selected}
-
-
-def compare(folders: Mapping[str, Sequence[Path]], out: Path) -> Path:
-    """Write `comparison.html`, `comparison.md` and the figures into `out`, and return the page's path."""
-    comparison = Comparison({condition: [read_run(path) for path in paths] for condition, paths in folders.items()})
-    tables = [_behaviour_table(comparison)]
-    return report.write_conditions(comparison, out / "comparison.html", over=comparison.costs, others=tables)
 
 
 def _behaviour_table(comparison: Comparison) -> Table:
@@ -83,26 +74,22 @@ def run_lab(
     jobs: int = 1,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Train the lab's conditions over seeds `0 … seeds − 1`, and write the page that compares them.
+    """Train the lab's conditions, and write `comparison.html`, `comparison.md` and the figures that compare them.
 
     Args:
         conditions: names of the lab's recipes; none means the paper's comparison.
-        seeds: the number of runs of each condition.
+        seeds: the number of runs of each condition, with the seeds `0 … seeds − 1`.
         out: the folder of the runs and their comparison.
         jobs: the number of runs at a time, one core each.
         overrides: laid over every recipe.
     """
     folders = run(conditions or DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides)
-    return compare(folders, out)
+    comparison = Comparison({condition: [read_run(path) for path in paths] for condition, paths in folders.items()})
+    tables = [_behaviour_table(comparison)]
+    return report.write_conditions(comparison, out / "comparison.html", over=comparison.costs, others=tables)
 
 
 def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-def _train(settings: config.Recipe) -> None:
-    from stepalign.launch import train
-
-    train(settings)

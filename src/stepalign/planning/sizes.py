@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from stepalign import config, contexts
 from stepalign.chat import load_chat
@@ -20,6 +20,7 @@ from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_json, read_jsonl
+from stepalign.models import load_config
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Rollout
 
@@ -43,10 +44,8 @@ GPUS = {
     "l40s": Gpu(362e12, 0.864e12, 48e9),
     "rtx4090": Gpu(165e12, 1.008e12, 24e9),
 }
-PASS_SHARE = 0.4
-"""Share of `Gpu.flops` that forward and backward passes are assumed to reach."""
-DECODE_SHARE = 0.5
-"""Share of `Gpu.bandwidth` that decoding is assumed to reach."""
+PASS_SHARE, DECODE_SHARE = 0.4, 0.5
+"""Shares that are assumed to be reached: of `Gpu.flops` in passes, of `Gpu.bandwidth` in decoding."""
 _COUNTED = 64
 """Problems whose prompts and solutions are tokenized."""
 _JUDGEMENT, _INSTRUCTIONS = 250, 960
@@ -111,16 +110,8 @@ class ModelSize:
 
 
 def model_size(model: config.ModelConfig, lora: config.LoraConfig, *, gpu: bool) -> ModelSize:
-    """Read a model's sizes from its configuration; no weights are loaded. `dtype = "auto"` is bfloat16 on a GPU.
-
-    Raises:
-        StepalignError: there is no such configuration, or the adapter has no target in it.
-    """
-    try:
-        settings = AutoConfig.from_pretrained(model.location, revision=model.revision)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: {first_line}") from None
+    """Read a model's sizes from its configuration; no weights are loaded. `dtype = "auto"` is bfloat16 on a GPU."""
+    settings = load_config(model)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(settings)
     linear = {name: module for name, module in base.named_modules() if isinstance(module, nn.Linear)}
@@ -205,7 +196,6 @@ def lengths(
 
 
 def _of_run(folder: Path, assumed: Lengths) -> Lengths:
-    """Replace assumed lengths by an earlier run's."""
     try:
         rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
         steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

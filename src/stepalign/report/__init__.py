@@ -67,9 +67,8 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         raise StepalignError(f"two or more different runs make a comparison, found {', '.join(map(str, folders))}")
     runs = [read_run(folder) for folder in folders]
     names = [run.name for run in runs]
-    return write_conditions(
-        Comparison({run.name if names.count(run.name) == 1 else str(run.folder): [run] for run in runs}), out
-    )
+    labels = [run.name if names.count(run.name) == 1 else str(run.folder) for run in runs]
+    return write_conditions(Comparison({label: [run] for label, run in zip(labels, runs, strict=True)}), out)
 
 
 def write_conditions(
@@ -77,11 +76,7 @@ def write_conditions(
 ) -> Path:
     """Write a comparison's page to `out`, its tables as `STEM.md` and its figures into `STEM-figures` beside it.
 
-    Args:
-        comparison: of conditions.
-        out: the page.
-        over: costs over which Figure 2 is a PNG of its own.
-        others: tables for the page and the Markdown file.
+    `others` are tables for the page and the Markdown file. Over each cost in `over`, Figure 2 is a PNG of its own.
     """
     panels = {"evaluation": comparison.panels(), **{f"evaluation-{cost}": comparison.panels(cost) for cost in over}}
     _write_figures(out.with_name(f"{out.stem}-figures"), panels)

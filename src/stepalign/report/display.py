@@ -62,15 +62,8 @@ class Table:
 
 def label(metric: Metric, n: int) -> str:
     """Return a metric's name as the paper writes it."""
-    names: dict[Metric, str] = {
-        "avg": f"Avg@{n}",
-        "maj": f"Maj@{n}",
-        "pass": f"Pass@{n}",
-        "length": "Mean answer length",
-        "formatted": "Format accuracy",
-        "truncated": "Truncation rate",
-    }
-    return names[metric]
+    names = {"length": "Mean answer length", "formatted": "Format accuracy", "truncated": "Truncation rate"}
+    return names.get(metric, f"{metric.capitalize()}@{n}")
 
 
 def value(metric: Metric, number: float, places: int = 1) -> str:
@@ -86,8 +79,7 @@ def unit(metric: Metric) -> str:
 def difference(metric: Metric, number: float) -> str:
     """Return a signed difference, without its unit: `+6.4`, `−1.2`, `0.0`."""
     digits = f"{abs(number if metric == 'length' else 100 * number):,.1f}"
-    sign = "" if digits == "0.0" else "+" if number > 0 else "−"
-    return sign + digits
+    return ("" if digits == "0.0" else "+" if number > 0 else "−") + digits
 
 
 def value_cell(metric: Metric, interval: Interval, *notes: str, bold: bool = False) -> Cell:
@@ -123,7 +115,7 @@ def count(number: int, noun: str) -> str:
 
 
 def visible(text: str) -> Markup:
-    """Escape foreign text, with each character that could hide or reorder text as its code point."""
+    """Escape foreign text, with each hidden or reordering character as its code point."""
     parts, end = [], 0
     for match in HIDDEN.finditer(text):
         name = unicodedata.name(match[0], "control character").lower()

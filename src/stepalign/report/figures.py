@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
@@ -33,47 +34,12 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule"} | {
     colour: f"--series-{number}" for number, colour in enumerate(COLOURS, start=1)
 }
 
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.linewidth": 0.8,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "legend.handlelength": 3,
-    "figure.constrained_layout.h_pad": 0.1,
-    "figure.constrained_layout.w_pad": 0.1,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "stepalign",
-}
+STYLE = matplotlib.rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
 
 _WIDTH, _HEIGHT = 4.8, 2.9
 
-_STAGES = {
-    "sample": "sampling",
-    "answered": "critic",
-    "critique": "critic wait",
-    "base": "base",
-    "teacher": "teacher",
-    "student": "student",
-    "optimizer": "optimizer",
+_STAGES = {"sample": "sampling", "answered": "critic", "critique": "critic wait"} | {
+    name: name for name in ("base", "teacher", "student", "optimizer")
 }
 """A step's stages in the order of its data, by their names in `timeline.jsonl`."""
 _SHORTEST_S = 5e-4
@@ -129,13 +95,7 @@ def evaluation_panels(
     x_label: str = "optimizer step",
     x: Callable[[str, int], float] = lambda _, step: step,
 ) -> list[Panel]:
-    """Make Figure 2: one panel a metric, one curve a run, all of one n. Runs without evaluations have no curve.
-
-    Args:
-        by_run: evaluations by the run's label.
-        x_label: name of the x axis.
-        x: place on it by label and step.
-    """
+    """Make Figure 2: one panel a metric, one curve an evaluated run, all of one n. `x`: place by label and step."""
     n = next((evaluations[0].n for evaluations in by_run.values() if evaluations), 0)
     panels = []
     for metric in display.FIGURE_2 if n else ():
@@ -203,14 +163,11 @@ def raster(figure: Figure) -> bytes:
 
 
 def printable(label: str) -> str:
-    """Return a label that the font can draw and the legend can hold: of a long path, the end.
-
-    A leading space protects `_`, because Matplotlib leaves such labels out of the legend.
-    """
+    """Return a label that the font can draw and the legend can hold: of a long path, the end."""
     font = get_font(findfont("DejaVu Sans"))
     text = "".join(character if font.get_char_index(ord(character)) else "?" for character in label)
     text = text if len(text) <= 40 else "…" + text[-39:]
-    return f" {text}" if text.startswith("_") else text
+    return f" {text}" if text.startswith("_") else text  # Matplotlib leaves labels with "_" out of the legend
 
 
 @matplotlib.rc_context(STYLE)
@@ -235,8 +192,9 @@ def draw_panels(panels: Sequence[Panel], columns: int = 1) -> Figure:
             axes.set_ylabel(panel.unit)
         if len(panel.curves) > 1:
             longest = max(len(printable(curve.label)) for curve in panel.curves)
-            columns = max(1, min(len(panel.curves), 44 // longest))
-            axes.legend(ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+            axes.legend(
+                ncols=max(1, min(len(panel.curves), 44 // longest)), loc="upper center", bbox_to_anchor=(0.5, -0.22)
+            )
     return figure
 
 
@@ -260,12 +218,7 @@ def draw_curve(axes: Axes, curve: Curve, number: int) -> None:
 
 @matplotlib.rc_context(STYLE)
 def draw_timeline(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> Figure | None:
-    """Draw the time of each stage in a step; None without stages that took any time.
-
-    Args:
-        step: spans in seconds, by stage.
-        coloured: the stages with a colour, in the order of the colours; others are grey.
-    """
+    """Draw when each stage of a step ran; None where none took any time. Stages not in `coloured` are grey."""
     stages = {name: sorted((start, end) for start, end in step.get(name, ())) for name in _STAGES}
     stages = {name: spans for name, spans in stages.items() if sum(end - start for start, end in spans) > _SHORTEST_S}
     if not stages:

@@ -95,13 +95,12 @@ def _step(path: Path) -> int:
 
 
 def _steps(path: Path) -> list[Mapping[str, Any]]:
-    """Read lines by step. A step that was repeated after a crash counts once, with its last line."""
     log = AppendLog(path, dict[str, Any])
     steps: dict[int, Mapping[str, Any]] = {}
     for line in log.read():
         if "step" not in line:
             raise StepalignError(f"{log.place}: not a step's: {str(line)[:80]!r}")
-        steps[int(line["step"])] = line
+        steps[int(line["step"])] = line  # a step that was repeated after a crash counts once, with its last line
     return [steps[step] for step in sorted(steps)]
 
 
