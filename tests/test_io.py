@@ -310,5 +310,6 @@ def test_settings_in_toml_are_compared_by_value(tmp_path: Path) -> None:
 
 
 def test_differences_go_into_nested_tables() -> None:
-    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == ["a.c: 2 → 3", "d: None → 4"]
-    assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
+    changes = differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
+    assert list(changes) == [("a.c", 2, 3), ("d", None, 4)]
+    assert not list(differences({"a": {"b": 1}}, {"a": {"b": 1}}))

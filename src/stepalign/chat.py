@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import product
+from itertools import accumulate, product
 from typing import Any
 
 from jinja2 import TemplateError
@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from stepalign import config
-from stepalign.errors import StepalignError
+from stepalign.errors import StepalignError, first_line
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
 
@@ -33,15 +33,7 @@ class Chat:
     """A tokenizer with its chat template: messages to prompt ids, sampled ids to text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int] = frozenset()) -> None:
-        """Wrap a tokenizer.
-
-        Args:
-            tokenizer: a fast tokenizer with a chat template.
-            eos_ids: the ids that end a response, beside the tokenizer's own EOS.
-
-        Raises:
-            StepalignError: the tokenizer is slow, has no chat template, or has no EOS.
-        """
+        """Wrap a fast tokenizer with a chat template; `eos_ids` end a response beside its own EOS."""
         self.tokenizer = tokenizer
         where = f"tokenizer of {tokenizer.name_or_path}"
         if not tokenizer.is_fast:
@@ -169,11 +161,7 @@ class Chat:
         text = self._decode(ids)
         if "".join(pieces) != text or "\ufffd" in text:
             return None
-        ends, end = [], 0
-        for piece in pieces:
-            end += len(piece)
-            ends.append(end)
-        return text, [0, *ends[:-1]][: len(ids)]
+        return text, list(accumulate(map(len, pieces), initial=0))[:-1]
 
     def _decode_in_windows(self, ids: list[int]) -> tuple[str, list[int]]:
         """Decode in growing windows, for characters of several ids and context-dependent tokenizers."""
@@ -191,16 +179,13 @@ class Chat:
 
 
 def load_chat(model: config.ModelConfig) -> Chat:
-    """Load a model's tokenizer, its template, and every EOS of its generation config.
-
-    Raises:
-        StepalignError: tokenizer or template cannot be read, or cannot be used.
-    """
+    """Load a model's tokenizer, its template, and every EOS of its generation config."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {reason}") from None
+        raise StepalignError(
+            f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {first_line(error)}"
+        ) from None
     if model.chat_template_path is not None:
         try:
             tokenizer.chat_template = model.chat_template_path.read_text(encoding="utf-8")

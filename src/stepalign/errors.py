@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the user."""
+"""The one exception whose message is meant for the user, and the short text of any other."""
 
 
 class StepalignError(Exception):
@@ -7,3 +7,8 @@ class StepalignError(Exception):
     The message names the file, line or key, the value found and the values allowed. The command line prints it without
     a traceback. Any other exception is a bug.
     """
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().splitlines()[0]

@@ -25,9 +25,6 @@ _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno
 """Errors of file systems that cannot sync a folder or lock a file."""
 
 
-# ── whole files ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def to_json(record: Any) -> str:
     """Return one record as one line of JSON, without the line break."""
     return TypeAdapter(type(record)).dump_json(record).decode()
@@ -44,13 +41,18 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     Raises:
         StepalignError: naming file, line, key and value where a line is not such a record.
     """
-    adapter = TypeAdapter(kind)
-    records = []
-    for number, line in _lines(path):
-        try:
-            records.append(adapter.validate_json(line))
-        except ValidationError as error:
-            raise StepalignError(f"{path}, line {number}: not a {_name(kind)}: {explain(error)}") from None
+    adapter, records = TypeAdapter(kind), []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    records += [adapter.validate_json(line)] if line.strip() else []
+                except ValidationError as error:
+                    raise StepalignError(f"{path}, line {number}: not a {_name(kind)}: {explain(error)}") from None
+    except OSError as error:
+        raise StepalignError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise StepalignError(f"{path}: not UTF-8 text ({error})") from None
     return records
 
 
@@ -72,12 +74,15 @@ def explain(error: ValidationError) -> str:
     """Return a validation error as text: for each fault its key, the value and what is allowed."""
     faults = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"]) or "the whole"
-        value = repr(fault["input"])
-        value = value if len(value) <= 80 else value[:77] + "..."
-        message = fault["msg"].removeprefix("Value error, ")
-        faults.append(f"{key}: {message} (found {value})")
+        key = ".".join(map(str, fault["loc"])) or "the whole"
+        faults.append(f"{key}: {fault['msg'].removeprefix('Value error, ')} (found {short(fault['input'])})")
     return "; ".join(faults)
+
+
+def short(value: object) -> str:
+    """Return a value's representation, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def write_json(path: Path, value: object) -> None:
@@ -86,11 +91,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file whole: a reader, or a crash, sees the old content or the new.
-
-    Raises:
-        StepalignError: the disk is full, or the place cannot be written; the old content is untouched.
-    """
+    """Write a file whole: a reader, or a crash, sees the old content or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,9 +121,6 @@ def sync(path: Path) -> None:
             raise
 
 
-# ── append logs ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class AppendLog(Generic[R]):
     """Records of one kind as JSON lines, appended one by one, in a file that survives a kill.
 
@@ -130,9 +128,8 @@ class AppendLog(Generic[R]):
     the file, under a lock of the file. A killed writer leaves at most a half-written line. Readers leave that line
     out, and the next append starts a new line.
 
-    Uses: the solver's attempts of a selection (`data.attempts`); a critic's results and its cache of replies; the
-    credit of a probe. A cache calls `read` again to get what other processes have appended. A stage that is the
-    only writer may call `truncate` after `read`, so that the file holds whole records only.
+    `read` may be called again, for what other processes have appended. A stage that is the only writer may call
+    `truncate` after `read`, so that the file holds whole records only.
     """
 
     def __init__(self, path: Path, kind: type[R]) -> None:
@@ -163,10 +160,16 @@ class AppendLog(Generic[R]):
                     if not line.endswith(b"\n"):
                         return
                     self._lines += 1
-                    record = self._parse(line)
+                    try:
+                        record = self._adapter.validate_json(line)
+                    except ValidationError as error:
+                        if not _is_torn(line):
+                            reason = f"not a {_name(self._kind)}: {explain(error)}"
+                            raise StepalignError(f"{self.place}: {reason}") from None
+                        self.offset += len(line)
+                        continue
                     self.offset += len(line)
-                    if record is not None:
-                        yield record
+                    yield record
         except FileNotFoundError:
             return
         except OSError as error:
@@ -178,9 +181,6 @@ class AppendLog(Generic[R]):
         Args:
             records: all of them are in the file when this returns, or a part after a kill.
             durable: flush to the disk, so that a power cut does not lose them either.
-
-        Raises:
-            StepalignError: the disk is full, or the file cannot be written.
         """
         lines = b"".join(self._adapter.dump_json(record) + b"\n" for record in records)
         try:
@@ -202,25 +202,13 @@ class AppendLog(Generic[R]):
             raise _unwritable(self.path, error) from None
 
     def truncate(self, offset: int | None = None) -> None:
-        """Cut the file at `offset`, by default after the last record read. For the only writer of a file.
-
-        Raises:
-            StepalignError: the file cannot be written.
-        """
+        """Cut the file at `offset`, by default after the last record read. For the only writer of a file."""
         self.offset = self.offset if offset is None else offset
         try:
             if self.path.exists():
                 os.truncate(self.path, self.offset)
         except OSError as error:
             raise _unwritable(self.path, error) from None
-
-    def _parse(self, line: bytes) -> R | None:
-        try:
-            return self._adapter.validate_json(line)
-        except ValidationError as error:
-            if _is_torn(line):
-                return None
-            raise StepalignError(f"{self.place}: not a {_name(self._kind)}: {explain(error)}") from None
 
 
 def _is_torn(line: bytes) -> bool:
@@ -241,9 +229,6 @@ def _lock_file(descriptor: int) -> None:
             raise
 
 
-# ── claims ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def claim(
     path: Path,
     values: Mapping[str, Any] | str,
@@ -254,8 +239,6 @@ def claim(
     optional: Sequence[str] = (),
 ) -> None:
     """Write a folder's settings file, or refuse values that differ from those it was started with.
-
-    Uses: a run claims `recipe.toml`, a selection and a probe `settings.json`.
 
     Args:
         path: the settings file, JSON or TOML by its suffix.
@@ -280,7 +263,7 @@ def claim(
             raise StepalignError(f"{path}: not readable as settings: {error}") from None
         different = [
             f"{key}: {before!r} → {after!r}"
-            for key, before, after in _changes(old, parse(text))
+            for key, before, after in differences(old, parse(text))
             if not _within(key, free) and not (_within(key, optional) and None in (before, after))
         ]
         if different:
@@ -288,25 +271,18 @@ def claim(
     write_atomically(path, text)
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the keys in which two nested tables differ, as lines `key: old → new`."""
-    return [f"{key}: {before!r} → {after!r}" for key, before, after in _changes(old, new)]
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the keys in which two nested tables differ, each with the old and the new value."""
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _changes(before, after, f"{prefix}{key}.")
+            yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}", before, after
 
 
 def _within(key: str, tables: Iterable[str]) -> bool:
     return any(key == table or key.startswith(f"{table}.") for table in tables)
-
-
-# ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _name(kind: Any) -> str:
@@ -320,15 +296,3 @@ def _indented(value: object) -> str:
 
 def _unwritable(path: Path, error: OSError) -> StepalignError:
     return StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        raise StepalignError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise StepalignError(f"{path}: not UTF-8 text ({error})") from None

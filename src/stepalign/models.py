@@ -14,11 +14,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stepalign import config
-from stepalign.errors import StepalignError
+from stepalign.errors import StepalignError, first_line
 from stepalign.policy import Policy
 from stepalign.seeding import derive_seed
 
@@ -33,15 +33,7 @@ def load_policy(
 ) -> Policy:
     """Load the base and add a fresh adapter. Its effect is zero until it is trained.
 
-    Args:
-        model: the base.
-        lora: the adapter.
-        seed: of the adapter's initial weights.
-        device: the policy will run there.
-        load_device: load the weights there instead, for a strategy that moves them itself.
-
-    Raises:
-        StepalignError: no such model; a target that names no layer; a head that is not a plain projection.
+    The policy will run on `device`. The weights are loaded on `load_device` instead where a strategy moves them itself.
     """
     base = load_base(model, device, load_device=load_device)
     adapter = LoraConfig(
@@ -60,21 +52,14 @@ def load_policy(
         except ValueError as error:
             raise StepalignError(f"lora.target_modules = {list(lora.target_modules)}: {error}") from None
     # PEFT refuses only if no target names a layer; a single misspelt one would train less than the recipe states.
-    layers = policy.model.base_model.targeted_module_names
-    missing = [
-        target for target in lora.target_modules if not any(f".{name}".endswith(f".{target}") for name in layers)
-    ]
-    if missing:
+    layers = [f".{name}" for name in policy.model.base_model.targeted_module_names]
+    if missing := [target for target in lora.target_modules if not any(name.endswith(f".{target}") for name in layers)]:
         raise StepalignError(f"lora.target_modules: the model has no layers named {', '.join(missing)}")
     return policy
 
 
 def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
-    """Load the base with a saved PEFT adapter on it, or with none.
-
-    Raises:
-        StepalignError: no such model, or not an adapter for it.
-    """
+    """Load the base with a saved PEFT adapter on it, or with none."""
     base = load_base(model, device)
     if adapter is None:
         return base
@@ -84,7 +69,7 @@ def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.de
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             return PeftModel.from_pretrained(base, adapter)
     except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {_first_line(error)}") from None
+        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line(error)}") from None
 
 
 def load_base(
@@ -94,9 +79,6 @@ def load_base(
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
     see `load_policy`.
-
-    Raises:
-        StepalignError: no such model, or its logits are more than hidden · headᵀ.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -107,7 +89,7 @@ def load_base(
             attn_implementation=model.attn_implementation,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise _cannot_load(model, f"cannot be loaded: {_first_line(error)}") from None
+        raise _cannot_load(model, f"cannot be loaded: {first_line(error)}") from None
     for module in base.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -118,13 +100,17 @@ def load_base(
     return base
 
 
-def context_limit(model: config.ModelConfig) -> int | None:
-    """Return a model's number of positions, or None if its configuration has none. No weights are loaded."""
+def load_config(model: config.ModelConfig) -> PretrainedConfig:
+    """Read a model's configuration, without weights."""
     try:
-        settings = AutoConfig.from_pretrained(model.location, revision=model.revision)
+        return AutoConfig.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
-        raise _cannot_load(model, _first_line(error)) from None
-    limit: int | None = getattr(settings.get_text_config(), "max_position_embeddings", None)
+        raise _cannot_load(model, first_line(error)) from None
+
+
+def context_limit(model: config.ModelConfig) -> int | None:
+    """Return a model's number of positions, or None if its configuration has none."""
+    limit: int | None = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
     return limit
 
 
@@ -164,15 +150,9 @@ def _check_head(base: PreTrainedModel) -> None:
         if layers is not None:
             decoder.layers = layers
     if not torch.allclose(F.linear(hidden[0], head).float(), logits.float(), rtol=2e-2, atol=1e-2):
-        raise StepalignError(
-            f"model {base.config.model_type}: its logits are more than hidden · headᵀ (a bias, a scale, a "
-            "soft cap), which is not supported"
-        )
+        more = "its logits are more than hidden · headᵀ (a bias, a scale, a soft cap), which is not supported"
+        raise StepalignError(f"model {base.config.model_type}: {more}")
 
 
 def _cannot_load(model: config.ModelConfig, reason: str) -> StepalignError:
     return StepalignError(f"model.name_or_path = {model.name_or_path!r}: {reason}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -30,11 +30,7 @@ class Policy(nn.Module):
     """A causal language model with a LoRA adapter, or without one."""
 
     def __init__(self, model: PeftModel | PreTrainedModel) -> None:
-        """Wrap a loaded model.
-
-        Raises:
-            StepalignError: the adapter targets the output projection, which the losses read as one matrix.
-        """
+        """Wrap a loaded model. Its output projection must be frozen, because the losses read it as one matrix."""
         super().__init__()
         self.model = model
         if isinstance(self.base.get_output_embeddings(), BaseTunerLayer):
@@ -78,11 +74,7 @@ class Policy(nn.Module):
         self.model.save_pretrained(folder, safe_serialization=True)
 
     def load(self, folder: Path) -> None:
-        """Read the adapter's weights from a folder that `save` wrote.
-
-        Raises:
-            StepalignError: the file is missing, half-written, or of another adapter.
-        """
+        """Read the adapter's weights from a folder that `save` wrote."""
         path = folder / "adapter_model.safetensors"
         try:
             weights = load_file(path)

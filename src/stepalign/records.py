@@ -71,16 +71,10 @@ class Rollout:
     """The log-probability of each completion id that a sampler with weights of its own gave it, at temperature 1."""
 
     def __post_init__(self) -> None:
-        if len(self.token_starts) != len(self.completion_ids):
-            raise ValueError(
-                f"rollout {self.id}: {len(self.completion_ids)} completion ids but "
-                f"{len(self.token_starts)} token starts"
-            )
-        if self.sampler_logprobs is not None and len(self.sampler_logprobs) != len(self.completion_ids):
-            raise ValueError(
-                f"rollout {self.id}: {len(self.completion_ids)} completion ids but "
-                f"{len(self.sampler_logprobs)} log-probabilities"
-            )
+        count = len(self.completion_ids)
+        for name, values in (("token starts", self.token_starts), ("log-probabilities", self.sampler_logprobs)):
+            if values is not None and len(values) != count:
+                raise ValueError(f"rollout {self.id}: {count} completion ids but {len(values)} {name}")
 
     @property
     def correct(self) -> bool:
@@ -188,10 +182,8 @@ class PlantedSlip:
 
     def __post_init__(self) -> None:
         if not self.start <= self.departure < self.end <= len(self.text):
-            raise ValueError(
-                f"slip {self.rollout_id}: its texts part at character {self.departure}, "
-                f"not in [{self.start}, {self.end})"
-            )
+            where = f"at character {self.departure}, not in [{self.start}, {self.end})"
+            raise ValueError(f"slip {self.rollout_id}: its texts part {where}")
 
     @property
     def departure(self) -> int:
@@ -219,10 +211,8 @@ class Mark:
 
     def __post_init__(self) -> None:
         if self.end <= self.start or not (self.departure is None or self.start <= self.departure < self.end):
-            raise ValueError(
-                f"rollout {self.rollout_id}: an error in the characters [{self.start}, {self.end}) that begins at "
-                f"{self.departure}"
-            )
+            span = f"the characters [{self.start}, {self.end}) that begins at {self.departure}"
+            raise ValueError(f"rollout {self.rollout_id}: an error in {span}")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -243,11 +233,9 @@ class Credit:
     teacher_top: tuple[TopTokens, ...] = ()
 
     def __post_init__(self) -> None:
-        if len({len(self.student), len(self.teacher)}) > 1:
-            raise ValueError(
-                f"rollout {self.rollout_id}: {len(self.student)} tokens seen by the student, {len(self.teacher)} by "
-                "the teacher"
-            )
+        if len(self.student) != len(self.teacher):
+            counts = f"{len(self.student)} tokens seen by the student, {len(self.teacher)} by the teacher"
+            raise ValueError(f"rollout {self.rollout_id}: {counts}")
         if any(top and len(top) != len(self.student) for top in (self.student_top, self.teacher_top)):
             raise ValueError(f"rollout {self.rollout_id}: likeliest tokens for some of its tokens only")
 

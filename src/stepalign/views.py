@@ -45,14 +45,11 @@ class TrainingExample(Protocol):
     @property
     def rollout_id(self) -> str:
         """The rollout's id."""
-        ...
 
     @property
     def student(self) -> View:
         """The view of the student's forward and backward pass."""
-        ...
 
     @property
     def max_input_len(self) -> int:
         """The tokens of the longest pass over the example."""
-        ...

@@ -28,10 +28,8 @@ NAMES = (
 
 MIN_LENGTH = 1_000
 """Characters. Against a shorter rollout and reference solution, a critique's length is measured as if against this."""
-
-_NGRAM = 4
-_NGRAM_WORDS = 2
-"""Words that an n-gram must have, because what there is to compute belongs to no solution in particular."""
+_NGRAM, _NGRAM_WORDS = 4, 2
+"""Tokens of an n-gram, and words among them: what there is to compute belongs to no solution in particular."""
 _QUOTE_LENGTH = 8
 """Characters, white space and markup aside, from which a line of the wrong step counts as quoted in a reason."""
 

@@ -35,10 +35,9 @@ MAX_TOKENS = 400
 
 @dataclass(frozen=True)
 class ErrorSpan:
-    """The first error, in characters of the rollout's text."""
+    """The first error, in characters of the rollout's text. Steps count from 1, as in critiques."""
 
     step: int
-    """Counted from 1, as critiques count."""
     start: int
     end: int
     """`[start, end)` is the first wrong number, sign or word; the whole step where that is not known."""

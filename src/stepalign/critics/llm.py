@@ -74,10 +74,10 @@ class CritiqueWriter:
         pending.completion_tokens += reply.completion_tokens
         if reply.truncated:
             return self._reject(pending, "truncated", "the answer reached max_tokens")
-        if reply.text.lstrip().startswith("<think>"):
-            return self._reject(pending, "parse", "its thinking never ends")
-        if not reply.text.strip():
-            return self._reject(pending, "parse", "an empty answer")
+        if not reply.text.strip() or reply.text.lstrip().startswith("<think>"):
+            return self._reject(
+                pending, "parse", "its thinking never ends" if reply.text.strip() else "an empty answer"
+            )
         trace = parse(pending.rollout.text)
         try:
             parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(reply.text, trace)

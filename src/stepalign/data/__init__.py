@@ -20,9 +20,6 @@ def prepare(settings: config.ProblemsConfig) -> tuple[list[Problem], list[Proble
     """Load training problems, evaluation problems, and the number of rows left out by reason.
 
     A training problem whose statement is also an evaluation problem's is left out of training.
-
-    Raises:
-        StepalignError: as `load` and `split` do, or evaluation leaves nothing to train on.
     """
     loaded = load(settings.train)
     dropped = dict(loaded.dropped)
@@ -54,9 +51,6 @@ def split(problems: Sequence[Problem], holdout: int, seed: int) -> tuple[list[Pr
 
     Each problem has a rank that depends on the seed and its id alone, and the lowest ranks are held out: the
     order of the problems does not matter, and adding some moves few others across.
-
-    Raises:
-        StepalignError: nothing would be left to train on.
     """
     if holdout >= len(problems):
         raise StepalignError(

@@ -54,11 +54,7 @@ def candidates(source: config.FileConfig) -> Iterator[Candidate]:
 
 
 def rows(path: Path) -> Rows:
-    """Yield a file's rows, counted from 1.
-
-    Raises:
-        StepalignError: naming file and line, if it is missing, of another kind or damaged.
-    """
+    """Yield a file's rows, counted from 1."""
     readers = {".jsonl": _json_lines, ".parquet": _parquet_rows}
     if path.suffix not in readers:
         raise StepalignError(f"{path}: a file ending in {' or '.join(readers)} is wanted, found {path.suffix!r}")
@@ -77,9 +73,6 @@ def hub_rows(dataset: str, *, config: str | None = None, split: str, streaming: 
         split: one of its splits.
         streaming: read rows over the network on demand, instead of downloading every split first.
         otherwise: what to do without the hub, for the message.
-
-    Raises:
-        StepalignError: the data set cannot be reached or has no such split.
     """
     import datasets
 

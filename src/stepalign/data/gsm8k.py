@@ -23,11 +23,7 @@ _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 def candidates(source: config.Gsm8kConfig) -> Iterator[Candidate]:
-    """Yield GSM8K's rows; an id is the split (of a raw file: its stem) and the row, counted from 0.
-
-    Raises:
-        StepalignError: neither hub nor file can be read, or the columns are others.
-    """
+    """Yield GSM8K's rows; an id is the split (of a raw file: its stem) and the row, counted from 0."""
     if source.path is None:
         part: str = source.split
         rows = files.hub_rows(DATASET, config="main", split=part, streaming=False, otherwise=_OTHERWISE)
@@ -50,9 +46,6 @@ def symbolic(source: config.GsmSymbolicConfig) -> Iterator[Candidate]:
 
     The generator seeds its problem i with seed + i, so that sets of neighbouring seeds would share problems.
     Therefore its seed is derived from the recipe's.
-
-    Raises:
-        StepalignError: reasoning-gym is not installed.
     """
     try:
         import reasoning_gym

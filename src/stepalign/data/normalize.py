@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from stepalign.errors import StepalignError
-from stepalign.io import explain
+from stepalign.io import explain, short
 from stepalign.records import Problem
 
 NAMED = 1000
@@ -70,9 +70,8 @@ def text(row: Mapping[str, Any], column: str, where: str, *, numbers: bool = Fal
         case float() | Decimal() if numbers and math.isfinite(value):
             is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT
             return str(int(value) if is_whole else value)
-    found = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
     expected = "text or a number" if numbers else "text"
-    raise StepalignError(f"{where}: column {column!r}: {expected} is wanted, found {found}")
+    raise StepalignError(f"{where}: column {column!r}: {expected} is wanted, found {short(value)}")
 
 
 def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None) -> Loaded:

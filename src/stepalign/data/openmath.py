@@ -27,12 +27,7 @@ _OTHERWISE = (
 def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterator[Candidate]:
     """Yield a split's rows. An id comes from the statement: the same in every split and release.
 
-    Args:
-        source: the split, and the bound that a row's pass rate must exceed.
-        dataset: the name on the hub, or a local folder with the same columns.
-
-    Raises:
-        StepalignError: the data set cannot be reached, has no such split or has other columns.
+    `dataset` may also be a local folder with the same columns.
     """
     for _, where, row in hub_rows(dataset, split=source.split, streaming=True, otherwise=_OTHERWISE):
         statement, rate = text(row, "problem", where), text(row, "pass_rate_72b_tir", where)

@@ -65,7 +65,7 @@ def select(
         loaded: the problems, and what their source left out (for the manifest).
         attempt: samples and grades.
         settings: number of attempts, and the bounds.
-        folder: the results.
+        folder: for the results.
         holdout: problems split off for evaluation.
         seed: of the split.
         batch: problems passed to `attempt` at once; a kill costs at most the unfinished ones of one batch.

@@ -41,11 +41,7 @@ class Step:
 
 
 def candidates(source: config.SumsConfig) -> Iterator[Candidate]:
-    """Yield `count` different sums; an id spells its sum. A longer set begins with the shorter of the same seed.
-
-    Raises:
-        StepalignError: there are not as many different sums of that size.
-    """
+    """Yield `count` different sums; an id spells its sum. A longer set begins with the shorter of the same seed."""
     earlier: set[tuple[int, ...]] = set()
     for index in range(source.count):
         terms, derivation, steps = _sample(source, index, earlier)

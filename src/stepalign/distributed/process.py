@@ -13,6 +13,11 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import get_int_from_env
+from torch import distributed
+
 from stepalign.errors import StepalignError
 
 T = TypeVar("T")
@@ -42,8 +47,6 @@ class World:
         """Return all processes' items, in the order from which `shard` took them."""
         if self.size == 1:
             return list(items)
-        from torch import distributed
-
         parts: list[Any] = [None] * self.size
         distributed.all_gather_object(parts, list(items))
         longest = max(map(len, parts))
@@ -57,8 +60,6 @@ class World:
         """
         if self.size == 1:
             return call()
-        from torch import distributed
-
         message: list[Any] = [None, False]
         if self.is_main:
             try:
@@ -76,16 +77,14 @@ class World:
         """Raise an error with rank and values, unless all processes have the same value."""
         values = self.gather([value])
         if differing := [rank for rank, other in enumerate(values) if other != values[0]]:
+            value_pair = f"{values[differing[0]]!r}, not {values[0]!r}"
             raise StepalignError(
-                f"process {differing[0]} of {self.size} holds another {name} than process 0: "
-                f"{values[differing[0]]!r}, not {values[0]!r}"
+                f"process {differing[0]} of {self.size} holds another {name} than process 0: {value_pair}"
             )
 
     def shutdown(self) -> None:
         """Leave the process group; all processes must call this at the end of a run."""
         if self.size > 1:
-            from torch import distributed
-
             distributed.destroy_process_group()
 
 
@@ -114,20 +113,10 @@ class MainProcessProxy:
 
 
 def init_world(num_processes: int = 0) -> World:
-    """Join the process group that the launcher started.
+    """Join the launcher's process group of `num_processes`; 0 accepts any number.
 
-    Args:
-        num_processes: the recipe's `distributed.num_processes`; 0 accepts any number.
-
-    Raises:
-        StepalignError: the number of processes is not that of the launcher or the recipe. Some launchers start
-            several groups of one process each, without an error.
+    The number is checked, because some launchers start several groups of one process each, without an error.
     """
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import get_int_from_env
-    from torch import distributed
-
     launched = get_int_from_env(_SIZE_VARIABLES, 1)
     if launched == 1 and not num_processes and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         raise StepalignError(

@@ -16,7 +16,6 @@ passes; FSDP1 and ZeRO-3, because adapters made after partitioning are empty (`F
 
 import math
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -37,7 +36,7 @@ from stepalign.policy import Policy
 M = TypeVar("M")
 
 
-class ParallelStrategy(ABC):
+class ParallelStrategy:
     """A way to spread one update over processes."""
 
     name: ClassVar[str]
@@ -59,9 +58,9 @@ class ParallelStrategy(ABC):
         """The device that the policy must be loaded on before `prepare`."""
         return self.device
 
-    @abstractmethod
     def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Distribute policy and optimizer with their present state, and return the optimizer to use."""
+        return optimizer
 
     def local_micro_batches(self, micro_batches: Sequence[M]) -> Iterator[tuple[M, bool]]:
         """Yield this process' micro-batches, dealt round by round, each with True if it counts.
@@ -83,10 +82,8 @@ class ParallelStrategy(ABC):
     def step(self, policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
         """Update the adapter by the sum of all processes' gradients and clear them.
 
-        The sum is clipped to `max_grad_norm` (0: off). Returns the norm before clipping.
-
-        Raises:
-            StepalignError: the norm is not finite; nothing was updated.
+        The sum is clipped to `max_grad_norm` (0: off). Returns the norm before clipping. If it is not finite, nothing
+        is updated, and an error is raised.
         """
         adapter = policy.trainable()
         if self.world.size > 1:  # one message; a process without a pass adds zeros
@@ -119,10 +116,6 @@ class DataParallel(ParallelStrategy):
     name = "data_parallel"
     lockstep = False
 
-    def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return the optimizer unchanged."""
-        return optimizer
-
 
 class FSDP2(ParallelStrategy):
     """The base's decoder layers sharded by FSDP2; adapter, embedding and head whole on each process."""
@@ -136,11 +129,7 @@ class FSDP2(ParallelStrategy):
         return torch.device("cpu")
 
     def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Shard the base layer by layer: the device holds its shards, and one whole layer at a time.
-
-        Raises:
-            StepalignError: FSDP2 did not shard every layer.
-        """
+        """Shard the base layer by layer: the device holds its shards, and one whole layer at a time."""
         mesh = init_device_mesh(self.device.type, (self.world.size,))
         decoder = policy.base.get_decoder()
         adapter = set(policy.trainable())
@@ -148,11 +137,9 @@ class FSDP2(ParallelStrategy):
             fully_shard(layer, mesh=mesh, ignored_params=adapter)
         in_layers = {parameter for layer in decoder.layers for parameter in layer.parameters()}
         fully_shard(decoder, mesh=mesh, ignored_params=adapter | (set(decoder.parameters()) - in_layers))
-        layers = len(decoder.layers)
-        if len(_sharded(policy)) != layers + 1:
-            raise StepalignError(
-                f"distributed.strategy = 'fsdp2': {len(_sharded(policy)) - 1} of {layers} layers sharded"
-            )
+        sharded, layers = len(_sharded(policy)) - 1, len(decoder.layers)
+        if sharded != layers:
+            raise StepalignError(f"distributed.strategy = 'fsdp2': {sharded} of {layers} layers sharded")
         policy.to(self.device)
         optimizer.load_state_dict(optimizer.state_dict())  # moves restored moments to the adapter's device
         return optimizer
@@ -171,11 +158,7 @@ class FSDP2(ParallelStrategy):
 
 
 def build_strategy(settings: config.DistributedConfig, world: World, device: torch.device) -> ParallelStrategy:
-    """Create the strategy of the recipe, or else of the launcher's configuration.
-
-    Raises:
-        StepalignError: recipe and launcher disagree, or one process cannot run the strategy.
-    """
+    """Create the strategy of the recipe, or else of the launcher's configuration."""
     launcher = "data_parallel"
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         launcher = "fsdp2"

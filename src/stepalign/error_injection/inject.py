@@ -143,8 +143,11 @@ class _Original:
         if any(chain.result is not None and chain.result < 0 for chain in find_equations(wrong)):
             return False
         numbers = find_numbers(wrong)
-        is_likely = not plausible_only or _is_plausible(self.numbers, numbers)
-        return is_likely and not self._is_in_doubt(edit, numbers, changes)
+        # Plausible: whole numbers stay whole, and none becomes 0.
+        decimals, has_zero = max(n.decimals for n in self.numbers), any(n.value == 0 for n in self.numbers)
+        if plausible_only and not all(n.decimals <= decimals and (has_zero or n.value) for n in numbers):
+            return False
+        return not self._is_in_doubt(edit, numbers, changes)
 
     def _is_in_doubt(self, edit: _Edit, numbers: Sequence[Number], changes: Changes) -> bool:
         """Tell whether the meaning of a number after the slip is ambiguous."""
@@ -155,9 +158,7 @@ class _Original:
         known = {*self.stated, *(number.value for number in self.numbers if number.start < edit.start)}
         derived = dict(edit.changes)
         results = {chain.parts[-1].literals[-1].start for chain in self.chains if chain.result is not None}
-        for before, after in zip(old, new, strict=True):
-            if before.value not in changes:
-                continue
+        for before, after in ((a, b) for a, b in zip(old, new, strict=True) if a.value in changes):
             if before.start not in results:
                 if before.value in known or derived.get(before.value) != after.value:
                     return True
@@ -207,9 +208,8 @@ def _dropped_terms(chain: Chain) -> Iterator[_Edit]:
     """Leave out a term of a sum or a factor of a product. Two must stay."""
     part = chain.parts[0]
     operators = _operators(part)
-    if len(part.literals) < 3 or len(operators) != len(part.literals) - 1 or re.search(r"[()]", part.text):
-        return
-    if len({match[0] in "+-−–" for match in operators}) > 1:
+    is_one_kind = len({match[0] in "+-−–" for match in operators}) == 1 and not re.search(r"[()]", part.text)
+    if len(part.literals) < 3 or len(operators) != len(part.literals) - 1 or not is_one_kind:
         return
     for match, number in zip(operators, part.literals[1:], strict=True):
         yield _Edit(chain.start + len(part.text[: match.start()].rstrip()), number.end, "", chain.start)
@@ -217,10 +217,8 @@ def _dropped_terms(chain: Chain) -> Iterator[_Edit]:
 
 def _operators(part: Expression) -> list[re.Match[str]]:
     """Return the operators that stand alone between two numbers, in a part's own text."""
-    matches = (
-        list(_OPERATOR.finditer(part.text, left.end - part.start, right.start - part.start))
-        for left, right in pairwise(part.literals)
-    )
+    spans = ((left.end - part.start, right.start - part.start) for left, right in pairwise(part.literals))
+    matches = (list(_OPERATOR.finditer(part.text, *span)) for span in spans)
     return [between[0] for between in matches if len(between) == 1]
 
 
@@ -241,12 +239,6 @@ def _is_simple(chain: Chain) -> bool:
         is_decidable(left, right) and (not right.computes or left.values() == right.values())
         for left, right in pairwise(chain.parts)
     )
-
-
-def _is_plausible(before: Sequence[Number], after: Sequence[Number]) -> bool:
-    """Tell whether whole numbers stayed whole and none became 0."""
-    decimals, has_zero = max(number.decimals for number in before), any(number.value == 0 for number in before)
-    return all(number.decimals <= decimals and (has_zero or number.value) for number in after)
 
 
 _WRONG_KINDS = {"number", "plus", "minus", "times", "divide", "equals", "approximately"}

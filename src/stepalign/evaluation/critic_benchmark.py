@@ -3,10 +3,8 @@
 On a trace with an error the critic is right if it names the very first wrong step, on a trace without one if it finds
 none. `F1` is the harmonic mean of the two accuracies, so that a critic that always complains, or never does, scores
 badly. A failure is a miss. Of natural traces only the final answer's label is known: any error found in a wrong one is
-a hit. Intervals are percentile bootstraps over problems, whose traces stay together.
-
-Unlike in ProcessBench, critics here are given the reference answer, and with it whether the final answer is right. The
-accuracy on correct traces is therefore high, and critics differ in the first error.
+a hit. Intervals are percentile bootstraps over problems, whose traces stay together. Unlike in ProcessBench, critics
+are given the reference answer, so that they differ in the first error rather than on correct traces.
 
     stepalign critic-bench recipes/quickstart.toml planted
 """

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from stepalign import config, contexts
 from stepalign.chat import load_chat
@@ -20,6 +20,7 @@ from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_json, read_jsonl
+from stepalign.models import load_config
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Rollout
 
@@ -110,11 +111,7 @@ class ModelSize:
 
 def model_size(model: config.ModelConfig, lora: config.LoraConfig, *, gpu: bool) -> ModelSize:
     """Read a model's sizes from its configuration; no weights are loaded. `dtype = "auto"` is bfloat16 on a GPU."""
-    try:
-        settings = AutoConfig.from_pretrained(model.location, revision=model.revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: {reason}") from None
+    settings = load_config(model)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(settings)
     linear = {name: module for name, module in base.named_modules() if isinstance(module, nn.Linear)}

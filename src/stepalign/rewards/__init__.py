@@ -32,15 +32,12 @@ class Grader(Protocol):
         Raises:
             StepalignError: naming the rollout whose problem is not in `problems`, by id.
         """
-        ...
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Compare the two answers of each pair, the first as the reference. In doubt they are not equal."""
-        ...
 
     def close(self) -> None:
         """Release processes and files. Grading again acquires new ones."""
-        ...
 
     def __enter__(self) -> Self:
         return self
@@ -66,12 +63,9 @@ class FunctionGrader(Grader):
         threshold: float = 0.5,
         equal: Callable[[str, str], bool] = lambda reference, answer: reference.strip() == answer.strip(),
     ) -> None:
-        """Wrap a function that returns true or false, a score, or a whole `Grade`.
+        """Wrap a function that returns true or false, a score (correct from `threshold` on), or a whole `Grade`.
 
-        Args:
-            function: grades one rollout.
-            threshold: the lowest score of a correct rollout.
-            equal: compares a reference with an answer, for `same`.
+        `equal` compares a reference with an answer, for `same`.
         """
         self._function, self._threshold, self._equal = function, threshold, equal
 
@@ -82,9 +76,6 @@ class FunctionGrader(Grader):
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Compare the two answers of each pair."""
         return [self._equal(reference, answer) for reference, answer in pairs]
-
-    def close(self) -> None:
-        """Do nothing, because nothing is held."""
 
     def _grade(self, rollout: Rollout, problems: Mapping[str, Problem]) -> Grade:
         problem = problem_of(rollout, problems)

@@ -86,9 +86,6 @@ class MathGrader(Grader):
 
         All correct answers to a problem have one canonical form, the reference's; a wrong answer has its own.
         Without a comparison (`missing`, `ambiguous`, `timeout`, `error`) it is empty.
-
-        Raises:
-            StepalignError: naming the rollout whose problem is missing; or no worker can be started.
         """
         tasks = [(problem_of(rollout, problems).answer, final_answers(rollout.text)) for rollout in rollouts]
         graded = []
@@ -198,9 +195,6 @@ def _feedback(outcome: Outcome, answers: Sequence[str]) -> str:
         in_time = " in time" if outcome == "timeout" else ""
         return f"The final answer {texts[-1]} could not be compared with the reference{in_time}."
     return f"The final answer {texts[-1]} is {outcome}."
-
-
-# ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Process(SpawnProcess):

@@ -45,7 +45,6 @@ class Sampler(Protocol):
         Raises:
             StepalignError: naming the request, where a prompt leaves no room in the model's context.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +63,12 @@ class RemoteSampler(Sampler, Protocol):
 
     def load_adapter(self, version: AdapterVersion) -> None:
         """Load an adapter, and sample from it wherever an adapter is named."""
-        ...
 
     def prompt_logprobs(self, prompts: Sequence[TokenIds], *, adapter: str | None) -> Mapping[str, list[list[float]]]:
         """Score each prompt's tokens but the first, given those before, at temperature 1, by server's name."""
-        ...
 
     def sleep(self) -> None:
         """Free the device memory that training needs, until the next request."""
-        ...
 
     def close(self) -> None:
         """Stop what was started."""
-        ...

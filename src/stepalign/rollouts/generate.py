@@ -51,10 +51,10 @@ class Solver:
         Args:
             problems: may hold a problem more than once; its samples are then numbered on.
             num_samples: rollouts for each entry.
-            sampling: temperature, top-p, top-k, length cap and thinking switch.
-            adapter: the adapter in use; None is the base.
-            policy_step: the optimizer step of the adapter, for the record.
-            seed: each rollout's own seed is derived from it.
+            sampling: the decoding's settings, and the thinking switch of the prompt.
+            adapter: the adapter in use, of `policy_step`; None is the base.
+            policy_step: for the record.
+            seed: each rollout's own is derived from it.
             prefix: the beginning of the rollouts' ids.
             on_rollout: called with each rollout of this process when it ends, before it is graded.
             grade: grades the rollouts of this process; None uses the solver's grader.
@@ -109,15 +109,7 @@ def make_sampler(
     eos_ids: frozenset[int],
     world: World = SINGLE,
 ) -> Sampler:
-    """Build the sampler that a recipe names.
-
-    Args:
-        settings: sampler, model, adapter and seed are used.
-        load: returns the training model, from which `transformers` samples.
-        dtype: the training model's.
-        eos_ids: the tokens that end a completion.
-        world: the processes that sample.
-    """
+    """Build the sampler that a recipe names. `load` returns the training model, of `dtype`."""
     sampler: Sampler = registry.build(
         settings.sampler,
         load=load,

@@ -15,7 +15,7 @@ from typing import Any
 
 from stepalign import config
 from stepalign.distributed.process import World
-from stepalign.errors import StepalignError
+from stepalign.errors import StepalignError, first_line
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
 
@@ -35,16 +35,9 @@ class VllmSampler:
         seed: int,
         **_: object,
     ) -> None:
-        """Load the base, in the trainer's `dtype`.
+        """Load the base, in the trainer's `torch.dtype`, as an engine in each process of `world`.
 
-        Args:
-            settings: the recipe's table.
-            model: the solver's base.
-            dtype: a `torch.dtype`.
-            rank: the adapter's.
-            eos_ids: the tokens that end a completion.
-            world: each of its processes has an engine.
-            seed: for requests without their own (`sampler.seeded = false`).
+        `seed` is for requests without their own (`sampler.seeded = false`). `rank` is the adapter's.
         """
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
@@ -81,8 +74,7 @@ class VllmSampler:
                 **options,
             )
         except (ValueError, RuntimeError, OSError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line}") from None
+            raise StepalignError(f"sampler.kind = 'vllm': vLLM cannot start: {first_line(error)}") from None
 
     def sample(
         self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None

@@ -54,11 +54,10 @@ class Endpoint:
 
 @dataclass(frozen=True, eq=False)
 class Lease:
-    """One request's place at an endpoint."""
+    """One request's place at an endpoint; a trial finds out if the endpoint is still down."""
 
     endpoint: Endpoint
     is_trial: bool
-    """The endpoint was down: this request finds out if it still is."""
 
 
 class Endpoints:
@@ -105,11 +104,7 @@ class Endpoints:
         return [endpoint for endpoint in self._all if endpoint.not_before <= now]
 
     async def lease(self, limit: asyncio.Timeout) -> Lease:
-        """Wait for a place at an endpoint. The time `limit` is suspended while all endpoints are down.
-
-        Raises:
-            StepalignError: all of them have been down for too long.
-        """
+        """Wait for a place at an endpoint. The time `limit` is suspended while all endpoints are down."""
         while True:
             now = asyncio.get_running_loop().time()
             free_at = {endpoint: max(endpoint.not_before, endpoint.trial_until) for endpoint in self._all}

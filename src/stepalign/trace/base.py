@@ -49,11 +49,7 @@ class Trace:
         return not self.faults
 
     def section(self, k: int) -> Section:
-        """Return section `k` as critiques count: the steps from 1, then the final answer as one more step.
-
-        Raises:
-            IndexError: the trace has no such section.
-        """
+        """Return section `k` as critiques count: the steps from 1, then the final answer as one more step."""
         counted = self.steps if self.answer_section is None else (*self.steps, self.answer_section)
         if not 1 <= k <= len(counted):
             raise IndexError(f"section {k} of a trace with {len(counted)} (counted from 1, the final answer included)")
@@ -77,11 +73,9 @@ class TraceFormat(Protocol):
 
     def parse(self, text: str) -> Trace:
         """Read a response's sections, in time linear in its length."""
-        ...
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
         """Return the response's answer: none, one, or several that must all be equal to count."""
-        ...
 
 
 def end_of_thinking(text: str) -> int:
@@ -97,9 +91,6 @@ def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
 
     A token across a boundary is in the spans of both sides. Tokens that begin a character (a part of its UTF-8 bytes)
     start where it starts and are in its span. A final EOS has no text and is in no span.
-
-    Raises:
-        ValueError: `[start, end)` is not a range of the rollout's text.
     """
     if not 0 <= start <= end <= len(rollout.text):
         raise ValueError(f"characters [{start}, {end}) of a text with {len(rollout.text)}")

@@ -8,11 +8,10 @@ with an older version (or the base):
     t = ⟨s − o, n − o⟩ / ‖n − o‖²        1 where the new version is served, 0 where the older one is
     mean |s − n| ≤ tolerance             catches an adapter that is neither
 
-The projection t averages the sampler's noise over all tokens: noise of 0.01 nats a token leaves a standard deviation
-of 0.11 in t where the step is 0.002 nats. Below 0.4 the adapter is loaded once more, then the run stops. Nothing is
-decided between 0.4 and 0.6, because rounding in the trainer itself (half precision) moves t to ½ whichever version is
-served, nor where half of the step is below four standard deviations of the noise. Such a sync is counted, and the next
-one compares with the same older version, so that the step grows until it can be decided.
+The projection t averages the sampler's noise over all tokens. Below 0.4 the adapter is loaded once more, then the run
+stops. Nothing is decided between 0.4 and 0.6, because rounding in the trainer itself (half precision) moves t to ½
+whichever version is served, nor where half of the step is below four standard deviations of the noise. Such a sync is
+counted, and the next one compares with the same older version, so that the step grows until it can be decided.
 
 `trainer.accumulation` measures the mismatch of trainer and sampler on the rollouts themselves.
 """
@@ -20,7 +19,7 @@ one compares with the same older version, so that the step grows until it can be
 import logging
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -54,20 +53,20 @@ class WeightSync:
     """Loader of a policy's versions into a sampler; without effect for one that shares the trainer's weights."""
 
     def __init__(
-        self,
-        sampler: Sampler,
-        policy: Policy,
-        settings: config.Recipe,
-        texts: Iterable[TokenIds],
-        world: World,
+        self, sampler: Sampler, policy: Policy, settings: config.Recipe, texts: Iterable[TokenIds], world: World
     ) -> None:
-        """Take the ends of `texts`, which are of the kind that is sampled: 2,000 tokens to be scored."""
+        """Take 2,000 tokens to be scored from `texts`, which are of the kind that is sampled."""
         self._sampler = sampler if isinstance(sampler, RemoteSampler) else None
         self._policy, self._world = policy, world
         self._folder = settings.folder / "version"
         tolerance = getattr(settings.sampler, "tolerance", None)
         self.tolerance: float = tolerance or (1e-3 if policy.head.dtype == torch.float32 else 0.05)
-        self._texts = _excerpts(texts) if self._sampler else []
+        self._texts: list[TokenIds] = []
+        # The ends of the first texts, because the solver's own text is there, behind the prompt.
+        for ids in texts if self._sampler else ():
+            if sum(map(len, self._texts)) >= _TOKENS:
+                break
+            self._texts.append(ids[-_TOKENS_PER_TEXT:])
         self._step: int | None = None
         self._number = 0
         self._older: dict[str, Float[Tensor, " tokens"]] = {}
@@ -76,11 +75,7 @@ class WeightSync:
         """The last sync's: mean |s − n| in nats, the least t, and counts over the run; empty without a sync."""
 
     def sync(self, step: int) -> None:
-        """Load the policy into the sampler, if it has changed, and check that it arrived.
-
-        Raises:
-            StepalignError: it cannot be loaded, or the sampler does not answer as the trainer does.
-        """
+        """Load the policy into the sampler, if it has changed, and check that it arrived."""
         if self._sampler is None or self._step == step:
             return
         new = self._score_texts()
@@ -99,7 +94,10 @@ class WeightSync:
         if decided:
             self._older = {"the base": self._older["the base"], f"the policy of step {step}": new}
         self._step = step
-        self._world.on_main(lambda: self._forget(version))
+        if self._world.is_main:
+            for folder in self._folder.iterdir():
+                if folder != version.folder:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def sleep(self) -> None:
         """Let the sampler free the memory that training needs."""
@@ -142,18 +140,19 @@ class WeightSync:
         self._policy.save(self._folder / name)
         return AdapterVersion(name=name, number=self._number, folder=self._folder / name)
 
-    def _forget(self, current: AdapterVersion) -> None:
-        for folder in self._folder.iterdir():
-            if folder != current.folder:
-                shutil.rmtree(folder, ignore_errors=True)
-
+    @torch.no_grad()
     def _score_texts(self) -> Float[Tensor, " tokens"]:
-        """Score every token of the texts but each first one with the trainer's policy."""
-        views = [
-            View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=len(ids) - 1)
-            for ids in self._texts
-        ]
-        return torch.cat(_log_probs(self._policy, views))
+        """Score every token of the texts but each first one with the trainer's policy, without dropout."""
+        training = self._policy.training
+        self._policy.eval()
+        scored = []
+        for ids in self._texts:
+            view = View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=len(ids) - 1)
+            batch = collate([view]).to(self._policy.head.device)
+            log_probs = scores(self._policy(batch), self._policy.head, batch.targets).log_probs
+            scored.append(log_probs.float().cpu())
+        self._policy.train(training)
+        return torch.cat(scored)
 
 
 def check_synced(
@@ -163,14 +162,13 @@ def check_synced(
     tolerance: float,
     complaint: str,
 ) -> tuple[float, dict[str, float]]:
-    """Check that a sampler answers as the trainer does.
+    """Check that a sampler answers as the trainer does. `complaint` begins the error.
 
     Args:
         served: the sampler's log-probabilities of some tokens.
         new: the trainer's.
         older: the trainer's without the adapter, or with an older one, by name.
         tolerance: the largest mean difference, in nats a token.
-        complaint: the beginning of the error.
 
     Returns:
         The mean difference, and the projection on the step from each older version where that is decided.
@@ -207,26 +205,3 @@ def check_synced(
 
 def _mean_difference(one: Float[Tensor, " tokens"], other: Float[Tensor, " tokens"]) -> float:
     return (one - other).abs().mean().item()
-
-
-@torch.no_grad()
-def _log_probs(policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " _"]]:
-    """Score the counted tokens of each view with a policy, without dropout, at temperature 1."""
-    training = policy.training
-    policy.eval()
-    scored = []
-    for view in views:
-        batch = collate([view]).to(policy.head.device)
-        scored.append(scores(policy(batch), policy.head, batch.targets).log_probs.float().cpu())
-    policy.train(training)
-    return scored
-
-
-def _excerpts(texts: Iterable[TokenIds]) -> list[TokenIds]:
-    """Take the ends of the first texts, because the solver's own text is there, behind the prompt."""
-    excerpts: list[TokenIds] = []
-    for ids in texts:
-        if sum(map(len, excerpts)) >= _TOKENS:
-            break
-        excerpts.append(ids[-_TOKENS_PER_TEXT:])
-    return excerpts

@@ -198,7 +198,8 @@ class Expression:
 def _apply(sign: str, left: Fraction, right: Fraction, percent: Fraction) -> Fraction | None:
     """Compute one operation; None for a division by zero and for numbers beyond `MAX_BITS`."""
     power = int(sign[1:]) if sign[0] == "^" else 1
-    if (_bits(left) + _bits(right)) * max(power, 1) > MAX_BITS or (sign == "/" and right == 0):
+    bits = sum(n.numerator.bit_length() + n.denominator.bit_length() for n in (left, right))
+    if bits * max(power, 1) > MAX_BITS or (sign == "/" and right == 0):
         return None
     if sign[0] == "^":
         return Fraction(right**power)
@@ -208,7 +209,3 @@ def _apply(sign: str, left: Fraction, right: Fraction, percent: Fraction) -> Fra
 _OPERATORS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
     "+": operator.add, "-": operator.sub, "neg": operator.sub, "*": operator.mul, "/": operator.truediv,
 }  # fmt: skip
-
-
-def _bits(number: Fraction) -> int:
-    return number.numerator.bit_length() + number.denominator.bit_length()
