@@ -21,11 +21,11 @@ import torch
 
 from objective import high_water_bytes, interval, machine
 from stepalign import config
-from stepalign.collate import collate
+from stepalign.collate import collate, split_views
 from stepalign.losses.log_probs import scores
 from stepalign.models import load_base
 from stepalign.policy import Policy
-from stepalign.probing.logprobs import BATCH_TOKENS, batches_by_length, score_views
+from stepalign.probing.credit import BATCH_TOKENS, score_views
 from stepalign.views import View
 
 LARGE_VOCABULARY = 151_936
@@ -47,15 +47,11 @@ def load(path: str) -> Policy:
     return Policy(load_base(config.ModelConfig(name_or_path=path), device)).eval()
 
 
-def batches(seen: list[View], device: torch.device) -> list[list[View]]:
-    lengths = [len(view.input_ids) for view in seen]
-    return [[seen[place] for place in places] for places in batches_by_length(lengths, BATCH_TOKENS[device.type])]
-
-
 @torch.no_grad()
 def times(policy: Policy, seen: list[View], repeats: int, top: int) -> dict[str, list[float]]:
     device = policy.head.device
-    groups = [collate(group).to(device) for group in batches(seen, device)]
+    by_length = sorted(seen, key=lambda view: -len(view.input_ids))
+    groups = [collate(group).to(device) for group in split_views(by_length, BATCH_TOKENS[device.type])]
     contenders: dict[str, Callable[[], object]] = {
         "credit": lambda: score_views(policy, policy.head, seen),
         f"credit, top {top}": lambda: score_views(policy, policy.head, seen, top=top),

@@ -140,7 +140,7 @@ def critic_bench(
 def probe(
     file: RecipeFile,
     overrides: Overrides = None,
-    rollouts: Annotated[Path | None, typer.Option(help="Rollouts (JSONL) or a folder of records.")] = None,
+    rollouts: Annotated[Path | None, typer.Option(help="Rollouts (JSONL) or folder. Default: sampled.")] = None,
     context: Annotated[list[str] | None, typer.Option(help="Name or file of a context. May be repeated.")] = None,
     adapter: AdapterFolder = None,
     top: Annotated[int, typer.Option(min=0, help="Number of likeliest tokens kept at each position.")] = 0,

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from stepalign.probing.measures import _auroc, measure, rollout_means
+from stepalign.probing.measures import _auroc, measure, rollout_means, token_regions
 from stepalign.records import Credit, Grade, Mark, Rollout
 
 TEXT = "### Step 1: a\n1\n### Step 2: b\n2\n### Step 3: c\n3\n### Final Answer:\n\\boxed{3}"
@@ -127,3 +127,15 @@ def test_what_cannot_be_measured_is_not_there() -> None:
     found = measure([rollout("r", correct=True)], [], [credit("r", *[1.0] * 8)], seed=0)
     assert set(found.contexts["c"]) == {"first_token", "correct", "correct_negative"}
     assert found.baselines == {"chance": {}, "length": {}}
+
+
+def test_regions_are_the_steps_in_tokens_and_what_is_before_at_and_after() -> None:
+    known = mark("r")
+    start = STARTS.index(known.start)
+    regions = token_regions(rollout("r"), known)
+    assert regions.steps == ((0, 2), (2, 4), (4, 6), (6, 8))
+    assert (regions.error, regions.departure, regions.wrong_step) == ((start, start + 1), start, 2)
+    assert [regions.place_of(position) for position in range(2, 5)] == ["before", "at", "after"]
+    assert [regions.step_of(position) for position in range(8)] == [1, 1, 2, 2, 3, 3, 4, 4]
+    unmarked = token_regions(rollout("r"), None)
+    assert (unmarked.error, unmarked.wrong_step, unmarked.place_of(0)) == (None, None, "")

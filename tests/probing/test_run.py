@@ -168,6 +168,8 @@ def test_what_was_refused_before_anything_was_looked_at_may_be_mended(
 ) -> None:
     with pytest.raises(StepalignError, match=r"gone\.jsonl: No such file"):
         stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path / "gone.jsonl")
+    with pytest.raises(StepalignError, match=r"no problem 'solutions-"):  # the recipe's problems are others
+        stepalign.probe(settings, tmp_path / "probe", rollouts=planted / "rollouts.jsonl")
     assert stepalign.probe(settings, tmp_path / "probe", rollouts=planted, limit=1).credits
 
 

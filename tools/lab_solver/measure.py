@@ -25,7 +25,8 @@ from stepalign.lab.behaviour import BEHAVIOURS, behaviours
 from stepalign.models import context_limit, load_base
 from stepalign.policy import Policy
 from stepalign.probing.credit import CreditScorer
-from stepalign.probing.inputs import ProbeInputs, prepare
+from stepalign.probing.folder import Probe
+from stepalign.probing.inputs import prepare
 from stepalign.probing.measures import measure as credit_measures
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Problem, Rollout
@@ -54,12 +55,12 @@ def measure(settings: config.Recipe) -> dict[str, Any]:
             solver, evaluation_problems, settings.evaluation, console, adapter=None, seed=settings.seed, step=0
         )
         first = [replace(rollout, id=f"alone/{rollout.problem_id}") for rollout in rollouts if rollout.sample == 0]
-        inputs = prepare(ProbeInputs(rollouts=first, problems=by_id), settings, solver, console, Path(folder))
+        given = Probe(problems=tuple(evaluation_problems), rollouts=tuple(first))
+        inputs = prepare(given, settings, solver, console, Path(folder))
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
         teacher = limit_to_context(settings.teacher, context_limit(settings.model))
         scorer = CreditScorer(Policy(base).eval(), chat, solver.prompt.before, designs, teacher)
-        batches = scorer.run(inputs.rollouts, by_id, inputs.critiques, {})
-        credits = [credit for batch in batches for credit in batch]
+        credits = [credit for batch in scorer.run(inputs, {}) for credit in batch]
         with_context = {}
         for design in designs:
             prompts = {credit.rollout_id: credit.prompt for credit in credits if credit.context == design.name}

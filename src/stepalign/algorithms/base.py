@@ -88,8 +88,7 @@ class Algorithm(Loss[E], Protocol[E]):
     """Optimizer updates on each step's examples."""
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
-        """Raise a StepalignError where the problems lack what the algorithm needs."""
-        ...
+        """Raise a StepalignError where the problems lack what the algorithm needs. By default all are accepted."""
 
     def build_examples(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
@@ -108,9 +107,8 @@ class Algorithm(Loss[E], Protocol[E]):
         ...
 
     def state_dict(self, policy: Policy) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint must hold to resume the algorithm."""
-        ...
+        """Return the tensors that a checkpoint must hold to resume the algorithm; by default none."""
+        return {}
 
     def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
         """Restore the tensors of `state_dict`."""
-        ...

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
-from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.collate import Batch
 from stepalign.losses.grpo import Clip, advantages, policy_gradient
 from stepalign.losses.log_probs import scores
@@ -40,7 +40,7 @@ class PolicyGradientExample:
         return len(self.student.input_ids)
 
 
-class GRPO:
+class GRPO(Algorithm[PolicyGradientExample]):
     """Group-relative policy optimization with the grade as reward."""
 
     needs_critique = False
@@ -58,9 +58,6 @@ class GRPO:
     def from_config(cls, algorithm: config.GRPOConfig, *, recipe: config.Recipe, **_: object) -> "GRPO":
         """Build the algorithm of a recipe."""
         return cls(algorithm, temperature=recipe.sampling.temperature)
-
-    def check_problems(self, problems: Sequence[Problem]) -> None:
-        """Accept every problem: all have an answer."""
 
     def build_examples(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
@@ -133,13 +130,6 @@ class GRPO:
     def after_step(self, policy: Policy) -> None:
         """Drop the step's old log-probabilities."""
         self._old_log_probs.clear()
-
-    def state_dict(self, policy: Policy) -> dict[str, Tensor]:
-        """Return no tensors: nothing outlives a step."""
-        return {}
-
-    def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
-        """Load nothing."""
 
     def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> int:
         """Count the tokens that the base reads."""

@@ -43,12 +43,8 @@ class SelfCritic:
         """Check the settings. The model is loaded with the first attempt."""
         self._settings, self._own = settings, own
         self._writer = CritiqueWriter(self.name, settings, grader)
-        self._sampling = config.SamplingConfig(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_new_tokens=settings.max_tokens,
-            enable_thinking=settings.enable_thinking,
-        )
+        sampling = settings.model_dump(include={"temperature", "top_p", "enable_thinking"})
+        self._sampling = config.SamplingConfig(max_new_tokens=settings.max_tokens, **sampling)
 
     @classmethod
     def from_config(
@@ -62,8 +58,7 @@ class SelfCritic:
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one result an attempt, `max_num_seqs` of them sampled together.
 
-        A failure's reason is a check's name, `parse`, `truncated`, or `no room` where the message and `max_tokens` do
-        not fit into the model's context.
+        A failure's reason is `no room` where the message and `max_tokens` do not fit into the model's context.
         """
         own, source = self._own(), iter(attempts)
         while batch := list(islice(source, self._settings.max_num_seqs)):

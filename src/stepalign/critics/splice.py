@@ -1,12 +1,9 @@
 """Splice mode: the model judges and corrects, the program copies.
 
-The model returns JSON (`SplicedCritique`, sent to the server as `response_format`): the case, a verdict a step, and
-the correction from the first wrong step on. The program puts in the solver's own correct steps, so the copy is exact by
-construction and costs no output tokens. The result is the same `ParsedCritique` that copy mode reads. In case B the
-steps after the completed one are the solver's own too.
-
-A server may ignore `response_format`. So JSON in fences, with text around it, with raw line breaks or with single
-backslashes before LaTeX commands is read as well.
+The model returns JSON (`SplicedCritique`, sent to the server as `response_format`). The program puts in the solver's
+own correct steps, so the copy is exact by construction and costs no output tokens. In case B the steps after the
+completed one are the solver's own too. A server may ignore `response_format`. So JSON in fences, with text around it,
+with raw line breaks or with single backslashes before LaTeX commands is read as well.
 """
 
 import json

@@ -4,10 +4,8 @@
 
 `rollouts.jsonl` has each correct trace and, under its slip's id, the trace with the slip; `critiques.jsonl` the ground
 truth of both; `natural.jsonl` every solution of the source, labelled by its final answer only; `manifest.json` the
-number of solutions without a slip, by reason.
-
-A ground-truth critique is that of a perfect critic. The first wrong step is the slip's, later steps are judged by their
-own arithmetic as in the paper's example B.2, and the corrected step and continuation are the correct trace's own.
+number of solutions without a slip, by reason. In a ground-truth critique the first wrong step is the slip's, later
+steps are judged by their own arithmetic as in the paper's example B.2, and the rest is the correct trace's own.
 """
 
 from collections import Counter

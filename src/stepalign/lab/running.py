@@ -38,19 +38,6 @@ def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] =
     return config.load(RECIPES / f"{condition}.toml", [*overrides, *own])
 
 
-def run(
-    selected: Sequence[str], *, seeds: int, out: Path, jobs: int = 1, overrides: Sequence[str] = ()
-) -> dict[str, list[Path]]:
-    """Train the selected conditions, and return the runs' folders by condition. See `run_lab`."""
-    # All recipes are checked before the first run. Seeds are the outer loop, so that a stopped lab is balanced.
-    from stepalign import launch
-
-    planned = [settings_of(condition, seed, out, overrides) for seed in range(seeds) for condition in selected]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        list(pool.map(launch.train, planned))
-    return {condition: [out / f"{condition}-{seed}" for seed in range(seeds)] for condition in selected}
-
-
 def _behaviour_table(comparison: Comparison) -> Table:
     def cells(runs: Sequence[RunFiles], at: int) -> list[Cell]:
         problems = {p.id: p for p in read_jsonl(runs[0].folder / "problems" / "evaluation.jsonl", Problem)}
@@ -83,8 +70,15 @@ def run_lab(
         jobs: the number of runs at a time, one core each.
         overrides: laid over every recipe.
     """
-    folders = run(conditions or DEFAULT, seeds=seeds, out=out, jobs=jobs, overrides=overrides)
-    comparison = Comparison({condition: [read_run(path) for path in paths] for condition, paths in folders.items()})
+    from stepalign import launch
+
+    # All recipes are checked before the first run. Seeds are the outer loop, so that a stopped lab is balanced.
+    planned = [settings_of(name, seed, out, overrides) for seed in range(seeds) for name in conditions or DEFAULT]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        list(pool.map(launch.train, planned))
+    comparison = Comparison(
+        {name: [read_run(out / f"{name}-{seed}") for seed in range(seeds)] for name in conditions or DEFAULT}
+    )
     tables = [_behaviour_table(comparison)]
     return report.write_conditions(comparison, out / "comparison.html", over=comparison.costs, others=tables)
 

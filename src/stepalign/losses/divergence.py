@@ -85,10 +85,7 @@ def divergence(
         loss = with_gradient(student_hidden, loss, gradient)
     _, kl, entropy_student, entropy_teacher, agreement = per_token
     return loss, Metrics(
-        kl_teacher_student=kl,
-        entropy_student=entropy_student,
-        entropy_teacher=entropy_teacher,
-        agreement=agreement,
+        kl_teacher_student=kl, entropy_student=entropy_student, entropy_teacher=entropy_teacher, agreement=agreement
     )
 
 

@@ -44,9 +44,7 @@ def logit_dtype(head: Float[Tensor, "vocab hidden"]) -> torch.dtype:
 
 
 def project(
-    hidden: Float[Tensor, "rows hidden"],
-    head: Float[Tensor, "vocab hidden"],
-    out: Float[Tensor, "rows vocab"],
+    hidden: Float[Tensor, "rows hidden"], head: Float[Tensor, "vocab hidden"], out: Float[Tensor, "rows vocab"]
 ) -> None:
     """Write hidden · headᵀ to `out`, whose dtype is `logit_dtype`. `hidden` has the head's dtype."""
     if head.dtype == out.dtype:

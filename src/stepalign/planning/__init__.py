@@ -128,10 +128,22 @@ def estimate(
         seconds = given.critique / CRITIC_TOKENS_PER_S if gpu else 0.0
         stages["critique"] = Stage(rollouts * (given.critic_prompt + given.critique), 0.0, seconds)
         concurrency = math.ceil(rollouts * seconds / max(stages["sample"].seconds, seconds)) if gpu else None
-    examples = rollouts * given.learned_share
-    for name, (tokens, flops) in _learning(settings, size, given).items():
-        seconds = gpu.pass_seconds(examples * flops) / devices if gpu else 0.0
-        stages[name] = Stage(examples * tokens, examples * flops, seconds)
+
+    def learning(length: float, passes: int, products: int, updates: int = 1) -> Stage:
+        """Estimate passes through the layers, and products of the completion with the head."""
+        head = 2 * size.vocab * size.hidden * given.completion * given.read_share
+        flops = examples * updates * (passes * size.forward_flops(length) + products * head)
+        return Stage(examples * length, flops, gpu.pass_seconds(flops) / devices if gpu else 0.0)
+
+    examples, algorithm = rollouts * given.learned_share, settings.algorithm
+    student, teacher = (prompt + given.completion * given.read_share for prompt in (given.prompt, given.teacher_prompt))
+    # The loss makes its products with the head in the student's stage: the student's, the teacher's, the gradient's.
+    if algorithm.reference == "teacher":
+        stages["teacher"] = learning(teacher, 1, 0)
+    elif algorithm.reference == "base":
+        stages["base"] = learning(student, 1, 1, algorithm.num_updates)
+    passes, products = 3 if training.gradient_checkpointing else 2, 3 if algorithm.uses_teacher else 2
+    stages["student"] = learning(student, passes, products, algorithm.num_updates)
     longest = given.prompt + max(given.max_completion, given.evaluation if attempts else 0.0)
     rows = min(slots, math.ceil(max(rollouts, attempts) / devices))
     every = training.eval_steps or training.max_steps
@@ -152,24 +164,6 @@ def estimate(
         evaluations=1 + math.ceil(training.max_steps / every) if evaluation_problems else 0,
         critic_concurrency=concurrency,
     )
-
-
-def _learning(settings: config.Recipe, size: ModelSize, given: Lengths) -> dict[str, tuple[float, float]]:
-    """Return tokens and operations of one example, by stage.
-
-    The loss makes its products with the head in the student's stage: the student's, the teacher's and the gradient's.
-    """
-    algorithm, completion = settings.algorithm, given.completion * given.read_share
-    student, teacher = given.prompt + completion, given.teacher_prompt + completion
-    head = 2 * size.vocab * size.hidden * completion
-    stages = {}
-    if algorithm.reference == "teacher":
-        stages["teacher"] = (teacher, size.forward_flops(teacher))
-    elif algorithm.reference == "base":
-        stages["base"] = (student, algorithm.num_updates * (size.forward_flops(student) + head))
-    passes = 3 if settings.training.gradient_checkpointing else 2
-    flops = passes * size.forward_flops(student) + (3 if algorithm.uses_teacher else 2) * head
-    return {**stages, "student": (student, algorithm.num_updates * flops)}
 
 
 def _learning_memory(settings: config.Recipe, size: ModelSize, given: Lengths, devices: int) -> dict[str, float]:

@@ -4,99 +4,86 @@ The student is the present adapter, the teacher the base. The base does not chan
 are computed once, before the first step. Later calls cost one student pass.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from stepalign import config, contexts
-from stepalign.console import Console
+from stepalign import contexts
+from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
-from stepalign.policy import Policy
+from stepalign.models import context_limit
 from stepalign.probing import inputs
-from stepalign.probing.credit import CreditScorer
-from stepalign.probing.inputs import ProbeInputs
-from stepalign.probing.logprobs import score_views
+from stepalign.probing.credit import CreditScorer, score_views
+from stepalign.probing.folder import Probe
 from stepalign.probing.measures import measure
-from stepalign.records import Credit, Problem
-from stepalign.rollouts.generate import Solver
+from stepalign.records import Credit
+from stepalign.trainer.loop import Trainer, TrainerCallback
 from stepalign.views import View
 
 
-class ProbeCallback:
-    """Measures of a run's fixed set of rollouts, in the folder `probe` of the run."""
+class ProbeCallback(TrainerCallback):
+    """The recipe's probe, measured before the first step and at every checkpoint, in the run's folder `probe`."""
 
-    def __init__(
-        self,
-        settings: config.Recipe,
-        policy: Policy,
-        solver: Solver,
-        teacher: config.TeacherConfig,
-        console: Console,
-        problems: Sequence[Problem],
-        folder: Path,
-    ) -> None:
-        """
-        Args:
-            settings: a recipe with a `[probe]` table.
-            policy: the trained policy.
-            solver: samples the set where the recipe names no rollouts.
-            teacher: limits and thinking boundary, within the model's context.
-            console: shows progress.
-            problems: the training problems.
-            folder: for the set, its credit and the measures.
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Measure the first policy.
 
         Raises:
             StepalignError: a context of the probe needs critiques and the recipe has no source of them.
         """
-        assert settings.probe is not None
-        self.settings, self.probe = settings, settings.probe
-        self.policy, self.solver, self.console, self.folder = policy, solver, console, folder
-        templates = [contexts.load(name) for name in dict.fromkeys(self.probe.contexts or [settings.context.template])]
+        recipe, probe = trainer.recipe, trainer.recipe.probe
+        assert probe is not None
+        templates = [contexts.load(name) for name in dict.fromkeys(probe.contexts or [recipe.context.template])]
         lacking = [context.name for context in templates if context.needs_critique]
-        if lacking and settings.critic is None and self.probe.rollouts is None:
+        if lacking and recipe.critic is None and probe.rollouts is None:
             raise StepalignError(f"probe.contexts: {lacking[0]!r} shows a critique, but the recipe has no [critic]")
-        self.scorer = CreditScorer(policy, solver.chat, solver.prompt.before, templates, teacher)
-        self.problems = {problem.id: problem for problem in problems}
+        teacher = limit_to_context(recipe.teacher, context_limit(recipe.model))
+        before = trainer.solver.prompt.before
+        self._scorer = CreditScorer(trainer.policy, trainer.solver.chat, before, templates, teacher)
+        self.on_save(trainer)
 
-    def at(self, step: int) -> CreditMeasures:
-        """Measure the present adapter, which is that of `step`. Each step is measured once."""
-        path = self.folder / f"step-{step:06d}.json"
-        if path.exists():
-            return read_json(path, CreditMeasures)
-        was_training = self.policy.training
-        self.policy.eval()
+    def on_save(self, trainer: Trainer) -> None:
+        """Measure the policy of a checkpoint, each once, and send the figures to the trackers."""
+        path = trainer.run.folder / "probe" / f"step-{trainer.step:06d}.json"
+        measures = read_json(path, CreditMeasures) if path.exists() else self._measure(trainer, path)
+        for context, intervals in measures.contexts.items():
+            values = {
+                f"probe/{context}/{name}": intervals[name].value for name in ("correct", "at") if name in intervals
+            }
+            trainer.accelerator.log(values, step=trainer.step)
+
+    def _measure(self, trainer: Trainer, path: Path) -> CreditMeasures:
+        policy, was_training = trainer.policy, trainer.policy.training
+        policy.eval()
         try:
-            with self.console.stage("probe", 1, "checkpoints") as advance:
-                base_credits, given = self._base_credits()
+            with trainer.console.stage("probe", 1, "checkpoints") as advance:
+                base_credits, given = self._base_credits(trainer, path.parent)
                 views = [
                     View(prompt_ids=prompt, completion_ids=ids, loss_start=0, loss_stop=len(ids))
                     for prompt, ids in ((rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts)
                 ]
-                scores = score_views(self.policy, self.policy.head, views)
+                scores = score_views(policy, policy.head, views)
                 students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
                 credits = [replace(credit, student=students[credit.rollout_id]) for credit in base_credits]
-                measures = measure(given.rollouts, given.marks, credits, seed=self.settings.seed)
+                measures = measure(given.rollouts, given.marks, credits, seed=trainer.recipe.seed)
                 advance(1)
         finally:
-            self.policy.train(was_training)
+            policy.train(was_training)
         write_json(path, TypeAdapter(CreditMeasures).dump_python(measures))
         return measures
 
-    def _base_credits(self) -> tuple[list[Credit], ProbeInputs]:
+    def _base_credits(self, trainer: Trainer, folder: Path) -> tuple[list[Credit], Probe]:
         """Compute the teacher's side of the set once, or read it from the folder."""
-        path = self.folder / "credits.jsonl"
+        path, probe = folder / "credits.jsonl", trainer.recipe.probe
         if path.exists():
-            return read_jsonl(path, Credit), inputs.read(self.folder)
-        count = self.probe.num_rollouts
-        given: ProbeInputs | list[Problem] = list(self.problems.values())[:count]
-        if self.probe.rollouts is not None:
-            given = inputs.read(self.probe.rollouts, self.problems).first(count)
-        complete = inputs.prepare(given, self.settings, self.solver, self.console, self.folder)
-        batches = self.scorer.run(complete.rollouts, complete.problems, complete.critiques, {})
-        credits = [credit for batch in batches for credit in batch]
+            return read_jsonl(path, Credit), inputs.read(folder)
+        assert probe is not None
+        given = Probe(problems=tuple(trainer.train_problems[: probe.num_rollouts]), rollouts=())
+        if probe.rollouts is not None:
+            given = inputs.read(probe.rollouts, lambda: trainer.train_problems, limit=probe.num_rollouts)
+        given = inputs.prepare(given, trainer.recipe, trainer.solver, trainer.console, folder)
+        credits = [credit for batch in self._scorer.run(given, {}) for credit in batch]
         write_jsonl(path, credits)
-        return credits, complete
+        return credits, given

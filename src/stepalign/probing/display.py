@@ -18,22 +18,16 @@ COLUMNS = {
 }
 """Title and meaning of each printed measure."""
 
-_SHARES = {"correct_negative", "diffuseness", "first_error"}
-
 
 def table(measures: CreditMeasures) -> str:
     """Format a row of values and a row of intervals for each context and baseline."""
-    rows = {**measures.contexts, **measures.baselines}
-    width = max(map(len, rows), default=0)
-
-    def line(name: str, cells: list[str]) -> str:
-        return f"{name:<{width}}" + "".join(f"{cell:>16}" for cell in cells)
-
-    lines = [line("", [title for title, _ in COLUMNS.values()])]
-    for name, intervals in rows.items():
-        lines.append(line(name, [format_value(key, intervals.get(key)) for key in COLUMNS]))
-        lines.append(line("", [format_interval(key, intervals.get(key)) for key in COLUMNS]))
-    lines.append(line("n", [str(largest_n(measures, key)) for key in COLUMNS]))
+    rows = [("", [title for title, _ in COLUMNS.values()])]
+    for name, intervals in (*measures.contexts.items(), *measures.baselines.items()):
+        cells = [format_cell(key, intervals.get(key)) for key in COLUMNS]
+        rows += [(name, [value for value, _ in cells]), ("", [ends for _, ends in cells])]
+    rows.append(("n", [str(largest_n(measures, key)) for key in COLUMNS]))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
     lines.append("Nats a token, shares in %; below each the 95 % interval over problems. docs/probe.md defines them.")
     return "\n".join(lines)
 
@@ -44,19 +38,11 @@ def largest_n(measures: CreditMeasures, key: str) -> int:
     return max((intervals[key].n for intervals in rows if key in intervals), default=0)
 
 
-def format_value(key: str, interval: Interval | None) -> str:
-    """Format a measure's value in its unit; empty for None."""
-    return "" if interval is None else _number(key, interval.value)
-
-
-def format_interval(key: str, interval: Interval | None) -> str:
-    """Format the ends of a measure's interval; empty without a width."""
-    if interval is None or interval.low == interval.high:
-        return ""
-    return f"[{_number(key, interval.low)}, {_number(key, interval.high)}]"
-
-
-def _number(key: str, value: float) -> str:
-    if key in _SHARES:
-        return f"{100 * value:.0f}"
-    return f"{value:.2f}" if key == "auroc" else f"{value:+.2f}"
+def format_cell(key: str, interval: Interval | None) -> tuple[str, str]:
+    """Format a measure's value and the ends of its interval, both empty for None, in its unit."""
+    if interval is None:
+        return "", ""
+    scale = 100 if key in ("correct_negative", "diffuseness", "first_error") else 1
+    spec = ".0f" if scale == 100 else ".2f" if key == "auroc" else "+.2f"
+    value, low, high = (format(scale * number, spec) for number in (interval.value, interval.low, interval.high))
+    return value, "" if interval.low == interval.high else f"[{low}, {high}]"

@@ -14,9 +14,8 @@ from matplotlib.transforms import blended_transform_factory
 
 from stepalign.evaluation.stats import Interval
 from stepalign.io import write_atomically
-from stepalign.probing.error_spans import TokenRegions, token_regions
 from stepalign.probing.folder import Probe
-from stepalign.probing.measures import DISTANCES, credit_by_position, distance_label, rollout_means
+from stepalign.probing.measures import DISTANCES, credit_by_position, distance_label, rollout_means, token_regions
 from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, inline, printable, raster, vector
 
 PLUS, MINUS = COLOURS[0], COLOURS[1]
@@ -31,62 +30,53 @@ _WIDTH = 9.6
 _GAP = 4 * "\N{NO-BREAK SPACE}"
 
 
+@matplotlib.rc_context(STYLE)
 def write(probe: Probe, folder: Path, *, rollouts: int = 6) -> None:
-    """Write the set's figures, and those of a few rollouts, as PNG and SVG.
-
-    Rollouts with an error come first.
-
-    Raises:
-        StepalignError: the folder cannot be written.
-    """
+    """Write the set's figures, and those of a few rollouts, as PNG and SVG. Rollouts with an error come first."""
     marked = {mark.rollout_id for mark in probe.marks}
     selected = sorted(probe.rollouts, key=lambda rollout: rollout.id not in marked)[:rollouts]
-    with matplotlib.rc_context(STYLE):
-        figures = {"regions": regions(probe), "positions": positions(probe)}
-        figures |= {f"rollout-{number}": along_rollout(probe, one.id) for number, one in enumerate(selected, start=1)}
-        for name, figure in figures.items():
-            if figure is not None:
-                write_atomically(folder / f"{name}.png", raster(figure))
-                write_atomically(folder / f"{name}.svg", vector(figure))
+    figures = {"regions": regions(probe), "positions": positions(probe)}
+    figures |= {f"rollout-{number}": along_rollout(probe, one.id) for number, one in enumerate(selected, start=1)}
+    for name, figure in figures.items():
+        if figure is not None:
+            write_atomically(folder / f"{name}.png", raster(figure))
+            write_atomically(folder / f"{name}.svg", vector(figure))
 
 
+@matplotlib.rc_context(STYLE)
 def for_page(probe: Probe) -> dict[str, str]:
     """Draw the set's figures as SVG elements in the page's colours, by name."""
-    with matplotlib.rc_context(STYLE):
-        figures = {"regions": regions(probe), "positions": positions(probe)}
-        return {name: inline(figure) for name, figure in figures.items() if figure is not None}
-
-
-# ── a set ───────────────────────────────────────────────────────────────────────────────────────────────────
+    figures = {"regions": regions(probe), "positions": positions(probe)}
+    return {name: inline(figure) for name, figure in figures.items() if figure is not None}
 
 
 def regions(probe: Probe) -> Figure | None:
     """Draw mean credit by region, a row a context, with 95 % intervals. None without measures."""
     contexts = probe.measures.contexts
-    panels = [name for name in _REGIONS if any(name in intervals for intervals in contexts.values())]
+    panels = {name: [intervals.get(name) for intervals in contexts.values()] for name in _REGIONS}
+    panels = {name: intervals for name, intervals in panels.items() if any(intervals)}
     if not panels:
         return None
-    ends = [end for by_name in contexts.values() for name in panels if name in by_name for end in _ends(by_name[name])]
+    ends = [end for intervals in panels.values() for one in intervals if one for end in (one.low, one.value, one.high)]
     low, high = min(0.0, *ends), max(0.0, *ends)
     margin = 0.08 * (high - low) or 1.0
     figure = Figure(figsize=(_WIDTH, 1.35 + 0.42 * len(contexts)), layout="constrained")
     grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, name in zip(grid, panels, strict=True):
-        axes.set_xlim(low - margin, high + margin)
-        axes.set_ylim(len(contexts) - 0.4, -0.75)
+    for axes, (name, intervals) in zip(grid, panels.items(), strict=True):
+        axes.set(xlim=(low - margin, high + margin), ylim=(len(contexts) - 0.4, -0.75))
         axes.set_yticks(range(len(contexts)), [printable(context) for context in contexts], color=INK)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(True, axis="x")
         axes.grid(False, axis="y")
         axes.axvline(0, color=INK, linewidth=1)
-        for row, intervals in enumerate(contexts.values()):
+        for row, interval in enumerate(intervals):
             if row % 2 == 0:
                 axes.axhspan(row - 0.5, row + 0.5, color=GRID, alpha=0.35, linewidth=0)
-            if name in intervals:
-                _dot(axes, row + 0.12, intervals[name], near=(high - low) / 12)
+            if interval:
+                _dot(axes, row + 0.12, interval, near=(high - low) / 12)
         title, goal = _REGIONS[name]
-        n = max(intervals[name].n for intervals in contexts.values() if name in intervals)
+        n = max(interval.n for interval in intervals if interval)
         axes.set_title(f"{title}\n", fontsize=10)
         axes.text(0, 1.03, f"{goal} · n = {n}", transform=axes.transAxes, color=MUTED, fontsize=7.8)
     figure.supxlabel(
@@ -102,26 +92,11 @@ def _dot(axes: Axes, y: float, interval: Interval, *, near: float) -> None:
     """Draw a mean with its interval. Its number is clear of the zero line where it is `near` to it."""
     value, uncertain = interval.value, interval.low <= 0 <= interval.high
     colour = MUTED if uncertain else PLUS if value > 0 else MINUS
+    marker, face = "o" if uncertain or value > 0 else "D", "white" if uncertain else colour
     axes.hlines(y, interval.low, interval.high, color=colour, linewidth=2.2)
-    axes.plot(
-        value,
-        y,
-        marker="o" if uncertain or value > 0 else "D",
-        markersize=7,
-        color=colour,
-        markerfacecolor="white" if uncertain else colour,
-        markeredgewidth=1.6,
-    )
-    beside = abs(value) < near
-    axes.annotate(
-        _signed(value),
-        (0 if beside else value, y),
-        xytext=((-4 if value < 0 else 4) if beside else 0, 6),
-        textcoords="offset points",
-        ha="center" if not beside else "right" if value < 0 else "left",
-        color=INK,
-        fontsize=8,
-    )
+    axes.plot(value, y, marker, markersize=7, color=colour, markerfacecolor=face, markeredgewidth=1.6)
+    x, shift, side = (value, 0, "center") if abs(value) >= near else (0, -4, "right") if value < 0 else (0, 4, "left")
+    axes.annotate(_signed(value), (x, y), (shift, 6), textcoords="offset points", ha=side, color=INK, fontsize=8)
 
 
 def positions(probe: Probe) -> Figure | None:
@@ -134,28 +109,23 @@ def positions(probe: Probe) -> Figure | None:
     axes.axvspan(-0.5, 0.5, color=GRID, alpha=0.6, linewidth=0)
     axes.axhline(0, color=INK, linewidth=1)
     for number, (context, intervals) in enumerate(contexts.items()):
-        low, value, high = np.array([_ends(interval) if interval else (np.nan,) * 3 for interval in intervals]).T
+        low, value, high = np.array([(one.low, one.value, one.high) if one else (np.nan,) * 3 for one in intervals]).T
         colour, style = COLOURS[number % len(COLOURS)], (number + number // len(COLOURS)) % len(LINES)
+        line = {"linestyle": LINES[style], "marker": MARKERS[style], "label": printable(context)}
         axes.fill_between(DISTANCES, low, high, color=colour, alpha=0.13, linewidth=0)
-        label = printable(context)
-        axes.plot(DISTANCES, value, color=colour, linestyle=LINES[style], marker=MARKERS[style], label=label)
-    axes.set_xlim(DISTANCES[0] - 0.5, DISTANCES[-1] + 0.5)
-    axes.set_xticks(DISTANCES, map(distance_label, DISTANCES))
+        axes.plot(DISTANCES, value, color=colour, **line)
     middle = DISTANCES.index(0)
-    axes.get_xticklabels()[middle].set_fontweight("bold")
-    axes.set_xlabel(f"tokens before the error ←{10 * _GAP}→ tokens after it")
-    axes.set_ylabel("mean credit, nats a token")
     n = max((interval.n for intervals in contexts.values() if (interval := intervals[middle])), default=0)
+    axes.set_xticks(DISTANCES, map(distance_label, DISTANCES))
+    axes.get_xticklabels()[middle].set_fontweight("bold")
+    axes.set(
+        xlim=(DISTANCES[0] - 0.5, DISTANCES[-1] + 0.5),
+        xlabel=f"tokens before the error ←{10 * _GAP}→ tokens after it",
+        ylabel="mean credit, nats a token",
+    )
     axes.set_title(f"Credit by distance from the error, {n:,} solutions with a known one")
     axes.legend(ncols=min(4, len(contexts)), loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
-
-
-def _ends(interval: Interval) -> tuple[float, float, float]:
-    return interval.low, interval.value, interval.high
-
-
-# ── one rollout ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def along_rollout(probe: Probe, rollout_id: str) -> Figure | None:
@@ -165,21 +135,30 @@ def along_rollout(probe: Probe, rollout_id: str) -> Figure | None:
         return None
     rollout = next(one for one in probe.rollouts if one.id == rollout_id)
     mark = next((one for one in probe.marks if one.rollout_id == rollout_id), None)
+    regions = token_regions(rollout, mark)
     bound = max(0.5, float(np.percentile(np.abs([credit.values for credit in credits]), 99)) * 1.1)
     figure = Figure(figsize=(_WIDTH, 0.75 + 1.15 * len(credits)), layout="constrained")
     grid = figure.subplots(len(credits), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, credit in zip(grid, credits, strict=True):
-        first = axes is grid[0]
-        _bars(axes, np.array(credit.values), bound)
-        _mark_steps(axes, token_regions(rollout, mark), len(credit.values), named=first)
-        means = rollout_means(rollout, credit, mark)
-        summary = ", ".join(f"{name} {_signed(means[name])}" for name in ("before", "at", "after") if name in means)
-        if "at" not in means:
-            negative = np.mean(np.array(credit.values) < 0)
-            summary = f"mean {_signed(float(np.mean(credit.values)))}, {100 * negative:.0f} % negative"
-        pad = 15 if first else 4
+        values, means, pad = np.array(credit.values), rollout_means(rollout, credit, mark), 15 if axes is grid[0] else 4
+        summary = f"mean {_signed(values.mean())}, {np.mean(values < 0):.0%} negative".replace("%", " %")
+        if "at" in means:
+            summary = ", ".join(f"{name} {_signed(means[name])}" for name in ("before", "at", "after") if name in means)
+        _bars(axes, values, bound)
+        for start, _ in regions.steps:
+            axes.axvline(start, color=MUTED, linewidth=0.7, linestyle=":")
+        if regions.error is not None:
+            start, stop = regions.error
+            axes.axvspan(start, max(stop, start + 1), color=MINUS, alpha=0.16, linewidth=0)
+            axes.axvline(start, color=INK, linewidth=1.2, linestyle="--")
         axes.set_title(printable(credit.context), pad=pad)
         axes.set_title(summary, loc="right", pad=pad, fontsize=8, fontweight="normal", color=MUTED)
+    across = blended_transform_factory(grid[0].transData, grid[0].transAxes)
+    for number, (start, _) in enumerate(regions.steps, start=1):
+        grid[0].text(start, 1.02, f"step {number}", transform=across, fontsize=7, color=MUTED)
+    if regions.error is not None:
+        start, side = regions.error[0], "right" if regions.error[0] > 0.85 * len(rollout.completion_ids) else "left"
+        grid[0].text(start, 0.9, " first error ", transform=across, fontsize=8, color=INK, ha=side)
     grid[-1].set_xlabel("token")
     figure.supylabel("credit, nats", fontsize=9, color=MUTED)
     return figure
@@ -195,23 +174,7 @@ def _bars(axes: Axes, values: np.ndarray, bound: float) -> None:
         over = np.flatnonzero(sign * values > bound)
         axes.plot(over + 0.5, np.full(len(over), sign * bound * 1.04), marker, color=colour, markersize=3.5)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.set_xlim(0, len(values))
-    axes.set_ylim(-1.12 * bound, 1.12 * bound)
-
-
-def _mark_steps(axes: Axes, regions: TokenRegions, tokens: int, *, named: bool) -> None:
-    across = blended_transform_factory(axes.transData, axes.transAxes)
-    for number, (start, _) in enumerate(regions.steps, start=1):
-        axes.axvline(start, color=MUTED, linewidth=0.7, linestyle=":")
-        if named:
-            axes.text(start, 1.02, f"step {number}", transform=across, fontsize=7, color=MUTED)
-    if regions.error is not None:
-        start, stop = regions.error
-        axes.axvspan(start, max(stop, start + 1), color=MINUS, alpha=0.16, linewidth=0)
-        axes.axvline(start, color=INK, linewidth=1.2, linestyle="--")
-        if named:
-            side = "right" if start > 0.85 * tokens else "left"
-            axes.text(start, 0.9, " first error ", transform=across, fontsize=8, color=INK, ha=side)
+    axes.set(xlim=(0, len(values)), ylim=(-1.12 * bound, 1.12 * bound))
 
 
 def _signed(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A probe's folder: inputs, credit under every context, and measures.
+"""A probe's records and their folder: inputs, credit under every context, and measures.
 
     problems.jsonl  rollouts.jsonl  critiques.jsonl  marks.jsonl  credits.jsonl
     tokens.json  measures.json  manifest.json  probe.html  figures/
@@ -15,21 +15,30 @@ from pydantic.dataclasses import dataclass
 
 from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
-from stepalign.probing.error_spans import token_regions
-from stepalign.records import Credit, CriticResult, Mark, Problem, Rollout
+from stepalign.probing.measures import regions_by_rollout
+from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout
 
 if TYPE_CHECKING:
     import pandas
 
+_FILES: dict[str, tuple[str, Any]] = {
+    "problems": ("problems.jsonl", Problem),
+    "critic_results": ("critiques.jsonl", CriticResult),
+    "marks": ("marks.jsonl", Mark),
+    "rollouts": ("rollouts.jsonl", Rollout),
+    "credits": ("credits.jsonl", Credit),
+}
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Probe:
-    """Content of a probe's folder."""
+    """Content of a probe's folder; before credit is computed, its inputs alone."""
 
     problems: tuple[Problem, ...]
     rollouts: tuple[Rollout, ...]
     critic_results: tuple[CriticResult, ...] = ()
     marks: tuple[Mark, ...] = ()
+    """First errors: planted, marked by hand, or a critique's."""
     credits: tuple[Credit, ...] = ()
     """By context, then in the order of the rollouts."""
     tokens: Mapping[int, str] = Field(default_factory=dict)
@@ -43,6 +52,11 @@ class Probe:
         """Names of the contexts, in the order of the request."""
         return tuple(dict.fromkeys(credit.context for credit in self.credits))
 
+    @property
+    def critiques(self) -> dict[str, Critique]:
+        """Critiques by rollout id."""
+        return {result.rollout_id: result for result in self.critic_results if isinstance(result, Critique)}
+
     def frame(self) -> "pandas.DataFrame":
         """Build a pandas DataFrame with a row for each token and context.
 
@@ -51,29 +65,27 @@ class Probe:
         """
         import pandas
 
-        marks = {mark.rollout_id: mark for mark in self.marks}
-        rollouts = {rollout.id: (rollout, token_regions(rollout, marks.get(rollout.id))) for rollout in self.rollouts}
-        rows = []
-        for credit in self.credits:
-            rollout, regions = rollouts[credit.rollout_id]
-            scored = zip(rollout.completion_ids, credit.student, credit.teacher, strict=True)
-            for position, (token, student, teacher) in enumerate(scored):
-                rows.append(
-                    {
-                        "problem": rollout.problem_id,
-                        "rollout": rollout.id,
-                        "context": credit.context,
-                        "position": position,
-                        "token": token,
-                        "text": self.tokens.get(token, ""),
-                        "step": regions.step_of(position),
-                        "place": regions.place_of(position),
-                        "student": student,
-                        "teacher": teacher,
-                        "credit": teacher - student,
-                    }
-                )
-        return pandas.DataFrame(rows)
+        rollouts = {rollout.id: rollout for rollout in self.rollouts}
+        regions = regions_by_rollout(self.rollouts, self.marks)
+        return pandas.DataFrame(
+            {
+                "problem": rollouts[credit.rollout_id].problem_id,
+                "rollout": credit.rollout_id,
+                "context": credit.context,
+                "position": position,
+                "token": token,
+                "text": self.tokens.get(token, ""),
+                "step": regions[credit.rollout_id].step_of(position),
+                "place": regions[credit.rollout_id].place_of(position),
+                "student": student,
+                "teacher": teacher,
+                "credit": teacher - student,
+            }
+            for credit in self.credits
+            for position, (token, student, teacher) in enumerate(
+                zip(rollouts[credit.rollout_id].completion_ids, credit.student, credit.teacher, strict=True)
+            )
+        )
 
 
 def read(folder: Path) -> Probe:
@@ -82,25 +94,25 @@ def read(folder: Path) -> Probe:
     Raises:
         StepalignError: naming file, line and key where something is missing or malformed.
     """
-    critic_results: list[CriticResult] = read_jsonl(folder / "critiques.jsonl", CriticResult)  # type: ignore[arg-type]
+    records: dict[str, Any] = {name: tuple(read_jsonl(folder / file, kind)) for name, (file, kind) in _FILES.items()}
     return Probe(
-        problems=tuple(read_jsonl(folder / "problems.jsonl", Problem)),
-        rollouts=tuple(read_jsonl(folder / "rollouts.jsonl", Rollout)),
-        critic_results=tuple(critic_results),
-        marks=tuple(read_jsonl(folder / "marks.jsonl", Mark)),
-        credits=tuple(read_jsonl(folder / "credits.jsonl", Credit)),
+        **records,
         tokens=read_json(folder / "tokens.json", dict[int, str]),
         measures=read_json(folder / "measures.json", CreditMeasures),
         manifest=read_json(folder / "manifest.json", dict[str, Any]),
     )
 
 
+def write_inputs(probe: Probe, folder: Path) -> None:
+    """Write problems, the critic's results, marks and, last, rollouts."""
+    for name, (file, _) in _FILES.items():
+        if name != "credits":
+            write_jsonl(folder / file, getattr(probe, name))
+
+
 def write(probe: Probe, folder: Path) -> None:
     """Write a probe's folder, each file atomically."""
-    write_jsonl(folder / "problems.jsonl", probe.problems)
-    write_jsonl(folder / "rollouts.jsonl", probe.rollouts)
-    write_jsonl(folder / "critiques.jsonl", probe.critic_results)
-    write_jsonl(folder / "marks.jsonl", probe.marks)
+    write_inputs(probe, folder)
     write_jsonl(folder / "credits.jsonl", probe.credits)
     write_json(folder / "tokens.json", {str(token): text for token, text in sorted(probe.tokens.items())})
     write_json(folder / "measures.json", TypeAdapter(CreditMeasures).dump_python(probe.measures))

@@ -3,136 +3,123 @@
 Rollouts are read from files or sampled. Missing prompts, grades and critiques are then added.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stepalign import config
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.files import critique_all
+from stepalign.critics.first_error import ErrorSpan, first_error_span
 from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
-from stepalign.io import read_jsonl, write_jsonl
+from stepalign.io import read_jsonl
 from stepalign.models import context_limit
-from stepalign.probing.error_spans import mark_from_critique, mark_from_slip
+from stepalign.probing.folder import Probe, write_inputs
 from stepalign.records import CriticResult, Critique, Mark, PlantedSlip, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
+from stepalign.trace import parse
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeInputs:
-    """Rollouts with their problems, critiques and marks."""
-
-    rollouts: Sequence[Rollout]
-    problems: Mapping[str, Problem]
-    """By id; those of the rollouts, or more."""
-    critic_results: Sequence[CriticResult] = ()
-    known_marks: Sequence[Mark] = ()
-    """Errors that were planted, or marked by hand."""
-
-    @cached_property
-    def critiques(self) -> dict[str, Critique]:
-        """Critiques by rollout id."""
-        return {result.rollout_id: result for result in self.critic_results if isinstance(result, Critique)}
-
-    @cached_property
-    def marks(self) -> tuple[Mark, ...]:
-        """First errors of the rollouts: the known ones, else those of the critiques."""
-        known = {mark.rollout_id: mark for mark in self.known_marks}
-        marks = (
-            known.get(rollout.id)
-            or (rollout.id in self.critiques and mark_from_critique(rollout, self.critiques[rollout.id]))
-            for rollout in self.rollouts
-        )
-        return tuple(mark for mark in marks if mark)
-
-    def first(self, count: int | None) -> "ProbeInputs":
-        """Keep the first rollouts, and the records that belong to them."""
-        rollouts = self.rollouts[:count]
-        ids, problem_ids = {rollout.id for rollout in rollouts}, {rollout.problem_id for rollout in rollouts}
-        return ProbeInputs(
-            rollouts=rollouts,
-            problems={name: problem for name, problem in self.problems.items() if name in problem_ids},
-            critic_results=[result for result in self.critic_results if result.rollout_id in ids],
-            known_marks=[mark for mark in self.known_marks if mark.rollout_id in ids],
-        )
-
-    def write(self, folder: Path) -> None:
-        """Write `problems.jsonl`, `critiques.jsonl`, `marks.jsonl` and, last, `rollouts.jsonl`."""
-        write_jsonl(folder / "problems.jsonl", self.problems.values())
-        write_jsonl(folder / "critiques.jsonl", self.critic_results)
-        write_jsonl(folder / "marks.jsonl", self.marks)
-        write_jsonl(folder / "rollouts.jsonl", self.rollouts)
+def mark_from_slip(slip: PlantedSlip) -> Mark:
+    """Mark a planted slip, whose place is known exactly."""
+    return _mark(slip.rollout_id, slip, "planted")
 
 
-def read(path: Path, problems: Mapping[str, Problem] | None = None) -> ProbeInputs:
+def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
+    """Mark the first error that a critique reports. None where something is only missing (case C)."""
+    error = None if critique.case == "C" else first_error_span(rollout.text, critique)
+    return _mark(rollout.id, error, "critique") if error and parse(rollout.text).steps else None
+
+
+def _mark(rollout_id: str, error: ErrorSpan | PlantedSlip, source: Literal["planted", "critique"]) -> Mark:
+    return Mark(
+        rollout_id=rollout_id,
+        step=error.step,
+        start=error.start,
+        end=error.end,
+        departure=error.departure,
+        source=source,
+    )
+
+
+def read(path: Path, problems: Callable[[], Sequence[Problem]] = tuple, *, limit: int | None = None) -> Probe:
     """Read a file of rollouts, or a folder with `rollouts.jsonl`.
 
     A folder may also hold `problems.jsonl`, `critiques.jsonl`, `marks.jsonl` and the `slips.jsonl` of
-    `stepalign plant`.
+    `stepalign plant`. Records of other rollouts are left out.
 
     Args:
         path: the file or folder.
-        problems: by id, where the folder has none.
+        problems: returns the problems where the folder has none.
+        limit: the number of rollouts, from the first.
 
     Raises:
         StepalignError: a file is missing or malformed; a rollout occurs twice or has no problem.
     """
-    is_folder = path.is_dir()
-    rollouts = read_jsonl(path / "rollouts.jsonl" if is_folder else path, Rollout)
-    if not rollouts:
-        raise StepalignError(f"{path}: no rollouts")
 
     def optional(name: str, kind: Any) -> list[Any]:
-        return read_jsonl(path / name, kind) if is_folder and (path / name).exists() else []
+        return read_jsonl(path / name, kind) if path.is_dir() and (path / name).exists() else []
 
-    problems = {problem.id: problem for problem in optional("problems.jsonl", Problem)} or dict(problems or {})
-    ids: set[str] = set()
+    rollouts = read_jsonl(path / "rollouts.jsonl" if path.is_dir() else path, Rollout)
+    if not rollouts:
+        raise StepalignError(f"{path}: no rollouts")
+    by_id = {problem.id: problem for problem in optional("problems.jsonl", Problem) or problems()}
+    for rollout_id, count in Counter(rollout.id for rollout in rollouts).items():
+        if count > 1:
+            raise StepalignError(f"{path}: rollout {rollout_id!r} occurs twice")
     for rollout in rollouts:
-        if rollout.id in ids:
-            raise StepalignError(f"{path}: rollout {rollout.id!r} occurs twice")
-        if rollout.problem_id not in problems:
+        if rollout.problem_id not in by_id:
             raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r}")
-        ids.add(rollout.id)
-    planted = [mark_from_slip(slip) for slip in optional("slips.jsonl", PlantedSlip)]
-    return ProbeInputs(
-        rollouts=rollouts,
-        problems=problems,
-        critic_results=optional("critiques.jsonl", CriticResult),
-        known_marks=[*planted, *optional("marks.jsonl", Mark)],
-    ).first(None)
+    rollouts = rollouts[:limit]
+    ids, problem_ids = {rollout.id for rollout in rollouts}, {rollout.problem_id for rollout in rollouts}
+    slips = [mark_from_slip(slip) for slip in optional("slips.jsonl", PlantedSlip)]
+    return _with_marks(
+        Probe(
+            problems=tuple(problem for problem in by_id.values() if problem.id in problem_ids),
+            rollouts=tuple(rollouts),
+            critic_results=tuple(one for one in optional("critiques.jsonl", CriticResult) if one.rollout_id in ids),
+            marks=(*slips, *optional("marks.jsonl", Mark)),
+        )
+    )
+
+
+def _with_marks(given: Probe) -> Probe:
+    """Mark each rollout's first error: the known one, else that of its critique."""
+    known = {mark.rollout_id: mark for mark in given.marks}
+    critiques = given.critiques
+    marks = (
+        known.get(rollout.id) or (rollout.id in critiques and mark_from_critique(rollout, critiques[rollout.id]))
+        for rollout in given.rollouts
+    )
+    return replace(given, marks=tuple(mark for mark in marks if mark))
 
 
 def prepare(
-    given: ProbeInputs | Sequence[Problem],
-    settings: config.Recipe,
-    solver: Solver,
-    console: Console,
-    folder: Path,
-    *,
-    adapter: str | None = None,
-) -> ProbeInputs:
+    given: Probe, settings: config.Recipe, solver: Solver, console: Console, folder: Path, *, adapter: str | None = None
+) -> Probe:
     """Add missing rollouts, prompts, grades and, where the recipe has a critic, critiques.
 
     Existing ones stay as they are. Everything is written to `folder`, the critic's results as they come.
 
     Args:
-        given: inputs, or problems of which one rollout each is sampled.
+        given: without rollouts, one of each problem is sampled.
         settings: sampling, critic, model and seed are used.
         solver: samples, grades and encodes prompts.
         console: shows progress.
         folder: of the probe.
-        adapter: the sampler's adapter; None samples from the base.
+        adapter: the sampler's; None samples from the base.
     """
-    if not isinstance(given, ProbeInputs):
-        with console.stage("sample", len(given)) as advance:
-            rollouts = solver.generate_rollouts(
-                given,
+    problems, log = {problem.id: problem for problem in given.problems}, folder / "asked.jsonl"
+    if not given.rollouts:
+        with console.stage("sample", len(problems)) as advance:
+            sampled = solver.generate_rollouts(
+                given.problems,
                 1,
                 settings.sampling,
                 adapter=adapter,
@@ -141,10 +128,16 @@ def prepare(
                 prefix="probe",
                 on_rollout=lambda _: advance(1),
             )
-        given = ProbeInputs(rollouts=rollouts, problems={problem.id: problem for problem in given})
-    given.write(folder)
-    problems, thinking, log = given.problems, settings.sampling.enable_thinking, folder / "asked.jsonl"
-    rollouts = [_with_prompt(rollout, problems, solver, thinking=thinking) for rollout in given.rollouts]
+        given = replace(given, rollouts=tuple(sampled))
+    write_inputs(given, folder)
+    size, rollouts = len(solver.chat.tokenizer), []
+    for rollout in given.rollouts:
+        if (largest := max((*rollout.prompt_ids, *rollout.completion_ids), default=0)) >= size:
+            fault = f"token {largest}, but the tokenizer has {size}: these are another model's rollouts"
+            raise StepalignError(f"rollout {rollout.id}: {fault}")
+        problem, thinking = problems[rollout.problem_id], settings.sampling.enable_thinking
+        ids = rollout.prompt_ids or solver.prompt_ids(problem, thinking=thinking)
+        rollouts.append(replace(rollout, prompt_ids=ids))
     if any(rollout.grade is None for rollout in rollouts):
         rollouts = solver.grader.grade(rollouts, problems)
     critic_results = list(given.critic_results)
@@ -155,19 +148,7 @@ def prepare(
         critic: Critic = registry.build(settings.critic, grader=solver.grader, folder=folder, own=lambda: own)
         with console.stage("critique", len(waiting)) as advance:
             critic_results += critique_all(critic, waiting, log, advance)
-    complete = replace(given, rollouts=rollouts, critic_results=critic_results)
-    complete.write(folder)
+    complete = _with_marks(replace(given, rollouts=tuple(rollouts), critic_results=tuple(critic_results)))
+    write_inputs(complete, folder)
     log.unlink(missing_ok=True)
     return complete
-
-
-def _with_prompt(rollout: Rollout, problems: Mapping[str, Problem], solver: Solver, *, thinking: bool) -> Rollout:
-    size = len(solver.chat.tokenizer)
-    largest = max((*rollout.prompt_ids, *rollout.completion_ids), default=0)
-    if largest >= size:
-        raise StepalignError(
-            f"rollout {rollout.id}: token {largest}, but the tokenizer has {size}: these are another model's rollouts"
-        )
-    if rollout.prompt_ids:
-        return rollout
-    return replace(rollout, prompt_ids=solver.prompt_ids(problems[rollout.problem_id], thinking=thinking))

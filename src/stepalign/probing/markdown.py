@@ -8,7 +8,7 @@ in code. Left out: the rest of Markdown, because the tokens are the truth and th
 """
 
 import re
-from collections.abc import Iterator
+from html import unescape
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -18,15 +18,15 @@ from stepalign.trace import boxed
 
 Tree = str | list[Any]
 
-_MATHML = (
-    "math maction menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow ms mspace msqrt "
-    "mstyle msub msubsup msup mtable mtd mtext mtr munder munderover"
-)
-_ATTRIBUTES = (
-    "accent accentunder class columnalign depth display displaystyle fence form height largeop linethickness lspace "
-    "mathvariant maxsize minsize movablelimits notation rowspacing rspace scriptlevel separator stretchy symmetric "
-    "voffset width"
-)
+_MATHML = """
+    math maction menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow ms mspace msqrt
+    mstyle msub msubsup msup mtable mtd mtext mtr munder munderover
+"""
+_ATTRIBUTES = """
+    accent accentunder class columnalign depth display displaystyle fence form height largeop linethickness lspace
+    mathvariant maxsize minsize movablelimits notation rowspacing rspace scriptlevel separator stretchy symmetric
+    voffset width
+"""
 MATHML = frozenset(_MATHML.split())
 ELEMENTS = MATHML | {"div", "h4", "hr", "strong", "code"}
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())
@@ -46,7 +46,6 @@ _MATH = re.compile(
     r"|\*\*(?=\S)(?P<bold>[^*\n]{1,1000}?)(?<=\S)\*\*",
     re.DOTALL,
 )
-_ENTITY = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
 
 
 def parse(text: str) -> list[Tree]:
@@ -108,23 +107,13 @@ def _formula(latex: str, *, display: bool) -> Tree | None:
         element = convert_to_element(latex, display="block" if display else "inline")
     except Exception:  # the library has an error class for some faults, and others pass through as they are
         return None
-    tree = _tree(element)
-    return None if "\\" in "".join(_texts(tree)) else tree  # an unknown command comes back as its name
+    if "\\" in unescape("".join(element.itertext())):  # an unknown command comes back as its name
+        return None
+    return _tree(element)
 
 
 def _tree(element: Element) -> Tree:
     tag = element.tag.rpartition("}")[2]
-    # latex2mathml writes some signs as character references, which its own serializer would not escape.
-    text = _ENTITY.sub(
-        lambda found: chr(code) if (code := int(found[1], 16)) < 0x110000 else found[0], element.text or ""
-    )
+    text = unescape(element.text or "")  # latex2mathml writes some signs as character references
     attributes = {name: str(value) for name, value in element.attrib.items() if name in ATTRIBUTES}
     return [tag if tag in MATHML else "mrow", attributes, *[text] * bool(text), *map(_tree, element)]
-
-
-def _texts(tree: Tree) -> Iterator[str]:
-    if isinstance(tree, str):
-        yield tree
-    else:
-        for child in tree[2:]:
-            yield from _texts(child)

@@ -1,22 +1,24 @@
 """Measures of credit by context, each with its interval (`docs/probe.md` defines them).
 
-Means are over tokens, pooled over rollouts. Sums and counts are kept by problem, because the bootstrap resamples whole
-problems, whose rollouts resemble each other. As a process reward, a step scores the lowest credit of its tokens: an
-error is one number, and a mean over the step would drown it in the words around it. Left out: other step scores; a
-threshold below which a step counts as wrong.
+Means are over tokens, pooled over rollouts. The bootstrap resamples whole problems, whose rollouts resemble each other.
+As a process reward, a step scores the lowest credit of its tokens: an error is one number, and a mean over the step
+would drown it. Left out: other step scores; a threshold below which a step counts as wrong.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
+from stepalign.evaluation import stats
 from stepalign.evaluation.metrics import CreditMeasures
-from stepalign.evaluation.stats import Interval, interval, resample
-from stepalign.probing.error_spans import TokenRegions, token_regions
+from stepalign.evaluation.stats import Interval
 from stepalign.records import Credit, Mark, Rollout
 from stepalign.seeding import derive_seed
+from stepalign.trace import parse, token_span
 
 RESAMPLES = 2000
 
@@ -27,6 +29,47 @@ Ratio = tuple[float, float]
 """Numerator and denominator that a rollout adds to a pooled mean or share."""
 
 
+@dataclass(frozen=True)
+class TokenRegions:
+    """Half-open token ranges of a completion: its steps and its error."""
+
+    steps: tuple[tuple[int, int], ...]
+    """The steps and the final answer, as critiques count them. Tokens between two belong to the first."""
+    error: tuple[int, int] | None = None
+    departure: int | None = None
+    """The first wrong token, where it is known."""
+    wrong_step: int | None = None
+    """The step of `error`, counted from 1."""
+
+    def step_of(self, position: int) -> int:
+        """Return the step of a token; 0 before the first."""
+        return sum(start <= position for start, _ in self.steps)
+
+    def place_of(self, position: int) -> Literal["before", "at", "after", ""]:
+        """Return a token's place relative to the error; empty without one."""
+        start, stop = self.error or (0, 0)
+        return "" if not self.error else "before" if position < start else "at" if position < stop else "after"
+
+
+def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
+    """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
+    trace = parse(rollout.text)
+    sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
+    starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
+    steps = tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False))
+    if mark is None:
+        return TokenRegions(steps)
+    departs = mark.departure
+    departure = None if departs is None else token_span(rollout, departs, departs + 1)[0]
+    return TokenRegions(steps, token_span(rollout, mark.start, mark.end), departure, mark.step)
+
+
+def regions_by_rollout(rollouts: Iterable[Rollout], marks: Iterable[Mark]) -> dict[str, TokenRegions]:
+    """Divide the tokens of each rollout, by its id."""
+    by_rollout = {mark.rollout_id: mark for mark in marks}
+    return {rollout.id: token_regions(rollout, by_rollout.get(rollout.id)) for rollout in rollouts}
+
+
 def measure(
     rollouts: Sequence[Rollout],
     marks: Iterable[Mark],
@@ -35,21 +78,18 @@ def measure(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> CreditMeasures:
-    """Compute every measure of every context.
-
-    Rollouts that are neither correct nor marked count for `first_token` only.
-    """
+    """Compute every measure of every context. A rollout neither correct nor marked counts for `first_token` only."""
     bootstrap = _Bootstrap(rollouts, derive_seed(seed, "bootstrap"), resamples)
-    regions = _regions(rollouts, marks)
+    regions = regions_by_rollout(rollouts, marks)
     correct = {rollout.id for rollout in rollouts if rollout.correct}
     contexts = {}
-    for context, by_rollout in _by_context(credits).items():
+    for context, values in _values_by_context(rollouts, credits).items():
         ratios: dict[str, dict[str, Ratio]] = defaultdict(dict)
-        for rollout in rollouts:
-            if rollout.id in by_rollout:
-                for name, ratio in _ratios(rollout, regions[rollout.id], by_rollout[rollout.id].values).items():
-                    ratios[name][rollout.id] = ratio
-        scores = {name: _step_scores(regions[name], credit.values) for name, credit in by_rollout.items()}
+        scores = {}
+        for rollout_id, credit in values.items():
+            for name, ratio in _ratios(rollout_id in correct, regions[rollout_id], credit).items():
+                ratios[name][rollout_id] = ratio
+            scores[rollout_id] = [min(credit[start:stop], default=0.0) for start, stop in regions[rollout_id].steps]
         contexts[context] = bootstrap.pooled(ratios) | bootstrap.step_rewards(scores, regions, correct)
     lengths = {name: [float(start - stop) for start, stop in region.steps] for name, region in regions.items()}
     chances = {
@@ -57,19 +97,16 @@ def measure(
         for name, region in regions.items()
         if region.wrong_step is not None and len(region.steps) > 1
     }
-    chance = bootstrap.pooled({"first_error": chances} if chances else {})
+    chance = bootstrap.pooled({"first_error": chances})
     if chances:
         chance["auroc"] = Interval(value=0.5, low=0.5, high=0.5, n=len(chances))
-    return CreditMeasures(
-        contexts=contexts,
-        baselines={"chance": chance, "length": bootstrap.step_rewards(lengths, regions, correct)},
-        resamples=resamples,
-    )
+    length = bootstrap.step_rewards(lengths, regions, correct)
+    return CreditMeasures(contexts=contexts, baselines={"chance": chance, "length": length}, resamples=resamples)
 
 
 def rollout_means(rollout: Rollout, credit: Credit, mark: Mark | None) -> dict[str, float]:
     """Compute one rollout's own means and shares under one context. Those that it does not allow are absent."""
-    ratios = _ratios(rollout, token_regions(rollout, mark), credit.values)
+    ratios = _ratios(rollout.correct, token_regions(rollout, mark), credit.values)
     return {name: numerator / denominator for name, (numerator, denominator) in ratios.items()}
 
 
@@ -81,23 +118,23 @@ def credit_by_position(
     Returns:
         For each context an interval for each of `DISTANCES`; None where no marked rollout has tokens there.
     """
-    regions = _regions(rollouts, marks)
-    bins = {
-        rollout.id: _distances(error, len(rollout.completion_ids))
-        for rollout in rollouts
-        if (error := regions[rollout.id].error)
-    }
-    if not bins:
+    errors = {name: region.error for name, region in regions_by_rollout(rollouts, marks).items() if region.error}
+    if not errors:
         return {}
-    bootstrap = _Bootstrap([rollout for rollout in rollouts if rollout.id in bins], 0, RESAMPLES)
+    bootstrap = _Bootstrap([rollout for rollout in rollouts if rollout.id in errors], 0, RESAMPLES)
     contexts = {}
-    for context, by_rollout in _by_context(credits).items():
+    for context, values in _values_by_context(rollouts, credits).items():
         ratios: dict[str, dict[str, Ratio]] = defaultdict(dict)
-        for name in bins.keys() & by_rollout.keys():
-            values = np.asarray(by_rollout[name].values)
-            for distance in np.unique(bins[name]):
-                there = values[bins[name] == distance]
-                ratios[str(distance)][name] = (float(there.sum()), float(len(there)))
+        for name, (start, stop) in errors.items():
+            if name not in values:
+                continue
+            at = np.arange(len(values[name]))
+            distance = np.maximum(start - at, at - stop + 1)
+            bins = np.where(distance <= 0, 0, 1 + np.ceil(np.log2(np.maximum(distance, 1))).astype(int))
+            bins[at < start] *= -1
+            for place in np.unique(bins):
+                there = np.asarray(values[name])[bins == place]
+                ratios[str(place)][name] = (float(there.sum()), float(len(there)))
         if ratios:
             by_distance = bootstrap.pooled(ratios)
             contexts[context] = [by_distance.get(str(distance)) for distance in DISTANCES]
@@ -110,56 +147,38 @@ def distance_label(distance: int) -> str:
     return "error" if last == 0 else str(last) if last <= 2 else f"{last // 2 + 1}–{last}"
 
 
-def _by_context(credits: Iterable[Credit]) -> dict[str, dict[str, Credit]]:
-    contexts: dict[str, dict[str, Credit]] = defaultdict(dict)
+def _values_by_context(
+    rollouts: Iterable[Rollout], credits: Iterable[Credit]
+) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Return credit by context and rollout, in the order of the rollouts."""
+    contexts: dict[str, dict[str, tuple[float, ...]]] = defaultdict(dict)
     for credit in credits:
-        contexts[credit.context][credit.rollout_id] = credit
-    return contexts
+        contexts[credit.context][credit.rollout_id] = credit.values
+    ids = [rollout.id for rollout in rollouts]
+    return {context: {name: values[name] for name in ids if name in values} for context, values in contexts.items()}
 
 
-def _regions(rollouts: Sequence[Rollout], marks: Iterable[Mark]) -> dict[str, TokenRegions]:
-    by_rollout = {mark.rollout_id: mark for mark in marks}
-    return {rollout.id: token_regions(rollout, by_rollout.get(rollout.id)) for rollout in rollouts}
-
-
-def _distances(error: tuple[int, int], tokens: int) -> Int[np.ndarray, " tokens"]:
-    at = np.arange(tokens)
-    distance = np.maximum(error[0] - at, at - error[1] + 1)
-    bins = 1 + np.ceil(np.log2(np.maximum(distance, 1))).astype(int)
-    return np.where(distance <= 0, 0, np.where(at < error[0], -bins, bins))
-
-
-def _ratios(rollout: Rollout, region: TokenRegions, values: Sequence[float]) -> dict[str, Ratio]:
-    ratios: dict[str, Ratio] = {}
-
-    def add(name: str, credits: Sequence[float]) -> None:
-        if credits:
-            count = float(len(credits))
-            ratios[name] = (sum(credits), count)
-            ratios[f"{name}_negative"] = (float(sum(value < 0 for value in credits)), count)
-
-    if values:
-        ratios["first_token"] = (values[0], 1.0)
-    if region.error is None or region.wrong_step is None:
-        if rollout.correct:
-            add("correct", values)
-        return ratios
-    start, stop = region.error
-    add("before", values[:start])
-    add("at", values[start:stop])
-    if region.departure is not None:
-        add("departure", values[region.departure : region.departure + 1])
-    add("after", values[stop:])
-    add("rest", (*values[:start], *values[stop:]))
-    wrong_from, wrong_to = region.steps[region.wrong_step - 1]
-    blame = [-min(value, 0.0) for value in values[:wrong_to]]
-    if wrong_from and (total := sum(blame)):
-        ratios["diffuseness"] = (sum(blame[:wrong_from]), total)
+def _ratios(correct: bool, region: TokenRegions, values: Sequence[float]) -> dict[str, Ratio]:
+    parts: dict[str, Sequence[float]] = {}
+    if region.error is not None and region.wrong_step is not None:
+        start, stop = region.error
+        parts = {"before": values[:start], "at": values[start:stop], "after": values[stop:]}
+        if region.departure is not None:
+            parts["departure"] = values[region.departure : region.departure + 1]
+        parts["rest"] = (*parts["before"], *parts["after"])
+    elif correct:
+        parts["correct"] = values
+    ratios = {"first_token": (values[0], 1.0)} if values else {}
+    for name, credit in parts.items():
+        if credit:
+            ratios[name] = (sum(credit), float(len(credit)))
+            ratios[f"{name}_negative"] = (float(sum(value < 0 for value in credit)), float(len(credit)))
+    if region.wrong_step is not None:
+        wrong_from, wrong_to = region.steps[region.wrong_step - 1]
+        blame = [-min(value, 0.0) for value in values[:wrong_to]]
+        if wrong_from and (total := sum(blame)):
+            ratios["diffuseness"] = (sum(blame[:wrong_from]), total)
     return ratios
-
-
-def _step_scores(region: TokenRegions, values: Sequence[float]) -> list[float]:
-    return [min(values[start:stop], default=0.0) for start, stop in region.steps]
 
 
 class _Bootstrap:
@@ -169,52 +188,45 @@ class _Bootstrap:
         problems = {name: index for index, name in enumerate(sorted({rollout.problem_id for rollout in rollouts}))}
         self.problem = {rollout.id: problems[rollout.problem_id] for rollout in rollouts}
         # The first row has every problem once: its statistic is the value itself.
-        self.counts = np.vstack([np.ones((1, len(problems))), resample(len(problems), resamples=resamples, seed=seed)])
+        resampled = stats.resample(len(problems), resamples=resamples, seed=seed)
+        self.counts = np.vstack([np.ones((1, len(problems))), resampled])
 
     def pooled(self, ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, Interval]:
         """Divide sums of numerators by sums of denominators; `contrast` is `rest` minus `at`."""
-        statistics = {name: self._quotients(by_rollout) for name, by_rollout in ratios.items()}
-        intervals = {name: _interval(values, len(ratios[name])) for name, values in statistics.items()}
+        statistics = {}
+        for name, by_rollout in ratios.items():
+            sums = np.zeros((self.counts.shape[1], 2))
+            for rollout_id, ratio in by_rollout.items():
+                sums[self.problem[rollout_id]] += ratio
+            numerators, denominators = (self.counts @ sums).T
+            with np.errstate(invalid="ignore"):  # NaN without any of these rollouts
+                statistics[name] = numerators / denominators
+        sizes = {name: len(by_rollout) for name, by_rollout in ratios.items()}
         if "at" in statistics and "rest" in statistics:
-            intervals["contrast"] = _interval(statistics["rest"] - statistics["at"], len(ratios["at"]))
-        return intervals
+            statistics["contrast"], sizes["contrast"] = statistics["rest"] - statistics["at"], sizes["at"]
+        return {name: _interval(values, sizes[name]) for name, values in statistics.items() if sizes[name]}
 
     def step_rewards(
-        self, scores: Mapping[str, Sequence[float]], regions: Mapping[str, TokenRegions], correct: set[str]
+        self, scores: Mapping[str, list[float]], regions: Mapping[str, TokenRegions], correct: set[str]
     ) -> dict[str, Interval]:
         """Measure step scores as a process reward: `first_error` in marked rollouts, `auroc` over steps.
 
-        A step counts for the AUROC if it is the marked one, precedes it, or is in a correct rollout. Steps after an
-        error are neither right nor wrong by themselves.
+        A step counts for the AUROC if it is the marked one, precedes it, or is in a correct rollout.
         """
         hits: dict[str, Ratio] = {}
-        values, wrong, problems, counted = [], [], [], set()
-        for name, steps in scores.items():
-            wrong_step = regions[name].wrong_step
-            if wrong_step is not None and len(steps) > 1:
+        steps: list[tuple[float, bool, int]] = []
+        counted = [name for name in scores if regions[name].wrong_step is not None or name in correct]
+        for name in counted:
+            own, wrong_step = scores[name], regions[name].wrong_step
+            if wrong_step is not None and len(own) > 1:
                 # Of several lowest steps, the wrong one has its share.
-                lowest = [step for step, score in enumerate(steps, start=1) if score == min(steps)]
-                hits[name] = ((wrong_step in lowest) / len(lowest), 1.0)
-            if wrong_step is not None or name in correct:
-                counted.add(name)
-                for step, score in enumerate(steps[:wrong_step], start=1):
-                    values.append(score)
-                    wrong.append(step == wrong_step)
-                    problems.append(self.problem[name])
-        intervals = self.pooled({"first_error": hits} if hits else {})
-        if any(wrong) and not all(wrong):
-            area = _auroc(np.array(values), np.array(wrong), self.counts[:, problems])
-            intervals["auroc"] = _interval(area, len(counted))
+                hits[name] = ((own[wrong_step - 1] == min(own)) / own.count(min(own)), 1.0)
+            steps += [(score, k == wrong_step, self.problem[name]) for k, score in enumerate(own[:wrong_step], start=1)]
+        intervals = self.pooled({"first_error": hits})
+        if len({is_wrong for _, is_wrong, _ in steps}) == 2:
+            values, wrong, problems = map(np.array, zip(*steps, strict=True))
+            intervals["auroc"] = _interval(_auroc(values, wrong, self.counts[:, problems]), len(counted))
         return intervals
-
-    def _quotients(self, ratios: Mapping[str, Ratio]) -> Float[np.ndarray, " rows"]:
-        sums = np.zeros((self.counts.shape[1], 2))
-        for name, ratio in ratios.items():
-            sums[self.problem[name]] += ratio
-        numerators, denominators = (self.counts @ sums).T
-        with np.errstate(invalid="ignore"):
-            quotients: Float[np.ndarray, " rows"] = numerators / denominators  # NaN without any of these rollouts
-        return quotients
 
 
 def _auroc(
@@ -232,4 +244,4 @@ def _auroc(
 
 
 def _interval(statistics: Float[np.ndarray, " rows"], n: int) -> Interval:
-    return interval(float(statistics[0]), statistics[1:], n=n)
+    return stats.interval(float(statistics[0]), statistics[1:], n=n)

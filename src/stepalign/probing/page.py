@@ -26,9 +26,8 @@ from markupsafe import Markup
 
 from stepalign.io import write_atomically
 from stepalign.probing import display, figures, markdown
-from stepalign.probing.error_spans import token_regions
 from stepalign.probing.folder import Probe
-from stepalign.probing.measures import rollout_means
+from stepalign.probing.measures import rollout_means, token_regions
 from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout, TopTokens
 from stepalign.report.display import HIDDEN, environment
 from stepalign.trace import parse
@@ -36,20 +35,14 @@ from stepalign.trace import parse
 UNIT = 0.001
 """Nats."""
 
+_Credits = list[Credit | None]
 _FOLDER = Path(__file__).parent / "html"
-_SCRIPTS = ("text", "solution", "list", "events", "page")
 _SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Initial values of the scale: the credit in nats at which a tint is strongest."""
-_SEARCHED_CHARACTERS = 2_000
-"""Of a problem's statement."""
 
 
 def write(probe: Probe, path: Path) -> Path:
-    """Write a probe's page, and return its path.
-
-    Raises:
-        StepalignError: it cannot be written.
-    """
+    """Write a probe's page, and return its path."""
     write_atomically(path, render(probe, figures=figures.for_page(probe)))
     return path
 
@@ -61,33 +54,22 @@ def render(probe: Probe, *, figures: Mapping[str, str]) -> str:
     planted = sum(mark.source == "planted" for mark in probe.marks)
     errors = {"planted": planted, "as critiques say": len(probe.marks) - planted}
     rows = {**probe.measures.contexts, **probe.measures.baselines}
-    keys = [key for key in display.COLUMNS if any(key in intervals for intervals in rows.values())]
-    return (
-        environment(_FOLDER)
-        .get_template("probe.html.jinja")
-        .render(
-            index=index,
-            index_json=Markup(script_json(index)),
-            blocks={name: Markup(block) for name, block in blocks.items()},
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            figures={name: Markup(svg) for name, svg in figures.items()},  # Matplotlib escapes the labels
-            model=str(probe.manifest.get("asked", {}).get("model", {}).get("name_or_path", "unknown")),
-            created=str(probe.manifest.get("created", ""))[:10],
-            problems=len({rollout.problem_id for rollout in probe.rollouts}),
-            tokens=sum(len(rollout.completion_ids) for rollout in probe.rollouts),
-            errors=", ".join(f"{n} {source}" for source, n in errors.items() if n) or "none known",
-            titles=[display.COLUMNS[key] for key in keys],
-            rows=[
-                (
-                    name,
-                    [(display.format_value(key, i.get(key)), display.format_interval(key, i.get(key))) for key in keys],
-                )
-                for name, i in rows.items()
-                if keys
-            ],
-            counts=[display.largest_n(probe.measures, key) for key in keys],
-        )
+    template = environment(_FOLDER).get_template("probe.html.jinja")
+    return template.render(
+        index=index,
+        blocks={name: Markup(block) for name, block in blocks.items()},
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        figures={name: Markup(svg) for name, svg in figures.items()},  # Matplotlib escapes the labels
+        model=str(probe.manifest.get("asked", {}).get("model", {}).get("name_or_path", "unknown")),
+        created=str(probe.manifest.get("created", ""))[:10],
+        problems=len({rollout.problem_id for rollout in probe.rollouts}),
+        tokens=sum(len(rollout.completion_ids) for rollout in probe.rollouts),
+        errors=", ".join(f"{n} {source}" for source, n in errors.items() if n) or "none known",
+        columns={key: display.COLUMNS[key] for key in display.COLUMNS if any(key in row for row in rows.values())},
+        rows=rows,
+        format_cell=display.format_cell,
+        largest_n=lambda key: display.largest_n(probe.measures, key),
     )
 
 
@@ -103,9 +85,12 @@ def pack(probe: Probe) -> tuple[dict[str, Any], dict[str, str]]:
         problem, mark = problems.get(rollout.problem_id), marks.get(rollout.id)
         blocks[f"rollout-{number}"] = _rollout_block(rollout, problem, critic_results.get(rollout.id), mark, own)
         rows.append(_row(rollout, problem, mark, own))
+    # A round scale that exceeds nine in ten of the credits above 0.05 nats.
+    values = np.abs([value for credit in probe.credits for value in credit.values])
+    goal = np.percentile(values[values > 0.05], 90) if np.any(values > 0.05) else 1.0
     index = {
         "unit": UNIT,
-        "scale": _scale(probe),
+        "scale": next((scale for scale in _SCALES if scale >= goal), _SCALES[-1]),
         "contexts": list(probe.contexts),
         "hidden": HIDDEN.pattern,
         "names": _names(),
@@ -117,51 +102,37 @@ def pack(probe: Probe) -> tuple[dict[str, Any], dict[str, str]]:
     return index, blocks
 
 
-def script_json(value: object) -> str:
-    """Encode JSON for a script element: ASCII, without `<`, so neither `</script>` nor `<!--`."""
-    return _json(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 @cache
 def join_scripts() -> str:
     """Join the page's scripts into one."""
-    scripts = [(_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
-    return '"use strict";\n' + "\n".join(scripts)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    scripts = ((_FOLDER / f"{name}.js").read_text("utf-8") for name in ("text", "solution", "list", "events", "page"))
+    return "\n".join(['"use strict";', *scripts])
 
 
 def _block(head: object, *numbers: np.ndarray) -> str:
     """Pack JSON, a zero byte, and numbers below 2²⁴: all their low bytes, all middle bytes, all high bytes."""
     flat = np.concatenate(numbers or [np.zeros(0)]).astype("<u4")
     planes = flat.view(np.uint8).reshape(-1, 4)[:, :3].T.tobytes()
-    return base64.b64encode(zlib.compress(_json(head).encode() + b"\0" + planes)).decode()
+    text = json.dumps(head, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode() + b"\0" + planes)).decode()
 
 
 def _rollout_block(
-    rollout: Rollout,
-    problem: Problem | None,
-    answer: CriticResult | None,
-    mark: Mark | None,
-    credits: list[Credit | None],
+    rollout: Rollout, problem: Problem | None, answer: CriticResult | None, mark: Mark | None, credits: _Credits
 ) -> str:
     numbers: list[np.ndarray] = []
 
     def span(values: np.ndarray) -> list[int]:
         start = sum(map(len, numbers))
-        numbers.append(values)
+        numbers.append(np.rint(values))
         return [start, start + len(values)]
 
-    def logs(log_probs: Sequence[float] | np.ndarray) -> list[int]:
-        return span(np.rint(-np.asarray(log_probs) / UNIT))
-
-    def top(entries: Sequence[TopTokens]) -> dict[str, list[int]] | None:
-        if len(set(map(len, entries))) != 1:  # none, or from elsewhere
-            return None
-        ids, log_probs = np.array(entries).reshape(-1, 2).T
-        return {"ids": span(ids), "logs": logs(log_probs)}
+    def scores(log_probs: Sequence[float], entries: Sequence[TopTokens]) -> dict[str, Any]:
+        packed: dict[str, Any] = {"logs": span(np.array(log_probs) / -UNIT), "top": None}
+        if len(set(map(len, entries))) == 1:  # else none, or from elsewhere
+            ids, top_logs = np.array(entries).reshape(-1, 2).T
+            packed["top"] = {"ids": span(ids), "logs": span(top_logs / -UNIT)}
+        return packed
 
     ends = [*rollout.token_starts[1:], len(rollout.text)]
     regions = token_regions(rollout, mark)
@@ -174,78 +145,57 @@ def _rollout_block(
     if not sections or sections[0]["first"] > 0:
         sections.insert(0, {"label": "", "step": 0, "first": 0})
     first, last = regions.error or (0, 0)
+    wrong = first if regions.departure is None else regions.departure
+    title, reading = "", []
+    if isinstance(answer, Critique):
+        title, reading = f"Critique by {answer.critic}, case {answer.case}", markdown.parse(answer.text)
+    elif answer:
+        title, reading = f"No critique: {answer.reason}", [answer.detail]
     student = next((credit for credit in credits if credit), None)
     head = {
         "ids": rollout.completion_ids,
         "pieces": [rollout.text[start:end] for start, end in zip(rollout.token_starts, ends, strict=False)],
         "sections": sections,
-        "mark": mark
-        and {
-            "step": mark.step,
-            "first": first,
-            "last": last,
-            "wrong": first if regions.departure is None else regions.departure,
-            "source": mark.source,
-        },
+        "mark": mark and {"step": mark.step, "first": first, "last": last, "wrong": wrong, "source": mark.source},
         "reading": markdown.parse(rollout.text),
         "problem": problem
         and {"reading": markdown.parse(problem.statement), "answer": problem.answer, "solution": problem.solution},
-        "critique": {
-            "title": f"Critique by {answer.critic}, case {answer.case}",
-            "reading": markdown.parse(answer.text),
-        }
-        if isinstance(answer, Critique)
-        else answer and {"title": f"No critique: {answer.reason}", "reading": [answer.detail]},
-        "student": student and {"logs": logs(student.student), "top": top(student.student_top)},
+        "critique": answer and {"title": title, "reading": reading},
+        "student": student and scores(student.student, student.student_top),
         "credits": [
-            credit and {"prompt": credit.prompt, "logs": logs(credit.teacher), "top": top(credit.teacher_top)}
-            for credit in credits
+            credit and {"prompt": credit.prompt, **scores(credit.teacher, credit.teacher_top)} for credit in credits
         ],
     }
     return _block(head, *numbers)
 
 
-def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: list[Credit | None]) -> dict[str, Any]:
-    grade = rollout.grade
-    words = (
-        rollout.id,
-        problem.statement[:_SEARCHED_CHARACTERS] if problem else "",
-        grade.final_answer if grade else "",
-    )
+def _row(rollout: Rollout, problem: Problem | None, mark: Mark | None, credits: _Credits) -> dict[str, Any]:
+    def measures(credit: Credit) -> dict[str, float]:
+        if not credit.values:
+            return {}
+        values, means = np.array(credit.values), rollout_means(rollout, credit, mark)
+        means = {key: means[key] for key in ("before", "at", "after") if key in means}
+        means |= {"mean": float(values.mean()), "negative": float((values < 0).mean())}
+        return {key: round(value, 4) for key, value in means.items()}
+
+    grade, statement = rollout.grade, problem.statement[:2000] if problem else ""
     return {
         "id": rollout.id,
-        "search": " ".join(words).lower(),
+        "search": f"{rollout.id} {statement} {grade.final_answer if grade else ''}".lower(),
         "correct": grade.correct if grade else None,
         "finish": rollout.finish,
         "step": mark and mark.step,
         "tokens": len(rollout.completion_ids),
-        "measures": [credit and _row_measures(rollout, credit, mark) for credit in credits],
+        "measures": [credit and measures(credit) for credit in credits],
     }
-
-
-def _row_measures(rollout: Rollout, credit: Credit, mark: Mark | None) -> dict[str, float]:
-    if not credit.values:
-        return {}
-    means = rollout_means(rollout, credit, mark)
-    measures: dict[str, float] = {key: means[key] for key in ("before", "at", "after") if key in means}
-    measures["mean"] = float(np.mean(credit.values))
-    measures["negative"] = float(np.mean(np.array(credit.values) < 0))
-    return {key: round(value, 4) for key, value in measures.items()}
-
-
-def _scale(probe: Probe) -> float:
-    """Choose a round credit that exceeds nine in ten of the credits above 0.05 nats."""
-    values = np.abs([value for credit in probe.credits for value in credit.values])
-    goal = float(np.percentile(values[values > 0.05], 90)) if np.any(values > 0.05) else 1.0
-    return next((scale for scale in _SCALES if scale >= goal), _SCALES[-1])
 
 
 @cache
 def _names() -> dict[str, str]:
     """Return the names of the characters that are shown by their code points."""
-    codes = (*range(0xD800), *range(0xE000, 0x10000), *range(0xE0000, 0xE0080))
+    characters = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x10000), *range(0xE0000, 0xE0080))]
     return {
-        f"{code:04X}": name.lower()
-        for code in codes
-        if HIDDEN.match(chr(code)) and (name := unicodedata.name(chr(code), ""))
+        f"{ord(character):04X}": name.lower()
+        for character in characters
+        if HIDDEN.match(character) and (name := unicodedata.name(character, ""))
     }

@@ -4,12 +4,11 @@ A condition is one run, or several seeds of a run pooled (`evaluation.metrics.po
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import Metric, compare, pool
-from stepalign.evaluation.stats import Difference
+from stepalign.evaluation.metrics import compare, pool
 from stepalign.report import display
 from stepalign.report.display import FIGURE_2, Cell, Table
 from stepalign.report.figures import Panel, evaluation_panels
@@ -17,16 +16,6 @@ from stepalign.report.run import RunFiles
 from stepalign.report.summary import LOWER_IS_BETTER, Summary, Verdict, best_of, verdict_of
 
 _REGIONS = {"correct": "correct traces", "before": "before the error", "at": "at it", "after": "after it"}
-
-
-@dataclass(frozen=True)
-class Against:
-    """A condition's last evaluation against the first condition's."""
-
-    label: str
-    verdict: Verdict
-    differences: Mapping[Metric, Difference]
-    """Empty where the two cannot be compared; the verdict tells why."""
 
 
 class Comparison:
@@ -48,25 +37,25 @@ class Comparison:
         self.n = next(iter(by_n), 0)
 
     @property
-    def against(self) -> list[Against]:
-        """Every other condition against the first."""
-        return [self._against(label) for label in self.summaries if label != self.baseline]
+    def against(self) -> dict[str, Verdict]:
+        """Every other condition's last evaluation against the first condition's."""
+        return {label: self._against(label) for label in self.summaries if label != self.baseline}
 
-    def _against(self, label: str) -> Against:
+    def _against(self, label: str) -> Verdict:
         a, b = self.summaries[self.baseline].last, self.summaries[label].last
         if a is None or b is None:
             missing = self.baseline if a is None else label
-            return Against(label, Verdict("open", "Not compared.", f"{missing} has not been evaluated."), {})
+            return Verdict("open", "Not compared.", f"{missing} has not been evaluated.")
         if set(a.problem_ids) != set(b.problem_ids):
             why = f"{label} and {self.baseline} were evaluated on different problems."
-            return Against(label, Verdict("open", "Not compared.", why), {})
+            return Verdict("open", "Not compared.", why)
         # The pooled values alone would hide how far apart the seeds are.
         first, second = ([run.evaluations[-1] for run in self.runs[name]] for name in (self.baseline, label))
         differences = compare(first, second, resamples=b.resamples, seed=b.seed)
         reached, old = (display.value("avg", evaluation.measures["avg"].value) for evaluation in (b, a))
         headline = f"{label} reaches {display.label('avg', a.n)} {reached}, {self.baseline} {old}"
         step = f"{self.baseline} (step {b.step} against step {a.step})"
-        return Against(label, verdict_of(differences["avg"], headline, step, min(len(first), len(second))), differences)
+        return verdict_of(differences, headline, step, min(len(first), len(second)))
 
     @property
     def settings(self) -> dict[str, list[str]]:
@@ -125,9 +114,9 @@ class Comparison:
     def changes(self) -> Table:
         """The last evaluation against the first condition's."""
         rows = []
-        for against in self.against:
-            cells = [display.difference_cell(metric, change) for metric, change in against.differences.items()]
-            rows.append((against.label, cells[: len(FIGURE_2)] or [Cell(against.verdict.detail)]))
+        for label, verdict in self.against.items():
+            cells = [display.difference_cell(metric, change) for metric, change in verdict.differences.items()]
+            rows.append((label, cells[: len(FIGURE_2)] or [Cell(verdict.detail)]))
         return self._table(f"Last evaluation against {self.baseline}'s", rows)
 
     @property

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ class Verdict:
     tone: Literal["better", "worse", "open"]
     headline: str
     detail: str
+    differences: Mapping[Metric, Difference] = field(default_factory=dict)
+    """Empty where there is nothing to compare; `detail` tells why."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Summary:
         new = display.value("avg", self.after.measures["avg"].value)
         change = self.differences["avg"]
         verb = "went" if change.includes_zero else "rose" if change.value > 0 else "fell"
-        return verdict_of(change, f"{name} {verb} from {old} to {new}", f"step {self.before.step}")
+        return verdict_of(self.differences, f"{name} {verb} from {old} to {new}", f"step {self.before.step}")
 
     @property
     def values(self) -> Table | None:
@@ -229,13 +231,17 @@ def best_of(metric: Metric, evaluations: Sequence[Evaluation]) -> tuple[int, Int
     return best.step, best.measures[metric]
 
 
-def verdict_of(change: Difference, headline: str, against: str, seeds: int = 1) -> Verdict:
-    """Put a difference in Avg@n into words. An interval that includes zero never counts as a gain."""
+def verdict_of(differences: Mapping[Metric, Difference], headline: str, against: str, seeds: int = 1) -> Verdict:
+    """Put the difference in Avg@n into words. An interval that includes zero never counts as a gain."""
+    change = differences["avg"]
     points, low, high = (display.difference("avg", end) for end in (change.value, change.low, change.high))
     paired = f"paired over {count(change.n, 'problem')}" + (f", over {seeds} seeds each" if seeds > 1 else "")
     detail = f"{points} points against {against}, 95 % interval {low} to {high}, {paired}."
+    tone: Literal["better", "worse", "open"] = "better" if change.value > 0 else "worse"
     if change.n == 1:
-        return Verdict("open", f"{headline}.", f"{detail} One problem shows no scatter to judge by.")
-    if change.includes_zero:
-        return Verdict("open", f"{headline}: no difference is shown.", f"{detail} The interval includes zero.")
-    return Verdict("better" if change.value > 0 else "worse", f"{headline}.", detail)
+        tone, headline, detail = "open", f"{headline}.", f"{detail} One problem shows no scatter to judge by."
+    elif change.includes_zero:
+        tone, headline, detail = "open", f"{headline}: no difference is shown.", f"{detail} The interval includes zero."
+    else:
+        headline = f"{headline}."
+    return Verdict(tone, headline, detail, differences)

@@ -78,13 +78,7 @@ def build_trainer(
     policy = models.load_policy(
         recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
     )
-    sampler = make_sampler(
-        recipe,
-        lambda: policy.model,
-        policy.head.dtype,
-        eos_ids=chat.eos_ids,
-        world=world,
-    )
+    sampler = make_sampler(recipe, lambda: policy.model, policy.head.dtype, eos_ids=chat.eos_ids, world=world)
     solver = Solver(chat, sampler, grader, prompt, world)
     texts = (
         (

@@ -1,6 +1,4 @@
-/*
- * Pointer, keys and controls.
- */
+/* Pointer, keys and controls. */
 
 function toError() {
   if (!rollout.mark) return;
@@ -90,10 +88,7 @@ function listenToControls() {
     on(view, "change", () => update({ reading: byId("view-reading").checked }));
   }
   for (const theme of document.getElementsByName("theme")) {
-    on(theme, "change", () => {
-      document.documentElement.dataset.theme = theme.value;
-      drawStrips();
-    });
+    on(theme, "change", () => { document.documentElement.dataset.theme = theme.value; drawStrips(); });
   }
   INDEX.contexts.forEach((_, k) => {
     on(byId(`context-${k}`), "click", () => update({ shown: [k] }));
@@ -111,10 +106,7 @@ function listenToControls() {
   on(window, "hashchange", followAddress);
   on(window.matchMedia("(prefers-color-scheme: dark)"), "change", drawStrips);
   on(document, "keydown", (event) => {
-    if (event.key === "Escape") {
-      byId("search").blur();
-      hideCard();
-    }
+    if (event.key === "Escape") { byId("search").blur(); hideCard(); }
     const typing = event.target.matches("input:not([type=radio], [type=checkbox], [type=range])");
     if (!KEYS[event.key] || typing || modified(event) || byId("keys").open) return;
     event.preventDefault();

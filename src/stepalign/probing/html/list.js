@@ -1,6 +1,4 @@
-/*
- * The list of rollouts: their measures under the current context, sorted by a column and narrowed by words.
- */
+/* The list of rollouts: their measures under the current context, sorted by a column and narrowed by words. */
 
 const OUTCOMES = { true: "✓ right", false: "✗ wrong", null: "not graded" };
 const dashed = (format) => (value) => (value === null ? "–" : format(value));

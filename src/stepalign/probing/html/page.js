@@ -1,29 +1,13 @@
-/*
- * The page's state and its display. One rollout is in the document at a time. The address keeps the state after its
- * `#`, so that a view can be kept or sent.
- */
+/* The page's state and its display. One rollout is in the document at a time; the address keeps the state after `#`. */
 
-const state = {
-  rollout: -1,
-  /** The contexts whose columns are shown. List, card and keys follow the first. */
-  shown: [0],
-  token: null,
-  scale: INDEX.scale,
-  words: "",
-  sort: { key: "", down: false },
-  reading: false,
-};
-
-/** The state in the document. */
-let displayed = {};
-/** The open rollout's content. */
-let rollout = null;
-/** The listed rollouts' indexes. */
-let order = [];
-/** The texts of tokens by id. */
-let TOKENS = {};
-/** The token whose card is shown. */
-let carded = null;
+/** `shown`: the contexts whose columns are shown. List, card and keys follow the first. */
+const state = { rollout: -1, shown: [0], token: null, reading: false, scale: INDEX.scale, words: "" };
+state.sort = { key: "", down: false };
+let displayed = {}; // the state in the document
+let rollout = null; // the open rollout's content
+let order = []; // the listed rollouts' indexes
+let TOKENS = {}; // texts by id
+let carded = null; // the token whose card is shown
 let requests = 0;
 
 const columns = () => [...document.querySelectorAll("#solution .tokens")];
@@ -44,8 +28,7 @@ async function unpack(id) {
 
 /** Open a rollout, unless another one is requested in the meantime. */
 async function open(index, changes = {}) {
-  requests += 1;
-  const request = requests;
+  const request = ++requests;
   const { head, numbers } = await unpack(`rollout-${index}`);
   if (request !== requests) return;
   const ids = (span) => numbers.slice(...span);
@@ -104,9 +87,8 @@ function showList() {
 function showPlace(scroll) {
   const row = markCurrent();
   if (scroll) row?.scrollIntoView({ block: "nearest" });
-  const at = order.indexOf(state.rollout);
-  byId("previous").disabled = at === 0 || order.length === 0;
-  byId("next").disabled = at === order.length - 1 || order.length === 0;
+  byId("previous").disabled = [undefined, state.rollout].includes(order[0]);
+  byId("next").disabled = [undefined, state.rollout].includes(order.at(-1));
 }
 
 function showHead() {
@@ -181,7 +163,7 @@ function showActive() {
     for (const option of [before, token].filter(Boolean)) {
       option.classList.toggle("active", option === token);
       option.setAttribute("aria-selected", String(option === token));
-      for (const name of ["id", "aria-label"]) option.removeAttribute(name);
+      ["id", "aria-label"].forEach((name) => option.removeAttribute(name));
     }
     if (!token) continue;
     token.id = `active-${column.dataset.context}`;

@@ -1,9 +1,7 @@
 /*
- * The open rollout: its tokens under each context, a token's card, and the strips.
- *
- * A column is one listbox: a single stop of the tab key, in which keys move an active token. The sign of a token's
- * credit is its hue and a line, above the token for positive and below it for negative credit. The magnitude is the
- * tint's strength and the line's thickness.
+ * The open rollout: its tokens under each context, a token's card, and the strips. A column is one listbox: a single stop
+ * of the tab key, in which keys move an active token. A token's credit is a hue and a line, above the token for positive
+ * and below it for negative credit; the magnitude is the tint's strength and the line's thickness.
  */
 
 /** Tint a token or a swatch of the legend by its credit. */

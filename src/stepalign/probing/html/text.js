@@ -1,7 +1,4 @@
-/*
- * Foreign text and numbers as elements. Nothing on the page is parsed as HTML: text becomes text nodes, and the reading
- * view is built from a tree of known elements.
- */
+/* Foreign text and numbers as elements: text nodes, and a tree of known elements. Nothing is parsed as HTML. */
 
 const INDEX = JSON.parse(document.getElementById("index").textContent);
 const HIDDEN = new RegExp(INDEX.hidden, "gu");

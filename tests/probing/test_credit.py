@@ -4,8 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from stepalign.collate import Batch
 from stepalign.policy import Policy
-from stepalign.probing.logprobs import batches_by_length, score_views
+from stepalign.probing import credit
+from stepalign.probing.credit import score_views
 from stepalign.views import View
 
 
@@ -63,14 +65,19 @@ def test_a_view_alone_is_seen_as_among_others(policy: Policy) -> None:
         assert alone.log_probs == pytest.approx(one.log_probs, abs=1e-4)
 
 
-def test_batches_are_of_similar_length_and_within_the_budget() -> None:
-    lengths = [5, 40, 7, 38, 6, 200, 5]
-    batches = list(batches_by_length(lengths, 80))
-    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
-    assert batches[0] == [5]  # alone, though it exceeds the budget
-    for batch in batches[1:]:
-        assert max(lengths[place] for place in batch) * len(batch) <= 80
-    assert [1, 3] in batches
+def test_batches_are_of_similar_length_and_within_the_budget(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[torch.Size] = []
+
+    def forward(batch: Batch) -> torch.Tensor:
+        sizes.append(batch.input_ids.shape)
+        return policy(batch)
+
+    monkeypatch.setitem(credit.BATCH_TOKENS, "cpu", 80)
+    score_views(forward, policy.head, views())
+    assert sum(rows for rows, _ in sizes) == 9
+    assert len(sizes) > 1
+    assert all(rows * longest <= 80 for rows, longest in sizes)
+    assert [longest for _, longest in sizes] == sorted((longest for _, longest in sizes), reverse=True)
 
 
 def test_nothing_to_see_is_nothing_seen(policy: Policy) -> None:
