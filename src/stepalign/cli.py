@@ -165,7 +165,7 @@ def probe(
 def plant(
     source: Annotated[str, typer.Argument(help="Solutions, rollouts or problems (JSONL), or gsm_symbolic.")],
     model: Annotated[str, typer.Option(help="Folder or hub name of the model whose tokenizer is used.")],
-    problems: ProblemsFile = None,
+    problems: Annotated[Path | None, typer.Option(help="Problems (JSONL). Required for rollouts.")] = None,
     prompt: Annotated[str, typer.Option(help="Name or file of the solver's template.")] = "solver",
     limit: Annotated[int | None, typer.Option(min=1, help="Most errors to plant.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of errors.")] = 0,

@@ -451,6 +451,12 @@ def test_no_problem_with_room_for_a_completion_is_an_error(make_recipe: MakeReci
         run(make_recipe("sampling.max_new_tokens=1000"))
 
 
+def test_no_evaluation_problem_with_room_for_a_completion_is_an_error(make_recipe: MakeRecipe) -> None:
+    message = r"evaluation problems: no problem leaves room for evaluation.sampling.max_new_tokens = 1000 .* 1024"
+    with pytest.raises(StepalignError, match=message):
+        run(make_recipe("evaluation.sampling.max_new_tokens=1000"))
+
+
 @pytest.mark.slow
 def test_a_run_with_dropout_resumes_to_the_same_adapter(make_recipe: MakeRecipe) -> None:
     overrides = ("lora.lora_dropout=0.3", "algorithm.loss_agg_mode=token-mean", "training.save_steps=1")

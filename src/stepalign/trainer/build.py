@@ -152,11 +152,15 @@ def _drop_long_problems(
     ]
     if too_long := len(train) + len(evaluation) - sum(map(len, fitting)):
         dropped["longer than the model's context"] = too_long
-    if not fitting[0]:
-        raise StepalignError(
-            "problems.train: no problem leaves room for sampling.max_new_tokens = "
-            f"{recipe.sampling.max_new_tokens} in the model's context of {context_limit} tokens"
-        )
+    for name, key, sampling, problems, fitted in (
+        ("problems.train", "sampling", recipe.sampling, train, fitting[0]),
+        ("evaluation problems", "evaluation.sampling", recipe.evaluation.sampling, evaluation, fitting[1]),
+    ):
+        if problems and not fitted:
+            raise StepalignError(
+                f"{name}: no problem leaves room for {key}.max_new_tokens = {sampling.max_new_tokens} "
+                f"in the model's context of {context_limit} tokens"
+            )
     return fitting[0], fitting[1]
 
 
