@@ -53,7 +53,7 @@ def _find(name: str) -> Path:
         return shipped
     if Path(name).is_file():
         return Path(name)
-    names = sorted(path.stem for path in _HERE.glob("*.txt"))
+    names = sorted(str(path.relative_to(_HERE).with_suffix("")) for path in _HERE.rglob("*.txt"))
     raise StepalignError(f"no template {name!r}: neither a file nor one of {', '.join(names)}")
 
 
