@@ -25,13 +25,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from stepalign import config
 from stepalign.losses.divergence import divergence
 
 CONTENDERS = ("stepalign", "trl", "materialized", "floor")
 FLOOR_CHUNKS = (256, 512, 1024, 2048)
 CAPTION = "Median (least–most). A ratio is stepalign's time or memory over that row's."
-SETTINGS = config.DistillationConfig(beta=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,7 @@ class Inputs:
 
 
 def stepalign(inputs: Inputs) -> None:
-    loss, _ = divergence(inputs.student, inputs.teacher, inputs.head, inputs.weights, SETTINGS)
+    loss, _ = divergence(inputs.student, inputs.teacher, inputs.head, inputs.weights)
     loss.backward()
 
 
@@ -65,7 +63,7 @@ def trl(inputs: Inputs) -> None:
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     per_token, _ = ChunkedDivergenceFunction.apply(
-        inputs.student, inputs.head, None, inputs.teacher, inputs.head, None, SETTINGS.beta, 1.0
+        inputs.student, inputs.head, None, inputs.teacher, inputs.head, None, 0.0, 1.0
     )
     (per_token * inputs.weights).sum().backward()
 
