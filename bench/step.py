@@ -126,10 +126,9 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoTokenizer, TrainerCallback
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-    from stepalign import data as problems
-    from stepalign import prompts
+    from stepalign import config, data, prompts
 
-    loaded = problems.load(config.Gsm8kConfig(path=options.gsm8k, limit=ROLLOUTS)).problems
+    loaded = data.load(config.Gsm8kConfig(path=options.gsm8k, limit=ROLLOUTS)).problems
     solver, _ = prompts.load("solver", frozenset({"problem"}))
     rows = [
         {
