@@ -1,7 +1,7 @@
 """Conversion of messages to prompt ids, and of sampled ids to text.
 
 Only the chat template emits control tokens. All that a person or a model wrote is encoded as plain text, so that a
-problem with `<|im_end|>` or `</think>` in it cannot end a turn (`FACTS.md`, traps 1 and 3). Sampled ids are decoded
+problem with `<|im_end|>` or `</think>` in it cannot end a turn. Sampled ids are decoded
 once, for reading, and never encoded again.
 
 Control tokens are the special tokens, every EOS, and the added tokens of the chat template. Other added tokens are

@@ -1,7 +1,7 @@
 """Collation: views padded into tensors, and examples grouped into micro-batches.
 
 Padding is on the right, where a causal model's real positions cannot see it, so no attention mask is needed. Masks
-follow from lengths alone, because a pad id may be any id, an EOS among them (`FACTS.md`, trap 2).
+follow from lengths alone, because a pad id may be any id, an EOS among them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """The policy: frozen base weights under one LoRA adapter, reduced to hidden states at the positions of the loss.
 
 Logits are left to the loss, which computes them a chunk at a time. The adapter is never merged, so the base stays
-bit-identical (`FACTS.md`, trap 9).
+bit-identical.
 
 Left out: loading (`models`), and teachers (`teachers`).
 """

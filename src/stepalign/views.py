@@ -1,6 +1,6 @@
 """Views: a prompt's ids followed by the very ids that were sampled, never text encoded again.
 
-The student's and the teacher's view of a rollout share the completion ids (`FACTS.md`, trap 1).
+The student's and the teacher's view of a rollout share the completion ids.
 """
 
 from dataclasses import dataclass

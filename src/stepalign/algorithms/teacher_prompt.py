@@ -1,7 +1,6 @@
 """Teacher prompt: a context rendered within the teacher's length limit.
 
-Only the shown texts are cut, each to the same share, found by bisection. Problem and assistant header stay whole
-(`FACTS.md`, trap 10).
+Only the shown texts are cut, each to the same share, found by bisection. Problem and assistant header stay whole.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ the gradient of a run in one process, without a further factor.
     zero2           the optimizer's state sharded by DeepSpeed, which also reduces the gradients (`zero2`).
 
 Left out: DDP, because its hooks average, reduce after every pass, and hang where processes run unequal numbers of
-passes; FSDP1 and ZeRO-3, because adapters made after partitioning are empty (`FACTS.md`, trap 12).
+passes; FSDP1 and ZeRO-3, because adapters made after partitioning are empty.
 
     accelerate launch --config_file recipes/accelerate/4-gpus.yaml -m stepalign.cli train RECIPE
 """
