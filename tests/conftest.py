@@ -204,3 +204,20 @@ def _tokenizer(sentences: Sequence[str] = _SENTENCES) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=_TEMPLATE
     )
+
+
+@pytest.fixture
+def policy(make_recipe: Callable[..., Recipe]) -> Any:
+    """A policy whose adapter already has an effect."""
+    import torch
+
+    from stepalign import models
+
+    settings = make_recipe()
+    policy = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy

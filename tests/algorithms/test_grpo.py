@@ -3,13 +3,11 @@
 import copy
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from stepalign import models
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.grpo import GRPO, PolicyGradientExample
 from stepalign.config import GRPOConfig, Recipe
@@ -66,19 +64,6 @@ def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRec
     assert [example.advantage for example in step.examples] == [0, 0]
     assert not step.zero_gradient
     assert step.failures["zero-variance group"] == 2
-
-
-@pytest.fixture
-def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
-    """A policy whose adapter already has an effect."""
-    settings = make_recipe()
-    policy = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return policy
 
 
 def examples() -> list[PolicyGradientExample]:

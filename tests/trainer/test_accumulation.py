@@ -3,13 +3,11 @@
 import copy
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from stepalign import models
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.config import OptimizerConfig, Recipe
@@ -45,19 +43,6 @@ def examples() -> list[DistillationExample]:
         example(3, 6, 15, 12, 0, 5),
         example(4, 2, 9, 1, 0, 1),
     ]
-
-
-@pytest.fixture
-def policy(tiny_llama: Path, make_recipe: MakeRecipe) -> Policy:
-    """A policy whose adapter already has an effect."""
-    settings = make_recipe()
-    policy = models.load_policy(settings.model, settings.lora, 0, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return policy
 
 
 def update_once(
