@@ -53,7 +53,7 @@ class TokenRegions:
 
 def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
     """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
-    trace = parse(rollout.text)
+    trace = parse(rollout.text, rollout.response_start)
     sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
     starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
     steps = tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False))
