@@ -13,7 +13,7 @@ def test_a_box_in_an_unfinished_thought_is_no_answer(opening: str, closing: str,
         unfinished = f"{before}{opening}\n### Final Answer:\nso \\boxed{{42}} hmm"
         assert form.final_answers(form.parse(unfinished)) == ()
         assert form.final_answers(form.parse(f"{unfinished}{closing}\n\\boxed{{5}}")) == ("5",)
-        assert form.final_answers(form.parse(f"\\boxed{{1}}{closing} \\boxed{{5}} {opening} \\boxed{{6}}")) == ()
+        assert form.final_answers(form.parse(f"\\boxed{{1}}{closing} \\boxed{{5}} {opening} \\boxed{{6}}")) == ("5",)
 
 
 def test_a_thought_ends_at_the_last_closing_mark() -> None:

@@ -3,6 +3,7 @@
 import re
 
 from stepalign.trace.base import Section, Trace, boxed, nonempty
+from stepalign.trace.thoughts import answer_end
 from stepalign.trace.thoughts import response_start as find_response_start
 
 NO_TEXT = "no text"
@@ -33,5 +34,7 @@ class ParagraphFormat:
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
         """Return the last box of the response, or else its last line."""
-        response = trace.text[trace.response_start :]
-        return nonempty(boxed(response))[-1:] or nonempty(tuple(response.splitlines()))[-1:]
+        end = answer_end(trace.text, trace.response_start)
+        response = trace.text[trace.response_start : end]
+        last_line = nonempty(tuple(response.splitlines()))[-1:] if end == len(trace.text) else ()
+        return nonempty(boxed(response))[-1:] or last_line

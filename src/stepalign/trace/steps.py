@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Literal
 
 from stepalign.trace.base import Section, Trace, boxed, nonempty
+from stepalign.trace.thoughts import answer_end
 from stepalign.trace.thoughts import response_start as find_response_start
 
 NO_STEPS = "no steps"
@@ -45,11 +46,12 @@ class StepFormat:
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
         """Return the last box of the final section, or else all different boxes after the thought."""
+        text = trace.text[: answer_end(trace.text, trace.response_start)]
         if (final := trace.answer_section) is not None:
-            in_final_section = nonempty(boxed(trace.content(final)))
-            if in_final_section and not boxed(trace.text[final.end :]):
+            in_final_section = nonempty(boxed(text[final.start : final.end]))
+            if in_final_section and not boxed(text[final.end :]):
                 return in_final_section[-1:]
-        return tuple(dict.fromkeys(nonempty(boxed(trace.text[trace.response_start :]))))
+        return tuple(dict.fromkeys(nonempty(boxed(text[trace.response_start :]))))
 
 
 @lru_cache(maxsize=256)  # several stages read the same rollout's text

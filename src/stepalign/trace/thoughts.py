@@ -51,27 +51,33 @@ def thought_marks(template: str, tokens: Iterable[str]) -> tuple[ThoughtMarks, .
 
 
 def response_start(text: str, *, marks: tuple[ThoughtMarks, ...] = THOUGHT_MARKS, opened: bool = False) -> int:
-    """Return the character after the last thought: 0 without one, the text's end if a thought never ends.
+    """Return the character after the last thought: 0 without one, the text's end if the first never ends.
 
     Args:
         text: a model's completion.
         marks: what opens and closes a thought.
         opened: whether the prompt ended inside a thought, so that the text begins in one.
     """
-    end, is_open = _last_thought(text, marks)
-    return len(text) if is_open or (opened and end == 0) else end
+    lowered = _lowered(text)
+    ends = (start + len(closing) for _, closing in marks if (start := lowered.rfind(closing.lower())) >= 0)
+    is_open = opened or lowered.lstrip().startswith(tuple(opening.lower() for opening, _ in marks))
+    return max(ends, default=len(text) if is_open else 0)
+
+
+def answer_end(text: str, begin: int) -> int:
+    """Return the character from `begin` on at which another thought opens, which nothing closes; or the text's end."""
+    lowered = _lowered(text)
+    starts = (lowered.find(opening.lower(), begin) for opening, _ in THOUGHT_MARKS)
+    return min((start for start in starts if start >= 0), default=len(text))
 
 
 def ends_in_thought(prompt_end: str, marks: tuple[ThoughtMarks, ...]) -> bool:
     """Return whether the end of a prompt, written by the template alone, opens a thought without closing it."""
-    return _last_thought(prompt_end, marks)[1]
+    lowered = _lowered(prompt_end)
+    opened, closed = (max(lowered.rfind(pair[side].lower()) for pair in marks) for side in (0, 1))
+    return opened > closed
 
 
-def _last_thought(text: str, marks: tuple[ThoughtMarks, ...]) -> tuple[int, bool]:
-    """Return the character after the last closing mark, and whether an opening one follows it."""
+def _lowered(text: str) -> str:
     lowered = text.lower()
-    if len(lowered) != len(text):  # a few characters have a lower form of two
-        lowered = text
-    openings, closings = ([pair[side].lower() for pair in marks] for side in (0, 1))
-    end = max((start + len(mark) for mark in closings if (start := lowered.rfind(mark)) >= 0), default=0)
-    return end, any(mark in lowered[end:] for mark in openings)
+    return lowered if len(lowered) == len(text) else text  # a few characters have a lower form of two
