@@ -16,9 +16,9 @@ _REST = {
     "t": "anh au binom ext(?![.]) ext(?:bf|color|it|md|normal|rm|sc|sf|style|tt|up) frac heta herefore hick\\w* "
     "hinspace ilde imes iny riangle\\w* woheadrightarrow",
 }
-"""What follows the first letter of a command (a regular expression each) and is no word of a text."""
+"""Ends of commands that are no word of a text, by the first letter; regular expressions."""
 _WORDS = {"n": "e eg exists i less mid parallel sim u", "r": "ef times", "t": "ag an g he o op r t"}
-"""The same where it is a word, or a variable: `\\ne`, `\\nu`, `\\to`."""
+"""Ends that may be a word or a variable: `\\ne`, `\\nu`, `\\to`."""
 
 _CONTROL = {"n": "\n", "r": "\r(?!\n)", "t": "\t"}
 
@@ -35,7 +35,7 @@ _FORMULA = re.compile(r"(\$\$?)(?! )(.+?)(?<! )\1(?!\d)", re.DOTALL)
 
 
 def has_lost_backslash(statement: str, answer: str, solution: str) -> bool:
-    """Return whether LaTeX commands in a row have become control characters.
+    """Detect LaTeX commands of a row that have become control characters.
 
     A line break or a tab before what may also be a word counts in the answer and within a formula, and only in a row
     that has no backslash at all.
@@ -61,7 +61,7 @@ _THOUGHTS = [
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel|>analysis<|message|>", "<|end|>"),
 ]
-"""What opens and closes a thought in published data sets."""
+"""Marks around a thought in published data sets."""
 
 
 def without_thought(solution: str) -> str | None:

@@ -149,7 +149,7 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
 
 
 def _fault(row: Candidate, solution: str | None) -> str:
-    """Return the reason why a row alone is no problem; empty where it is one. A `solution` of None is unfinished."""
+    """Find the fault of a row alone; empty without one. A `solution` of None is unfinished."""
     if not row.statement.strip():
         return "empty statement"
     if not row.answer.strip():
