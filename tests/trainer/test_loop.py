@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from critics.faulty import Reply, serving
+from serving.fault_server import Reply, serving
 from stepalign import config
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.errors import StepalignError
