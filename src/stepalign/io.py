@@ -74,7 +74,7 @@ def explain(error: ValidationError) -> str:
     """Return a validation error as text: for each fault its key, the value and what is allowed."""
     faults = []
     for fault in error.errors():
-        key = ".".join(map(str, fault["loc"])) or "the whole"
+        key = ".".join(map(str, fault["loc"][:8])) or "the whole"
         faults.append(f"{key}: {fault['msg'].removeprefix('Value error, ')} (found {short(fault['input'])})")
     return "; ".join(faults)
 

@@ -52,15 +52,15 @@ class SelfDistillation(DistillationLoss):
             before: turns before the problem.
             context: the design that the teacher reads.
             critic: the recipe's critic, where it has one.
-            teacher: length limit and thinking boundary.
+            teacher: kind, length limit and thinking boundary.
             num_generations: rollouts of each problem.
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
 
         Raises:
             StepalignError: context, loss span, critic and groups do not go together.
         """
-        super().__init__(algorithm, teacher_kind=teacher.kind, max_tokens=max_tokens)
-        self.chat, self.before, self.teacher = chat, tuple(before), teacher
+        super().__init__(algorithm, teacher=teacher, max_tokens=max_tokens)
+        self.chat, self.before = chat, tuple(before)
         span = "algorithm.loss_span = 'until_first_error'" if algorithm.loss_span == "until_first_error" else ""
         self.context = TeacherContext(context, critic, num_generations=num_generations, critique_for=span)
         self.needs_critique, self.one_by_one = self.context.needs_critique, self.context.one_by_one
