@@ -47,16 +47,21 @@ class DistillationLoss:
     reference_stage = "teacher"
 
     def __init__(
-        self, algorithm: config.DistillationConfig, *, teacher_kind: str = "base", max_tokens: int | None = None
+        self,
+        algorithm: config.DistillationConfig,
+        *,
+        teacher: config.TeacherConfig | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         """Take the recipe's table.
 
         Args:
             algorithm: divergence and its clip.
-            teacher_kind: `teacher.kind` of the recipe.
+            teacher: the recipe's `[teacher]`; None is the base.
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
         """
-        self.algorithm, self.max_tokens, self.teacher_kind = algorithm, max_tokens, teacher_kind
+        self.algorithm, self.max_tokens = algorithm, max_tokens
+        self.teacher = teacher or config.BaseTeacherConfig()
         self._teacher: Teacher | None = None
         self.support = FullVocabulary(
             beta=algorithm.beta,
@@ -87,8 +92,15 @@ class DistillationLoss:
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
         """Compute Σ_t weight_t · D_t over the micro-batch's tokens."""
         assert reference is not None
+        assert self._teacher is not None, "its forward pass comes first"
         loss, metrics = divergence(
-            hidden, reference, head, weights, self.support, chunk_tokens=self.algorithm.chunk_tokens
+            hidden,
+            reference,
+            head,
+            weights,
+            self.support,
+            teacher_head=self._teacher.head,
+            chunk_tokens=self.algorithm.chunk_tokens,
         )
         return loss, {
             "kl": metrics.kl_teacher_student,
@@ -99,12 +111,24 @@ class DistillationLoss:
 
     def teacher_of(self, policy: Policy) -> Teacher:
         """Return the one teacher of the run's policy."""
-        self._teacher = self._teacher or build_teacher(self.teacher_kind, policy)
+        self._teacher = self._teacher or build_teacher(self.teacher, policy)
         return self._teacher
 
+    def begin(self, policy: Policy) -> None:
+        """Build the teacher on a policy that has not been trained yet."""
+        self.teacher_of(policy)
+
+    def after_update(self, policy: Policy) -> None:
+        """Let the teacher follow an optimizer update, where its kind does."""
+        self.teacher_of(policy).after_update(policy)
+
     def after_step(self, policy: Policy) -> None:
-        """Let the teacher follow the policy, where its kind does."""
+        """Let the teacher follow the step, where its kind does."""
         self.teacher_of(policy).after_step(policy)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the teacher's own measures."""
+        return dict(self._teacher.metrics()) if self._teacher else {}
 
     def state_dict(self, policy: Policy) -> dict[str, Tensor]:
         """Return the teacher's state."""
