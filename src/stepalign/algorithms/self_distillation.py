@@ -27,8 +27,6 @@ from stepalign.views import View
 class SelfDistillation(DistillationLoss):
     """Distillation of the same model, shown a context, into itself without it."""
 
-    num_iterations = 1
-
     def __init__(
         self,
         algorithm: config.DistillationConfig,
@@ -55,6 +53,7 @@ class SelfDistillation(DistillationLoss):
             StepalignError: context, loss span and critic do not go together.
         """
         super().__init__(algorithm, teacher_kind=teacher.kind, max_tokens=max_tokens)
+        self.num_iterations = algorithm.num_iterations
         self.chat, self.before, self.teacher, self.critic = chat, tuple(before), teacher, critic
         self.context, self.shuffled = contexts.load(context.template), context.shuffled
         self.needs_critique = self.context.needs_critique or algorithm.loss_span == "until_first_error"
@@ -189,8 +188,14 @@ def distillation_example(
         View(prompt_ids=ids, completion_ids=rollout.completion_ids, loss_start=start, loss_stop=stop)
         for ids in (rollout.prompt_ids, prompt.ids)
     ]
+    sampled = rollout.sampler_logprobs
     return DistillationExample(
-        rollout_id=rollout.id, student=views[0], teacher=views[1], message=prompt.message, cut=prompt.cut
+        rollout_id=rollout.id,
+        student=views[0],
+        teacher=views[1],
+        message=prompt.message,
+        cut=prompt.cut,
+        sampler_logprobs=None if sampled is None else sampled[start:stop],
     )
 
 
