@@ -211,6 +211,15 @@ def test_an_objective_without_a_kind_is_distillation(write: Write) -> None:
     assert config.load(write(base), ["algorithm.kind=grpo"]).algorithm == config.GRPOConfig(kind="grpo")
 
 
+def test_a_teacher_of_another_kind_keeps_the_prompts_keys_and_drops_the_rest(write: Write) -> None:
+    write(
+        SMALLEST + "[teacher]\nkind = 'ema'\nupdate_rate = 0.5\nenable_thinking = true\nmax_length = 99", "below.toml"
+    )
+    teacher = config.load(write("extends = 'below.toml'\nteacher.kind = 'scaled'")).teacher
+    assert teacher == config.ScaledTeacherConfig(enable_thinking=True, max_length=99)
+    assert config.load(write("extends = 'below.toml'"), ["teacher.kind=live"]).teacher.max_length == 99
+
+
 def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write) -> None:
     file = write(SMALLEST.replace('"sums"', '"sums", count = 5, terms = 3'))
     assert config.load(file, ["problems.train.count=6"]).problems.train == config.SumsConfig(count=6, terms=3)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from critics.faulty import Reply, free_url, serving
+from serving.fault_server import Reply, free_url, serving
 from stepalign import config
 from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import ModelReply

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from critics.faulty import Reply, Server, free_url, serving
+from serving.fault_server import Reply, Server, free_url, serving
 from stepalign.errors import StepalignError
 from stepalign.serving import client as client_module
 from stepalign.serving.client import Call, Client, UnansweredError, to_json

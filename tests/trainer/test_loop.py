@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from critics.faulty import Reply, serving
+from serving.fault_server import Reply, serving
 from stepalign import config
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.errors import StepalignError
@@ -28,7 +28,7 @@ from stepalign.launch import train
 from stepalign.policy import Policy
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts import transformers as sampling
-from stepalign.teachers import BaseTeacher
+from stepalign.teachers.stateless import BaseTeacher
 from stepalign.trainer import checkpoints, loop
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.run_folder import RunFolder
@@ -535,8 +535,8 @@ def test_a_teachers_state_is_in_the_checkpoint_and_resumes(
 ) -> None:
     kinds = registry.FAMILIES["teacher"]
     monkeypatch.setitem(kinds.tables, "counting", TeacherConfig)
-    monkeypatch.setitem(kinds.implementations, "counting", "stepalign.teachers:CountingTeacher")
-    monkeypatch.setattr("stepalign.teachers.CountingTeacher", CountingTeacher, raising=False)
+    monkeypatch.setitem(kinds.implementations, "counting", "stepalign.teachers.stateless:CountingTeacher")
+    monkeypatch.setattr("stepalign.teachers.stateless.CountingTeacher", CountingTeacher, raising=False)
     keys = ("teacher.kind=counting", "training.save_steps=1", "training.eval_steps=0")
     run(make_recipe(*keys, "training.max_steps=2"))
     run(make_recipe(*keys, "training.max_steps=3"))

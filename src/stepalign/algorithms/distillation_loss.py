@@ -52,16 +52,21 @@ class DistillationLoss:
     reference_stage = "teacher"
 
     def __init__(
-        self, algorithm: config.DistillationConfig, *, teacher_kind: str = "base", max_tokens: int | None = None
+        self,
+        algorithm: config.DistillationConfig,
+        *,
+        teacher: config.TeacherConfig | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         """Take the recipe's table.
 
         Args:
             algorithm: divergence and its clip.
-            teacher_kind: `teacher.kind` of the recipe.
+            teacher: the recipe's `[teacher]`; None is the base.
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
         """
-        self.algorithm, self.max_tokens, self.teacher_kind = algorithm, max_tokens, teacher_kind
+        self.algorithm, self.max_tokens = algorithm, max_tokens
+        self.teacher = teacher or config.BaseTeacherConfig()
         self._teacher: Teacher | None = None
         self.support = support_of(algorithm)
         self.importance = importance_of(algorithm)
@@ -91,6 +96,7 @@ class DistillationLoss:
         The policy that sampled is the sampler's own, else the policy before the step's first update.
         """
         assert reference is not None
+        assert self._teacher is not None, "its forward pass comes first"
         sampled = sampler_log_probs(examples, head.device) if self.importance else None
         loss, metrics = divergence(
             hidden,
@@ -98,6 +104,7 @@ class DistillationLoss:
             head,
             weights,
             self.support,
+            teacher_head=self._teacher.head,
             targets=batch.targets,
             lengths=[example.student.num_loss_tokens for example in examples],
             importance=self.importance,
@@ -118,13 +125,25 @@ class DistillationLoss:
 
     def teacher_of(self, policy: Policy) -> Teacher:
         """Return the one teacher of the run's policy."""
-        self._teacher = self._teacher or build_teacher(self.teacher_kind, policy)
+        self._teacher = self._teacher or build_teacher(self.teacher, policy)
         return self._teacher
 
+    def begin(self, policy: Policy) -> None:
+        """Build the teacher on a policy that has not been trained yet."""
+        self.teacher_of(policy)
+
+    def after_update(self, policy: Policy) -> None:
+        """Let the teacher follow an optimizer update, where its kind does."""
+        self.teacher_of(policy).after_update(policy)
+
     def after_step(self, policy: Policy) -> None:
-        """Let the teacher follow the policy, where its kind does, and forget the step's log-probabilities."""
+        """Let the teacher follow the step, where its kind does, and forget the step's log-probabilities."""
         self.old_log_probs.clear()
         self.teacher_of(policy).after_step(policy)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the teacher's own measures."""
+        return dict(self._teacher.metrics()) if self._teacher else {}
 
     def state_dict(self, policy: Policy) -> dict[str, Tensor]:
         """Return the teacher's state."""

@@ -23,7 +23,7 @@ from stepalign.losses.grpo import Clip, advantages, policy_gradient
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.records import CriticResult, Problem, Rollout
-from stepalign.teachers import BaseTeacher
+from stepalign.teachers.stateless import BaseTeacher
 from stepalign.views import View
 
 

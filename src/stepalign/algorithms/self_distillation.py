@@ -46,15 +46,15 @@ class SelfDistillation(DistillationLoss):
             before: turns before the problem.
             context: the design that the teacher reads.
             critic: the recipe's critic, where it has one.
-            teacher: length limit and thinking boundary.
+            teacher: kind, length limit and thinking boundary.
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
 
         Raises:
             StepalignError: context, loss span and critic do not go together.
         """
-        super().__init__(algorithm, teacher_kind=teacher.kind, max_tokens=max_tokens)
+        super().__init__(algorithm, teacher=teacher, max_tokens=max_tokens)
         self.num_iterations = algorithm.num_iterations
-        self.chat, self.before, self.teacher, self.critic = chat, tuple(before), teacher, critic
+        self.chat, self.before, self.critic = chat, tuple(before), critic
         self.context, self.shuffled = contexts.load(context.template), context.shuffled
         self.needs_critique = self.context.needs_critique or algorithm.loss_span == "until_first_error"
         if self.needs_critique and critic is None:

@@ -36,7 +36,6 @@ from stepalign.config.recipe import (
     Recipe,
     SamplingConfig,
     SelectionConfig,
-    TeacherConfig,
     TrackingConfig,
     TrainingConfig,
 )
@@ -51,4 +50,12 @@ from stepalign.config.sources import (
     ProblemsConfig,
     SourceConfig,
     SumsConfig,
+)
+from stepalign.config.teachers import (
+    BaseTeacherConfig,
+    EMATeacherConfig,
+    LiveTeacherConfig,
+    ScaledTeacherConfig,
+    TeacherConfig,
+    TrustRegionTeacherConfig,
 )

@@ -88,8 +88,10 @@ def _lay_over(base: dict[str, Any], values: Mapping[str, Any], table: type[Table
             family, inner = nested(table, key, {**old, **value})
             if family is None or not family.replaces(old, value):
                 _lay_over(old, value, inner)
-                continue
-        base[key] = value
+            else:
+                base[key] = {**family.kept(old, value), **value}
+        else:
+            base[key] = value
 
 
 def _parse_override(override: str) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class Family:
     """The key that names the kind."""
     default: str | None = None
     """The kind of a table without that key; None requires the key."""
+    keeps_common_keys: bool = False
+    """A table of another kind keeps the keys that both kinds have, where it is laid over one."""
     tables: dict[str, type[Table]] = field(default_factory=dict)
     implementations: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +70,13 @@ class Family:
     def replaces(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         """Return whether a table of this family names another kind than the one it is laid over."""
         return self.tag in new and self.kind_of(old) not in (None, new[self.tag])
+
+    def kept(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a replaced table that the table of another kind keeps."""
+        tables = [self.tables.get(kind) for kind in (self.kind_of(old), new[self.tag])]
+        if not self.keeps_common_keys or None in tables:
+            return {}
+        return {key: value for key, value in old.items() if all(key in table.model_fields for table in tables if table)}
 
     def check(self, kind: Any) -> str:
         """Return a kind that is registered; raise a `PydanticCustomError` if it is missing (None) or is not."""
@@ -101,7 +110,7 @@ _FAMILIES = (
     Family("sampler", default="transformers"),
     Family("source", tag="source"),
     Family("strategy", tag="strategy"),
-    Family("teacher", default="base"),
+    Family("teacher", default="base", keeps_common_keys=True),
 )
 FAMILIES = {family.name: family for family in _FAMILIES}
 """The families by name. Their kinds register themselves."""

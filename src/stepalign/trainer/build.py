@@ -92,6 +92,7 @@ def build_trainer(
     if recipe.training.gradient_checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = adamw(policy, recipe.optimizer)
+    algorithm.begin(policy)
 
     # The run so far.
     run.describe(train, evaluation, dropped)

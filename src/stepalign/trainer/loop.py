@@ -259,6 +259,8 @@ class Trainer:
                 lengths=lengths,
                 sampler_logprobs=sampled if iteration == 0 else None,  # later the policy is another
             )
+            if step_examples.examples:
+                self.algorithm.after_update(self.policy)
         return step_examples, [results[rollout.id] for rollout in rollouts] if results else [], metrics
 
     def save_checkpoint(self) -> None:
@@ -310,15 +312,13 @@ class Trainer:
         update_metrics: Mapping[str, float],
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
-        training = self.recipe.training
+        per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {
             "step": self.step,
-            "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
-            **update_metrics,
-            **rollout_metrics(rollouts),
-            **self.weight_sync.metrics,
+            "epoch": self.step * per_step / len(self.train_problems),
+            **(dict(update_metrics) | rollout_metrics(rollouts) | self.algorithm.metrics() | self.weight_sync.metrics),
         }
         line = {
             **values,
