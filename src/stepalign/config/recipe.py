@@ -121,7 +121,7 @@ class ContextConfig(Table):
     """The teacher's context beyond the problem: one template file."""
 
     template: str = "refsol"
-    """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
+    """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
     fallback_template: str = Field(default_factory=_fallback_beside)
     """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
@@ -225,7 +225,7 @@ class ProbeConfig(Table):
     rollouts: Path | None = None
     """A file or folder as of `stepalign probe --rollouts`; None samples from the initial policy."""
     num_rollouts: PositiveInt = 16
-    """The number of rollouts: the first ones given, or one sampled for each of as many problems."""
+    """The number of rollouts: the first ones given, or sampled, one a problem (a group where siblings are shown)."""
 
 
 class TrackingConfig(Table):
