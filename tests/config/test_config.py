@@ -330,6 +330,30 @@ def test_every_fault_of_a_recipe_is_listed_at_once(write: Write) -> None:
             ],
             "the old log-probabilities would come from another dropout mask; set lora_dropout = 0",
         ),
+        (["algorithm.support=topk-student"], "support = 'topk-student' needs top_k"),
+        (["algorithm.top_k=5"], "support = 'full' has no use for top_k = 5"),
+        (
+            ["algorithm.support=topk-teacher", "algorithm.top_k=5", "algorithm.add_tail=false"],
+            "add_tail = false: without the tail top-k is no divergence",
+        ),
+        (["algorithm.support=sampled"], "support = 'sampled' with beta = 0.0: the sampled token estimates reverse KL"),
+        (
+            ["algorithm={support='sampled', beta=1.0, clip_mode='entry', clip_value=1.0}"],
+            "clip_mode = 'entry': its advantage is a token's",
+        ),
+        (["algorithm.discount=0.5"], "support = 'full' has no use for discount = 0.5"),
+        (
+            ["algorithm.importance_sampling_level=token", "lora.lora_dropout=0.1"],
+            "the student's pass has a dropout mask that the sampler has not",
+        ),
+        (
+            ["algorithm.importance_sampling_level=token", "sampler.kind=vllm", "sampling.temperature=1.2"],
+            "the sampler's log-probabilities are those at temperature 1",
+        ),
+        (
+            ["algorithm.importance_sampling_level=sequence", "sampling.temperature=1.2"],
+            "the ratio would not be that of the policy that sampled; set both alike",
+        ),
         (
             ["training.rollouts_per_step=6", "training.num_generations=4"],
             "rollouts_per_step = 6 is not a multiple of num_generations = 4",

@@ -269,8 +269,12 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _algorithm_can_learn(self) -> Self:
-        generations, dropout = self.training.num_generations, self.lora.lora_dropout
-        self.algorithm.check(num_generations=generations, temperature=self.sampling.temperature, dropout=dropout)
+        self.algorithm.check(
+            num_generations=self.training.num_generations,
+            temperature=self.sampling.temperature,
+            dropout=self.lora.lora_dropout,
+            remote_sampler=self.sampler.is_remote,
+        )
         return self
 
     @property
