@@ -69,12 +69,7 @@ class Solver:
             name: self.chat.opens_thought(self.prompt.turns(problem), thinking=sampling.enable_thinking)
             for name, problem in by_id.items()
         }
-        numbers: Counter[str] = Counter()
-        entries: list[tuple[str, int]] = []  # problem id and the sample's number
-        for problem in problems:
-            entries += [(problem.id, numbers[problem.id] + number) for number in range(num_samples)]
-            numbers[problem.id] += num_samples
-        mine = {f"{prefix}/{name}/{number}": (name, number) for name, number in self.world.shard(entries)}
+        mine = dict(self.world.shard(list(rollout_ids(problems, num_samples, prefix).items())))
         requests = {
             rollout_id: Request(id=rollout_id, prompt_ids=prompts[name], seed=derive_seed(seed, name, number))
             for rollout_id, (name, number) in mine.items()
@@ -114,6 +109,17 @@ class Solver:
         )
 
 
+def rollout_ids(problems: Sequence[Problem], num_samples: int, prefix: str) -> dict[str, tuple[str, int]]:
+    """Return problem id and sample number of each rollout by its id, in their order. See `generate_rollouts`."""
+    numbers: Counter[str] = Counter()
+    found = {}
+    for problem in problems:
+        for number in range(numbers[problem.id], numbers[problem.id] + num_samples):
+            found[f"{prefix}/{problem.id}/{number}"] = (problem.id, number)
+        numbers[problem.id] += num_samples
+    return found
+
+
 def make_sampler(
     settings: config.Recipe,
     load: Callable[[], torch.nn.Module],
@@ -149,6 +155,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
         if isinstance(sampler, RemoteSampler):
             stack.callback(sampler.close)
             if adapter is not None:
+                models.check_adapter(settings.model, adapter)
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
         grader = stack.enter_context(registry.build(settings.grader))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
