@@ -21,6 +21,7 @@ from stepalign.config.critics import AnyCriticConfig
 from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
+from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
@@ -120,26 +121,11 @@ class ContextConfig(Table):
     """The teacher's context beyond the problem: one template file."""
 
     template: str = "refsol"
-    """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
+    """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
     fallback_template: str = Field(default_factory=_fallback_beside)
     """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
-
-
-@register("teacher", "base", implementation="stepalign.teachers:BaseTeacher")
-@register("teacher", "live", implementation="stepalign.teachers:LiveTeacher")
-class TeacherConfig(Table):
-    """The teacher and its prompt."""
-
-    kind: Annotated[str, AfterValidator(FAMILIES["teacher"].check)] = "base"
-    """`base`: the initial policy, the same weights with the adapter disabled (paper); `live`: the policy as it is."""
-    enable_thinking: bool = False
-    """The chat template's thinking switch for the teacher's prompt (paper: on)."""
-    close_think: bool = False
-    """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
-    max_length: PositiveInt = 20_000
-    """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
 
 
 class LoraConfig(Table):
@@ -239,7 +225,7 @@ class ProbeConfig(Table):
     rollouts: Path | None = None
     """A file or folder as of `stepalign probe --rollouts`; None samples from the initial policy."""
     num_rollouts: PositiveInt = 16
-    """The number of rollouts: the first ones given, or one sampled for each of as many problems."""
+    """The number of rollouts: the first ones given, or sampled, one a problem (a group where siblings are shown)."""
 
 
 class TrackingConfig(Table):
@@ -271,7 +257,7 @@ class Recipe(Table):
     grader: AnyGraderConfig = MathGraderConfig()
     critic: AnyCriticConfig | None = None
     context: ContextConfig = ContextConfig()
-    teacher: TeacherConfig = TeacherConfig()
+    teacher: AnyTeacherConfig = BaseTeacherConfig()
     algorithm: AnyAlgorithmConfig = DistillationConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -283,8 +269,12 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _algorithm_can_learn(self) -> Self:
-        generations, dropout = self.training.num_generations, self.lora.lora_dropout
-        self.algorithm.check(num_generations=generations, temperature=self.sampling.temperature, dropout=dropout)
+        self.algorithm.check(
+            num_generations=self.training.num_generations,
+            temperature=self.sampling.temperature,
+            dropout=self.lora.lora_dropout,
+            remote_sampler=self.sampler.is_remote,
+        )
         return self
 
     @property
