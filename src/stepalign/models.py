@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from stepalign import config
 from stepalign.errors import StepalignError, first_line
 from stepalign.policy import Policy
+from stepalign.precision import set_matmul_precision
 from stepalign.seeding import derive_seed
 
 
@@ -60,6 +61,7 @@ def load_policy(
 
 def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
     """Load the base with a saved PEFT adapter on it, or with none."""
+    set_matmul_precision(model.float32_matmul_precision, device)
     base = load_base(model, device)
     if adapter is None:
         return base

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -92,7 +92,26 @@ class RunFolder:
         """Unlock the folder."""
         self._lock.release()
 
-    def describe(self, train: Sequence[Problem], evaluation: Sequence[Problem], dropped: Mapping[str, int]) -> None:
+    def float32_matmul_precision(self) -> Literal["highest", "medium"] | None:
+        """Return the precision this run began with, which `auto` measured; None for a new run."""
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            return None
+        try:
+            precision: Literal["highest", "medium"] = json.loads(path.read_text()).get(
+                "float32_matmul_precision", "highest"
+            )
+        except (ValueError, AttributeError) as error:
+            raise StepalignError(f"{path}: damaged: {error}") from None
+        return precision
+
+    def describe(
+        self,
+        train: Sequence[Problem],
+        evaluation: Sequence[Problem],
+        dropped: Mapping[str, int],
+        float32_matmul_precision: str = "highest",
+    ) -> None:
         """Write the problems and the manifest, once.
 
         Raises:
@@ -113,7 +132,15 @@ class RunFolder:
         for path, current in problems.items():
             self._write(path, current)
         counts = {"train": len(train), "evaluation": len(evaluation), "dropped": dict(dropped)}
-        write_json(self.folder / "manifest.json", {**manifest(), "seed": self.seed, "problems": counts})
+        write_json(
+            self.folder / "manifest.json",
+            {
+                **manifest(),
+                "seed": self.seed,
+                "float32_matmul_precision": float32_matmul_precision,
+                "problems": counts,
+            },
+        )
 
     def rollouts(self, step: int, batch: Sequence[Problem]) -> list[Rollout] | None:
         """Read the graded rollouts of a step on these problems; None if there are none.
