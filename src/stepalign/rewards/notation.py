@@ -68,11 +68,13 @@ _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|underline|emph|bm"
     r"|boldsymbol|bf|rm|it|[fs]box|boxed) *\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
-_OUTER = re.compile(r"\\\((.*)\\\)|\\\[(.*)\\\]|\$+(.*?)\$+|\{(.*)\}|\*+(.*?)\*+|`+(.*?)`+", re.DOTALL)
+_OUTER = re.compile(
+    r"\\\((.*)\\\)|\\\[(.*)\\\]|\${1,2}([^$]*)\${1,2}|\{(.*)\}|\*{1,3}([^*]*)\*{1,3}|`{1,3}([^`]*)`{1,3}", re.DOTALL
+)
 _PHRASE = re.compile(
     r"(?:(?:so|thus|hence|therefore|then),? +)?(?:(?:the|my|our) +)?(?:(?:final|correct|required) +)?"
     r"(?:answer|ans|result|solution)\b(?: +is\b| +equals\b)? *(?:[:=] *)*"
-    r"|(?:option|choice) +(?=\(?[A-Z]\b)|(?:=|\\approx) *",
+    r"|(?:option|choice) +(?=\(?[A-Z]\b)|(?:(?:=|\\approx) *)+",
     re.IGNORECASE,
 )
 
