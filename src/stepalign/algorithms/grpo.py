@@ -47,7 +47,7 @@ class GRPO(Algorithm[PolicyGradientExample]):
     one_by_one = False  # an advantage is over a group
     reference_stage = "base"
 
-    def __init__(self, algorithm: config.GRPOConfig, *, temperature: float) -> None:
+    def __init__(self, algorithm: config.PolicyGradientConfig, *, temperature: float) -> None:
         """Take the recipe's table and the temperature of sampling."""
         self.algorithm, self.temperature = algorithm, temperature
         self.num_iterations = algorithm.num_iterations
@@ -105,27 +105,44 @@ class GRPO(Algorithm[PolicyGradientExample]):
         weights: Float[Tensor, " tokens"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
         """Compute Σ_t weight_t · L_t over the micro-batch's tokens."""
+        advantage = self.token_advantages(examples).to(head.device)
+        return self.policy_gradient(hidden, reference, head, examples, batch, weights, advantage)
+
+    def token_advantages(self, examples: Sequence[PolicyGradientExample]) -> Float[Tensor, " tokens"]:
+        """Return each token's advantage: its rollout's."""
+        return torch.cat([torch.full((one.student.num_loss_tokens,), one.advantage) for one in examples])
+
+    def policy_gradient(
+        self,
+        hidden: Float[Tensor, "tokens hidden"],
+        base: Float[Tensor, " tokens"] | None,
+        head: Float[Tensor, "vocab hidden"],
+        examples: Sequence[PolicyGradientExample],
+        batch: Batch,
+        weights: Float[Tensor, " tokens"],
+        advantage: Float[Tensor, " tokens"],
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
+        """Compute the loss with given advantages. `base` has the base's log-probabilities, for `kl_coef`."""
         lengths = [example.student.num_loss_tokens for example in examples]
-        advantage = torch.tensor([example.advantage for example in examples])
         old = [self._old_log_probs[e.rollout_id] for e in examples if e.rollout_id in self._old_log_probs]
         loss, metrics = policy_gradient(
             hidden,
             head,
             batch.targets,
-            advantage.repeat_interleave(torch.tensor(lengths)).to(head.device),
+            advantage,
             weights,
             temperature=self.temperature,
             clip=self.clip,
             kl_coef=self.algorithm.kl_coef,
             chunk_tokens=self.algorithm.chunk_tokens,
             old_log_probs=torch.cat(old) if old else None,
-            base_log_probs=reference,
+            base_log_probs=base,
         )
         if not old:
             for example, log_probs in zip(examples, torch.split(metrics.log_probs, lengths), strict=True):
                 self._old_log_probs[example.rollout_id] = log_probs
         measures = {"entropy_student": metrics.entropy, "clipped": metrics.clipped}
-        return loss, measures if reference is None else {**measures, "kl_base": metrics.kl}
+        return loss, measures if base is None else {**measures, "kl_base": metrics.kl}
 
     def after_step(self, policy: Policy) -> None:
         """Drop the step's old log-probabilities."""

@@ -3,7 +3,7 @@
 A `TraceFormat` reads one way to write a solution. `parse` is the paper's format, numbered steps under headings.
 """
 
-from stepalign.trace.base import Section, Trace, TraceFormat, boxed, end_of_thinking, token_span
+from stepalign.trace.base import Section, Trace, TraceFormat, boxed, end_of_thinking, step_spans, token_span
 from stepalign.trace.paragraphs import ParagraphFormat
 from stepalign.trace.steps import StepFormat, parse
 
@@ -16,5 +16,6 @@ __all__ = [
     "boxed",
     "end_of_thinking",
     "parse",
+    "step_spans",
     "token_span",
 ]
