@@ -68,7 +68,7 @@ ALGORITHMS = {
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_killed_run_ends_with_the_same_adapter(name: str, tmp_path: Path) -> None:
-    keys = [f"algorithm.kind={name.split()[0]}", *ALGORITHMS[name]]
+    keys = [f"algorithm.kind={name.split(maxsplit=1)[0]}", *ALGORITHMS[name]]
     lines = run(tmp_path / "whole", keys)
     assert all(line["grad_norm"] > 0 for line in lines)
     with pytest.raises(KeyboardInterrupt):

@@ -152,6 +152,7 @@ class CreditGRPO(WithTeacher, GRPO):
             step.examples[place] = replace(
                 given or CreditExample(rollout_id=example.rollout_id, student=example.student, advantage=0.0),
                 advantage=example.advantage,
+                sampler_logprobs=example.sampler_logprobs,
             )
         return step
 

@@ -30,8 +30,6 @@ from stepalign.views import View
 class SelfDistillation(DistillationLoss):
     """Distillation of the same model, shown a context, into itself without it."""
 
-    num_iterations = 1
-
     def __init__(
         self,
         algorithm: config.DistillationConfig,
@@ -60,6 +58,7 @@ class SelfDistillation(DistillationLoss):
             StepalignError: context, loss span, critic and groups do not go together.
         """
         super().__init__(algorithm, teacher=teacher, max_tokens=max_tokens)
+        self.num_iterations = algorithm.num_iterations
         self.chat, self.before = chat, tuple(before)
         span = "algorithm.loss_span = 'until_first_error'" if algorithm.loss_span == "until_first_error" else ""
         self.context = TeacherContext(context, critic, num_generations=num_generations, critique_for=span)
@@ -157,8 +156,14 @@ def distillation_example(
         View(prompt_ids=ids, completion_ids=rollout.completion_ids, loss_start=start, loss_stop=stop)
         for ids in (rollout.prompt_ids, prompt.ids)
     ]
+    sampled = rollout.sampler_logprobs
     return DistillationExample(
-        rollout_id=rollout.id, student=views[0], teacher=views[1], message=prompt.message, cut=prompt.cut
+        rollout_id=rollout.id,
+        student=views[0],
+        teacher=views[1],
+        message=prompt.message,
+        cut=prompt.cut,
+        sampler_logprobs=None if sampled is None else sampled[start:stop],
     )
 
 

@@ -13,6 +13,7 @@ from stepalign.config.algorithms import (
     DistillationConfig,
     GRPOConfig,
     PolicyGradientConfig,
+    PolicyRatioConfig,
 )
 from stepalign.config.critics import (
     ChecksConfig,
