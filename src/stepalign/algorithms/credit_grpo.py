@@ -162,7 +162,10 @@ class CreditGRPO(WithTeacher, GRPO):
         for rollout_id, rollout in rollouts.items():
             critique = critiques.get(rollout_id)
             if isinstance(critique, Critique):
-                steps, values = step_spans(rollout, parse(rollout.text)), [0.0] * len(rollout.completion_ids)
+                steps, values = (
+                    step_spans(rollout, parse(rollout.text, rollout.response_start)),
+                    [0.0] * len(rollout.completion_ids),
+                )
                 for verdict in critique.verdicts:
                     if verdict.step <= len(steps):  # a missing final answer has no tokens
                         start, stop = steps[verdict.step - 1]
@@ -213,7 +216,7 @@ class CreditGRPO(WithTeacher, GRPO):
             except DoesNotFit:
                 step.failures["teacher prompt too long"] += 1
                 continue
-            steps = step_spans(rollout, parse(rollout.text))
+            steps = step_spans(rollout, parse(rollout.text, rollout.response_start))
             yield (
                 rollout.id,
                 CreditExample(

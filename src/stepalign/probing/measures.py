@@ -53,7 +53,7 @@ class TokenRegions:
 
 def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
     """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
-    steps = step_spans(rollout, parse(rollout.text))
+    steps = step_spans(rollout, parse(rollout.text, rollout.response_start))
     if mark is None:
         return TokenRegions(steps)
     departs = mark.departure
