@@ -1,6 +1,6 @@
 """The tables of a recipe: every key with its type, its range, its default and one sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -152,10 +152,29 @@ class OptimizerConfig(Table):
     """The term added to the denominator."""
     weight_decay: NonNegativeFloat = 0.0
     """The decoupled weight decay."""
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    """The learning rate after the warm-up: constant, or falling to 0 over `training.max_steps`."""
     warmup_steps: NonNegativeInt = 0
-    """Steps of linear warm-up from 0; the learning rate is then constant."""
+    """Steps of linear warm-up from 0."""
+    warmup_ratio: Decay = 0.0
+    """The warm-up as a share of `training.max_steps`, in place of `warmup_steps`."""
     max_grad_norm: NonNegativeFloat = 0.1
     """The global norm to which gradients are clipped; 0 is off."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps and self.warmup_ratio:
+            pair = f"warmup_steps = {self.warmup_steps} and warmup_ratio = {self.warmup_ratio}"
+            raise ValueError(f"{pair}: set one of them")
+        if self.lr_scheduler_type == "constant" and (warmup := self.warmup_steps or self.warmup_ratio):
+            key = "warmup_steps" if self.warmup_steps else "warmup_ratio"
+            raise ValueError(f"{key} = {warmup}: lr_scheduler_type = 'constant' has none, set constant_with_warmup")
+        return self
+
+    @property
+    def depends_on_max_steps(self) -> bool:
+        """True where the rate of a step depends on the length of the run."""
+        return self.lr_scheduler_type in ("linear", "cosine") or self.warmup_ratio > 0
 
 
 class TrainingConfig(Table):
@@ -272,6 +291,11 @@ class Recipe(Table):
         generations, dropout = self.training.num_generations, self.lora.lora_dropout
         self.algorithm.check(num_generations=generations, temperature=self.sampling.temperature, dropout=dropout)
         return self
+
+    def runtime_keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys that may change on resume. The run's length may not where learning rates depend on it."""
+        fixed = "training.max_steps" if self.optimizer.depends_on_max_steps else None
+        yield from (key for key in super().runtime_keys(prefix) if key != fixed)
 
     @property
     def folder(self) -> Path:
