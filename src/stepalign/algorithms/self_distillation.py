@@ -11,7 +11,7 @@ Left out: sequences from a data set, because the paper is fully on-policy (lambd
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from stepalign import config, contexts
+from stepalign import config, contexts, models
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limit_to_context
@@ -20,6 +20,7 @@ from stepalign.critics.first_error import first_error_span
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
+from stepalign.teachers.model import check_tokenizer
 from stepalign.trace import token_span
 from stepalign.views import View
 
@@ -85,6 +86,9 @@ class SelfDistillation(DistillationLoss):
         context_limit: int | None,
     ) -> "SelfDistillation":
         """Build the algorithm of a recipe. `context_limit` is the model's own context length."""
+        if (model := recipe.teacher.model_of(recipe.model)) is not recipe.model:
+            check_tokenizer(model, chat)
+            context_limit = models.context_limit(model)
         return cls(
             algorithm,
             chat=chat,

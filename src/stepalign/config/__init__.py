@@ -20,6 +20,7 @@ from stepalign.config.critics import (
     ValidationConfig,
 )
 from stepalign.config.load import dump, load
+from stepalign.config.model import ModelConfig
 from stepalign.config.recipe import (
     VERSION,
     ContextConfig,
@@ -29,7 +30,6 @@ from stepalign.config.recipe import (
     GraderConfig,
     LoraConfig,
     MathGraderConfig,
-    ModelConfig,
     OptimizerConfig,
     ProbeConfig,
     PromptsConfig,
@@ -55,6 +55,7 @@ from stepalign.config.teachers import (
     BaseTeacherConfig,
     EMATeacherConfig,
     LiveTeacherConfig,
+    ModelTeacherConfig,
     ScaledTeacherConfig,
     TeacherConfig,
     TrustRegionTeacherConfig,
