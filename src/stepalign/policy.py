@@ -6,6 +6,7 @@ bit-identical.
 Left out: loading (`models`), and teachers (`teachers`).
 """
 
+import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -111,6 +112,11 @@ class Policy(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's format: `adapter_model.safetensors` and `adapter_config.json`."""
         self.model.save_pretrained(folder, safe_serialization=True)
+        path = folder / "adapter_config.json"
+        adapter_config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if isinstance(targets := adapter_config.get("target_modules"), list):
+            targets.sort()  # PEFT writes a set in the order of the process' hashes
+            path.write_text(json.dumps(adapter_config, indent=2, sort_keys=True), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Read the adapter's weights from a folder that `save` wrote."""

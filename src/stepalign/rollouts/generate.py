@@ -64,12 +64,7 @@ class Solver:
         """
         by_id = {problem.id: problem for problem in problems}
         prompts = {name: self.prompt_ids(problem, thinking=sampling.enable_thinking) for name, problem in by_id.items()}
-        numbers: Counter[str] = Counter()
-        entries: list[tuple[str, int]] = []  # problem id and the sample's number
-        for problem in problems:
-            entries += [(problem.id, numbers[problem.id] + number) for number in range(num_samples)]
-            numbers[problem.id] += num_samples
-        mine = {f"{prefix}/{name}/{number}": (name, number) for name, number in self.world.shard(entries)}
+        mine = dict(self.world.shard(list(rollout_ids(problems, num_samples, prefix).items())))
         requests = {
             rollout_id: Request(id=rollout_id, prompt_ids=prompts[name], seed=derive_seed(seed, name, number))
             for rollout_id, (name, number) in mine.items()
@@ -99,6 +94,17 @@ class Solver:
             seed=request.seed,
             sampler_logprobs=completion.logprobs,
         )
+
+
+def rollout_ids(problems: Sequence[Problem], num_samples: int, prefix: str) -> dict[str, tuple[str, int]]:
+    """Return problem id and sample number of each rollout by its id, in their order. See `generate_rollouts`."""
+    numbers: Counter[str] = Counter()
+    found = {}
+    for problem in problems:
+        for number in range(numbers[problem.id], numbers[problem.id] + num_samples):
+            found[f"{prefix}/{problem.id}/{number}"] = (problem.id, number)
+        numbers[problem.id] += num_samples
+    return found
 
 
 def make_sampler(

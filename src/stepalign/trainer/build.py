@@ -97,8 +97,9 @@ def build_trainer(
     # The run so far.
     run.describe(train, evaluation, dropped)
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
-    step = 0
+    step, has_checksums = 0, True
     if last:
+        has_checksums = world.on_main(lambda: checkpoints.verify(last))
         step, algorithm_state = checkpoints.load(last, policy, optimizer)
         algorithm.load_state_dict(policy, algorithm_state)
     run.drop_metrics_after(step)
@@ -112,6 +113,8 @@ def build_trainer(
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if last:
         console.say(f"{recipe.folder}: going on from {last.name}")
+    if not has_checksums:
+        console.say(f"{last}: written without checksums, by an earlier release: a damaged byte would not be noticed")
     # The solver's own model cannot sample rollouts and critiques at once.
     concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
     served = critic is not None and recipe.critic is not None and recipe.critic.is_remote

@@ -112,7 +112,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step) + self.world.rank)
-        cached = self.run.critiques(step)
+        cached = self.run.critiques(step, batch)
         critic = self.critic if cached is None else None
         with CritiqueStream(problems, self.solver.grader, critic, concurrent=self.concurrent_critic) as stream:
             with self.strategy.unsharded(self.policy):
@@ -138,7 +138,7 @@ class Trainer:
 
     def _rollouts(self, step: int, batch: Sequence[Problem], stream: CritiqueStream) -> list[Rollout]:
         """Read the step's graded rollouts from the run's folder, or sample them; pass them to the stream."""
-        if (cached := self.run.rollouts(step)) is not None:
+        if (cached := self.run.rollouts(step, batch)) is not None:
             mine = self.world.shard(cached)
             for rollout in mine:
                 stream.submit(rollout)
