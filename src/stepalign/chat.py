@@ -178,9 +178,7 @@ class Chat:
         return text, starts
 
 
-def load_tokenizer(
-    model: config.ModelConfig, *, key: str = "model"
-) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
+def load_tokenizer(model: config.ModelConfig, *, key: str = "model") -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
     """Load a model's tokenizer, and every token that ends a response: its own EOS, and its generation config's.
 
     `key` is the recipe's table of the model, for the error.

@@ -93,16 +93,13 @@ class DistillationLoss:
         """Compute Σ_t weight_t · D_t over the micro-batch's tokens."""
         assert reference is not None
         assert self._teacher is not None, "its forward pass comes first"
-        teacher_head = self._teacher.head
-        if len(teacher_head) < len(head):  # rows beyond are padding
-            head = head[: len(teacher_head)]
         loss, metrics = divergence(
             hidden,
             reference,
             head,
             weights,
             self.support,
-            teacher_head=teacher_head,
+            teacher_head=self._teacher.head,
             chunk_tokens=self.algorithm.chunk_tokens,
         )
         return loss, {

@@ -32,6 +32,9 @@ from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit
 from stepalign.rollouts.generate import solver_on
+from stepalign.teachers import Teacher, build_teacher
+from stepalign.teachers.model import check_tokenizer
+from stepalign.trainer.checkpoints import load_algorithm_state
 
 
 def probe(

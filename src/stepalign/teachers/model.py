@@ -4,12 +4,11 @@ It reads the student's own ids. So both tokenizers must give each of the student
 must end a response with the same tokens: a student that learns an end which its sampler does not know never stops.
 """
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
 from jaxtyping import Float
 from torch import Tensor
-
-import torch
 
 from stepalign import config, models
 from stepalign.chat import Chat, load_tokenizer
@@ -41,7 +40,12 @@ class ModelTeacher(PolicyTeacher):
         head = self._model.head
         if head.is_meta:
             raise StepalignError(f"teacher.device_map = {settings.device_map!r}: the output head is on no device")
-        # Rows beyond the student's are padding: `check_tokenizer` has seen that no token has such an id.
+        if len(head) < len(policy.head):
+            raise StepalignError(
+                f"teacher.model.name_or_path = {settings.model.name_or_path!r}: {len(head)} rows of logits, the "
+                f"student has {len(policy.head)}: the student can sample ids that the teacher cannot read"
+            )
+        # Rows beyond the student's are padding: its tokens have no such ids.
         self._head = head[: len(policy.head)].to(device)
 
     @property
