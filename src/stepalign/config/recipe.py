@@ -101,7 +101,7 @@ class ContextConfig(Table):
     """The teacher's context beyond the problem: one template file."""
 
     template: str = "refsol"
-    """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
+    """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
     fallback_template: str = Field(default_factory=_fallback_beside)
     """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
@@ -224,7 +224,7 @@ class ProbeConfig(Table):
     rollouts: Path | None = None
     """A file or folder as of `stepalign probe --rollouts`; None samples from the initial policy."""
     num_rollouts: PositiveInt = 16
-    """The number of rollouts: the first ones given, or one sampled for each of as many problems."""
+    """The number of rollouts: the first ones given, or sampled, one a problem (a group where siblings are shown)."""
 
 
 class TrackingConfig(Table):
@@ -268,8 +268,12 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _algorithm_can_learn(self) -> Self:
-        generations, dropout = self.training.num_generations, self.lora.lora_dropout
-        self.algorithm.check(num_generations=generations, temperature=self.sampling.temperature, dropout=dropout)
+        self.algorithm.check(
+            num_generations=self.training.num_generations,
+            temperature=self.sampling.temperature,
+            dropout=self.lora.lora_dropout,
+            remote_sampler=self.sampler.is_remote,
+        )
         return self
 
     def runtime_keys(self, prefix: str = "") -> Iterator[str]:

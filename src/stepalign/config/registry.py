@@ -14,9 +14,18 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -32,9 +41,25 @@ RUNTIME = Field(json_schema_extra={"runtime": True})
 
 
 class Table(BaseModel):
-    """A table of the recipe: unknown keys are errors, values cannot change after loading."""
+    """A table of the recipe: unknown keys are errors, types are not converted, values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _toml_has_no_tuples_and_no_paths(cls, values: object) -> object:
+        """Take TOML's arrays as tuples, and strings as paths where a path is wanted."""
+        if not isinstance(values, Mapping):
+            return values
+        paths = {name for name, info in cls.model_fields.items() if Path in _parts(info)}
+        return {
+            key: tuple(value)
+            if isinstance(value, list)
+            else Path(value)
+            if key in paths and isinstance(value, str) and "\0" not in value
+            else value
+            for key, value in values.items()
+        }
 
     def runtime_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the dotted names of the keys marked `RUNTIME`, those of inner tables included."""
