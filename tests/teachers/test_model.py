@@ -117,7 +117,7 @@ def test_another_end_of_a_response_is_an_error(copy: Path, tiny_llama: Path) -> 
 
 
 def test_a_missing_model_names_the_teachers_key(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match=r"teacher\.model\.name_or_path = .*nowhere.*: no tokenizer there"):
+    with pytest.raises(StepalignError, match=r"teacher\.model\.name_or_path = .*nowhere.*: no such folder"):
         train(make_recipe("teacher.kind=model", f"teacher.model.name_or_path={tmp_path / 'nowhere'}"))
 
 

@@ -4,6 +4,9 @@ It reads the student's own ids. So both tokenizers must give each of the student
 must end a response with the same tokens: a student that learns an end which its sampler does not know never stops.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
@@ -36,7 +39,8 @@ class ModelTeacher(PolicyTeacher):
                 "several processes cannot share: leave it out, or train in one process"
             )
         device = Accelerator().device
-        self._model = Policy(models.load_base(settings.model, device, device_map=settings.device_map)).eval()
+        with _of_teacher():
+            self._model = Policy(models.load_base(settings.model, device, device_map=settings.device_map)).eval()
         head = self._model.head
         if head.is_meta:
             raise StepalignError(f"teacher.device_map = {settings.device_map!r}: the output head is on no device")
@@ -66,7 +70,8 @@ def check_tokenizer(teacher: config.ModelConfig, student: Chat) -> None:
     Raises:
         StepalignError: naming tokens that differ.
     """
-    tokenizer, eos_ids = load_tokenizer(teacher, key="teacher.model")
+    with _of_teacher():
+        tokenizer, eos_ids = load_tokenizer(teacher)
     theirs, ours = tokenizer.get_vocab(), student.tokenizer.get_vocab()
     if differing := [token for token, id in sorted(ours.items()) if theirs.get(token) != id]:
         first = ", ".join(f"{token!r} ({ours[token]}, {theirs.get(token)})" for token in differing[:3])
@@ -80,6 +85,15 @@ def check_tokenizer(teacher: config.ModelConfig, student: Chat) -> None:
             f"{_tokens(student, eos_ids)}, the student with {_tokens(student, student.eos_ids)}: a student that "
             "learns an end which its sampler does not know never stops"
         )
+
+
+@contextmanager
+def _of_teacher() -> Iterator[None]:
+    """Say in an error on `model.…` that it is the teacher's."""
+    try:
+        yield
+    except StepalignError as error:
+        raise StepalignError(f"teacher.{error}") from None
 
 
 def _tokens(chat: Chat, ids: frozenset[int]) -> str:
