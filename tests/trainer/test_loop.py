@@ -426,6 +426,36 @@ def test_the_learning_rate_warms_up_over_the_runs_steps(make_recipe: MakeRecipe)
     assert moved == pytest.approx(1e-3, rel=0.01), "from zero, AdamW's first step is as long as its rate"
 
 
+@pytest.mark.parametrize("keys", [("optimizer.lr_scheduler_type=cosine",), ("optimizer.warmup_ratio=0.9",)])
+def test_a_schedule_over_the_run_resumes_bit_for_bit_and_holds_its_length(
+    keys: tuple[str, ...], make_recipe: MakeRecipe
+) -> None:
+    class Stop(loop.TrainerCallback):
+        def on_save(self, trainer: loop.Trainer) -> None:
+            if trainer.step == 2:
+                raise KeyboardInterrupt
+
+    keys = (
+        *keys,
+        "problems.holdout=0",
+        "training.max_steps=3",
+        "training.save_steps=1",
+        "training.rollouts_per_step=2",
+    )
+    whole, parts = make_recipe(*keys, "name=whole"), make_recipe(*keys, "name=parts")
+    run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, [Stop()])
+    with pytest.raises(StepalignError, match=r"training\.max_steps: 3 → 4"):
+        run(make_recipe(*keys, "name=parts", "training.max_steps=4"))
+    run(parts)
+    one, other = (each.folder / "checkpoints" / "step-000003" / "adapter_model.safetensors" for each in (whole, parts))
+    assert one.read_bytes() == other.read_bytes()
+    rates = [[line["lr"] for line in metrics(each.folder)] for each in (whole, parts)]
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) == 3
+
+
 def test_a_run_without_evaluation_problems_says_so(make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
     settings = make_recipe("problems.holdout=0", "training.max_steps=1")
     run(settings)

@@ -16,7 +16,7 @@ from stepalign import config
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, ChosenContext, TeacherContext, count_critiques
-from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limit_to_context
+from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limited_teacher
 from stepalign.chat import Chat
 from stepalign.contexts import Context, ContextInput
 from stepalign.critics.first_error import first_error_span
@@ -85,7 +85,7 @@ class SelfDistillation(DistillationLoss):
             "before": prompt.before,
             "context": recipe.context,
             "critic": recipe.critic,
-            "teacher": limit_to_context(recipe.teacher, context_limit),
+            "teacher": limited_teacher(recipe, chat, context_limit),
             "num_generations": recipe.training.num_generations,
             "max_tokens": recipe.training.max_tokens_per_micro_batch,
         }
