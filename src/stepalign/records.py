@@ -79,6 +79,8 @@ class Rollout:
     policy_step: Annotated[int, Field(ge=0)] = 0
     """The optimizer step of the policy that sampled it."""
     seed: int = 0
+    revises: str = ""
+    """The id of the rollout that it revises, of a second turn; empty for a first one."""
     grade: Grade | None = None
     sampler_logprobs: tuple[Nats, ...] | None = None
     """The log-probability of each completion id that a sampler with weights of its own gave it, at temperature 1."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepalign.collate import Batch
 from stepalign.policy import Policy
-from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout, TokenIds
 from stepalign.teachers import Teacher
 from stepalign.teachers.stateless import BaseTeacher
 from stepalign.views import TrainingExample, View
@@ -99,11 +99,17 @@ class Algorithm(Loss[E], Protocol[E]):
         """Build an example for every rollout that carries a gradient.
 
         Args:
-            rollouts: graded, of one step.
+            rollouts: graded, of one step; second turns, which name their first one, come last.
             problems: by id.
             critiques: by rollout id; empty where no critique is needed.
         """
         ...
+
+    def second_turn_prompts(
+        self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
+    ) -> dict[str, TokenIds]:
+        """Return prompts to sample second turns from, by the first turn's id; by default none."""
+        return {}
 
     def begin(self, policy: Policy) -> None:
         """Take what is needed of a policy that has not been trained yet; by default nothing."""

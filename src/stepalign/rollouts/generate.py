@@ -1,8 +1,9 @@
 """Generation of rollouts: problems in, graded rollouts out; and the solver that a recipe names."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -82,6 +83,49 @@ class Solver:
             on_rollout(rollout)
         rollouts = [sampled[rollout_id] for rollout_id in mine]
         return self.world.gather(grade(rollouts) if grade else self.grader.grade(rollouts, by_id))
+
+    def generate_second_turns(
+        self,
+        rollouts: Sequence[Rollout],
+        prompts: Mapping[str, TokenIds],
+        problems: Mapping[str, Problem],
+        sampling: config.SamplingConfig,
+        *,
+        adapter: str | None,
+        policy_step: int,
+        seed: int,
+        on_rollout: Callable[[Rollout], None] = lambda _: None,
+    ) -> list[Rollout]:
+        """Sample and grade one second turn of each rollout that has a prompt; each process does its share.
+
+        Args:
+            rollouts: the first turns.
+            prompts: of second turns, by the first one's id.
+            problems: by id.
+            sampling: the decoding's settings.
+            adapter: the adapter in use, of `policy_step`; None is the base.
+            policy_step: for the record.
+            seed: each second turn's own is derived from it.
+            on_rollout: called with each second turn of this process when it ends, before it is graded.
+
+        Returns:
+            The second turns of all processes in the order of `rollouts`. Each names its first turn in `revises`.
+        """
+        first = {f"{one.id}/second": one for one in self.world.shard([one for one in rollouts if one.id in prompts])}
+        requests = [
+            Request(id=name, prompt_ids=prompts[one.id], seed=derive_seed(seed, one.problem_id, one.sample))
+            for name, one in first.items()
+        ]
+        by_id, sampled = {request.id: request for request in requests}, {}
+        for completion in self.sampler.sample(requests, sampling, adapter=adapter):
+            one = first[completion.id]
+            turns = self.prompt.turns(problems[one.problem_id])
+            opened = self.chat.opens_thought(turns, thinking=sampling.enable_thinking)
+            request = by_id[completion.id]
+            turn = self._rollout(request, completion, one.problem_id, one.sample, policy_step, opened)
+            sampled[turn.id] = replace(turn, revises=one.id)
+            on_rollout(turn)
+        return self.world.gather(self.grader.grade([sampled[name] for name in first], problems))
 
     def _rollout(
         self,

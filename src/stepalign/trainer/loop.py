@@ -3,9 +3,8 @@
 One loop serves every algorithm. `trainer.build` makes the parts from a recipe.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -16,22 +15,21 @@ from stepalign import config
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.console import Console
 from stepalign.critics import Critic
-from stepalign.critics.stats import outcomes
 from stepalign.distributed.process import World
 from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import ADAPTER, Policy
-from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.trainer import checkpoints
+from stepalign.trainer import checkpoints, step_metrics
 from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
+from stepalign.trainer.failing_critic import FailingCritic
 from stepalign.trainer.run_folder import RunFolder
-from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_warnings
 from stepalign.trainer.weight_sync import WeightSync
 
 
@@ -77,8 +75,10 @@ class Trainer:
     """Updates begin with the first critiques, while others are made."""
     step: int = 0
     """Optimizer steps done."""
-    _failed_steps: int = 0
-    """Steps running in which too many critiques failed."""
+    failing_critic: FailingCritic = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.failing_critic = FailingCritic(self.recipe.critic, self.recipe.folder)
 
     def train(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -119,22 +119,25 @@ class Trainer:
                 rollouts = self._rollouts(step, batch, stream)
                 streaming = self.streaming and cached is None
                 critiques = [] if streaming else cached or self._critiques(step, rollouts, stream)
+                turns = [] if streaming else self._second_turns(step, batch, rollouts, critiques)
                 self.weight_sync.sleep()
-            self._stop_on_failing_critic(step, critiques)
+            self.failing_critic.check(step, critiques)
             try:
                 examples, critiques, metrics = self._update(
-                    rollouts, problems, critiques, stream if streaming else None
+                    rollouts, turns, problems, critiques, stream if streaming else None
                 )
             except StepalignError as error:
                 raise StepalignError(f"{self.recipe.folder}, step {step}: {error}") from None
             if streaming:
                 self.run.save_critiques(step, critiques)
-                self._stop_on_failing_critic(step, critiques)
+                self.failing_critic.check(step, critiques)
         self.step = step
         self.algorithm.after_step(self.policy)
         spans = {name: spans for name, spans in self.console.spans.items() if name != "learn"}
         self.run.append_timeline(step, {**spans, "answered": stream.spans})
-        self._record(batch, rollouts, examples, critiques, {"lr": rate, **metrics})
+        self._record(
+            batch, rollouts, examples, critiques, {"lr": rate, **metrics, **step_metrics.second_turn_metrics(turns)}
+        )
 
     def _rollouts(self, step: int, batch: Sequence[Problem], stream: CritiqueStream) -> list[Rollout]:
         """Read the step's graded rollouts from the run's folder, or sample them; pass them to the stream."""
@@ -181,26 +184,31 @@ class Trainer:
         self.run.save_critiques(step, critiques)
         return critiques
 
-    def _stop_on_failing_critic(self, step: int, critiques: Sequence[CriticResult]) -> None:
-        """Raise a StepalignError where most critiques of several steps running have failed."""
-        critic = self.recipe.critic
-        if critic is None or not critiques:
-            return
-        failures = [result for result in critiques if isinstance(result, CritiqueFailure)]
-        too_many = len(failures) > critic.max_failure_share * len(critiques)
-        self._failed_steps = self._failed_steps + 1 if too_many else 0
-        if self._failed_steps >= critic.max_failed_steps:
-            reasons = ", ".join(f"{n} {name}" for name, n in Counter(f.reason for f in failures).most_common())
-            raise StepalignError(
-                f"{self.recipe.folder}, step {step}: {len(failures)} of {len(critiques)} critiques failed ({reasons}), "
-                f"as in the {self._failed_steps - 1} steps before. For example rollout {failures[0].rollout_id}: "
-                f"{failures[0].detail or failures[0].reason}. Another critic or prompt? critic.max_failure_share = 1 "
-                "never stops a run"
-            )
+    def _second_turns(
+        self, step: int, batch: Sequence[Problem], rollouts: Sequence[Rollout], critiques: Sequence[CriticResult]
+    ) -> list[Rollout]:
+        """Read the step's second turns from the run's folder, or sample them where the algorithm has prompts."""
+        if (cached := self.run.second_turns(step, rollouts)) is not None:
+            return cached
+        problems = {problem.id: problem for problem in batch}
+        by_rollout = {result.rollout_id: result for result in critiques}
+        prompts = self.algorithm.second_turn_prompts(rollouts, problems, by_rollout)
+        if not prompts:
+            return []
+        self.weight_sync.sync(self.step)
+        sampling, seed = self.recipe.sampling, derive_seed(self.recipe.seed, "second turns", step)
+        with self.console.stage("second turn", len(prompts) / self.world.size) as advance:
+            turns = self.solver.generate_second_turns(
+                rollouts, prompts, problems, sampling, adapter=ADAPTER, policy_step=self.step, seed=seed,
+                on_rollout=lambda _: advance(1),
+            )  # fmt: skip
+        self.run.save_second_turns(step, turns)
+        return turns
 
     def _update(
         self,
         rollouts: Sequence[Rollout],
+        turns: Sequence[Rollout],
         problems: Mapping[str, Problem],
         critiques: Sequence[CriticResult],
         stream: CritiqueStream | None,
@@ -209,6 +217,7 @@ class Trainer:
 
         Args:
             rollouts: the whole step's.
+            turns: their second turns; empty with `stream`.
             problems: by id.
             critiques: of these rollouts, in their order; empty with `stream`.
             stream: gives the critiques as they are ready; None where they are all there.
@@ -223,7 +232,7 @@ class Trainer:
         def build(new: Sequence[CriticResult]) -> list[Any]:
             new_by_id = {result.rollout_id: result for result in new}
             results.update(new_by_id)
-            attempts = [by_id[name] for name in new_by_id] if stream else rollouts
+            attempts = [by_id[name] for name in new_by_id] if stream else [*rollouts, *turns]
             built = self.algorithm.build_examples(attempts, problems, new_by_id)
             step_examples.extend(built)
             return built.examples
@@ -318,29 +327,29 @@ class Trainer:
         values: dict[str, Any] = {
             "step": self.step,
             "epoch": self.step * per_step / len(self.train_problems),
-            **(dict(update_metrics) | rollout_metrics(rollouts) | self.algorithm.metrics() | self.weight_sync.metrics),
+            **(
+                dict(update_metrics)
+                | step_metrics.rollout_metrics(rollouts)
+                | self.algorithm.metrics()
+                | self.weight_sync.metrics
+            ),
         }
         line = {
             **values,
-            "cases": examples.cases,
-            "failures": examples.failures,
-            "outcomes": examples.outcomes,
-            "checks": outcomes(critiques),
-            "critic_tokens": {
-                "read": sum(result.prompt_tokens for result in critiques),
-                "written": sum(result.completion_tokens for result in critiques),
-            },
-            "cost": step_cost(self.policy.parameters_read, len(batch), rollouts, critiques, update_metrics, updates),
+            **step_metrics.step_counts(examples, critiques),
+            "cost": step_metrics.step_cost(
+                self.policy.parameters_read, len(batch), rollouts, critiques, update_metrics, updates
+            ),
             "seconds": seconds,
         }
         self.run.append_metrics(line)
         logged = values | {f"outcomes/{name}": count for name, count in examples.outcomes.items()}
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=self.step)
-        for warning in step_warnings(
+        for warning in step_metrics.step_warnings(
             rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
         ):
             self.console.warn(f"step {self.step}: {warning}")
-        self.console.step_done(f"step {self.step}: {step_line(values, examples.outcomes, seconds)}")
+        self.console.step_done(f"step {self.step}: {step_metrics.step_line(values, examples.outcomes, seconds)}")
         self._call("on_step_end", line)
 
     def _call(self, hook: str, *arguments: Any) -> None:

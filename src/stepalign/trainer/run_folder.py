@@ -1,7 +1,7 @@
 """Folder of a run: its recipe, its records, its results.
 
-    recipe.toml  manifest.json  problems/  rollouts/  critiques/  metrics.jsonl  timeline.jsonl  checkpoints/
-    evaluations/  checksums.jsonl  report.html  figures/
+    recipe.toml  manifest.json  problems/  rollouts/  critiques/  second_turns/  metrics.jsonl  timeline.jsonl
+    checkpoints/  evaluations/  checksums.jsonl  report.html  figures/
 
 Every file appears whole or not at all. The records of a step are files of that step. So a killed run resumes from its
 last checkpoint, and nothing that it already has is sampled or critiqued again. A record file's checksum is appended to
@@ -170,6 +170,25 @@ class RunFolder:
     def save_rollouts(self, step: int, rollouts: Iterable[Rollout]) -> None:
         """Write the graded rollouts of a step."""
         self._write(self._step_file("rollouts", step), rollouts)
+
+    def second_turns(self, step: int, rollouts: Sequence[Rollout]) -> list[Rollout] | None:
+        """Read the second turns of a step's rollouts; None if there are none.
+
+        Raises:
+            StepalignError: the file is damaged, or holds a second turn of another rollout.
+        """
+        path = self._step_file("second_turns", step)
+        if not path.exists():
+            return None
+        self._check(path)
+        turns, first = read_jsonl(path, Rollout), {rollout.id for rollout in rollouts}
+        if strange := [turn.id for turn in turns if turn.revises not in first]:
+            raise StepalignError(f"{path}: {strange[0]} revises no rollout of step {step}{self._again(path)}")
+        return turns
+
+    def save_second_turns(self, step: int, turns: Iterable[Rollout]) -> None:
+        """Write the graded second turns of a step."""
+        self._write(self._step_file("second_turns", step), turns)
 
     def critiques(self, step: int, batch: Sequence[Problem]) -> list[Critique | CritiqueFailure] | None:
         """Read the critic's results of a step on these problems; None if there are none.

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stepalign import config
+from stepalign.algorithms.base import StepExamples
+from stepalign.critics.stats import outcomes
 from stepalign.records import CriticResult, Rollout
 from stepalign.trace import parse
 
@@ -25,6 +27,32 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
         "correct": sum(rollout.correct for rollout in rollouts) / count,
         "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in rollouts) / count,
         "truncated": sum(rollout.finish == "length" for rollout in rollouts) / count,
+    }
+
+
+def step_counts(examples: StepExamples[Any], critiques: Sequence[CriticResult]) -> dict[str, Any]:
+    """Count what became of a step's rollouts and critiques."""
+    return {
+        "cases": examples.cases,
+        "failures": examples.failures,
+        "outcomes": examples.outcomes,
+        "checks": outcomes(critiques),
+        "critic_tokens": {
+            "read": sum(result.prompt_tokens for result in critiques),
+            "written": sum(result.completion_tokens for result in critiques),
+        },
+    }
+
+
+def second_turn_metrics(turns: Sequence[Rollout]) -> dict[str, int | float]:
+    """Count a step's second turns and their tokens; `second_turn_correct` is a share of them. Empty without any."""
+    if not turns:
+        return {}
+    return {
+        "second_turns": len(turns),
+        "second_turn_tokens": sum(len(turn.completion_ids) for turn in turns),
+        "second_turn_prompt_tokens": sum(len(turn.prompt_ids) for turn in turns),
+        "second_turn_correct": sum(turn.correct for turn in turns) / len(turns),
     }
 
 
@@ -48,6 +76,8 @@ def step_cost(
     """
     generated = sum(len(rollout.completion_ids) for rollout in rollouts)
     prompts = sum(len(rollout.prompt_ids) for rollout in rollouts)
+    generated += int(update_metrics.get("second_turn_tokens", 0))
+    prompts += int(update_metrics.get("second_turn_prompt_tokens", 0))
     reference = updates * int(update_metrics.get("teacher_tokens", update_metrics.get("base_tokens", 0)))
     student = updates * int(update_metrics.get("student_tokens", 0))
     return {
