@@ -18,7 +18,7 @@ from pydantic import (
 from stepalign.assets import SOLVER
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
-from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Share, Table, register
+from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
 from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
@@ -38,7 +38,7 @@ class ModelConfig(Table):
     """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """The attention implementation of transformers."""
-    chat_template_path: Path | None = None
+    chat_template_path: Annotated[Path | None, TEMPLATE] = None
     """A Jinja file, for a tokenizer that has no chat template of its own."""
 
     @property
@@ -85,7 +85,7 @@ class ExampleConfig(Table):
 class PromptsConfig(Table):
     """The solver's prompt."""
 
-    solver: str = "solver"
+    solver: Annotated[str, TEMPLATE] = "solver"
     """The name of a template that ships with the package, or a file."""
     system: str = ""
     """The system message; empty is none."""
@@ -120,9 +120,9 @@ def _fallback_beside(values: Mapping[str, Any]) -> str:
 class ContextConfig(Table):
     """The teacher's context beyond the problem: one template file."""
 
-    template: str = "refsol"
+    template: Annotated[str, TEMPLATE] = "refsol"
     """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
-    fallback_template: str = Field(default_factory=_fallback_beside)
+    fallback_template: Annotated[str, TEMPLATE] = Field(default_factory=_fallback_beside)
     """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
@@ -220,7 +220,7 @@ class EvaluationConfig(Table):
 class ProbeConfig(Table):
     """Probe of a run at every checkpoint; without this table there is none."""
 
-    contexts: tuple[str, ...] = ()
+    contexts: Annotated[tuple[str, ...], TEMPLATE] = ()
     """Contexts by name or file; none means the run's own."""
     rollouts: Path | None = None
     """A file or folder as of `stepalign probe --rollouts`; None samples from the initial policy."""
