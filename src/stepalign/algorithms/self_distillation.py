@@ -12,7 +12,7 @@ Left out: sequences from a data set, because the paper is fully on-policy (lambd
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from stepalign import config
+from stepalign import config, models
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, ChosenContext, TeacherContext, count_critiques
@@ -23,6 +23,7 @@ from stepalign.critics.first_error import first_error_span
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Critique, Problem, Rollout
+from stepalign.teachers.model import check_tokenizer
 from stepalign.trace import token_span
 from stepalign.views import View
 
@@ -75,6 +76,9 @@ class SelfDistillation(DistillationLoss):
         context_limit: int | None,
     ) -> "SelfDistillation":
         """Build the algorithm of a recipe. `context_limit` is the model's own context length."""
+        if (model := recipe.teacher.model_of(recipe.model)) is not recipe.model:
+            check_tokenizer(model, chat)
+            context_limit = models.context_limit(model)
         return cls(
             algorithm,
             chat=chat,
