@@ -68,8 +68,12 @@ ALGORITHMS = {
     "credit_grpo contrast": ("algorithm.credit=contrast", "algorithm.num_iterations=2"),
 }
 
+QUICK = ("credit_grpo", "rltf_sd")
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ALGORITHMS]
+)
 def test_a_killed_run_ends_with_the_same_adapter(name: str, tmp_path: Path) -> None:
     keys = [f"algorithm.kind={name.split(maxsplit=1)[0]}", *ALGORITHMS[name]]
     lines = run(tmp_path / "whole", keys)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from stepalign import config
-from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, ChosenContext, TeacherContext, count_critiques
 from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limited_teacher
@@ -27,7 +27,7 @@ from stepalign.trace import token_span
 from stepalign.views import View
 
 
-class SelfDistillation(DistillationLoss):
+class SelfDistillation(DistillationLoss, Algorithm[DistillationExample]):
     """Distillation of the same model, shown a context, into itself without it."""
 
     def __init__(

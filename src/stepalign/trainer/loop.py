@@ -4,7 +4,7 @@ One loop serves every algorithm. `trainer.build` makes the parts from a recipe.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -68,6 +68,7 @@ class Trainer:
     strategy: ParallelStrategy
     solver: Solver
     weight_sync: WeightSync
+    failing_critic: FailingCritic
     callbacks: Sequence[TrainerCallback] = ()
     concurrent_critic: bool = False
     """Critiques are made while other rollouts are sampled."""
@@ -75,10 +76,6 @@ class Trainer:
     """Updates begin with the first critiques, while others are made."""
     step: int = 0
     """Optimizer steps done."""
-    failing_critic: FailingCritic = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.failing_critic = FailingCritic(self.recipe.critic, self.recipe.folder)
 
     def train(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -135,9 +132,7 @@ class Trainer:
         self.algorithm.after_step(self.policy)
         spans = {name: spans for name, spans in self.console.spans.items() if name != "learn"}
         self.run.append_timeline(step, {**spans, "answered": stream.spans})
-        self._record(
-            batch, rollouts, examples, critiques, {"lr": rate, **metrics, **step_metrics.second_turn_metrics(turns)}
-        )
+        self._record(batch, rollouts, examples, critiques, {"lr": rate, **metrics})
 
     def _rollouts(self, step: int, batch: Sequence[Problem], stream: CritiqueStream) -> list[Rollout]:
         """Read the step's graded rollouts from the run's folder, or sample them; pass them to the stream."""
@@ -192,8 +187,7 @@ class Trainer:
             return cached
         problems = {problem.id: problem for problem in batch}
         by_rollout = {result.rollout_id: result for result in critiques}
-        prompts = self.algorithm.second_turn_prompts(rollouts, problems, by_rollout)
-        if not prompts:
+        if not (prompts := self.algorithm.second_turn_prompts(rollouts, problems, by_rollout)):
             return []
         self.weight_sync.sync(self.step)
         sampling, seed = self.recipe.sampling, derive_seed(self.recipe.seed, "second turns", step)
@@ -237,18 +231,18 @@ class Trainer:
             step_examples.extend(built)
             return built.examples
 
+        metrics = step_metrics.second_turn_metrics(turns)
         limits = self.recipe.training.micro_batch_size, self.recipe.training.max_tokens_per_micro_batch
         lengths = None
         if stream is None:
             build(critiques)
             if not step_examples.examples:
-                return step_examples, list(critiques), {}
+                return step_examples, list(critiques), metrics
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
         sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
         if self.recipe.lora.lora_dropout:  # the student's pass has a mask that the sampler has not
             sampled = {}
-        metrics: dict[str, float] = {}
         for iteration in range(self.algorithm.num_iterations):
             passes: Iterable[Pass[Any]]
             if stream is not None and iteration == 0:
@@ -327,12 +321,10 @@ class Trainer:
         values: dict[str, Any] = {
             "step": self.step,
             "epoch": self.step * per_step / len(self.train_problems),
-            **(
-                dict(update_metrics)
-                | step_metrics.rollout_metrics(rollouts)
-                | self.algorithm.metrics()
-                | self.weight_sync.metrics
-            ),
+            **update_metrics,
+            **step_metrics.rollout_metrics(rollouts),
+            **self.algorithm.metrics(),
+            **self.weight_sync.metrics,
         }
         line = {
             **values,

@@ -44,15 +44,15 @@ def step_counts(examples: StepExamples[Any], critiques: Sequence[CriticResult]) 
     }
 
 
-def second_turn_metrics(turns: Sequence[Rollout]) -> dict[str, int | float]:
+def second_turn_metrics(turns: Sequence[Rollout]) -> dict[str, float]:
     """Count a step's second turns and their tokens; `second_turn_correct` is a share of them. Empty without any."""
     if not turns:
         return {}
     return {
+        "second_turn_correct": sum(turn.correct for turn in turns) / len(turns),
         "second_turns": len(turns),
         "second_turn_tokens": sum(len(turn.completion_ids) for turn in turns),
         "second_turn_prompt_tokens": sum(len(turn.prompt_ids) for turn in turns),
-        "second_turn_correct": sum(turn.correct for turn in turns) / len(turns),
     }
 
 
