@@ -22,9 +22,14 @@ from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Sha
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
 from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
+from stepalign.errors import StepalignError
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
+
+
+_LOCAL = ("/", ".", "~", "models/", "runs/")
+"""Beginnings of a directory's name; a name on the hub is `owner/model` or `model`."""
 
 
 class ModelConfig(Table):
@@ -43,8 +48,26 @@ class ModelConfig(Table):
 
     @property
     def location(self) -> str:
-        """The directory or hub name of the weights."""
-        return str(SOLVER) if self.name_or_path == "lab" else self.name_or_path
+        """The directory or hub name of the weights.
+
+        Raises:
+            StepalignError: a directory is missing (the hub is not asked), or holds an adapter.
+        """
+        if self.name_or_path == "lab":
+            return str(SOLVER)
+        folder, where = Path(self.name_or_path).expanduser(), f"model.name_or_path = {self.name_or_path!r}"
+        if folder.is_dir():
+            if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+                raise StepalignError(f"{where}: a PEFT adapter; name its base here, and the adapter with --adapter")
+            return str(folder)
+        if (
+            len(folder.parts) > 2
+            or self.name_or_path.startswith(_LOCAL)
+            or (folder.parent.name and folder.parent.is_dir())
+        ):
+            makes = f"; `python scripts/smollm2.py {folder}` makes it" if folder.name == "SmolLM2-135M-Instruct" else ""
+            raise StepalignError(f"{where}: no such folder{makes}")
+        return self.name_or_path
 
 
 class SelectionConfig(Table):

@@ -142,6 +142,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
         if isinstance(sampler, RemoteSampler):
             stack.callback(sampler.close)
             if adapter is not None:
+                models.check_adapter(settings.model, adapter)
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
         grader = stack.enter_context(registry.build(settings.grader))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

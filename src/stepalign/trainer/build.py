@@ -95,7 +95,7 @@ def build_trainer(
     algorithm.begin(policy)
 
     # The run so far.
-    run.describe(train, evaluation, dropped)
+    run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)))
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
     step, has_checksums = 0, True
     if last:

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -26,6 +27,7 @@ from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import (
     AppendLog,
     claim,
+    differences,
     read_json,
     read_jsonl,
     read_text,
@@ -35,6 +37,7 @@ from stepalign.io import (
     write_json,
 )
 from stepalign.manifest import manifest
+from stepalign.models import kept_fingerprint
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import rollout_ids
 
@@ -92,17 +95,29 @@ class RunFolder:
         """Unlock the folder."""
         self._lock.release()
 
-    def describe(self, train: Sequence[Problem], evaluation: Sequence[Problem], dropped: Mapping[str, int]) -> None:
-        """Write the problems and the manifest, once.
+    def describe(
+        self,
+        train: Sequence[Problem],
+        evaluation: Sequence[Problem],
+        dropped: Mapping[str, int],
+        base: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
 
         Raises:
-            StepalignError: the run is resumed, and its source no longer gives the problems it began with.
+            StepalignError: the run is resumed, and its problems or its base are no longer those it began with.
         """
         problems = {
             self.folder / "problems" / f"{name}.jsonl": list(each)
             for name, each in (("train", train), ("evaluation", evaluation))
         }
         if (self.folder / "manifest.json").exists():
+            kept = kept_fingerprint(self.folder)
+            if changed := [name for name, _, _ in differences(kept, base)] if kept else []:
+                raise StepalignError(
+                    f"{self.folder}: the base has changed since this run began: {', '.join(changed)}. Restore these "
+                    "files, or give this run another name (name=…)"
+                )
             for path, current in problems.items():
                 self._check(path)
                 if read_jsonl(path, Problem) != current:
@@ -113,7 +128,9 @@ class RunFolder:
         for path, current in problems.items():
             self._write(path, current)
         counts = {"train": len(train), "evaluation": len(evaluation), "dropped": dict(dropped)}
-        write_json(self.folder / "manifest.json", {**manifest(), "seed": self.seed, "problems": counts})
+        write_json(
+            self.folder / "manifest.json", {**manifest(), "seed": self.seed, "problems": counts, "base": dict(base)}
+        )
 
     def rollouts(self, step: int, batch: Sequence[Problem]) -> list[Rollout] | None:
         """Read the graded rollouts of a step on these problems; None if there are none.
