@@ -18,7 +18,7 @@ def bytes_damaged(content: bytes) -> Iterator[tuple[str, bytes]]:
     yield "no JSON", b"not JSON\n"
     yield "deep", b"[" * 100_000 + b"\n"
     yield "surrogate", b'{"step": 1, "id": "\\ud800"}\n'
-    for number in range(8):
+    for number in range(8 if content else 0):
         at = (2 * number + 1) * len(content) // 16
         yield f"flipped {number}", content[:at] + bytes([content[at] ^ 0x11]) + content[at + 1 :]
 
@@ -54,6 +54,8 @@ def damages(file: Path, most: int = 400) -> Iterator[tuple[str, Callable[[], obj
     if file.suffix in (".json", ".jsonl"):
         text = content.decode()
         lines = text.splitlines(keepends=True) if file.suffix == ".jsonl" else [text]
+        if not lines:
+            return
         for name, value in values_damaged(json.loads(lines[-1]), most):
             line = json.dumps(value) + "\n"
             yield name, lambda line=line: file.write_text("".join([*lines[:-1], line]))

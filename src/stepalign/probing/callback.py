@@ -17,7 +17,7 @@ from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.models import context_limit
 from stepalign.probing import inputs
 from stepalign.probing.credit import CreditScorer, score_views
-from stepalign.probing.folder import Probe
+from stepalign.probing.folder import Probe, check_credits
 from stepalign.probing.measures import measure
 from stepalign.records import Credit
 from stepalign.trainer.loop import Trainer, TrainerCallback
@@ -79,7 +79,9 @@ class ProbeCallback(TrainerCallback):
         """Compute the teacher's side of the set once, or read it from the folder."""
         path, probe = folder / "credits.jsonl", trainer.recipe.probe
         if path.exists():
-            return read_jsonl(path, Credit), inputs.read(folder)
+            credits, given = read_jsonl(path, Credit), inputs.read(folder)
+            check_credits(credits, given.rollouts, path)
+            return credits, given
         assert probe is not None
         num_problems = -(-probe.num_rollouts // self._group_size)
         given = Probe(problems=tuple(trainer.train_problems[:num_problems]), rollouts=())
