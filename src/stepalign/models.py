@@ -24,6 +24,7 @@ from stepalign import config
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import differences
 from stepalign.policy import ADAPTER, Policy
+from stepalign.precision import set_matmul_precision
 from stepalign.seeding import derive_seed
 
 
@@ -64,6 +65,7 @@ def load_policy(
 
 def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
     """Load the base with a saved PEFT adapter on it, or with none."""
+    set_matmul_precision(model.float32_matmul_precision, device)
     if adapter is None:
         return load_base(model, device)
     check_adapter(model, adapter)
@@ -167,12 +169,16 @@ def _same_name(name: str | None, model: config.ModelConfig) -> bool:
 
 
 def load_base(
-    model: config.ModelConfig, device: torch.device, *, load_device: torch.device | None = None
+    model: config.ModelConfig,
+    device: torch.device,
+    *,
+    load_device: torch.device | None = None,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """Load base weights in the recipe's precision, without dropout, frozen.
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
-    see `load_policy`.
+    see `load_policy`. `device_map` spreads the weights over devices instead.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -181,6 +187,7 @@ def load_base(
             revision=model.revision,
             dtype=resolve_dtype(model.dtype, device),
             attn_implementation=model.attn_implementation,
+            device_map=device_map,
         )
     except Exception as error:
         raise _cannot_load(model, f"cannot be loaded: {first_line(error)}") from None
@@ -189,7 +196,7 @@ def load_base(
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    base = base.to(load_device or device).requires_grad_(False)
+    base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
     _check_head(base)
     return base
 

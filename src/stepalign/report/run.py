@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Required
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures, Evaluation
-from stepalign.io import AppendLog, read_json, read_jsonl, read_text
+from stepalign.io import AppendLog, explain, read_json, read_jsonl, read_text
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
@@ -124,7 +124,7 @@ def read_run(folder: Path) -> RunFiles:
         folder=folder,
         recipe=recipe,
         recipe_text=recipe_text,
-        manifest=read_json(manifest_path, Manifest) if manifest_path.exists() else {},
+        manifest=_manifest(manifest_path) if manifest_path.exists() else {},
         steps=read_steps(folder),
         timeline=timeline[-1].model_dump() if timeline else {},
         evaluations=_evaluations(folder / "evaluations"),
@@ -136,10 +136,23 @@ def read_run(folder: Path) -> RunFiles:
 
 def read_steps(folder: Path) -> list[Mapping[str, Any]]:
     """Read a run's `metrics.jsonl`, ordered by step. Of a step that was repeated after a crash the last line counts."""
-    steps: dict[int, Mapping[str, Any]] = {
-        line["step"]: line for line in AppendLog(folder / "metrics.jsonl", StepLine).read()
-    }
+    log = AppendLog(folder / "metrics.jsonl", dict[str, Any])
+    steps: dict[int, Mapping[str, Any]] = {}
+    for line in log.read():
+        try:
+            steps[line["step"]] = TypeAdapter(StepLine).validate_python(line, strict=True)
+        except (ValidationError, KeyError) as error:
+            reason = f": {explain(error)}" if isinstance(error, ValidationError) else ""
+            raise StepalignError(f"{log.place}: not a step's: {str(line)[:80]!r}{reason}") from None
     return [steps[step] for step in sorted(steps)]
+
+
+def _manifest(path: Path) -> Mapping[str, Any]:
+    try:
+        return TypeAdapter(Manifest).validate_json(read_text(path), strict=True)
+    except ValidationError as error:
+        what = "not a JSON object" if error.errors()[0]["loc"] == () else "not a run's manifest"
+        raise StepalignError(f"{path}: {what}: {explain(error)}") from None
 
 
 def _step_files(folder: Path, suffix: str) -> list[Path]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -95,12 +95,26 @@ class RunFolder:
         """Unlock the folder."""
         self._lock.release()
 
+    def float32_matmul_precision(self) -> Literal["highest", "medium"] | None:
+        """Return the precision this run began with, which `auto` measured; None for a new run."""
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            return None
+        try:
+            precision: Literal["highest", "medium"] = json.loads(path.read_text()).get(
+                "float32_matmul_precision", "highest"
+            )
+        except (ValueError, AttributeError) as error:
+            raise StepalignError(f"{path}: damaged: {error}") from None
+        return precision
+
     def describe(
         self,
         train: Sequence[Problem],
         evaluation: Sequence[Problem],
         dropped: Mapping[str, int],
         base: Mapping[str, str] = MappingProxyType({}),
+        float32_matmul_precision: str = "highest",
     ) -> None:
         """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
 
@@ -129,7 +143,14 @@ class RunFolder:
             self._write(path, current)
         counts = {"train": len(train), "evaluation": len(evaluation), "dropped": dict(dropped)}
         write_json(
-            self.folder / "manifest.json", {**manifest(), "seed": self.seed, "problems": counts, "base": dict(base)}
+            self.folder / "manifest.json",
+            {
+                **manifest(),
+                "seed": self.seed,
+                "float32_matmul_precision": float32_matmul_precision,
+                "problems": counts,
+                "base": dict(base),
+            },
         )
 
     def rollouts(self, step: int, batch: Sequence[Problem]) -> list[Rollout] | None:
