@@ -30,7 +30,6 @@ from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints
 from stepalign.trainer.accumulation import adamw
 from stepalign.trainer.batches import with_room
-from stepalign.trainer.failing_critic import FailingCritic
 from stepalign.trainer.loop import Trainer, TrainerCallback
 from stepalign.trainer.run_folder import RunFolder
 from stepalign.trainer.weight_sync import WeightSync
@@ -142,7 +141,6 @@ def build_trainer(
         strategy=strategy,
         solver=solver,
         weight_sync=weight_sync,
-        failing_critic=FailingCritic(recipe.critic, recipe.folder),
         callbacks=callbacks,
         concurrent_critic=concurrent,
         streaming=concurrent and served and algorithm.one_by_one and world.size == 1,

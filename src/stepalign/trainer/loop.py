@@ -28,8 +28,9 @@ from stepalign.trainer import checkpoints, step_metrics
 from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
-from stepalign.trainer.failing_critic import FailingCritic
+from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
+from stepalign.trainer.step_metrics import step_cost
 from stepalign.trainer.weight_sync import WeightSync
 
 
@@ -68,7 +69,6 @@ class Trainer:
     strategy: ParallelStrategy
     solver: Solver
     weight_sync: WeightSync
-    failing_critic: FailingCritic
     callbacks: Sequence[TrainerCallback] = ()
     concurrent_critic: bool = False
     """Critiques are made while other rollouts are sampled."""
@@ -76,6 +76,9 @@ class Trainer:
     """Updates begin with the first critiques, while others are made."""
     step: int = 0
     """Optimizer steps done."""
+
+    def __post_init__(self) -> None:
+        self._failure_limit = FailureLimit(self.recipe.critic, self.recipe.folder)
 
     def train(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -118,7 +121,7 @@ class Trainer:
                 critiques = [] if streaming else cached or self._critiques(step, rollouts, stream)
                 turns = [] if streaming else self._second_turns(step, batch, rollouts, critiques)
                 self.weight_sync.sleep()
-            self.failing_critic.check(step, critiques)
+            self._failure_limit.check(step, critiques)
             try:
                 examples, critiques, metrics = self._update(
                     rollouts, turns, problems, critiques, stream if streaming else None
@@ -127,7 +130,7 @@ class Trainer:
                 raise StepalignError(f"{self.recipe.folder}, step {step}: {error}") from None
             if streaming:
                 self.run.save_critiques(step, critiques)
-                self.failing_critic.check(step, critiques)
+                self._failure_limit.check(step, critiques)
         self.step = step
         self.algorithm.after_step(self.policy)
         spans = {name: spans for name, spans in self.console.spans.items() if name != "learn"}
@@ -316,32 +319,29 @@ class Trainer:
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
         per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
+        counts = step_metrics.step_counts(examples, critiques)
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {
             "step": self.step,
             "epoch": self.step * per_step / len(self.train_problems),
-            **update_metrics,
-            **step_metrics.rollout_metrics(rollouts),
-            **self.algorithm.metrics(),
-            **self.weight_sync.metrics,
+            **(dict(update_metrics) | step_metrics.rollout_metrics(rollouts)),
+            **(self.algorithm.metrics() | self.weight_sync.metrics),
         }
         line = {
             **values,
-            **step_metrics.step_counts(examples, critiques),
-            "cost": step_metrics.step_cost(
-                self.policy.parameters_read, len(batch), rollouts, critiques, update_metrics, updates
-            ),
+            **counts,
+            "cost": step_cost(self.policy.parameters_read, len(batch), rollouts, critiques, update_metrics, updates),
             "seconds": seconds,
         }
         self.run.append_metrics(line)
-        logged = values | {f"outcomes/{name}": count for name, count in examples.outcomes.items()}
+        logged = values | {f"outcomes/{name}": count for name, count in counts["outcomes"].items()}
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=self.step)
         for warning in step_metrics.step_warnings(
             rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
         ):
             self.console.warn(f"step {self.step}: {warning}")
-        self.console.step_done(f"step {self.step}: {step_metrics.step_line(values, examples.outcomes, seconds)}")
+        self.console.step_done(f"step {self.step}: {step_metrics.step_line(values, counts['outcomes'], seconds)}")
         self._call("on_step_end", line)
 
     def _call(self, hook: str, *arguments: Any) -> None:

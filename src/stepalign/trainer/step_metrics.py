@@ -11,7 +11,7 @@ from typing import Any
 from stepalign import config
 from stepalign.algorithms.base import StepExamples
 from stepalign.critics.stats import outcomes
-from stepalign.records import CriticResult, Rollout
+from stepalign.records import CriticResult, CritiqueFailure, Rollout
 from stepalign.trace import parse
 
 COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_tokens", "updates", "flops", "seconds")
@@ -32,10 +32,11 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
 
 def step_counts(examples: StepExamples[Any], critiques: Sequence[CriticResult]) -> dict[str, Any]:
     """Count what became of a step's rollouts and critiques."""
+    failed = sum(isinstance(result, CritiqueFailure) for result in critiques)
     return {
         "cases": examples.cases,
         "failures": examples.failures,
-        "outcomes": examples.outcomes,
+        "outcomes": {**examples.outcomes, **({"failed": failed} if critiques else {})},
         "checks": outcomes(critiques),
         "critic_tokens": {
             "read": sum(result.prompt_tokens for result in critiques),
@@ -113,10 +114,11 @@ def step_warnings(
 
 
 def step_line(values: Mapping[str, Any], outcomes: Mapping[str, int], seconds: Mapping[str, float]) -> str:
-    """Write a step's metrics, the rollouts that fell back or dropped out, and each stage's share in one line."""
+    """Write a step's metrics, what failed, fell back or dropped out, and each stage's share in one line."""
     loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
     total = sum(seconds.values()) or 1.0
-    missing = "".join(f"{outcomes[name]} {name}, " for name in ("fallback", "dropped", "masked") if outcomes.get(name))
+    names = ("failed", "fallback", "dropped", "masked")
+    missing = "".join(f"{outcomes[name]} {name}, " for name in names if outcomes.get(name))
     return (
         f"{loss}correct {values['correct']:.0%}, {values['completion_tokens'] / values['rollouts']:.0f} tokens, "
         + missing
