@@ -1,6 +1,7 @@
 """The tables of a recipe: every key with its type, its range, its default and one sentence."""
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -45,6 +46,8 @@ class ModelConfig(Table):
     """The attention implementation of transformers."""
     chat_template_path: Path | None = None
     """A Jinja file, for a tokenizer that has no chat template of its own."""
+    chat_template_date: date | None = None
+    """The date that a chat template shows; None is the day on which the folder of results was begun."""
 
     @property
     def location(self) -> str:
