@@ -415,7 +415,8 @@ def test_every_eos_of_the_generation_config_ends_a_response(folder: Path) -> Non
 
 def test_a_recipes_chat_template_replaces_the_tokenizers(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.jinja"
-    file.write_text("Q: {% for m in messages %}{{ m.content }}{% endfor %} A:", encoding="utf-8")
+    turn = "{% if m.role == 'user' %}Q: {{ m.content }} A:{% else %} {{ m.content }}{{ eos_token }}{% endif %}"
+    file.write_text("{% for m in messages %}" + turn + "{% endfor %}", encoding="utf-8")
     chat = load_chat(config.ModelConfig(name_or_path=str(folder), chat_template_path=file))
     assert chat.decode(chat.prompt_ids([Turn("user", "1 + 1?")]))[0] == "Q: 1 + 1? A:"
 

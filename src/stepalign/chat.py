@@ -24,6 +24,7 @@ from stepalign.errors import StepalignError, first_line
 from stepalign.plain_text import PlainTextEncoder
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
+from stepalign.trace.thoughts import ends_in_thought, thought_marks
 
 log = logging.getLogger("stepalign")
 
@@ -59,6 +60,7 @@ class Chat:
         if not self.eos_ids:
             raise StepalignError(f"{where}: neither it nor the generation config names an end-of-sequence token")
         self.control_ids = self._control_ids()
+        self.thought_marks = thought_marks(str(tokenizer.chat_template), tokenizer.get_added_vocab())
         self._first = PlainTextEncoder(tokenizer, self.control_ids)
         bare = PlainTextEncoder(tokenizer, self.control_ids, prefix_space=False)
         alone, token = self._first.encode("a"), tokenizer.convert_ids_to_tokens(min(self.eos_ids))
@@ -116,6 +118,11 @@ class Chat:
         text, starts = self._decode_alone(body) or self._decode_in_windows(body)
         return text, (*starts, *[len(text)] * (len(ids) - len(body)))
 
+    def opens_thought(self, turns: Sequence[Turn], *, thinking: bool) -> bool:
+        """Return whether the prompt for a conversation ends inside a thought that the template opened."""
+        messages = [{"role": turn.role, "content": _SLOT.format("")} for turn in turns]
+        return ends_in_thought(self._render(messages, thinking).rpartition(_SLOT.format(""))[2], self.thought_marks)
+
     def token_text(self, token: int) -> str:
         """Decode a single id; a part of a character becomes the replacement character."""
         return self._decode([token])
@@ -142,23 +149,23 @@ class Chat:
         header = last[0].removeprefix(prompts[0]) if last[0].startswith(prompts[0]) else ""
         if prompts[0] == prompts[1] and re.sub(r"</?think>", "", header).strip():
             raise StepalignError(
-                f"{name} has no generation prompt: an assistant's turn begins with {header!r}, but a prompt ends before "
-                "it. Name one that adds it where add_generation_prompt is true, as model.chat_template_path"
+                f"{name} has no generation prompt: an assistant's turn begins with {header!r}, which no prompt ends "
+                "with. Name one that adds it where add_generation_prompt is true, as model.chat_template_path"
             )
         ends = [next((token for token, _, _ in self._control_tokens(after)), None) for after in (last[1], inner[1])]
-        if not self.eos_ids.isdisjoint(ends):  # type: ignore[arg-type]
+        if any(token in self.eos_ids for token in ends):
             return
         names = ", ".join(sorted(self.token_text(token) for token in self.eos_ids))
         found = next((token for token in ends if token is not None), None)
         if found is None:
             raise StepalignError(
-                f"{name} ends an assistant's turn with {last[1]!r}, without an end-of-sequence token ({names}): the solver "
-                "would write the next turn as well. Name one that ends each assistant's turn with such a token, as "
-                "model.chat_template_path"
+                f"{name} ends an assistant's turn with {last[1]!r}, without an end-of-sequence token ({names}): the "
+                "solver would write the next turn as well. Name one that ends each assistant's turn with such a token, "
+                "as model.chat_template_path"
             )
         log.warning(
-            "%s ends an assistant's turn with %s, which is not among the end-of-sequence tokens (%s): it ends a "
-            "completion too",
+            "%s ends an assistant's turn with %s, which is not among the end-of-sequence tokens (%s): completions end "
+            "with it too",
             name,
             self.token_text(found),
             names,

@@ -25,6 +25,7 @@ from stepalign import config
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import differences
 from stepalign.policy import ADAPTER, Policy
+from stepalign.precision import set_matmul_precision
 from stepalign.seeding import derive_seed
 
 
@@ -65,6 +66,7 @@ def load_policy(
 
 def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
     """Load the base with a saved PEFT adapter on it, or with none."""
+    set_matmul_precision(model.float32_matmul_precision, device)
     if adapter is None:
         return load_base(model, device)
     check_adapter(model, adapter)

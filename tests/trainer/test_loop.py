@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from serving.fault_server import Reply, serving
-from stepalign import config
+from stepalign import config, precision
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
@@ -65,6 +65,12 @@ def what_was_computed(folder: Path) -> dict[str, Any]:
 
 def adapter(folder: Path, step: int) -> bytes:
     return (folder / "checkpoints" / f"step-{step:06d}" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _float32_products() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 # ── end to end ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -599,3 +605,20 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: s
         run(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
     lines = metrics(make_recipe("name=goes-on").folder)
     assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]
+
+
+# ── precision of products ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_measured_precision_is_said_once_and_kept_when_the_run_goes_on(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_recipe("model.float32_matmul_precision=auto", "training.max_steps=1")
+    monkeypatch.setattr(precision, "medium_speedup", lambda: 3.0)
+    folder = run(settings)
+    assert json.loads((folder / "manifest.json").read_text())["float32_matmul_precision"] == "medium"
+    assert "float32 products in medium precision" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(precision, "medium_speedup", lambda: 1.0)
+    torch.set_float32_matmul_precision("highest")
+    run(make_recipe("model.float32_matmul_precision=auto", "training.max_steps=2"))
+    assert torch.get_float32_matmul_precision() == "medium"

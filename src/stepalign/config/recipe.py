@@ -42,6 +42,8 @@ class ModelConfig(Table):
     """A commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
+    float32_matmul_precision: Literal["highest", "medium", "auto"] = "highest"
+    """torch's precision of float32 products: `medium` multiplies in bfloat16; `auto` measures both on the CPU."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """The attention implementation of transformers."""
     chat_template_path: Path | None = None

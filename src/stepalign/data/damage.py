@@ -8,6 +8,8 @@ Left out: mending such texts, because a line break before `u` and `\\nu` cannot 
 
 import re
 
+from stepalign.trace.thoughts import THOUGHT_MARKS, response_start
+
 _REST = {
     "n": "abla atural cong earrow eq(?![.:]) equiv ewcommand ewline geq(?:slant)? gtr [Ll]eftarrow leq(?:slant)? "
     "obreak oindent olimits onumber orm(?:al\\w+)? ot otag otin prec(?:eq)? [Rr]ightarrow subseteq succ(?:eq)? "
@@ -53,27 +55,13 @@ def _on_lines_of_its_own(formula: str) -> bool:
     return formula.startswith("\n") and formula.endswith("\n")
 
 
-_THOUGHTS = [
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel|>analysis<|message|>", "<|end|>"),
-]
-"""Marks around a thought in published data sets."""
-
-
 def without_thought(solution: str) -> str | None:
     """Return a solution without its thoughts, or None if one of them never ends.
 
     A closing mark without an opening one ends a thought that the prompt had opened.
     """
-    for opening, closing in _THOUGHTS:
-        if opening not in solution and (closing not in solution or closing == "<|end|>"):
-            continue
-        solution = re.sub(f"{re.escape(opening)}.*?{re.escape(closing)}", "", solution, flags=re.DOTALL)
-        solution = solution.rpartition(closing)[2]
-        if opening in solution:
-            return None
-    return solution
+    for opening, closing in THOUGHT_MARKS:
+        solution = re.sub(f"{re.escape(opening)}.*?{re.escape(closing)}", "", solution, flags=re.DOTALL | re.IGNORECASE)
+    start = response_start(solution)
+    is_unfinished = start == len(solution) and any(opening in solution.lower() for opening, _ in THOUGHT_MARKS)
+    return None if is_unfinished else solution[start:]

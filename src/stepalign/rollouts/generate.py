@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,12 +14,14 @@ from stepalign import config, models
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
+from stepalign.io import kept_date
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, TokenIds
 from stepalign.rewards import Grader
 from stepalign.rollouts import AdapterVersion, Completion, RemoteSampler, Request, Sampler
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
+from stepalign.trace import response_start
 
 
 class Solver:
@@ -64,6 +67,10 @@ class Solver:
         """
         by_id = {problem.id: problem for problem in problems}
         prompts = {name: self.prompt_ids(problem, thinking=sampling.enable_thinking) for name, problem in by_id.items()}
+        opened = {
+            name: self.chat.opens_thought(self.prompt.turns(problem), thinking=sampling.enable_thinking)
+            for name, problem in by_id.items()
+        }
         mine = dict(self.world.shard(list(rollout_ids(problems, num_samples, prefix).items())))
         requests = {
             rollout_id: Request(id=rollout_id, prompt_ids=prompts[name], seed=derive_seed(seed, name, number))
@@ -71,14 +78,21 @@ class Solver:
         }
         sampled: dict[str, Rollout] = {}
         for completion in self.sampler.sample(list(requests.values()), sampling, adapter=adapter):
-            rollout = self._rollout(requests[completion.id], completion, *mine[completion.id], policy_step)
+            name, number = mine[completion.id]
+            rollout = self._rollout(requests[completion.id], completion, name, number, policy_step, opened[name])
             sampled[rollout.id] = rollout
             on_rollout(rollout)
         rollouts = [sampled[rollout_id] for rollout_id in mine]
         return self.world.gather(grade(rollouts) if grade else self.grader.grade(rollouts, by_id))
 
     def _rollout(
-        self, request: Request, completion: Completion, problem_id: str, number: int, policy_step: int
+        self,
+        request: Request,
+        completion: Completion,
+        problem_id: str,
+        number: int,
+        policy_step: int,
+        opened: bool,
     ) -> Rollout:
         text, starts = self.chat.decode(completion.ids)
         return Rollout(
@@ -90,6 +104,7 @@ class Solver:
             text=text,
             token_starts=starts,
             finish=completion.finish,
+            response_start=response_start(text, marks=self.chat.thought_marks, opened=opened),
             policy_step=policy_step,
             seed=request.seed,
             sampler_logprobs=completion.logprobs,
@@ -130,9 +145,15 @@ def make_sampler(
 
 
 @contextmanager
-def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
-    """Load a recipe's solver with a PEFT adapter, or with none, and close it at the end."""
-    chat = load_chat(settings.model)
+def open_solver(settings: config.Recipe, adapter: Path | None, date: date | None = None) -> Iterator[Solver]:
+    """Load a recipe's solver with a PEFT adapter, or with none, and close it at the end.
+
+    A chat template shows `date`. Without one it shows the day on which the adapter's run began, else today.
+    """
+    prompt = SolverPrompt(settings.prompts)
+    if adapter is not None:
+        date = date or kept_date(adapter.absolute().parent.parent / "manifest.json")
+    chat = load_chat(settings.model, prompt.before, date)
     device = Accelerator().device
     dtype = models.resolve_dtype(settings.model.dtype, device)
     with ExitStack() as stack:
@@ -145,7 +166,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
                 models.check_adapter(settings.model, adapter)
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
         grader = stack.enter_context(registry.build(settings.grader))
-        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
+        yield Solver(chat, sampler, grader, prompt)
 
 
 @contextmanager

@@ -3,14 +3,16 @@
 Everything that can be wrong with a recipe is found before the weights are loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, data, models
+from stepalign import config, data, models, prompts
 from stepalign.algorithms.base import Algorithm
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
@@ -20,8 +22,9 @@ from stepalign.critics.self_critic import OwnModel
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
+from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem
+from stepalign.records import Problem, TokenIds
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints
@@ -52,8 +55,9 @@ def build_trainer(
         StepalignError: the recipe cannot be run as it is.
     """
     # From the recipe alone.
-    chat = load_chat(recipe.model)
+    words = stack.enter_context(prompts.recorded())
     prompt = SolverPrompt(recipe.prompts)
+    chat = load_chat(recipe.model, prompt.before, run.date())
     context_limit = models.context_limit(recipe.model)
     algorithm: Algorithm[Any] = registry.build(
         recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
@@ -68,6 +72,7 @@ def build_trainer(
             folder=recipe.folder,
             own=lambda: OwnModel(chat, solver.sampler, context_limit),
         )
+    run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
     train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)
@@ -75,19 +80,18 @@ def build_trainer(
     # The weights.
     accelerator = _accelerator(recipe)
     strategy = build_strategy(recipe.distributed, world, accelerator.device)
+    precision = world.on_main(
+        lambda: set_matmul_precision(
+            run.float32_matmul_precision() or recipe.model.float32_matmul_precision, accelerator.device
+        )
+    )
+    torch.set_float32_matmul_precision(precision)
     policy = models.load_policy(
         recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
     )
     sampler = make_sampler(recipe, lambda: policy.model, policy.head.dtype, eos_ids=chat.eos_ids, world=world)
     solver = Solver(chat, sampler, grader, prompt, world)
-    texts = (
-        (
-            *solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking),
-            *chat.encode_text(problem.solution or problem.answer),
-        )
-        for problem in train
-    )
-    weight_sync = WeightSync(sampler, policy, recipe, texts, world)
+    weight_sync = WeightSync(sampler, policy, recipe, _texts(recipe, solver, train), world)
     stack.callback(weight_sync.close)
     if recipe.training.gradient_checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -95,7 +99,7 @@ def build_trainer(
     algorithm.begin(policy)
 
     # The run so far.
-    run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)))
+    run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)), precision)
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
     step, has_checksums = 0, True
     if last:
@@ -109,12 +113,12 @@ def build_trainer(
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
     if world.size > 1:
         console.say(f"{world.size} processes, {strategy.name}")
+    if precision != "highest":
+        console.say(f"float32 products in {precision} precision (bfloat16 factors, float32 sums)")
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
-    if last:
-        console.say(f"{recipe.folder}: going on from {last.name}")
-    if not has_checksums:
-        console.say(f"{last}: written without checksums, by an earlier release: a damaged byte would not be noticed")
+    for line in _resumed(recipe.folder, last, has_checksums):
+        console.say(line)
     # The solver's own model cannot sample rollouts and critiques at once.
     concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
     served = critic is not None and recipe.critic is not None and recipe.critic.is_remote
@@ -138,6 +142,20 @@ def build_trainer(
         streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
         step=step,
     )
+
+
+def _resumed(folder: Path, last: Path | None, has_checksums: bool) -> Iterator[str]:
+    if last:
+        yield f"{folder}: going on from {last.name}"
+    if not has_checksums:
+        yield f"{last}: written without checksums, by an earlier release: a damaged byte would not be noticed"
+
+
+def _texts(recipe: config.Recipe, solver: Solver, problems: Sequence[Problem]) -> Iterator[TokenIds]:
+    """Yield each problem's prompt followed by its reference solution, of the kind that is sampled."""
+    for problem in problems:
+        prompt_ids = solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking)
+        yield (*prompt_ids, *solver.chat.encode_text(problem.solution or problem.answer))
 
 
 def _drop_long_problems(
