@@ -18,6 +18,7 @@ from itertools import accumulate, product
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from stepalign import config
 from stepalign.errors import StepalignError, first_line
@@ -63,7 +64,7 @@ class Chat:
         self.thought_marks = thought_marks(str(tokenizer.chat_template), tokenizer.get_added_vocab())
         self._first = PlainTextEncoder(tokenizer, self.control_ids)
         bare = PlainTextEncoder(tokenizer, self.control_ids, prefix_space=False)
-        alone, token = self._first.encode("a"), tokenizer.convert_ids_to_tokens(min(self.eos_ids))
+        alone, token = self._first.encode_blindly("a"), tokenizer.convert_ids_to_tokens(min(self.eos_ids))
         self._after_control = self._first if self._encode_control(f"{token}a")[1:] == alone else bare
         self._alone = self._first if self._decode(alone) == "a" else bare
 
@@ -201,12 +202,14 @@ class Chat:
 
     def _render(self, messages: list[dict[str, str]], thinking: bool, *, generation: bool = True) -> str:
         try:
+            # transformers gives templates no functions of the caller's, and the time of the rendering as the date.
+            template = _compile_jinja_template(self.tokenizer.get_chat_template())
+            template.globals["strftime_now"] = self._noon.strftime
             rendered = self.tokenizer.apply_chat_template(
                 messages,
                 tokenize=False,
                 add_generation_prompt=generation,
                 enable_thinking=thinking,
-                strftime_now=self._noon.strftime,
             )
         except TemplateError as error:
             raise StepalignError(f"the chat template: {error}") from None

@@ -47,7 +47,7 @@ class PlainTextEncoder:
         pieces = [text]
         while pieces:
             piece = pieces.pop()
-            encoded = self._encode_blindly(piece)
+            encoded = self.encode_blindly(piece)
             if self._control_ids.isdisjoint(encoded):
                 ids += encoded
                 continue
@@ -62,7 +62,7 @@ class PlainTextEncoder:
             pieces += [head + tail for head, tail in zip(heads, tails, strict=True)][::-1]
         return ids
 
-    def _encode_blindly(self, text: str) -> list[int]:
+    def encode_blindly(self, text: str) -> list[int]:
         """Encode a text with control tokens where they are words of the vocabulary."""
         ids = self._plain.encode(text, add_special_tokens=False).ids
         return [self._ids.get(token, token) for token in ids]

@@ -48,7 +48,7 @@ class ModelConfig(Table):
     """The attention implementation of transformers."""
     chat_template_path: Path | None = None
     """A Jinja file, for a tokenizer that has no chat template of its own."""
-    chat_template_date: date | None = None
+    chat_template_date: Annotated[date, Field(strict=False)] | None = None
     """The date that a chat template shows; None is the day on which the folder of results was begun."""
 
     @property

@@ -8,7 +8,7 @@ Left out: mending such texts, because a line break before `u` and `\\nu` cannot 
 
 import re
 
-from stepalign.trace.thoughts import THOUGHT_MARKS, response_start
+from stepalign.trace.thoughts import THOUGHT_MARKS
 
 _REST = {
     "n": "abla atural cong earrow eq(?![.:]) equiv ewcommand ewline geq(?:slant)? gtr [Ll]eftarrow leq(?:slant)? "
@@ -60,8 +60,13 @@ def without_thought(solution: str) -> str | None:
 
     A closing mark without an opening one ends a thought that the prompt had opened.
     """
+    lowered = solution.lower()
     for opening, closing in THOUGHT_MARKS:
-        solution = re.sub(f"{re.escape(opening)}.*?{re.escape(closing)}", "", solution, flags=re.DOTALL | re.IGNORECASE)
-    start = response_start(solution)
-    is_unfinished = start == len(solution) and any(opening in solution.lower() for opening, _ in THOUGHT_MARKS)
-    return None if is_unfinished else solution[start:]
+        if opening.lower() not in lowered and closing.lower() not in lowered:
+            continue
+        begin, end = re.escape(opening), re.escape(closing)
+        solution = re.sub(f"{begin}.*?{end}", "", solution, flags=re.DOTALL | re.IGNORECASE)
+        solution = re.split(end, solution, flags=re.IGNORECASE)[-1]
+        if re.search(begin, solution, re.IGNORECASE):
+            return None
+    return solution
