@@ -109,7 +109,8 @@ def check_adapter(model: config.ModelConfig, adapter: Path) -> None:
             f"{path}: peft_type = {settings.peft_type.value}: prompt and prefix tuning are not supported, "
             "only adapters within the layers, such as LoRA"
         )
-    if kept := kept_fingerprint(adapter.absolute().parent.parent):
+    kept = kept_fingerprint(adapter.absolute().parent.parent)
+    if kept := {name: digest for name, digest in kept.items() if not name.startswith("teacher/")}:
         if changed := [name for name, _, _ in differences(kept, fingerprint(model))]:
             raise StepalignError(
                 f"{adapter}: trained on another base than model.name_or_path = {model.name_or_path!r}: "
@@ -137,7 +138,10 @@ def fingerprint(model: config.ModelConfig) -> dict[str, str]:
 
 
 def kept_fingerprint(run_folder: Path) -> dict[str, str]:
-    """Return the fingerprint of the base that a run began with; empty for a folder of something else."""
+    """Return the fingerprint of the base that a run began with; empty for a folder of something else.
+
+    Names of a teacher's files begin with `teacher/`.
+    """
     try:
         kept = json.loads((run_folder / "manifest.json").read_bytes()).get("base")
     except (OSError, ValueError, AttributeError):
@@ -170,12 +174,16 @@ def _same_name(name: str | None, model: config.ModelConfig) -> bool:
 
 
 def load_base(
-    model: config.ModelConfig, device: torch.device, *, load_device: torch.device | None = None
+    model: config.ModelConfig,
+    device: torch.device,
+    *,
+    load_device: torch.device | None = None,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """Load base weights in the recipe's precision, without dropout, frozen.
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
-    see `load_policy`.
+    see `load_policy`. `device_map` spreads the weights over devices instead.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -184,6 +192,7 @@ def load_base(
             revision=model.revision,
             dtype=resolve_dtype(model.dtype, device),
             attn_implementation=model.attn_implementation,
+            device_map=device_map,
         )
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(model, f"cannot be loaded: {first_line(error)}") from None
@@ -192,7 +201,7 @@ def load_base(
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    base = base.to(load_device or device).requires_grad_(False)
+    base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
     _check_head(base)
     return base
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
+from stepalign.config.trust import is_within
 from stepalign.errors import StepalignError
 
 _HERE = Path(__file__).parent
@@ -68,13 +69,13 @@ def render(template: Template, values: Mapping[str, object]) -> str:
     """Fill a template's values in. White space around the text is removed."""
     try:
         return template.render(values).strip()
-    except (TemplateError, TypeError) as error:
-        raise StepalignError(f"{template.filename}: {error}") from None
+    except Exception as error:  # a template is code
+        raise StepalignError(f"{template.filename}: cannot be rendered: {error}") from None
 
 
 def _find(name: str) -> Path:
     shipped = _HERE / f"{name}.txt"
-    if shipped.is_file():
+    if shipped.is_file() and shipped.resolve().is_relative_to(_HERE):
         return shipped
     if Path(name).is_file():
         return Path(name)
@@ -90,11 +91,16 @@ def _environment(folder: Path) -> SandboxedEnvironment:
 
 def _sources(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> dict[str, str]:
     """Read a template and those that it includes."""
-    assert environment.loader is not None
+    loader = environment.loader
+    assert isinstance(loader, FileSystemLoader)
     if name in within:
         raise TemplateError(f"{name} includes itself")
-    source = environment.loader.get_source(environment, name)[0]
+    source, file, _ = loader.get_source(environment, name)
+    if within and not is_within(Path(file), [Path(folder).resolve() for folder in loader.searchpath]):
+        raise TemplateError(f"it includes {name}, which is hidden or a link to another folder")
     sources = {name: source}
-    for other in filter(None, meta.find_referenced_templates(environment.parse(source))):
-        sources |= _sources(environment, other, (*within, name))
+    for included in meta.find_referenced_templates(environment.parse(source)):
+        if included is None:
+            raise TemplateError("it includes a template that a variable names")
+        sources |= _sources(environment, included, (*within, name))
     return sources
