@@ -93,6 +93,21 @@ class Summary:
             return "not yet"
         return f"{count(len(self.before.problem_ids), 'problem')}, {count(self.n, 'sample')} each"
 
+    @property
+    def shortfall(self) -> str:
+        """The critiques that failed, and the rollouts that fell back or dropped out; empty where nothing could."""
+        outcomes, failures = self._total("outcomes"), self._total("failures")
+        critiques = self._total("cases").total() + outcomes["failed"]
+        parts = [
+            f"{outcomes['failed']} of {count(critiques, 'critique')} failed" if outcomes["failed"] else "",
+            f"{outcomes['fallback']} of {count(self.rollouts, 'rollout')} fell back" if outcomes["fallback"] else "",
+            f"{outcomes['dropped']} of {count(self.rollouts, 'rollout')} dropped out" if outcomes["dropped"] else "",
+        ]
+        if not any(parts):
+            return f"No failure among {count(critiques, 'critique')}." if critiques else ""
+        reasons = ", ".join(f"{number} {reason}" for reason, number in failures.most_common())
+        return ", ".join(filter(None, parts)) + (f" ({reasons})." if reasons else ".")
+
     # ── did it help ───────────────────────────────────────────────────────────────────────────────────────
 
     @cached_property
