@@ -85,7 +85,8 @@ def test_words_that_change_are_refused_with_the_difference(
 
 
 def test_the_critics_words_are_kept_too(make_recipe: MakeRecipe) -> None:
-    settings = make_recipe("critic={kind='self', max_tokens=8, on_failure='drop', max_failure_share=1}", "training.max_steps=1")
+    critic = "critic={kind='self', max_tokens=8, on_failure='drop', max_failure_share=1}"
+    settings = make_recipe(critic, "training.max_steps=1")
     train(settings)
     kept = {str(path.relative_to(settings.folder / "prompts")) for path in settings.folder.glob("prompts/**/*.*")}
     assert {"critic.txt", "critic-again.txt", "stepalign.txt", "solver.txt", "chat-template.jinja"} <= kept
