@@ -273,7 +273,7 @@ class _Parser:
             is_part = self._word(at) == "of" and (
                 self._kind(at - 1) in ("percent", "right") or self._kind(at - 2) == "divide"
             )
-            is_word = self._kind(at) == "word" and self._word(at) not in _SCALE_WORDS and self._operator(at) is None
+            is_word = self._kind(at) == "word" and self._word(at) not in _NO_UNITS and self._operator(at) is None
             is_word = is_word and not is_part
             if is_word or self._kind(at) == "unit":
                 at += 1
