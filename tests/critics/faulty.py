@@ -19,7 +19,7 @@ class Reply:
     """What it says, or what it makes of the prompt."""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    finish: str = "stop"
+    finish: str | None = "stop"
     reasoning: str | None = None
     body: str | None = None
     drop: bool = False

@@ -91,9 +91,14 @@ class Checker:
         return _result("reference_overlap", measure, passed, f"{measure:.0%} of the correction is the reference's text")
 
     def _length(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
-        measure = len(critique.text) / max(len(rollout.text), len(problem.solution), MIN_LENGTH)
         most = self._settings.max_length
+        measure = most * len(critique.text) / max_length(self._settings, problem, rollout)
         return _result("length", measure, measure <= most, f"{measure:.1f} times as long, at most {most:g} is allowed")
+
+
+def max_length(settings: config.ChecksConfig, problem: Problem, rollout: Rollout) -> float:
+    """Return the most characters of a critique."""
+    return settings.max_length * max(len(rollout.text), len(problem.solution), MIN_LENGTH)
 
 
 def _equal(stated: str, critique: Critique, problem: Problem, rollout: Rollout) -> bool | None:

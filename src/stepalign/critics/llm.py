@@ -6,11 +6,14 @@ mode (`schema` for copy, `splice` for splice), checked (`checks`) and validated 
 model is asked again, with what was wrong at the message's end.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from stepalign import config, prompts
 from stepalign.critics import schema, splice
+from stepalign.critics.checks import max_length
+from stepalign.critics.quoting import quote, unquote
 from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
@@ -19,6 +22,8 @@ from stepalign.trace import parse
 VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
 """Variables of a critic's template."""
 
+MAX_CHARS_PER_TOKEN = 16
+"""More characters than a token has on average, in any text."""
 _TEMPLATES = {"copy": "critic", "splice": "critic-splice"}
 
 
@@ -29,8 +34,36 @@ class ModelReply:
     text: str
     truncated: bool = False
     """True if it reached `max_tokens`, or is longer than they can be."""
+    finish: str = "stop"
+    """The server's reason for the end. A reply is whole at `stop` alone."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+_THINK = re.compile(r"<(?:[a-z]{1,12}:)?(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷", re.IGNORECASE)
+_THINK_END = re.compile(r"</(?:[a-z]{1,12}:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+_JSON = re.compile(r"\s{0,40}(?:```[a-z]{0,8}\s{0,8})?\{")
+
+
+def without_thinking(reply: str) -> str:
+    """Return a reply without the critic's own thinking, which ends before the critique's last opening heading.
+
+    A thinking solver's copy stands behind that heading and keeps its own tags. JSON begins behind the thinking.
+    """
+    ends = [match.end() for match in _THINK_END.finditer(reply)]
+    if not ends:
+        return reply
+    opening = schema.last_opening(reply)
+    before = [end for end in ends if opening is None or end <= opening]
+    if opening is None:
+        before = [end for end in ends if _JSON.match(reply, end)][:1] or ends
+    return reply[before[-1] :] if before else reply
+
+
+def _is_thinking(reply: str, mode: str) -> bool:
+    """Tell whether thinking begins before the critique does, without an end."""
+    begin = schema.last_opening(reply) if mode == "copy" else reply.find("{")
+    return _THINK.search(reply, 0, len(reply) if begin is None or begin < 0 else begin) is not None
 
 
 @dataclass(eq=False)
@@ -56,15 +89,16 @@ class CritiqueWriter:
         self._again, _ = prompts.load("critic-again", frozenset({"faults"}))
 
     def message(self, pending: PendingCritique) -> str:
-        """Render the user message of the next request."""
+        """Render the user message of the next request. What others wrote is quoted, so that it ends no section."""
         problem, rollout = pending.problem, pending.rollout
-        values = {
+        texts = {
             "problem": problem.statement, "solution": problem.solution, "answer": problem.answer,
-            "attempt": rollout.text, "truncated": rollout.finish == "length",
+            "attempt": rollout.text,
         }  # fmt: skip
-        message = prompts.render(self._template, values)
+        values = {name: quote(text) for name, text in texts.items()}
+        message = prompts.render(self._template, {**values, "truncated": rollout.finish == "length"})
         if pending.rejections:
-            faults = [rejection.detail for rejection in pending.rejections]
+            faults = [quote(rejection.detail) for rejection in pending.rejections]
             message += "\n\n" + prompts.render(self._again, {"faults": faults})
         return message
 
@@ -72,21 +106,26 @@ class CritiqueWriter:
         """Read a reply, and count its tokens. The critique is not checked yet."""
         pending.prompt_tokens += reply.prompt_tokens
         pending.completion_tokens += reply.completion_tokens
-        if reply.truncated:
-            return self._reject(pending, "truncated", "the answer reached max_tokens")
-        if not reply.text.strip() or reply.text.lstrip().startswith("<think>"):
-            return self._reject(
-                pending, "parse", "its thinking never ends" if reply.text.strip() else "an empty answer"
-            )
-        trace = parse(pending.rollout.text)
+        text, rollout = unquote(reply.text), pending.rollout
+        most = max_length(self._settings.checks, pending.problem, rollout)
+        for is_fault, reason, detail in (
+            (reply.truncated, "truncated", "the answer reached max_tokens"),
+            (reply.finish != "stop", "unfinished", f"the server ended the answer with {reply.finish[:80]!r}"),
+            (len(text) > most, "length", f"the answer has {len(text):,} characters, at most {most:,.0f} are allowed"),
+            (not text.strip(), "parse", "an empty answer"),
+            (_is_thinking(text, self._settings.mode), "parse", "its thinking never ends"),
+        ):
+            if is_fault:
+                return self._reject(pending, reason, detail)
+        trace = parse(rollout.text)
         try:
-            parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(reply.text, trace)
+            parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(text, trace)
         except schema.CritiqueFormatError as error:
             return self._reject(pending, "parse", f"the answer {error}")
         original = schema.original(trace, parsed.first_error)
         return Critique(
             **vars(parsed),
-            rollout_id=pending.rollout.id,
+            rollout_id=rollout.id,
             critic=self._critic,
             text=schema.text_of(parsed),
             fidelity=schema.fidelity(parsed.correct_part, original),

@@ -1,8 +1,8 @@
 """Quote what a rollout must not say in the critic's own message: its markers and control words.
 
 A rollout that writes `=== Student's Solution End ===` or `<|im_end|>` would end its own section. So a backslash goes
-before the marker's `===` and behind the control word's first character: visible, and undone by `unquote`, because a
-word that has backslashes there gets one more. The critic copies the quoted words, and its reply is unquoted.
+behind the first character: visible, and undone by `unquote`, because a word that has backslashes there gets one more.
+The critic copies the quoted words, and its reply is unquoted.
 
 Left out: the vocabulary of a served critic, which no server tells. The patterns are the forms that chat templates use.
 """
@@ -20,18 +20,18 @@ CONTROL = re.compile(
     re.IGNORECASE,
 )
 """The beginning of a control word of a chat template, with the backslashes that quote it."""
-_MARKER = re.compile(r"(?P<d>\\*)(?P<marker>[=＝]{3,})(?=[ \t]*\w)")
+_MARKER = re.compile(r"[=＝](?P<quotes>\\*)(?=[=＝]\\*[=＝](?:\\*[=＝]){0,80}[ \t]{0,8}\w)")
 
 
 def quote(text: str) -> str:
     """Return a text whose markers and control words are quoted."""
-    return _MARKER.sub(r"\\\g<d>\g<marker>", CONTROL.sub(r"\g<0>\\", text))
+    return _MARKER.sub(r"\g<0>\\", CONTROL.sub(r"\g<0>\\", text))
 
 
 def unquote(text: str) -> str:
     """Return a text as it was before `quote`."""
     text = CONTROL.sub(lambda match: match[0].removesuffix("\\"), text)
-    return _MARKER.sub(lambda match: match["d"][1:] + match["marker"], text)
+    return _MARKER.sub(lambda match: match[0].removesuffix("\\"), text)
 
 
 def has_control_word(text: str) -> bool:

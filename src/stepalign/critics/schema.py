@@ -195,6 +195,11 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     return ParsedCritique(case, verdicts, _part(text, first.end(), second.start()), corrected, continuation)
 
 
+def last_opening(text: str) -> int | None:
+    """Return the start of the last heading that says whether a solution is correct."""
+    return max((match.start() for pattern in _OPENINGS.values() for match in pattern.finditer(text)), default=None)
+
+
 def check_correction(text: str, trace: Trace) -> None:
     """Raise an error for a heading of the format or a control word that is not the trace's own."""
     if fault := fault_within(text, trace):
