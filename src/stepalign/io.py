@@ -6,6 +6,7 @@ Left out: compression, because records are read with line tools.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import threading
@@ -46,7 +47,7 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    records += [adapter.validate_json(line)] if line.strip() else []
+                    records += [adapter.validate_json(line, strict=True)] if line.strip() else []
                 except ValidationError as error:
                     raise StepalignError(f"{path}, line {number}: not a {_name(kind)}: {explain(error)}") from None
     except OSError as error:
@@ -63,18 +64,41 @@ def read_json(path: Path, kind: type[R]) -> R:
         StepalignError: naming file, key and value where it is missing or holds something else.
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         raise StepalignError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
         raise StepalignError(f"{path}: not a valid {_name(kind)}: {explain(error)}") from None
 
 
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        StepalignError: it cannot be read, or is not UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StepalignError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise StepalignError(f"{path}: not UTF-8 text ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StepalignError(f"{path}: {error.strerror}") from None
+
+
 def explain(error: ValidationError) -> str:
     """Return a validation error as text: for each fault its key, the value and what is allowed."""
     faults = []
     for fault in error.errors():
-        key = ".".join(map(str, fault["loc"])) or "the whole"
+        key = ".".join(map(str, fault["loc"][:8])) or "the whole"
         faults.append(f"{key}: {fault['msg'].removeprefix('Value error, ')} (found {short(fault['input'])})")
     return "; ".join(faults)
 
@@ -161,7 +185,7 @@ class AppendLog(Generic[R]):
                         return
                     self._lines += 1
                     try:
-                        record = self._adapter.validate_json(line)
+                        record = self._adapter.validate_json(line, strict=True)
                     except ValidationError as error:
                         if not _is_torn(line):
                             reason = f"not a {_name(self._kind)}: {explain(error)}"

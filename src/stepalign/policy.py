@@ -6,10 +6,14 @@ bit-identical.
 Left out: loading (`models`), and teachers (`teachers`).
 """
 
+import json
+import re
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,6 +21,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from stepalign.collate import Batch
@@ -24,6 +29,15 @@ from stepalign.errors import StepalignError
 
 ADAPTER = "default"
 """PEFT's name of the trained adapter."""
+
+
+class LoraPair(NamedTuple):
+    """Names of the two factors of one layer's update."""
+
+    up: str
+    """LoRA's B."""
+    down: str
+    """LoRA's A."""
 
 
 class Policy(nn.Module):
@@ -60,6 +74,32 @@ class Policy(nn.Module):
         with self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext():
             return self(batch)  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def forward_with(self, weights: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "tokens hidden"]:
+        """Return the hidden states under other weights for some parameters: no gradients, no dropout, mode unchanged.
+
+        Args:
+            weights: by parameter name. The factors of an adapter may be of another rank.
+            batch: rows to read.
+        """
+        training = self.training
+        try:
+            hidden: Tensor = functional_call(self.eval(), dict(weights), (batch,))
+        finally:
+            self.train(training)
+        return hidden
+
+    def lora_pairs(self) -> list[LoraPair]:
+        """Return the names of the adapter's factors, layer by layer. A layer's update is up · down times a scale."""
+        names = [name for name, _ in self.named_parameters() if re.search(rf"\.lora_(embedding_)?A\.{ADAPTER}", name)]
+        return [LoraPair(up=re.sub(r"(\.lora_(embedding_)?)A\.", r"\1B.", name), down=name) for name in names]
+
+    @property
+    def lora_rank(self) -> int:
+        """The rank of the adapter."""
+        rank: int = self.model.peft_config[ADAPTER].r
+        return rank
+
     def trainable(self) -> list[nn.Parameter]:
         """Return the adapter's parameters, in a fixed order."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -72,6 +112,11 @@ class Policy(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's format: `adapter_model.safetensors` and `adapter_config.json`."""
         self.model.save_pretrained(folder, safe_serialization=True)
+        path = folder / "adapter_config.json"
+        adapter_config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if isinstance(targets := adapter_config.get("target_modules"), list):
+            targets.sort()  # PEFT writes a set in the order of the process' hashes
+            path.write_text(json.dumps(adapter_config, indent=2, sort_keys=True), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Read the adapter's weights from a folder that `save` wrote."""

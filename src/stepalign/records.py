@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.dataclasses import dataclass
+from pydantic_core import from_json, to_json
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -34,6 +35,13 @@ class Problem:
     """The reference solution; empty where the source has none."""
     source: str = ""
     meta: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # NaN, half of a surrogate pair and nesting of 200 levels are written to a file, but not read back.
+        if self.meta:
+            values = {"meta": self.meta}
+            if from_json(to_json(values, inf_nan_mode="constants"), allow_inf_nan=False) != values:
+                raise ValueError("meta holds text that JSON cannot hold")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -63,6 +71,11 @@ class Rollout:
     token_starts: tuple[int, ...]
     """For each completion id the first character of its text in `text` (a final EOS begins at the end)."""
     finish: FinishReason
+    response_start: Annotated[int, Field(ge=0)] | None = None
+    """The character of `text` after the solver's thought, its length where the thought never ends.
+
+    With None, as in files from elsewhere, it is found by the marks of known families.
+    """
     policy_step: Annotated[int, Field(ge=0)] = 0
     """The optimizer step of the policy that sampled it."""
     seed: int = 0

@@ -51,5 +51,9 @@ class TrainingExample(Protocol):
         """The view of the student's forward and backward pass."""
 
     @property
+    def sampler_logprobs(self) -> tuple[float, ...] | None:
+        """The sampler's own log-probabilities of the loss tokens, at temperature 1; None where it gave none."""
+
+    @property
     def max_input_len(self) -> int:
         """The tokens of the longest pass over the example."""

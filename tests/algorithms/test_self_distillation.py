@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -287,3 +288,66 @@ def test_a_fallback_that_cannot_stand_in_is_an_error_at_the_start(chat: Chat, ma
     ):
         with pytest.raises(StepalignError, match=message):
             teaching(chat, make_recipe(f"context.fallback_template={name}", "critic.on_failure=refsol"))
+
+
+# ── contexts from more than one rollout ───────────────────────────────────────────────────────────────────────
+
+
+def group(chat: Chat, *correct: bool) -> list[Rollout]:
+    """A problem's rollouts with different texts."""
+    graded = []
+    for number, right in enumerate(correct):
+        grade = Grade(correct=right, outcome="correct" if right else "wrong", feedback=f"Graded {number}.")
+        graded.append(replace(rollout(chat, number), text=f"TEXT {number} {TEXT}"[: len(TEXT)], grade=grade))
+    return graded
+
+
+SIBLINGS = ("critic.on_failure=drop", "training.rollouts_per_step=4", "training.num_generations=4")
+
+
+def test_a_sibling_teaches_and_a_rollout_without_one_is_masked_and_counted(chat: Chat, make_recipe: MakeRecipe) -> None:
+    made = teaching(chat, make_recipe("context.template=sibling", *SIBLINGS))
+    assert not made.needs_critique
+    assert not made.one_by_one, "a sibling may still be sampled"
+    step = made.build_examples(group(chat, False, True, False), {"p": PROBLEM}, {})
+    assert [example.rollout_id for example in step.examples] == ["r0", "r2"]
+    for example in step.examples:
+        assert "TEXT 1" in example.message
+        assert f"TEXT {example.rollout_id[1]}" not in example.message
+    assert dict(step.outcomes) == {"trained": 2, "dropped": 1, "masked": 1, "fallback": 0, "cut": 0}
+    assert dict(step.failures) == {"nothing to show: no sibling": 1}
+    assert step.views == [example.student for example in step.examples], "a masked rollout is in no mean"
+
+
+def test_feedback_stands_in_where_there_is_no_sibling(chat: Chat, make_recipe: MakeRecipe) -> None:
+    made = teaching(chat, make_recipe("context.template=sdpo", *SIBLINGS))
+    step = made.build_examples(group(chat, False, True), {"p": PROBLEM}, {})
+    assert "TEXT 1" in step.examples[0].message
+    assert "Graded" not in step.examples[0].message
+    assert "Graded 1." in step.examples[1].message
+    assert step.outcomes["dropped"] == 0
+
+
+def test_a_template_masks_a_rollout_by_an_empty_message(chat: Chat, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    template = tmp_path / "wrong-only.txt"
+    template.write_text("{% if not correct %}{{ problem }} {{ solution }}{% endif %}")
+    step = teaching(chat, make_recipe(f"context.template={template}", *SIBLINGS)).build_examples(
+        group(chat, False, True), {"p": PROBLEM}, {}
+    )
+    assert [example.rollout_id for example in step.examples] == ["r0"]
+    assert step.outcomes["masked"] == step.failures["nothing to show"] == 1
+
+
+def test_siblings_without_groups_are_refused_before_a_run(chat: Chat, make_recipe: MakeRecipe) -> None:
+    with pytest.raises(StepalignError, match=r"context 'sdpo' shows another rollout .* training\.num_generations = 1"):
+        teaching(chat, make_recipe("context.template=sdpo", "training.num_generations=1"))
+
+
+def test_a_long_sibling_is_cut_and_the_problem_is_not(chat: Chat, make_recipe: MakeRecipe) -> None:
+    one, two = group(chat, False, True)
+    long = replace(two, text="y" * 4000)
+    made = teaching(chat, make_recipe("context.template=sibling", "teacher.max_length=500", *SIBLINGS))
+    (example,) = made.build_examples([one, long], {"p": PROBLEM}, {}).examples
+    assert example.cut
+    assert PROBLEM.statement in example.message
+    assert len(example.teacher.prompt_ids) + len(one.completion_ids) <= 500

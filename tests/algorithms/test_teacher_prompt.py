@@ -84,9 +84,7 @@ def teach(chat: Chat, prompt: SolverPrompt) -> Teach:
             chat,
             prompt.before,
             contexts.load(context),
-            problem,
-            rollout,
-            answer,
+            contexts.ContextInput(problem=problem, rollout=rollout, critique=answer),
             config.TeacherConfig(**teacher),
             bounds=loss_bounds(rollout, answer, algorithm.loss_span, skip=algorithm.num_loss_tokens_to_skip),
         )

@@ -1,10 +1,14 @@
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from stepalign import config
+from stepalign.config.recipe import Recipe
+from stepalign.config.registry import FAMILIES, Table, nested
 from stepalign.errors import StepalignError
 from stepalign.io import differences
 from stepalign.prompts.conversation import SolverPrompt
@@ -211,6 +215,15 @@ def test_an_objective_without_a_kind_is_distillation(write: Write) -> None:
     assert config.load(write(base), ["algorithm.kind=grpo"]).algorithm == config.GRPOConfig(kind="grpo")
 
 
+def test_a_teacher_of_another_kind_keeps_the_prompts_keys_and_drops_the_rest(write: Write) -> None:
+    write(
+        SMALLEST + "[teacher]\nkind = 'ema'\nupdate_rate = 0.5\nenable_thinking = true\nmax_length = 99", "below.toml"
+    )
+    teacher = config.load(write("extends = 'below.toml'\nteacher.kind = 'scaled'")).teacher
+    assert teacher == config.ScaledTeacherConfig(enable_thinking=True, max_length=99)
+    assert config.load(write("extends = 'below.toml'"), ["teacher.kind=live"]).teacher.max_length == 99
+
+
 def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write) -> None:
     file = write(SMALLEST.replace('"sums"', '"sums", count = 5, terms = 3'))
     assert config.load(file, ["problems.train.count=6"]).problems.train == config.SumsConfig(count=6, terms=3)
@@ -276,6 +289,11 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
         ("critic={kind='openai', model='m', base_url=[]}", "critic.base_url:", "[]"),
         ("algorithm.kind=ppo", "algorithm.kind: unknown kind; allowed: distillation, grpo", "'ppo'"),
         ("prompts.examples=[{problem='p'}]", "prompts.examples.0.solution: missing", ""),
+        ("lora.target_modules='q_proj'", "lora.target_modules: a list is wanted", "'q_proj'"),
+        ("output_dir=5", "output_dir: a path, as a string, is wanted", "5"),
+        ('output_dir="a\\u0000b"', "output_dir: a path", r"'a\x00b'"),
+        ("training=[1]", "training: a table is wanted", "[1]"),
+        ("name=2020-01-01", "name: Input should be a valid string", "datetime.date(2020, 1, 1)"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_full_key(write: Write, override: str, key: str, found: str) -> None:
@@ -311,6 +329,30 @@ def test_every_fault_of_a_recipe_is_listed_at_once(write: Write) -> None:
                 "lora.lora_dropout=0.1",
             ],
             "the old log-probabilities would come from another dropout mask; set lora_dropout = 0",
+        ),
+        (["algorithm.support=topk-student"], "support = 'topk-student' needs top_k"),
+        (["algorithm.top_k=5"], "support = 'full' has no use for top_k = 5"),
+        (
+            ["algorithm.support=topk-teacher", "algorithm.top_k=5", "algorithm.add_tail=false"],
+            "add_tail = false: without the tail top-k is no divergence",
+        ),
+        (["algorithm.support=sampled"], "support = 'sampled' with beta = 0.0: the sampled token estimates reverse KL"),
+        (
+            ["algorithm={support='sampled', beta=1.0, clip_mode='entry', clip_value=1.0}"],
+            "clip_mode = 'entry': its advantage is a token's",
+        ),
+        (["algorithm.discount=0.5"], "support = 'full' has no use for discount = 0.5"),
+        (
+            ["algorithm.importance_sampling_level=token", "lora.lora_dropout=0.1"],
+            "the student's pass has a dropout mask that the sampler has not",
+        ),
+        (
+            ["algorithm.importance_sampling_level=token", "sampler.kind=vllm", "sampling.temperature=1.2"],
+            "the sampler's log-probabilities are those at temperature 1",
+        ),
+        (
+            ["algorithm.importance_sampling_level=sequence", "sampling.temperature=1.2"],
+            "the ratio would not be that of the policy that sampled; set both alike",
         ),
         (
             ["training.rollouts_per_step=6", "training.num_generations=4"],
@@ -358,3 +400,34 @@ def test_differences_are_exactly_the_keys_that_differ(write: Write) -> None:
         ("optimizer.lr", 5e-06, 1.0),
         ("selection.num_attempts", 16, 8),
     ]
+
+
+FILLED = {
+    "name": "a",
+    "name_or_path": "a/model",
+    "train": {"source": "sums"},
+    "path": "a",
+    "model": "m",
+    "base_url": "u",
+}
+TABLES = {type(table.model_construct()) for family in FAMILIES.values() for table in family.tables.values()}
+TABLES |= {nested(Recipe, name, {})[1] for name in Recipe.model_fields} - {None}
+
+
+@pytest.mark.parametrize("table", sorted(TABLES, key=lambda table: table.__name__), ids=lambda table: table.__name__)
+def test_no_value_of_another_type_is_converted(table: type[Table]) -> None:
+    """Of any key of any kind: `lr = true` is no 1.0, `"5"` no number, 1 no truth value."""
+    filled = {
+        name: FILLED[name] for name, field in table.model_fields.items() if field.is_required() and name in FILLED
+    }
+    refusals = 0
+    for name in table.model_fields.keys() - {"kind", "source", "strategy"}:
+        for value in (True, 1, 5.0, "5", "true", "0.5"):
+            read: object = None
+            with suppress(ValidationError):
+                read = getattr(table.model_validate(filled | {name: value}), name)
+            refusals += read is None
+            natural = (type(None), type(value), {int: float, str: Path}.get(type(value), type(value)))
+            same = isinstance(read, natural) and isinstance(read, bool) <= isinstance(value, bool)
+            assert same or (name == "base_url" and read == (value,)), f"{name} = {value!r} → {read!r}"
+    assert refusals > 3

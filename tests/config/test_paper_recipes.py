@@ -35,7 +35,7 @@ def test_the_solvers_training_is_that_of_table_2(name: str) -> None:
     assert settings.sampling == config.SamplingConfig(
         temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=2048, enable_thinking=False
     )
-    assert settings.teacher == config.TeacherConfig(kind="base", enable_thinking=True, max_length=20_000)
+    assert settings.teacher == config.BaseTeacherConfig(enable_thinking=True, max_length=20_000)
     objective = settings.algorithm
     assert isinstance(objective, config.DistillationConfig)
     assert (objective.beta, objective.clip_mode, objective.teacher_temperature) == (0, "none", 1)

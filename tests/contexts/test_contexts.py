@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,18 @@ LATER = Critique(
 BETWEEN = ("through-error", "correction", "prefix", "paraphrased")
 
 
+GRADED = replace(ROLLOUT, grade=Grade(correct=False, outcome="wrong", feedback="The final answer 10 is wrong."))
+SIBLING = replace(
+    ROLLOUT,
+    id="s",
+    sample=1,
+    text=f"<think>hm</think>\n{ATTEMPT.replace('6', '5').replace('10', '9')}",
+    grade=Grade(correct=True, outcome="correct"),
+)
+OTHER = Problem(id="q", statement="What is 1 + 1?", solution="1 + 1 = 2.", answer="2")
+OTHERS = ("sibling", "feedback", "sdpo", "demonstration", "other-demonstration", "past", "sd-zero")
+
+
 def own(folder: Path, text: str) -> contexts.Context:
     file = folder / "mine.txt"
     file.write_text(text, encoding="utf-8")
@@ -62,8 +75,12 @@ def shown(
     problem: Problem = PROBLEM,
     rollout: Rollout = ROLLOUT,
     keep: float = 1.0,
+    sibling: Rollout | None = None,
 ) -> str:
-    return context.render(contexts.ContextInput(problem=problem, rollout=rollout, critique=critique), keep=keep)
+    source = contexts.ContextInput(
+        problem=problem, rollout=rollout, critique=critique, sibling=sibling, demonstration=OTHER
+    )
+    return context.render(source, keep=keep)
 
 
 @pytest.mark.parametrize(
@@ -76,10 +93,11 @@ def shown(
         ("verdicts", "verdicts", CRITIQUE),
         *((design, design, CRITIQUE) for design in BETWEEN),
         *((f"{design}-correct", design, RIGHT) for design in BETWEEN),
+        *((design, design, None) for design in OTHERS),
     ],
 )
 def test_a_teachers_message_reads_as_it_did(golden: str, name: str, critique: Critique | None) -> None:
-    message = shown(contexts.load(name), critique)
+    message = shown(contexts.load(name), critique, rollout=GRADED, sibling=SIBLING)
     assert message + "\n" == (GOLDEN / f"{golden}.txt").read_text(encoding="utf-8")
 
 
@@ -191,8 +209,8 @@ def test_a_template_of_ones_own_may_use_all_of_a_critique(tmp_path: Path) -> Non
 def test_an_unknown_variable_is_refused_with_all_that_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(
         StepalignError,
-        match=r"mine\.txt: unknown variables rollout; allowed: answer, attempt, correct, critique, feedback, "
-        r"paraphrase, problem, solution, wrong_step",
+        match=r"mine\.txt: unknown variables rollout; allowed: answer, attempt, correct, critique, "
+        r"demonstration, feedback, paraphrase, problem, sibling, solution, wrong_step",
     ):
         own(tmp_path, "{{ rollout.text }}")
 
@@ -212,3 +230,52 @@ def test_a_template_may_use_the_grade_and_the_graders_feedback(tmp_path: Path) -
     assert shown(context, rollout=replace(ROLLOUT, grade=grade), keep=0.5) == "wrong: there i\n[…]."
     assert shown(context, rollout=replace(ROLLOUT, grade=Grade(correct=True, outcome="correct"))) == "right: ."
     assert shown(context) == "wrong: ."
+
+
+# ── other rollouts and other problems ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_context_names_what_it_has_not_and_one_of_several_is_enough() -> None:
+    def missing(name: str, rollout: Rollout = ROLLOUT, **given: Any) -> str:
+        return contexts.load(name).missing(contexts.ContextInput(problem=PROBLEM, rollout=rollout, **given))
+
+    assert missing("sibling") == "no sibling"
+    assert missing("sibling", sibling=SIBLING) == ""
+    assert missing("feedback") == "no feedback"
+    assert missing("feedback", GRADED) == ""
+    assert missing("sdpo") == "no feedback or sibling"
+    assert missing("sdpo", GRADED) == missing("sdpo", sibling=SIBLING) == ""
+    assert missing("other-demonstration") == "no demonstration"
+    assert missing("other-demonstration", demonstration=OTHER) == ""
+    assert missing("past") == missing("sd-zero") == missing("refsol") == ""
+
+
+def test_feedback_stands_in_for_a_missing_sibling_only() -> None:
+    sdpo = contexts.load("sdpo")
+    with_sibling, without = shown(sdpo, rollout=GRADED, sibling=SIBLING), shown(sdpo, rollout=GRADED)
+    assert "2 + 3 = 5" in with_sibling
+    assert "is wrong" not in with_sibling
+    assert "The final answer 10 is wrong." in without
+    for message in (with_sibling, without):
+        assert "2 + 3 = 6" not in message, "the own attempt"
+        assert "hm" not in message, "the sibling's thinking"
+
+
+def test_what_other_rollouts_and_problems_say_is_text_and_is_cut(tmp_path: Path) -> None:
+    context = own(tmp_path, "{{ sibling }}|{{ demonstration.statement }}|{{ demonstration.solution }}")
+    text = "{{ 7 * 7 }}{% raw %}"
+    problem = Problem(id="q", statement=text, answer="1", solution=text)
+    source = contexts.ContextInput(
+        problem=PROBLEM, rollout=ROLLOUT, sibling=replace(SIBLING, text=text), demonstration=problem
+    )
+    assert context.render(source) == "|".join([text] * 3)
+    assert context.render(source, keep=0.5) == "|".join([f"{text[: len(text) // 2]}\n[…]"] * 3)
+    assert context.render(source, keep=0.0) == "|".join(["\n[…]"] * 3).strip()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (Path(prompts.__file__).parent / "lab").glob("*.txt") if path.stem != "solver")
+)
+def test_every_context_of_the_lab_renders(name: str) -> None:
+    message = shown(contexts.load(f"lab/{name}"), CRITIQUE, rollout=GRADED, sibling=SIBLING)
+    assert PROBLEM.statement in message

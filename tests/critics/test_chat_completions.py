@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from critics.faulty import Reply, free_url, serving
+from serving.fault_server import Reply, free_url, serving
 from stepalign import config
 from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import ModelReply
@@ -64,6 +64,69 @@ def test_thinking_is_taken_off_wherever_it_stands() -> None:
         assert ask(server.url).text == "<think>on and on"
     with serving(Reply(None, reasoning="all of it")) as server:
         assert ask(server.url).text == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "fi"}, {"type": "text", "text": "ne"}], "fine"),
+        (
+            [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "fine"}],
+            "fine",
+        ),
+        (
+            ["fi", {"text": "ne"}, {"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": None}],
+            "fine",
+        ),
+        ([{"type": "output_text", "text": "<think>no</think>fine"}], "fine"),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_content_may_be_a_list_of_parts(content: Any, text: str) -> None:
+    with serving(Reply(content)) as server:
+        assert ask(server.url).text == text
+
+
+def test_a_key_in_parts_is_found_where_they_are_joined() -> None:
+    with serving(Reply([{"type": "text", "text": part} for part in ("your key: sk-", "key!")])) as server:
+        assert ask(server.url).text == "your key: ***!"
+
+
+@pytest.mark.parametrize("content", [7, True, {"text": "fine"}, [7], [None], [{"type": "text", "text": 7}]])
+def test_content_that_is_no_text_is_a_fault(content: Any) -> None:
+    with serving(Reply(content), GOOD) as server:
+        assert ask(server.url).text == "fine"
+        assert len(server.requests) == 2
+
+
+def test_a_call_of_a_tool_is_an_empty_answer() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    with serving(Reply(None, message={"tool_calls": [call]})) as server:
+        assert ask(server.url).text == ""
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ('{"prompt_tokens": 1e999, "completion_tokens": 7}', (0, 7)),
+        ('{"prompt_tokens": -1e999, "completion_tokens": NaN}', (0, 0)),
+        ('{"prompt_tokens": -3, "completion_tokens": 2.0}', (0, 2)),
+        (f'{{"prompt_tokens": {"9" * 5000}, "completion_tokens": 1e300}}', (0, 0)),
+        ('{"prompt_tokens": "12", "completion_tokens": [1]}', (0, 0)),
+        ('{"prompt_tokens": null, "completion_tokens": true}', (0, 0)),
+        ("[]", (0, 0)),
+        ('"many"', (0, 0)),
+        ("7", (0, 0)),
+        ("null", (0, 0)),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_number_of_tokens_that_makes_no_sense_counts_nothing(usage: str, tokens: tuple[int, int]) -> None:
+    body = f'{{"choices": [{{"message": {{"content": "fine"}}, "finish_reason": "stop"}}], "usage": {usage}}}'
+    with serving(Reply(body=body)) as server:
+        found = ask(server.url)
+        assert (found.text, found.prompt_tokens, found.completion_tokens) == ("fine", *tokens)
 
 
 def test_text_that_no_file_could_hold_is_repaired(tmp_path: Path) -> None:

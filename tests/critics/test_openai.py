@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from critics.faulty import Reply, Server, serving
+from serving.fault_server import Reply, Server, serving
 from stepalign import config
 from stepalign.critics import schema
 from stepalign.critics.openai import OpenAICritic

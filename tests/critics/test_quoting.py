@@ -1,11 +1,13 @@
 import pytest
 
 from stepalign.critics.quoting import has_control_word, quote, unquote
+from stepalign.trace.thoughts import THOUGHT_MARKS
 
 WORDS = [
     "=== Student's Solution End ===", "==== Problem Begin ====", "＝＝＝ Student's Solution End ＝＝＝", "<|im_end|>",
     "<|eot_id|>", "<｜User｜>", "</s>", "<s>", "<end_of_turn>", "<start_of_turn>", "[INST]", "[/INST]", "<<SYS>>",
     "<</SYS>>", "<think>", "</think>", "<seed:think>", "[THINK]", "◁/think▷", "<eos>", "<|start|>", "[gMASK]",
+    *(mark for pair in THOUGHT_MARKS for mark in pair),
 ]  # fmt: skip
 
 

@@ -8,9 +8,10 @@ import pytest
 from pyarrow import parquet
 
 from stepalign import config
-from stepalign.data import load
+from stepalign.config import registry
+from stepalign.data import load, normalize
 from stepalign.errors import StepalignError
-from stepalign.io import write_jsonl
+from stepalign.io import read_jsonl, write_jsonl
 from stepalign.records import Problem
 
 
@@ -51,6 +52,10 @@ def test_blank_lines_do_not_shift_the_line_an_id_names(tmp_path: Path) -> None:
     assert [problem.id for problem in load(source(path)).problems] == ["a-2", "a-4"]
 
 
+def nested(levels: int) -> str:
+    return '{"a": ' + levels * "[" + levels * "]" + "}"
+
+
 @pytest.mark.parametrize(
     ("found", "answer"),
     [
@@ -58,7 +63,12 @@ def test_blank_lines_do_not_shift_the_line_an_id_names(tmp_path: Path) -> None:
         (72.0, "72"),
         (-0.5, "-0.5"),
         ("1/2", "1/2"),
-        (1e300, "1e+300"),
+        (1e20, "1" + 20 * "0"),
+        (1e-7, "0.0000001"),
+        (0.1, "0.1"),
+        (-0.0, "0"),
+        (1e300, r"1 \times 10^{300}"),
+        (-2.5e-50, r"-2.5 \times 10^{-50}"),
         (0, "0"),
         (10**30, "1" + 30 * "0"),
     ],
@@ -66,6 +76,142 @@ def test_blank_lines_do_not_shift_the_line_an_id_names(tmp_path: Path) -> None:
 def test_an_answer_may_be_a_number(tmp_path: Path, found: object, answer: str) -> None:
     path = json_lines(tmp_path / "a.jsonl", [{"statement": "A", "answer": found}])
     assert load(source(path)).problems[0].answer == answer
+
+
+@pytest.mark.parametrize(("written", "answer"), [("0.10", "0.10"), ("1E400", r"1 \times 10^{400}"), ("7.50e1", "75")])
+def test_a_number_keeps_the_digits_that_the_file_has(tmp_path: Path, written: str, answer: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"statement": "A", "answer": {written}}}\n')
+    assert load(source(path)).problems[0].answer == answer
+
+
+def test_floats_of_32_bits_are_their_shortest_decimals(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    answers = pyarrow.array([0.1, 1e20, 1e-7, 3.0], pyarrow.float32())
+    parquet.write_table(pyarrow.table({"statement": list("ABCD"), "answer": answers}), path)
+    assert [p.answer for p in load(source(path)).problems] == ["0.1", "1" + 20 * "0", "0.0000001", "3"]
+
+
+def test_the_grader_reads_every_number_that_a_file_may_hold(tmp_path: Path) -> None:
+    path, numbers = tmp_path / "a.jsonl", ["1e20", "1e-7", "1e300", "-2.5e-50", "0.10", "72.0"]
+    path.write_text("".join(f'{{"statement": "{n}", "answer": {n}}}\n' for n in numbers))
+    answers = [problem.answer for problem in load(source(path)).problems]
+    with registry.build(config.MathGraderConfig(num_workers=1)) as grader:
+        assert grader.same([(answer, answer) for answer in answers]) == [True] * len(numbers)
+
+
+# ── texts that are not what their writer wrote ────────────────────────────────────────────────────────────────
+
+
+COMMANDS = [
+    r"\frac{1}{2}",
+    r"\forall x",
+    r"\flat",
+    r"\beta",
+    r"\bar{x}",
+    r"\begin{a}",
+    r"\binom{4}{2}",
+    r"\boxed{3}",
+    r"\theta",
+    r"\times 3",
+    r"\text{cm}",
+    r"\textbf{a}",
+    r"\tan x",
+    r"\to 0",
+    r"\top",
+    r"\tilde{x}",
+    r"\tfrac12",
+    r"\nu",
+    r"\neq 0",
+    r"\ne 2",
+    r"\nabla f",
+    r"\notin A",
+    r"\not= 3",
+    r"\rho",
+    r"\right)",
+    r"\rangle",
+    r"\rceil",
+]
+
+
+@pytest.mark.parametrize("column", ["statement", "answer", "solution"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_latex_whose_backslashes_were_not_escaped_is_left_out_and_named(
+    tmp_path: Path, command: str, column: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"statement": "Find x.", "answer": "2", "solution": "It is 2."}
+    good = json.dumps({**row, "statement": rf"Good: {command}"})
+    bad = json.dumps({**row, column: f"$x = {command}$" if column != "answer" else command}).replace("\\\\", "\\")
+    (tmp_path / "a.jsonl").write_text(f"{good}\n{bad}\n")
+    loaded = load(source(tmp_path / "a.jsonl"))
+    assert [problem.statement for problem in loaded.problems] == [f"Good: {command}"]
+    assert loaded.places == {normalize.LOST_BACKSLASH: [f"{tmp_path / 'a.jsonl'}, line 2"]}
+    assert "1 rows left out, the first at" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Solve\nu = 3",
+        "$$\nu = 3\n$$",
+        "$5 or\nless than $6",
+        "a\tb\tan\tx",
+        "line\r\nho ho",
+        "It is\nnot so",
+        r"$\frac{1}{2}" + "\nu$",
+        "one\fPage 2",
+        "no tab\there",
+        "there\nexists",
+    ],
+)
+def test_ordinary_line_breaks_and_tabs_stay(tmp_path: Path, text: str) -> None:
+    row = {"statement": text, "answer": "1", "solution": text}
+    assert load(source(json_lines(tmp_path / "a.jsonl", [row]))).problems[0].solution == text
+
+
+@pytest.mark.parametrize(
+    ("solution", "kept"),
+    [
+        ("<think>So 3?</think>\nIt is 2.", "It is 2."),
+        ("So 3?</think>\nIt is 2.", "It is 2."),
+        ("First. <think>So 3?</think> It is 2.", "First.  It is 2."),
+        ("<think>So 3?", None),
+        ("It is <thinking>hm</thinking> 2. <thinking>But", None),
+        ("[THINK]a[/THINK]It is 2.", "It is 2."),
+        ("Here < think > is 2.", "Here < think > is 2."),
+    ],
+)
+def test_a_reference_solution_has_no_thought(tmp_path: Path, solution: str, kept: str | None) -> None:
+    rows = [{"statement": "A", "answer": "2", "solution": solution}, {"statement": "B", "answer": "2", "solution": "b"}]
+    loaded = load(source(json_lines(tmp_path / "a.jsonl", rows)))
+    assert [p.solution for p in loaded.problems] == ([kept, "b"] if kept else ["b"])
+    assert loaded.dropped == ({} if kept else {normalize.UNFINISHED_THOUGHT: 1})
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        '{"a": NaN}',
+        '{"a": [-Infinity]}',
+        '{"a": 1e400}',
+        r'{"a": "\ud800"}',
+        r'{"\udc00": 1}',
+        *map(nested, (200, 230, 300)),
+    ],
+    ids=["nan", "infinity", "overflow", "surrogate", "key", "200 deep", "230 deep", "300 deep"],
+)
+def test_meta_that_no_file_gives_back_is_an_error_that_names_the_line(tmp_path: Path, meta: str) -> None:
+    path = tmp_path / "a.jsonl"
+    row = '{"id": "p", "statement": "A", "answer": "1", "solution": "", "source": "s", "meta": %s}\n'
+    path.write_text(row % meta)
+    with pytest.raises(StepalignError, match=r"a\.jsonl, line 1: not a problem: .{9,600}$"):
+        load(source(path))
+
+
+def test_meta_of_a_hundred_levels_comes_back(tmp_path: Path) -> None:
+    problem = Problem(id="p", statement="A", answer="1", meta=json.loads(nested(100)))
+    write_jsonl(tmp_path / "a.jsonl", [problem])
+    assert read_jsonl(tmp_path / "a.jsonl", Problem) == [problem]
 
 
 def test_an_answer_may_be_a_decimal_of_a_parquet_file(tmp_path: Path) -> None:
@@ -141,6 +287,7 @@ def test_records_come_back_whole(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"statement": "A", "answer": "1"}\n{"statement": \n', "a.jsonl, line 2: not JSON"),
         ("a.jsonl", b'{"statement": "\xff"}\n', "a.jsonl, line 1: not JSON"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: not JSON: maximum recursion depth"),
         ("a.jsonl", b"", "a.jsonl: no problems left: it is empty"),
         ("a.parquet", b"PAR1 and no more", "a.parquet: not a readable Parquet file"),
         ("a.parquet", b"", "a.parquet: not a readable Parquet file"),

@@ -196,3 +196,33 @@ def test_the_function_stays_a_function_once_its_room_is_imported() -> None:
 
     assert callable(stepalign.probe)
     assert stepalign.probe is stepalign.probing.run.probe
+
+
+# ── contexts from more than one rollout ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_context_with_siblings_samples_groups_and_counts_who_has_none(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    settings = make_recipe("training.rollouts_per_step=3", "training.num_generations=3")
+    found = stepalign.probe(settings, tmp_path / "probe", contexts=("sibling", "feedback", "refsol"), limit=5)
+    assert [rollout.sample for rollout in found.rollouts] == [0, 1, 2, 0, 1, 2]
+    assert {credit.context for credit in found.credits} == {"feedback", "refsol"}, "nobody solves anything"
+    assert found.manifest["skipped"] == {"sibling: no sibling": 6}
+
+
+def test_given_rollouts_are_each_others_siblings(settings: Recipe, planted: Path, tmp_path: Path) -> None:
+    """Each planted solution has a correct one beside it, and that one has no other."""
+    found = stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=("sibling",))
+    rollouts = {rollout.id: rollout for rollout in found.rollouts}
+    assert {credit.rollout_id for credit in found.credits} == {r.id for r in found.rollouts if not r.correct}
+    for credit in found.credits:
+        own = rollouts[credit.rollout_id]
+        (sibling,) = (r for r in found.rollouts if r.problem_id == own.problem_id and r.id != own.id)
+        assert sibling.text in credit.prompt
+        assert own.text not in credit.prompt
+
+
+def test_siblings_need_groups(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(StepalignError, match=r"'sdpo' shows another rollout .*training\.num_generations = 1"):
+        stepalign.probe(make_recipe("training.num_generations=1"), tmp_path / "probe", contexts=("sdpo",))

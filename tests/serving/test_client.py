@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from critics.faulty import Reply, Server, free_url, serving
+from serving.fault_server import Reply, Server, free_url, serving
 from stepalign.errors import StepalignError
 from stepalign.serving import client as client_module
 from stepalign.serving.client import Call, Client, UnansweredError, to_json
@@ -179,7 +179,11 @@ def test_a_pause_ends_with_the_total_time() -> None:
     assert time.perf_counter() - start < 1
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-5", "soon", ""])
+@pytest.mark.parametrize(
+    "value",
+    ["nan", "inf", "-inf", "-5", "1e999", "soon", "", "9" * 5000, "Fri, 01 Jan 99999 00:00:00 GMT",
+     "Fri, 99 Foo 2026 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 01 Jan 2027 00:00:00 +99999999999"],
+)  # fmt: skip
 def test_a_pause_that_makes_no_sense_is_a_fault_like_others(value: str) -> None:
     with serving(Reply(status=429, headers={"Retry-After": value}, body="{}"), GOOD) as server:
         assert ask(server.url, max_retries=1) == "fine"
@@ -194,6 +198,20 @@ def test_a_request_and_a_prompt_have_time_limits_of_their_own() -> None:
         error = refusal(server.url, timeout_s=0.2, total_timeout_s=0.3, max_retries=50)
         assert (error.reason, error.detail) == ("timeout", "no answer within 0.3 s; at last: no answer within 0.2 s")
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("timeout_s", [0.29, 0.3, 0.3001, 9.0])
+def test_the_time_for_all_attempts_holds_however_near_the_time_of_one_is(timeout_s: float) -> None:
+    async def run(url: str) -> list[str | BaseException]:
+        async with client(url, timeout_s=timeout_s, total_timeout_s=0.3, failures=99, max_retries=9) as connection:
+            asyncio.get_running_loop().call_later(0.2, time.sleep, 0.2)  # a busy loop sees both ends at once
+            return await asyncio.gather(*(send(connection, {"n": n}) for n in range(6)), return_exceptions=True)
+
+    with serving(Reply("late", wait_s=30)) as server:
+        start = time.perf_counter()
+        answers = asyncio.run(run(server.url))
+        assert time.perf_counter() - start < 2
+    assert [(type(answer), getattr(answer, "reason", "")) for answer in answers] == [(UnansweredError, "timeout")] * 6
 
 
 def test_a_body_is_read_up_to_its_limit() -> None:
@@ -373,11 +391,61 @@ def test_what_a_server_lost_is_given_to_it_and_the_request_sent_again() -> None:
 # ── URLs and certificates ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/v1", "http://h:99999"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/v1", "http://h:99999", "http://h:0/v1", "http:///v1",
+     "http://[::1/v1", "http://a..b/v1", f"http://{'a' * 64}/v1", "http://a b/v1", "http://h/v1\n", "http://h/v1?model=m",
+     "http://h/v1#top", "unix:///var/run/socket", "", " http://h/v1", "HTTP//h/v1", "http://h\u0000/v1"],
+)  # fmt: skip
 def test_a_base_url_that_is_none_is_an_error_that_names_the_key(url: str) -> None:
     with pytest.raises(StepalignError, match=r"sampler\.base_url: .*wanted, found"):
         check_urls("sampler.base_url", [url])
-    check_urls("sampler.base_url", ["http://localhost:8000/v1", "https://host.example/v1"])
+    check_urls("sampler.base_url", ["http://localhost:8000/v1", "https://host.example/v1", "http://[::1]:80/v1"])
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "https://hunter2@host/v1", "http://me:hunter2@ho st/v1"])
+def test_a_url_with_a_password_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(StepalignError, match=r"critic\.base_url") as error:
+        check_urls("critic.base_url", [url])
+    assert "hunter2" not in str(error.value)
+
+
+def test_what_cannot_be_sent_at_all_ends_the_run_at_once() -> None:
+    start = time.perf_counter()
+    with serving(GOOD) as server, pytest.raises(StepalignError, match="cannot be used"):
+        ask(server.url, max_outage_s=60, key="sk-\nInjected: yes")
+    assert time.perf_counter() - start < 5
+    assert not server.requests
+
+
+@pytest.mark.parametrize("key", [" sk-line\nbreak ", "sk-line\u2026", "sk-line break", "sk-line\x00"])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", {"KEY": key})
+    with pytest.raises(StepalignError, match="variable KEY: character 8 of the key") as error:
+        client_module.read_key("KEY")
+    assert "sk-line" not in str(error.value)
+
+
+def test_a_handshake_that_breaks_off_may_pass_and_plain_http_behind_https_may_not() -> None:
+    async def run(handler: Any) -> None:
+        server = await asyncio.start_server(handler, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, client(f"https://localhost:{port}/v1", max_outage_s=0.3) as connection:
+            await send(connection, {})
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    with pytest.raises(StepalignError, match="no critic endpoint has answered"):
+        asyncio.run(run(close))
+    with pytest.raises(StepalignError, match="cannot be used"):
+        asyncio.run(run(plain))
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")

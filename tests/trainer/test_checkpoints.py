@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_a_checkpoint_is_a_peft_adapter_without_pickles(fresh: Fresh, tiny_llama
     folder = checkpoints.save(tmp_path, policy, optimizer, 2)
     assert {path.name for path in folder.iterdir()} == {
         *("adapter_model.safetensors", "adapter_config.json", "README.md"),
-        *("optimizer.safetensors", "state.json"),
+        *("optimizer.safetensors", "state.json", "SHA256SUMS"),
     }
     peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), folder)
     ids = torch.tensor([[1, 2, 3]])
@@ -90,21 +91,106 @@ def test_the_latest_checkpoint_is_the_one_of_the_highest_step(fresh: Fresh, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {f"step-{step:06d}" for step in (2, 9, 10, 11)}
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["half", "missing"])
-def test_a_half_written_or_missing_file_is_an_error_that_says_how_to_go_on(
-    name: str, damage: str, fresh: Fresh, tmp_path: Path
-) -> None:
-    policy, optimizer = fresh()
-    train(policy, optimizer, 1)
-    folder = checkpoints.save(tmp_path, policy, optimizer, 1)
-    file = folder / name
-    if damage == "half":
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    else:
-        file.unlink()
-    with pytest.raises(StepalignError, match=r"step-000001: not a whole checkpoint .*delete this folder"):
+def flip(content: bytes) -> bytes:
+    """The same with one bit of its last byte but one changed: in safetensors a bit of a weight."""
+    return content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "empty": lambda file: file.write_bytes(b""),
+    "missing": lambda file: file.unlink(),
+    "flipped": lambda file: file.write_bytes(flip(file.read_bytes())),
+    "no text": lambda file: file.write_bytes(b"\xff\xfe\x00"),
+    "folder": lambda file: (file.unlink(), file.mkdir()),
+}
+FILES = ["adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json", "SHA256SUMS"]
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    adapter = config.LoraConfig(r=2, target_modules=("q_proj", "down_proj"))
+    policy = models.load_policy(config.ModelConfig(name_or_path=str(tiny_llama)), adapter, 0, torch.device("cpu"))
+    optimizer = torch.optim.AdamW(policy.trainable(), lr=1e-2)
+    folder = tmp_path_factory.mktemp("two")
+    for step in (1, 2):
+        train(policy, optimizer, 1)
+        checkpoints.save(folder, policy, optimizer, step, {"steps": torch.tensor([step])})
+    return folder
+
+
+@pytest.fixture
+def saved(two_checkpoints: Path, tmp_path: Path) -> Path:
+    """A folder with the checkpoints of steps 1 and 2, with an algorithm's state."""
+    return shutil.copytree(two_checkpoints, tmp_path / "check points")
+
+
+@pytest.mark.parametrize("name", [*FILES, "algorithm.safetensors"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_and_the_last_good_checkpoint_offered(name: str, damage: str, saved: Path) -> None:
+    assert checkpoints.verify(saved / "step-000002")
+    DAMAGES[damage](saved / "step-000002" / name)
+    with pytest.raises(StepalignError) as raised:
+        checkpoints.verify(saved / "step-000002")
+    message = str(raised.value)
+    assert message.startswith(f"{saved}/step-000002/")
+    assert name in message
+    assert f"The last good checkpoint is step-000001. To go on from it: `rm -r '{saved}/step-000002'`" in message
+
+
+@pytest.mark.parametrize(
+    "state", ['{"step": 3}', '{"step": "2"}', '{"step": 1e400}', "[]", "2", '{"steps": 2}', "null"]
+)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_wrong_step_or_type_in_the_state_is_an_error(state: str, before: bool, saved: Path, fresh: Fresh) -> None:
+    """With checksums, and in a checkpoint of an earlier release, which has none."""
+    (saved / "step-000002" / "state.json").write_text(state)
+    if before:
+        (saved / "step-000002" / "SHA256SUMS").unlink()
+    for read in (checkpoints.verify, lambda folder: checkpoints.load(folder, *fresh())):
+        with pytest.raises(StepalignError, match=r"step-000002/state\.json: .*\n.*last good checkpoint is step-000001"):
+            read(saved / "step-000002")
+
+
+def test_without_a_good_checkpoint_all_are_to_go(saved: Path) -> None:
+    for step in (1, 2):
+        DAMAGES["flipped"](saved / f"step-00000{step}" / "optimizer.safetensors")
+    with pytest.raises(StepalignError, match="No other checkpoint is whole") as raised:
+        checkpoints.verify(saved / "step-000002")
+    assert f"`rm -r '{saved}/step-000001' '{saved}/step-000002'`" in str(raised.value)
+
+
+def test_a_checkpoint_of_an_earlier_release_has_no_checksums_and_loads(saved: Path, fresh: Fresh) -> None:
+    folder = saved / "step-000002"
+    (folder / "SHA256SUMS").unlink()
+    (folder / "state.json").write_text('{"step": 2}')
+    assert not checkpoints.verify(folder)
+    assert checkpoints.load(folder, *fresh())[0] == 2
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.safetensors", "algorithm.safetensors"])
+def test_a_half_written_file_of_an_earlier_release_is_named(name: str, saved: Path, fresh: Fresh) -> None:
+    folder = saved / "step-000002"
+    (folder / "state.json").write_text('{"step": 2}')
+    DAMAGES["half"](folder / name)
+    with pytest.raises(StepalignError, match=f"step-000002/{name}: .*\n.*last good checkpoint is step-000001"):
         checkpoints.load(folder, *fresh())
+
+
+def test_the_model_card_may_be_edited(saved: Path) -> None:
+    (saved / "step-000002" / "README.md").write_text("# Mine")
+    assert checkpoints.verify(saved / "step-000002")
+
+
+def test_the_checksums_are_those_of_sha256sum(saved: Path) -> None:
+    done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=saved / "step-000001", check=False)
+    assert done.returncode == 0
+
+
+def test_checkpoints_are_ordered_by_number_and_other_folders_are_none(tmp_path: Path) -> None:
+    for name in ("step-999999", "step-1000000", "step-1000001.bak", "step-x"):
+        (tmp_path / name).mkdir()
+    assert checkpoints.latest(tmp_path) == tmp_path / "step-1000000"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from critics.faulty import Reply, serving
-from stepalign import config
+from serving.fault_server import Reply, serving
+from stepalign import config, precision
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
@@ -28,7 +28,7 @@ from stepalign.launch import train
 from stepalign.policy import Policy
 from stepalign.records import Problem, Rollout
 from stepalign.rollouts import transformers as sampling
-from stepalign.teachers import BaseTeacher
+from stepalign.teachers.stateless import BaseTeacher
 from stepalign.trainer import checkpoints, loop
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.run_folder import RunFolder
@@ -60,14 +60,17 @@ def what_was_computed(folder: Path) -> dict[str, Any]:
             found[name] = path.read_bytes()
         if name.startswith("critiques"):
             found[name] = [{**json.loads(line), "seconds": None} for line in path.read_text().splitlines()]
-        if path.name == "adapter_config.json":  # PEFT writes a set, in the order of the process' hashes
-            config = json.loads(path.read_text())
-            found[name] = {**config, "target_modules": sorted(config["target_modules"])}
     return found
 
 
 def adapter(folder: Path, step: int) -> bytes:
     return (folder / "checkpoints" / f"step-{step:06d}" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _float32_products() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 # ── end to end ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -331,18 +334,35 @@ def test_a_finished_run_is_left_alone_and_reported_again(
     assert "going on from step-000004" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_stops_the_run_and_says_how_to_go_on(make_recipe: MakeRecipe) -> None:
-    settings = make_recipe("training.max_steps=2", "training.save_steps=1")
+def test_a_damaged_checkpoint_stops_the_run_and_the_command_it_says_goes_on(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("training.max_steps=3", "training.save_steps=1")
     folder = run(settings)
-    whole = adapter(folder, 2)
-    (folder / "checkpoints" / "step-000002" / "optimizer.safetensors").write_bytes(b"half")
-    with pytest.raises(StepalignError, match=r"step-000002: not a whole checkpoint .* delete this folder"):
+    whole = adapter(folder, 3)
+    for step in (2, 3):
+        file = folder / "checkpoints" / f"step-00000{step}" / "optimizer.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(StepalignError, match=r"step-000003/optimizer\.safetensors: damaged") as raised:
         run(settings)
-    for path in (folder / "checkpoints" / "step-000002").iterdir():
-        path.unlink()
-    (folder / "checkpoints" / "step-000002").rmdir()
+    command = str(raised.value).partition("The last good checkpoint is step-000001. To go on from it: `")[2]
+    subprocess.run(command.partition("`")[0], shell=True, check=True)
     run(settings)
-    assert adapter(folder, 2) == whole
+    assert adapter(folder, 3) == whole
+
+
+def test_a_checkpoint_of_an_earlier_release_goes_on_with_a_line_that_says_so(
+    make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str], finished_run: Recipe
+) -> None:
+    settings = make_recipe("training.max_steps=2")
+    folder = run(settings)
+    (folder / "checksums.jsonl").unlink()
+    (folder / "checkpoints" / "step-000002" / "SHA256SUMS").unlink()
+    (folder / "checkpoints" / "step-000002" / "state.json").write_text('{"step": 2}')
+    assert "checksums" not in capsys.readouterr().err
+    run(make_recipe())
+    assert "step-000002: written without checksums, by an earlier release" in capsys.readouterr().err
+    assert adapter(folder, 4) == adapter(finished_run.folder, 4)
 
 
 # ── what the loop must survive ────────────────────────────────────────────────────────────────────────────────
@@ -535,8 +555,8 @@ def test_a_teachers_state_is_in_the_checkpoint_and_resumes(
 ) -> None:
     kinds = registry.FAMILIES["teacher"]
     monkeypatch.setitem(kinds.tables, "counting", TeacherConfig)
-    monkeypatch.setitem(kinds.implementations, "counting", "stepalign.teachers:CountingTeacher")
-    monkeypatch.setattr("stepalign.teachers.CountingTeacher", CountingTeacher, raising=False)
+    monkeypatch.setitem(kinds.implementations, "counting", "stepalign.teachers.stateless:CountingTeacher")
+    monkeypatch.setattr("stepalign.teachers.stateless.CountingTeacher", CountingTeacher, raising=False)
     keys = ("teacher.kind=counting", "training.save_steps=1", "training.eval_steps=0")
     run(make_recipe(*keys, "training.max_steps=2"))
     run(make_recipe(*keys, "training.max_steps=3"))
@@ -585,3 +605,20 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: s
         run(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
     lines = metrics(make_recipe("name=goes-on").folder)
     assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]
+
+
+# ── precision of products ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_measured_precision_is_said_once_and_kept_when_the_run_goes_on(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_recipe("model.float32_matmul_precision=auto", "training.max_steps=1")
+    monkeypatch.setattr(precision, "medium_speedup", lambda: 3.0)
+    folder = run(settings)
+    assert json.loads((folder / "manifest.json").read_text())["float32_matmul_precision"] == "medium"
+    assert "float32 products in medium precision" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(precision, "medium_speedup", lambda: 1.0)
+    torch.set_float32_matmul_precision("highest")
+    run(make_recipe("model.float32_matmul_precision=auto", "training.max_steps=2"))
+    assert torch.get_float32_matmul_precision() == "medium"

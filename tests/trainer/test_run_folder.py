@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import score
+from stepalign.io import to_json
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.trainer.run_folder import RunFolder
 
@@ -156,24 +158,87 @@ def test_a_source_that_gives_other_problems_than_the_run_began_with_is_refused(r
         run.describe(PROBLEMS[1:], PROBLEMS[2:], {})
 
 
+BATCH = [PROBLEMS[0], PROBLEMS[1], PROBLEMS[0]]
+"""A problem may come twice, at the seam of two epochs."""
+IDS = [f"step-000001/{name}" for name in ("p0/0", "p0/1", "p1/0", "p1/1", "p0/2", "p0/3")]
+
+
+def of_step(rollout_id: str) -> Rollout:
+    return replace(rollout(0), id=rollout_id, problem_id=rollout_id.split("/")[1])
+
+
+def result(rollout_id: str) -> CritiqueFailure | Critique:
+    if rollout_id.endswith("0"):
+        return Critique(rollout_id=rollout_id, critic="program", case="A", verdicts=(), correct_part="ab", text="good")
+    return CritiqueFailure(rollout_id=rollout_id, critic="program", reason="parse")
+
+
 def test_rollouts_and_critiques_of_a_step_come_back_as_they_were(run: RunFolder) -> None:
-    assert run.rollouts(1) is None
-    assert run.critiques(1) is None
-    rollouts = [rollout(0), rollout(1)]
-    answers = [
-        Critique(rollout_id="r0", critic="program", case="A", verdicts=(), correct_part="ab", text="good"),
-        CritiqueFailure(rollout_id="r1", critic="program", reason="parse"),
-    ]
+    assert run.rollouts(1, BATCH) is None
+    assert run.critiques(1, BATCH) is None
+    rollouts, answers = [of_step(name) for name in IDS], [result(name) for name in IDS]
     run.save_rollouts(1, rollouts)
     run.save_critiques(1, answers)
-    assert run.rollouts(1) == rollouts
-    assert run.critiques(1) == answers
-    assert run.rollouts(2) is None
+    assert run.rollouts(1, BATCH) == rollouts
+    assert run.critiques(1, BATCH) == answers
+    assert run.rollouts(2, BATCH) is None
 
 
-def test_no_critiques_are_not_the_same_as_none_yet(run: RunFolder) -> None:
-    run.save_critiques(1, [])
-    assert run.critiques(1) == []
+@pytest.mark.parametrize("room", ["rollouts", "critiques"])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda lines: lines[:-1], r"5 lines for 6 rollouts: 1 missing \(step-000001/p0/3 …\)"),
+        (lambda lines: [], r"0 lines for 6 rollouts: 6 missing"),
+        (lambda lines: lines[:2] + lines[1:], r"7 lines .* 1 twice or more \(step-000001/p0/1 …\)"),
+        (lambda lines: [lines[1], *lines[1:]], r"6 lines .* 1 missing \(step-000001/p0/0 …\), 1 twice or more"),
+        (
+            lambda lines: [line.replace("step-000001", "step-000009") for line in lines],
+            r"6 missing .* 6 of no rollout of this step \(step-000009/",
+        ),
+        (lambda lines: lines[::-1], "in another order"),
+        (lambda lines: [lines[0].replace('"ab"', '"aX"'), *lines[1:]], ""),
+    ],
+)
+def test_missing_doubled_and_altered_lines_are_found_and_the_remedy_is_said(
+    room: str, known: bool, change: Callable[[list[str]], list[str]], fault: str, settings: Recipe
+) -> None:
+    """With the file's checksum, and in the folder of an earlier release, which has none."""
+    run = RunFolder(settings)
+    run.save_rollouts(1, [of_step(name) for name in IDS])
+    run.save_critiques(1, [result(name) for name in IDS])
+    run.close()
+    file = settings.folder / room / "step-000001.jsonl"
+    file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
+    if not known:
+        (settings.folder / "checksums.jsonl").unlink()
+    run = RunFolder(settings)
+    try:
+        if not known and not fault:
+            assert getattr(run, room)(1, BATCH), "a change that only a checksum shows"
+            return
+        expected = rf"{room}/step-000001\.jsonl: damaged, its checksum is not" if known else fault
+        with pytest.raises(StepalignError, match=expected) as raised:
+            getattr(run, room)(1, BATCH)
+        command = str(raised.value).partition("To make it again: `")[2].partition("`")[0]
+        subprocess.run(command, shell=True, check=True)
+        assert getattr(run, room)(1, BATCH) is None
+        assert run.critiques(1, BATCH) is None
+    finally:
+        run.close()
+
+
+def test_a_file_written_again_has_the_new_checksum(settings: Recipe) -> None:
+    for text in ("one", "two"):
+        run = RunFolder(settings)
+        run.save_critiques(1, [replace(result(name), critic=text) for name in IDS])
+        run.close()
+    log = settings.folder / "checksums.jsonl"
+    log.write_text(log.read_text() + '{"file": "rollouts/st')  # killed while it wrote
+    run = RunFolder(settings)
+    assert [answer.critic for answer in run.critiques(1, BATCH) or ()] == ["two"] * 6
+    run.close()
 
 
 def test_an_evaluation_comes_back_as_it_was(run: RunFolder) -> None:
@@ -182,7 +247,14 @@ def test_an_evaluation_comes_back_as_it_was(run: RunFolder) -> None:
     assert run.evaluation(4) is None
     run.save_evaluation(evaluation, rollouts)
     assert run.evaluation(4) == evaluation
-    assert (run.folder / "evaluations" / "step-000004.jsonl").exists()
+    file = run.folder / "evaluations" / "step-000004.json"
+    file.with_suffix(".jsonl").stat()
+    file.rename(file.with_name("step-000005.json"))
+    with pytest.raises(StepalignError, match=r"step-000005\.json: an evaluation of step 4"):
+        run.evaluation(5)
+    file.write_text(to_json(evaluation).replace("0.0", "0.5", 1) + "\n")
+    with pytest.raises(StepalignError, match=r"evaluations/step-000004\.json: damaged"):
+        run.evaluation(4)
 
 
 def test_metrics_of_steps_to_be_done_again_and_a_torn_line_are_dropped(run: RunFolder) -> None:
@@ -199,12 +271,20 @@ def test_metrics_of_steps_to_be_done_again_and_a_torn_line_are_dropped(run: RunF
     assert [json.loads(line)["loss"] for line in file.read_text().splitlines()] == [0.5, 0.5, 0.25]
 
 
+@pytest.mark.parametrize("line", ["[]", "{}", '{"step": null}', '{"step": "2"}', "not JSON", "3", ""])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timeline.jsonl"])
+def test_a_damaged_line_that_no_kill_leaves_is_named(name: str, line: str, run: RunFolder) -> None:
+    (run.folder / name).write_text('{"step": 1}\n' + line + '\n{"step": 3}\n')
+    with pytest.raises(StepalignError, match=rf"{name}, line 2: not a step's: .*; delete this line"):
+        run.drop_metrics_after(3)
+
+
 def test_a_damaged_rollout_file_is_an_error_that_names_the_line(run: RunFolder) -> None:
-    run.save_rollouts(1, [rollout(0)])
     file: Path = run.folder / "rollouts" / "step-000001.jsonl"
-    file.write_text(file.read_text() + '{"id": "r1"}\n')
+    file.parent.mkdir()
+    file.write_text(to_json(of_step(IDS[0])) + '\n{"id": "r1"}\n')  # of an earlier release, without a checksum
     with pytest.raises(StepalignError, match=r"step-000001\.jsonl, line 2: not a Rollout"):
-        run.rollouts(1)
+        run.rollouts(1, BATCH)
 
 
 def test_a_step_in_which_nothing_ran_has_an_empty_timeline(run: RunFolder) -> None:

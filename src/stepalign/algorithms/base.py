@@ -15,6 +15,8 @@ from torch import Tensor
 from stepalign.collate import Batch
 from stepalign.policy import Policy
 from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.teachers import Teacher
+from stepalign.teachers.stateless import BaseTeacher
 from stepalign.views import TrainingExample, View
 
 E = TypeVar("E", bound=TrainingExample)
@@ -29,7 +31,8 @@ class StepExamples(Generic[E]):
     zero_gradient: list[View] = field(default_factory=list)
     """Views in the loss's denominator without a gradient, so that no pass is spent on them."""
     outcomes: Counter[str] = field(default_factory=Counter)
-    """`trained`, of which `fallback` with the fallback's context and `cut` with a shortened one; `dropped`."""
+    """`trained`, of which `fallback` with the fallback's context and `cut` with a shortened one; `dropped`, of which
+    `masked` because the context had nothing to show."""
     cases: Counter[str] = field(default_factory=Counter)
     """Cases of the critiques, A to D."""
     failures: Counter[str] = field(default_factory=Counter)
@@ -102,9 +105,23 @@ class Algorithm(Loss[E], Protocol[E]):
         """
         ...
 
+    def begin(self, policy: Policy) -> None:
+        """Take what is needed of a policy that has not been trained yet; by default nothing."""
+
+    def after_update(self, policy: Policy) -> None:
+        """Update the algorithm's own state after each optimizer update; by default nothing."""
+
     def after_step(self, policy: Policy) -> None:
-        """Update the algorithm's own state after an optimizer step."""
+        """Update the algorithm's own state after all updates on a step's rollouts."""
         ...
+
+    def teacher_of(self, policy: Policy) -> Teacher:
+        """Return the model that the policy is compared with; by default the base."""
+        return BaseTeacher(policy)
+
+    def metrics(self) -> dict[str, float]:
+        """Return measures of the algorithm's own state for the step's line; by default none."""
+        return {}
 
     def state_dict(self, policy: Policy) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint must hold to resume the algorithm; by default none."""

@@ -8,11 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
+from stepalign.algorithms.old_log_probs import OldLogProbs, importance_of, sampler_log_probs
+from stepalign.algorithms.teacher_state import WithTeacher
 from stepalign.collate import Batch, collate, split_views
 from stepalign.losses.divergence import divergence
-from stepalign.losses.support import FullVocabulary
+from stepalign.losses.sampled_token import SampledToken
+from stepalign.losses.support import FullVocabulary, Support
+from stepalign.losses.top_k import TopK
 from stepalign.policy import Policy
-from stepalign.teachers import Teacher, build_teacher
 from stepalign.views import View
 
 
@@ -27,6 +30,8 @@ class DistillationExample:
     """The text that the teacher reads."""
     cut: bool = False
     """True where the teacher's context was shortened."""
+    sampler_logprobs: tuple[float, ...] | None = None
+    """The sampler's own log-probabilities of the loss tokens; None where it gave none."""
 
     def __post_init__(self) -> None:
         student, teacher = (
@@ -41,30 +46,30 @@ class DistillationExample:
         return max(len(self.student.input_ids), len(self.teacher.input_ids))
 
 
-class DistillationLoss:
+class DistillationLoss(WithTeacher):
     """Divergence of the teacher, which reads a context, and the student, which does not."""
 
     reference_stage = "teacher"
 
     def __init__(
-        self, algorithm: config.DistillationConfig, *, teacher_kind: str = "base", max_tokens: int | None = None
+        self,
+        algorithm: config.DistillationConfig,
+        *,
+        teacher: config.TeacherConfig | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         """Take the recipe's table.
 
         Args:
             algorithm: divergence and its clip.
-            teacher_kind: `teacher.kind` of the recipe.
+            teacher: the recipe's `[teacher]`; None is the base.
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
         """
-        self.algorithm, self.max_tokens, self.teacher_kind = algorithm, max_tokens, teacher_kind
-        self._teacher: Teacher | None = None
-        self.support = FullVocabulary(
-            beta=algorithm.beta,
-            student_temperature=algorithm.student_temperature,
-            teacher_temperature=algorithm.teacher_temperature,
-            clip_mode=algorithm.clip_mode,
-            clip_value=algorithm.clip_value,
-        )
+        super().__init__(teacher)
+        self.algorithm, self.max_tokens = algorithm, max_tokens
+        self.support = support_of(algorithm)
+        self.importance = importance_of(algorithm)
+        self.old_log_probs = OldLogProbs()
 
     @torch.no_grad()
     def reference_forward(
@@ -85,35 +90,64 @@ class DistillationLoss:
         batch: Batch,
         weights: Float[Tensor, " tokens"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
-        """Compute Σ_t weight_t · D_t over the micro-batch's tokens."""
+        """Compute Σ_t weight_t · D_t over the micro-batch's tokens.
+
+        The policy that sampled is the sampler's own, else the policy before the step's first update.
+        """
         assert reference is not None
+        assert self._teacher is not None, "its forward pass comes first"
+        sampled = sampler_log_probs(examples, head.device) if self.importance else None
         loss, metrics = divergence(
-            hidden, reference, head, weights, self.support, chunk_tokens=self.algorithm.chunk_tokens
+            hidden,
+            reference,
+            head,
+            weights,
+            self.support,
+            teacher_head=self._teacher.head,
+            targets=batch.targets,
+            lengths=[example.student.num_loss_tokens for example in examples],
+            importance=self.importance,
+            sampled_log_probs=self.old_log_probs.get(examples) if sampled is None else sampled,
+            chunk_tokens=self.algorithm.chunk_tokens,
         )
-        return loss, {
+        if self.importance and self.algorithm.num_iterations > 1:
+            self.old_log_probs.keep(examples, metrics.log_prob_student)
+        values = {
             "kl": metrics.kl_teacher_student,
             "entropy_student": metrics.entropy_student,
             "entropy_teacher": metrics.entropy_teacher,
             "agreement": metrics.agreement,
         }
-
-    def teacher_of(self, policy: Policy) -> Teacher:
-        """Return the one teacher of the run's policy."""
-        self._teacher = self._teacher or build_teacher(self.teacher_kind, policy)
-        return self._teacher
+        if metrics.importance_ratio is not None:
+            values["importance_ratio"] = metrics.importance_ratio
+        return loss, values
 
     def after_step(self, policy: Policy) -> None:
-        """Let the teacher follow the policy, where its kind does."""
-        self.teacher_of(policy).after_step(policy)
-
-    def state_dict(self, policy: Policy) -> dict[str, Tensor]:
-        """Return the teacher's state."""
-        return self.teacher_of(policy).state_dict()
-
-    def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
-        """Restore the teacher's state."""
-        self.teacher_of(policy).load_state_dict(state)
+        """Let the teacher follow the step, where its kind does, and forget the step's log-probabilities."""
+        super().after_step(policy)
+        self.old_log_probs.clear()
 
     def reference_tokens(self, examples: Sequence[DistillationExample]) -> int:
         """Count the tokens that the teacher reads."""
         return sum(len(example.teacher.input_ids) for example in examples)
+
+
+def support_of(algorithm: config.DistillationConfig) -> Support:
+    """Return the support that a recipe's table names."""
+    if algorithm.support == "sampled":
+        return SampledToken(
+            clip_value=algorithm.clip_value,
+            discount=algorithm.discount,
+            student_temperature=algorithm.student_temperature,
+            teacher_temperature=algorithm.teacher_temperature,
+        )
+    full = FullVocabulary(
+        beta=algorithm.beta,
+        student_temperature=algorithm.student_temperature,
+        teacher_temperature=algorithm.teacher_temperature,
+        clip_mode=algorithm.clip_mode,
+        clip_value=algorithm.clip_value,
+    )
+    if algorithm.top_k is None:
+        return full
+    return TopK(top_k=algorithm.top_k, of="student" if algorithm.support == "topk-student" else "teacher", **vars(full))

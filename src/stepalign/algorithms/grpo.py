@@ -17,12 +17,13 @@ from torch import Tensor
 
 from stepalign import config
 from stepalign.algorithms.base import Algorithm, StepExamples
+from stepalign.algorithms.old_log_probs import OldLogProbs, importance_of, sampler_log_probs
 from stepalign.collate import Batch
 from stepalign.losses.grpo import Clip, advantages, policy_gradient
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.records import CriticResult, Problem, Rollout
-from stepalign.teachers import BaseTeacher
+from stepalign.teachers.stateless import BaseTeacher
 from stepalign.views import View
 
 
@@ -33,6 +34,8 @@ class PolicyGradientExample:
     rollout_id: str
     student: View
     advantage: float
+    sampler_logprobs: tuple[float, ...] | None = None
+    """The sampler's own log-probabilities of the completion; None where it gave none."""
 
     @property
     def max_input_len(self) -> int:
@@ -47,12 +50,13 @@ class GRPO(Algorithm[PolicyGradientExample]):
     one_by_one = False  # an advantage is over a group
     reference_stage = "base"
 
-    def __init__(self, algorithm: config.GRPOConfig, *, temperature: float) -> None:
+    def __init__(self, algorithm: config.PolicyGradientConfig, *, temperature: float) -> None:
         """Take the recipe's table and the temperature of sampling."""
         self.algorithm, self.temperature = algorithm, temperature
         self.num_iterations = algorithm.num_iterations
         self.clip = Clip(algorithm.epsilon, algorithm.epsilon_high)
-        self._old_log_probs: dict[str, Float[Tensor, " tokens"]] = {}
+        self.importance = importance_of(algorithm)
+        self.old_log_probs = OldLogProbs()
 
     @classmethod
     def from_config(cls, algorithm: config.GRPOConfig, *, recipe: config.Recipe, **_: object) -> "GRPO":
@@ -83,7 +87,14 @@ class GRPO(Algorithm[PolicyGradientExample]):
                     step.zero_gradient.append(view)
                     continue
                 step.outcomes["trained"] += 1
-                step.examples.append(PolicyGradientExample(rollout_id=rollout.id, student=view, advantage=advantage))
+                step.examples.append(
+                    PolicyGradientExample(
+                        rollout_id=rollout.id,
+                        student=view,
+                        advantage=advantage,
+                        sampler_logprobs=rollout.sampler_logprobs,
+                    )
+                )
         return step
 
     def reference_forward(
@@ -105,31 +116,49 @@ class GRPO(Algorithm[PolicyGradientExample]):
         weights: Float[Tensor, " tokens"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
         """Compute Σ_t weight_t · L_t over the micro-batch's tokens."""
+        advantage = torch.cat([torch.full((one.student.num_loss_tokens,), one.advantage) for one in examples])
+        return self.policy_gradient(hidden, reference, head, examples, batch, weights, advantage.to(head.device))
+
+    def policy_gradient(
+        self,
+        hidden: Float[Tensor, "tokens hidden"],
+        base: Float[Tensor, " tokens"] | None,
+        head: Float[Tensor, "vocab hidden"],
+        examples: Sequence[PolicyGradientExample],
+        batch: Batch,
+        weights: Float[Tensor, " tokens"],
+        advantage: Float[Tensor, " tokens"],
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
+        """Compute the loss with these advantages. `base` has the base's log-probabilities, for `kl_coef`."""
         lengths = [example.student.num_loss_tokens for example in examples]
-        advantage = torch.tensor([example.advantage for example in examples])
-        old = [self._old_log_probs[e.rollout_id] for e in examples if e.rollout_id in self._old_log_probs]
+        old = self.old_log_probs.get(examples)
         loss, metrics = policy_gradient(
             hidden,
             head,
             batch.targets,
-            advantage.repeat_interleave(torch.tensor(lengths)).to(head.device),
+            advantage,
             weights,
             temperature=self.temperature,
             clip=self.clip,
             kl_coef=self.algorithm.kl_coef,
             chunk_tokens=self.algorithm.chunk_tokens,
-            old_log_probs=torch.cat(old) if old else None,
-            base_log_probs=reference,
+            old_log_probs=old,
+            base_log_probs=base,
+            lengths=lengths,
+            importance=self.importance,
+            sampled_log_probs=sampler_log_probs(examples, head.device) if self.importance else None,
         )
-        if not old:
-            for example, log_probs in zip(examples, torch.split(metrics.log_probs, lengths), strict=True):
-                self._old_log_probs[example.rollout_id] = log_probs
+        self.old_log_probs.keep(examples, metrics.log_probs)
         measures = {"entropy_student": metrics.entropy, "clipped": metrics.clipped}
-        return loss, measures if reference is None else {**measures, "kl_base": metrics.kl}
+        if base is not None:
+            measures["kl_base"] = metrics.kl
+        if metrics.importance_ratio is not None:
+            measures["importance_ratio"] = metrics.importance_ratio
+        return loss, measures
 
     def after_step(self, policy: Policy) -> None:
         """Drop the step's old log-probabilities."""
-        self._old_log_probs.clear()
+        self.old_log_probs.clear()
 
     def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> int:
         """Count the tokens that the base reads."""

@@ -11,7 +11,7 @@ from stepalign.chat import Chat
 from stepalign.contexts import Context, ContextInput
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
-from stepalign.records import Critique, Problem, Rollout, TokenIds
+from stepalign.records import TokenIds
 
 _BISECTIONS = 10
 
@@ -34,10 +34,10 @@ def build_teacher_prompt(
     chat: Chat,
     before: Sequence[Turn],
     context: Context,
-    problem: Problem,
-    rollout: Rollout,
-    critique: Critique | None,
+    source: ContextInput,
     teacher: config.TeacherConfig,
+    *,
+    completion_tokens: int,
 ) -> TeacherPrompt:
     """Render a context and encode it, so that prompt and completion fit `teacher.max_length`.
 
@@ -45,29 +45,28 @@ def build_teacher_prompt(
         chat: encodes the prompt.
         before: turns before the problem, which the solver was shown as well.
         context: the design.
-        problem: the rollout's.
-        rollout: the attempt.
-        critique: the critique to show, where the context shows one.
+        source: the rollout, and what the context may show beside it.
         teacher: length limit and thinking boundary.
+        completion_tokens: tokens that follow the prompt.
 
     Raises:
         DoesNotFit: problem and completion alone exceed the limit.
     """
 
     def prompt(keep: float) -> tuple[str, TokenIds]:
-        message = context.render(ContextInput(problem=problem, rollout=rollout, critique=critique), keep=keep)
+        message = context.render(source, keep=keep)
         turns = [*before, Turn("user", message)]
         return message, chat.prompt_ids(turns, thinking=teacher.enable_thinking, close_think=teacher.close_think)
 
-    room = teacher.max_length - len(rollout.completion_ids)
+    room = teacher.max_length - completion_tokens
     message, ids = prompt(1.0)
     if len(ids) <= room:
         return TeacherPrompt(message=message, ids=ids, cut=False)
     message, ids = prompt(0.0)
     if len(ids) > room:
         raise DoesNotFit(
-            f"teacher.max_length = {teacher.max_length}: problem {problem.id} ({len(ids)} prompt tokens without any "
-            f"context) and its completion of {len(rollout.completion_ids)} tokens do not fit"
+            f"teacher.max_length = {teacher.max_length}: problem {source.problem.id} ({len(ids)} prompt tokens "
+            f"without any context) and its completion of {completion_tokens} tokens do not fit"
         )
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):

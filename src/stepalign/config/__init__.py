@@ -7,7 +7,14 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
-from stepalign.config.algorithms import AlgorithmConfig, DistillationConfig, GRPOConfig
+from stepalign.config.algorithms import (
+    AlgorithmConfig,
+    CreditGRPOConfig,
+    DistillationConfig,
+    GRPOConfig,
+    PolicyGradientConfig,
+    PolicyRatioConfig,
+)
 from stepalign.config.critics import (
     ChecksConfig,
     CriticConfig,
@@ -36,7 +43,6 @@ from stepalign.config.recipe import (
     Recipe,
     SamplingConfig,
     SelectionConfig,
-    TeacherConfig,
     TrackingConfig,
     TrainingConfig,
 )
@@ -51,4 +57,12 @@ from stepalign.config.sources import (
     ProblemsConfig,
     SourceConfig,
     SumsConfig,
+)
+from stepalign.config.teachers import (
+    BaseTeacherConfig,
+    EMATeacherConfig,
+    LiveTeacherConfig,
+    ScaledTeacherConfig,
+    TeacherConfig,
+    TrustRegionTeacherConfig,
 )

@@ -14,6 +14,10 @@ from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
 from stepalign.config.registry import Table, nested
 from stepalign.errors import StepalignError
+from stepalign.io import short
+
+_WANTED = {"tuple_type": "a list", "is_instance_of": "a path, as a string,", "model_type": "a table"}
+"""TOML's words for types, by pydantic's name of the error."""
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -63,6 +67,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise StepalignError(f"{path}: no such recipe{by_whom}") from None
     except IsADirectoryError:
         raise StepalignError(f"{path}: a folder, not a recipe file") from None
+    except OSError as error:
+        raise StepalignError(f"{path}: {error.strerror}") from None
+    except RecursionError:
+        raise StepalignError(f"{path}: nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StepalignError(f"{path}: not valid TOML: {error}") from None
     version = values.get("version", VERSION)
@@ -88,8 +96,10 @@ def _lay_over(base: dict[str, Any], values: Mapping[str, Any], table: type[Table
             family, inner = nested(table, key, {**old, **value})
             if family is None or not family.replaces(old, value):
                 _lay_over(old, value, inner)
-                continue
-        base[key] = value
+            else:
+                base[key] = {**family.kept(old, value), **value}
+        else:
+            base[key] = value
 
 
 def _parse_override(override: str) -> dict[str, Any]:
@@ -108,10 +118,13 @@ def _explain(path: Path, values: Mapping[str, Any], error: ValidationError) -> s
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = "unknown key" + _suggestion(values, fault["loc"])
+        elif fault["type"] in _WANTED:
+            message = f"{_WANTED[fault['type']]} is wanted"
         elif fault["type"] == "missing":
             message = "missing"
-        silent = message.startswith("missing") or isinstance(fault["input"], dict)
-        lines.append(f"  {key}: {message}" + ("" if silent else f" (found {fault['input']!r})"))
+        found = list(fault["input"]) if isinstance(fault["input"], tuple) else fault["input"]
+        silent = message.startswith("missing") or isinstance(found, dict)
+        lines.append(f"  {key}: {message}" + ("" if silent else f" (found {short(found)})"))
     return "\n".join(lines)
 
 

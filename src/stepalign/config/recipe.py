@@ -21,9 +21,15 @@ from stepalign.config.critics import AnyCriticConfig
 from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
+from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
+from stepalign.errors import StepalignError
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
+
+
+_LOCAL = ("/", ".", "~", "models/", "runs/")
+"""Beginnings of a directory's name; a name on the hub is `owner/model` or `model`."""
 
 
 class ModelConfig(Table):
@@ -35,6 +41,8 @@ class ModelConfig(Table):
     """A commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
+    float32_matmul_precision: Literal["highest", "medium", "auto"] = "highest"
+    """torch's precision of float32 products: `medium` multiplies in bfloat16; `auto` measures both on the CPU."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """The attention implementation of transformers."""
     chat_template_path: Path | None = None
@@ -42,8 +50,26 @@ class ModelConfig(Table):
 
     @property
     def location(self) -> str:
-        """The directory or hub name of the weights."""
-        return str(SOLVER) if self.name_or_path == "lab" else self.name_or_path
+        """The directory or hub name of the weights.
+
+        Raises:
+            StepalignError: a directory is missing (the hub is not asked), or holds an adapter.
+        """
+        if self.name_or_path == "lab":
+            return str(SOLVER)
+        folder, where = Path(self.name_or_path).expanduser(), f"model.name_or_path = {self.name_or_path!r}"
+        if folder.is_dir():
+            if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+                raise StepalignError(f"{where}: a PEFT adapter; name its base here, and the adapter with --adapter")
+            return str(folder)
+        if (
+            len(folder.parts) > 2
+            or self.name_or_path.startswith(_LOCAL)
+            or (folder.parent.name and folder.parent.is_dir())
+        ):
+            makes = f"; `python scripts/smollm2.py {folder}` makes it" if folder.name == "SmolLM2-135M-Instruct" else ""
+            raise StepalignError(f"{where}: no such folder{makes}")
+        return self.name_or_path
 
 
 class SelectionConfig(Table):
@@ -120,26 +146,11 @@ class ContextConfig(Table):
     """The teacher's context beyond the problem: one template file."""
 
     template: str = "refsol"
-    """`refsol`, `stepalign`, `quoted`, `verdicts`, or the path of a file of your own."""
+    """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
     fallback_template: str = Field(default_factory=_fallback_beside)
     """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
-
-
-@register("teacher", "base", implementation="stepalign.teachers:BaseTeacher")
-@register("teacher", "live", implementation="stepalign.teachers:LiveTeacher")
-class TeacherConfig(Table):
-    """The teacher and its prompt."""
-
-    kind: Annotated[str, AfterValidator(FAMILIES["teacher"].check)] = "base"
-    """`base`: the initial policy, the same weights with the adapter disabled (paper); `live`: the policy as it is."""
-    enable_thinking: bool = False
-    """The chat template's thinking switch for the teacher's prompt (paper: on)."""
-    close_think: bool = False
-    """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
-    max_length: PositiveInt = 20_000
-    """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
 
 
 class LoraConfig(Table):
@@ -239,7 +250,7 @@ class ProbeConfig(Table):
     rollouts: Path | None = None
     """A file or folder as of `stepalign probe --rollouts`; None samples from the initial policy."""
     num_rollouts: PositiveInt = 16
-    """The number of rollouts: the first ones given, or one sampled for each of as many problems."""
+    """The number of rollouts: the first ones given, or sampled, one a problem (a group where siblings are shown)."""
 
 
 class TrackingConfig(Table):
@@ -271,7 +282,7 @@ class Recipe(Table):
     grader: AnyGraderConfig = MathGraderConfig()
     critic: AnyCriticConfig | None = None
     context: ContextConfig = ContextConfig()
-    teacher: TeacherConfig = TeacherConfig()
+    teacher: AnyTeacherConfig = BaseTeacherConfig()
     algorithm: AnyAlgorithmConfig = DistillationConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -283,8 +294,12 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _algorithm_can_learn(self) -> Self:
-        generations, dropout = self.training.num_generations, self.lora.lora_dropout
-        self.algorithm.check(num_generations=generations, temperature=self.sampling.temperature, dropout=dropout)
+        self.algorithm.check(
+            num_generations=self.training.num_generations,
+            temperature=self.sampling.temperature,
+            dropout=self.lora.lora_dropout,
+            remote_sampler=self.sampler.is_remote,
+        )
         return self
 
     @property

@@ -14,9 +14,18 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -32,9 +41,25 @@ RUNTIME = Field(json_schema_extra={"runtime": True})
 
 
 class Table(BaseModel):
-    """A table of the recipe: unknown keys are errors, values cannot change after loading."""
+    """A table of the recipe: unknown keys are errors, types are not converted, values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _toml_has_no_tuples_and_no_paths(cls, values: object) -> object:
+        """Take TOML's arrays as tuples, and strings as paths where a path is wanted."""
+        if not isinstance(values, Mapping):
+            return values
+        paths = {name for name, info in cls.model_fields.items() if Path in _parts(info)}
+        return {
+            key: tuple(value)
+            if isinstance(value, list)
+            else Path(value)
+            if key in paths and isinstance(value, str) and "\0" not in value
+            else value
+            for key, value in values.items()
+        }
 
     def runtime_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the dotted names of the keys marked `RUNTIME`, those of inner tables included."""
@@ -58,6 +83,8 @@ class Family:
     """The key that names the kind."""
     default: str | None = None
     """The kind of a table without that key; None requires the key."""
+    keeps_common_keys: bool = False
+    """A table of another kind keeps the keys that both kinds have, where it is laid over one."""
     tables: dict[str, type[Table]] = field(default_factory=dict)
     implementations: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +95,13 @@ class Family:
     def replaces(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         """Return whether a table of this family names another kind than the one it is laid over."""
         return self.tag in new and self.kind_of(old) not in (None, new[self.tag])
+
+    def kept(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a replaced table that the table of another kind keeps."""
+        tables = [self.tables.get(kind) for kind in (self.kind_of(old), new[self.tag])]
+        if not self.keeps_common_keys or None in tables:
+            return {}
+        return {key: value for key, value in old.items() if all(key in table.model_fields for table in tables if table)}
 
     def check(self, kind: Any) -> str:
         """Return a kind that is registered; raise a `PydanticCustomError` if it is missing (None) or is not."""
@@ -101,7 +135,7 @@ _FAMILIES = (
     Family("sampler", default="transformers"),
     Family("source", tag="source"),
     Family("strategy", tag="strategy"),
-    Family("teacher", default="base"),
+    Family("teacher", default="base", keeps_common_keys=True),
 )
 FAMILIES = {family.name: family for family in _FAMILIES}
 """The families by name. Their kinds register themselves."""

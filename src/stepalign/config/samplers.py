@@ -1,6 +1,6 @@
 """The `[sampler]` tables: the engine that samples rollouts. Without `kind`, transformers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
@@ -10,6 +10,8 @@ from stepalign.config.registry import FAMILIES, RUNTIME, Probability, Table, Url
 class SamplerConfig(Table):
     """Base of every sampler's table."""
 
+    is_remote: ClassVar[bool] = False
+    """The sampler has weights and log-probabilities of its own."""
     kind: str
     max_num_seqs: Annotated[PositiveInt, RUNTIME] = 32
     """The most sequences decoded together."""
@@ -28,6 +30,7 @@ class TransformersConfig(SamplerConfig):
 class _RemoteConfig(SamplerConfig):
     """Base of the tables of samplers with weights of their own."""
 
+    is_remote: ClassVar[bool] = True
     tolerance: Annotated[PositiveFloat | None, RUNTIME] = None
     """The largest mean difference (nats a token) between the sampler's log-probabilities and the trainer's, after each
     weight sync; None is 0.001 for float32 and 0.05 for half precision."""

@@ -4,11 +4,14 @@ A template uses the variables that it names, of
 
 - `problem`, `solution`, `answer`: the problem's statement, reference solution and reference answer;
 - `attempt`, `correct`, `feedback`: the solver's rollout, whether it was graded correct, and the grader's words on it;
+- `sibling`: another rollout of the same problem that was graded correct, without its thinking;
+- `demonstration`: another problem, with `statement`, `solution` and `answer`, as an example;
 - `critique`: the critique of the rollout, with all its parts;
 - `wrong_step`, `paraphrase`: the first wrong step as the solver wrote it, and the correct part in other words.
 
-A design that names one of the last three needs a critic. To add a design, write a template (`prompts/refsol.txt` is
-the shortest) and name it: `context.template = "my-context.txt"`.
+A design that names one of the last three needs a critic. One that names `sibling` needs groups of rollouts. A rollout
+for which a design has nothing to show is not taught (`Context.missing`). To add a design, write a template
+(`prompts/refsol.txt` is the shortest) and name it: `context.template = "my-context.txt"`.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +19,7 @@ from dataclasses import dataclass, replace
 from jinja2 import Template
 
 from stepalign import prompts
+from stepalign.contexts.others import response
 from stepalign.contexts.paraphrase import paraphrase
 from stepalign.critics.schema import trim
 from stepalign.errors import StepalignError
@@ -23,7 +27,8 @@ from stepalign.records import Critique, Problem, Rollout
 from stepalign.trace import parse
 
 OF_CRITIQUE = frozenset({"critique", "wrong_step", "paraphrase"})
-VARIABLES = OF_CRITIQUE | {"problem", "solution", "answer", "attempt", "correct", "feedback"}
+OF_OTHERS = frozenset({"sibling", "demonstration"})
+VARIABLES = OF_CRITIQUE | OF_OTHERS | {"problem", "solution", "answer", "attempt", "correct", "feedback"}
 
 _CUT = "\n[…]"
 
@@ -36,8 +41,10 @@ class ContextInput:
     rollout: Rollout
     """The attempt that the example teaches, graded."""
     critique: Critique | None = None
-    siblings: tuple[Rollout, ...] = ()
-    """Other rollouts of the same problem in this step. No variable shows them yet."""
+    sibling: Rollout | None = None
+    """Another rollout of the same problem, to be shown in place of a solution (`others.successful_sibling`)."""
+    demonstration: Problem | None = None
+    """Another problem, with its solution (`others.demonstrations`)."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +65,37 @@ class Context:
         """True if the design shows the reference solution."""
         return "solution" in self.variables
 
+    @property
+    def needs_siblings(self) -> bool:
+        """True if the design shows another rollout of the problem."""
+        return "sibling" in self.variables
+
+    def missing(self, source: ContextInput) -> str:
+        """Name what the design would show of this rollout and has not; empty if there is something to show.
+
+        Of several (a sibling, else feedback), one is enough.
+        """
+        shown = self.variables & {"solution", "feedback", "sibling", "demonstration"}
+        if not shown or self.needs_critique:
+            return ""
+        values = self._values(source, 1.0)
+        return "" if any(values[name] for name in shown) else f"no {' or '.join(sorted(shown))}"
+
     def render(self, source: ContextInput, *, keep: float = 1.0) -> str:
         """Render the teacher's message.
 
         Args:
             source: what the template may name. Only designs that need no critique do without one.
-            keep: the share of each text (solution, attempt, feedback, the critique's parts) to keep, from its
-                beginning. Below 1 the cut is marked. The problem's statement is always whole.
+            keep: the share of each text (solution, attempt, sibling, feedback, demonstration, the critique's parts) to
+                keep, from its beginning. Below 1 the cut is marked. The problem's statement is always whole.
         """
+        if source.critique is None and self.needs_critique:
+            raise StepalignError(f"context {self.name}: rollout {source.rollout.id} has no critique to show")
+        return prompts.render(self.template, self._values(source, keep))
+
+    def _values(self, source: ContextInput, keep: float) -> dict[str, object]:
         problem, rollout, critique = source.problem, source.rollout, source.critique
-        if critique is None and self.needs_critique:
-            raise StepalignError(f"context {self.name}: rollout {rollout.id} has no critique to show")
+        sibling, demonstration = source.sibling, source.demonstration
         values: dict[str, object] = {
             "problem": problem.statement,
             "solution": _cut(problem.solution, keep),
@@ -76,6 +103,13 @@ class Context:
             "attempt": _cut(rollout.text, keep),
             "correct": rollout.correct,
             "feedback": _cut(rollout.grade.feedback if rollout.grade else "", keep),
+            "sibling": _cut(response(sibling), keep) if sibling else "",
+            "demonstration": demonstration
+            and replace(
+                demonstration,
+                statement=_cut(demonstration.statement, keep),
+                solution=_cut(demonstration.solution, keep),
+            ),
         }
         if critique is not None:
             values |= {
@@ -83,7 +117,7 @@ class Context:
                 "wrong_step": _cut(_wrong_step(rollout, critique), keep),
                 "paraphrase": _cut(paraphrase(critique.correct_part), keep),
             }
-        return prompts.render(self.template, values)
+        return values
 
 
 def load(name: str) -> Context:
@@ -95,7 +129,7 @@ def load(name: str) -> Context:
 def _wrong_step(rollout: Rollout, critique: Critique) -> str:
     """Return the first wrong step in the solver's words; empty without one."""
     try:
-        trace = parse(rollout.text)
+        trace = parse(rollout.text, rollout.response_start)
         return trim(trace.content(trace.section(critique.first_error or 0)))
     except IndexError:
         return ""

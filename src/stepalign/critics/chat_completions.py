@@ -130,11 +130,11 @@ class ChatCompletions:
         if body is None:
             return ModelReply(text="", truncated=True)
         try:
-            completion = json.loads(body)
+            completion = json.loads(body, parse_int=float)  # an integer of 5,000 digits is an error
             choice = completion["choices"][0]
-            content = choice["message"].get("content") or ""
-            usage = completion.get("usage") or {}
-            tokens = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+            content = self._client.redact.text(_text(choice["message"].get("content")))  # it may be in parts
+            usage = completion.get("usage")
+            tokens = {name: _count(usage, name) for name in ("prompt_tokens", "completion_tokens")}
             text = without_thinking(content)  # thinking in a field of its own is not read
             text = text.encode(errors="replace").decode()  # half a surrogate pair could not be written to a file
             finish = choice.get("finish_reason")
@@ -143,3 +143,22 @@ class ChatCompletions:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise ValueError("not a chat completion") from None
         return ModelReply(text=text[: self._max_chars], truncated=truncated, finish=finish, **tokens)
+
+
+def _text(content: object) -> str:
+    """Return a message's content. Of a list of parts it is their text; thinking, images and tool calls are not read."""
+    if isinstance(content, list):
+        return "".join(
+            part if isinstance(part, str) else _text(part.get("text"))
+            for part in content
+            if isinstance(part, str) or part.get("type", "text") in ("text", "output_text")
+        )
+    if not isinstance(content, str | None):
+        raise ValueError("neither a text nor a list of parts")
+    return content or ""
+
+
+def _count(usage: object, name: str) -> int:
+    """Return a number of tokens; 0 where the server gives none that makes sense."""
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return int(value) if isinstance(value, float) and 0 <= value < 2**53 else 0

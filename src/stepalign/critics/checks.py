@@ -23,7 +23,7 @@ from stepalign.critics.arithmetic.chains import Link
 from stepalign.critics.arithmetic.words import in_figures
 from stepalign.records import Check, Critique, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.trace import Section, Trace, boxed, end_of_thinking, parse
+from stepalign.trace import Section, Trace, boxed, parse
 
 NAMES = (
     "length", "layout", "case", "verdicts", "exact_copy", "normalized_copy", "error_not_quoted", "true_equations",
@@ -47,7 +47,7 @@ class Checker:
 
     def check(self, critique: Critique, problem: Problem, rollout: Rollout) -> tuple[Check, ...]:
         """Run every check, in the order of `NAMES`."""
-        trace = parse(rollout.text)
+        trace = parse(rollout.text, rollout.response_start)
         exact, normalized = _copy_likeness(critique, trace)
         return (
             self._length(critique, problem, rollout),
@@ -225,7 +225,7 @@ def _true_equations(critique: Critique, trace: Trace) -> Check:
     texts = [trace.content(section) for k, section in enumerate(sections, start=1) if k in judged or first is None]
     if first is None or critique.correct_part:
         before = trace.text[: trace.steps[0].start] if trace.steps else trace.text if first is None else ""
-        texts.append(before[end_of_thinking(before) :])
+        texts.append(before[trace.response_start :])
     reasons = [verdict.reason for verdict in critique.verdicts if verdict.reason]
     texts += [*reasons, critique.corrected_step, critique.continuation]
     false = [link for text in texts for link in _false_links(text)]

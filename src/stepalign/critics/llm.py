@@ -18,6 +18,7 @@ from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.trace import parse
+from stepalign.trace.thoughts import THOUGHT_MARKS
 
 VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
 """Variables of a critic's template."""
@@ -40,8 +41,9 @@ class ModelReply:
     completion_tokens: int = 0
 
 
-_THINK = re.compile(r"<(?:[a-z]{1,12}:)?(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷", re.IGNORECASE)
-_THINK_END = re.compile(r"</(?:[a-z]{1,12}:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+_THINK, _THINK_END = (
+    re.compile("|".join(re.escape(pair[side]) for pair in THOUGHT_MARKS), re.IGNORECASE) for side in (0, 1)
+)
 _JSON = re.compile(r"\s{0,40}(?:```[a-z]{0,8}\s{0,8})?\{")
 
 
@@ -117,7 +119,7 @@ class CritiqueWriter:
         ):
             if is_fault:
                 return self._reject(pending, reason, detail)
-        trace = parse(rollout.text)
+        trace = parse(rollout.text, rollout.response_start)
         try:
             parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(text, trace)
         except schema.CritiqueFormatError as error:

@@ -7,7 +7,6 @@ caller keeps the servers waiting. The reason of a `CritiqueFailure` is a check's
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import CritiqueWriter, PendingCritique
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.serving.client import LoopThread, UnansweredError
+from stepalign.serving.client import LoopThread, UnansweredError, read_key
 from stepalign.serving.endpoints import check_urls
 
 
@@ -30,6 +29,7 @@ class OpenAICritic:
 
     def __init__(self, settings: config.OpenAICriticConfig, grader: Grader, folder: Path) -> None:
         check_urls("critic.base_url", settings.base_url)
+        read_key(settings.api_key_env)
         self.name = settings.model
         self._settings = settings
         self._writer = CritiqueWriter(settings.model, settings, grader)
@@ -95,7 +95,7 @@ class OpenAICritic:
         self, results: "SimpleQueue[Critique | CritiqueFailure | BaseException]"
     ) -> Iterator[Callable[[PendingCritique], object]]:
         """Yield a function that starts a critique in a background thread's event loop."""
-        key = os.environ.get(self._settings.api_key_env, "").strip() or None
+        key = read_key(self._settings.api_key_env)
         cache = ReplyCache(self._cache_path) if self._cache_path else None
         server = ChatCompletions(self._settings, key, cache)
         room = asyncio.Semaphore(self._settings.max_concurrency)

@@ -11,10 +11,10 @@ import re
 
 _NAMES = (
     r"/?(?:s|bos|eos|pad|unk|sep|cls|mask|im_start|im_end|[a-z]{1,12}_of_[a-z]{1,12}|"
-    r"(?:[a-z]{1,12}:)?think|thinking|thought|reasoning|tool_call|tool_response)>"
+    r"(?:[a-z]{1,12}[:_])?think|thinking|thought|reasoning|tool_call|tool_response)>"
 )
 CONTROL = re.compile(
-    rf"<(?P<a>\\*)(?=[|｜][^\n<>]{{1,60}}[|｜]>|{_NAMES}|<\\*/?SYS>)"
+    rf"<(?P<a>\\*)(?=[|｜][^\n<>]{{1,60}}>|[\w.-]{{1,40}}[|｜]>|unused\d{{1,4}}>|{_NAMES}|<\\*/?SYS>)"
     r"|\[(?P<b>\\*)(?=/?(?:INST|THINK|SYSTEM_PROMPT|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS|gMASK)\])"
     r"|◁(?P<c>\\*)(?=/?think▷)",
     re.IGNORECASE,

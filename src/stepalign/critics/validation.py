@@ -93,7 +93,7 @@ def splice(critique: Critique, rollout: Rollout, *, keep_reasons: bool) -> Criti
     verdicts = critique.verdicts
     if not keep_reasons:
         verdicts = tuple(Verdict(step=verdict.step, correct=verdict.correct) for verdict in verdicts)
-    trace = parse(rollout.text)
+    trace = parse(rollout.text, rollout.response_start)
     own = schema.original(trace, critique.first_error)
     corrected, continuation = critique.corrected_step, critique.continuation
     if remainder := verbatim_remainder(critique, trace):

@@ -4,16 +4,20 @@ Every source gives id, statement, final answer and (most) a reference solution. 
 by reason and named. A new source is a table in `config/sources.py` and a function that yields candidates.
 """
 
+import logging
 from collections.abc import Sequence
 
 from stepalign import config
 from stepalign.config import registry
-from stepalign.data.normalize import Loaded, collect, statement_digest
+from stepalign.data.normalize import LOST_BACKSLASH, UNFINISHED_THOUGHT, Loaded, collect, statement_digest
 from stepalign.errors import StepalignError
 from stepalign.records import Problem
 from stepalign.seeding import derive_seed
 
 __all__ = ["Loaded", "load", "prepare", "split"]
+
+
+log = logging.getLogger("stepalign")
 
 
 def prepare(settings: config.ProblemsConfig) -> tuple[list[Problem], list[Problem], dict[str, int]]:
@@ -43,7 +47,11 @@ def load(source: config.SourceConfig) -> Loaded:
             problem at all (with the counts of what was left out).
     """
     name = str(getattr(source, "path", None) or source.source)
-    return collect(name, registry.build(source), source.limit)
+    loaded = collect(name, registry.build(source), source.limit)
+    for reason in (LOST_BACKSLASH, UNFINISHED_THOUGHT):
+        if count := loaded.dropped.get(reason):
+            log.warning("%s: %d rows left out, the first at %s: %s", name, count, loaded.places[reason][0], reason)
+    return loaded
 
 
 def split(problems: Sequence[Problem], holdout: int, seed: int) -> tuple[list[Problem], list[Problem]]:

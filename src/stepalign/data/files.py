@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stepalign import config
-from stepalign.data.normalize import Candidate, text
+from stepalign.data.normalize import Candidate, WrittenFloat, text
 from stepalign.errors import StepalignError
 from stepalign.records import Problem
 
@@ -92,8 +92,8 @@ def _json_lines(path: Path) -> Rows:
                 continue
             where = f"{path}, line {number}"
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                row = json.loads(line, parse_float=WrittenFloat)
+            except (ValueError, RecursionError) as error:
                 raise StepalignError(f"{where}: not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise StepalignError(f"{where}: a JSON object is wanted, found a {type(row).__name__}")
@@ -106,9 +106,21 @@ def _parquet_rows(path: Path) -> Rows:
 
     with path.open("rb") as file:
         try:
-            batches = parquet.ParquetFile(file).iter_batches(batch_size=1024)
+            # An answer of 0.1 in 32 bits is 0.10000000149011612 in 64.
+            batches = map(_with_shortest_floats, parquet.ParquetFile(file).iter_batches(batch_size=1024))
             table_rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(table_rows, start=1):
                 yield number, f"{path}, row {number}", row
         except pyarrow.ArrowException as error:
             raise StepalignError(f"{path}: not a readable Parquet file: {error}") from None
+
+
+def _with_shortest_floats(batch: Any) -> Any:
+    """Widen the floats of 32 bits in a record batch to the shortest decimals that are them."""
+    from pyarrow import compute, float64, string, types
+
+    for index, part in enumerate(batch.schema):
+        if types.is_float32(part.type):
+            widened = compute.cast(compute.cast(batch.column(index), string()), float64())
+            batch = batch.set_column(index, part.name, widened)
+    return batch

@@ -10,18 +10,33 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
 from pydantic import JsonValue, ValidationError
 
+from stepalign.data.damage import has_lost_backslash, without_thought
 from stepalign.errors import StepalignError
 from stepalign.io import explain, short
 from stepalign.records import Problem
 
+LOST_BACKSLASH = "LaTeX with single backslashes, which JSON reads as control characters"
+UNFINISHED_THOUGHT = "unfinished thought in the solution"
 NAMED = 1000
 """Rows named for each reason; the others are only counted (OpenMathReasoning has millions)."""
-_EXACT = 2**53
-"""Up to here every whole number is a float of its own."""
+_MOST_DIGITS = 40
+"""Larger and smaller numbers are written with a power of ten."""
+
+
+class WrittenFloat(float):
+    """A float with the digits that its file has."""
+
+    def __new__(cls, written: str) -> Self:
+        """Read a float's digits."""
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+    written: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +82,24 @@ def text(row: Mapping[str, Any], column: str, where: str, *, numbers: bool = Fal
             return str(value)
         case float() | Decimal() if numbers and math.isnan(value):
             return ""
-        case float() | Decimal() if numbers and math.isfinite(value):
-            is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT
-            return str(int(value) if is_whole else value)
+        case WrittenFloat() if numbers:
+            return _digits(Decimal(value.written))
+        case float() if numbers and math.isfinite(value):
+            return _digits(Decimal(repr(value)))
+        case Decimal() if numbers and value.is_finite():
+            return _digits(value)
     expected = "text or a number" if numbers else "text"
     raise StepalignError(f"{where}: column {column!r}: {expected} is wanted, found {short(value)}")
+
+
+def _digits(number: Decimal) -> str:
+    """Write a number as mathematicians do: 72.0 is `72`, 1e20 is a one with twenty zeros, 2.50 stays."""
+    if not number:
+        return "0"
+    if abs(number.adjusted()) > _MOST_DIGITS:
+        mantissa = number.scaleb(-number.adjusted()).normalize()
+        return rf"{mantissa:f} \times 10^{{{number.adjusted()}}}"
+    return str(int(number)) if number == number.to_integral_value() else f"{number:f}"
 
 
 def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None) -> Loaded:
@@ -89,16 +117,14 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
     place_of_statement, place_of_id = dict[bytes, str](), dict[str, str]()
     for row in candidates:
         digest, place = statement_digest(row.statement), row.where
-        if not row.statement.strip():
-            reason = "empty statement"
-        elif not row.answer.strip():
-            reason = "missing answer"
-        elif digest in place_of_statement:
+        solution = without_thought(row.solution)
+        reason = _fault(row, solution)
+        if not reason and digest in place_of_statement:
             reason, place = "duplicate", f"{place} (as {place_of_statement[digest]})"
-        else:
+        elif not reason:
             place_of_statement[digest] = place
             reason = row.rejected or ""
-        if reason:
+        if reason or solution is None:
             dropped[reason] = dropped.get(reason, 0) + 1
             if dropped[reason] <= NAMED:
                 places.setdefault(reason, []).append(place)
@@ -108,9 +134,10 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
                 f"{place}: id {row.id!r} is already that of {place_of_id[row.id]}, which is another problem"
             )
         place_of_id[row.id] = place
-        texts = {key: getattr(row, key).strip() for key in ("statement", "answer", "solution")}
+        texts = {"statement": row.statement, "answer": row.answer, "solution": solution}
         try:
-            problems.append(Problem(id=row.id, source=row.source, meta=row.meta, **texts))
+            stripped = {key: value.strip() for key, value in texts.items()}
+            problems.append(Problem(id=row.id, source=row.source, meta=row.meta, **stripped))
         except ValidationError as error:
             raise StepalignError(f"{row.where}: not a problem: {explain(error)}") from None
         if len(problems) == limit:
@@ -119,6 +146,17 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "it is empty"
         raise StepalignError(f"{name}: no problems left: {reasons}")
     return Loaded(problems=tuple(problems), dropped=dropped, places=places)
+
+
+def _fault(row: Candidate, solution: str | None) -> str:
+    """Find the fault of a row alone; empty without one. A `solution` of None is unfinished."""
+    if not row.statement.strip():
+        return "empty statement"
+    if not row.answer.strip():
+        return "missing answer"
+    if has_lost_backslash(row.statement, row.answer, row.solution):
+        return LOST_BACKSLASH
+    return UNFINISHED_THOUGHT if solution is None else ""
 
 
 def statement_digest(statement: str) -> bytes:

@@ -1,7 +1,7 @@
 """`nvidia/OpenMathReasoning`: the paper's problems, mostly solved by a 72B model with tools.
 
 A row is one generated solution; a problem has many, and the first in the data set's order is its reference
-solution, without the reasoning before `</think>`. `pass_rate_72b_tir` is text: a number, or `n/a` where the
+solution, without its thought. `pass_rate_72b_tir` is text: a number, or `n/a` where the
 pass rate is not known, which passes no bound.
 
 The split is streamed: `datasets` would otherwise download all four splits (50 GB) before the first row, and
@@ -36,7 +36,7 @@ def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterato
             id=f"openmath-{statement_digest(statement).hex()[:16]}",
             statement=statement,
             answer=_known(text(row, "expected_answer", where)),
-            solution=_known(text(row, "generated_solution", where)).rpartition("</think>")[2],
+            solution=_known(text(row, "generated_solution", where)),
             source=f"{DATASET}/{text(row, 'problem_source', where)}",
             meta={
                 "pass_rate_72b_tir": rate,

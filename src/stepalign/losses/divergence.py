@@ -3,7 +3,8 @@
 A `Support` gives the divergence D_t from both models' logits. This module computes it from hidden states. It projects
 a chunk of tokens to logits, compares them, and takes the gradient back through the head at once. So [tokens, vocab]
 never exists for more than a chunk. The forward pass costs three matrix products, the backward pass one scaling.
-Element-wise work goes tile by tile, with as many rows as stay in a cache.
+Element-wise work goes tile by tile, with as many rows as stay in a cache. What depends on a whole sequence (an
+advantage of later tokens, an importance ratio) has no gradient, so it scales the tokens' gradients at the end.
 
 Left out: a gradient for the head, because LoRA leaves it frozen; a bias and soft-capped logits, because
 `check_head` refuses such models.
@@ -12,23 +13,25 @@ Left out: a gradient for the head, because LoRA leaves it frozen; a bias and sof
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepalign.errors import StepalignError
 from stepalign.losses import lm_head
 from stepalign.losses.gradient import with_gradient
-from stepalign.losses.support import FORWARD_KL, Support
+from stepalign.losses.importance import ImportanceSampling
+from stepalign.losses.support import FORWARD_KL, MEASURES, Support
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Measures of each token, without gradients; NaN where a token's weight is 0.
 
-    They describe the compared distributions: temperatures applied, before clipping. Units are nats.
+    They describe the compared distributions: whole vocabularies, temperatures applied, before clipping. Units are nats.
     """
 
     kl_teacher_student: Float[Tensor, " tokens"]
@@ -37,6 +40,12 @@ class Metrics:
     entropy_teacher: Float[Tensor, " tokens"]
     agreement: Float[Tensor, " tokens"]
     """1 where both give the most probability to the same vocabulary entry, else 0."""
+    log_prob_student: Float[Tensor, " tokens"]
+    """Of the sampled token; NaN without targets. A further update on the same rollouts takes them as those sampled."""
+    log_prob_teacher: Float[Tensor, " tokens"]
+    """Likewise. The difference is the token's credit (Eq. 4)."""
+    importance_ratio: Float[Tensor, " tokens"] | None
+    """None without an importance correction."""
 
 
 def divergence(
@@ -47,6 +56,10 @@ def divergence(
     support: Support = FORWARD_KL,
     *,
     teacher_head: Float[Tensor, "vocab teacher_hidden"] | None = None,
+    targets: Int[Tensor, " tokens"] | None = None,
+    lengths: Sequence[int] | None = None,
+    importance: ImportanceSampling | None = None,
+    sampled_log_probs: Float[Tensor, " tokens"] | None = None,
     chunk_tokens: int | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Compute Σ_t weights_t · D_t between two models' next-token distributions.
@@ -61,6 +74,11 @@ def divergence(
         weights: mask and denominator in one (`losses.weights`). A token of weight 0 is never read.
         support: the divergence of a token, by default forward KL over the whole vocabulary.
         teacher_head: the teacher's output embedding, where it is not the student's.
+        targets: the sampled ids; needed by the sampled token's support and by an importance correction.
+        lengths: tokens of each sequence, in order; None is one sequence.
+        importance: the correction for a policy that is no longer the one that sampled.
+        sampled_log_probs: log-probabilities under the policy that sampled, at the student's temperature; None is this
+            policy, whose ratio is 1.
         chunk_tokens: tokens whose logits exist at once; None chooses by vocabulary and device.
 
     Raises:
@@ -77,16 +95,26 @@ def divergence(
         )
     # Autocast would make half-precision products of float32 factors.
     with torch.no_grad(), torch.autocast(head.device.type, enabled=False):
-        loss, per_token, gradient = _evaluate(
-            student_hidden, teacher_hidden, head, own_head, weights, support,
+        losses, measures, gradient = _evaluate(
+            student_hidden, teacher_hidden, head, own_head, weights, support, targets,
             chunk=chunk_tokens, wants_gradient=wants_gradient,
         )  # fmt: skip
+        lengths = [len(weights)] if lengths is None else lengths
+        # Tokens that are never read have no log-probabilities; their difference is 0.
+        student, teacher = (measures[name].masked_fill(weights == 0, 0.0) for name in MEASURES[-2:])
+        factors, ratios = support.factors(student, teacher, lengths), None
+        if importance is not None:
+            old = student if sampled_log_probs is None else sampled_log_probs.masked_fill(weights == 0, 0.0)
+            ratios = importance.ratios(student, old.to(student.dtype), lengths)
+            factors = ratios if factors is None else ratios * factors
+        if factors is not None:
+            losses = losses * factors
+        loss = losses.sum()
+        if gradient is not None and factors is not None:
+            gradient.mul_(factors[:, None])
     if gradient is not None:
         loss = with_gradient(student_hidden, loss, gradient)
-    _, kl, entropy_student, entropy_teacher, agreement = per_token
-    return loss, Metrics(
-        kl_teacher_student=kl, entropy_student=entropy_student, entropy_teacher=entropy_teacher, agreement=agreement
-    )
+    return loss, Metrics(importance_ratio=ratios, **measures)
 
 
 def _evaluate(
@@ -96,18 +124,19 @@ def _evaluate(
     teacher_head: Float[Tensor, "vocab teacher_hidden"],
     weights: Float[Tensor, " tokens"],
     support: Support,
+    targets: Int[Tensor, " tokens"] | None,
     *,
     chunk: int | None,
     wants_gradient: bool,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "5 tokens"], Float[Tensor, "tokens hidden"] | None]:
-    """Return the loss, each token's measures in `Support.compare`'s order, and d loss / d student_hidden."""
+) -> tuple[Float[Tensor, " tokens"], dict[str, Float[Tensor, " tokens"]], Float[Tensor, "tokens hidden"] | None]:
+    """Return weights_t · D_t, each token's measures by name, and d weights_t · D_t / d student_hidden_t."""
     vocab, device, dtype = len(head), head.device, lm_head.logit_dtype(head)
     counted = weights.nonzero().squeeze(-1)
     chunk = max(1, min(len(counted), chunk or lm_head.chunk_tokens(len(counted), vocab, device)))
     rows = min(chunk, lm_head.tile_rows(vocab, device))
 
-    loss = torch.zeros((), dtype=dtype, device=device)
-    per_token = torch.full((5, len(weights)), math.nan, dtype=dtype, device=device)
+    losses = torch.zeros(len(weights), dtype=dtype, device=device)
+    per_token = torch.full((len(MEASURES), len(weights)), math.nan, dtype=dtype, device=device)
     gradient = torch.zeros_like(student_hidden, dtype=dtype) if wants_gradient else None
     logits = torch.empty((2 * chunk, vocab), dtype=dtype, device=device)
     scratch = torch.empty((4, rows, vocab), dtype=dtype, device=device)
@@ -115,6 +144,7 @@ def _evaluate(
     for index in torch.split(counted, chunk):
         n = len(index)
         student, teacher = student_hidden[index].to(head.dtype), teacher_hidden[index].to(teacher_head.dtype)
+        chunk_targets = None if targets is None else targets[index]
         student_logits, teacher_logits = logits[:n], logits[n : 2 * n]
         if teacher_head is head:
             # One product of twice the rows is faster than two.
@@ -124,20 +154,24 @@ def _evaluate(
             lm_head.project(teacher, teacher_head, teacher_logits)
 
         logit_gradient = lm_head.gradient_room(student_logits, head)
-        measures = torch.empty((5, n), dtype=dtype, device=device)
+        compared = torch.empty((1 + len(MEASURES), n), dtype=dtype, device=device)
         for start in range(0, n, rows):
             tile = slice(start, start + rows)
-            measures[:, tile] = support.compare(
-                student_logits[tile], teacher_logits[tile], scratch, logit_gradient[tile] if wants_gradient else None
+            compared[:, tile] = support.compare(
+                student_logits[tile],
+                teacher_logits[tile],
+                None if chunk_targets is None else chunk_targets[tile],
+                scratch,
+                logit_gradient[tile] if wants_gradient else None,
             )
 
-        per_token[:, index] = measures
-        scale, divergences = weights[index].to(dtype), measures[0]
-        loss += (scale * divergences.clamp(max=support.max_per_token)).sum()
+        per_token[:, index] = compared[1:]
+        scale, divergences = weights[index].to(dtype), compared[0]
+        losses[index] = scale * divergences.clamp(max=support.max_per_token)
         if gradient is not None:
             scale = scale * (divergences <= support.max_per_token) / support.student_temperature
             gradient[index] = lm_head.pull_back(logit_gradient, head).mul_(scale[:, None])
-    return loss, per_token, gradient
+    return losses, dict(zip(MEASURES, per_token, strict=True)), gradient
 
 
 def _check_shapes(

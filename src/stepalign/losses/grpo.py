@@ -13,6 +13,7 @@ because the policy is the one that sampled. The forward pass makes the gradient,
 Left out: the renormalization by top-p and top-k, because a token that leaves its set has no ratio any more.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from stepalign.errors import StepalignError
 from stepalign.losses import lm_head
 from stepalign.losses.gradient import with_gradient
+from stepalign.losses.importance import ImportanceSampling
 
 _EPSILON = 1e-4
 """Added to the standard deviation, so that advantages stay finite where rewards hardly differ."""
@@ -50,6 +52,8 @@ class Metrics:
     """1 where the clip removes the token's gradient, else 0."""
     kl: Float[Tensor, " tokens"]
     """The estimate of KL(policy‖base); NaN without a base."""
+    importance_ratio: Float[Tensor, " tokens"] | None
+    """None without an importance correction."""
 
 
 def advantages(rewards: Float[Tensor, "groups group"]) -> Float[Tensor, "groups group"]:
@@ -70,6 +74,9 @@ def policy_gradient(
     chunk_tokens: int | None = None,
     old_log_probs: Float[Tensor, " tokens"] | None = None,
     base_log_probs: Float[Tensor, " tokens"] | None = None,
+    lengths: Sequence[int] | None = None,
+    importance: ImportanceSampling | None = None,
+    sampled_log_probs: Float[Tensor, " tokens"] | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Compute Σ_t weights_t · L_t, with its gradient to `hidden`.
 
@@ -85,6 +92,9 @@ def policy_gradient(
         chunk_tokens: tokens whose logits exist at once; None chooses by vocabulary and device.
         old_log_probs: log-probabilities under the policy that sampled; None where that is this policy.
         base_log_probs: the same under the base, at this temperature; needed where `kl_coef` is not 0.
+        lengths: tokens of each sequence, in order; None is one sequence.
+        importance: the correction for an engine that sampled with other numbers than π_old's; it weighs each L_t.
+        sampled_log_probs: that engine's log-probabilities, at this temperature; None is π_old's, whose ratio is 1.
 
     Raises:
         StepalignError: the head requires a gradient.
@@ -96,10 +106,20 @@ def policy_gradient(
     if wants_gradient and head.requires_grad:
         raise StepalignError("the policy gradient gives the output head none, but head.requires_grad is set: freeze it")
     with torch.no_grad(), torch.autocast(head.device.type, enabled=False):
-        loss, metrics, gradient = _evaluate(
+        losses, measures, gradient = _evaluate(
             hidden, head, targets, advantage, weights, clip, kl_coef, chunk_tokens,
             temperature=temperature, old=old_log_probs, base=base_log_probs, wants_gradient=wants_gradient,
         )  # fmt: skip
+        ratios = None
+        if importance is not None:
+            old = measures["log_probs"] if old_log_probs is None else old_log_probs
+            sampled = old if sampled_log_probs is None else sampled_log_probs.to(old.dtype)
+            ratios = importance.ratios(old, sampled, [len(old)] if lengths is None else lengths)
+            losses = losses * ratios
+            if gradient is not None:
+                gradient.mul_(ratios[:, None])
+        loss = torch.linalg.vecdot(weights.to(losses.dtype), losses)
+    metrics = Metrics(importance_ratio=ratios, **measures)
     return (loss if gradient is None else with_gradient(hidden, loss, gradient)), metrics
 
 
@@ -117,8 +137,8 @@ def _evaluate(
     old: Float[Tensor, " tokens"] | None,
     base: Float[Tensor, " tokens"] | None,
     wants_gradient: bool,
-) -> tuple[Float[Tensor, ""], Metrics, Float[Tensor, "tokens hidden"] | None]:
-    """Return the loss, each token's measures, and d loss / d hidden."""
+) -> tuple[Float[Tensor, " tokens"], dict[str, Float[Tensor, " tokens"]], Float[Tensor, "tokens hidden"] | None]:
+    """Return L_t, each token's measures by name, and d weights_t · L_t / d hidden_t."""
     tokens, vocab, device, dtype = len(hidden), len(head), head.device, lm_head.logit_dtype(head)
     chunk = max(1, min(tokens, chunk or lm_head.chunk_tokens(tokens, vocab, device)))
     rows = min(chunk, lm_head.tile_rows(vocab, device))
@@ -158,8 +178,7 @@ def _evaluate(
                 room[inside].copy_(probabilities)
         if gradient is not None:
             gradient[here] = lm_head.pull_back(room, head)
-    loss = torch.linalg.vecdot(weights.to(dtype), losses)
-    return loss, Metrics(log_probs=log_probs, entropy=entropy, clipped=clipped, kl=kl), gradient
+    return losses, {"log_probs": log_probs, "entropy": entropy, "clipped": clipped, "kl": kl}, gradient
 
 
 def _token_loss(

@@ -139,7 +139,7 @@ def estimate(
     student, teacher = (prompt + given.completion * given.read_share for prompt in (given.prompt, given.teacher_prompt))
     # The loss makes its products with the head in the student's stage: the student's, the teacher's, the gradient's.
     if algorithm.reference == "teacher":
-        stages["teacher"] = learning(teacher, 1, 0)
+        stages["teacher"] = learning(teacher, 1, 0, algorithm.num_updates)
     elif algorithm.reference == "base":
         stages["base"] = learning(student, 1, 1, algorithm.num_updates)
     passes, products = 3 if training.gradient_checkpointing else 2, 3 if algorithm.uses_teacher else 2

@@ -41,6 +41,7 @@ class ProbeCallback(TrainerCallback):
             raise StepalignError(f"probe.contexts: {lacking[0]!r} shows a critique, but the recipe has no [critic]")
         teacher = limit_to_context(recipe.teacher, context_limit(recipe.model))
         before = trainer.solver.prompt.before
+        self._group_size = 1 if probe.rollouts else inputs.group_size(templates, recipe)
         self._scorer = CreditScorer(trainer.policy, trainer.solver.chat, before, templates, teacher)
         self.on_save(trainer)
 
@@ -80,10 +81,13 @@ class ProbeCallback(TrainerCallback):
         if path.exists():
             return read_jsonl(path, Credit), inputs.read(folder)
         assert probe is not None
-        given = Probe(problems=tuple(trainer.train_problems[: probe.num_rollouts]), rollouts=())
+        num_problems = -(-probe.num_rollouts // self._group_size)
+        given = Probe(problems=tuple(trainer.train_problems[:num_problems]), rollouts=())
         if probe.rollouts is not None:
             given = inputs.read(probe.rollouts, lambda: trainer.train_problems, limit=probe.num_rollouts)
-        given = inputs.prepare(given, trainer.recipe, trainer.solver, trainer.console, folder)
+        given = inputs.prepare(
+            given, trainer.recipe, trainer.solver, trainer.console, folder, num_samples=self._group_size
+        )
         credits = [credit for batch in self._scorer.run(given, {}) for credit in batch]
         write_jsonl(path, credits)
         return credits, given

@@ -22,12 +22,12 @@ from stepalign.algorithms.self_distillation import distillation_example
 from stepalign.algorithms.teacher_prompt import DoesNotFit
 from stepalign.chat import Chat
 from stepalign.collate import Batch, collate, split_views
-from stepalign.contexts import Context
+from stepalign.contexts import Context, ContextInput, others
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
-from stepalign.records import Credit, Critique, Problem, Rollout, TopTokens
+from stepalign.records import Credit, TopTokens
 from stepalign.views import View
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
@@ -119,7 +119,7 @@ class CreditScorer:
             inputs: rollouts with their prompts' ids, problems, and critiques where there are any.
             cached: credit from an earlier run, by rollout id and context name.
         """
-        problems, critiques = {problem.id: problem for problem in inputs.problems}, inputs.critiques
+        sources = context_inputs(inputs)
         students = {
             rollout_id: TokenScores(credit.student, credit.student_top) for (rollout_id, _), credit in cached.items()
         }
@@ -129,10 +129,7 @@ class CreditScorer:
                 (rollout.id, context.name): example
                 for rollout in ordered[first : first + _ROLLOUTS_AT_A_TIME]
                 for context in self.contexts
-                if (rollout.id, context.name) not in cached
-                and (
-                    example := self._example(context, rollout, problems[rollout.problem_id], critiques.get(rollout.id))
-                )
+                if (rollout.id, context.name) not in cached and (example := self._example(context, sources[rollout.id]))
             }
             unscored = {name: example.student for (name, _), example in examples.items() if name not in students}
             teacher_views = [example.teacher for example in examples.values()]
@@ -155,16 +152,35 @@ class CreditScorer:
                 for ((rollout_id, context_name), example), teacher in zip(examples.items(), teachers, strict=True)
             ]
 
-    def _example(
-        self, context: Context, rollout: Rollout, problem: Problem, critique: Critique | None
-    ) -> DistillationExample | None:
+    def _example(self, context: Context, source: ContextInput) -> DistillationExample | None:
         reason = "teacher prompt too long"
-        if critique is None and context.needs_critique:
+        if source.critique is None and context.needs_critique:
             reason = "no critique"
-        elif context.needs_solution and not problem.solution:
+        elif context.needs_solution and not source.problem.solution:
             reason = "no reference solution"
+        elif missing := context.missing(source):
+            reason = missing
         else:
             with suppress(DoesNotFit):
-                return distillation_example(self.chat, self.before, context, problem, rollout, critique, self.teacher)
+                example = distillation_example(self.chat, self.before, context, source, self.teacher)
+                if example.message:
+                    return example
+                reason = "empty message"
         self.skipped[f"{context.name}: {reason}"] += 1
         return None
+
+
+def context_inputs(inputs: Probe) -> dict[str, ContextInput]:
+    """Return what a context may show of each rollout, by its id. Siblings are other rollouts of the probe."""
+    problems, critiques = {problem.id: problem for problem in inputs.problems}, inputs.critiques
+    groups, demonstrations = others.groups(inputs.rollouts), others.demonstrations(inputs.problems)
+    return {
+        rollout.id: ContextInput(
+            problem=problems[rollout.problem_id],
+            rollout=rollout,
+            critique=critiques.get(rollout.id),
+            sibling=others.successful_sibling(rollout, groups[rollout.problem_id]),
+            demonstration=demonstrations.get(rollout.problem_id),
+        )
+        for rollout in inputs.rollouts
+    }

@@ -4,7 +4,7 @@ Rollouts are read from files or sampled. Missing prompts, grades and critiques a
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from stepalign import config
 from stepalign.config import registry
 from stepalign.console import Console
+from stepalign.contexts import Context
 from stepalign.critics import Critic
 from stepalign.critics.files import critique_all
 from stepalign.critics.first_error import ErrorSpan, first_error_span
@@ -34,7 +35,7 @@ def mark_from_slip(slip: PlantedSlip) -> Mark:
 def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
     """Mark the first error that a critique reports. None where something is only missing (case C)."""
     error = None if critique.case == "C" else first_error_span(rollout.text, critique)
-    return _mark(rollout.id, error, "critique") if error and parse(rollout.text).steps else None
+    return _mark(rollout.id, error, "critique") if error and parse(rollout.text, rollout.response_start).steps else None
 
 
 def _mark(rollout_id: str, error: ErrorSpan | PlantedSlip, source: Literal["planted", "critique"]) -> Mark:
@@ -100,27 +101,50 @@ def _with_marks(given: Probe) -> Probe:
     return replace(given, marks=tuple(mark for mark in marks if mark))
 
 
+def group_size(templates: Iterable[Context], settings: config.Recipe) -> int:
+    """Return the rollouts to sample of each problem: one, or a whole group where a context shows siblings.
+
+    Raises:
+        StepalignError: the recipe's groups have one rollout.
+    """
+    showing = [context.name for context in templates if context.needs_siblings]
+    if showing and settings.training.num_generations == 1:
+        raise StepalignError(
+            f"context {showing[0]!r} shows another rollout of the problem, but training.num_generations = 1: set 2 or "
+            "more, or give rollouts"
+        )
+    return settings.training.num_generations if showing else 1
+
+
 def prepare(
-    given: Probe, settings: config.Recipe, solver: Solver, console: Console, folder: Path, *, adapter: str | None = None
+    given: Probe,
+    settings: config.Recipe,
+    solver: Solver,
+    console: Console,
+    folder: Path,
+    *,
+    adapter: str | None = None,
+    num_samples: int = 1,
 ) -> Probe:
     """Add missing rollouts, prompts, grades and, where the recipe has a critic, critiques.
 
     Existing ones stay as they are. Everything is written to `folder`, the critic's results as they come.
 
     Args:
-        given: without rollouts, one of each problem is sampled.
+        given: without rollouts, `num_samples` of each problem are sampled.
         settings: sampling, critic, model and seed are used.
         solver: samples, grades and encodes prompts.
         console: shows progress.
         folder: of the probe.
         adapter: the sampler's; None samples from the base.
+        num_samples: rollouts of each problem, where they are sampled (`group_size`).
     """
     problems, log = {problem.id: problem for problem in given.problems}, folder / "asked.jsonl"
     if not given.rollouts:
-        with console.stage("sample", len(problems)) as advance:
+        with console.stage("sample", len(problems) * num_samples) as advance:
             sampled = solver.generate_rollouts(
                 given.problems,
-                1,
+                num_samples,
                 settings.sampling,
                 adapter=adapter,
                 policy_step=0,

@@ -49,7 +49,8 @@ def probe(
     Args:
         settings: model, prompts, teacher and critic; problems and sampling where rollouts are sampled.
         out: the probe's folder.
-        rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem.
+        rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem,
+            or `training.num_generations` where a context shows siblings.
         contexts: by name or file; by default the recipe's own.
         adapter: the student's; the teacher is the base. None probes the base itself.
         top: the number of likeliest tokens kept beside each sampled one.
@@ -81,10 +82,11 @@ def probe(
         optional=["contexts"],
         refusal="it holds another probe (choose another folder with --out, or delete that one)",
     )
+    group_size = 1 if rollouts else inputs.group_size(templates, settings)
     if rollouts:
         given = inputs.read(rollouts, lambda: [p for part in prepare(settings.problems)[:2] for p in part], limit=limit)
     else:
-        given = Probe(problems=tuple(prepare(settings.problems)[0][:limit]), rollouts=())
+        given = Probe(problems=tuple(prepare(settings.problems)[0][: limit and -(-limit // group_size)]), rollouts=())
     chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
     policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
     teacher = limit_to_context(settings.teacher, models.context_limit(settings.model))
@@ -92,7 +94,8 @@ def probe(
     with Console() as console:
         with solver_on(settings, chat, policy.model) as solver:
             given = inputs.read(out) if started else given
-            given = inputs.prepare(given, settings, solver, console, out, adapter=ADAPTER if adapter else None)
+            own = ADAPTER if adapter else None
+            given = inputs.prepare(given, settings, solver, console, out, adapter=own, num_samples=group_size)
         credits = _score(scorer, given, out, console)
     tokens = {token for rollout in given.rollouts for token in rollout.completion_ids}
     tokens |= {token for credit in credits for top in (*credit.student_top, *credit.teacher_top) for token, _ in top}

@@ -19,6 +19,7 @@ from stepalign.rewards import Grader
 from stepalign.rollouts import AdapterVersion, Completion, RemoteSampler, Request, Sampler
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
+from stepalign.trace import response_start
 
 
 class Solver:
@@ -64,26 +65,32 @@ class Solver:
         """
         by_id = {problem.id: problem for problem in problems}
         prompts = {name: self.prompt_ids(problem, thinking=sampling.enable_thinking) for name, problem in by_id.items()}
-        numbers: Counter[str] = Counter()
-        entries: list[tuple[str, int]] = []  # problem id and the sample's number
-        for problem in problems:
-            entries += [(problem.id, numbers[problem.id] + number) for number in range(num_samples)]
-            numbers[problem.id] += num_samples
-        mine = {f"{prefix}/{name}/{number}": (name, number) for name, number in self.world.shard(entries)}
+        opened = {
+            name: self.chat.opens_thought(self.prompt.turns(problem), thinking=sampling.enable_thinking)
+            for name, problem in by_id.items()
+        }
+        mine = dict(self.world.shard(list(rollout_ids(problems, num_samples, prefix).items())))
         requests = {
             rollout_id: Request(id=rollout_id, prompt_ids=prompts[name], seed=derive_seed(seed, name, number))
             for rollout_id, (name, number) in mine.items()
         }
         sampled: dict[str, Rollout] = {}
         for completion in self.sampler.sample(list(requests.values()), sampling, adapter=adapter):
-            rollout = self._rollout(requests[completion.id], completion, *mine[completion.id], policy_step)
+            name, number = mine[completion.id]
+            rollout = self._rollout(requests[completion.id], completion, name, number, policy_step, opened[name])
             sampled[rollout.id] = rollout
             on_rollout(rollout)
         rollouts = [sampled[rollout_id] for rollout_id in mine]
         return self.world.gather(grade(rollouts) if grade else self.grader.grade(rollouts, by_id))
 
     def _rollout(
-        self, request: Request, completion: Completion, problem_id: str, number: int, policy_step: int
+        self,
+        request: Request,
+        completion: Completion,
+        problem_id: str,
+        number: int,
+        policy_step: int,
+        opened: bool,
     ) -> Rollout:
         text, starts = self.chat.decode(completion.ids)
         return Rollout(
@@ -95,10 +102,22 @@ class Solver:
             text=text,
             token_starts=starts,
             finish=completion.finish,
+            response_start=response_start(text, marks=self.chat.thought_marks, opened=opened),
             policy_step=policy_step,
             seed=request.seed,
             sampler_logprobs=completion.logprobs,
         )
+
+
+def rollout_ids(problems: Sequence[Problem], num_samples: int, prefix: str) -> dict[str, tuple[str, int]]:
+    """Return problem id and sample number of each rollout by its id, in their order. See `generate_rollouts`."""
+    numbers: Counter[str] = Counter()
+    found = {}
+    for problem in problems:
+        for number in range(numbers[problem.id], numbers[problem.id] + num_samples):
+            found[f"{prefix}/{problem.id}/{number}"] = (problem.id, number)
+        numbers[problem.id] += num_samples
+    return found
 
 
 def make_sampler(
@@ -136,6 +155,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
         if isinstance(sampler, RemoteSampler):
             stack.callback(sampler.close)
             if adapter is not None:
+                models.check_adapter(settings.model, adapter)
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
         grader = stack.enter_context(registry.build(settings.grader))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

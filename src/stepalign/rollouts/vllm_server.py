@@ -11,7 +11,7 @@ Left out: streaming, because a rollout counts once it is whole.
 
 import asyncio
 import json
-import os
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
@@ -23,8 +23,8 @@ from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
-from stepalign.serving.client import Call, Client, LoopThread, TransientError, UnansweredError, to_json
-from stepalign.serving.endpoints import Endpoint, Endpoints, check_urls
+from stepalign.serving.client import Call, Client, LoopThread, TransientError, UnansweredError, read_key, to_json
+from stepalign.serving.endpoints import Endpoint, Endpoints, TimeLimit, check_urls
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class ServerSampler:
         )
         self._client = Client(
             self._endpoints,
-            key=os.environ.get(settings.api_key_env, "").strip() or None,
+            key=read_key(settings.api_key_env),
             refusal_advice="Look at sampler.base_url, sampler.model (or model.name_or_path) and the key in the "
             f"environment variable {settings.api_key_env}. Were the servers started with "
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora?",
@@ -144,10 +144,12 @@ class ServerSampler:
         def read(choice: Mapping[str, Any]) -> Completion:
             if choice.get("token_ids") is None:
                 raise StepalignError("sampler: no token ids in a server's answer: a newer vLLM is needed")
-            logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
+            ids, logprobs = choice["token_ids"], (choice.get("logprobs") or {}).get("token_logprobs")
+            if not all(type(token) is int for token in ids) or not all(map(math.isfinite, logprobs or ())):
+                raise ValueError("a token id or a log-probability that is no number")
             return Completion(
                 id=request.id,
-                ids=tuple(choice["token_ids"]),
+                ids=tuple(ids),
                 finish="length" if choice["finish_reason"] == "length" else "stop",
                 logprobs=None if logprobs is None else tuple(round(value, 6) for value in logprobs),
             )
@@ -176,7 +178,7 @@ class ServerSampler:
                 raise StepalignError("sampler: a server's answer is longer than its tokens can be")
             try:
                 return read(json.loads(answer)["choices"][0])
-            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
                 raise ValueError("not a completion") from None
 
         return Call(
@@ -203,8 +205,7 @@ class ServerSampler:
                 raise self._client.fatal(error) from None
             if results:
                 return results
-            async with asyncio.timeout(None) as no_limit:
-                self._endpoints.release(await self._endpoints.lease(no_limit))
+            self._endpoints.release(await self._endpoints.lease(TimeLimit(None)))
 
     async def _load(self, server: Endpoint) -> None:
         assert self._adapter is not None

@@ -4,8 +4,11 @@ A request that fails in passing (no connection, a time-out, 408, 409, 429, 5xx, 
 again, to the endpoint that is next (`endpoints`), after a wait that doubles each time and is cut at random to between
 half and all of it. `Retry-After` holds for its endpoint as a whole and costs no retry, but a pause shorter than the
 first wait is replaced by the growing one. Failures while all endpoints are down cost no retry either: the run pauses
-instead. Redirections, 401, 403, 404 and a certificate or URL that is not valid end the run, because no request can
-succeed; any other refusal concerns one request.
+instead. Redirections, 401, 403, 404, a certificate that is not trusted and whatever cannot be sent at all end the run,
+because no request can succeed; any other refusal concerns one request.
+
+The time of a request and that of all its attempts are one deadline, the earlier of both, because of two that expire
+together asyncio reports one. Text from outside is read without the key (`redaction`).
 
 Left out: the OpenAI SDK, because its retries know one endpoint, its answers are read whole whatever their size, and on
 one core it costs 1.2 ms a request (0.8 over aiohttp), aiohttp 0.15; streaming, because an answer counts once it is
@@ -16,7 +19,9 @@ import asyncio
 import email.utils
 import hashlib
 import json
+import os
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
@@ -30,7 +35,8 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from stepalign.errors import StepalignError
-from stepalign.serving.endpoints import Endpoint, Endpoints, Lease
+from stepalign.serving.endpoints import Endpoint, Endpoints, Lease, TimeLimit
+from stepalign.serving.redaction import Redaction, redact_urls
 
 T = TypeVar("T")
 
@@ -85,7 +91,7 @@ class Client:
 
         Args:
             endpoints: where requests go.
-            key: sent as bearer token, and removed from every message.
+            key: sent as bearer token, and removed from all that a server says.
             max_retries: further attempts after a failure; None tries until the outage is too long.
             total_timeout_s: for one answer with all its attempts, outages excepted. None: no limit, and a pause that
                 an endpoint asks for counts as an outage, so that it ends.
@@ -93,11 +99,15 @@ class Client:
         """
         self.endpoints, self._key, self._total_timeout_s = endpoints, key, total_timeout_s
         self._max_retries, self._refusal_advice = max_retries, refusal_advice
+        self.redact = Redaction(key)
 
     async def __aenter__(self) -> Self:
         bearer = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), headers={"Content-Type": "application/json", **bearer}
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Content-Type": "application/json", **bearer},
+            timeout=aiohttp.ClientTimeout(),  # `_send` has the only one
         )
         return self
 
@@ -111,50 +121,52 @@ class Client:
             UnansweredError: this request has no answer.
             StepalignError: no request can be answered.
         """
-        request, total_s = hashlib.sha256(call.body).hexdigest(), self._total_timeout_s
+        request, limit = hashlib.sha256(call.body).hexdigest(), TimeLimit(self._total_timeout_s)
         failures = pauses = 0
         last = ""
-        try:
-            async with asyncio.timeout(total_s) as limit:
-                while True:
-                    lease = await self.endpoints.lease(limit)
-                    try:
-                        return await self._attempt(lease, request, call)
-                    except UnansweredError as error:
-                        if error.status in (401, 403, 404) or error.status < 400:
-                            raise self.fatal(error) from None
-                        raise
-                    except TransientError as error:
-                        last, paused = f"; at last: {error.detail}", error.pause_s is not None
-                        pauses = pauses + 1 if paused else 0
-                        failures += not paused and not self.endpoints.all_down
-                        if self._max_retries is not None and failures > self._max_retries:
-                            raise UnansweredError(error.reason, error.detail) from None
-                        if not paused or (error.pause_s or 0.0) < _FIRST_WAIT_S:
-                            doublings = max((pauses if paused else failures) - 1, 0)
-                            wait_s = min(_FIRST_WAIT_S * 2.0 ** min(doublings, 10), _LONGEST_WAIT_S)
-                            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-        except TimeoutError:
-            raise UnansweredError("timeout", f"no answer within {total_s:g} s{last}") from None
+        while limit.left_s:
+            try:
+                lease = await self.endpoints.lease(limit)
+            except TimeoutError:
+                break
+            try:
+                return await self._attempt(lease, request, call, limit)
+            except UnansweredError as error:
+                if error.status in (401, 403, 404) or error.status < 400:
+                    raise self.fatal(error) from None
+                raise
+            except TransientError as error:
+                if not limit.left_s:
+                    break
+                last, paused = f"; at last: {error.detail}", error.pause_s is not None
+                pauses = pauses + 1 if paused else 0
+                failures += not paused and not self.endpoints.all_down
+                if self._max_retries is not None and failures > self._max_retries:
+                    raise UnansweredError(error.reason, error.detail) from None
+                if not paused or (error.pause_s or 0.0) < _FIRST_WAIT_S:
+                    doublings = max((pauses if paused else failures) - 1, 0)
+                    wait_s = min(_FIRST_WAIT_S * 2.0 ** min(doublings, 10), _LONGEST_WAIT_S)
+                    await asyncio.sleep(min(wait_s * random.uniform(0.5, 1.0), limit.left_s))
+        raise UnansweredError("timeout", f"no answer within {limit.seconds:g} s{last}")
 
     async def post_to(self, endpoint: Endpoint, call: Call[T]) -> T:
         """Send a request once, to this endpoint. It may refuse (`UnansweredError`) or fail (`TransientError`)."""
-        return await self._attempt(self.endpoints.lease_at(endpoint), call.path, call)
+        return await self._attempt(self.endpoints.lease_at(endpoint), call.path, call, TimeLimit(None))
 
     def fatal(self, refusal: UnansweredError) -> StepalignError:
         """Return the error that ends a run after a refusal."""
         return StepalignError(f"{self.endpoints.name}: {refusal.detail}. {self._refusal_advice}")
 
-    async def _attempt(self, lease: Lease, request: str, call: Call[T]) -> T:
+    async def _attempt(self, lease: Lease, request: str, call: Call[T], limit: TimeLimit) -> T:
         """Send a request once, and record the outcome at its endpoint."""
         try:
             try:
-                answer = await self._send(lease.endpoint.url, call)
+                answer = await self._send(lease.endpoint.url, call, limit)
             except UnansweredError as error:
                 if error.status != 404 or call.on_missing is None:
                     raise
                 await call.on_missing(lease.endpoint)
-                answer = await self._send(lease.endpoint.url, call)
+                answer = await self._send(lease.endpoint.url, call, limit)
         except TransientError as error:
             if error.pause_s is None or self._total_timeout_s is None:
                 self.endpoints.failed(lease, request, error.detail, error.unreachable, error.pause_s or 0.0)
@@ -170,24 +182,25 @@ class Client:
         self.endpoints.answered(lease)
         return answer
 
-    async def _send(self, base_url: str, call: Call[T]) -> T:
-        url, timeout = base_url.rstrip("/") + call.path, aiohttp.ClientTimeout(call.timeout_s)
+    async def _send(self, base_url: str, call: Call[T], limit: TimeLimit) -> T:
+        url, timeout_s = base_url.rstrip("/") + call.path, min(call.timeout_s, limit.left_s)
         try:
-            async with self._session.post(
-                url, data=call.body, proxy=_proxy(url), allow_redirects=False, timeout=timeout
-            ) as response:
-                body = await _read(response, call.max_bytes)
-        except TimeoutError:
-            raise TransientError("timeout", f"no answer within {call.timeout_s:g} s") from None
+            async with (
+                asyncio.timeout(timeout_s) as scope,
+                self._session.post(url, data=call.body, proxy=_proxy(url), allow_redirects=False) as response,
+            ):
+                body = self.redact.bytes(await _read(response, call.max_bytes))
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if scope.expired():
+                raise TransientError("timeout", f"no answer within {timeout_s:g} s") from None
             detail = self._excerpt(f"{type(error).__name__}: {error}")
-            if isinstance(error, aiohttp.InvalidURL | aiohttp.ClientSSLError):
+            if _is_permanent(error):
                 raise StepalignError(f"{self.endpoints.name}: {url} cannot be used: {detail}") from None
             unreachable = isinstance(error, aiohttp.ClientConnectorError)
             raise TransientError("server", detail, unreachable=unreachable) from None
         status = response.status
         if status >= 300:
-            detail = f"{url} answers {status} {response.reason}: {self._excerpt(body or b'')}"
+            detail = f"{url} answers {status} {self._excerpt(response.reason or '')}: {self._excerpt(body or b'')}"
             if status in (408, 409, 429) or status >= 500:
                 pause_s = _retry_after(response.headers) if status in (429, 503) else None
                 raise TransientError("server", detail, pause_s=pause_s)
@@ -198,11 +211,10 @@ class Client:
             raise TransientError("server", f"{error}: {self._excerpt(body or b'')}") from None
 
     def _excerpt(self, text: str | bytes) -> str:
-        """Return the beginning of a server's text, without the key, which a server may repeat."""
+        """Return the beginning of a server's text, on one line and without secrets."""
         content = text.encode(errors="replace") if isinstance(text, str) else text
-        if self._key:
-            content = content.replace(self._key.encode(), b"***")
-        return " ".join(content[: 4 * _MAX_DETAIL].decode(errors="replace").split())[:_MAX_DETAIL]
+        shown = (self.redact.bytes(content) or b"")[: 4 * _MAX_DETAIL].decode(errors="replace")
+        return redact_urls(" ".join(shown.split()))[:_MAX_DETAIL]
 
 
 class LoopThread:
@@ -243,6 +255,21 @@ class LoopThread:
         self.loop.close()
 
 
+def read_key(variable: str) -> str | None:
+    """Read a key from an environment variable; None where it is not set.
+
+    Raises:
+        StepalignError: no HTTP header can carry it.
+    """
+    key = os.environ.get(variable, "").strip()
+    if (bad := next((at for at, letter in enumerate(key, 1) if not "!" <= letter <= "~"), None)) is not None:
+        raise StepalignError(
+            f"environment variable {variable}: character {bad} of the key is a space, a line break or not ASCII, which "
+            "no HTTP header can carry"
+        )
+    return key or None
+
+
 def to_json(value: Mapping[str, Any]) -> bytes:
     """Encode a request's body; equal ones are equal bytes."""
     return json.dumps(value, sort_keys=True).encode()
@@ -265,15 +292,30 @@ def _proxy(url: str) -> str | None:
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
+def _is_permanent(error: Exception) -> bool:
+    """Return whether nothing that a server does can mend an error."""
+    if isinstance(error, aiohttp.ClientConnectorSSLError):  # an end in the middle of the handshake may pass
+        return not isinstance(error.os_error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    # A URL or a header that cannot be sent is a ValueError; answers that cannot be read are ClientErrors.
+    return isinstance(error, aiohttp.ClientSSLError | ValueError)
+
+
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the pause that a server asks for, in seconds; it is given so or as a date."""
+    """Return the pause that a server asks for, in seconds; it is given so or as a date. None: it makes no sense."""
     for name, scale in (("Retry-After-Ms", 1000.0), ("Retry-After", 1.0)):
         if (value := headers.get(name)) is not None:
             try:
                 pause_s = float(value) / scale
             except ValueError:
-                date = email.utils.parsedate_tz(value)
-                pause_s = email.utils.mktime_tz(date) - time.time() if date else -1.0
+                pause_s = _seconds_until(value)
             if 0 <= pause_s < float("inf"):
                 return pause_s
     return None
+
+
+def _seconds_until(date: str) -> float:
+    """Return the seconds until a date of HTTP; -1 where it is none."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, OverflowError, TypeError, IndexError):  # a year 99999 among them
+        return -1.0

@@ -12,9 +12,11 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+
+from yarl import URL
 
 from stepalign.errors import StepalignError
+from stepalign.serving.redaction import redact_urls
 
 log = logging.getLogger("stepalign")
 
@@ -22,15 +24,39 @@ _MAX_DOUBLINGS = 3
 
 
 def check_urls(key: str, urls: Sequence[str]) -> None:
-    """Refuse a URL under the recipe's `key` that names no HTTP server."""
+    """Refuse a URL under the recipe's `key` to which no request can be sent."""
     for url in urls:
         try:
-            parts = urlsplit(url)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port that is no number
-            valid = False
-        if not valid:
-            raise StepalignError(f"{key}: a URL like http://localhost:8000/v1 is wanted, found {url!r}")
+            parts = URL(url)
+            host, port = (parts.host or "").encode("idna"), parts.port
+        except ValueError:  # a port that is no number, a label of the host that is too long
+            host, port = b"", None
+        valid = host and port and url.startswith(("http://", "https://")) and url.isprintable() and " " not in url
+        if valid and parts.raw_user is not None:
+            raise StepalignError(
+                f"{key}: a URL with a user or password would be shown in the recipe and the report; put a key into "
+                "the environment variable that api_key_env names"
+            )
+        if not valid or parts.query_string or parts.fragment:
+            raise StepalignError(f"{key}: a URL like http://localhost:8000/v1 is wanted, found {redact_urls(url)!r}")
+
+
+class TimeLimit:
+    """Time left of a request, within one event loop. It stands still during an outage."""
+
+    def __init__(self, seconds: float | None) -> None:
+        """Begin now; None is no limit."""
+        self.seconds = seconds
+        self._until = float("inf") if seconds is None else asyncio.get_running_loop().time() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, at least 0."""
+        return max(self._until - asyncio.get_running_loop().time(), 0.0)
+
+    def extend(self, seconds: float) -> None:
+        """Add time that does not count."""
+        self._until += seconds
 
 
 @dataclass(eq=False)
@@ -103,8 +129,13 @@ class Endpoints:
         now = asyncio.get_running_loop().time()
         return [endpoint for endpoint in self._all if endpoint.not_before <= now]
 
-    async def lease(self, limit: asyncio.Timeout) -> Lease:
-        """Wait for a place at an endpoint. The time `limit` is suspended while all endpoints are down."""
+    async def lease(self, limit: TimeLimit) -> Lease:
+        """Wait for a place at an endpoint. The limit stands still while all endpoints are down.
+
+        Raises:
+            TimeoutError: the limit is over.
+            StepalignError: the outage is too long.
+        """
         while True:
             now = asyncio.get_running_loop().time()
             free_at = {endpoint: max(endpoint.not_before, endpoint.trial_until) for endpoint in self._all}
@@ -115,7 +146,9 @@ class Endpoints:
                 return self.lease_at(endpoint)
             until = min(free_at.values())
             if not self.all_down:
-                await self._wait(until - now)
+                if not limit.left_s:
+                    raise TimeoutError
+                await self._wait(min(until - now, limit.left_s))
                 continue
             stop_at = self._all_down_since + self._max_outage_s
             trying = any(endpoint.trials for endpoint in self._all)  # an answer may take longer than an outage may
@@ -123,11 +156,8 @@ class Endpoints:
                 errors = "; ".join(f"{endpoint.url}: {endpoint.error}" for endpoint in self._all)
                 outage = f"no {self.name} endpoint has answered for {now - self._all_down_since:.0f} s"
                 raise StepalignError(f"{outage} ({errors}). {self._advice}")
-            remaining = None if limit.when() is None else limit.when() - now  # type: ignore[operator]
-            limit.reschedule(None)
             await self._wait((until if trying else min(until, stop_at)) - now)
-            if remaining is not None:
-                limit.reschedule(asyncio.get_running_loop().time() + remaining)
+            limit.extend(asyncio.get_running_loop().time() - now)
 
     def lease_at(self, endpoint: Endpoint) -> Lease:
         """Take a place at this endpoint, whatever its state."""
@@ -154,7 +184,7 @@ class Endpoints:
         if lease.is_trial if endpoint.down else gives_out:
             now = asyncio.get_running_loop().time()
             cooldown_s = self._cooldown_s * 2 ** min(endpoint.cooldowns, _MAX_DOUBLINGS)
-            endpoint.not_before = now + max(cooldown_s, pause_s)
+            endpoint.not_before = now + max(cooldown_s, min(pause_s, self._max_outage_s))
             endpoint.cooldowns += 1
             if not endpoint.down:
                 endpoint.down = True

@@ -112,7 +112,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step) + self.world.rank)
-        cached = self.run.critiques(step)
+        cached = self.run.critiques(step, batch)
         critic = self.critic if cached is None else None
         with CritiqueStream(problems, self.solver.grader, critic, concurrent=self.concurrent_critic) as stream:
             with self.strategy.unsharded(self.policy):
@@ -138,7 +138,7 @@ class Trainer:
 
     def _rollouts(self, step: int, batch: Sequence[Problem], stream: CritiqueStream) -> list[Rollout]:
         """Read the step's graded rollouts from the run's folder, or sample them; pass them to the stream."""
-        if (cached := self.run.rollouts(step)) is not None:
+        if (cached := self.run.rollouts(step, batch)) is not None:
             mine = self.world.shard(cached)
             for rollout in mine:
                 stream.submit(rollout)
@@ -259,6 +259,8 @@ class Trainer:
                 lengths=lengths,
                 sampler_logprobs=sampled if iteration == 0 else None,  # later the policy is another
             )
+            if step_examples.examples:
+                self.algorithm.after_update(self.policy)
         return step_examples, [results[rollout.id] for rollout in rollouts] if results else [], metrics
 
     def save_checkpoint(self) -> None:
@@ -310,15 +312,13 @@ class Trainer:
         update_metrics: Mapping[str, float],
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
-        training = self.recipe.training
+        per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {
             "step": self.step,
-            "epoch": self.step * training.rollouts_per_step / training.num_generations / len(self.train_problems),
-            **update_metrics,
-            **rollout_metrics(rollouts),
-            **self.weight_sync.metrics,
+            "epoch": self.step * per_step / len(self.train_problems),
+            **(dict(update_metrics) | rollout_metrics(rollouts) | self.algorithm.metrics() | self.weight_sync.metrics),
         }
         line = {
             **values,

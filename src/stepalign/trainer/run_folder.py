@@ -1,25 +1,61 @@
 """Folder of a run: its recipe, its records, its results.
 
     recipe.toml  manifest.json  problems/  rollouts/  critiques/  metrics.jsonl  timeline.jsonl  checkpoints/
-    evaluations/  report.html  figures/
+    evaluations/  checksums.jsonl  report.html  figures/
 
 Every file appears whole or not at all. The records of a step are files of that step. So a killed run resumes from its
-last checkpoint, and nothing that it already has is sampled or critiqued again.
+last checkpoint, and nothing that it already has is sampled or critiqued again. A record file's checksum is appended to
+`checksums.jsonl` before the file is written, and compared when the file is read.
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
 from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
-from stepalign.io import claim, read_json, read_jsonl, to_json, write_atomically, write_json, write_jsonl
+from stepalign.io import (
+    AppendLog,
+    claim,
+    differences,
+    read_json,
+    read_jsonl,
+    read_text,
+    short,
+    to_json,
+    write_atomically,
+    write_json,
+)
 from stepalign.manifest import manifest
+from stepalign.models import kept_fingerprint
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
+from stepalign.rollouts.generate import rollout_ids
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class FileChecksum:
+    """Checksum of a file of the run. Of several for one file the last counts."""
+
+    file: str
+    """Relative to the run's folder."""
+    sha256: str
+
+
+class _Line(TypedDict):  # other keys pass
+    step: int
+
+
+_LINE = TypeAdapter(_Line)
 
 
 class RunFolder:
@@ -32,6 +68,8 @@ class RunFolder:
             StepalignError: it belongs to another recipe, is in use, or cannot be written.
         """
         self.folder, self.seed = recipe.folder, recipe.seed
+        self._num_generations = recipe.training.num_generations
+        self._checksums = AppendLog(self.folder / "checksums.jsonl", FileChecksum)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / ".lock", timeout=0)
@@ -48,6 +86,7 @@ class RunFolder:
                 refusal="it holds a run of another recipe. Give this run another name (name=…), or delete that folder",
                 free=tuple(recipe.runtime_keys()),
             )
+            self._sums = {entry.file: entry.sha256 for entry in self._checksums.read()}
         except BaseException:
             self.close()
             raise
@@ -56,56 +95,116 @@ class RunFolder:
         """Unlock the folder."""
         self._lock.release()
 
-    def describe(self, train: Sequence[Problem], evaluation: Sequence[Problem], dropped: Mapping[str, int]) -> None:
-        """Write the problems and the manifest, once.
+    def float32_matmul_precision(self) -> Literal["highest", "medium"] | None:
+        """Return the precision this run began with, which `auto` measured; None for a new run."""
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            return None
+        try:
+            precision: Literal["highest", "medium"] = json.loads(path.read_text()).get(
+                "float32_matmul_precision", "highest"
+            )
+        except (ValueError, AttributeError) as error:
+            raise StepalignError(f"{path}: damaged: {error}") from None
+        return precision
+
+    def describe(
+        self,
+        train: Sequence[Problem],
+        evaluation: Sequence[Problem],
+        dropped: Mapping[str, int],
+        base: Mapping[str, str] = MappingProxyType({}),
+        float32_matmul_precision: str = "highest",
+    ) -> None:
+        """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
 
         Raises:
-            StepalignError: the run is resumed, and its source no longer gives the problems it began with.
+            StepalignError: the run is resumed, and its problems or its base are no longer those it began with.
         """
         problems = {
             self.folder / "problems" / f"{name}.jsonl": list(each)
             for name, each in (("train", train), ("evaluation", evaluation))
         }
         if (self.folder / "manifest.json").exists():
+            kept = kept_fingerprint(self.folder)
+            if changed := [name for name, _, _ in differences(kept, base)] if kept else []:
+                raise StepalignError(
+                    f"{self.folder}: the base has changed since this run began: {', '.join(changed)}. Restore these "
+                    "files, or give this run another name (name=…)"
+                )
             for path, current in problems.items():
+                self._check(path)
                 if read_jsonl(path, Problem) != current:
                     raise StepalignError(
                         f"{path}: the recipe's source no longer gives the problems this run began with"
                     )
             return
         for path, current in problems.items():
-            write_jsonl(path, current)
+            self._write(path, current)
         counts = {"train": len(train), "evaluation": len(evaluation), "dropped": dict(dropped)}
-        write_json(self.folder / "manifest.json", {**manifest(), "seed": self.seed, "problems": counts})
+        write_json(
+            self.folder / "manifest.json",
+            {
+                **manifest(),
+                "seed": self.seed,
+                "float32_matmul_precision": float32_matmul_precision,
+                "problems": counts,
+                "base": dict(base),
+            },
+        )
 
-    def rollouts(self, step: int) -> list[Rollout] | None:
-        """Read the graded rollouts of a step; None if there are none."""
+    def rollouts(self, step: int, batch: Sequence[Problem]) -> list[Rollout] | None:
+        """Read the graded rollouts of a step on these problems; None if there are none.
+
+        Raises:
+            StepalignError: the file is damaged, or holds others than one rollout for each place of the batch.
+        """
         path = self._step_file("rollouts", step)
-        return read_jsonl(path, Rollout) if path.exists() else None
+        if not path.exists():
+            return None
+        self._check(path)
+        rollouts = read_jsonl(path, Rollout)
+        self._check_ids(path, step, batch, [rollout.id for rollout in rollouts])
+        return rollouts
 
     def save_rollouts(self, step: int, rollouts: Iterable[Rollout]) -> None:
         """Write the graded rollouts of a step."""
-        write_jsonl(self._step_file("rollouts", step), rollouts)
+        self._write(self._step_file("rollouts", step), rollouts)
 
-    def critiques(self, step: int) -> list[Critique | CritiqueFailure] | None:
-        """Read the critic's results of a step; None if there are none."""
+    def critiques(self, step: int, batch: Sequence[Problem]) -> list[Critique | CritiqueFailure] | None:
+        """Read the critic's results of a step on these problems; None if there are none.
+
+        Raises:
+            StepalignError: the file is damaged, or holds others than one result for each rollout of the step.
+        """
         path = self._step_file("critiques", step)
-        return read_jsonl(path, CriticResult) if path.exists() else None  # type: ignore[arg-type]
+        if not path.exists():
+            return None
+        self._check(path)
+        results: list[Critique | CritiqueFailure] = read_jsonl(path, CriticResult)  # type: ignore[arg-type]
+        self._check_ids(path, step, batch, [result.rollout_id for result in results])
+        return results
 
     def save_critiques(self, step: int, results: Iterable[CriticResult]) -> None:
         """Write the critic's results of a step."""
-        write_jsonl(self._step_file("critiques", step), results)
+        self._write(self._step_file("critiques", step), results)
 
     def evaluation(self, step: int) -> Evaluation | None:
         """Read the evaluation at a step; None if there is none."""
         path = self._step_file("evaluations", step).with_suffix(".json")
-        return read_json(path, Evaluation) if path.exists() else None
+        if not path.exists():
+            return None
+        self._check(path)
+        evaluation = read_json(path, Evaluation)
+        if evaluation.step != step:
+            raise StepalignError(f"{path}: an evaluation of step {evaluation.step}{self._again(path)}")
+        return evaluation
 
     def save_evaluation(self, evaluation: Evaluation, rollouts: Iterable[Rollout]) -> None:
         """Write an evaluation and its rollouts."""
         path = self._step_file("evaluations", evaluation.step)
-        write_jsonl(path, rollouts)
-        write_atomically(path.with_suffix(".json"), to_json(evaluation) + "\n")
+        self._write(path, rollouts)
+        self._write(path.with_suffix(".json"), [evaluation])
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one step's metrics."""
@@ -118,12 +217,17 @@ class RunFolder:
         self._append("timeline.jsonl", {"step": step, **since})
 
     def drop_metrics_after(self, step: int) -> None:
-        """Drop metrics and times of the steps that will be done again."""
-        for name in ("metrics.jsonl", "timeline.jsonl"):
-            path = self.folder / name
+        """Drop metrics and times of the steps that will be done again, and a killed run's half-written last line.
+
+        Raises:
+            StepalignError: another line is no step's.
+        """
+        for path in (self.folder / "metrics.jsonl", self.folder / "timeline.jsonl"):
             if path.exists():
-                lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-                write_atomically(path, "".join(line + "\n" for line in lines))
+                *lines, torn = read_text(path).split("\n")
+                lines = [line for number, line in enumerate(lines, start=1) if _step_of(path, number, line) <= step]
+                if torn or lines:
+                    write_atomically(path, "".join(line + "\n" for line in lines))
 
     def _append(self, name: str, values: Mapping[str, Any]) -> None:
         path = self.folder / name
@@ -136,9 +240,54 @@ class RunFolder:
     def _step_file(self, room: str, step: int) -> Path:
         return self.folder / room / f"step-{step:06d}.jsonl"
 
+    def _write(self, path: Path, records: Iterable[Any]) -> None:
+        content = "".join(to_json(record) + "\n" for record in records).encode()
+        entry = FileChecksum(file=str(path.relative_to(self.folder)), sha256=sha256(content).hexdigest())
+        self._checksums.append(entry, durable=True)
+        self._sums[entry.file] = entry.sha256
+        write_atomically(path, content)
 
-def _step_of(line: str) -> float:
+    def _check(self, path: Path) -> None:
+        """Compare a file with its checksum, where there is one: earlier releases wrote none."""
+        name = str(path.relative_to(self.folder))
+        try:
+            found = sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise StepalignError(f"{path}: {error.strerror}") from None
+        if found != self._sums.get(name, found):
+            raise StepalignError(
+                f"{path}: damaged, its checksum is not the one in {self._checksums.path.name}{self._again(path)}"
+            )
+
+    def _check_ids(self, path: Path, step: int, batch: Sequence[Problem], found: Sequence[str]) -> None:
+        wanted = list(rollout_ids(batch, self._num_generations, f"step-{step:06d}"))
+        if list(found) == wanted:
+            return
+        faults = {
+            "missing": [name for name in wanted if name not in found],
+            "twice or more": sorted({name for name in found if found.count(name) > 1}),
+            "of no rollout of this step": sorted(set(found) - set(wanted)),
+        }
+        named = [f"{len(names)} {fault} ({names[0]} …)" for fault, names in faults.items() if names]
+        raise StepalignError(
+            f"{path}: {len(found)} lines for {len(wanted)} rollouts: {', '.join(named) or 'in another order'}"
+            f"{self._again(path)}"
+        )
+
+    def _again(self, path: Path) -> str:
+        """Say how a damaged file is made again. Critiques belong to rollouts, so they go with them."""
+        if path.parent.name == "problems":
+            return ". Restore it from a copy"
+        files = [path]
+        if path.parent.name == "rollouts":
+            files.append(self.folder / "critiques" / path.name)
+        command = shlex.join(["rm", "-f", *(str(file) for file in files)])
+        return f"\nTo make it again: `{command}`, then the same command as before"
+
+
+def _step_of(path: Path, number: int, line: str) -> int:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the half-written last line of a killed run
-        return float("inf")
+        return _LINE.validate_json(line, strict=True)["step"]
+    except ValidationError:
+        remedy = "delete this line to go on without it"
+        raise StepalignError(f"{path}, line {number}: not a step's: {short(line)}; {remedy}") from None

@@ -23,7 +23,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
         "rollouts": count,
         "completion_tokens": sum(len(rollout.completion_ids) for rollout in rollouts),
         "correct": sum(rollout.correct for rollout in rollouts) / count,
-        "formatted": sum(parse(rollout.text).formatted for rollout in rollouts) / count,
+        "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in rollouts) / count,
         "truncated": sum(rollout.finish == "length" for rollout in rollouts) / count,
     }
 
@@ -86,7 +86,7 @@ def step_line(values: Mapping[str, Any], outcomes: Mapping[str, int], seconds: M
     """Write a step's metrics, the rollouts that fell back or dropped out, and each stage's share in one line."""
     loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
     total = sum(seconds.values()) or 1.0
-    missing = "".join(f"{outcomes[name]} {name}, " for name in ("fallback", "dropped") if outcomes.get(name))
+    missing = "".join(f"{outcomes[name]} {name}, " for name in ("fallback", "dropped", "masked") if outcomes.get(name))
     return (
         f"{loss}correct {values['correct']:.0%}, {values['completion_tokens'] / values['rollouts']:.0f} tokens, "
         + missing

@@ -1,0 +1,69 @@
+"""The `[teacher]` tables: the model that the student learns from, and its prompt. Without `kind`, the base."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, SerializeAsAny
+
+from stepalign.config.registry import FAMILIES, Probability, Table, register
+
+
+class TeacherConfig(Table):
+    """Base of every teacher's table: its prompt."""
+
+    kind: str = "base"
+    enable_thinking: bool = False
+    """The chat template's thinking switch for the teacher's prompt (paper: on)."""
+    close_think: bool = False
+    """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
+    max_length: PositiveInt = 20_000
+    """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
+
+
+AnyTeacherConfig = Annotated[SerializeAsAny[TeacherConfig], FAMILIES["teacher"]]
+
+
+@register("teacher", "base", implementation="stepalign.teachers.stateless:BaseTeacher")
+class BaseTeacherConfig(TeacherConfig):
+    """The initial policy: the same weights with the adapter disabled (paper)."""
+
+    kind: Literal["base"] = "base"
+
+
+@register("teacher", "live", implementation="stepalign.teachers.stateless:LiveTeacher")
+class LiveTeacherConfig(TeacherConfig):
+    """The policy as it is."""
+
+    kind: Literal["live"] = "live"
+
+
+@register("teacher", "scaled", implementation="stepalign.teachers.stateless:ScaledTeacher")
+class ScaledTeacherConfig(TeacherConfig):
+    """The policy with its adapter's effect times a number."""
+
+    kind: Literal["scaled"] = "scaled"
+    scale: NonNegativeFloat = 0.5
+    """The number: 0 is the base, 1 the policy as it is."""
+
+
+@register("teacher", "trust_region", implementation="stepalign.teachers.stateless:TrustRegionTeacher")
+class TrustRegionTeacherConfig(TeacherConfig):
+    """A distribution between base and policy: log q = (1 − α) log q_base + α log q_policy + constant (SDPO)."""
+
+    kind: Literal["trust_region"] = "trust_region"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """α: 0 is the base, 1 the policy as it is."""
+
+
+@register("teacher", "ema", implementation="stepalign.teachers.ema:EMATeacher")
+class EMATeacherConfig(TeacherConfig):
+    """An exponential moving average of the policy's weights, which begins at the base."""
+
+    kind: Literal["ema"] = "ema"
+    update_rate: Probability = 0.05
+    """The share of the policy in each new average (TRL's `teacher_update_rate`; one minus a decay)."""
+    update_every: Literal["optimizer_step", "rollout_batch"] = "optimizer_step"
+    """The unit of an update: each optimizer step, or once for all those on a step's rollouts (SDPO)."""
+    sync_steps: PositiveInt = 1
+    """The number of such units between updates (TRL's `teacher_sync_steps`)."""
+    rank: PositiveInt | None = None
+    """The rank of an adapter's average; None is twice `lora.r`."""
