@@ -75,16 +75,15 @@ _PART_WORDS = {
 }  # fmt: skip
 """Words that, with `of`, compute with the number after it."""
 _SCALE_WORDS = {
-    "remainder", "dozen", "dozens", "hundred", "thousand", "million", "billion", "trillion", "cent", "cents", "am",
-    "pm",
+    "remainder", "dozen", "dozens", "hundred", "thousand", "million", "billion", "trillion", "am", "pm",
 }  # fmt: skip
 """Units that scale the number before them, so that the numbers alone do not decide the equation."""
 _FREE_COMMANDS = {
     r"\implies", r"\Rightarrow", r"\rightarrow", r"\therefore", r"\iff", r"\to", r"\end", r"\begin"
 }  # fmt: skip
-_NO_UNITS = _SCALE_WORDS | {"and", "or"}
+_NO_UNITS = _SCALE_WORDS | {"and", "or", "is", "are", "was", "were"}
 _OF = re.compile(r"\b(?:of|by|times|plus|minus|over)\b")
-_COMPARING_WORDS = {"more", "less", "fewer", "greater", "larger", "smaller", "higher", "lower", "short", "off", "times"}
+_COMPARING_WORDS = {"more", "less", "fewer", "greater", "larger", "smaller", "higher", "lower", "short", "off"}
 """Words with which a number compares (`7 more than 5`)."""
 _CONNECTIVES = {
     "so", "thus", "then", "hence", "therefore", "total", "sum", "is", "are", "have", "has", "get", "gets", "and",
@@ -137,13 +136,14 @@ class _Parser:
         start, end = self.tokens[at].start, self._end
         is_certain = self._is_free_before(at) and self._is_free_after(self.position) and not self._is_ambiguous(at)
         after = self._after_units(self.position)
+        is_cents = self._word(self.position) in ("cent", "cents")
         units = {self._word(place).rstrip("s") for place in range(at, after)}
         has_unit = self.tokens[self.position - 1].kind in ("word", "unit")
         before = self._word(at - 1)
         is_label = has_unit or after > self.position or (bool(before) and before not in _CONNECTIVES)
         code, literals = tuple(self._code), tuple(self._literals)
         return Expression(
-            start, end, self.text[start:end], code, literals, is_certain, CONVERTIBLE & units, is_label
+            start, end, self.text[start:end], code, literals, is_certain, CONVERTIBLE & units, is_cents, is_label
         )  # fmt: skip
 
     def _is_ambiguous(self, at: int) -> bool:
@@ -311,6 +311,7 @@ class _Parser:
             is_part = word == "of" and (self._word(at - 2) in _PART_WORDS or "number" in kinds or "percent" in kinds)
             return word not in _OPERATOR_WORDS and not is_part and not (is_touching and first.kind == "open")
         return {
+            "letter": token.text == "s" and self._is_text(at - 2, "'’"),  # that's
             "open": self._kind(at - 2) not in _SIGNS,
             "left": self._kind(at - 2) == "boxed",
             "command": token.text in _FREE_COMMANDS,
@@ -328,7 +329,10 @@ class _Parser:
         if token.kind in ("word", "letter"):
             words = {self._word(at), self._word(at + 1)}
             is_compound = next_kind == "number"  # 2 hours 30 minutes
-            is_scaled = words & (_SCALE_WORDS | _COMPARING_WORDS)
+            is_scaled = words & (_SCALE_WORDS | _COMPARING_WORDS) or (self._word(at), self._word(at + 1)) == (
+                "times",
+                "as",
+            )
             return token.kind == "word" and not is_compound and self._word(at) != "of" and not is_scaled
         if token.kind == "command":
             return token.text in _FREE_COMMANDS

@@ -157,6 +157,7 @@ class Expression:
     """False where a neighbour (a variable, a mixed number) makes the value uncertain."""
     units: frozenset[str] = frozenset()
     """Units in and after it that convert into others, singular."""
+    is_cents: bool = False
     is_label: bool = False
     """True where words around it may count or name something else: `4 bedrooms`, `after 20`."""
 
@@ -173,13 +174,13 @@ class Expression:
     def values(self) -> tuple[Fraction, ...]:
         """Return its value under both readings of `%`: a hundredth, a mere unit. Empty for no value (1/0).
 
-        A percentage in a product is a hundredth, unless it is 100 %.
+        A percentage in a product is a hundredth, unless it is 100 %. Cents are dollars as well.
         """
         readings = (Fraction(1, 100), Fraction(1)) if "%" in self.code else (Fraction(1),)
         if {"*", "/"} & {*self.code} and all(number.value != 100 for number in self.literals):
             readings = readings[:1]
-        values = (self._evaluate(percent)[-1] for percent in readings)
-        return tuple(dict.fromkeys(value for value in values if value is not None))
+        values = [value for percent in readings if (value := self._evaluate(percent)[-1]) is not None]
+        return tuple(dict.fromkeys([*values, *(value / 100 for value in values if self.is_cents)]))
 
     def intermediate_values(self) -> list[Fraction]:
         """Return the values of its operations, the innermost first."""

@@ -15,13 +15,17 @@ _TENS = {
     "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
 }  # fmt: skip
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_FIRST = "|".join([*_SMALL, *_TENS])
 _ANY = "|".join([*_SMALL, *_TENS, *_SCALES])
 _JOIN = r"(?:-|[ \t]{1,3}(?:(?:(?<=hundred )|(?<=thousand )|(?<=million ))and[ \t]{1,3})?)"
-_CARDINAL = re.compile(rf"\b(?:{_ANY})(?:{_JOIN}(?:{_ANY})){{0,12}}\b", re.IGNORECASE)
-_SCALED = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)[ \t]{1,3}(hundred|thousand|million|billion)\b", re.IGNORECASE)
+_CARDINAL = re.compile(rf"\b(?:{_FIRST})(?:{_JOIN}(?:{_ANY})){{0,12}}\b", re.IGNORECASE)
 
-_NUMBER = r"[$€£]?\d(?:[\d,]{0,24}\d)?(?:\.\d{1,20})?%?(?:[ \t]{1,3}(?!and\b|to\b|by\b|from\b|with\b)[a-z]{2,20}){0,2}"
-_LAST = r"[$€£]?\d(?:[\d,]{0,24}\d)?(?:\.\d{1,20})?%?(?![ \t]{0,3}(?:[-+*/×÷,]|and\b|times\b|plus\b|minus\b|\.?\d))"
+_UNITS = (
+    r"(?:[ \t]{1,3}(?!(?:and|to|by|from|with|of|is|are|gives?|makes?|equals?|leaves|yields?|times|plus|minus)\b)"
+    r"[a-z]{2,20}){0,2}"
+)
+_NUMBER = rf"[$€£]?\d(?:[\d,]{{0,24}}\d)?(?:\.\d{{1,20}})?%?{_UNITS}"
+_LAST = rf"{_NUMBER}(?![ \t]{{0,3}}(?:[-+*/×÷,]|and\b|times\b|plus\b|minus\b|\.?\d))"
 _PHRASES = [
     (re.compile(pattern.replace("A", rf"(?P<a>{_NUMBER})").replace("B", rf"(?P<b>{_LAST})"), re.IGNORECASE), formula)
     for pattern, formula in (
@@ -42,7 +46,13 @@ _FACTORS = {
     r"\bhalf of": "1/2 of", r"\b(?:a|one|1) third of": "1/3 of", r"\b(?:a|one|1) (?:quarter|fourth) of": "1/4 of",
     r"\btwice": "2 *", r"\b(?:double|doubling)": "2 *", r"\b(?:triple|tripling)": "3 *",
 }  # fmt: skip
-_SHARES = [(re.compile(pattern + r"(?=[ \t]{1,3}[$€£]?\d)", re.IGNORECASE), sign) for pattern, sign in _FACTORS.items()]
+_SHARES = [
+    (
+        re.compile(pattern + r"(?=[ \t]{1,3}[$€£]?\d)(?![ \t]{1,3}[$€£]?[\d,.]{1,24}[ \t]{0,3}[-+−–])", re.IGNORECASE),
+        sign,
+    )
+    for pattern, sign in _FACTORS.items()
+]
 _POWERS = [
     (re.compile(rf"(?<=\d)[ \t]{{1,3}}{word}\b", re.IGNORECASE), power)
     for word, power in (("squared", "^2"), ("cubed", "^3"))
@@ -54,6 +64,7 @@ _ARROW = re.compile(
 _ADDED = re.compile(r"(?<=\d)[ \t]{1,3}(?:added to|and another|together with)[ \t]{1,3}(?=[$\d])", re.IGNORECASE)
 
 _RESULT = r"[ \t]{1,3}(?:(?:exactly|equal to|a total of|a sum of)[ \t]{1,3})?(?=[$€£(\[\\-]{0,3}\d)"
+_PLAIN = r"(?!-?[$€£]?\d[\d,.]{0,24}[ \t]{0,3}[-+*/×÷−–=])"
 _EQUALS = re.compile(
     rf"(?:,?[ \t](?:which|that|this|it)\b)?[ \t]{{1,3}}(?:equals?|is equal to|are equal to){_RESULT}", re.IGNORECASE
 )
@@ -61,7 +72,8 @@ _IS = re.compile(
     r"(?<=[\d)\]}%])(?P<unit>(?:[ \t]{1,3}(?!is\b|are\b|and\b|was\b|were\b|which\b|that\b|of\b)[a-z]{2,20}){0,2})"
     r"[$,]{0,2}(?:[ \t]{1,3}(?:which|that|this))?[ \t]{1,3}"
     r"(?:(?P<be>is|are|was|were)|gives?|makes?|yields?|totals?|leaves|comes to|adds up to|results in|amounts to)"
-    + _RESULT,
+    + _RESULT
+    + _PLAIN,
     re.IGNORECASE,
 )
 _AMOUNT = r"[$€£]?\d[\d,.]{0,24}"
@@ -90,7 +102,6 @@ _MAX_CLAUSE = 200
 def in_figures(text: str) -> str:
     """Return a text with numbers, operations and equality in figures and signs, where words state them."""
     text = _CARDINAL.sub(_cardinal, _EMPHASIS.sub(r"\2", text))
-    text = _SCALED.sub(lambda match: f"{float(match[1]) * _SCALES[match[2].lower()]:.10g}", text)
     for pattern, sign in (*_SHARES, *_POWERS):
         text = pattern.sub(sign, text)
     for pattern, formula in _PHRASES:
@@ -100,8 +111,21 @@ def in_figures(text: str) -> str:
     return _IS.sub(_equality, _ARROW.sub(_equality, text))
 
 
+_OPERATOR = (
+    "(?:plus|minus|times|divided|multiplied|by|equals?|is|are|and|makes?|gives?|leaves|added|subtracted|from|to|of"
+    "|adding|subtracting|over|twice|double|triple|total)"
+)
+_BEFORE = re.compile(rf"(?:[-+*/×÷−–=≈(]|\b{_OPERATOR})[ \t]{{0,3}}\Z", re.IGNORECASE)
+_AFTER = re.compile(
+    rf"[ \t]{{0,3}}[-+*/×÷−–=≈)%]|[ \t]{{1,3}}(?:[a-z]{{2,20}}[ \t]{{1,3}}){{0,2}}?{_OPERATOR}\b", re.IGNORECASE
+)
+
+
 def _cardinal(match: re.Match[str]) -> str:
-    """Return a number in figures; words that are no one number stay."""
+    """Return a number in figures; words that are no one number, or no operand, stay."""
+    text = match.string
+    if not (_BEFORE.search(text, max(match.start() - 16, 0), match.start()) or _AFTER.match(text, match.end())):
+        return match[0]
     total = part = 0
     last = ""
     for word in re.split(r"[\s-]+(?:and\s+)?", match[0].lower()):
@@ -114,6 +138,8 @@ def _cardinal(match: re.Match[str]) -> str:
                 return match[0]
             part += _TENS[word]
         elif word == "hundred":
+            if part > 20:
+                return match[0]
             part = max(part, 1) * 100
         else:
             total, part = total + max(part, 1) * _SCALES[word], 0
