@@ -185,25 +185,35 @@ class Chat:
         return text, starts
 
 
-def load_chat(model: config.ModelConfig) -> Chat:
-    """Load a model's tokenizer, its template, and every EOS of its generation config."""
+def load_tokenizer(model: config.ModelConfig, *, key: str = "model") -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
+    """Load a model's tokenizer, and every token that ends a response: its own EOS, and its generation config's.
+
+    `key` is the recipe's table of the model, for the error.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
     except (OSError, ValueError) as error:
         raise StepalignError(
             f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {first_line(error)}"
         ) from None
+    try:
+        eos = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
+    except OSError:
+        eos = None
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return tokenizer, frozenset((*own, *(eos if isinstance(eos, list) else [] if eos is None else [eos])))
+
+
+def load_chat(model: config.ModelConfig) -> Chat:
+    """Load a model's tokenizer, its template, and every EOS of its generation config."""
+    tokenizer, eos_ids = load_tokenizer(model)
     if model.chat_template_path is not None:
         try:
             tokenizer.chat_template = model.chat_template_path.read_text(encoding="utf-8")
         except OSError as error:
             path = str(model.chat_template_path)
             raise StepalignError(f"model.chat_template_path = {path!r}: {error.strerror}") from None
-    try:
-        eos = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
-    except OSError:
-        eos = None
-    return Chat(tokenizer, frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]))
+    return Chat(tokenizer, eos_ids)
 
 
 def _without_control_tokens(

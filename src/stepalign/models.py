@@ -170,12 +170,16 @@ def _same_name(name: str | None, model: config.ModelConfig) -> bool:
 
 
 def load_base(
-    model: config.ModelConfig, device: torch.device, *, load_device: torch.device | None = None
+    model: config.ModelConfig,
+    device: torch.device,
+    *,
+    load_device: torch.device | None = None,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """Load base weights in the recipe's precision, without dropout, frozen.
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
-    see `load_policy`.
+    see `load_policy`. `device_map` spreads the weights over devices instead.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -184,6 +188,7 @@ def load_base(
             revision=model.revision,
             dtype=resolve_dtype(model.dtype, device),
             attn_implementation=model.attn_implementation,
+            device_map=device_map,
         )
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(model, f"cannot be loaded: {first_line(error)}") from None
@@ -192,7 +197,7 @@ def load_base(
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    base = base.to(load_device or device).requires_grad_(False)
+    base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
     _check_head(base)
     return base
 

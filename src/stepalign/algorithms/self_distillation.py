@@ -10,13 +10,13 @@ Left out: sequences from a data set, because the paper is fully on-policy (lambd
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from stepalign import config
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, ChosenContext, TeacherContext, count_critiques
-from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limit_to_context
+from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limited_teacher
 from stepalign.chat import Chat
 from stepalign.contexts import Context, ContextInput
 from stepalign.critics.first_error import first_error_span
@@ -75,16 +75,20 @@ class SelfDistillation(DistillationLoss):
         context_limit: int | None,
     ) -> "SelfDistillation":
         """Build the algorithm of a recipe. `context_limit` is the model's own context length."""
-        return cls(
-            algorithm,
-            chat=chat,
-            before=prompt.before,
-            context=recipe.context,
-            critic=recipe.critic,
-            teacher=limit_to_context(recipe.teacher, context_limit),
-            num_generations=recipe.training.num_generations,
-            max_tokens=recipe.training.max_tokens_per_micro_batch,
-        )
+        return cls(algorithm, **cls.parts(recipe, chat, prompt, context_limit))
+
+    @staticmethod
+    def parts(recipe: config.Recipe, chat: Chat, prompt: SolverPrompt, context_limit: int | None) -> dict[str, Any]:
+        """Return the arguments of `__init__` that a recipe gives beside the algorithm's table."""
+        return {
+            "chat": chat,
+            "before": prompt.before,
+            "context": recipe.context,
+            "critic": recipe.critic,
+            "teacher": limited_teacher(recipe, chat, context_limit),
+            "num_generations": recipe.training.num_generations,
+            "max_tokens": recipe.training.max_tokens_per_micro_batch,
+        }
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where a context shows a reference solution and problems have none."""

@@ -239,3 +239,25 @@ class CreditGRPOConfig(PolicyGradientConfig):
         if self.modulation == "multiply" and self.credit_weight > 1:
             raise ValueError(f"credit_weight = {self.credit_weight} with modulation = 'multiply': at most 1 is allowed")
         return self
+
+
+@register("algorithm", "grpo_distillation", implementation="stepalign.algorithms.grpo_distillation:GRPODistillation")
+class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
+    """Distillation and GRPO's policy gradient in one loss."""
+
+    kind: Literal["grpo_distillation"] = "grpo_distillation"  # type: ignore[assignment]
+    distillation_weight: NonNegativeFloat = 1.0
+    """The weight of the mean divergence."""
+    reward_weight: NonNegativeFloat = 1.0
+    """The weight of the mean policy gradient loss."""
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """The teacher."""
+        return "teacher"
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if self.kl_coef:
+            raise ValueError(f"kl_coef = {self.kl_coef}: the pass without gradients is the teacher's; leave it at 0")
+        return self

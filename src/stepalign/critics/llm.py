@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+from jinja2 import Template
+
 from stepalign import config, prompts
-from stepalign.critics import schema, splice
+from stepalign.critics import sample, schema, splice
 from stepalign.critics.checks import max_length
 from stepalign.critics.quoting import quote, unquote
 from stepalign.critics.validation import Validator
@@ -87,18 +89,12 @@ class CritiqueWriter:
         """Load the templates. `critic` is the critic's name in the records."""
         self._critic, self._settings = critic, settings
         self._validator = Validator(settings, grader)
-        self._template, _ = prompts.load(settings.prompt or _TEMPLATES[settings.mode], VARIABLES)
+        self._template = load_template(settings)
         self._again, _ = prompts.load("critic-again", frozenset({"faults"}))
 
     def message(self, pending: PendingCritique) -> str:
-        """Render the user message of the next request. What others wrote is quoted, so that it ends no section."""
-        problem, rollout = pending.problem, pending.rollout
-        texts = {
-            "problem": problem.statement, "solution": problem.solution, "answer": problem.answer,
-            "attempt": rollout.text,
-        }  # fmt: skip
-        values = {name: quote(text) for name, text in texts.items()}
-        message = prompts.render(self._template, {**values, "truncated": rollout.finish == "length"})
+        """Render the user message of the next request."""
+        message = prompts.render(self._template, _values(pending.problem, pending.rollout))
         if pending.rejections:
             faults = [quote(rejection.detail) for rejection in pending.rejections]
             message += "\n\n" + prompts.render(self._again, {"faults": faults})
@@ -164,3 +160,19 @@ class CritiqueWriter:
             completion_tokens=pending.completion_tokens,
             seconds=perf_counter() - pending.start,
         )
+
+
+def load_template(settings: config.LLMCriticConfig) -> Template:
+    """Load a critic's template, and render it once."""
+    template, _ = prompts.load(settings.prompt or _TEMPLATES[settings.mode], VARIABLES)
+    for finish in ("stop", "length"):
+        prompts.render(template, _values(sample.PROBLEM, replace(sample.ROLLOUT, finish=finish)))
+    return template
+
+
+def _values(problem: Problem, rollout: Rollout) -> dict[str, object]:
+    """Return a template's values. What others wrote is quoted, so that it ends no section."""
+    texts = {
+        "problem": problem.statement, "solution": problem.solution, "answer": problem.answer, "attempt": rollout.text,
+    }  # fmt: skip
+    return {**{name: quote(text) for name, text in texts.items()}, "truncated": rollout.finish == "length"}
