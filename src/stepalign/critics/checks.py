@@ -240,7 +240,7 @@ def _false_links(text: str) -> list[Link]:
 
 
 _MIN_KEPT = 0.2
-"""Share of a step's own words and numbers that its completed form has at least, where it has no result to keep."""
+"""Least share of a step's own words and numbers in its completed form, without a result to keep."""
 
 
 def _completed_step(critique: Critique, problem: Problem, trace: Trace) -> Check:

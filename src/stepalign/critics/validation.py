@@ -36,8 +36,7 @@ class Validator:
             own = splice(critique, rollout, keep_reasons=True)
             return replace(own, checks=checks, fidelity=critique.fidelity)
         if getattr(self._actions, failed[0].name) == "repair":
-            names = {check.name for check in checks if not check.passed}
-            quoted = not names.isdisjoint(("error_not_quoted", "true_equations"))
+            quoted = any(check.name in ("error_not_quoted", "true_equations") for check in checks if not check.passed)
             repaired = splice(critique, rollout, keep_reasons=not quoted)
             after = self.checker.check(repaired, problem, rollout)
             if not (failed := self._failed(after)):

@@ -139,8 +139,8 @@ class _Parser:
         is_cents = self._word(self.position) in ("cent", "cents")
         units = {self._word(place).rstrip("s") for place in range(at, after)}
         has_unit = self.tokens[self.position - 1].kind in ("word", "unit")
-        before = self._word(at - 1)
-        is_label = has_unit or after > self.position or (bool(before) and before not in _CONNECTIVES)
+        word = self._word(at - 1)
+        is_label = has_unit or after > self.position or (bool(word) and word not in _CONNECTIVES)
         code, literals = tuple(self._code), tuple(self._literals)
         return Expression(
             start, end, self.text[start:end], code, literals, is_certain, CONVERTIBLE & units, is_cents, is_label

@@ -55,7 +55,7 @@ _NAME_SUFFIX = re.compile(
     r"[^\W\d_]{2,3}(?![^\W_])",
     re.IGNORECASE,
 )
-"""What makes a number part of a name: an ordinal's end, a letter, letters that are no unit (`3ab`)."""
+"""Ends of a name that begins with a number: an ordinal's end, a letter, letters that are no unit (`3ab`)."""
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,16 @@ _LAST = rf"{_NUMBER}(?![ \t]{{0,3}}(?:[-+*/×÷,]|and\b|times\b|plus\b|minus\b|\
 _PHRASES = [
     (re.compile(pattern.replace("A", rf"(?P<a>{_NUMBER})").replace("B", rf"(?P<b>{_LAST})"), re.IGNORECASE), formula)
     for pattern, formula in (
-        (r"\bsum of A and B", "(A + B)"),
-        (r"\bproduct of A and B", "(A * B)"),
-        (r"\b(?:difference (?:of|between)) A and B", "(A - B)"),
-        (r"\bquotient of A and B", "(A / B)"),
-        (r"\b(?:add|adding) A (?:and|to|with) B", "(A + B)"),
-        (r"\b(?:subtract|subtracting|take|taking) A (?:away )?from B", "(B - A)"),
-        (r"\b(?:multiply|multiplying) A (?:and|by|with) B", "(A * B)"),
-        (r"\b(?:divide|dividing) A by B", "(A / B)"),
-        (r"\bA and B(?=[ \t](?:together )?makes?\b)", "(A + B)"),
-        (r"(?<![\w.,+*/×÷-] )A (?:subtracted|taken away) from B", "(B - A)"),
+        (r"\bsum of A and B", r"(\g<a> + \g<b>)"),
+        (r"\bproduct of A and B", r"(\g<a> * \g<b>)"),
+        (r"\b(?:difference (?:of|between)) A and B", r"(\g<a> - \g<b>)"),
+        (r"\bquotient of A and B", r"(\g<a> / \g<b>)"),
+        (r"\b(?:add|adding) A (?:and|to|with) B", r"(\g<a> + \g<b>)"),
+        (r"\b(?:subtract|subtracting|take|taking) A (?:away )?from B", r"(\g<b> - \g<a>)"),
+        (r"\b(?:multiply|multiplying) A (?:and|by|with) B", r"(\g<a> * \g<b>)"),
+        (r"\b(?:divide|dividing) A by B", r"(\g<a> / \g<b>)"),
+        (r"\bA and B(?=[ \t](?:together )?makes?\b)", r"(\g<a> + \g<b>)"),
+        (r"(?<![\w.,+*/×÷-] )A (?:subtracted|taken away) from B", r"(\g<b> - \g<a>)"),
     )
 ]
 _EMPHASIS = re.compile(r"(?<![\w*])([*_]{1,3})([$€£]?\d[\d,]{0,24}(?:\.\d{1,20})?%?)\1(?![\w*])")
@@ -105,8 +105,7 @@ def in_figures(text: str) -> str:
     for pattern, sign in (*_SHARES, *_POWERS):
         text = pattern.sub(sign, text)
     for pattern, formula in _PHRASES:
-        parts = re.split("([AB])", formula)
-        text = pattern.sub(lambda m, parts=parts: "".join(m[p.lower()] if p in ("A", "B") else p for p in parts), text)
+        text = pattern.sub(formula, text)
     text = _EQUALS.sub(_equality, _REVERSED.sub(r"\g<intro> =", _ADDED.sub(" + ", text)))
     return _IS.sub(_equality, _ARROW.sub(_equality, text))
 
