@@ -5,7 +5,7 @@ A `TraceFormat` reads one way to write a solution. `parse` is the paper's format
 
 from stepalign.trace.base import Section, Trace, TraceFormat, boxed, end_of_thinking, token_span
 from stepalign.trace.paragraphs import ParagraphFormat
-from stepalign.trace.steps import StepFormat, parse
+from stepalign.trace.steps import StepFormat, parse, write_steps
 
 __all__ = [
     "ParagraphFormat",
@@ -17,4 +17,5 @@ __all__ = [
     "end_of_thinking",
     "parse",
     "token_span",
+    "write_steps",
 ]
