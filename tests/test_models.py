@@ -1,11 +1,21 @@
 """Loading: the fresh adapter, the precision, and the models that every command refuses."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from stepalign import api, config, models
@@ -33,13 +43,13 @@ def test_the_initial_adapter_depends_on_the_recipes_seed_alone(tiny_llama: Path)
 # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["granite", "gemma2"])
+@pytest.fixture(params=["granite", "gemma2", "cohere"])
 def scaled_or_capped(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path: Path) -> Path:
     """A model whose logits are scaled or capped, with the tiny tokenizer."""
     architecture = request.param
     options: dict[str, Any] = (
-        {"logits_scaling": 8.0} if architecture == "granite" else {"final_logit_softcapping": 1.0, "head_dim": 8}
-    )
+        {"granite": {"logits_scaling": 8.0}, "gemma2": {"final_logit_softcapping": 1.0, "head_dim": 8}}
+    ).get(architecture, {"logit_scale": 0.25})
     built = AutoConfig.for_model(
         architecture,
         vocab_size=len(AutoTokenizer.from_pretrained(tiny_llama)),
@@ -58,17 +68,23 @@ def scaled_or_capped(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "select", "probe"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "select", "critique", "probe"])
 def test_a_head_that_scales_or_caps_is_refused_by_every_command(
-    command: str, scaled_or_capped: Path, make_recipe: Callable[..., config.Recipe], tmp_path: Path
+    command: str,
+    scaled_or_capped: Path,
+    make_recipe: Callable[..., config.Recipe],
+    finished_run: config.Recipe,
+    tmp_path: Path,
 ) -> None:
-    settings = make_recipe(f"model.name_or_path={scaled_or_capped}", "model.attn_implementation=eager")
+    given = [f"model.name_or_path={scaled_or_capped}", "model.attn_implementation=eager"]
+    settings = make_recipe(*given, *["critic={kind='self'}"] * (command == "critique"))
     out = tmp_path / "out.jsonl"
     commands: dict[str, Callable[[], object]] = {
         "train": lambda: train(settings),
         "sample": lambda: api.sample(settings, out),
         "evaluate": lambda: api.evaluate(settings, out),
         "select": lambda: api.select(settings, tmp_path / "selection"),
+        "critique": lambda: api.critique(settings, finished_run.folder / "rollouts" / "step-000001.jsonl", out),
         "probe": lambda: probe(settings, tmp_path / "probe"),
     }
     with pytest.raises(StepalignError, match=rf"{scaled_or_capped.name}: its logits are more than hidden · headᵀ"):
@@ -103,7 +119,7 @@ def test_a_target_that_names_no_layer_is_an_error(targets: tuple[str, ...], tiny
 
 
 def test_a_model_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match=r"model\.name_or_path = .*nowhere.*cannot be loaded"):
+    with pytest.raises(StepalignError, match=r"model\.name_or_path = .*nowhere': no such folder"):
         load(tmp_path / "nowhere")
 
 
@@ -111,3 +127,159 @@ def test_auto_precision_is_float32_on_the_cpu(tiny_llama: Path) -> None:
     assert models.resolve_dtype("auto", CPU) == torch.float32
     bfloat = config.ModelConfig(name_or_path=str(tiny_llama), dtype="bfloat16")
     assert models.load_base(bfloat, CPU).dtype == torch.bfloat16
+
+
+# ── folders that are not there ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["models/none", "./none", "/none/at/all", "~/none", "a/b/c", "runs/x/checkpoints/s"])
+def test_a_local_folder_that_is_missing_is_an_error_without_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StepalignError, match=rf"model\.name_or_path = '{name}': no such folder$"):
+        _ = config.ModelConfig(name_or_path=name).location
+
+
+def test_names_on_the_hub_are_left_to_it_unless_their_owner_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("gpt2", "Qwen/Qwen3-1.7B"):
+        assert config.ModelConfig(name_or_path=name).location == name
+    (tmp_path / "Qwen").mkdir()
+    with pytest.raises(StepalignError, match="no such folder"):
+        _ = config.ModelConfig(name_or_path="Qwen/Qwen3-1.7B").location
+
+
+def test_the_command_that_makes_a_known_folder_is_named(make_recipe: Callable[..., config.Recipe]) -> None:
+    settings = make_recipe("model.name_or_path=models/SmolLM2-135M-Instruct/")
+    with pytest.raises(StepalignError, match=r"`python scripts/smollm2\.py models/SmolLM2-135M-Instruct` makes it"):
+        train(settings)
+
+
+# ── adapters ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def saved_adapter(base: Path, folder: Path, adapter: PeftConfig) -> Path:
+    """A fresh adapter on a base, as PEFT saves it."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(model, adapter).save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def change(adapter: Path, **values: object) -> Path:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return adapter
+
+
+def lora(**options: Any) -> LoraConfig:
+    return LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | options)
+
+
+def load_with(base: Path, adapter: Path) -> object:
+    return models.load_model(config.ModelConfig(name_or_path=str(base)), adapter, CPU)
+
+
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+        PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+        PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, encoder_hidden_size=8),
+    ],
+    ids=lambda tuning: tuning.peft_type.value,
+)
+@pytest.mark.parametrize("command", ["sample", "evaluate", "probe"])
+def test_prompt_and_prefix_tuning_are_refused(
+    command: str, tuning: PeftConfig, tiny_llama: Path, make_recipe: Callable[..., config.Recipe], tmp_path: Path
+) -> None:
+    adapter = saved_adapter(tiny_llama, tmp_path / "adapter", tuning)
+    commands = {"sample": api.sample, "evaluate": api.evaluate, "probe": probe}
+    with pytest.raises(StepalignError, match=rf"peft_type = {tuning.peft_type.value}: prompt and prefix tuning"):
+        commands[command](make_recipe(), tmp_path / "out", adapter=adapter)  # type: ignore[operator]
+
+
+def test_an_adapter_within_the_layers_is_loaded_and_one_of_the_head_is_not(tiny_llama: Path, tmp_path: Path) -> None:
+    load_with(tiny_llama, saved_adapter(tiny_llama, tmp_path / "fits", lora(use_dora=True)))
+    for name, options in (
+        ("lora", {"target_modules": ["q_proj", "lm_head"]}),
+        ("whole", {"modules_to_save": ["lm_head"]}),
+    ):
+        adapter = saved_adapter(tiny_llama, tmp_path / name, lora(**options))
+        with pytest.raises(StepalignError, match=rf"{name}: it changes the output projection"):
+            load_with(tiny_llama, adapter)
+
+
+def test_an_adapter_of_another_base_is_refused_by_its_name(tiny_llama: Path, tiny_qwen3: Path, tmp_path: Path) -> None:
+    adapter = saved_adapter(tiny_llama, tmp_path / "adapter", lora())
+    with pytest.raises(StepalignError, match=rf"base_model_name_or_path = '{tiny_llama}', but .*{tiny_qwen3}"):
+        load_with(tiny_qwen3, adapter)
+    for name in (f"/elsewhere/{tiny_llama.name}/", f"owner/{tiny_llama.name.upper()}", None):
+        load_with(tiny_llama, change(adapter, base_model_name_or_path=name))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"r": 8}, "size mismatch for .*q_proj"),
+        ({"target_modules": ["q_proj", "k_proj"]}, "missing adapter keys .*k_proj"),
+        ({"target_modules": ["k_proj"]}, "missing adapter keys .*k_proj"),
+        ({"layers_to_transform": [0]}, "which has no .*layers.1.self_attn.q_proj"),
+        ({"target_modules": ["nothing"]}, "Target modules .*nothing.* not found"),
+        ({"peft_type": "NONE_SUCH"}, "not the configuration of a PEFT adapter"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_with_names(
+    changed: dict[str, Any], message: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    adapter = change(saved_adapter(tiny_llama, tmp_path / "adapter", lora()), **changed)
+    with pytest.raises(StepalignError, match=message):
+        load_with(tiny_llama, adapter)
+
+
+def test_no_adapter_and_an_adapter_as_the_base_are_errors(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(StepalignError, match=r"none: not a PEFT adapter: it has no adapter_config\.json"):
+        load_with(tiny_llama, tmp_path / "none")
+    adapter = saved_adapter(tiny_llama, tmp_path / "adapter", lora())
+    with pytest.raises(StepalignError, match="a PEFT adapter; name its base here"):
+        load_with(adapter, adapter)
+
+
+# ── the same base throughout ──────────────────────────────────────────────────────────────────────────────────
+
+
+def copied(base: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(base, folder))
+
+
+def test_a_base_that_changed_since_the_run_began_is_refused(
+    tiny_llama: Path, make_recipe: Callable[..., config.Recipe], tmp_path: Path
+) -> None:
+    base = copied(tiny_llama, tmp_path / "base")
+    weights = base / "model.safetensors"
+    bytes_before = weights.read_bytes()
+    settings = make_recipe(f"model.name_or_path={base}", "training.max_steps=1", "training.save_steps=1")
+    train(settings)
+    train(settings)  # nothing has changed
+    weights.write_bytes(bytes_before[:-1] + bytes([bytes_before[-1] ^ 1]))
+    with pytest.raises(StepalignError, match=r"the base has changed since this run began: model\.safetensors"):
+        train(settings)
+    adapter = settings.folder / "checkpoints" / "step-000001"
+    with pytest.raises(StepalignError, match=r"trained on another base than .*: model\.safetensors differ"):
+        api.evaluate(settings, tmp_path / "out.json", adapter=adapter)
+    weights.write_bytes(bytes_before)
+    api.evaluate(settings, tmp_path / "out.json", adapter=adapter)
+
+
+def test_the_fingerprint_reads_parts_of_a_large_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.truncate(2**27)
+    model = config.ModelConfig(name_or_path=str(tmp_path))
+    before = models.fingerprint(model)
+    with path.open("r+b") as file:
+        file.seek(2**27 - 1)
+        file.write(b"x")
+    assert models.fingerprint(model) != before

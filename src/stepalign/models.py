@@ -5,21 +5,27 @@ hidden · headᵀ (Granite scales them, Gemma 2 caps them) is refused everywhere
 hidden states with the head themselves.
 """
 
+import hashlib
+import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from stepalign import config
 from stepalign.errors import StepalignError, first_line
-from stepalign.policy import Policy
+from stepalign.io import differences
+from stepalign.policy import ADAPTER, Policy
+from stepalign.precision import set_matmul_precision
 from stepalign.seeding import derive_seed
 
 
@@ -60,25 +66,120 @@ def load_policy(
 
 def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:
     """Load the base with a saved PEFT adapter on it, or with none."""
-    base = load_base(model, device)
+    set_matmul_precision(model.float32_matmul_precision, device)
     if adapter is None:
-        return base
+        return load_base(model, device)
+    check_adapter(model, adapter)
+    base = load_base(model, device)
+    head = base.get_output_embeddings()
     try:
         with warnings.catch_warnings():  # PEFT only warns of an adapter that lacks weights
             warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            return PeftModel.from_pretrained(base, adapter)
+            loaded = PeftModel.from_pretrained(base, adapter)
+            unknown = loaded.load_adapter(adapter, ADAPTER).unexpected_keys  # from_pretrained keeps silent about them
     except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {first_line(error)}") from None
+        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+        raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {reason}") from None
+    if unknown:
+        raise StepalignError(f"{adapter}: not a PEFT adapter for this model, which has no {', '.join(unknown[:3])} …")
+    if base.get_output_embeddings() is not head:
+        raise StepalignError(f"{adapter}: it changes the output projection, which is not supported")
+    return loaded
+
+
+def check_adapter(model: config.ModelConfig, adapter: Path) -> None:
+    """Check by its configuration that an adapter belongs to a model and acts within the layers.
+
+    Prompt and prefix tuning act outside of them, in PEFT's own forward pass, which samplers and losses do not call. The
+    base is compared by its weights for an adapter within the folder of a run, else by name.
+
+    Raises:
+        StepalignError: naming what differs.
+    """
+    path = adapter / "adapter_config.json"
+    try:
+        settings = PeftConfig.from_pretrained(str(adapter)) if path.exists() else None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StepalignError(f"{path}: not the configuration of a PEFT adapter: {first_line(error)}") from None
+    if settings is None:
+        raise StepalignError(f"{adapter}: not a PEFT adapter: it has no {path.name}")
+    if settings.is_prompt_learning:
+        raise StepalignError(
+            f"{path}: peft_type = {settings.peft_type.value}: prompt and prefix tuning are not supported, "
+            "only adapters within the layers, such as LoRA"
+        )
+    if kept := kept_fingerprint(adapter.absolute().parent.parent):
+        if changed := [name for name, _, _ in differences(kept, fingerprint(model))]:
+            raise StepalignError(
+                f"{adapter}: trained on another base than model.name_or_path = {model.name_or_path!r}: "
+                f"{', '.join(changed)} differ"
+            )
+    elif not _same_name(settings.base_model_name_or_path, model):
+        raise StepalignError(
+            f"{path}: base_model_name_or_path = {settings.base_model_name_or_path!r}, but model.name_or_path = "
+            f"{model.name_or_path!r}; where both are the same weights, change it in that file"
+        )
+
+
+def fingerprint(model: config.ModelConfig) -> dict[str, str]:
+    """Return a digest of each file that decides how a model answers.
+
+    Weights, configuration, EOS, and tokenizer. Of a file above 64 MiB the size, the first MiB and 256 blocks of 16 KiB
+    are read: training changes them all, but a few altered bytes elsewhere are not seen.
+    """
+    folder = Path(model.location)
+    if not folder.is_dir():
+        folder = Path(cached_file(model.location, "config.json", revision=model.revision)).parent
+    weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    others = (folder / f"{name}.json" for name in ("config", "generation_config", "tokenizer"))
+    return {path.name: _digest(path) for path in (*weights, *others) if path.exists()}
+
+
+def kept_fingerprint(run_folder: Path) -> dict[str, str]:
+    """Return the fingerprint of the base that a run began with; empty for a folder of something else."""
+    try:
+        kept = json.loads((run_folder / "manifest.json").read_bytes()).get("base")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _digest(path: Path) -> str:
+    size, digest = path.stat().st_size, hashlib.blake2b(digest_size=16)
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        if size <= 2**26:
+            digest.update(file.read())
+        else:
+            digest.update(file.read(2**20))
+            for block in range(256):
+                file.seek(block * (size - 2**14) // 255)
+                digest.update(file.read(2**14))
+    return digest.hexdigest()
+
+
+def _same_name(name: str | None, model: config.ModelConfig) -> bool:
+    """Compare the last part of two names, because folders are moved and hub names have owners."""
+    if not name:
+        return True
+    parts, others = (
+        [part for part in re.split(r"[/\\]|--", each.casefold()) if part] for each in (name, model.location)
+    )
+    return parts[-1] in others or others[-1] in parts
 
 
 def load_base(
-    model: config.ModelConfig, device: torch.device, *, load_device: torch.device | None = None
+    model: config.ModelConfig,
+    device: torch.device,
+    *,
+    load_device: torch.device | None = None,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """Load base weights in the recipe's precision, without dropout, frozen.
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
-    see `load_policy`.
+    see `load_policy`. `device_map` spreads the weights over devices instead.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -87,6 +188,7 @@ def load_base(
             revision=model.revision,
             dtype=resolve_dtype(model.dtype, device),
             attn_implementation=model.attn_implementation,
+            device_map=device_map,
         )
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(model, f"cannot be loaded: {first_line(error)}") from None
@@ -95,7 +197,7 @@ def load_base(
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    base = base.to(load_device or device).requires_grad_(False)
+    base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
     _check_head(base)
     return base
 

@@ -184,6 +184,30 @@ def test_greedy_completions_equal_generate(model: Any, monkeypatch: pytest.Monke
         assert {name: completion.ids for name, completion in got.items()} == wanted
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
+def test_a_shared_prefix_and_equal_prompts_are_read_once(
+    model: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = requests((40,))[0].prompt_ids
+    prompts = [examples + request.prompt_ids for request in requests((3, 70, 17, 17, 1))]
+    asked = [Request(id=str(n), prompt_ids=prompts[n % 5], seed=n) for n in range(12)]
+    read = []
+    forward = model.get_decoder().forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["input_ids"].shape[1] > 1:
+            read.append(kwargs["input_ids"].numel())
+        return forward(*args, **kwargs)
+
+    wanted = {request.id: generated(model, request, 12, NO_EOS) for request in asked}
+    monkeypatch.setattr(model.get_decoder(), "forward", counted)
+    got = sample(model, asked, SamplingConfig(temperature=0, max_new_tokens=12), batch_size=batch_size)
+    assert {name: completion.ids for name, completion in got.items()} == wanted
+    assert read[0] == 40
+    if batch_size == 16:
+        assert read == [40, 5 * 70]  # the suffixes, padded
+
+
 def test_equal_requests_get_equal_completions_whatever_is_drawn_beside(llama: Any) -> None:
     asked = requests()
     sampling = SamplingConfig(temperature=0.8, top_p=0.95, max_new_tokens=20)

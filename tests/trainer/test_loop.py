@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from serving.fault_server import Reply, serving
-from stepalign import config
+from stepalign import config, precision
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
@@ -65,6 +65,12 @@ def what_was_computed(folder: Path) -> dict[str, Any]:
 
 def adapter(folder: Path, step: int) -> bytes:
     return (folder / "checkpoints" / f"step-{step:06d}" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _float32_products() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 # ── end to end ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -420,6 +426,36 @@ def test_the_learning_rate_warms_up_over_the_runs_steps(make_recipe: MakeRecipe)
     assert moved == pytest.approx(1e-3, rel=0.01), "from zero, AdamW's first step is as long as its rate"
 
 
+@pytest.mark.parametrize("keys", [("optimizer.lr_scheduler_type=cosine",), ("optimizer.warmup_ratio=0.9",)])
+def test_a_schedule_over_the_run_resumes_bit_for_bit_and_holds_its_length(
+    keys: tuple[str, ...], make_recipe: MakeRecipe
+) -> None:
+    class Stop(loop.TrainerCallback):
+        def on_save(self, trainer: loop.Trainer) -> None:
+            if trainer.step == 2:
+                raise KeyboardInterrupt
+
+    keys = (
+        *keys,
+        "problems.holdout=0",
+        "training.max_steps=3",
+        "training.save_steps=1",
+        "training.rollouts_per_step=2",
+    )
+    whole, parts = make_recipe(*keys, "name=whole"), make_recipe(*keys, "name=parts")
+    run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, [Stop()])
+    with pytest.raises(StepalignError, match=r"training\.max_steps: 3 → 4"):
+        run(make_recipe(*keys, "name=parts", "training.max_steps=4"))
+    run(parts)
+    one, other = (each.folder / "checkpoints" / "step-000003" / "adapter_model.safetensors" for each in (whole, parts))
+    assert one.read_bytes() == other.read_bytes()
+    rates = [[line["lr"] for line in metrics(each.folder)] for each in (whole, parts)]
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) == 3
+
+
 def test_a_run_without_evaluation_problems_says_so(make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
     settings = make_recipe("problems.holdout=0", "training.max_steps=1")
     run(settings)
@@ -599,3 +635,20 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: s
         run(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
     lines = metrics(make_recipe("name=goes-on").folder)
     assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]
+
+
+# ── precision of products ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_measured_precision_is_said_once_and_kept_when_the_run_goes_on(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_recipe("model.float32_matmul_precision=auto", "training.max_steps=1")
+    monkeypatch.setattr(precision, "medium_speedup", lambda: 3.0)
+    folder = run(settings)
+    assert json.loads((folder / "manifest.json").read_text())["float32_matmul_precision"] == "medium"
+    assert "float32 products in medium precision" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(precision, "medium_speedup", lambda: 1.0)
+    torch.set_float32_matmul_precision("highest")
+    run(make_recipe("model.float32_matmul_precision=auto", "training.max_steps=2"))
+    assert torch.get_float32_matmul_precision() == "medium"

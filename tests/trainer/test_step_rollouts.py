@@ -96,6 +96,16 @@ def test_the_teacher_s_samples_are_those_of_the_base_under_the_context(make_reci
     assert [r.completion_ids for r in rollouts(live, 2)] != [r.completion_ids for r in drawn], "the live one has moved"
 
 
+def test_another_model_s_samples_are_learned(tiny_qwen3: Path, make_recipe: MakeRecipe) -> None:
+    model = f"teacher={{ kind = 'model', model = {{ name_or_path = '{tiny_qwen3}' }} }}"
+    folder = run(make_recipe("algorithm.kind=seq-kd", "context.template=solver", model, *SHORT))
+    ours = run(make_recipe("algorithm.kind=seq-kd", "context.template=solver", "name=base", *SHORT))
+    theirs, base = rollouts(folder, 1), rollouts(ours, 1)
+    assert [r.prompt_ids for r in theirs] == [r.prompt_ids for r in base], "the same prompt"
+    assert [r.completion_ids for r in theirs] != [r.completion_ids for r in base], "another author"
+    assert metrics(folder)[0]["loss"] > 0
+
+
 def test_a_second_turn_with_a_hint_is_sampled_graded_and_learned(tmp_path: Path) -> None:
     overrides = [
         "algorithm={ kind = 'sft', sequences = 'rollouts', rationalize = true }", "context.template=lab/refsol",

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Literal
 
-from stepalign import config
+from stepalign import config, models
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, ChosenContext, TeacherContext, count_critiques
@@ -26,6 +26,7 @@ from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Critique, Problem, Rollout, RolloutSource
 from stepalign.rollouts.references import reference_text
 from stepalign.seeding import derive_seed
+from stepalign.teachers.model import check_tokenizer
 from stepalign.trace import token_span
 from stepalign.views import View
 
@@ -80,6 +81,9 @@ class SelfDistillation(DistillationLoss, Algorithm[DistillationExample]):
         context_limit: int | None,
     ) -> "SelfDistillation":
         """Build the algorithm of a recipe. `context_limit` is the model's own context length."""
+        if (model := recipe.teacher.model_of(recipe.model)) is not recipe.model:
+            check_tokenizer(model, chat)
+            context_limit = models.context_limit(model)
         return cls(
             algorithm,
             chat=chat,

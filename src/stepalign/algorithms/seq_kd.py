@@ -11,21 +11,21 @@ Left out: the teacher's token distributions. With them and its samples it would 
 
 from collections.abc import Mapping, Sequence
 
-from stepalign import config, contexts
+from stepalign import config, contexts, models
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.hint_prompt import HintPrompts
 from stepalign.algorithms.sft import CrossEntropyLoss, SequenceExample, sequence_example
+from stepalign.algorithms.teacher_state import WithTeacher
 from stepalign.chat import Chat
 from stepalign.errors import StepalignError
-from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Problem, Rollout, RolloutSource, TokenIds
-from stepalign.teachers import Teacher, build_teacher
+from stepalign.teachers.model import check_tokenizer
 
 _KINDS = ("base", "live", "model")
 
 
-class SeqKD(CrossEntropyLoss):
+class SeqKD(WithTeacher, CrossEntropyLoss):
     """Cross-entropy on what the teacher writes under a context."""
 
     def __init__(
@@ -42,16 +42,19 @@ class SeqKD(CrossEntropyLoss):
         Raises:
             StepalignError: this kind of teacher cannot be sampled from, or the context shows an attempt.
         """
-        super().__init__(chunk_tokens=algorithm.chunk_tokens)
+        WithTeacher.__init__(self, recipe.teacher)
+        CrossEntropyLoss.__init__(self, chunk_tokens=algorithm.chunk_tokens)
         if recipe.teacher.kind not in _KINDS:
             raise StepalignError(
                 f"teacher.kind = {recipe.teacher.kind!r} with algorithm.kind = 'seq-kd': it cannot be sampled from; "
                 f"allowed: {', '.join(_KINDS)}"
             )
-        self.algorithm, self.teacher = algorithm, recipe.teacher
+        if (model := recipe.teacher.model_of(recipe.model)) is not recipe.model:
+            check_tokenizer(model, chat)
+            context_limit = models.context_limit(model)
+        self.algorithm = algorithm
         self.chat, self.prompt, self.thinking = chat, prompt, recipe.sampling.enable_thinking
         self.prompts = HintPrompts(recipe, chat, prompt, context_limit, shows=contexts.BEFORE_ATTEMPT)
-        self._teacher: Teacher | None = None
 
     @classmethod
     def from_config(
@@ -78,15 +81,6 @@ class SeqKD(CrossEntropyLoss):
         """Return each problem's prompt under the context."""
         return {problem.id: self.prompts(problem) for problem in problems}
 
-    def teacher_of(self, policy: Policy) -> Teacher:
-        """Return the one teacher of the run's policy."""
-        self._teacher = self._teacher or build_teacher(self.teacher, policy)
-        return self._teacher
-
-    def begin(self, policy: Policy) -> None:
-        """Build the teacher on a policy that has not been trained yet."""
-        self.teacher_of(policy)
-
     def build_examples(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
     ) -> StepExamples[SequenceExample]:
@@ -96,6 +90,10 @@ class SeqKD(CrossEntropyLoss):
             if self.algorithm.only_correct and not rollout.correct:
                 step.outcomes["dropped"] += 1
                 step.failures["the teacher's answer is wrong"] += 1
+                continue
+            if max(rollout.completion_ids) >= len(self.chat.tokenizer):
+                step.outcomes["dropped"] += 1
+                step.failures["the teacher wrote a padding id"] += 1
                 continue
             turns = self.prompt.turns(problems[rollout.problem_id])
             step.outcomes["trained"] += 1

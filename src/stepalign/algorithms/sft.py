@@ -99,7 +99,9 @@ class SFT(CrossEntropyLoss):
         """Build the algorithm of a recipe. `context_limit` is the model's own context length."""
         hints = None
         if algorithm.rationalize:
-            hints = HintPrompts(recipe, chat, prompt, context_limit, shows=contexts.BEFORE_CRITIQUE)
+            thinking = {"enable_thinking": recipe.sampling.enable_thinking, "close_think": False}
+            prompted = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=thinking)})
+            hints = HintPrompts(prompted, chat, prompt, context_limit, shows=contexts.BEFORE_CRITIQUE)
         return cls(algorithm, hints=hints)
 
     def check_problems(self, problems: Sequence[Problem]) -> None:

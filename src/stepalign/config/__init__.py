@@ -9,8 +9,10 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
 
 from stepalign.config.algorithms import (
     AlgorithmConfig,
+    CreditGRPOConfig,
     DistillationConfig,
     GRPOConfig,
+    PolicyGradientConfig,
     PolicyRatioConfig,
     SeqKDConfig,
     SFTConfig,
@@ -27,6 +29,7 @@ from stepalign.config.critics import (
     ValidationConfig,
 )
 from stepalign.config.load import dump, load
+from stepalign.config.model import ModelConfig
 from stepalign.config.recipe import (
     VERSION,
     ContextConfig,
@@ -36,7 +39,6 @@ from stepalign.config.recipe import (
     GraderConfig,
     LoraConfig,
     MathGraderConfig,
-    ModelConfig,
     OptimizerConfig,
     ProbeConfig,
     PromptsConfig,
@@ -62,6 +64,7 @@ from stepalign.config.teachers import (
     BaseTeacherConfig,
     EMATeacherConfig,
     LiveTeacherConfig,
+    ModelTeacherConfig,
     ScaledTeacherConfig,
     TeacherConfig,
     TrustRegionTeacherConfig,

@@ -1,6 +1,6 @@
 """The tables of a recipe: every key with its type, its range, its default and one sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from stepalign.assets import SOLVER
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
+from stepalign.config.model import ModelConfig
 from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
@@ -25,26 +25,6 @@ from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
-
-
-class ModelConfig(Table):
-    """The solver's base weights."""
-
-    name_or_path: str
-    """A directory, a name on the Hugging Face hub, or `lab`: the solver that ships with the package."""
-    revision: str | None = None
-    """A commit, branch or tag on the hub."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    """The attention implementation of transformers."""
-    chat_template_path: Path | None = None
-    """A Jinja file, for a tokenizer that has no chat template of its own."""
-
-    @property
-    def location(self) -> str:
-        """The directory or hub name of the weights."""
-        return str(SOLVER) if self.name_or_path == "lab" else self.name_or_path
 
 
 class SelectionConfig(Table):
@@ -152,10 +132,29 @@ class OptimizerConfig(Table):
     """The term added to the denominator."""
     weight_decay: NonNegativeFloat = 0.0
     """The decoupled weight decay."""
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    """The learning rate after the warm-up: constant, or falling to 0 over `training.max_steps`."""
     warmup_steps: NonNegativeInt = 0
-    """Steps of linear warm-up from 0; the learning rate is then constant."""
+    """Steps of linear warm-up from 0."""
+    warmup_ratio: Decay = 0.0
+    """The warm-up as a share of `training.max_steps`, in place of `warmup_steps`."""
     max_grad_norm: NonNegativeFloat = 0.1
     """The global norm to which gradients are clipped; 0 is off."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps and self.warmup_ratio:
+            pair = f"warmup_steps = {self.warmup_steps} and warmup_ratio = {self.warmup_ratio}"
+            raise ValueError(f"{pair}: set one of them")
+        if self.lr_scheduler_type == "constant" and (warmup := self.warmup_steps or self.warmup_ratio):
+            key = "warmup_steps" if self.warmup_steps else "warmup_ratio"
+            raise ValueError(f"{key} = {warmup}: lr_scheduler_type = 'constant' has none, set constant_with_warmup")
+        return self
+
+    @property
+    def depends_on_max_steps(self) -> bool:
+        """True where the rate of a step depends on the length of the run."""
+        return self.lr_scheduler_type in ("linear", "cosine") or self.warmup_ratio > 0
 
 
 class TrainingConfig(Table):
@@ -276,6 +275,11 @@ class Recipe(Table):
             remote_sampler=self.sampler.is_remote,
         )
         return self
+
+    def runtime_keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys that may change on resume. The run's length may not where learning rates depend on it."""
+        fixed = "training.max_steps" if self.optimizer.depends_on_max_steps else None
+        yield from (key for key in super().runtime_keys(prefix) if key != fixed)
 
     @property
     def folder(self) -> Path:

@@ -21,6 +21,7 @@ from stepalign.rollouts import AdapterVersion, Completion, RemoteSampler, Reques
 from stepalign.rollouts.references import ReferenceSampler
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
+from stepalign.trace import response_start
 
 
 class Solver:
@@ -48,6 +49,7 @@ class Solver:
         on_rollout: Callable[[Rollout], None] = lambda _: None,
         grade: Callable[[Sequence[Rollout]], list[Rollout]] | None = None,
         prompts: Mapping[str, TokenIds] | None = None,
+        thinking: bool | None = None,
         sampler: Sampler | None = None,
         source: RolloutSource = "policy",
     ) -> list[Rollout]:
@@ -64,6 +66,7 @@ class Solver:
             on_rollout: called with each rollout of this process when it ends, before it is graded.
             grade: grades the rollouts of this process; None uses the solver's grader.
             prompts: prompt ids by problem id; None is the solver's own.
+            thinking: the thinking switch of the prompts; None is that of `sampling`.
             sampler: None is the solver's own.
             source: for the record.
 
@@ -71,25 +74,24 @@ class Solver:
             The rollouts of all processes in the order of `problems`, samples of one problem side by side.
         """
         by_id = {problem.id: problem for problem in problems}
+        thinking = sampling.enable_thinking if thinking is None else thinking
         if prompts is None:
-            prompts = {
-                name: self.prompt_ids(problem, thinking=sampling.enable_thinking) for name, problem in by_id.items()
-            }
+            prompts = {name: self.prompt_ids(problem, thinking=thinking) for name, problem in by_id.items()}
+        opened = self._opened(by_id if source != "reference" else {}, thinking)
         places = rollout_ids(problems, num_samples, prefix)
         requests = {
             rollout_id: Request(id=rollout_id, prompt_ids=prompts[name], seed=derive_seed(seed, name, number))
             for rollout_id, (name, number) in places.items()
         }
         sample = (sampler or self.sampler).sample
+
+        def rollout_of(completion: Completion) -> Rollout:
+            name, number = places[completion.id]
+            request = requests[completion.id]
+            return self._rollout(request, completion, name, number, policy_step, name in opened, source=source)
+
         return self._graded(
-            requests,
-            lambda mine: sample(mine, sampling, adapter=adapter),
-            lambda completion: self._rollout(
-                requests[completion.id], completion, *places[completion.id], policy_step=policy_step, source=source
-            ),
-            by_id,
-            on_rollout,
-            grade,
+            requests, lambda mine: sample(mine, sampling, adapter=adapter), rollout_of, by_id, on_rollout, grade
         )
 
     def reference_rollouts(
@@ -153,15 +155,23 @@ class Solver:
             for rollout_id, rollout in firsts.items()
         }
 
+        opened = self._opened(problems, sampling.enable_thinking)
+
         def rollout_of(completion: Completion) -> Rollout:
-            of = firsts[completion.id]
-            return self._rollout(
-                requests[completion.id], completion, of.problem_id, of.sample, policy_step=of.policy_step, turn=2
-            )
+            of, request = firsts[completion.id], requests[completion.id]
+            in_thought = of.problem_id in opened
+            return self._rollout(request, completion, of.problem_id, of.sample, of.policy_step, in_thought, turn=2)
 
         return self._graded(
             requests, lambda mine: self.sampler.sample(mine, sampling, adapter=adapter), rollout_of, problems
         )
+
+    def _opened(self, problems: Mapping[str, Problem], thinking: bool) -> set[str]:
+        """Return the ids of the problems whose prompt ends inside a thought."""
+        turns = {name: self.prompt.turns(problem) for name, problem in problems.items()}
+        return {
+            name for name, conversation in turns.items() if self.chat.opens_thought(conversation, thinking=thinking)
+        }
 
     def _graded(
         self,
@@ -188,8 +198,9 @@ class Solver:
         completion: Completion,
         problem_id: str,
         number: int,
-        *,
         policy_step: int,
+        opened: bool,
+        *,
         source: RolloutSource = "policy",
         turn: Literal[1, 2] = 1,
     ) -> Rollout:
@@ -203,6 +214,7 @@ class Solver:
             text=text,
             token_starts=starts,
             finish=completion.finish,
+            response_start=response_start(text, marks=self.chat.thought_marks, opened=opened),
             policy_step=policy_step,
             seed=request.seed,
             sampler_logprobs=completion.logprobs,
@@ -257,6 +269,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
         if isinstance(sampler, RemoteSampler):
             stack.callback(sampler.close)
             if adapter is not None:
+                models.check_adapter(settings.model, adapter)
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
         grader = stack.enter_context(registry.build(settings.grader))
         yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))

@@ -3,7 +3,7 @@
 All rows share one time axis in a preallocated key–value cache. A prompt of P ids that joins at time t takes the
 columns t−P … t. So every row writes its next token in the same column, and its past is one contiguous stretch that
 ends there. A row that ends leaves at once, and the last row takes its slot. When enough slots are free, the next
-prompts are prefilled into them.
+prompts are prefilled into them. What all prompts begin with is read once, and so are equal prompts.
 
 Left out: paged attention and preemption, because vLLM has them; linear-attention models, because their state has no
 time axis; log-probabilities of the sampled tokens, because the sampler has the trainer's own weights.
@@ -11,6 +11,7 @@ time axis; log-probabilities of the sampled tokens, because the sampler has the 
     python bench/sampling.py
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,15 +21,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.records import FinishReason
+from stepalign.records import FinishReason, TokenIds
 from stepalign.rollouts import Completion, Request
+from stepalign.rollouts.kv_cache import SharedAxisLayer
 
 _COMPACT_EVERY = 256
 """Columns of slack on the time axis. The whole cache is moved to the front when they are used up."""
+_MIN_PREFIX = 32
+"""Shared ids below which a prefix is read again with every prompt: the copies would cost as much."""
 _CANDIDATES = 512
 """Tokens that nucleus sampling sorts first; only rows whose nucleus is wider sort the whole vocabulary."""
 
@@ -104,7 +108,8 @@ class _Batch:
         # Only rows that join later carry the axis on past the first ones' longest completion.
         slack = _COMPACT_EVERY if len(queue) > self.size else 0
         capacity = self.now + self.sampling.max_new_tokens + slack
-        self.cache = Cache(layers=[_SharedAxisLayer(self.size, capacity) for _ in range(self.layers)])
+        self.cache = Cache(layers=[SharedAxisLayer(self.size, capacity) for _ in range(self.layers)])
+        self._read_prefix([request.prompt_ids for request in queue])
         refill_at = self.size - max(1, self.size // 4)
         while queue or self.rows:
             if queue and len(self.rows) <= refill_at:
@@ -114,22 +119,55 @@ class _Batch:
                 yield from self._sample(self._decode(), first=0)
 
     @torch.no_grad()
+    def _read_prefix(self, prompts: Sequence[TokenIds]) -> None:
+        """Read the ids that all prompts begin with, worked examples for instance, once for all of them."""
+        common = os.path.commonprefix(prompts)
+        # The last prompt is the shortest, and one id must follow.
+        self.prefix = min(len(common), len(prompts[-1]) - 1) if len(prompts) > 1 else 0
+        if self.prefix < _MIN_PREFIX:
+            self.prefix = 0
+            return
+        self._set_target(slots=slice(0, 1), column=0, first=0)
+        ids = torch.tensor([common[: self.prefix]])
+        self._forward(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(self.prefix)[None])
+        for layer in self.cache.layers:
+            layer.keep_prefix(self.prefix)
+
+    @torch.no_grad()
     def _prefill(self, requests: Sequence[Request]) -> Float[Tensor, "joining vocab"]:
-        """Write the prompts into the last slots and return the logits behind their last ids."""
-        lengths = [len(request.prompt_ids) for request in requests]
-        longest = max(lengths)
-        ids = torch.zeros(len(requests), longest, dtype=torch.long)
-        for row, request in enumerate(requests):
-            ids[row, longest - lengths[row] :] = torch.tensor(request.prompt_ids)
-        pads = longest - torch.tensor(lengths)
-        column = torch.arange(longest)
-        self._set_target(slots=slice(len(self.rows), len(self.rows) + len(requests)), column=self.now - longest)
-        logits = self._forward(ids, column >= pads[:, None], (column - pads[:, None]).clamp(min=0))
-        for request, length in zip(requests, lengths, strict=True):
+        """Write the prompts into the last slots and return the logits behind their last ids.
+
+        Equal prompts are read once. The shared prefix is copied into its columns and not read again.
+        """
+        prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
+        starts = [self.now - len(prompt) for prompt in prompts]
+        suffixes = [prompt[self.prefix :] for prompt in prompts]
+        longest = max(map(len, suffixes))
+        ids = torch.tensor([(0,) * (longest - len(suffix)) + suffix for suffix in suffixes])
+        used, column = len(self.rows), self.now - longest
+        self._set_target(
+            slots=slice(used, used + len(prompts)),
+            column=column,
+            first=min(starts),
+            prefix_starts=starts if self.prefix else (),
+        )
+        begin = torch.tensor(starts)[:, None]
+        mask = torch.arange(min(starts), self.now) >= begin
+        logits = self._forward(ids, mask, (torch.arange(column, self.now) - begin).clamp(min=0))
+
+        slots = {prompt: used + place for place, prompt in enumerate(prompts)}
+        readers = {request.prompt_ids: request for request in reversed(requests)}
+        ordered = [readers[prompt] for prompt in prompts]
+        ordered += [request for request in requests if request is not readers[request.prompt_ids]]
+        for slot, request in enumerate(ordered, start=used):
+            start, source = self.now - len(request.prompt_ids), slots[request.prompt_ids]
+            if slot != source:
+                for layer in self.cache.layers:
+                    layer.move(source, slot, start, self.now)
             generator = torch.Generator().manual_seed(request.seed)
             self.rows.append(_Row(request, torch.rand(self.sampling.max_new_tokens, generator=generator)))
-            self.starts.append(self.now - length)
-        return logits
+            self.starts.append(start)
+        return logits[[slots[request.prompt_ids] - used for request in ordered]]
 
     @torch.no_grad()
     def _decode(self) -> Float[Tensor, "rows vocab"]:
@@ -184,55 +222,9 @@ class _Batch:
         self.now -= shift
         self.starts = [start - shift for start in self.starts]
 
-    def _set_target(self, *, slots: slice, column: int, first: int | None = None) -> None:
+    def _set_target(self, *, slots: slice, column: int, first: int, prefix_starts: Sequence[int] = ()) -> None:
         for layer in self.cache.layers:
-            layer.set_target(slots, column, column if first is None else first)
-
-
-class _SharedAxisLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, [slots, heads, columns, dim], written in place at the target."""
-
-    is_croppable = False
-
-    def __init__(self, slots: int, capacity: int) -> None:
-        super().__init__()
-        self.slots, self.capacity = slots, capacity
-        self.set_target(slice(0, slots), 0, 0)
-
-    def set_target(self, slots: slice, column: int, first: int) -> None:
-        """Make the next update write `slots` from `column` on and attend to the columns from `first` on."""
-        self.target, self.column, self.first = slots, column, first
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        # Zeroed: a masked column still enters the product with the values, and 0 × NaN is NaN.
-        self.keys = key_states.new_zeros(self.slots, key_states.shape[1], self.capacity, key_states.shape[3])
-        self.values = value_states.new_zeros(self.slots, value_states.shape[1], self.capacity, value_states.shape[3])
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.column + key_states.shape[2]
-        self.keys[self.target, :, self.column : end] = key_states
-        self.values[self.target, :, self.column : end] = value_states
-        return self.keys[self.target, :, self.first : end], self.values[self.target, :, self.first : end]
-
-    def get_seq_length(self) -> int:
-        """Return the number of columns that the next token attends to."""
-        return self.column - self.first
-
-    def move(self, source: int, target: int, start: int, end: int) -> None:
-        """Copy one slot's columns to another slot."""
-        for states in (self.keys, self.values):
-            states[target, :, start:end] = states[source, :, start:end]
-
-    def shift(self, by: int, end: int) -> None:
-        """Move the columns `by` … `end` to the front."""
-        for states in (self.keys, self.values):
-            states[:, :, : end - by] = states[:, :, by:end].clone()
+            layer.set_target(slots, column, first, prefix_starts)
 
 
 def sample_tokens(

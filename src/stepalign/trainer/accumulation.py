@@ -4,6 +4,7 @@ Each token's weight carries the denominator of the whole step. So the split into
 processes, changes memory and time alone.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -252,9 +253,23 @@ def adamw(policy: Policy, optimizer: config.OptimizerConfig) -> torch.optim.Opti
     )
 
 
-def learning_rate(optimizer: config.OptimizerConfig, step: int) -> float:
-    """Return the rate of an optimizer step, counted from 1: linear warm-up, then constant."""
-    return optimizer.lr * min(1.0, step / max(optimizer.warmup_steps, 1))
+def learning_rate(optimizer: config.OptimizerConfig, step: int, max_steps: int) -> float:
+    """Return the rate of a step, counted from 1.
+
+    From the end of the warm-up on it is the rate of transformers' schedule. Theirs spends the first step of a warm-up
+    at a rate of 0, which would waste its rollouts; here it is one step ahead.
+    """
+    warmup = optimizer.warmup_steps or math.ceil(max_steps * optimizer.warmup_ratio)
+    if step <= warmup:
+        return optimizer.lr * step / warmup
+    left = (max_steps + 1 - step) / max(1, max_steps - warmup)
+    match optimizer.lr_scheduler_type:
+        case "linear":
+            return optimizer.lr * left
+        case "cosine":
+            return optimizer.lr * (1 + math.cos(math.pi * (1 - left))) / 2
+        case _:
+            return optimizer.lr
 
 
 def _first_tokens(lengths: Sequence[int]) -> Int[Tensor, " rows"]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
@@ -20,6 +21,7 @@ from stepalign.critics.self_critic import OwnModel
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import build_strategy, fingerprint
 from stepalign.errors import StepalignError
+from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
 from stepalign.rewards import Grader
@@ -75,6 +77,12 @@ def build_trainer(
     # The weights.
     accelerator = _accelerator(recipe)
     strategy = build_strategy(recipe.distributed, world, accelerator.device)
+    precision = world.on_main(
+        lambda: set_matmul_precision(
+            run.float32_matmul_precision() or recipe.model.float32_matmul_precision, accelerator.device
+        )
+    )
+    torch.set_float32_matmul_precision(precision)
     policy = models.load_policy(
         recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
     )
@@ -95,7 +103,7 @@ def build_trainer(
     algorithm.begin(policy)
 
     # The run so far.
-    run.describe(train, evaluation, dropped)
+    run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)), precision)
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
     step, has_checksums = 0, True
     if last:
@@ -109,6 +117,8 @@ def build_trainer(
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
     if world.size > 1:
         console.say(f"{world.size} processes, {strategy.name}")
+    if precision != "highest":
+        console.say(f"float32 products in {precision} precision (bfloat16 factors, float32 sums)")
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if last:

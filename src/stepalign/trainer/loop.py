@@ -109,7 +109,7 @@ class Trainer:
         step = self.step + 1
         problems = {problem.id: problem for problem in batch}
         self.console.begin()
-        rate = learning_rate(self.recipe.optimizer, step)
+        rate = learning_rate(self.recipe.optimizer, step, self.recipe.training.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step) + self.world.rank)

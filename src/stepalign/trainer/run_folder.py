@@ -13,7 +13,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -26,6 +27,7 @@ from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import (
     AppendLog,
     claim,
+    differences,
     read_json,
     read_jsonl,
     read_text,
@@ -35,6 +37,7 @@ from stepalign.io import (
     write_json,
 )
 from stepalign.manifest import manifest
+from stepalign.models import kept_fingerprint
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import rollout_ids
 
@@ -91,17 +94,43 @@ class RunFolder:
         """Unlock the folder."""
         self._lock.release()
 
-    def describe(self, train: Sequence[Problem], evaluation: Sequence[Problem], dropped: Mapping[str, int]) -> None:
-        """Write the problems and the manifest, once.
+    def float32_matmul_precision(self) -> Literal["highest", "medium"] | None:
+        """Return the precision this run began with, which `auto` measured; None for a new run."""
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            return None
+        try:
+            precision: Literal["highest", "medium"] = json.loads(path.read_text()).get(
+                "float32_matmul_precision", "highest"
+            )
+        except (ValueError, AttributeError) as error:
+            raise StepalignError(f"{path}: damaged: {error}") from None
+        return precision
+
+    def describe(
+        self,
+        train: Sequence[Problem],
+        evaluation: Sequence[Problem],
+        dropped: Mapping[str, int],
+        base: Mapping[str, str] = MappingProxyType({}),
+        float32_matmul_precision: str = "highest",
+    ) -> None:
+        """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
 
         Raises:
-            StepalignError: the run is resumed, and its source no longer gives the problems it began with.
+            StepalignError: the run is resumed, and its problems or its base are no longer those it began with.
         """
         problems = {
             self.folder / "problems" / f"{name}.jsonl": list(each)
             for name, each in (("train", train), ("evaluation", evaluation))
         }
         if (self.folder / "manifest.json").exists():
+            kept = kept_fingerprint(self.folder)
+            if changed := [name for name, _, _ in differences(kept, base)] if kept else []:
+                raise StepalignError(
+                    f"{self.folder}: the base has changed since this run began: {', '.join(changed)}. Restore these "
+                    "files, or give this run another name (name=…)"
+                )
             for path, current in problems.items():
                 self._check(path)
                 if read_jsonl(path, Problem) != current:
@@ -112,7 +141,16 @@ class RunFolder:
         for path, current in problems.items():
             self._write(path, current)
         counts = {"train": len(train), "evaluation": len(evaluation), "dropped": dict(dropped)}
-        write_json(self.folder / "manifest.json", {**manifest(), "seed": self.seed, "problems": counts})
+        write_json(
+            self.folder / "manifest.json",
+            {
+                **manifest(),
+                "seed": self.seed,
+                "float32_matmul_precision": float32_matmul_precision,
+                "problems": counts,
+                "base": dict(base),
+            },
+        )
 
     def rollouts(self, step: int, batch: Sequence[Problem], num_samples: int) -> list[Rollout] | None:
         """Read the graded rollouts of a step, `num_samples` on each of these problems; None if there are none.
@@ -257,12 +295,14 @@ class RunFolder:
         )
 
     def _again(self, path: Path) -> str:
-        """Say how a damaged file is made again. Critiques belong to rollouts, so they go with them."""
+        """Say how a damaged file is made again. What was made of it goes with it."""
         if path.parent.name == "problems":
             return ". Restore it from a copy"
         files = [path]
-        if path.parent.name == "rollouts":
-            files.append(self.folder / "critiques" / path.name)
+        rooms = ["rollouts", "critiques", "second-turns"]
+        if path.parent.name in rooms:
+            later = [self.folder / room / path.name for room in rooms[rooms.index(path.parent.name) + 1 :]]
+            files += [file for file in later if file.exists()]
         command = shlex.join(["rm", "-f", *(str(file) for file in files)])
         return f"\nTo make it again: `{command}`, then the same command as before"
 

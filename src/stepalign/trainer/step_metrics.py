@@ -29,7 +29,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
         "rollouts": count,
         "completion_tokens": sum(len(rollout.completion_ids) for rollout in first),
         "correct": sum(rollout.correct for rollout in first) / count,
-        "formatted": sum(parse(rollout.text).formatted for rollout in first) / count,
+        "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in first) / count,
         "truncated": sum(rollout.finish == "length" for rollout in first) / count,
         "on_policy": sum(rollout.on_policy for rollout in first) / count,
     }

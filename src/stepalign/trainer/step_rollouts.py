@@ -6,11 +6,14 @@ from typing import Any
 from stepalign import config
 from stepalign.algorithms.base import Algorithm
 from stepalign.console import Console
+from stepalign.errors import StepalignError
 from stepalign.policy import ADAPTER, Policy
 from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rollouts import Sampler
 from stepalign.rollouts.generate import Solver
+from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
+from stepalign.teachers.model import ModelTeacher
 from stepalign.teachers.stateless import BaseTeacher, LiveTeacher
 from stepalign.trainer.run_folder import RunFolder
 from stepalign.trainer.weight_sync import WeightSync
@@ -38,7 +41,8 @@ def make_rollouts(
         return solver.reference_rollouts(
             batch, recipe.sampling, policy_step=step - 1, prefix=prefix, on_rollout=on_rollout, grade=grade
         )
-    sampler, adapter = (None, ADAPTER) if source == "policy" else _teacher_sampler(recipe, solver, algorithm, policy)
+    by_teacher, teacher = source == "teacher", recipe.teacher
+    sampler, adapter = _teacher_sampler(recipe, solver, algorithm, policy) if by_teacher else (None, ADAPTER)
     return solver.generate_rollouts(
         batch,
         recipe.training.num_generations,
@@ -49,7 +53,8 @@ def make_rollouts(
         prefix=prefix,
         on_rollout=on_rollout,
         grade=grade,
-        prompts=None if source == "policy" else algorithm.teacher_prompts(batch),
+        prompts=algorithm.teacher_prompts(batch) if by_teacher else None,
+        thinking=teacher.enable_thinking and not teacher.close_think if by_teacher else None,
         sampler=sampler,
         source=source,
     )
@@ -93,8 +98,9 @@ def _teacher_sampler(
 ) -> tuple[Sampler | None, str | None]:
     """Return the sampler of the teacher's weights, None for the solver's own, and the adapter's name."""
     teacher = algorithm.teacher_of(policy)
-    if isinstance(teacher, BaseTeacher):
-        return None, None
-    if isinstance(teacher, LiveTeacher):
-        return None, ADAPTER
-    raise NotImplementedError
+    if isinstance(teacher, ModelTeacher):
+        size = recipe.sampler.max_num_seqs
+        return TransformersSampler(teacher.model, eos_ids=solver.chat.eos_ids, batch_size=size), None
+    if isinstance(teacher, BaseTeacher | LiveTeacher):
+        return None, None if isinstance(teacher, BaseTeacher) else ADAPTER
+    raise StepalignError(f"teacher.kind = {recipe.teacher.kind!r}: it cannot be sampled from")
