@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from stepalign import config, contexts
-from stepalign.algorithms.teacher_prompt import build_teacher_prompt, limit_to_context
+from stepalign.algorithms.teacher_prompt import build_teacher_prompt
 from stepalign.chat import Chat
 from stepalign.contexts import ContextInput
 from stepalign.errors import StepalignError
-from stepalign.prompts.conversation import SolverPrompt
+from stepalign.prompts.conversation import Turn
 from stepalign.records import Problem, Rollout, TokenIds
 
 
@@ -16,34 +16,34 @@ class HintPrompts:
 
     def __init__(
         self,
-        recipe: config.Recipe,
-        chat: Chat,
-        prompt: SolverPrompt,
-        context_limit: int | None,
+        template: str,
+        teacher: config.TeacherConfig,
         *,
+        chat: Chat,
+        before: Sequence[Turn],
+        max_new_tokens: int,
         shows: frozenset[str],
     ) -> None:
         """Load the context.
 
         Args:
-            recipe: its `[context]`, `[teacher]` and `[sampling]` are used.
+            template: the recipe's `context.template`.
+            teacher: length limit and thinking boundary of the prompt.
             chat: encodes the prompt.
-            prompt: the solver's, whose turns before the problem are shown too.
-            context_limit: the model's own context length.
+            before: turns before the problem, which the solver is shown as well.
+            max_new_tokens: room behind the prompt.
             shows: variables that the context may use, because they are known before sampling.
 
         Raises:
             StepalignError: the context uses another variable.
         """
-        self.context = contexts.load(recipe.context.template)
+        self.context = contexts.load(template)
         if unknown := sorted(self.context.variables - shows):
             raise StepalignError(
-                f"context.template = {recipe.context.template!r} shows {', '.join(unknown)}, which is not known when "
-                f"algorithm.kind = {recipe.algorithm.kind!r} samples; allowed: {', '.join(sorted(shows))}"
+                f"context.template = {template!r} shows {', '.join(unknown)}, which is not known when this algorithm "
+                f"samples under it; allowed: {', '.join(sorted(shows))}"
             )
-        self.chat, self.before = chat, prompt.before
-        self.teacher = limit_to_context(recipe.teacher, context_limit)
-        self.max_new_tokens = recipe.sampling.max_new_tokens
+        self.teacher, self.chat, self.before, self.max_new_tokens = teacher, chat, tuple(before), max_new_tokens
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the context shows a reference solution and a problem has none."""

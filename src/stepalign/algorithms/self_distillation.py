@@ -11,13 +11,13 @@ With `lmbda` below 1 some steps train on reference solutions instead of rollouts
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
-from stepalign import config, models
+from stepalign import config
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, ChosenContext, TeacherContext, count_critiques
-from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limit_to_context
+from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limited_teacher
 from stepalign.chat import Chat
 from stepalign.contexts import Context, ContextInput
 from stepalign.critics.first_error import first_error_span
@@ -26,7 +26,6 @@ from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Critique, Problem, Rollout, RolloutSource
 from stepalign.rollouts.references import reference_text
 from stepalign.seeding import derive_seed
-from stepalign.teachers.model import check_tokenizer
 from stepalign.trace import token_span
 from stepalign.views import View
 
@@ -81,20 +80,21 @@ class SelfDistillation(DistillationLoss, Algorithm[DistillationExample]):
         context_limit: int | None,
     ) -> "SelfDistillation":
         """Build the algorithm of a recipe. `context_limit` is the model's own context length."""
-        if (model := recipe.teacher.model_of(recipe.model)) is not recipe.model:
-            check_tokenizer(model, chat)
-            context_limit = models.context_limit(model)
-        return cls(
-            algorithm,
-            chat=chat,
-            before=prompt.before,
-            context=recipe.context,
-            critic=recipe.critic,
-            teacher=limit_to_context(recipe.teacher, context_limit),
-            num_generations=recipe.training.num_generations,
-            max_tokens=recipe.training.max_tokens_per_micro_batch,
-            seed=recipe.seed,
-        )
+        return cls(algorithm, **cls.parts(recipe, chat, prompt, context_limit))
+
+    @staticmethod
+    def parts(recipe: config.Recipe, chat: Chat, prompt: SolverPrompt, context_limit: int | None) -> dict[str, Any]:
+        """Return the arguments of `__init__` that a recipe gives beside the algorithm's table."""
+        return {
+            "chat": chat,
+            "before": prompt.before,
+            "context": recipe.context,
+            "critic": recipe.critic,
+            "teacher": limited_teacher(recipe, chat, context_limit),
+            "num_generations": recipe.training.num_generations,
+            "max_tokens": recipe.training.max_tokens_per_micro_batch,
+            "seed": recipe.seed,
+        }
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where a reference solution is needed and missing, or breaks the solver's format."""

@@ -11,16 +11,16 @@ Left out: the teacher's token distributions. With them and its samples it would 
 
 from collections.abc import Mapping, Sequence
 
-from stepalign import config, contexts, models
+from stepalign import config, contexts
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.hint_prompt import HintPrompts
 from stepalign.algorithms.sft import CrossEntropyLoss, SequenceExample, sequence_example
+from stepalign.algorithms.teacher_prompt import limited_teacher
 from stepalign.algorithms.teacher_state import WithTeacher
 from stepalign.chat import Chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Problem, Rollout, RolloutSource, TokenIds
-from stepalign.teachers.model import check_tokenizer
 
 _KINDS = ("base", "live", "model")
 
@@ -49,12 +49,16 @@ class SeqKD(WithTeacher, CrossEntropyLoss):
                 f"teacher.kind = {recipe.teacher.kind!r} with algorithm.kind = 'seq-kd': it cannot be sampled from; "
                 f"allowed: {', '.join(_KINDS)}"
             )
-        if (model := recipe.teacher.model_of(recipe.model)) is not recipe.model:
-            check_tokenizer(model, chat)
-            context_limit = models.context_limit(model)
         self.algorithm = algorithm
         self.chat, self.prompt, self.thinking = chat, prompt, recipe.sampling.enable_thinking
-        self.prompts = HintPrompts(recipe, chat, prompt, context_limit, shows=contexts.BEFORE_ATTEMPT)
+        self.prompts = HintPrompts(
+            recipe.context.template,
+            limited_teacher(recipe, chat, context_limit),
+            chat=chat,
+            before=prompt.before,
+            max_new_tokens=recipe.sampling.max_new_tokens,
+            shows=contexts.BEFORE_ATTEMPT,
+        )
 
     @classmethod
     def from_config(

@@ -19,6 +19,7 @@ from torch import Tensor
 from stepalign import config, contexts
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.hint_prompt import HintPrompts
+from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.chat import Chat
 from stepalign.collate import Batch
 from stepalign.losses.cross_entropy import cross_entropy
@@ -100,8 +101,14 @@ class SFT(CrossEntropyLoss):
         hints = None
         if algorithm.rationalize:
             thinking = {"enable_thinking": recipe.sampling.enable_thinking, "close_think": False}
-            prompted = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=thinking)})
-            hints = HintPrompts(prompted, chat, prompt, context_limit, shows=contexts.BEFORE_CRITIQUE)
+            hints = HintPrompts(
+                recipe.context.template,
+                limit_to_context(recipe.teacher, context_limit).model_copy(update=thinking),
+                chat=chat,
+                before=prompt.before,
+                max_new_tokens=recipe.sampling.max_new_tokens,
+                shows=contexts.BEFORE_CRITIQUE,
+            )
         return cls(algorithm, hints=hints)
 
     def check_problems(self, problems: Sequence[Problem]) -> None:

@@ -12,6 +12,7 @@ from stepalign.config.algorithms import (
     CreditGRPOConfig,
     DistillationConfig,
     GRPOConfig,
+    GRPODistillationConfig,
     PolicyGradientConfig,
     PolicyRatioConfig,
     SeqKDConfig,

@@ -248,6 +248,30 @@ class CreditGRPOConfig(PolicyGradientConfig):
         return self
 
 
+@register("algorithm", "grpo_distillation", implementation="stepalign.algorithms.grpo_distillation:GRPODistillation")
+class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
+    """Distillation and GRPO's policy gradient in one loss."""
+
+    kind: Literal["grpo_distillation"] = "grpo_distillation"  # type: ignore[assignment]
+    distillation_weight: NonNegativeFloat = 1.0
+    """The weight of the mean divergence."""
+    reward_weight: NonNegativeFloat = 1.0
+    """The weight of the mean policy gradient loss."""
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """The teacher."""
+        return "teacher"
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if self.kl_coef:
+            raise ValueError(f"kl_coef = {self.kl_coef}: the pass without gradients is the teacher's; leave it at 0")
+        if self.lmbda < 1:
+            raise ValueError(f"lmbda = {self.lmbda}: a reference solution has no group to compare its reward with")
+        return self
+
+
 @register("algorithm", "sft", implementation="stepalign.algorithms.sft:SFT")
 class SFTConfig(AlgorithmConfig):
     """Cross-entropy on reference solutions, or on the policy's own right rollouts (STaR); no teacher, no critic."""

@@ -65,6 +65,7 @@ class GradientAccumulator(Generic[E]):
         self._sampler_logprobs = sampler_logprobs or {}
         self._mismatches: list[float] = []
         self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
         policy.train()
 
     def add(self, examples: Sequence[E], *, is_padding: bool = False, last: bool = False) -> None:
@@ -106,10 +107,16 @@ class GradientAccumulator(Generic[E]):
             return
         self._sums["loss"] += value.item()
         self._compare_with_sampler(hidden.detach(), batch, examples)
-        for name, values in metrics.items():
-            self._sums[name] += values.sum().item()
+        self._add_metrics(metrics)
         if "kl" in metrics:  # the thinking boundary shows there
-            self._sums["first_token_kl"] += metrics["kl"][_first_tokens(lengths).to(device)].sum().item()
+            self._add_metrics({"first_token_kl": metrics["kl"][_first_tokens(lengths).to(device)]})
+
+    def _add_metrics(self, metrics: Mapping[str, Float[Tensor, " values"]]) -> None:
+        """Add values to their sums, NaN aside: a token that a part of the loss leaves out has none."""
+        for name, values in metrics.items():
+            known = values[~values.isnan()]
+            self._sums[name] += known.sum().item()
+            self._counts[name] += len(known)
 
     def _compare_with_sampler(
         self, hidden: Float[Tensor, "tokens hidden"], batch: Batch, examples: Sequence[E]
@@ -154,14 +161,14 @@ class GradientAccumulator(Generic[E]):
         self._console.timed("optimizer", start)
 
         totals: dict[str, float] = defaultdict(float)
-        for sums in self._strategy.world.gather([dict(self._sums)]):
+        counts: dict[str, int] = defaultdict(int)
+        for sums, known in self._strategy.world.gather([(dict(self._sums), dict(self._counts))]):
             for name, value in sums.items():
                 totals[name] += value
+                counts[name] += known.get(name, 0)
         tokens = sum(example.student.num_loss_tokens for example in examples)
         metrics = {"loss": totals.pop("loss")}
-        if "first_token_kl" in totals:
-            metrics["first_token_kl"] = totals.pop("first_token_kl") / len(examples)
-        metrics |= {name: total / tokens for name, total in totals.items()}
+        metrics |= {name: total / counts[name] for name, total in totals.items() if counts[name]}
         metrics |= {"grad_norm": grad_norm, "tokens": tokens}
         if mismatches := self._strategy.world.gather(self._mismatches):
             metrics["sampler_mismatch"] = sum(mismatches) / len(mismatches)
