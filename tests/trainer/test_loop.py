@@ -622,7 +622,9 @@ def test_callbacks_are_called_where_their_names_say(make_recipe: MakeRecipe) -> 
 
 
 @pytest.mark.parametrize("overlap", ["true", "false"])
-def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: str, make_recipe: MakeRecipe) -> None:
+def test_a_critic_that_fails_everything_stops_the_run_with_an_example(
+    overlap: str, make_recipe: MakeRecipe, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Rather than teach the reference solution alone in silence. The step's rollouts and critiques are kept."""
 
     def words(prompt: str) -> str:
@@ -643,9 +645,14 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: s
         folder = make_recipe("name=stopped").folder
         assert len(list((folder / "critiques").iterdir())) == 3
         assert [line["step"] for line in metrics(folder)] == [1, 2]
-        run(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
+        train(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
     lines = metrics(make_recipe("name=goes-on").folder)
     assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]
+    assert [line["outcomes"]["failed"] for line in lines] == [4, 4, 4, 4]
+    shortfall = "16 of 16 critiques failed, 16 of 16 rollouts fell back (16 parse)."
+    assert f"goes-on: {shortfall}" in capfd.readouterr().err
+    page = (make_recipe("name=goes-on").folder / "report.html").read_text()
+    assert f'</h1>\n<p class="shortfall">{shortfall}</p>' in page
 
 
 # ── precision of products ─────────────────────────────────────────────────────────────────────────────────────
