@@ -110,6 +110,11 @@ class Chat:
     def _encode(self, text: str, *, first: bool) -> list[int]:
         return (self._first if first else self._after_control).encode(text) if text else []
 
+    def completion_ids(self, text: str) -> TokenIds:
+        """Encode a text as a response that ends: plain text, and the tokenizer's EOS."""
+        own = self.tokenizer.eos_token_id
+        return (*self.encode_text(text), min(self.eos_ids) if own is None else own)
+
     def decode(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Decode sampled ids to text and the character at which each id's text begins.
 
