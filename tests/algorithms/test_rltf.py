@@ -45,7 +45,7 @@ def built(kind: type, table: type, chat: Chat, settings: Recipe, limit: int | No
 
 
 def second(first: Rollout, turn: Rollout) -> Rollout:
-    return replace(turn, id=f"{first.id}/second", revises=first.id, prompt_ids=(5, 6, 7))
+    return replace(turn, id=f"{first.id}/second", turn=2, sample=first.sample, prompt_ids=(5, 6, 7))
 
 
 def do_update(made: Any, policy: Policy, step: Any, mode: str) -> dict[str, float]:
@@ -114,16 +114,16 @@ def test_the_second_prompt_shows_attempt_and_critique_and_leaves_room(chat: Chat
     settings = make_recipe(*SD, "sampling.max_new_tokens=100")
     first = group(chat)
     answers = {one.id: replace(critique(one, False, True), text="TAKE CARE " * 40) for one in first[:3]}
-    prompts = built(RLTFSD, RLTFSDConfig, chat, settings).second_turn_prompts(first, {"p": PROBLEM}, answers)
+    prompts = built(RLTFSD, RLTFSDConfig, chat, settings).second_turn(first, {"p": PROBLEM}, answers)
     assert list(prompts) == ["r0", "r1", "r2"], "without a critique there is no second turn"
     shown = chat.tokenizer.decode(prompts["r1"])
     assert first[1].text in shown
     assert "TAKE CARE" in shown
     assert len(prompts["r1"]) > 500
-    cut = built(RLTFSD, RLTFSDConfig, chat, settings, 600).second_turn_prompts(first, {"p": PROBLEM}, answers)
+    cut = built(RLTFSD, RLTFSDConfig, chat, settings, 600).second_turn(first, {"p": PROBLEM}, answers)
     assert 400 < len(cut["r1"]) <= 500, "prompt and completion fit the model's context"
     none = built(RLTFSD, RLTFSDConfig, chat, settings, 110)
-    assert not none.second_turn_prompts(first, {"p": PROBLEM}, answers)
+    assert not none.second_turn(first, {"p": PROBLEM}, answers)
     step = none.build_examples(first, {"p": PROBLEM}, answers)
     assert step.failures["second turn's prompt too long"] == 3
     assert step.outcomes["dropped"] == 4

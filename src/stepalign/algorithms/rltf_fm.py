@@ -27,7 +27,7 @@ from stepalign.chat import Chat
 from stepalign.collate import Batch
 from stepalign.contexts import ContextInput
 from stepalign.errors import StepalignError
-from stepalign.losses.likelihood import negative_log_likelihood
+from stepalign.losses.cross_entropy import cross_entropy
 from stepalign.losses.weights import part_scales
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Critique, Problem, Rollout
@@ -174,14 +174,14 @@ class RLTFFM(GRPO):
             own = Batch(batch.input_ids, batch.rows[place], batch.columns[place], batch.targets[place])
             scaled = (weights * scale)[place]
             if chosen:
-                term, nll = negative_log_likelihood(
+                term, metrics = cross_entropy(
                     hidden[place],
                     head,
                     own.targets,
                     self.feedback_weight * scaled,
                     chunk_tokens=self.algorithm.chunk_tokens,
                 )
-                found: Mapping[str, Tensor] = {"feedback_nll": nll}
+                found: Mapping[str, Tensor] = {"feedback_nll": -metrics.log_probs}
             else:
                 base = None if reference is None else reference[place]
                 mine = [one for one in examples if not one.is_feedback]

@@ -92,10 +92,10 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
         """Raise a StepalignError where a context shows a reference solution and problems have none."""
         self.context.check_problems(problems)
 
-    def second_turn_prompts(
+    def second_turn(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
-    ) -> dict[str, TokenIds]:
-        """Return the second turns' prompts. See `Algorithm.second_turn_prompts`."""
+    ) -> Mapping[str, TokenIds]:
+        """Return the second turns' prompts. See `Algorithm.second_turn`."""
         prompts = self._prompts(rollouts, problems, critiques)
         return {name: prompt for name, prompt in prompts.items() if not isinstance(prompt, str)}
 
@@ -127,8 +127,9 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
     ) -> StepExamples[PolicyGradientExample]:
         """Give every second turn its advantage over the first ones. See `Algorithm.build_examples`."""
-        first = [rollout for rollout in rollouts if not rollout.revises]
-        second = {rollout.revises: rollout for rollout in rollouts if rollout.revises}
+        first = [rollout for rollout in rollouts if rollout.turn == 1]
+        by_place = {(rollout.problem_id, rollout.sample): rollout for rollout in rollouts if rollout.turn == 2}
+        second = {one.id: by_place[place] for one in first if (place := (one.problem_id, one.sample)) in by_place}
         cases, failures = count_critiques([critiques.get(rollout.id) for rollout in first])
         step = StepExamples[PolicyGradientExample](cases=cases, failures=failures)
         prompts = self._prompts([rollout for rollout in first if rollout.id not in second], problems, critiques)

@@ -17,6 +17,8 @@ from stepalign.config.algorithms import (
     PolicyRatioConfig,
     RLTFFMConfig,
     RLTFSDConfig,
+    SeqKDConfig,
+    SFTConfig,
 )
 from stepalign.config.critics import (
     ChecksConfig,

@@ -15,22 +15,24 @@ from stepalign import config
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.console import Console
 from stepalign.critics import Critic
+from stepalign.critics.stats import outcomes
 from stepalign.distributed.process import World
 from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import ADAPTER, Policy
-from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.trainer import checkpoints, step_metrics
+from stepalign.trainer import checkpoints
 from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
-from stepalign.trainer.step_metrics import step_cost
+from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_warnings
+from stepalign.trainer.step_rollouts import make_rollouts, num_samples, second_turns
 from stepalign.trainer.weight_sync import WeightSync
 
 
@@ -112,19 +114,21 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step) + self.world.rank)
-        cached = self.run.critiques(step, batch)
+        samples = num_samples(self.recipe, self.algorithm, step)
+        cached = self.run.critiques(step, batch, samples)
         critic = self.critic if cached is None else None
         with CritiqueStream(problems, self.solver.grader, critic, concurrent=self.concurrent_critic) as stream:
             with self.strategy.unsharded(self.policy):
-                rollouts = self._rollouts(step, batch, stream)
+                rollouts = self._rollouts(step, batch, samples, stream)
                 streaming = self.streaming and cached is None
                 critiques = [] if streaming else cached or self._critiques(step, rollouts, stream)
-                turns = [] if streaming else self._second_turns(step, batch, rollouts, critiques)
+                parts = self.recipe, self.run, self.solver, self.algorithm, self.weight_sync, self.console
+                rollouts = [*rollouts, *second_turns(*parts, step, rollouts, problems, critiques)]
                 self.weight_sync.sleep()
             self._failure_limit.check(step, critiques)
             try:
                 examples, critiques, metrics = self._update(
-                    rollouts, turns, problems, critiques, stream if streaming else None
+                    rollouts, problems, critiques, stream if streaming else None
                 )
             except StepalignError as error:
                 raise StepalignError(f"{self.recipe.folder}, step {step}: {error}") from None
@@ -137,34 +141,24 @@ class Trainer:
         self.run.append_timeline(step, {**spans, "answered": stream.spans})
         self._record(batch, rollouts, examples, critiques, {"lr": rate, **metrics})
 
-    def _rollouts(self, step: int, batch: Sequence[Problem], stream: CritiqueStream) -> list[Rollout]:
-        """Read the step's graded rollouts from the run's folder, or sample them; pass them to the stream."""
-        if (cached := self.run.rollouts(step, batch)) is not None:
+    def _rollouts(self, step: int, batch: Sequence[Problem], samples: int, stream: CritiqueStream) -> list[Rollout]:
+        """Read the step's graded rollouts from the run's folder, or make them; pass them to the stream."""
+        if (cached := self.run.rollouts(step, batch, samples)) is not None:
             mine = self.world.shard(cached)
             for rollout in mine:
                 stream.submit(rollout)
             stream.graded(mine)
             return cached
         self.weight_sync.sync(self.step)
-        training, sampling = self.recipe.training, self.recipe.sampling
-        max_tokens = training.rollouts_per_step * sampling.max_new_tokens / self.world.size
+        max_tokens = samples * len(batch) * self.recipe.sampling.max_new_tokens / self.world.size
         with self.console.stage("sample", max_tokens, "tokens") as advance:
 
             def sampled(rollout: Rollout) -> None:
                 stream.submit(rollout)
                 advance(len(rollout.completion_ids))
 
-            rollouts = self.solver.generate_rollouts(
-                batch,
-                training.num_generations,
-                sampling,
-                adapter=ADAPTER,
-                policy_step=self.step,
-                seed=derive_seed(self.recipe.seed, "rollouts", step),
-                prefix=f"step-{step:06d}",
-                on_rollout=sampled,
-                grade=stream.graded,
-            )
+            parts = self.recipe, self.solver, self.algorithm, self.policy
+            rollouts = make_rollouts(*parts, step, batch, on_rollout=sampled, grade=stream.graded)
         self.run.save_rollouts(step, rollouts)
         return rollouts
 
@@ -182,30 +176,9 @@ class Trainer:
         self.run.save_critiques(step, critiques)
         return critiques
 
-    def _second_turns(
-        self, step: int, batch: Sequence[Problem], rollouts: Sequence[Rollout], critiques: Sequence[CriticResult]
-    ) -> list[Rollout]:
-        """Read the step's second turns from the run's folder, or sample them where the algorithm has prompts."""
-        if (cached := self.run.second_turns(step, rollouts)) is not None:
-            return cached
-        problems = {problem.id: problem for problem in batch}
-        by_rollout = {result.rollout_id: result for result in critiques}
-        if not (prompts := self.algorithm.second_turn_prompts(rollouts, problems, by_rollout)):
-            return []
-        self.weight_sync.sync(self.step)
-        sampling, seed = self.recipe.sampling, derive_seed(self.recipe.seed, "second turns", step)
-        with self.console.stage("second turn", len(prompts) / self.world.size) as advance:
-            turns = self.solver.generate_second_turns(
-                rollouts, prompts, problems, sampling, adapter=ADAPTER, policy_step=self.step, seed=seed,
-                on_rollout=lambda _: advance(1),
-            )  # fmt: skip
-        self.run.save_second_turns(step, turns)
-        return turns
-
     def _update(
         self,
         rollouts: Sequence[Rollout],
-        turns: Sequence[Rollout],
         problems: Mapping[str, Problem],
         critiques: Sequence[CriticResult],
         stream: CritiqueStream | None,
@@ -214,7 +187,6 @@ class Trainer:
 
         Args:
             rollouts: the whole step's.
-            turns: their second turns; empty with `stream`.
             problems: by id.
             critiques: of these rollouts, in their order; empty with `stream`.
             stream: gives the critiques as they are ready; None where they are all there.
@@ -229,23 +201,23 @@ class Trainer:
         def build(new: Sequence[CriticResult]) -> list[Any]:
             new_by_id = {result.rollout_id: result for result in new}
             results.update(new_by_id)
-            attempts = [by_id[name] for name in new_by_id] if stream else [*rollouts, *turns]
+            attempts = [by_id[name] for name in new_by_id] if stream else rollouts
             built = self.algorithm.build_examples(attempts, problems, new_by_id)
             step_examples.extend(built)
             return built.examples
 
-        metrics = step_metrics.second_turn_metrics(turns)
         limits = self.recipe.training.micro_batch_size, self.recipe.training.max_tokens_per_micro_batch
         lengths = None
         if stream is None:
             build(critiques)
             if not step_examples.examples:
-                return step_examples, list(critiques), metrics
+                return step_examples, list(critiques), {}
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
-        sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
+        sampled = {r.id: r.sampler_logprobs for r in rollouts if r.sampler_logprobs and r.on_policy}
         if self.recipe.lora.lora_dropout:  # the student's pass has a mask that the sampler has not
             sampled = {}
+        metrics: dict[str, float] = {}
         for iteration in range(self.algorithm.num_iterations):
             passes: Iterable[Pass[Any]]
             if stream is not None and iteration == 0:
@@ -267,7 +239,7 @@ class Trainer:
             )
             if step_examples.examples:
                 self.algorithm.after_update(self.policy)
-        return step_examples, [results[rollout.id] for rollout in rollouts] if results else [], metrics
+        return step_examples, [results[r.id] for r in rollouts if r.id in results], metrics
 
     def save_checkpoint(self) -> None:
         """Write adapter, optimizer and step to the run's folder."""
@@ -319,29 +291,36 @@ class Trainer:
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
         per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
-        counts = step_metrics.step_counts(examples, critiques)
+        failed = sum(isinstance(result, CritiqueFailure) for result in critiques)
+        counts = {**examples.outcomes, **({"failed": failed} if critiques else {})}
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {
             "step": self.step,
             "epoch": self.step * per_step / len(self.train_problems),
-            **(dict(update_metrics) | step_metrics.rollout_metrics(rollouts)),
-            **(self.algorithm.metrics() | self.weight_sync.metrics),
+            **(dict(update_metrics) | rollout_metrics(rollouts) | self.algorithm.metrics() | self.weight_sync.metrics),
         }
         line = {
             **values,
-            **counts,
+            "cases": examples.cases,
+            "failures": examples.failures,
+            "outcomes": counts,
+            "checks": outcomes(critiques),
+            "critic_tokens": {
+                "read": sum(result.prompt_tokens for result in critiques),
+                "written": sum(result.completion_tokens for result in critiques),
+            },
             "cost": step_cost(self.policy.parameters_read, len(batch), rollouts, critiques, update_metrics, updates),
             "seconds": seconds,
         }
         self.run.append_metrics(line)
-        logged = values | {f"outcomes/{name}": count for name, count in counts["outcomes"].items()}
+        logged = values | {f"outcomes/{name}": count for name, count in counts.items()}
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=self.step)
-        for warning in step_metrics.step_warnings(
+        for warning in step_warnings(
             rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
         ):
             self.console.warn(f"step {self.step}: {warning}")
-        self.console.step_done(f"step {self.step}: {step_metrics.step_line(values, counts['outcomes'], seconds)}")
+        self.console.step_done(f"step {self.step}: {step_line(values, counts, seconds)}")
         self._call("on_step_end", line)
 
     def _call(self, hook: str, *arguments: Any) -> None:

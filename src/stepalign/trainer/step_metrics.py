@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stepalign import config
-from stepalign.algorithms.base import StepExamples
-from stepalign.critics.stats import outcomes
-from stepalign.records import CriticResult, CritiqueFailure, Rollout
+from stepalign.records import CriticResult, Rollout
 from stepalign.trace import parse
 
 COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_tokens", "updates", "flops", "seconds")
@@ -19,42 +17,28 @@ COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_t
 
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
-    """Count a step's rollouts and tokens; `correct`, `formatted` and `truncated` are shares of the rollouts."""
-    count = len(rollouts)
-    return {
+    """Count a step's rollouts and tokens.
+
+    `correct`, `formatted`, `truncated` and `on_policy` are shares of the first turn's rollouts, `correct_second` of the
+    second turn's.
+    """
+    first = [rollout for rollout in rollouts if rollout.turn == 1]
+    second = [rollout for rollout in rollouts if rollout.turn == 2]
+    count = len(first)
+    values = {
         "rollouts": count,
-        "completion_tokens": sum(len(rollout.completion_ids) for rollout in rollouts),
-        "correct": sum(rollout.correct for rollout in rollouts) / count,
-        "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in rollouts) / count,
-        "truncated": sum(rollout.finish == "length" for rollout in rollouts) / count,
+        "completion_tokens": sum(len(rollout.completion_ids) for rollout in first),
+        "correct": sum(rollout.correct for rollout in first) / count,
+        "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in first) / count,
+        "truncated": sum(rollout.finish == "length" for rollout in first) / count,
+        "on_policy": sum(rollout.on_policy for rollout in first) / count,
     }
-
-
-def step_counts(examples: StepExamples[Any], critiques: Sequence[CriticResult]) -> dict[str, Any]:
-    """Count what became of a step's rollouts and critiques."""
-    failed = sum(isinstance(result, CritiqueFailure) for result in critiques)
-    return {
-        "cases": examples.cases,
-        "failures": examples.failures,
-        "outcomes": {**examples.outcomes, **({"failed": failed} if critiques else {})},
-        "checks": outcomes(critiques),
-        "critic_tokens": {
-            "read": sum(result.prompt_tokens for result in critiques),
-            "written": sum(result.completion_tokens for result in critiques),
-        },
-    }
-
-
-def second_turn_metrics(turns: Sequence[Rollout]) -> dict[str, float]:
-    """Count a step's second turns and their tokens; `second_turn_correct` is a share of them. Empty without any."""
-    if not turns:
-        return {}
-    return {
-        "second_turn_correct": sum(turn.correct for turn in turns) / len(turns),
-        "second_turns": len(turns),
-        "second_turn_tokens": sum(len(turn.completion_ids) for turn in turns),
-        "second_turn_prompt_tokens": sum(len(turn.prompt_ids) for turn in turns),
-    }
+    if second:
+        values |= {
+            "rollouts_second": len(second),
+            "correct_second": sum(rollout.correct for rollout in second) / len(second),
+        }
+    return values
 
 
 def step_cost(
@@ -70,19 +54,18 @@ def step_cost(
     Args:
         parameters: of the base.
         num_problems: problems of the step.
-        rollouts: sampled for them.
+        rollouts: for them; references are not sampled, so they cost nothing.
         critiques: the critic's results.
         update_metrics: the last update's: tokens that student and reference pass read in each update.
         updates: of the adapter.
     """
-    generated = sum(len(rollout.completion_ids) for rollout in rollouts)
-    prompts = sum(len(rollout.prompt_ids) for rollout in rollouts)
-    generated += int(update_metrics.get("second_turn_tokens", 0))
-    prompts += int(update_metrics.get("second_turn_prompt_tokens", 0))
+    sampled = [rollout for rollout in rollouts if rollout.source != "reference"]
+    generated = sum(len(rollout.completion_ids) for rollout in sampled)
+    prompts = sum(len(rollout.prompt_ids) for rollout in sampled)
     reference = updates * int(update_metrics.get("teacher_tokens", update_metrics.get("base_tokens", 0)))
     student = updates * int(update_metrics.get("student_tokens", 0))
     return {
-        "rollouts": len(rollouts),
+        "rollouts": len(sampled),
         "problems": num_problems,
         "generated_tokens": generated,
         "teacher_tokens": reference,
