@@ -212,7 +212,7 @@ class EvaluationConfig(Table):
     """Samples of each problem (n of Avg@n)."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95)
     """Sampling of the evaluation's completions."""
-    num_bootstrap: PositiveInt = 2000
+    num_bootstrap: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """Bootstrap resamples of every interval."""
 
 

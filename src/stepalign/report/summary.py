@@ -74,7 +74,8 @@ class Summary:
     def condition(self) -> str:
         """The context and the critic; or the algorithm without a teacher."""
         if self.setting("algorithm.kind") == "grpo":
-            return f"GRPO, {count(int(self.setting('training.num_generations') or 1), 'rollout')} a problem"
+            generations = self.setting("training.num_generations") or 1
+            return f"GRPO, {generations} rollout{'s' * (generations != 1)} a problem"
         critic = self.setting("critic.model") or self.setting("critic.kind")
         context = f"context {self.setting('context.template') or 'unknown'}"
         return f"{context}, critic {critic}" if critic else f"{context}, no critic"
