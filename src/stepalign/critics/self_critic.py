@@ -71,7 +71,7 @@ class SelfCritic:
     def lack_of_room(self, problems: Sequence[Problem], max_new_tokens: int) -> str:
         """Say by how much a rollout of full length on the longest problem is too long; empty where it fits."""
         own, longest = self._own(), max(problems, key=lambda problem: len(problem.statement) + len(problem.solution))
-        empty = Rollout(id="", problem_id=longest.id, completion_ids=(), token_starts=(), text="", finish="stop")
+        empty = Rollout(id="longest", problem_id=longest.id, completion_ids=(), token_starts=(), text="", finish="stop")
         needed = len(self._ids(own, PendingCritique(longest, empty))) + max_new_tokens + self._settings.max_tokens
         if own.context_limit is None or needed <= own.context_limit:
             return ""
