@@ -449,3 +449,26 @@ def test_a_handshake_that_breaks_off_may_pass_and_plain_http_behind_https_may_no
         asyncio.run(run(b""))
     with pytest.raises(StepalignError, match="cannot be used"):
         asyncio.run(run(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_a_certificate_that_is_not_trusted_ends_the_run_at_once(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout {key} -out {certificate}".split(),
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def run() -> None:
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        async with server, client(f"https://localhost:{port}/v1", max_outage_s=60) as connection:
+            await send(connection, {})
+
+    start = time.perf_counter()
+    with pytest.raises(StepalignError, match=r"critic: https://localhost:\d+/v1/.* cannot be used: .*[Cc]ertificate"):
+        asyncio.run(run())
+    assert time.perf_counter() - start < 5
