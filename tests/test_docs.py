@@ -86,7 +86,8 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 @each_page
 def test_a_page_can_be_read_at_once(page: Path) -> None:
-    assert len(page.read_text().splitlines()) <= 150
+    if page.name != "CHANGELOG.md":  # it grows with each release
+        assert len(page.read_text().splitlines()) <= 150
 
 
 @each_page
