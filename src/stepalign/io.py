@@ -11,8 +11,9 @@ import json
 import os
 import threading
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
@@ -278,12 +279,14 @@ def claim(
     is_toml = path.suffix == ".toml"
     text = values if isinstance(values, str) else _indented(values)
     if started:
-        parse = tomllib.loads if is_toml else json.loads
+        if not path.exists():
+            raise StepalignError(f"{path.parent}: results without the {path.name} they were made with")
+        parse: Callable[[str], Any] = tomllib.loads if is_toml else json.loads
         try:
-            old = parse(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise StepalignError(f"{path.parent}: results without the {path.name} they were made with") from None
-        except ValueError as error:
+            old = parse(read_text(path))
+            if not isinstance(old, dict):
+                raise ValueError(f"a table is wanted, found {short(old)}")
+        except (ValueError, RecursionError) as error:
             raise StepalignError(f"{path}: not readable as settings: {error}") from None
         different = [
             f"{key}: {before!r} → {after!r}"
@@ -293,6 +296,16 @@ def claim(
         if different:
             raise StepalignError(f"{path.parent}: {refusal}; what differs:\n  " + "\n  ".join(different))
     write_atomically(path, text)
+
+
+def kept_date(path: Path) -> date:
+    """Return the date that a folder's JSON file keeps; today's without one."""
+    try:
+        return date.fromisoformat(json.loads(path.read_bytes())["date"])
+    except (FileNotFoundError, KeyError):
+        return datetime.now().date()
+    except (OSError, ValueError, TypeError) as error:
+        raise StepalignError(f"{path}: no date can be read: {error}") from None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

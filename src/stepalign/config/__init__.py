@@ -7,7 +7,19 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
-from stepalign.config.algorithms import AlgorithmConfig, DistillationConfig, GRPOConfig, PolicyRatioConfig
+from stepalign.config.algorithms import (
+    AlgorithmConfig,
+    CreditGRPOConfig,
+    DistillationConfig,
+    GRPOConfig,
+    GRPODistillationConfig,
+    PolicyGradientConfig,
+    PolicyRatioConfig,
+    RLTFFMConfig,
+    RLTFSDConfig,
+    SeqKDConfig,
+    SFTConfig,
+)
 from stepalign.config.critics import (
     ChecksConfig,
     CriticConfig,
@@ -20,6 +32,7 @@ from stepalign.config.critics import (
     ValidationConfig,
 )
 from stepalign.config.load import dump, load
+from stepalign.config.model import ModelConfig
 from stepalign.config.recipe import (
     VERSION,
     ContextConfig,
@@ -29,7 +42,6 @@ from stepalign.config.recipe import (
     GraderConfig,
     LoraConfig,
     MathGraderConfig,
-    ModelConfig,
     OptimizerConfig,
     ProbeConfig,
     PromptsConfig,
@@ -55,6 +67,7 @@ from stepalign.config.teachers import (
     BaseTeacherConfig,
     EMATeacherConfig,
     LiveTeacherConfig,
+    ModelTeacherConfig,
     ScaledTeacherConfig,
     TeacherConfig,
     TrustRegionTeacherConfig,

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from stepalign.config.registry import FAMILIES, RUNTIME, Table, register
+from stepalign.config.registry import FAMILIES, RUNTIME, Share, Table, register
 
 
 class AlgorithmConfig(Table):
@@ -118,6 +118,8 @@ class DistillationConfig(PolicyRatioConfig):
     """The largest divergence (nats) of a token or an entry; with support `sampled` the largest absolute advantage."""
     num_loss_tokens_to_skip: NonNegativeInt = 0
     """The number of first tokens of each completion that have no loss (the thinking boundary)."""
+    lmbda: Share = 1.0
+    """The probability that a step trains on the policy's rollouts; else it trains on the reference solutions (GKD)."""
     loss_span: Literal["all", "until_first_error"] = "all"
     """The tokens with a loss; `until_first_error` ends at the first wrong token of the critique."""
 
@@ -146,6 +148,11 @@ class DistillationConfig(PolicyRatioConfig):
             raise ValueError(
                 f"{support} with beta = {self.beta}: the sampled token estimates reverse KL alone; set beta = 1"
             )
+        elif self.lmbda < 1:
+            raise ValueError(
+                f"{support} with lmbda = {self.lmbda}: a reference solution was not sampled from the student, so its "
+                "tokens estimate no divergence; set lmbda = 1 or another support"
+            )
         elif self.clip_mode == "entry":
             raise ValueError(f"{support} with clip_mode = 'entry': its advantage is a token's; set clip_mode = 'token'")
         return self
@@ -156,12 +163,9 @@ class DistillationConfig(PolicyRatioConfig):
         return self.student_temperature
 
 
-@register("algorithm", "grpo", implementation="stepalign.algorithms.grpo:GRPO")
-class GRPOConfig(PolicyRatioConfig):
-    """Group-relative policy optimization with the grade as reward (paper, Eq. 2); no teacher, no critic."""
+class PolicyGradientConfig(PolicyRatioConfig):
+    """Base of the tables with a clipped policy gradient on group advantages."""
 
-    uses_teacher: ClassVar[bool] = False
-    kind: Literal["grpo"] = "grpo"
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The lower clip of the probability ratio is 1 minus this."""
     epsilon_high: PositiveFloat | None = None
@@ -184,12 +188,136 @@ class GRPOConfig(PolicyRatioConfig):
         )
         if num_generations == 1:
             raise ValueError(
-                "algorithm.kind = 'grpo' compares a problem's rollouts: training.num_generations = 1, set 2 or more"
+                f"algorithm.kind = {self.kind!r} compares a problem's rollouts: training.num_generations = 1, set 2 or "
+                "more"
             )
         if temperature == 0:
-            raise ValueError("algorithm.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy")
+            raise ValueError(
+                f"algorithm.kind = {self.kind!r} needs rollouts that differ: sampling.temperature = 0 is greedy"
+            )
         if dropout and self.num_iterations > 1:
             raise ValueError(
                 f"algorithm.num_iterations = {self.num_iterations} with lora.lora_dropout = {dropout}: the old "
                 "log-probabilities would come from another dropout mask; set lora_dropout = 0"
             )
+
+
+@register("algorithm", "grpo", implementation="stepalign.algorithms.grpo:GRPO")
+class GRPOConfig(PolicyGradientConfig):
+    """Group-relative policy optimization with the grade as reward (paper, Eq. 2); no teacher, no critic."""
+
+    uses_teacher: ClassVar[bool] = False
+    kind: Literal["grpo"] = "grpo"
+
+
+@register("algorithm", "credit_grpo", implementation="stepalign.algorithms.credit_grpo:CreditGRPO")
+class CreditGRPOConfig(PolicyGradientConfig):
+    """GRPO whose group advantage is spread over a rollout's tokens by credit (RLSD, RLCSD; step advantages)."""
+
+    kind: Literal["credit_grpo"] = "credit_grpo"
+    credit: Literal["context", "contrast", "verdicts"] = "context"
+    """`context`: teacher minus student; `contrast`: right context minus wrong ones; `verdicts`: the critique's ±1."""
+    num_wrong_contexts: PositiveInt = 4
+    """`contrast`: the most wrong contexts of a rollout, one teacher pass each."""
+    gather: Literal["token", "step_mean", "step_min"] = "token"
+    """The credit of a token: its own, or its step's mean or minimum."""
+    modulation: Literal["multiply", "add"] = "multiply"
+    """`multiply`: the advantage times a clipped factor (RLSD); `add`: plus a bounded term of no larger sign (RLCSD)."""
+    credit_weight: NonNegativeFloat = 0.5
+    """The weight of credit; 0 is plain GRPO."""
+    credit_scale: PositiveFloat = 1.0
+    """The factor of credit (nats) inside the exponential, or the hyperbolic tangent."""
+    min_credit: NonNegativeFloat = 0.0
+    """Credit of at most this size (nats) changes nothing."""
+    min_advantage: NonNegativeFloat = 0.02
+    """`add`: the smallest size to which credit can reduce an advantage."""
+    credit_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """`multiply`: the largest change of the factor."""
+    conserve: bool = False
+    """The advantages of a rollout's tokens are rescaled to the rollout's own as their mean."""
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """The frozen model whose forward pass the loss needs."""
+        return super().reference if self.credit == "verdicts" else "teacher"
+
+    @model_validator(mode="after")
+    def _sign_is_kept(self) -> Self:
+        if self.modulation == "multiply" and self.credit_weight > 1:
+            raise ValueError(f"credit_weight = {self.credit_weight} with modulation = 'multiply': at most 1 is allowed")
+        return self
+
+
+@register("algorithm", "grpo_distillation", implementation="stepalign.algorithms.grpo_distillation:GRPODistillation")
+class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
+    """Distillation and GRPO's policy gradient in one loss."""
+
+    kind: Literal["grpo_distillation"] = "grpo_distillation"  # type: ignore[assignment]
+    distillation_weight: NonNegativeFloat = 1.0
+    """The weight of the mean divergence."""
+    reward_weight: NonNegativeFloat = 1.0
+    """The weight of the mean policy gradient loss."""
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """The teacher."""
+        return "teacher"
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if self.kl_coef:
+            raise ValueError(f"kl_coef = {self.kl_coef}: the pass without gradients is the teacher's; leave it at 0")
+        if self.lmbda < 1:
+            raise ValueError(f"lmbda = {self.lmbda}: a reference solution has no group to compare its reward with")
+        return self
+
+
+@register("algorithm", "rltf_sd", implementation="stepalign.algorithms.rltf_sd:RLTFSD")
+class RLTFSDConfig(AlgorithmConfig):
+    """A policy gradient on the first turn's prompt with second turns, sampled after feedback (RLTF-SD)."""
+
+    kind: Literal["rltf_sd"] = "rltf_sd"
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """None: second turns are sampled, and there is no other model."""
+        return None
+
+
+@register("algorithm", "rltf_fm", implementation="stepalign.algorithms.rltf_fm:RLTFFM")
+class RLTFFMConfig(PolicyGradientConfig):
+    """GRPO, and beside it the likelihood of the critique given problem and attempt (RLTF-FM)."""
+
+    kind: Literal["rltf_fm"] = "rltf_fm"
+    feedback_weight: NonNegativeFloat = 0.1
+    """The weight of the critiques' mean negative log-likelihood."""
+    feedback_template: str = "feedback-request"
+    """The name or file of the template that asks for a critique; it may use `problem` and `attempt`."""
+
+
+@register("algorithm", "sft", implementation="stepalign.algorithms.sft:SFT")
+class SFTConfig(AlgorithmConfig):
+    """Cross-entropy on reference solutions, or on the policy's own right rollouts (STaR); no teacher, no critic."""
+
+    uses_teacher: ClassVar[bool] = False
+    kind: Literal["sft"] = "sft"
+    sequences: Literal["references", "rollouts"] = "references"
+    """Sequences to learn: reference solutions in the solver's format, or the policy's right rollouts."""
+    rationalize: bool = False
+    """A problem without a right rollout is tried again under `context.template`, and learned without it if right."""
+
+    @model_validator(mode="after")
+    def _rationalizes_rollouts(self) -> Self:
+        if self.rationalize and self.sequences == "references":
+            raise ValueError("rationalize = true with sequences = 'references': nothing is sampled; set 'rollouts'")
+        return self
+
+
+@register("algorithm", "seq-kd", implementation="stepalign.algorithms.seq_kd:SeqKD")
+class SeqKDConfig(AlgorithmConfig):
+    """Cross-entropy on what the teacher writes under the context; no critic."""
+
+    uses_teacher: ClassVar[bool] = False
+    kind: Literal["seq-kd"] = "seq-kd"
+    only_correct: bool = False
+    """Only the teacher's right completions are learned."""

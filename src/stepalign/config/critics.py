@@ -5,7 +5,17 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 
-from stepalign.config.registry import FAMILIES, RUNTIME, Probability, Share, Table, Urls, register
+from stepalign.config.registry import (
+    FAMILIES,
+    KEY_VARIABLE,
+    RUNTIME,
+    TEMPLATE,
+    Probability,
+    Share,
+    Table,
+    Urls,
+    register,
+)
 
 Fallback = Literal["refsol", "drop"]
 """The response to a missing critique: the fallback context, or no example of the rollout."""
@@ -36,6 +46,8 @@ class ValidationConfig(Table):
 
     truncated: Unreadable = "fail"
     """The reply reached `max_tokens`."""
+    unfinished: Unreadable = "retry"
+    """The server gave another reason for the reply's end than `stop` (`content_filter`, `error`, `abort`, none)."""
     parse: Unreadable = "retry"
     """The reply is not in the schema."""
     layout: Repairable = "repair"
@@ -50,6 +62,10 @@ class ValidationConfig(Table):
     """A correct step is not copied, white space and markup aside."""
     error_not_quoted: Repairable = "repair"
     """The wrong step is quoted."""
+    true_equations: Repairable = "repair"
+    """A step called correct, a reason or the correction has a false equation. Only a reason can be repaired."""
+    completed_step: Failed = "retry"
+    """In case B the completed step lacks what the remainder rests on."""
     final_answer: Failed = "retry"
     """The correction does not end in the reference answer."""
     reference_overlap: Failed = "ignore"
@@ -113,7 +129,7 @@ class LLMCriticConfig(CriticConfig):
 
     mode: Literal["copy", "splice"] = "copy"
     """`copy`: the model writes all of the critique (paper); `splice`: the program copies the correct steps into it."""
-    prompt: str | None = None
+    prompt: Annotated[str | None, TEMPLATE] = None
     """The name or file of the critic's template; None is the mode's own (`critic`, `critic-splice`)."""
     temperature: NonNegativeFloat = 0.0
     """The temperature; 0 is greedy."""
@@ -148,7 +164,7 @@ class OpenAICriticConfig(LLMCriticConfig):
     """One URL, or a list of URLs that share the load; all must serve `model`."""
     model: str
     """The name of the served model."""
-    api_key_env: Annotated[str, RUNTIME] = "STEPALIGN_CRITIC_API_KEY"
+    api_key_env: Annotated[str, KEY_VARIABLE] = "STEPALIGN_CRITIC_API_KEY"
     """The environment variable of the API key."""
     timeout_s: Annotated[PositiveFloat, RUNTIME] = 240.0
     """Seconds for one request."""

@@ -28,6 +28,7 @@ from stepalign.policy import Policy
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, TopTokens
+from stepalign.teachers import Teacher
 from stepalign.views import View
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
@@ -55,7 +56,7 @@ def score_views(
     """Score every view, in the given order.
 
     Args:
-        forward: a `Policy`, or its `forward_base`.
+        forward: a `Policy`, or a teacher's `forward`.
         head: the model's output embedding.
         views: of any lengths.
         top: the number of likeliest tokens kept in each place.
@@ -84,7 +85,7 @@ def _rounded(values: list[float]) -> tuple[float, ...]:
 
 
 class CreditScorer:
-    """A policy as student, its base as teacher, and the contexts to compare."""
+    """A policy as student, its teacher, and the contexts to compare."""
 
     def __init__(
         self,
@@ -92,21 +93,23 @@ class CreditScorer:
         chat: Chat,
         before: Sequence[Turn],
         contexts: Sequence[Context],
-        teacher: config.TeacherConfig,
+        teacher: Teacher,
+        prompt: config.TeacherConfig,
         *,
         top: int = 0,
     ) -> None:
         """
         Args:
-            policy: in evaluation mode; without an adapter it is its own teacher.
+            policy: in evaluation mode.
             chat: encodes the teacher's prompts.
             before: the turns before the problem, as in the solver's prompt.
             contexts: with distinct names.
-            teacher: limits and thinking boundary.
+            teacher: the policy's.
+            prompt: the teacher's length limit and thinking boundary.
             top: the number of likeliest tokens kept in each place.
         """
         self.policy, self.chat, self.before, self.contexts = policy, chat, before, contexts
-        self.teacher, self.top = teacher, top
+        self.teacher, self.prompt, self.top = teacher, prompt, top
         self.skipped: Counter[str] = Counter()
         """Pairs of a rollout and a context without credit, by reason."""
         self.tokens = 0
@@ -138,7 +141,7 @@ class CreditScorer:
             students |= zip(
                 unscored, score_views(self.policy, head, list(unscored.values()), top=self.top), strict=True
             )
-            teachers = score_views(self.policy.forward_base, head, teacher_views, top=self.top)
+            teachers = score_views(self.teacher.forward, self.teacher.head, teacher_views, top=self.top)
             yield [
                 Credit(
                     rollout_id=rollout_id,
@@ -162,7 +165,7 @@ class CreditScorer:
             reason = missing
         else:
             with suppress(DoesNotFit):
-                example = distillation_example(self.chat, self.before, context, source, self.teacher)
+                example = distillation_example(self.chat, self.before, context, source, self.prompt)
                 if example.message:
                     return example
                 reason = "empty message"

@@ -4,16 +4,21 @@ The authors' templates are lost (the paper's Figures 8–11 are images); each fi
 ours. Templates are Jinja, sandboxed. Text of models and data sets enters as values and is never evaluated.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
 from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
+from stepalign.config.trust import is_within
 from stepalign.errors import StepalignError
 
 _HERE = Path(__file__).parent
+_recordings: ContextVar[tuple[dict[str, str], ...]] = ContextVar("recordings", default=())
 
 
 def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
@@ -29,27 +34,48 @@ def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
     path = _find(name)
     environment = _environment(path.parent)
     try:
-        used = frozenset(_undeclared(environment, path.name))
+        sources = _sources(environment, path.name)
+        trees = map(environment.parse, sources.values())
+        used = frozenset[str]().union(*map(meta.find_undeclared_variables, trees))
         template = environment.get_template(path.name)
     except (TemplateError, UnicodeDecodeError) as error:
         raise StepalignError(f"{path}: not a valid template: {error}") from None
     if used - allowed:
         unknown, known = (", ".join(sorted(names)) for names in (used - allowed, allowed))
         raise StepalignError(f"{path}: unknown variables {unknown}; allowed: {known}")
+    file = path.relative_to(_HERE) if path.is_relative_to(_HERE) else path
+    for recording in _recordings.get():
+        recording |= {str(file.with_name(Path(each).name)): source for each, source in sources.items()}
     return template, used
+
+
+@contextmanager
+def recorded() -> Iterator[dict[str, str]]:
+    """Record the texts of the templates that are loaded meanwhile, and of what they include, by file."""
+    texts: dict[str, str] = {}
+    token = _recordings.set((*_recordings.get(), texts))
+    try:
+        yield texts
+    finally:
+        _recordings.reset(token)
+
+
+def digests(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return a digest of each text."""
+    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in texts.items()}
 
 
 def render(template: Template, values: Mapping[str, object]) -> str:
     """Fill a template's values in. White space around the text is removed."""
     try:
         return template.render(values).strip()
-    except (TemplateError, TypeError) as error:
-        raise StepalignError(f"{template.filename}: {error}") from None
+    except Exception as error:  # a template is code
+        raise StepalignError(f"{template.filename}: cannot be rendered: {error}") from None
 
 
 def _find(name: str) -> Path:
     shipped = _HERE / f"{name}.txt"
-    if shipped.is_file():
+    if shipped.is_file() and shipped.resolve().is_relative_to(_HERE):
         return shipped
     if Path(name).is_file():
         return Path(name)
@@ -63,13 +89,18 @@ def _environment(folder: Path) -> SandboxedEnvironment:
     return SandboxedEnvironment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def _undeclared(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> set[str]:
-    """Find the variables that a template and its includes use."""
-    assert environment.loader is not None
+def _sources(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> dict[str, str]:
+    """Read a template and those that it includes."""
+    loader = environment.loader
+    assert isinstance(loader, FileSystemLoader)
     if name in within:
         raise TemplateError(f"{name} includes itself")
-    tree = environment.parse(environment.loader.get_source(environment, name)[0])
-    included = {reference for reference in meta.find_referenced_templates(tree) if reference}
-    return meta.find_undeclared_variables(tree).union(
-        *(_undeclared(environment, other, (*within, name)) for other in included)
-    )
+    source, file, _ = loader.get_source(environment, name)
+    if within and not is_within(Path(file), [Path(folder).resolve() for folder in loader.searchpath]):
+        raise TemplateError(f"it includes {name}, which is hidden or a link to another folder")
+    sources = {name: source}
+    for included in meta.find_referenced_templates(environment.parse(source)):
+        if included is None:
+            raise TemplateError("it includes a template that a variable names")
+        sources |= _sources(environment, included, (*within, name))
+    return sources

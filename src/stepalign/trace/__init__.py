@@ -3,9 +3,9 @@
 A `TraceFormat` reads one way to write a solution. `parse` is the paper's format, numbered steps under headings.
 """
 
-from stepalign.trace.base import Section, Trace, TraceFormat, boxed, token_span
+from stepalign.trace.base import Section, Trace, TraceFormat, boxed, step_spans, token_span
 from stepalign.trace.paragraphs import ParagraphFormat
-from stepalign.trace.steps import StepFormat, parse
+from stepalign.trace.steps import StepFormat, parse, write_steps
 from stepalign.trace.thoughts import response_start
 
 __all__ = [
@@ -17,5 +17,7 @@ __all__ = [
     "boxed",
     "parse",
     "response_start",
+    "step_spans",
     "token_span",
+    "write_steps",
 ]

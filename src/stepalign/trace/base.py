@@ -102,6 +102,16 @@ def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
     return first, bisect_left(starts, end)
 
 
+def step_spans(rollout: Rollout, trace: Trace) -> tuple[tuple[int, int], ...]:
+    """Return the token ranges of a rollout's steps and final answer, as critiques count them.
+
+    Tokens between two belong to the first. A token across a boundary belongs to the step that begins in it.
+    """
+    sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
+    starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
+    return tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False))
+
+
 def boxed(text: str) -> tuple[str, ...]:
     """Return the contents of every balanced `\\boxed{…}`, in order; of nested ones the outermost.
 

@@ -3,27 +3,28 @@
 Everything that can be wrong with a recipe is found before the weights are loaded.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, data, models
+from stepalign import config, data, models, preflight, prompts
 from stepalign.algorithms.base import Algorithm
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.critics import Critic
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics import Critic, ServedCritic
+from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.distributed.process import SINGLE, World
-from stepalign.distributed.strategy import build_strategy, fingerprint
+from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem
+from stepalign.records import Problem, TokenIds
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints
@@ -54,8 +55,9 @@ def build_trainer(
         StepalignError: the recipe cannot be run as it is.
     """
     # From the recipe alone.
-    chat = load_chat(recipe.model)
+    words = stack.enter_context(prompts.recorded())
     prompt = SolverPrompt(recipe.prompts)
+    chat = load_chat(recipe.model, prompt.before, run.date())
     context_limit = models.context_limit(recipe.model)
     algorithm: Algorithm[Any] = registry.build(
         recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
@@ -70,9 +72,13 @@ def build_trainer(
             folder=recipe.folder,
             own=lambda: OwnModel(chat, solver.sampler, context_limit),
         )
+    run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
     train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)
+    last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
+    if isinstance(critic, ServedCritic) and (last is None or last.name < f"step-{recipe.training.max_steps:06d}"):
+        world.on_main(critic.check_servers)
 
     # The weights.
     accelerator = _accelerator(recipe)
@@ -88,14 +94,7 @@ def build_trainer(
     )
     sampler = make_sampler(recipe, lambda: policy.model, policy.head.dtype, eos_ids=chat.eos_ids, world=world)
     solver = Solver(chat, sampler, grader, prompt, world)
-    texts = (
-        (
-            *solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking),
-            *chat.encode_text(problem.solution or problem.answer),
-        )
-        for problem in train
-    )
-    weight_sync = WeightSync(sampler, policy, recipe, texts, world)
+    weight_sync = WeightSync(sampler, policy, recipe, _texts(recipe, solver, train), world)
     stack.callback(weight_sync.close)
     if recipe.training.gradient_checkpointing:
         policy.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -103,8 +102,7 @@ def build_trainer(
     algorithm.begin(policy)
 
     # The run so far.
-    run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)), precision)
-    last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
+    run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision)
     step, has_checksums = 0, True
     if last:
         has_checksums = world.on_main(lambda: checkpoints.verify(last))
@@ -115,16 +113,11 @@ def build_trainer(
     optimizer = strategy.prepare(policy, optimizer)
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
-    if world.size > 1:
-        console.say(f"{world.size} processes, {strategy.name}")
-    if precision != "highest":
-        console.say(f"float32 products in {precision} precision (bfloat16 factors, float32 sums)")
+    _say_what_runs(recipe, console, world, strategy, precision, last, has_checksums=has_checksums)
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
-    if last:
-        console.say(f"{recipe.folder}: going on from {last.name}")
-    if not has_checksums:
-        console.say(f"{last}: written without checksums, by an earlier release: a damaged byte would not be noticed")
+    if critic is not None and not step and _needs_trial(recipe.critic):
+        _try_critic(critic, train, recipe.sampling.max_new_tokens, world, console, strategy.unsharded(policy))
     # The solver's own model cannot sample rollouts and critiques at once.
     concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
     served = critic is not None and recipe.critic is not None and recipe.critic.is_remote
@@ -148,6 +141,67 @@ def build_trainer(
         streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
         step=step,
     )
+
+
+def _fingerprint(recipe: config.Recipe) -> dict[str, str]:
+    """Return the digests of the base's files, and of those of a teacher with a model of its own."""
+    base, teacher = models.fingerprint(recipe.model), recipe.teacher.model_of(recipe.model)
+    if teacher is not recipe.model:
+        base |= {f"teacher/{name}": digest for name, digest in models.fingerprint(teacher).items()}
+    return base
+
+
+def _texts(recipe: config.Recipe, solver: Solver, problems: Sequence[Problem]) -> Iterator[TokenIds]:
+    """Yield each problem's prompt followed by its reference solution, of the kind that is sampled."""
+    for problem in problems:
+        prompt_ids = solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking)
+        yield (*prompt_ids, *solver.chat.encode_text(problem.solution or problem.answer))
+
+
+def _say_what_runs(
+    recipe: config.Recipe,
+    console: Console,
+    world: World,
+    strategy: ParallelStrategy,
+    precision: str,
+    last: Path | None,
+    *,
+    has_checksums: bool,
+) -> None:
+    """Print processes, precision and the checkpoint that a run goes on from."""
+    if world.size > 1:
+        console.say(f"{world.size} processes, {strategy.name}")
+    if precision != "highest":
+        console.say(f"float32 products in {precision} precision (bfloat16 factors, float32 sums)")
+    if last:
+        console.say(f"{recipe.folder}: going on from {last.name}")
+    if not has_checksums:
+        console.say(f"{last}: written without checksums, by an earlier release: a damaged byte would not be noticed")
+
+
+def _needs_trial(critic: config.CriticConfig | None) -> bool:
+    """Return whether a critic may be unable to write any critique, and whether its recipe minds."""
+    return isinstance(critic, config.LLMCriticConfig) and critic.max_failure_share < 1
+
+
+def _try_critic(
+    critic: Critic,
+    problems: list[Problem],
+    max_new_tokens: int,
+    world: World,
+    console: Console,
+    unsharded: AbstractContextManager[None],
+) -> None:
+    """Ask a critic for its first critiques, and refuse it if all of them fail."""
+    attempts = world.shard(preflight.trial_attempts(problems))
+    with console.stage("critic's trial", len(attempts)) as advance, unsharded:
+        results = []
+        for result in critic.critique(attempts):
+            results.append(result)
+            advance(1)
+    preflight.check_trial(world.gather(results))
+    if isinstance(critic, SelfCritic) and (lack := critic.lack_of_room(problems, max_new_tokens)):
+        console.warn(lack)
 
 
 def _drop_long_problems(
