@@ -24,6 +24,7 @@ from stepalign import config
 from stepalign.errors import StepalignError, first_line
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
+from stepalign.trace.thoughts import ends_in_thought, thought_marks
 
 _SLOT = "\ue000{}\ue001"
 """Placeholder of a message while the template is rendered, in private-use characters."""
@@ -45,6 +46,7 @@ class Chat:
         if not self.eos_ids:
             raise StepalignError(f"{where}: neither it nor the generation config names an end-of-sequence token")
         self.control_ids = self._control_ids()
+        self.thought_marks = thought_marks(str(tokenizer.chat_template), tokenizer.get_added_vocab())
         self._plain, self._text_ids = _without_control_tokens(tokenizer, self.control_ids)
 
     def prompt_ids(self, turns: Sequence[Turn], *, thinking: bool = False, close_think: bool = False) -> TokenIds:
@@ -106,6 +108,11 @@ class Chat:
         body = list(ids[:-1]) if ids and ids[-1] in self.eos_ids else list(ids)
         text, starts = self._decode_alone(body) or self._decode_in_windows(body)
         return text, (*starts, *[len(text)] * (len(ids) - len(body)))
+
+    def opens_thought(self, turns: Sequence[Turn], *, thinking: bool) -> bool:
+        """Return whether the prompt for a conversation ends inside a thought that the template opened."""
+        messages = [{"role": turn.role, "content": _SLOT.format("")} for turn in turns]
+        return ends_in_thought(self._render(messages, thinking).rpartition(_SLOT.format(""))[2], self.thought_marks)
 
     def token_text(self, token: int) -> str:
         """Decode a single id; a part of a character becomes the replacement character."""

@@ -71,6 +71,11 @@ class Rollout:
     token_starts: tuple[int, ...]
     """For each completion id the first character of its text in `text` (a final EOS begins at the end)."""
     finish: FinishReason
+    response_start: Annotated[int, Field(ge=0)] | None = None
+    """The character of `text` after the solver's thought, its length where the thought never ends.
+
+    With None, as in files from elsewhere, it is found by the marks of known families.
+    """
     policy_step: Annotated[int, Field(ge=0)] = 0
     """The optimizer step of the policy that sampled it."""
     seed: int = 0

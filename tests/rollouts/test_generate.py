@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from stepalign.chat import load_chat
+from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe, SamplingConfig
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout
 from stepalign.rewards.math import MathGrader
+from stepalign.rollouts import Completion
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
 
@@ -80,3 +81,35 @@ def test_each_completion_is_reported_as_it_ends(solver: Solver) -> None:
 
 def test_the_thinking_switch_reaches_the_prompt(solver: Solver) -> None:
     assert solver.prompt_ids(PROBLEMS[0], thinking=True) != solver.prompt_ids(PROBLEMS[0], thinking=False)
+
+
+@pytest.mark.parametrize(
+    ("opening", "completion", "outcome"),
+    [
+        ("<think>\n", "so \\boxed{2} hmm", "missing"),
+        ("<think>\n", "so \\boxed{7} hmm</think>\n\\boxed{2}", "correct"),
+        ("<|begin_of_thought|>\n\n", "so \\boxed{2} hmm", "missing"),
+        ("<deep_think>", "so \\boxed{2}", "missing"),
+        ("<deep_think>", "so</deep_think>\\boxed{2}", "correct"),
+        ("<think></think>", "so \\boxed{2}", "correct"),
+        ("", "\n <think>so \\boxed{2}", "missing"),
+        ("", "so \\boxed{2}", "correct"),
+    ],
+)
+def test_a_box_in_a_thought_that_never_ends_is_not_paid_wherever_the_thought_began(
+    solver: Solver, monkeypatch: pytest.MonkeyPatch, opening: str, completion: str, outcome: str
+) -> None:
+    tokenizer = solver.chat.tokenizer
+    known = "{# <deep_think> </deep_think> #}"
+    tokenizer.chat_template = known + "{% for m in messages %}{{ m.content }}{% endfor %}<|im_start|>" + opening
+    chat = Chat(tokenizer, solver.chat.eos_ids)
+    monkeypatch.setattr(solver, "chat", chat)
+    ids = chat.encode_text(completion)
+    monkeypatch.setattr(
+        solver.sampler,
+        "sample",
+        lambda requests, *_, **__: (Completion(id=request.id, ids=ids, finish="length") for request in requests),
+    )
+    (rollout,) = attempt(solver, [PROBLEMS[0]], samples=1)
+    assert rollout.grade is not None
+    assert rollout.grade.outcome == outcome

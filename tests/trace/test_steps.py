@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.trace import StepFormat, boxed, end_of_thinking, parse, steps
+from stepalign.trace import StepFormat, boxed, parse, response_start, steps
 
 APPENDIX_B = Path(__file__).parents[2] / "../shared/paper/appendix-b"
 
@@ -160,7 +160,7 @@ def test_thinking_belongs_to_what_comes_before_step_1():
     trace = parse(thought + PAPER)
     assert trace.formatted
     assert trace.before(1) == thought + "We add the numbers.\n---\n"
-    assert end_of_thinking(thought + PAPER) == len(thought) - 2
+    assert response_start(thought + PAPER) == len(thought) - 2
     assert headings("<think>\n### Step 1: cut off") == [("preamble", None, "")]
 
 

@@ -58,3 +58,21 @@ def test_a_run_learns_from_each_context(context: str, tmp_path: Path) -> None:
     assert outcomes["trained"] + outcomes.get("dropped", 0) == 8
     assert outcomes.get("masked", 0) == outcomes.get("dropped", 0) == sum(line["failures"].values())
     assert (outcomes.get("masked", 0) > 0) == (context == "sibling")
+
+
+ALGORITHMS = {
+    "credit_grpo": ("context.template=lab/sdpo", "teacher.kind=ema"),
+    "credit_grpo contrast": ("algorithm.credit=contrast", "algorithm.num_iterations=2"),
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_killed_run_ends_with_the_same_adapter(name: str, tmp_path: Path) -> None:
+    keys = [f"algorithm.kind={name.split(maxsplit=1)[0]}", *ALGORITHMS[name]]
+    lines = run(tmp_path / "whole", keys)
+    assert all(line["grad_norm"] > 0 for line in lines)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", keys, stop_after=1)
+    again = run(tmp_path / "killed", keys)
+    assert [{**line, "seconds": 0} for line in again] == [{**line, "seconds": 0} for line in lines]
+    assert adapter(tmp_path / "killed") == adapter(tmp_path / "whole")

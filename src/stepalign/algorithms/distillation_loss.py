@@ -9,13 +9,13 @@ from torch import Tensor
 
 from stepalign import config
 from stepalign.algorithms.old_log_probs import OldLogProbs, importance_of, sampler_log_probs
+from stepalign.algorithms.teacher_state import WithTeacher
 from stepalign.collate import Batch, collate, split_views
 from stepalign.losses.divergence import divergence
 from stepalign.losses.sampled_token import SampledToken
 from stepalign.losses.support import FullVocabulary, Support
 from stepalign.losses.top_k import TopK
 from stepalign.policy import Policy
-from stepalign.teachers import Teacher, build_teacher
 from stepalign.views import View
 
 
@@ -46,7 +46,7 @@ class DistillationExample:
         return max(len(self.student.input_ids), len(self.teacher.input_ids))
 
 
-class DistillationLoss:
+class DistillationLoss(WithTeacher):
     """Divergence of the teacher, which reads a context, and the student, which does not."""
 
     reference_stage = "teacher"
@@ -65,9 +65,8 @@ class DistillationLoss:
             teacher: the recipe's `[teacher]`; None is the base.
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
         """
+        super().__init__(teacher)
         self.algorithm, self.max_tokens = algorithm, max_tokens
-        self.teacher = teacher or config.BaseTeacherConfig()
-        self._teacher: Teacher | None = None
         self.support = support_of(algorithm)
         self.importance = importance_of(algorithm)
         self.old_log_probs = OldLogProbs()
@@ -123,35 +122,10 @@ class DistillationLoss:
             values["importance_ratio"] = metrics.importance_ratio
         return loss, values
 
-    def teacher_of(self, policy: Policy) -> Teacher:
-        """Return the one teacher of the run's policy."""
-        self._teacher = self._teacher or build_teacher(self.teacher, policy)
-        return self._teacher
-
-    def begin(self, policy: Policy) -> None:
-        """Build the teacher on a policy that has not been trained yet."""
-        self.teacher_of(policy)
-
-    def after_update(self, policy: Policy) -> None:
-        """Let the teacher follow an optimizer update, where its kind does."""
-        self.teacher_of(policy).after_update(policy)
-
     def after_step(self, policy: Policy) -> None:
         """Let the teacher follow the step, where its kind does, and forget the step's log-probabilities."""
+        super().after_step(policy)
         self.old_log_probs.clear()
-        self.teacher_of(policy).after_step(policy)
-
-    def metrics(self) -> dict[str, float]:
-        """Return the teacher's own measures."""
-        return dict(self._teacher.metrics()) if self._teacher else {}
-
-    def state_dict(self, policy: Policy) -> dict[str, Tensor]:
-        """Return the teacher's state."""
-        return self.teacher_of(policy).state_dict()
-
-    def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
-        """Restore the teacher's state."""
-        self.teacher_of(policy).load_state_dict(state)
 
     def reference_tokens(self, examples: Sequence[DistillationExample]) -> int:
         """Count the tokens that the teacher reads."""

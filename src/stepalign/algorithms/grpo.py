@@ -50,7 +50,7 @@ class GRPO(Algorithm[PolicyGradientExample]):
     one_by_one = False  # an advantage is over a group
     reference_stage = "base"
 
-    def __init__(self, algorithm: config.GRPOConfig, *, temperature: float) -> None:
+    def __init__(self, algorithm: config.PolicyGradientConfig, *, temperature: float) -> None:
         """Take the recipe's table and the temperature of sampling."""
         self.algorithm, self.temperature = algorithm, temperature
         self.num_iterations = algorithm.num_iterations
@@ -116,28 +116,41 @@ class GRPO(Algorithm[PolicyGradientExample]):
         weights: Float[Tensor, " tokens"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
         """Compute Σ_t weight_t · L_t over the micro-batch's tokens."""
+        advantage = torch.cat([torch.full((one.student.num_loss_tokens,), one.advantage) for one in examples])
+        return self.policy_gradient(hidden, reference, head, examples, batch, weights, advantage.to(head.device))
+
+    def policy_gradient(
+        self,
+        hidden: Float[Tensor, "tokens hidden"],
+        base: Float[Tensor, " tokens"] | None,
+        head: Float[Tensor, "vocab hidden"],
+        examples: Sequence[PolicyGradientExample],
+        batch: Batch,
+        weights: Float[Tensor, " tokens"],
+        advantage: Float[Tensor, " tokens"],
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, " tokens"]]]:
+        """Compute the loss with these advantages. `base` has the base's log-probabilities, for `kl_coef`."""
         lengths = [example.student.num_loss_tokens for example in examples]
-        advantage = torch.tensor([example.advantage for example in examples])
         old = self.old_log_probs.get(examples)
         loss, metrics = policy_gradient(
             hidden,
             head,
             batch.targets,
-            advantage.repeat_interleave(torch.tensor(lengths)).to(head.device),
+            advantage,
             weights,
             temperature=self.temperature,
             clip=self.clip,
             kl_coef=self.algorithm.kl_coef,
             chunk_tokens=self.algorithm.chunk_tokens,
             old_log_probs=old,
-            base_log_probs=reference,
+            base_log_probs=base,
             lengths=lengths,
             importance=self.importance,
             sampled_log_probs=sampler_log_probs(examples, head.device) if self.importance else None,
         )
         self.old_log_probs.keep(examples, metrics.log_probs)
         measures = {"entropy_student": metrics.entropy, "clipped": metrics.clipped}
-        if reference is not None:
+        if base is not None:
             measures["kl_base"] = metrics.kl
         if metrics.importance_ratio is not None:
             measures["importance_ratio"] = metrics.importance_ratio

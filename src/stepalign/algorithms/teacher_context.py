@@ -71,6 +71,16 @@ class TeacherContext:
         self.one_by_one = not self.shuffled and not any(context.needs_siblings for context in self._both())
         """True where a rollout's context follows from it and its own critique alone."""
 
+    @classmethod
+    def of(cls, recipe: config.Recipe, *, critique_for: str = "") -> "TeacherContext":
+        """Build the context of a recipe."""
+        return cls(
+            recipe.context,
+            recipe.critic,
+            num_generations=recipe.training.num_generations,
+            critique_for=critique_for,
+        )
+
     def _both(self) -> list[contexts.Context]:
         return [context for context in (self.context, self.fallback) if context]
 

@@ -7,7 +7,14 @@ value and what is allowed. Two conditions of the paper differ in one visible fie
     stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
 """
 
-from stepalign.config.algorithms import AlgorithmConfig, DistillationConfig, GRPOConfig, PolicyRatioConfig
+from stepalign.config.algorithms import (
+    AlgorithmConfig,
+    CreditGRPOConfig,
+    DistillationConfig,
+    GRPOConfig,
+    PolicyGradientConfig,
+    PolicyRatioConfig,
+)
 from stepalign.config.critics import (
     ChecksConfig,
     CriticConfig,

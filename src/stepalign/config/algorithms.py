@@ -156,12 +156,9 @@ class DistillationConfig(PolicyRatioConfig):
         return self.student_temperature
 
 
-@register("algorithm", "grpo", implementation="stepalign.algorithms.grpo:GRPO")
-class GRPOConfig(PolicyRatioConfig):
-    """Group-relative policy optimization with the grade as reward (paper, Eq. 2); no teacher, no critic."""
+class PolicyGradientConfig(PolicyRatioConfig):
+    """Base of the tables with a clipped policy gradient on group advantages."""
 
-    uses_teacher: ClassVar[bool] = False
-    kind: Literal["grpo"] = "grpo"
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The lower clip of the probability ratio is 1 minus this."""
     epsilon_high: PositiveFloat | None = None
@@ -184,12 +181,61 @@ class GRPOConfig(PolicyRatioConfig):
         )
         if num_generations == 1:
             raise ValueError(
-                "algorithm.kind = 'grpo' compares a problem's rollouts: training.num_generations = 1, set 2 or more"
+                f"algorithm.kind = {self.kind!r} compares a problem's rollouts: training.num_generations = 1, set 2 or "
+                "more"
             )
         if temperature == 0:
-            raise ValueError("algorithm.kind = 'grpo' needs rollouts that differ: sampling.temperature = 0 is greedy")
+            raise ValueError(
+                f"algorithm.kind = {self.kind!r} needs rollouts that differ: sampling.temperature = 0 is greedy"
+            )
         if dropout and self.num_iterations > 1:
             raise ValueError(
                 f"algorithm.num_iterations = {self.num_iterations} with lora.lora_dropout = {dropout}: the old "
                 "log-probabilities would come from another dropout mask; set lora_dropout = 0"
             )
+
+
+@register("algorithm", "grpo", implementation="stepalign.algorithms.grpo:GRPO")
+class GRPOConfig(PolicyGradientConfig):
+    """Group-relative policy optimization with the grade as reward (paper, Eq. 2); no teacher, no critic."""
+
+    uses_teacher: ClassVar[bool] = False
+    kind: Literal["grpo"] = "grpo"
+
+
+@register("algorithm", "credit_grpo", implementation="stepalign.algorithms.credit_grpo:CreditGRPO")
+class CreditGRPOConfig(PolicyGradientConfig):
+    """GRPO whose group advantage is spread over a rollout's tokens by credit (RLSD, RLCSD; step advantages)."""
+
+    kind: Literal["credit_grpo"] = "credit_grpo"
+    credit: Literal["context", "contrast", "verdicts"] = "context"
+    """`context`: teacher minus student; `contrast`: right context minus wrong ones; `verdicts`: the critique's ±1."""
+    num_wrong_contexts: PositiveInt = 4
+    """`contrast`: the most wrong contexts of a rollout, one teacher pass each."""
+    gather: Literal["token", "step_mean", "step_min"] = "token"
+    """The credit of a token: its own, or its step's mean or minimum."""
+    modulation: Literal["multiply", "add"] = "multiply"
+    """`multiply`: the advantage times a clipped factor (RLSD); `add`: plus a bounded term of no larger sign (RLCSD)."""
+    credit_weight: NonNegativeFloat = 0.5
+    """The weight of credit; 0 is plain GRPO."""
+    credit_scale: PositiveFloat = 1.0
+    """The factor of credit (nats) inside the exponential, or the hyperbolic tangent."""
+    min_credit: NonNegativeFloat = 0.0
+    """Credit of at most this size (nats) changes nothing."""
+    min_advantage: NonNegativeFloat = 0.02
+    """`add`: the smallest size to which credit can reduce an advantage."""
+    credit_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """`multiply`: the largest change of the factor."""
+    conserve: bool = False
+    """The advantages of a rollout's tokens are rescaled to the rollout's own as their mean."""
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """The frozen model whose forward pass the loss needs."""
+        return super().reference if self.credit == "verdicts" else "teacher"
+
+    @model_validator(mode="after")
+    def _sign_is_kept(self) -> Self:
+        if self.modulation == "multiply" and self.credit_weight > 1:
+            raise ValueError(f"credit_weight = {self.credit_weight} with modulation = 'multiply': at most 1 is allowed")
+        return self

@@ -129,7 +129,7 @@ def load(name: str) -> Context:
 def _wrong_step(rollout: Rollout, critique: Critique) -> str:
     """Return the first wrong step in the solver's words; empty without one."""
     try:
-        trace = parse(rollout.text)
+        trace = parse(rollout.text, rollout.response_start)
         return trim(trace.content(trace.section(critique.first_error or 0)))
     except IndexError:
         return ""

@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from stepalign.records import Problem, Rollout
-from stepalign.trace import end_of_thinking
+from stepalign.trace import parse
 
 
 def response(rollout: Rollout) -> str:
     """Return a rollout's text without its thinking."""
-    return rollout.text[end_of_thinking(rollout.text) :].strip()
+    return rollout.text[parse(rollout.text, rollout.response_start).response_start :].strip()
 
 
 def groups(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:

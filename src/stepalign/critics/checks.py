@@ -42,7 +42,7 @@ class Checker:
 
     def check(self, critique: Critique, problem: Problem, rollout: Rollout) -> tuple[Check, ...]:
         """Run every check, in the order of `NAMES`."""
-        trace = parse(rollout.text)
+        trace = parse(rollout.text, rollout.response_start)
         exact, normalized = _copy_likeness(critique, trace)
         return (
             _layout(critique),

@@ -78,7 +78,7 @@ class CritiqueWriter:
             return self._reject(
                 pending, "parse", "its thinking never ends" if reply.text.strip() else "an empty answer"
             )
-        trace = parse(pending.rollout.text)
+        trace = parse(pending.rollout.text, pending.rollout.response_start)
         try:
             parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(reply.text, trace)
         except schema.CritiqueFormatError as error:

@@ -89,7 +89,7 @@ def splice(critique: Critique, rollout: Rollout, *, keep_reasons: bool) -> Criti
     verdicts = critique.verdicts
     if not keep_reasons:
         verdicts = tuple(Verdict(step=verdict.step, correct=verdict.correct) for verdict in verdicts)
-    own = schema.original(parse(rollout.text), critique.first_error)
+    own = schema.original(parse(rollout.text, rollout.response_start), critique.first_error)
     spliced = replace(critique, verdicts=verdicts, correct_part=own, fidelity=1.0)
     try:
         return replace(spliced, text=schema.text_of(spliced))

@@ -35,7 +35,7 @@ def mark_from_slip(slip: PlantedSlip) -> Mark:
 def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
     """Mark the first error that a critique reports. None where something is only missing (case C)."""
     error = None if critique.case == "C" else first_error_span(rollout.text, critique)
-    return _mark(rollout.id, error, "critique") if error and parse(rollout.text).steps else None
+    return _mark(rollout.id, error, "critique") if error and parse(rollout.text, rollout.response_start).steps else None
 
 
 def _mark(rollout_id: str, error: ErrorSpan | PlantedSlip, source: Literal["planted", "critique"]) -> Mark:

@@ -18,7 +18,7 @@ from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.evaluation.stats import Interval
 from stepalign.records import Credit, Mark, Rollout
 from stepalign.seeding import derive_seed
-from stepalign.trace import parse, token_span
+from stepalign.trace import parse, step_spans, token_span
 
 RESAMPLES = 2000
 
@@ -53,10 +53,7 @@ class TokenRegions:
 
 def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
     """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
-    trace = parse(rollout.text)
-    sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
-    starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
-    steps = tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False))
+    steps = step_spans(rollout, parse(rollout.text, rollout.response_start))
     if mark is None:
         return TokenRegions(steps)
     departs = mark.departure

@@ -139,7 +139,7 @@ def _rollout_block(
     sections: list[dict[str, Any]] = [
         {"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, start=1)
     ]
-    if parse(rollout.text).answer_section is not None:
+    if parse(rollout.text, rollout.response_start).answer_section is not None:
         sections[-1]["label"] = "answer"
     sections.sort(key=lambda section: section["first"])
     if not sections or sections[0]["first"] > 0:

@@ -90,6 +90,6 @@ class FunctionGrader(Grader):
         return Grade(
             correct=correct,
             outcome="correct" if correct else "wrong",
-            final_answer=(final_answers(rollout.text) or ("",))[-1],
+            final_answer=(final_answers(rollout.text, rollout.response_start) or ("",))[-1],
             feedback=f"The solution is {'correct' if correct else 'wrong'}{points}.",
         )

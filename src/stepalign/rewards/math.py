@@ -87,7 +87,10 @@ class MathGrader(Grader):
         All correct answers to a problem have one canonical form, the reference's; a wrong answer has its own.
         Without a comparison (`missing`, `ambiguous`, `timeout`, `error`) it is empty.
         """
-        tasks = [(problem_of(rollout, problems).answer, final_answers(rollout.text)) for rollout in rollouts]
+        tasks = [
+            (problem_of(rollout, problems).answer, final_answers(rollout.text, rollout.response_start))
+            for rollout in rollouts
+        ]
         graded = []
         for rollout, (_, answers), (outcome, canonical) in zip(rollouts, tasks, self._replies(tasks), strict=True):
             feedback, correct = _feedback(outcome, answers), outcome == "correct"

@@ -18,10 +18,13 @@ from stepalign.trace import StepFormat, boxed
 Outcome = Literal["correct", "wrong", "missing", "ambiguous", "timeout", "error"]
 
 
-def final_answers(text: str) -> tuple[str, ...]:
-    """Extract a response's answers: none, one, or several that count only if all are equal."""
+def final_answers(text: str, response_start: int | None = None) -> tuple[str, ...]:
+    """Extract a response's answers: none, one, or several that count only if all are equal.
+
+    `response_start` is the character after the thought (`Rollout.response_start`).
+    """
     steps = StepFormat()
-    return steps.final_answers(steps.parse(text))
+    return steps.final_answers(steps.parse(text, response_start))
 
 
 def judge(reference: str, answers: Sequence[str]) -> tuple[Outcome, str]:

@@ -19,6 +19,7 @@ from stepalign.rewards import Grader
 from stepalign.rollouts import AdapterVersion, Completion, RemoteSampler, Request, Sampler
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
+from stepalign.trace import response_start
 
 
 class Solver:
@@ -64,6 +65,10 @@ class Solver:
         """
         by_id = {problem.id: problem for problem in problems}
         prompts = {name: self.prompt_ids(problem, thinking=sampling.enable_thinking) for name, problem in by_id.items()}
+        opened = {
+            name: self.chat.opens_thought(self.prompt.turns(problem), thinking=sampling.enable_thinking)
+            for name, problem in by_id.items()
+        }
         mine = dict(self.world.shard(list(rollout_ids(problems, num_samples, prefix).items())))
         requests = {
             rollout_id: Request(id=rollout_id, prompt_ids=prompts[name], seed=derive_seed(seed, name, number))
@@ -71,14 +76,21 @@ class Solver:
         }
         sampled: dict[str, Rollout] = {}
         for completion in self.sampler.sample(list(requests.values()), sampling, adapter=adapter):
-            rollout = self._rollout(requests[completion.id], completion, *mine[completion.id], policy_step)
+            name, number = mine[completion.id]
+            rollout = self._rollout(requests[completion.id], completion, name, number, policy_step, opened[name])
             sampled[rollout.id] = rollout
             on_rollout(rollout)
         rollouts = [sampled[rollout_id] for rollout_id in mine]
         return self.world.gather(grade(rollouts) if grade else self.grader.grade(rollouts, by_id))
 
     def _rollout(
-        self, request: Request, completion: Completion, problem_id: str, number: int, policy_step: int
+        self,
+        request: Request,
+        completion: Completion,
+        problem_id: str,
+        number: int,
+        policy_step: int,
+        opened: bool,
     ) -> Rollout:
         text, starts = self.chat.decode(completion.ids)
         return Rollout(
@@ -90,6 +102,7 @@ class Solver:
             text=text,
             token_starts=starts,
             finish=completion.finish,
+            response_start=response_start(text, marks=self.chat.thought_marks, opened=opened),
             policy_step=policy_step,
             seed=request.seed,
             sampler_logprobs=completion.logprobs,

@@ -3,9 +3,10 @@
 A `TraceFormat` reads one way to write a solution. `parse` is the paper's format, numbered steps under headings.
 """
 
-from stepalign.trace.base import Section, Trace, TraceFormat, boxed, end_of_thinking, token_span
+from stepalign.trace.base import Section, Trace, TraceFormat, boxed, step_spans, token_span
 from stepalign.trace.paragraphs import ParagraphFormat
 from stepalign.trace.steps import StepFormat, parse
+from stepalign.trace.thoughts import response_start
 
 __all__ = [
     "ParagraphFormat",
@@ -14,7 +15,8 @@ __all__ = [
     "Trace",
     "TraceFormat",
     "boxed",
-    "end_of_thinking",
     "parse",
+    "response_start",
+    "step_spans",
     "token_span",
 ]

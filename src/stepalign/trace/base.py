@@ -32,6 +32,8 @@ class Trace:
     """All of the text, in order. Empty for an empty text."""
     faults: tuple[str, ...]
     """Each departure from the format, under a name that can be counted."""
+    response_start: int = 0
+    """The character after the solver's thought."""
 
     @cached_property
     def steps(self) -> tuple[Section, ...]:
@@ -71,19 +73,15 @@ class Trace:
 class TraceFormat(Protocol):
     """A way to write a solution as steps and a final answer."""
 
-    def parse(self, text: str) -> Trace:
-        """Read a response's sections, in time linear in its length."""
+    def parse(self, text: str, response_start: int | None = None) -> Trace:
+        """Read a response's sections, in time linear in its length.
+
+        `response_start` is the character after the thought (`Rollout.response_start`). With None the marks of known
+        families show it.
+        """
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
         """Return the response's answer: none, one, or several that must all be equal to count."""
-
-
-def end_of_thinking(text: str) -> int:
-    """Return the character after `</think>`: 0 without a think block, the text's end if the block never ends."""
-    end = text.find(_THINK_END)
-    if end >= 0:
-        return end + len(_THINK_END)
-    return len(text) if text.startswith("<think>") else 0
 
 
 def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
@@ -102,6 +100,16 @@ def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
     if first > 0 and next_start > start:
         first -= 1
     return first, bisect_left(starts, end)
+
+
+def step_spans(rollout: Rollout, trace: Trace) -> tuple[tuple[int, int], ...]:
+    """Return the token ranges of a rollout's steps and final answer, as critiques count them.
+
+    Tokens between two belong to the first. A token across a boundary belongs to the step that begins in it.
+    """
+    sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
+    starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
+    return tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False))
 
 
 def boxed(text: str) -> tuple[str, ...]:
@@ -132,4 +140,3 @@ def nonempty(answers: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _BRACE = re.compile(r"\\{1,2}boxed\s*\{|\\.|[{}]", re.DOTALL)
-_THINK_END = "</think>"

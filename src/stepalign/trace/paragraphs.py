@@ -2,7 +2,9 @@
 
 import re
 
-from stepalign.trace.base import Section, Trace, boxed, end_of_thinking, nonempty
+from stepalign.trace.base import Section, Trace, boxed, nonempty
+from stepalign.trace.thoughts import answer_end
+from stepalign.trace.thoughts import response_start as find_response_start
 
 NO_TEXT = "no text"
 NO_BOX = "no boxed answer"
@@ -13,13 +15,14 @@ _PARAGRAPH = re.compile(r"\S.*?(?:\n[ \t\r]*\n\s*|\Z)", re.DOTALL)
 class ParagraphFormat:
     """Paragraphs, separated by blank lines, as steps in the order of the text.
 
-    A last paragraph with a box is the final-answer section. A think block, and white space at the start, is the
+    A last paragraph with a box is the final-answer section. A thought, and white space at the start, is the
     preamble.
     """
 
-    def parse(self, text: str) -> Trace:
+    def parse(self, text: str, response_start: int | None = None) -> Trace:
         """Read a response's paragraphs."""
-        spans = [match.span() for match in _PARAGRAPH.finditer(text, end_of_thinking(text))]
+        begin = find_response_start(text) if response_start is None else response_start
+        spans = [match.span() for match in _PARAGRAPH.finditer(text, begin)]
         start = spans[0][0] if spans else len(text)
         sections = [Section("preamble", None, "", 0, start)] if start else []
         sections += [Section("step", number, "", *span) for number, span in enumerate(spans, 1)]
@@ -27,9 +30,11 @@ class ParagraphFormat:
         if has_box:
             sections[-1] = Section("answer", None, "", *spans[-1])
         faults = (() if spans else (NO_TEXT,)) + (() if has_box else (NO_BOX,))
-        return Trace(text, tuple(sections), faults)
+        return Trace(text, tuple(sections), faults, begin)
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
         """Return the last box of the response, or else its last line."""
-        response = trace.text[end_of_thinking(trace.text) :]
-        return nonempty(boxed(response))[-1:] or nonempty(tuple(response.splitlines()))[-1:]
+        end = answer_end(trace.text, trace.response_start)
+        response = trace.text[trace.response_start : end]
+        last_line = nonempty(tuple(response.splitlines()))[-1:] if end == len(trace.text) else ()
+        return nonempty(boxed(response))[-1:] or last_line

@@ -7,7 +7,7 @@ of a response (Markdown before bold before bare) makes sections, so that a plan 
 recapitulation inside a step, does not split it.
 
 A section runs from its heading to the next one, so a `---` belongs to the section before it. Headings inside closed
-code fences are text. So is everything up to the `</think>` of a thinking model, which is text before step 1.
+code fences are text. So is the thought of a thinking model, which is text before step 1.
 
 Left out: headings in other words or languages, and sub-steps (`Step 2.1`), which stay inside their step.
 """
@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
-from stepalign.trace.base import Section, Trace, boxed, end_of_thinking, nonempty
+from stepalign.trace.base import Section, Trace, boxed, nonempty
+from stepalign.trace.thoughts import answer_end
+from stepalign.trace.thoughts import response_start as find_response_start
 
 NO_STEPS = "no steps"
 MISNUMBERED = "step numbers not 1..N"
@@ -38,23 +40,27 @@ class StepFormat:
     Text before step 1, sub-headings and `---` are free.
     """
 
-    def parse(self, text: str) -> Trace:
+    def parse(self, text: str, response_start: int | None = None) -> Trace:
         """Read a response's sections."""
-        return parse(text)
+        return parse(text, response_start)
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
-        """Return the last box of the final section, or else all different boxes outside `<think>`."""
+        """Return the last box of the final section, or else all different boxes after the thought."""
+        text = trace.text[: answer_end(trace.text, trace.response_start)]
         if (final := trace.answer_section) is not None:
-            in_final_section = nonempty(boxed(trace.content(final)))
-            if in_final_section and not boxed(trace.text[final.end :]):
+            in_final_section = nonempty(boxed(text[final.start : final.end]))
+            if in_final_section and not boxed(text[final.end :]):
                 return in_final_section[-1:]
-        return tuple(dict.fromkeys(nonempty(boxed(trace.text[end_of_thinking(trace.text) :]))))
+        return tuple(dict.fromkeys(nonempty(boxed(text[trace.response_start :]))))
 
 
 @lru_cache(maxsize=256)  # several stages read the same rollout's text
-def parse(text: str) -> Trace:
-    """Read a response's sections. Every text has some; time is linear in its length."""
-    begin = end_of_thinking(text)
+def parse(text: str, response_start: int | None = None) -> Trace:
+    """Read a response's sections. Every text has some; time is linear in its length.
+
+    `response_start` is the character after the thought (`Rollout.response_start`); None looks for known marks.
+    """
+    begin = find_response_start(text) if response_start is None else response_start
     fences = _fences(text, begin)
     by_style = [
         [match for match in style.finditer(text, begin) if not _within(match.start(), fences)] for style in _STYLES
@@ -71,7 +77,7 @@ def parse(text: str) -> Trace:
         number = int(match["number"]) if match["number"] else None
         sections.append(Section(kind, number, match["title"].strip(" \t\r").rstrip("#* \t"), start, end))
     markdown = all(match.re is _STYLES[0] for match in headings)
-    return Trace(text, tuple(sections), tuple(_faults(text, sections, markdown)))
+    return Trace(text, tuple(sections), tuple(_faults(text, sections, markdown)), begin)
 
 
 # Repetitions are bounded, so that a megabyte of spaces or asterisks is read in linear time.

@@ -23,7 +23,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
         "rollouts": count,
         "completion_tokens": sum(len(rollout.completion_ids) for rollout in rollouts),
         "correct": sum(rollout.correct for rollout in rollouts) / count,
-        "formatted": sum(parse(rollout.text).formatted for rollout in rollouts) / count,
+        "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in rollouts) / count,
         "truncated": sum(rollout.finish == "length" for rollout in rollouts) / count,
     }
 

@@ -75,7 +75,7 @@ class Attempt:
     """
 
     def __init__(self, problem: Problem, rollout: Rollout) -> None:
-        self.problem, self.rollout, self.trace = problem, rollout, parse(rollout.text)
+        self.problem, self.rollout, self.trace = problem, rollout, parse(rollout.text, rollout.response_start)
         end = self.trace.answer_section
         self.sections: tuple[Section, ...] = self.trace.steps if end is None else (*self.trace.steps, end)
         self.texts = tuple(map(self.trace.content, self.sections))
