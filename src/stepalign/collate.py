@@ -9,7 +9,7 @@ then a tree of ids, its mask holds each id's ancestors, and its positions are de
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 import torch
@@ -43,8 +43,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Copy the batch to a device."""
-        tensors = (getattr(self, each.name) for each in fields(self))
-        return Batch(*(None if tensor is None else tensor.to(device) for tensor in tensors))
+        tensors = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
 
 @dataclass
@@ -154,25 +154,34 @@ def micro_batches(
         examples: one step's.
         size: examples in a group, at most.
         max_tokens: padded tokens of a group's student views, at most. A longer example makes a group of its own.
-        share_prefixes: keep examples of one prompt together, and count shared ids once (`collate`).
+        share_prefixes: keep examples that begin alike together, and count shared ids once (`collate`).
     """
-    longest: dict[TokenIds, int] = {}
-    for example in examples if share_prefixes else ():
-        prompt = example.student.prompt_ids
-        longest[prompt] = max(longest.get(prompt, 0), example.max_input_len)
-    ordered = sorted(
-        examples,
-        key=lambda example: (
-            *((-longest[example.student.prompt_ids], example.student.prompt_ids) if share_prefixes else ()),
-            -example.max_input_len,
-            example.rollout_id,
-        ),
-    )
+    ordered = sorted(examples, key=lambda example: (-example.max_input_len, example.rollout_id))
+    if share_prefixes:
+        ordered = [ordered[index] for index in sharing_order([each.student for each in ordered], max_tokens)]
     views = [example.student for example in ordered]
     start = 0
     for stop in _group_stops(views, size, max_tokens, share_prefixes):
         yield ordered[start:stop]
         start = stop
+
+
+def sharing_order(views: Sequence[View], max_tokens: int | None) -> list[int]:
+    """Order views so that those of one row are neighbours, the longest row first. Return their indices.
+
+    `max_tokens` bounds a row's ids.
+    """
+    trees: list[tuple[_Row, list[int]]] = []
+    for index in sorted(range(len(views)), key=lambda index: views[index].input_ids):
+        ids = views[index].input_ids
+        shared = trees[-1][0].shared(ids) if trees else 0
+        if not shared or (max_tokens is not None and len(trees[-1][0].ids) + len(ids) - shared > max_tokens):
+            trees.append((_Row(), []))
+            shared = 0
+        row, members = trees[-1]
+        row.add(ids, shared)
+        members.append(index)
+    return [index for _, members in sorted(trees, key=lambda tree: -len(tree[0].ids)) for index in members]
 
 
 def split_views(
