@@ -19,6 +19,7 @@ from peft import (
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from stepalign import api, config, models
+from stepalign.chat import load_chat
 from stepalign.errors import StepalignError
 from stepalign.launch import train
 from stepalign.probing.run import probe
@@ -283,3 +284,49 @@ def test_the_fingerprint_reads_parts_of_a_large_file(tmp_path: Path) -> None:
         file.seek(2**27 - 1)
         file.write(b"x")
     assert models.fingerprint(model) != before
+
+
+# ── damaged files ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Pickled:
+    """An object whose unpickling would run code."""
+
+    def __reduce__(self) -> Any:
+        return print, ("code of a pickle has run",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "wide"}'),
+        ("model.safetensors", "half"),
+        ("pytorch_model.bin", None),
+        ("tokenizer.json", "{}"),
+        ("generation_config.json", '{"eos_token_id": [[]]}'),
+        ("generation_config.json", "[" * 100_000),
+    ],
+)
+def test_a_damaged_model_folder_is_an_error_that_names_it(
+    name: str, content: str | None, tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    if content is None:
+        (folder / "model.safetensors").unlink()
+        torch.save({"weights": Pickled()}, folder / name)
+    else:
+        (folder / name).write_text(content)
+    settings = config.ModelConfig(name_or_path=str(folder))
+    with pytest.raises(StepalignError, match=f"{folder}"):
+        load_chat(settings), models.load_base(settings, CPU)
+    assert "code of a pickle" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '"x"', "null", "", '{"peft_type": "LORA", "alpha_pattern": []}'])
+def test_a_damaged_adapter_configuration_is_an_error_that_names_it(
+    content: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(StepalignError, match=f"{tmp_path}"):
+        models.load_model(config.ModelConfig(name_or_path=str(tiny_llama)), tmp_path, CPU)

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from stepalign import config
 from stepalign.errors import StepalignError, first_line
+from stepalign.io import read_text
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
 from stepalign.trace.thoughts import ends_in_thought, thought_marks
@@ -98,6 +99,11 @@ class Chat:
             heads, tails = [first, *(word[1:] + part for part in rest)], [word[0]] * len(rest) + [""]
             pieces += [head + tail for head, tail in zip(heads, tails, strict=True)][::-1]
         return tuple(ids)
+
+    def completion_ids(self, text: str) -> TokenIds:
+        """Encode a text as a response that ends: plain text, and the tokenizer's EOS."""
+        own = self.tokenizer.eos_token_id
+        return (*self.encode_text(text), min(self.eos_ids) if own is None else own)
 
     def decode(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Decode sampled ids to text and the character at which each id's text begins.
@@ -185,25 +191,38 @@ class Chat:
         return text, starts
 
 
-def load_chat(model: config.ModelConfig) -> Chat:
-    """Load a model's tokenizer, its template, and every EOS of its generation config."""
+def load_tokenizer(model: config.ModelConfig, *, key: str = "model") -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
+    """Load a model's tokenizer, and every token that ends a response: its own EOS, and its generation config's.
+
+    `key` is the recipe's table of the model, for the error.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises a type of its own
         raise StepalignError(
             f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {first_line(error)}"
         ) from None
-    if model.chat_template_path is not None:
-        try:
-            tokenizer.chat_template = model.chat_template_path.read_text(encoding="utf-8")
-        except OSError as error:
-            path = str(model.chat_template_path)
-            raise StepalignError(f"model.chat_template_path = {path!r}: {error.strerror}") from None
     try:
         eos = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
+        ids = frozenset(map(int, eos if isinstance(eos, list) else [] if eos is None else [eos]))
     except OSError:
-        eos = None
-    return Chat(tokenizer, frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]))
+        ids = frozenset()
+    except Exception as error:
+        reason = f"its generation_config.json cannot be read: {first_line(error)}"
+        raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: {reason}") from None
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return tokenizer, ids | frozenset(own)
+
+
+def load_chat(model: config.ModelConfig) -> Chat:
+    """Load a model's tokenizer, its template, and every EOS of its generation config."""
+    tokenizer, eos_ids = load_tokenizer(model)
+    if model.chat_template_path is not None:
+        try:
+            tokenizer.chat_template = read_text(model.chat_template_path)
+        except StepalignError as error:
+            raise StepalignError(f"model.chat_template_path = {error}") from None
+    return Chat(tokenizer, eos_ids)
 
 
 def _without_control_tokens(

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -78,8 +77,8 @@ def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.de
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             loaded = PeftModel.from_pretrained(base, adapter)
             unknown = loaded.load_adapter(adapter, ADAPTER).unexpected_keys  # from_pretrained keeps silent about them
-    except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    except Exception as error:  # the loaders' own types: of pickles, safetensors, configurations
+        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or first_line(error)
         raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {reason}") from None
     if unknown:
         raise StepalignError(f"{adapter}: not a PEFT adapter for this model, which has no {', '.join(unknown[:3])} …")
@@ -100,7 +99,7 @@ def check_adapter(model: config.ModelConfig, adapter: Path) -> None:
     path = adapter / "adapter_config.json"
     try:
         settings = PeftConfig.from_pretrained(str(adapter)) if path.exists() else None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         raise StepalignError(f"{path}: not the configuration of a PEFT adapter: {first_line(error)}") from None
     if settings is None:
         raise StepalignError(f"{adapter}: not a PEFT adapter: it has no {path.name}")
@@ -133,7 +132,7 @@ def fingerprint(model: config.ModelConfig) -> dict[str, str]:
         folder = Path(cached_file(model.location, "config.json", revision=model.revision)).parent
     weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     others = (folder / f"{name}.json" for name in ("config", "generation_config", "tokenizer"))
-    return {path.name: _digest(path) for path in (*weights, *others) if path.exists()}
+    return {path.name: _digest(path) for path in (*weights, *others) if path.is_file()}
 
 
 def kept_fingerprint(run_folder: Path) -> dict[str, str]:
@@ -170,12 +169,16 @@ def _same_name(name: str | None, model: config.ModelConfig) -> bool:
 
 
 def load_base(
-    model: config.ModelConfig, device: torch.device, *, load_device: torch.device | None = None
+    model: config.ModelConfig,
+    device: torch.device,
+    *,
+    load_device: torch.device | None = None,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """Load base weights in the recipe's precision, without dropout, frozen.
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
-    see `load_policy`.
+    see `load_policy`. `device_map` spreads the weights over devices instead.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -184,15 +187,16 @@ def load_base(
             revision=model.revision,
             dtype=resolve_dtype(model.dtype, device),
             attn_implementation=model.attn_implementation,
+            device_map=device_map,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
         raise _cannot_load(model, f"cannot be loaded: {first_line(error)}") from None
     for module in base.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    base = base.to(load_device or device).requires_grad_(False)
+    base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
     _check_head(base)
     return base
 
@@ -201,7 +205,7 @@ def load_config(model: config.ModelConfig) -> PretrainedConfig:
     """Read a model's configuration, without weights."""
     try:
         return AutoConfig.from_pretrained(model.location, revision=model.revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise _cannot_load(model, first_line(error)) from None
 
 

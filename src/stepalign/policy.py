@@ -106,9 +106,8 @@ class Policy(nn.Module):
 
     @property
     def lora_rank(self) -> int:
-        """The rank of the adapter."""
-        rank: int = self.model.peft_config[ADAPTER].r
-        return rank
+        """The rank of the adapter; 0 without one."""
+        return int(self.model.peft_config[ADAPTER].r) if isinstance(self.model, PeftModel) else 0
 
     def trainable(self) -> list[nn.Parameter]:
         """Return the adapter's parameters, in a fixed order."""

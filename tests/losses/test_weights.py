@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from stepalign.losses.weights import LossAggMode, token_weights
+from stepalign.losses.weights import LossAggMode, part_scales, token_weights
 
 
 @pytest.mark.parametrize("mode", ["seq-mean-token-mean", "token-mean"])
@@ -23,3 +23,17 @@ def test_weights_sum_to_one_over_any_split(mode: LossAggMode, size: int) -> None
     for length, part in zip(lengths, weights.split(lengths), strict=True):
         expected = length / tokens if mode == "token-mean" else (length > 0) / sequences
         assert part.sum().item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
+def test_a_part_of_the_tokens_has_a_mean_of_its_own(mode: LossAggMode) -> None:
+    part, whole = [2, 0, 3], [4, 5, 3]
+    weights = token_weights(whole, mode, sequences=3, tokens=12)
+    values = torch.arange(12.0)
+    scales = part_scales(part, whole, mode)
+    parts = torch.split(weights * values, whole)
+    found = sum(scale * one[:count].sum() for scale, one, count in zip(scales, parts, part, strict=True))
+    kept = [values[:2], values[9:12]]
+    expected = torch.cat(kept).mean() if mode == "token-mean" else torch.stack([one.mean() for one in kept]).mean()
+    torch.testing.assert_close(found, expected)
+    assert part_scales([0, 0, 0], whole, mode) == [0, 0, 0]

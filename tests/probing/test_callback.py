@@ -50,6 +50,46 @@ def test_every_checkpoint_is_measured_as_the_stage_would_measure_it(watched: Rec
     assert before != pytest.approx(after, abs=1e-3)
 
 
+@pytest.mark.parametrize("teacher", ["live", "ema"])
+def test_the_teacher_of_a_look_is_the_recipes(
+    teacher: str, make_recipe: MakeRecipe, planted: Path, tmp_path: Path
+) -> None:
+    """As it is at each checkpoint, and not the base."""
+    keys = (
+        CONTEXTS,
+        f"probe.rollouts={planted}",
+        "probe.num_rollouts=4",
+        "training.eval_steps=0",
+        "training.max_steps=2",
+    )
+    settings = make_recipe(*keys, f"teacher.kind={teacher}")
+    train(settings)
+    looks = {}
+    for kind in (teacher, "base"):
+        looks[kind] = stepalign.probe(
+            make_recipe(*keys, f"teacher.kind={kind}"),
+            tmp_path / kind,
+            rollouts=settings.folder / "probe",
+            contexts=("stepalign", "refsol"),
+            adapter=settings.folder / "checkpoints" / "step-000002",
+        ).measures
+    same(measures(settings, 2), looks[teacher])
+    with pytest.raises(AssertionError):
+        same(measures(settings, 2), looks["base"])
+
+
+def test_a_probe_of_a_moving_average_needs_a_checkpoint(
+    make_recipe: MakeRecipe, finished_run: Recipe, planted: Path, tmp_path: Path
+) -> None:
+    adapter = finished_run.folder / "checkpoints" / "step-000004"
+    with pytest.raises(
+        StepalignError, match=r"teacher\.kind = 'ema': its state is in a run's checkpoint, and .* has none"
+    ):
+        stepalign.probe(
+            make_recipe("teacher.kind=ema"), tmp_path / "probe", rollouts=planted, contexts=("refsol",), adapter=adapter
+        )
+
+
 def test_a_look_that_is_missing_is_taken_again_and_the_base_is_not_asked_twice(watched: Recipe) -> None:
     folder = watched.folder / "probe"
     kept, credits = measures(watched, 4), (folder / "credits.jsonl").stat().st_mtime_ns

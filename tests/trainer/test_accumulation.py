@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from transformers import get_scheduler
 
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
@@ -263,5 +264,34 @@ def test_the_optimizer_is_adamw_over_the_adapter(policy: Policy) -> None:
 
 def test_the_learning_rate_warms_up_linearly_and_stays() -> None:
     warm = OptimizerConfig(lr=8.0, warmup_steps=4)
-    assert [learning_rate(warm, step) for step in (1, 2, 3, 4, 5, 100)] == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0]
-    assert [learning_rate(OptimizerConfig(lr=8.0), step) for step in (1, 2)] == [8.0, 8.0]
+    assert [learning_rate(warm, step, 100) for step in (1, 2, 3, 4, 5, 100)] == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0]
+    assert [learning_rate(OptimizerConfig(lr=8.0), step, 2) for step in (1, 2)] == [8.0, 8.0]
+    share = OptimizerConfig(lr=8.0, warmup_ratio=0.3)
+    assert [learning_rate(share, step, 11) for step in (1, 4, 5)] == [2.0, 8.0, 8.0], "3.3 steps are 4"
+
+
+@pytest.mark.parametrize("kind", ["constant", "constant_with_warmup", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 3, 20])
+def test_a_schedule_is_that_of_transformers_from_the_end_of_the_warmup_on(kind: str, warmup: int) -> None:
+    """Its warm-up spends the first step at a rate of 0. Ours is one step ahead."""
+    if kind == "constant" and warmup:
+        with pytest.raises(ValueError, match=r"warmup_steps = \d+: .* constant_with_warmup"):
+            OptimizerConfig(lr_scheduler_type=kind, warmup_steps=warmup)
+        return
+    settings = OptimizerConfig(lr=2.0, lr_scheduler_type=kind, warmup_steps=warmup)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    theirs = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=20)
+    for step in range(1, 21):
+        rate = learning_rate(settings, step, 20)
+        assert rate > 0
+        if step > warmup:
+            assert rate == pytest.approx(theirs.get_last_lr()[0])
+        else:
+            assert rate == pytest.approx(2.0 * step / warmup)
+        optimizer.step()
+        theirs.step()
+
+
+def test_two_lengths_of_the_warmup_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"warmup_steps = 3 and warmup_ratio = 0\.1: set one"):
+        OptimizerConfig(warmup_steps=3, warmup_ratio=0.1)

@@ -62,6 +62,7 @@ def test_a_run_learns_from_each_context(context: str, tmp_path: Path) -> None:
 
 ALGORITHMS = {
     "credit_grpo": ("context.template=lab/sdpo", "teacher.kind=ema"),
+    "grpo_distillation": ("context.template=lab/sibling", "algorithm.loss_agg_mode=token-mean"),
     "credit_grpo contrast": ("algorithm.credit=contrast", "algorithm.num_iterations=2"),
 }
 

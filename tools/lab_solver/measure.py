@@ -33,6 +33,7 @@ from stepalign.records import Problem, Rollout
 from stepalign.rollouts import Request
 from stepalign.rollouts.generate import Solver, solver_on
 from stepalign.seeding import derive_seed
+from stepalign.teachers.stateless import BaseTeacher
 from tools.lab_solver.corpus import CONTEXTS
 
 _REGIONS = {"correct": "correct traces", "before": "before the error", "at": "at it", "after": "after it"}
@@ -58,8 +59,8 @@ def measure(settings: config.Recipe) -> dict[str, Any]:
         given = Probe(problems=tuple(evaluation_problems), rollouts=tuple(first))
         inputs = prepare(given, settings, solver, console, Path(folder))
         designs = [contexts.load(f"lab/{name}") for name in CONTEXTS]
-        teacher = limit_to_context(settings.teacher, context_limit(settings.model))
-        scorer = CreditScorer(Policy(base).eval(), chat, solver.prompt.before, designs, teacher)
+        prompt, policy = limit_to_context(settings.teacher, context_limit(settings.model)), Policy(base).eval()
+        scorer = CreditScorer(policy, chat, solver.prompt.before, designs, BaseTeacher(policy), prompt)
         credits = [credit for batch in scorer.run(inputs, {}) for credit in batch]
         with_context = {}
         for design in designs:

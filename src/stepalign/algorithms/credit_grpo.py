@@ -27,7 +27,7 @@ from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.grpo import GRPO, PolicyGradientExample
 from stepalign.algorithms.self_distillation import distillation_example
 from stepalign.algorithms.teacher_context import TeacherContext, count_critiques
-from stepalign.algorithms.teacher_prompt import DoesNotFit, limit_to_context
+from stepalign.algorithms.teacher_prompt import DoesNotFit, limited_teacher
 from stepalign.algorithms.teacher_state import WithTeacher
 from stepalign.chat import Chat
 from stepalign.collate import Batch, collate, split_views
@@ -124,7 +124,7 @@ class CreditGRPO(WithTeacher, GRPO):
             chat=chat,
             prompt=prompt,
             context=TeacherContext.of(recipe, critique_for=verdicts),
-            teacher=limit_to_context(recipe.teacher, context_limit),
+            teacher=limited_teacher(recipe, chat, context_limit),
             max_tokens=recipe.training.max_tokens_per_micro_batch,
         )
 
@@ -247,7 +247,7 @@ class CreditGRPO(WithTeacher, GRPO):
         """Compute the teacher's log-probabilities of a rollout's tokens under each context, at temperature 1."""
         teacher = self.teacher_of(policy)
         found: list[Float[Tensor, " tokens"]] = []
-        share = policy.shares_prefixes
+        share = teacher.shares_prefixes
         for part in split_views(views, self.max_tokens, share_prefixes=share):
             batch = collate(part, share_prefixes=share).to(policy.head.device)
             values = scores(teacher.forward(batch), teacher.head, batch.targets).log_probs

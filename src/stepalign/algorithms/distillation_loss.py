@@ -76,8 +76,8 @@ class DistillationLoss(WithTeacher):
         self, policy: Policy, examples: Sequence[DistillationExample], batch: Batch
     ) -> Float[Tensor, "tokens hidden"]:
         """Run the teacher on a micro-batch, in passes of at most `max_tokens` padded tokens."""
-        device, share = batch.input_ids.device, policy.shares_prefixes
         teacher = self.teacher_of(policy)
+        device, share = batch.input_ids.device, teacher.shares_prefixes
         views = [example.teacher for example in examples]
         return torch.cat(
             [

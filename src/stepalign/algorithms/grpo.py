@@ -59,7 +59,7 @@ class GRPO(Algorithm[PolicyGradientExample]):
         self.old_log_probs = OldLogProbs()
 
     @classmethod
-    def from_config(cls, algorithm: config.GRPOConfig, *, recipe: config.Recipe, **_: object) -> "GRPO":
+    def from_config(cls, algorithm: config.PolicyGradientConfig, *, recipe: config.Recipe, **_: object) -> "GRPO":
         """Build the algorithm of a recipe."""
         return cls(algorithm, temperature=recipe.sampling.temperature)
 

@@ -6,12 +6,13 @@ Only the shown texts are cut, each to the same share, found by bisection. Proble
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepalign import config
+from stepalign import config, models
 from stepalign.chat import Chat
 from stepalign.contexts import Context, ContextInput
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
+from stepalign.teachers.model import check_tokenizer
 
 _BISECTIONS = 10
 
@@ -84,3 +85,20 @@ def limit_to_context(teacher: config.TeacherConfig, context_limit: int | None) -
     if context_limit is None:
         return teacher
     return teacher.model_copy(update={"max_length": min(teacher.max_length, context_limit)})
+
+
+def limited_teacher(recipe: config.Recipe, chat: Chat, context_limit: int | None) -> config.TeacherConfig:
+    """Return a recipe's `[teacher]`, whose `max_length` is at most its model's own context length.
+
+    Args:
+        recipe: the run's.
+        chat: the student's.
+        context_limit: the student's own context length, which is the teacher's too unless it is another model.
+
+    Raises:
+        StepalignError: the teacher is another model with another tokenizer.
+    """
+    if (model := recipe.teacher.model_of(recipe.model)) is not recipe.model:
+        check_tokenizer(model, chat)
+        context_limit = models.context_limit(model)
+    return limit_to_context(recipe.teacher, context_limit)

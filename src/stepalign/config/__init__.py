@@ -12,8 +12,11 @@ from stepalign.config.algorithms import (
     CreditGRPOConfig,
     DistillationConfig,
     GRPOConfig,
+    GRPODistillationConfig,
     PolicyGradientConfig,
     PolicyRatioConfig,
+    SeqKDConfig,
+    SFTConfig,
 )
 from stepalign.config.critics import (
     ChecksConfig,
@@ -27,6 +30,7 @@ from stepalign.config.critics import (
     ValidationConfig,
 )
 from stepalign.config.load import dump, load
+from stepalign.config.model import ModelConfig
 from stepalign.config.recipe import (
     VERSION,
     ContextConfig,
@@ -36,7 +40,6 @@ from stepalign.config.recipe import (
     GraderConfig,
     LoraConfig,
     MathGraderConfig,
-    ModelConfig,
     OptimizerConfig,
     ProbeConfig,
     PromptsConfig,
@@ -62,6 +65,7 @@ from stepalign.config.teachers import (
     BaseTeacherConfig,
     EMATeacherConfig,
     LiveTeacherConfig,
+    ModelTeacherConfig,
     ScaledTeacherConfig,
     TeacherConfig,
     TrustRegionTeacherConfig,

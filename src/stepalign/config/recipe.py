@@ -1,6 +1,6 @@
 """The tables of a recipe: every key with its type, its range, its default and one sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,61 +15,16 @@ from pydantic import (
     model_validator,
 )
 
-from stepalign.assets import SOLVER
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
-from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Share, Table, register
+from stepalign.config.model import ModelConfig
+from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
 from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
-from stepalign.errors import StepalignError
 
 VERSION = 2
 """The format of recipes this release reads and writes."""
-
-
-_LOCAL = ("/", ".", "~", "models/", "runs/")
-"""Beginnings of a directory's name; a name on the hub is `owner/model` or `model`."""
-
-
-class ModelConfig(Table):
-    """The solver's base weights."""
-
-    name_or_path: str
-    """A directory, a name on the Hugging Face hub, or `lab`: the solver that ships with the package."""
-    revision: str | None = None
-    """A commit, branch or tag on the hub."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
-    float32_matmul_precision: Literal["highest", "medium", "auto"] = "highest"
-    """torch's precision of float32 products: `medium` multiplies in bfloat16; `auto` measures both on the CPU."""
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    """The attention implementation of transformers."""
-    chat_template_path: Path | None = None
-    """A Jinja file, for a tokenizer that has no chat template of its own."""
-
-    @property
-    def location(self) -> str:
-        """The directory or hub name of the weights.
-
-        Raises:
-            StepalignError: a directory is missing (the hub is not asked), or holds an adapter.
-        """
-        if self.name_or_path == "lab":
-            return str(SOLVER)
-        folder, where = Path(self.name_or_path).expanduser(), f"model.name_or_path = {self.name_or_path!r}"
-        if folder.is_dir():
-            if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-                raise StepalignError(f"{where}: a PEFT adapter; name its base here, and the adapter with --adapter")
-            return str(folder)
-        if (
-            len(folder.parts) > 2
-            or self.name_or_path.startswith(_LOCAL)
-            or (folder.parent.name and folder.parent.is_dir())
-        ):
-            makes = f"; `python scripts/smollm2.py {folder}` makes it" if folder.name == "SmolLM2-135M-Instruct" else ""
-            raise StepalignError(f"{where}: no such folder{makes}")
-        return self.name_or_path
 
 
 class SelectionConfig(Table):
@@ -110,7 +65,7 @@ class ExampleConfig(Table):
 class PromptsConfig(Table):
     """The solver's prompt."""
 
-    solver: str = "solver"
+    solver: Annotated[str, TEMPLATE] = "solver"
     """The name of a template that ships with the package, or a file."""
     system: str = ""
     """The system message; empty is none."""
@@ -145,9 +100,9 @@ def _fallback_beside(values: Mapping[str, Any]) -> str:
 class ContextConfig(Table):
     """The teacher's context beyond the problem: one template file."""
 
-    template: str = "refsol"
+    template: Annotated[str, TEMPLATE] = "refsol"
     """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
-    fallback_template: str = Field(default_factory=_fallback_beside)
+    fallback_template: Annotated[str, TEMPLATE] = Field(default_factory=_fallback_beside)
     """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
@@ -177,10 +132,29 @@ class OptimizerConfig(Table):
     """The term added to the denominator."""
     weight_decay: NonNegativeFloat = 0.0
     """The decoupled weight decay."""
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    """The learning rate after the warm-up: constant, or falling to 0 over `training.max_steps`."""
     warmup_steps: NonNegativeInt = 0
-    """Steps of linear warm-up from 0; the learning rate is then constant."""
+    """Steps of linear warm-up from 0."""
+    warmup_ratio: Decay = 0.0
+    """The warm-up as a share of `training.max_steps`, in place of `warmup_steps`."""
     max_grad_norm: NonNegativeFloat = 0.1
     """The global norm to which gradients are clipped; 0 is off."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps and self.warmup_ratio:
+            pair = f"warmup_steps = {self.warmup_steps} and warmup_ratio = {self.warmup_ratio}"
+            raise ValueError(f"{pair}: set one of them")
+        if self.lr_scheduler_type == "constant" and (warmup := self.warmup_steps or self.warmup_ratio):
+            key = "warmup_steps" if self.warmup_steps else "warmup_ratio"
+            raise ValueError(f"{key} = {warmup}: lr_scheduler_type = 'constant' has none, set constant_with_warmup")
+        return self
+
+    @property
+    def depends_on_max_steps(self) -> bool:
+        """True where the rate of a step depends on the length of the run."""
+        return self.lr_scheduler_type in ("linear", "cosine") or self.warmup_ratio > 0
 
 
 class TrainingConfig(Table):
@@ -238,14 +212,14 @@ class EvaluationConfig(Table):
     """Samples of each problem (n of Avg@n)."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95)
     """Sampling of the evaluation's completions."""
-    num_bootstrap: PositiveInt = 2000
+    num_bootstrap: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """Bootstrap resamples of every interval."""
 
 
 class ProbeConfig(Table):
     """Probe of a run at every checkpoint; without this table there is none."""
 
-    contexts: tuple[str, ...] = ()
+    contexts: Annotated[tuple[str, ...], TEMPLATE] = ()
     """Contexts by name or file; none means the run's own."""
     rollouts: Path | None = None
     """A file or folder as of `stepalign probe --rollouts`; None samples from the initial policy."""
@@ -301,6 +275,11 @@ class Recipe(Table):
             remote_sampler=self.sampler.is_remote,
         )
         return self
+
+    def runtime_keys(self) -> Iterator[str]:
+        """Yield the keys that may change on resume. The run's length may not where learning rates depend on it."""
+        fixed = "training.max_steps" if self.optimizer.depends_on_max_steps else None
+        yield from (key for key in super().runtime_keys() if key != fixed)
 
     @property
     def folder(self) -> Path:

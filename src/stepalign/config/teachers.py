@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, SerializeAsAny
 
-from stepalign.config.registry import FAMILIES, Probability, Table, register
+from stepalign.config.model import ModelConfig
+from stepalign.config.registry import FAMILIES, RUNTIME, Probability, Table, register
 
 
 class TeacherConfig(Table):
@@ -17,6 +18,10 @@ class TeacherConfig(Table):
     """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
     max_length: PositiveInt = 20_000
     """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
+
+    def model_of(self, student: ModelConfig) -> ModelConfig:
+        """Return the model that reads the teacher's prompts: the student's, where the kind has none of its own."""
+        return student
 
 
 AnyTeacherConfig = Annotated[SerializeAsAny[TeacherConfig], FAMILIES["teacher"]]
@@ -67,3 +72,18 @@ class EMATeacherConfig(TeacherConfig):
     """The number of such units between updates (TRL's `teacher_sync_steps`)."""
     rank: PositiveInt | None = None
     """The rank of an adapter's average; None is twice `lora.r`."""
+
+
+@register("teacher", "model", implementation="stepalign.teachers.model:ModelTeacher")
+class ModelTeacherConfig(TeacherConfig):
+    """Another model in the same process, with the student's vocabulary."""
+
+    kind: Literal["model"] = "model"
+    model: ModelConfig
+    """The teacher's weights, with the keys of `[model]`."""
+    device_map: Annotated[str | None, RUNTIME] = None
+    """Spread the weights over devices as transformers does (`auto`); None is the student's own device."""
+
+    def model_of(self, student: ModelConfig) -> ModelConfig:
+        """Return the teacher's own model."""
+        return self.model

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepalign.errors import StepalignError
 from stepalign.losses import lm_head
 from stepalign.losses.gradient import with_gradient
 from stepalign.losses.importance import ImportanceSampling
@@ -64,8 +63,8 @@ def divergence(
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Compute Σ_t weights_t · D_t between two models' next-token distributions.
 
-    The gradient flows to `student_hidden` alone. The forward pass makes it where autograd asks for it. There is no
-    second derivative.
+    The gradient flows to `student_hidden`, and to `head` where that is trained. The forward pass makes it where
+    autograd asks for it. There is no second derivative.
 
     Args:
         student_hidden: final hidden states (after the last norm) at the positions that predict the tokens.
@@ -82,22 +81,18 @@ def divergence(
         chunk_tokens: tokens whose logits exist at once; None chooses by vocabulary and device.
 
     Raises:
-        StepalignError: the head requires a gradient.
+        StepalignError: the head is trained in half precision.
         ValueError: shapes do not belong together.
     """
     own_head = head if teacher_head is None else teacher_head
     _check_shapes(student_hidden, teacher_hidden, head, own_head, weights)
     wants_gradient = torch.is_grad_enabled() and student_hidden.requires_grad
-    if wants_gradient and head.requires_grad:
-        raise StepalignError(
-            "the divergence gives the output head no gradient, but head.requires_grad is set: freeze it "
-            "(leave lm_head, and embeddings tied to it, out of what is trained)"
-        )
+    of_head = lm_head.head_gradient(head) if wants_gradient else None
     # Autocast would make half-precision products of float32 factors.
     with torch.no_grad(), torch.autocast(head.device.type, enabled=False):
         losses, measures, gradient = _evaluate(
             student_hidden, teacher_hidden, head, own_head, weights, support, targets,
-            chunk=chunk_tokens, wants_gradient=wants_gradient,
+            chunk=chunk_tokens, wants_gradient=wants_gradient, of_head=of_head,
         )  # fmt: skip
         lengths = [len(weights)] if lengths is None else lengths
         # Tokens that are never read have no log-probabilities; their difference is 0.
@@ -112,8 +107,14 @@ def divergence(
         loss = losses.sum()
         if gradient is not None and factors is not None:
             gradient.mul_(factors[:, None])
+            if of_head is not None:  # a factor may depend on later tokens, so the sum over tokens is made again
+                _evaluate(
+                    student_hidden, teacher_hidden, head, own_head, weights * factors, support, targets,
+                    chunk=chunk_tokens, wants_gradient=True, of_head=of_head.zero_(),
+                )  # fmt: skip
     if gradient is not None:
-        loss = with_gradient(student_hidden, loss, gradient)
+        trained = [] if of_head is None else [(head, of_head)]
+        loss = with_gradient(loss, (student_hidden, gradient), *trained)
     return loss, Metrics(importance_ratio=ratios, **measures)
 
 
@@ -128,8 +129,12 @@ def _evaluate(
     *,
     chunk: int | None,
     wants_gradient: bool,
+    of_head: Float[Tensor, "vocab hidden"] | None,
 ) -> tuple[Float[Tensor, " tokens"], dict[str, Float[Tensor, " tokens"]], Float[Tensor, "tokens hidden"] | None]:
-    """Return weights_t · D_t, each token's measures by name, and d weights_t · D_t / d student_hidden_t."""
+    """Return weights_t · D_t, each token's measures by name, and d weights_t · D_t / d student_hidden_t.
+
+    The gradient in the head, which is a sum over tokens, is added to `of_head`.
+    """
     vocab, device, dtype = len(head), head.device, lm_head.logit_dtype(head)
     counted = weights.nonzero().squeeze(-1)
     chunk = max(1, min(len(counted), chunk or lm_head.chunk_tokens(len(counted), vocab, device)))
@@ -171,6 +176,8 @@ def _evaluate(
         if gradient is not None:
             scale = scale * (divergences <= support.max_per_token) / support.student_temperature
             gradient[index] = lm_head.pull_back(logit_gradient, head).mul_(scale[:, None])
+            if of_head is not None:
+                of_head.addmm_(logit_gradient.T, student * scale[:, None])
     return losses, dict(zip(MEASURES, per_token, strict=True)), gradient
 
 

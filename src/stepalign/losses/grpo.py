@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepalign.errors import StepalignError
 from stepalign.losses import lm_head
 from stepalign.losses.gradient import with_gradient
 from stepalign.losses.importance import ImportanceSampling
@@ -78,11 +77,11 @@ def policy_gradient(
     importance: ImportanceSampling | None = None,
     sampled_log_probs: Float[Tensor, " tokens"] | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Compute Σ_t weights_t · L_t, with its gradient to `hidden`.
+    """Compute Σ_t weights_t · L_t, with its gradient to `hidden`, and to a head that is trained.
 
     Args:
         hidden: the policy's final hidden states at the positions that predict the tokens.
-        head: the frozen output embedding. The softmax is in float32.
+        head: the output embedding. The softmax is in float32.
         targets: the tokens that were sampled.
         advantage: each token's rollout's.
         weights: mask and denominator in one (`losses.weights`).
@@ -97,18 +96,18 @@ def policy_gradient(
         sampled_log_probs: that engine's log-probabilities, at this temperature; None is π_old's, whose ratio is 1.
 
     Raises:
-        StepalignError: the head requires a gradient.
+        StepalignError: the head is trained in half precision.
         ValueError: `kl_coef` without `base_log_probs`.
     """
     if kl_coef and base_log_probs is None:
         raise ValueError(f"kl_coef = {kl_coef}, but base_log_probs is None")
     wants_gradient = torch.is_grad_enabled() and hidden.requires_grad
-    if wants_gradient and head.requires_grad:
-        raise StepalignError("the policy gradient gives the output head none, but head.requires_grad is set: freeze it")
+    of_head = lm_head.head_gradient(head) if wants_gradient else None
     with torch.no_grad(), torch.autocast(head.device.type, enabled=False):
         losses, measures, gradient = _evaluate(
             hidden, head, targets, advantage, weights, clip, kl_coef, chunk_tokens,
             temperature=temperature, old=old_log_probs, base=base_log_probs, wants_gradient=wants_gradient,
+            of_head=of_head,
         )  # fmt: skip
         ratios = None
         if importance is not None:
@@ -118,9 +117,17 @@ def policy_gradient(
             losses = losses * ratios
             if gradient is not None:
                 gradient.mul_(ratios[:, None])
+            if of_head is not None:  # a ratio may depend on later tokens, so the sum over tokens is made again
+                _evaluate(
+                    hidden, head, targets, advantage, weights * ratios, clip, kl_coef, chunk_tokens,
+                    temperature=temperature, old=old_log_probs, base=base_log_probs, wants_gradient=True,
+                    of_head=of_head.zero_(),
+                )  # fmt: skip
         loss = torch.linalg.vecdot(weights.to(losses.dtype), losses)
     metrics = Metrics(importance_ratio=ratios, **measures)
-    return (loss if gradient is None else with_gradient(hidden, loss, gradient)), metrics
+    if gradient is not None:
+        loss = with_gradient(loss, (hidden, gradient), *([] if of_head is None else [(head, of_head)]))
+    return loss, metrics
 
 
 def _evaluate(
@@ -137,8 +144,12 @@ def _evaluate(
     old: Float[Tensor, " tokens"] | None,
     base: Float[Tensor, " tokens"] | None,
     wants_gradient: bool,
+    of_head: Float[Tensor, "vocab hidden"] | None,
 ) -> tuple[Float[Tensor, " tokens"], dict[str, Float[Tensor, " tokens"]], Float[Tensor, "tokens hidden"] | None]:
-    """Return L_t, each token's measures by name, and d weights_t · L_t / d hidden_t."""
+    """Return L_t, each token's measures by name, and d weights_t · L_t / d hidden_t.
+
+    The gradient in the head, which is a sum over tokens, is added to `of_head`.
+    """
     tokens, vocab, device, dtype = len(hidden), len(head), head.device, lm_head.logit_dtype(head)
     chunk = max(1, min(tokens, chunk or lm_head.chunk_tokens(tokens, vocab, device)))
     rows = min(chunk, lm_head.tile_rows(vocab, device))
@@ -178,6 +189,8 @@ def _evaluate(
                 room[inside].copy_(probabilities)
         if gradient is not None:
             gradient[here] = lm_head.pull_back(room, head)
+            if of_head is not None:
+                of_head.addmm_(room.T, part)
     return losses, {"log_probs": log_probs, "entropy": entropy, "clipped": clipped, "kl": kl}, gradient
 
 

@@ -1,4 +1,4 @@
-"""Products with the frozen output head: hidden states to logits, and gradients of logits back.
+"""Products with the output head: hidden states to logits, and gradients of logits back.
 
 Logits are float32 for every model dtype, because a logit of 20 rounded to bfloat16 is off by up to 0.06 nats.
 GPUs compute such products of half-precision factors. Elsewhere the head is widened slice by slice, so that no second
@@ -10,6 +10,8 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from stepalign.errors import StepalignError
 
 _CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 512 << 20}
 """Memory of one model's logits of a chunk: enough for the products to keep their speed."""
@@ -72,6 +74,19 @@ def pull_back(
         part = slice(start, start + _SLICE)
         total.addmm_(logit_gradient[:, part], head[part].to(dtype))
     return total
+
+
+def head_gradient(head: Float[Tensor, "vocab hidden"]) -> Float[Tensor, "vocab hidden"] | None:
+    """Make room for the gradient of a head that is trained; None for a frozen one.
+
+    Raises:
+        StepalignError: the head is trained in half precision.
+    """
+    if not head.requires_grad:
+        return None
+    if head.dtype != logit_dtype(head):
+        raise StepalignError(f"the output head is trained in {head.dtype}, which loses small updates: use float32")
+    return torch.zeros_like(head, requires_grad=False)
 
 
 def gradient_room(

@@ -1,7 +1,7 @@
 """Probe of a training run: measures of a fixed small set of rollouts at every checkpoint.
 
-The student is the present adapter, the teacher the base. The base does not change, so its scores under each context
-are computed once, before the first step. Later calls cost one student pass.
+The student is the present policy, the teacher the recipe's (the base, for an algorithm without one). The scores of a
+teacher that does not change are computed once, before the first step. Later calls then cost one student pass.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.models import context_limit
 from stepalign.probing import inputs
 from stepalign.probing.credit import CreditScorer, score_views
-from stepalign.probing.folder import Probe
+from stepalign.probing.folder import Probe, check_credits
 from stepalign.probing.measures import measure
 from stepalign.records import Credit
 from stepalign.trainer.loop import Trainer, TrainerCallback
@@ -39,10 +39,10 @@ class ProbeCallback(TrainerCallback):
         lacking = [context.name for context in templates if context.needs_critique]
         if lacking and recipe.critic is None and probe.rollouts is None:
             raise StepalignError(f"probe.contexts: {lacking[0]!r} shows a critique, but the recipe has no [critic]")
-        teacher = limit_to_context(recipe.teacher, context_limit(recipe.model))
-        before = trainer.solver.prompt.before
+        prompt = limit_to_context(recipe.teacher, context_limit(recipe.teacher.model_of(recipe.model)))
+        before, teacher = trainer.solver.prompt.before, trainer.algorithm.teacher_of(trainer.policy)
         self._group_size = 1 if probe.rollouts else inputs.group_size(templates, recipe)
-        self._scorer = CreditScorer(trainer.policy, trainer.solver.chat, before, templates, teacher)
+        self._scorer = CreditScorer(trainer.policy, trainer.solver.chat, before, templates, teacher, prompt)
         self.on_save(trainer)
 
     def on_save(self, trainer: Trainer) -> None:
@@ -60,14 +60,15 @@ class ProbeCallback(TrainerCallback):
         policy.eval()
         try:
             with trainer.console.stage("probe", 1, "checkpoints") as advance:
-                base_credits, given = self._base_credits(trainer, path.parent)
-                views = [
-                    View(prompt_ids=prompt, completion_ids=ids, loss_start=0, loss_stop=len(ids))
-                    for prompt, ids in ((rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts)
-                ]
-                scores = score_views(policy, policy.head, views, share_prefixes=policy.shares_prefixes)
-                students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
-                credits = [replace(credit, student=students[credit.rollout_id]) for credit in base_credits]
+                credits, given = self._credits(trainer, path.parent)
+                if not self._scorer.teacher.moves:
+                    views = [
+                        View(prompt_ids=prompt, completion_ids=ids, loss_start=0, loss_stop=len(ids))
+                        for prompt, ids in ((rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts)
+                    ]
+                    scores = score_views(policy, policy.head, views, share_prefixes=policy.shares_prefixes)
+                    students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
+                    credits = [replace(credit, student=students[credit.rollout_id]) for credit in credits]
                 measures = measure(given.rollouts, given.marks, credits, seed=trainer.recipe.seed)
                 advance(1)
         finally:
@@ -75,19 +76,26 @@ class ProbeCallback(TrainerCallback):
         write_json(path, TypeAdapter(CreditMeasures).dump_python(measures))
         return measures
 
-    def _base_credits(self, trainer: Trainer, folder: Path) -> tuple[list[Credit], Probe]:
-        """Compute the teacher's side of the set once, or read it from the folder."""
+    def _credits(self, trainer: Trainer, folder: Path) -> tuple[list[Credit], Probe]:
+        """Compute the set's credit, or read that of a teacher which has not changed from the folder."""
         path, probe = folder / "credits.jsonl", trainer.recipe.probe
-        if path.exists():
-            return read_jsonl(path, Credit), inputs.read(folder)
         assert probe is not None
-        num_problems = -(-probe.num_rollouts // self._group_size)
-        given = Probe(problems=tuple(trainer.train_problems[:num_problems]), rollouts=())
-        if probe.rollouts is not None:
-            given = inputs.read(probe.rollouts, lambda: trainer.train_problems, limit=probe.num_rollouts)
-        given = inputs.prepare(
-            given, trainer.recipe, trainer.solver, trainer.console, folder, num_samples=self._group_size
-        )
+        started = path.exists()
+        if started:
+            given = inputs.read(folder)
+            if not self._scorer.teacher.moves:
+                credits = read_jsonl(path, Credit)
+                check_credits(credits, given.rollouts, path)
+                return credits, given
+        else:
+            num_problems = -(-probe.num_rollouts // self._group_size)
+            given = Probe(problems=tuple(trainer.train_problems[:num_problems]), rollouts=())
+            if probe.rollouts is not None:
+                given = inputs.read(probe.rollouts, lambda: trainer.train_problems, limit=probe.num_rollouts)
+            given = inputs.prepare(
+                given, trainer.recipe, trainer.solver, trainer.console, folder, num_samples=self._group_size
+            )
         credits = [credit for batch in self._scorer.run(given, {}) for credit in batch]
-        write_jsonl(path, credits)
+        if not started:
+            write_jsonl(path, credits)
         return credits, given

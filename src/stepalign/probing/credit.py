@@ -28,6 +28,7 @@ from stepalign.policy import Policy
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, TopTokens
+from stepalign.teachers import Teacher
 from stepalign.views import View
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
@@ -56,7 +57,7 @@ def score_views(
     """Score every view, in the given order.
 
     Args:
-        forward: a `Policy`, or its `forward_base`.
+        forward: a `Policy`, or a teacher's `forward`.
         head: the model's output embedding.
         views: of any lengths.
         top: the number of likeliest tokens kept in each place.
@@ -88,7 +89,7 @@ def _rounded(values: list[float]) -> tuple[float, ...]:
 
 
 class CreditScorer:
-    """A policy as student, its base as teacher, and the contexts to compare."""
+    """A policy as student, its teacher, and the contexts to compare."""
 
     def __init__(
         self,
@@ -96,21 +97,23 @@ class CreditScorer:
         chat: Chat,
         before: Sequence[Turn],
         contexts: Sequence[Context],
-        teacher: config.TeacherConfig,
+        teacher: Teacher,
+        prompt: config.TeacherConfig,
         *,
         top: int = 0,
     ) -> None:
         """
         Args:
-            policy: in evaluation mode; without an adapter it is its own teacher.
+            policy: in evaluation mode.
             chat: encodes the teacher's prompts.
             before: the turns before the problem, as in the solver's prompt.
             contexts: with distinct names.
-            teacher: limits and thinking boundary.
+            teacher: the policy's.
+            prompt: the teacher's length limit and thinking boundary.
             top: the number of likeliest tokens kept in each place.
         """
         self.policy, self.chat, self.before, self.contexts = policy, chat, before, contexts
-        self.teacher, self.top = teacher, top
+        self.teacher, self.prompt, self.top = teacher, prompt, top
         self.skipped: Counter[str] = Counter()
         """Pairs of a rollout and a context without credit, by reason."""
         self.tokens = 0
@@ -138,8 +141,8 @@ class CreditScorer:
             unscored = {name: example.student for (name, _), example in examples.items() if name not in students}
             teacher_views = [example.teacher for example in examples.values()]
             self.tokens += sum(len(view.input_ids) for view in (*unscored.values(), *teacher_views))
-            students |= zip(unscored, self._score(self.policy, unscored.values()), strict=True)
-            teachers = self._score(self.policy.forward_base, teacher_views)
+            students |= zip(unscored, self._score(self.policy, self.policy, unscored.values()), strict=True)
+            teachers = self._score(self.teacher, self.teacher.forward, teacher_views)
             yield [
                 Credit(
                     rollout_id=rollout_id,
@@ -154,10 +157,12 @@ class CreditScorer:
             ]
 
     def _score(
-        self, forward: Callable[[Batch], Float[Tensor, "tokens hidden"]], views: Collection[View]
+        self,
+        model: Policy | Teacher,
+        forward: Callable[[Batch], Float[Tensor, "tokens hidden"]],
+        views: Collection[View],
     ) -> list[TokenScores]:
-        policy = self.policy
-        return score_views(forward, policy.head, list(views), top=self.top, share_prefixes=policy.shares_prefixes)
+        return score_views(forward, model.head, list(views), top=self.top, share_prefixes=model.shares_prefixes)
 
     def _example(self, context: Context, source: ContextInput) -> DistillationExample | None:
         reason = "teacher prompt too long"
@@ -169,7 +174,7 @@ class CreditScorer:
             reason = missing
         else:
             with suppress(DoesNotFit):
-                example = distillation_example(self.chat, self.before, context, source, self.teacher)
+                example = distillation_example(self.chat, self.before, context, source, self.prompt)
                 if example.message:
                     return example
                 reason = "empty message"

@@ -32,6 +32,9 @@ from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit
 from stepalign.rollouts.generate import solver_on
+from stepalign.teachers import Teacher, build_teacher
+from stepalign.teachers.model import check_tokenizer
+from stepalign.trainer.checkpoints import load_algorithm_state
 
 
 def probe(
@@ -52,7 +55,7 @@ def probe(
         rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem,
             or `training.num_generations` where a context shows siblings.
         contexts: by name or file; by default the recipe's own.
-        adapter: the student's; the teacher is the base. None probes the base itself.
+        adapter: the student's, or a checkpoint's folder. None probes the base itself. The teacher is the recipe's.
         top: the number of likeliest tokens kept beside each sampled one.
         limit: the number of rollouts, from the first.
 
@@ -88,9 +91,12 @@ def probe(
     else:
         given = Probe(problems=tuple(prepare(settings.problems)[0][: limit and -(-limit // group_size)]), rollouts=())
     chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
+    model = settings.teacher.model_of(settings.model)
+    if model is not settings.model:
+        check_tokenizer(model, chat)
     policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
-    teacher = limit_to_context(settings.teacher, models.context_limit(settings.model))
-    scorer = CreditScorer(policy, chat, prompt.before, templates, teacher, top=top)
+    limited = limit_to_context(settings.teacher, models.context_limit(model))
+    scorer = CreditScorer(policy, chat, prompt.before, templates, _teacher(settings, policy, adapter), limited, top=top)
     with Console() as console:
         with solver_on(settings, chat, policy.model) as solver:
             given = inputs.read(out) if started else given
@@ -112,10 +118,25 @@ def probe(
     return probed
 
 
+def _teacher(settings: config.Recipe, policy: Policy, adapter: Path | None) -> Teacher:
+    """Build the recipe's teacher of a policy that was trained, with its state where it has one."""
+    teacher = build_teacher(settings.teacher, policy)
+    if adapter is not None and teacher.state_dict():
+        state = load_algorithm_state(adapter)
+        if not state:
+            raise StepalignError(
+                f"teacher.kind = {settings.teacher.kind!r}: its state is in a run's checkpoint, and {adapter} has "
+                "none. Give a checkpoint's folder, or another teacher (teacher.kind=base)"
+            )
+        teacher.load_state_dict(state)
+    return teacher
+
+
 def _score(scorer: CreditScorer, given: Probe, out: Path, console: Console) -> tuple[Credit, ...]:
     """Compute the credit that the folder lacks, and return all of it by context."""
     log = AppendLog(out / "credits.jsonl", Credit)
     cached = {(credit.rollout_id, credit.context): credit for credit in log.read()}
+    folder.check_credits(cached.values(), given.rollouts, log.path)
     log.truncate()
     views, reported = len(given.rollouts) * len(scorer.contexts), 0
     with console.stage("credit", views, "views") as advance:

@@ -4,6 +4,7 @@ Each token's weight carries the denominator of the whole step. So the split into
 processes, changes memory and time alone.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,6 +65,7 @@ class GradientAccumulator(Generic[E]):
         self._sampler_logprobs = sampler_logprobs or {}
         self._mismatches: list[float] = []
         self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
         policy.train()
 
     def add(self, examples: Sequence[E], *, is_padding: bool = False, last: bool = False) -> None:
@@ -105,10 +107,16 @@ class GradientAccumulator(Generic[E]):
             return
         self._sums["loss"] += value.item()
         self._compare_with_sampler(hidden.detach(), batch, examples)
-        for name, values in metrics.items():
-            self._sums[name] += values.sum().item()
+        self._add_metrics(metrics)
         if "kl" in metrics:  # the thinking boundary shows there
-            self._sums["first_token_kl"] += metrics["kl"][_first_tokens(lengths).to(device)].sum().item()
+            self._add_metrics({"first_token_kl": metrics["kl"][_first_tokens(lengths).to(device)]})
+
+    def _add_metrics(self, metrics: Mapping[str, Float[Tensor, " values"]]) -> None:
+        """Add values to their sums, NaN aside: a token that a part of the loss leaves out has none."""
+        for name, values in metrics.items():
+            known = values[~values.isnan()]
+            self._sums[name] += known.sum().item()
+            self._counts[name] += len(known)
 
     def _compare_with_sampler(
         self, hidden: Float[Tensor, "tokens hidden"], batch: Batch, examples: Sequence[E]
@@ -153,14 +161,14 @@ class GradientAccumulator(Generic[E]):
         self._console.timed("optimizer", start)
 
         totals: dict[str, float] = defaultdict(float)
-        for sums in self._strategy.world.gather([dict(self._sums)]):
+        counts: dict[str, int] = defaultdict(int)
+        for sums, known in self._strategy.world.gather([(dict(self._sums), dict(self._counts))]):
             for name, value in sums.items():
                 totals[name] += value
+                counts[name] += known.get(name, 0)
         tokens = sum(example.student.num_loss_tokens for example in examples)
         metrics = {"loss": totals.pop("loss")}
-        if "first_token_kl" in totals:
-            metrics["first_token_kl"] = totals.pop("first_token_kl") / len(examples)
-        metrics |= {name: total / tokens for name, total in totals.items()}
+        metrics |= {name: total / counts[name] for name, total in totals.items() if counts[name]}
         metrics |= {"grad_norm": grad_norm, "tokens": tokens}
         if mismatches := self._strategy.world.gather(self._mismatches):
             metrics["sampler_mismatch"] = sum(mismatches) / len(mismatches)
@@ -258,9 +266,23 @@ def adamw(policy: Policy, optimizer: config.OptimizerConfig) -> torch.optim.Opti
     )
 
 
-def learning_rate(optimizer: config.OptimizerConfig, step: int) -> float:
-    """Return the rate of an optimizer step, counted from 1: linear warm-up, then constant."""
-    return optimizer.lr * min(1.0, step / max(optimizer.warmup_steps, 1))
+def learning_rate(optimizer: config.OptimizerConfig, step: int, max_steps: int) -> float:
+    """Return the rate of a step, counted from 1.
+
+    From the end of the warm-up on it is the rate of transformers' schedule. Theirs spends the first step of a warm-up
+    at a rate of 0, which would waste its rollouts; here it is one step ahead.
+    """
+    warmup = optimizer.warmup_steps or math.ceil(max_steps * optimizer.warmup_ratio)
+    if step <= warmup:
+        return optimizer.lr * step / warmup
+    left = (max_steps + 1 - step) / max(1, max_steps - warmup)
+    match optimizer.lr_scheduler_type:
+        case "linear":
+            return optimizer.lr * left
+        case "cosine":
+            return optimizer.lr * (1 + math.cos(math.pi * (1 - left))) / 2
+        case _:
+            return optimizer.lr
 
 
 def _first_tokens(lengths: Sequence[int]) -> Int[Tensor, " rows"]:

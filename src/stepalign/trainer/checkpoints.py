@@ -112,12 +112,18 @@ def load(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> 
         path = checkpoint / _OPTIMIZER
         _unflatten(optimizer, load_file(path))
         path = checkpoint / _ALGORITHM
-        algorithm_state = load_file(path) if path.exists() else {}
+        algorithm_state = load_algorithm_state(checkpoint)
     except StepalignError as error:
         raise _damaged(checkpoint, error) from None
     except Exception as error:  # safetensors raises its own type for a half-written file
         raise _damaged(checkpoint, StepalignError(f"{path}: {first_line(error)}")) from None
     return step, algorithm_state
+
+
+def load_algorithm_state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Read the algorithm's own state, such as a teacher's weights; empty where the folder has none."""
+    path = checkpoint / _ALGORITHM
+    return load_file(path) if path.exists() else {}
 
 
 def latest(folder: Path) -> Path | None:

@@ -3,7 +3,6 @@
 One loop serves every algorithm. `trainer.build` makes the parts from a recipe.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -30,8 +29,10 @@ from stepalign.trainer import checkpoints
 from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
+from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
 from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_warnings
+from stepalign.trainer.step_rollouts import make_rollouts, num_samples, second_turns
 from stepalign.trainer.weight_sync import WeightSync
 
 
@@ -77,8 +78,9 @@ class Trainer:
     """Updates begin with the first critiques, while others are made."""
     step: int = 0
     """Optimizer steps done."""
-    _failed_steps: int = 0
-    """Steps running in which too many critiques failed."""
+
+    def __post_init__(self) -> None:
+        self._failure_limit = FailureLimit(self.recipe.critic, self.recipe.folder)
 
     def train(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -108,19 +110,22 @@ class Trainer:
         step = self.step + 1
         problems = {problem.id: problem for problem in batch}
         self.console.begin()
-        rate = learning_rate(self.recipe.optimizer, step)
+        rate = learning_rate(self.recipe.optimizer, step, self.recipe.training.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step) + self.world.rank)
-        cached = self.run.critiques(step, batch)
+        samples = num_samples(self.recipe, self.algorithm, step)
+        cached = self.run.critiques(step, batch, samples)
         critic = self.critic if cached is None else None
         with CritiqueStream(problems, self.solver.grader, critic, concurrent=self.concurrent_critic) as stream:
             with self.strategy.unsharded(self.policy):
-                rollouts = self._rollouts(step, batch, stream)
+                rollouts = self._rollouts(step, batch, samples, stream)
                 streaming = self.streaming and cached is None
                 critiques = [] if streaming else cached or self._critiques(step, rollouts, stream)
+                parts = self.recipe, self.run, self.solver, self.algorithm, self.weight_sync, self.console
+                rollouts = [*rollouts, *second_turns(*parts, step, rollouts, problems, critiques)]
                 self.weight_sync.sleep()
-            self._stop_on_failing_critic(step, critiques)
+            self._failure_limit.check(step, critiques)
             try:
                 examples, critiques, metrics = self._update(
                     rollouts, problems, critiques, stream if streaming else None
@@ -129,41 +134,31 @@ class Trainer:
                 raise StepalignError(f"{self.recipe.folder}, step {step}: {error}") from None
             if streaming:
                 self.run.save_critiques(step, critiques)
-                self._stop_on_failing_critic(step, critiques)
+                self._failure_limit.check(step, critiques)
         self.step = step
         self.algorithm.after_step(self.policy)
         spans = {name: spans for name, spans in self.console.spans.items() if name != "learn"}
         self.run.append_timeline(step, {**spans, "answered": stream.spans})
         self._record(batch, rollouts, examples, critiques, {"lr": rate, **metrics})
 
-    def _rollouts(self, step: int, batch: Sequence[Problem], stream: CritiqueStream) -> list[Rollout]:
-        """Read the step's graded rollouts from the run's folder, or sample them; pass them to the stream."""
-        if (cached := self.run.rollouts(step, batch)) is not None:
+    def _rollouts(self, step: int, batch: Sequence[Problem], samples: int, stream: CritiqueStream) -> list[Rollout]:
+        """Read the step's graded rollouts from the run's folder, or make them; pass them to the stream."""
+        if (cached := self.run.rollouts(step, batch, samples)) is not None:
             mine = self.world.shard(cached)
             for rollout in mine:
                 stream.submit(rollout)
             stream.graded(mine)
             return cached
         self.weight_sync.sync(self.step)
-        training, sampling = self.recipe.training, self.recipe.sampling
-        max_tokens = training.rollouts_per_step * sampling.max_new_tokens / self.world.size
+        max_tokens = samples * len(batch) * self.recipe.sampling.max_new_tokens / self.world.size
         with self.console.stage("sample", max_tokens, "tokens") as advance:
 
             def sampled(rollout: Rollout) -> None:
                 stream.submit(rollout)
                 advance(len(rollout.completion_ids))
 
-            rollouts = self.solver.generate_rollouts(
-                batch,
-                training.num_generations,
-                sampling,
-                adapter=ADAPTER,
-                policy_step=self.step,
-                seed=derive_seed(self.recipe.seed, "rollouts", step),
-                prefix=f"step-{step:06d}",
-                on_rollout=sampled,
-                grade=stream.graded,
-            )
+            parts = self.recipe, self.solver, self.algorithm, self.policy
+            rollouts = make_rollouts(*parts, step, batch, on_rollout=sampled, grade=stream.graded)
         self.run.save_rollouts(step, rollouts)
         return rollouts
 
@@ -180,23 +175,6 @@ class Trainer:
         critiques = [by_rollout[rollout.id] for rollout in rollouts]
         self.run.save_critiques(step, critiques)
         return critiques
-
-    def _stop_on_failing_critic(self, step: int, critiques: Sequence[CriticResult]) -> None:
-        """Raise a StepalignError where most critiques of several steps running have failed."""
-        critic = self.recipe.critic
-        if critic is None or not critiques:
-            return
-        failures = [result for result in critiques if isinstance(result, CritiqueFailure)]
-        too_many = len(failures) > critic.max_failure_share * len(critiques)
-        self._failed_steps = self._failed_steps + 1 if too_many else 0
-        if self._failed_steps >= critic.max_failed_steps:
-            reasons = ", ".join(f"{n} {name}" for name, n in Counter(f.reason for f in failures).most_common())
-            raise StepalignError(
-                f"{self.recipe.folder}, step {step}: {len(failures)} of {len(critiques)} critiques failed ({reasons}), "
-                f"as in the {self._failed_steps - 1} steps before. For example rollout {failures[0].rollout_id}: "
-                f"{failures[0].detail or failures[0].reason}. Another critic or prompt? critic.max_failure_share = 1 "
-                "never stops a run"
-            )
 
     def _update(
         self,
@@ -237,7 +215,7 @@ class Trainer:
                 return step_examples, list(critiques), {}
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
-        sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
+        sampled = {r.id: r.sampler_logprobs for r in rollouts if r.sampler_logprobs and r.on_policy}
         if self.recipe.lora.lora_dropout:  # the student's pass has a mask that the sampler has not
             sampled = {}
         metrics: dict[str, float] = {}
@@ -262,7 +240,7 @@ class Trainer:
             )
             if step_examples.examples:
                 self.algorithm.after_update(self.policy)
-        return step_examples, [results[rollout.id] for rollout in rollouts] if results else [], metrics
+        return step_examples, [results[r.id] for r in rollouts if r.id in results], metrics
 
     def save_checkpoint(self) -> None:
         """Write adapter, optimizer and step to the run's folder."""
@@ -314,6 +292,8 @@ class Trainer:
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
         per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
+        failed = sum(isinstance(result, CritiqueFailure) for result in critiques)
+        counts = {**examples.outcomes, **({"failed": failed} if critiques else {})}
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {
@@ -325,7 +305,7 @@ class Trainer:
             **values,
             "cases": examples.cases,
             "failures": examples.failures,
-            "outcomes": examples.outcomes,
+            "outcomes": counts,
             "checks": outcomes(critiques),
             "critic_tokens": {
                 "read": sum(result.prompt_tokens for result in critiques),
@@ -335,13 +315,13 @@ class Trainer:
             "seconds": seconds,
         }
         self.run.append_metrics(line)
-        logged = values | {f"outcomes/{name}": count for name, count in examples.outcomes.items()}
+        logged = values | {f"outcomes/{name}": count for name, count in counts.items()}
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=self.step)
         for warning in step_warnings(
             rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
         ):
             self.console.warn(f"step {self.step}: {warning}")
-        self.console.step_done(f"step {self.step}: {step_line(values, examples.outcomes, seconds)}")
+        self.console.step_done(f"step {self.step}: {step_line(values, counts, seconds)}")
         self._call("on_step_end", line)
 
     def _call(self, hook: str, *arguments: Any) -> None:

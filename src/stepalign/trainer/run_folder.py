@@ -68,7 +68,6 @@ class RunFolder:
             StepalignError: it belongs to another recipe, is in use, or cannot be written.
         """
         self.folder, self.seed = recipe.folder, recipe.seed
-        self._num_generations = recipe.training.num_generations
         self._checksums = AppendLog(self.folder / "checksums.jsonl", FileChecksum)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -153,8 +152,8 @@ class RunFolder:
             },
         )
 
-    def rollouts(self, step: int, batch: Sequence[Problem]) -> list[Rollout] | None:
-        """Read the graded rollouts of a step on these problems; None if there are none.
+    def rollouts(self, step: int, batch: Sequence[Problem], num_samples: int) -> list[Rollout] | None:
+        """Read the graded rollouts of a step, `num_samples` on each of these problems; None if there are none.
 
         Raises:
             StepalignError: the file is damaged, or holds others than one rollout for each place of the batch.
@@ -164,15 +163,36 @@ class RunFolder:
             return None
         self._check(path)
         rollouts = read_jsonl(path, Rollout)
-        self._check_ids(path, step, batch, [rollout.id for rollout in rollouts])
+        wanted = list(rollout_ids(batch, num_samples, f"step-{step:06d}"))
+        self._check_ids(path, wanted, [rollout.id for rollout in rollouts])
         return rollouts
+
+    def second_turns(self, step: int, wanted: Sequence[str]) -> list[Rollout] | None:
+        """Read the graded rollouts of a step's second turn, which have these ids; None if there are none.
+
+        Raises:
+            StepalignError: the file is damaged, or holds others.
+        """
+        path = self._step_file("second-turns", step)
+        if not path.exists():
+            return None
+        self._check(path)
+        rollouts = read_jsonl(path, Rollout)
+        self._check_ids(path, wanted, [rollout.id for rollout in rollouts])
+        return rollouts
+
+    def save_second_turns(self, step: int, rollouts: Iterable[Rollout]) -> None:
+        """Write the graded rollouts of a step's second turn."""
+        self._write(self._step_file("second-turns", step), rollouts)
 
     def save_rollouts(self, step: int, rollouts: Iterable[Rollout]) -> None:
         """Write the graded rollouts of a step."""
         self._write(self._step_file("rollouts", step), rollouts)
 
-    def critiques(self, step: int, batch: Sequence[Problem]) -> list[Critique | CritiqueFailure] | None:
-        """Read the critic's results of a step on these problems; None if there are none.
+    def critiques(
+        self, step: int, batch: Sequence[Problem], num_samples: int
+    ) -> list[Critique | CritiqueFailure] | None:
+        """Read the critic's results of a step, `num_samples` on each of these problems; None if there are none.
 
         Raises:
             StepalignError: the file is damaged, or holds others than one result for each rollout of the step.
@@ -182,7 +202,8 @@ class RunFolder:
             return None
         self._check(path)
         results: list[Critique | CritiqueFailure] = read_jsonl(path, CriticResult)  # type: ignore[arg-type]
-        self._check_ids(path, step, batch, [result.rollout_id for result in results])
+        wanted = list(rollout_ids(batch, num_samples, f"step-{step:06d}"))
+        self._check_ids(path, wanted, [result.rollout_id for result in results])
         return results
 
     def save_critiques(self, step: int, results: Iterable[CriticResult]) -> None:
@@ -259,9 +280,8 @@ class RunFolder:
                 f"{path}: damaged, its checksum is not the one in {self._checksums.path.name}{self._again(path)}"
             )
 
-    def _check_ids(self, path: Path, step: int, batch: Sequence[Problem], found: Sequence[str]) -> None:
-        wanted = list(rollout_ids(batch, self._num_generations, f"step-{step:06d}"))
-        if list(found) == wanted:
+    def _check_ids(self, path: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+        if list(found) == list(wanted):
             return
         faults = {
             "missing": [name for name in wanted if name not in found],
@@ -275,12 +295,14 @@ class RunFolder:
         )
 
     def _again(self, path: Path) -> str:
-        """Say how a damaged file is made again. Critiques belong to rollouts, so they go with them."""
+        """Say how a damaged file is made again. What was made of it goes with it."""
         if path.parent.name == "problems":
             return ". Restore it from a copy"
         files = [path]
-        if path.parent.name == "rollouts":
-            files.append(self.folder / "critiques" / path.name)
+        rooms = ["rollouts", "critiques", "second-turns"]
+        if path.parent.name in rooms:
+            later = [self.folder / room / path.name for room in rooms[rooms.index(path.parent.name) + 1 :]]
+            files += [file for file in later if file.exists()]
         command = shlex.join(["rm", "-f", *(str(file) for file in files)])
         return f"\nTo make it again: `{command}`, then the same command as before"
 

@@ -1,0 +1,51 @@
+"""The `[model]` table: the weights of a causal language model."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from stepalign.assets import SOLVER
+from stepalign.config.registry import TEMPLATE, Table
+from stepalign.errors import StepalignError
+
+_LOCAL = ("/", ".", "~", "models/", "runs/")
+"""Beginnings of a directory's name; a name on the hub is `owner/model` or `model`."""
+
+
+class ModelConfig(Table):
+    """The solver's base weights."""
+
+    name_or_path: str
+    """A directory, a name on the Hugging Face hub, or `lab`: the solver that ships with the package."""
+    revision: str | None = None
+    """A commit, branch or tag on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
+    float32_matmul_precision: Literal["highest", "medium", "auto"] = "highest"
+    """torch's precision of float32 products: `medium` multiplies in bfloat16; `auto` measures both on the CPU."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """The attention implementation of transformers."""
+    chat_template_path: Annotated[Path | None, TEMPLATE] = None
+    """A Jinja file, for a tokenizer that has no chat template of its own."""
+
+    @property
+    def location(self) -> str:
+        """The directory or hub name of the weights.
+
+        Raises:
+            StepalignError: a directory is missing (the hub is not asked), or holds an adapter.
+        """
+        if self.name_or_path == "lab":
+            return str(SOLVER)
+        folder, where = Path(self.name_or_path).expanduser(), f"model.name_or_path = {self.name_or_path!r}"
+        if folder.is_dir():
+            if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+                raise StepalignError(f"{where}: a PEFT adapter; name its base here, and the adapter with --adapter")
+            return str(folder)
+        if (
+            len(folder.parts) > 2
+            or self.name_or_path.startswith(_LOCAL)
+            or (folder.parent.name and folder.parent.is_dir())
+        ):
+            makes = f"; `python scripts/smollm2.py {folder}` makes it" if folder.name == "SmolLM2-135M-Instruct" else ""
+            raise StepalignError(f"{where}: no such folder{makes}")
+        return self.name_or_path
