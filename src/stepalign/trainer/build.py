@@ -83,9 +83,8 @@ def build_trainer(
     # The weights.
     accelerator = _accelerator(recipe)
     strategy = build_strategy(recipe.distributed, world, accelerator.device)
-    # `run` may be a proxy, whose calls end in all processes: not inside another call of the main process.
-    kept = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
-    precision = world.on_main(lambda: set_matmul_precision(kept, accelerator.device))
+    setting = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
+    precision = world.on_main(lambda: set_matmul_precision(setting, accelerator.device))
     torch.set_float32_matmul_precision(precision)
     policy = models.load_policy(
         recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
