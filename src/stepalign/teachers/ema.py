@@ -131,6 +131,11 @@ class EMATeacher:
         """The policy's output projection."""
         return self._policy.head
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """The policy's."""
+        return self._policy.shares_prefixes
+
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the average's hidden states."""
         return self.average.forward(self._policy, batch)

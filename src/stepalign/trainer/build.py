@@ -83,11 +83,8 @@ def build_trainer(
     # The weights.
     accelerator = _accelerator(recipe)
     strategy = build_strategy(recipe.distributed, world, accelerator.device)
-    precision = world.on_main(
-        lambda: set_matmul_precision(
-            run.float32_matmul_precision() or recipe.model.float32_matmul_precision, accelerator.device
-        )
-    )
+    setting = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
+    precision = world.on_main(lambda: set_matmul_precision(setting, accelerator.device))
     torch.set_float32_matmul_precision(precision)
     policy = models.load_policy(
         recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
