@@ -31,16 +31,20 @@ from stepalign.seeding import derive_seed
 
 def load_policy(
     model: config.ModelConfig,
-    lora: config.LoraConfig,
+    lora: config.LoraConfig | None,
     seed: int,
     device: torch.device,
     *,
     load_device: torch.device | None = None,
 ) -> Policy:
-    """Load the base and add a fresh adapter. Its effect is zero until it is trained.
+    """Load the base and add a fresh adapter, whose effect is zero until it is trained. None trains all weights.
 
     The policy will run on `device`. The weights are loaded on `load_device` instead where a strategy moves them itself.
     """
+    if lora is None:
+        if model.dtype == "auto":  # an update of half-precision weights is lost below 1/256 of a weight
+            model = model.model_copy(update={"dtype": "float32"})
+        return Policy(load_base(model, device, load_device=load_device).requires_grad_(True))
     base = load_base(model, device, load_device=load_device)
     adapter = LoraConfig(
         r=lora.r,
@@ -103,6 +107,8 @@ def check_adapter(model: config.ModelConfig, adapter: Path) -> None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StepalignError(f"{path}: not the configuration of a PEFT adapter: {first_line(error)}") from None
     if settings is None:
+        if (adapter / "config.json").exists():
+            raise StepalignError(f"{adapter}: a whole model and no adapter: name it as model.name_or_path")
         raise StepalignError(f"{adapter}: not a PEFT adapter: it has no {path.name}")
     if settings.is_prompt_learning:
         raise StepalignError(

@@ -19,8 +19,9 @@ from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.self_critic import OwnModel
 from stepalign.distributed.process import SINGLE, World
-from stepalign.distributed.strategy import build_strategy, fingerprint
+from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
+from stepalign.policy import Policy
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
@@ -76,16 +77,14 @@ def build_trainer(
 
     # The weights.
     accelerator = _accelerator(recipe)
-    strategy = build_strategy(recipe.distributed, world, accelerator.device)
+    strategy = build_strategy(recipe.distributed, world, accelerator.device, full=recipe.adapter is None)
     precision = world.on_main(
         lambda: set_matmul_precision(
             run.float32_matmul_precision() or recipe.model.float32_matmul_precision, accelerator.device
         )
     )
     torch.set_float32_matmul_precision(precision)
-    policy = models.load_policy(
-        recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
-    )
+    policy = _load_policy(recipe, algorithm, strategy, accelerator.device)
     sampler = make_sampler(recipe, lambda: policy.model, policy.head.dtype, eos_ids=chat.eos_ids, world=world)
     solver = Solver(chat, sampler, grader, prompt, world)
     texts = (
@@ -97,10 +96,7 @@ def build_trainer(
     )
     weight_sync = WeightSync(sampler, policy, recipe, texts, world)
     stack.callback(weight_sync.close)
-    if recipe.training.gradient_checkpointing:
-        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = adamw(policy, recipe.optimizer)
-    algorithm.begin(policy)
 
     # The run so far.
     run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)), precision)
@@ -148,6 +144,19 @@ def build_trainer(
         streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
         step=step,
     )
+
+
+def _load_policy(
+    recipe: config.Recipe, algorithm: Algorithm[Any], strategy: ParallelStrategy, device: torch.device
+) -> Policy:
+    """Load the initial policy, and let the algorithm take what it needs of it."""
+    policy = models.load_policy(recipe.model, recipe.adapter, recipe.seed, device, load_device=strategy.load_device)
+    if recipe.training.gradient_checkpointing:
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    algorithm.begin(policy)
+    if recipe.probe is not None:  # it compares with the base where the algorithm has no teacher
+        algorithm.teacher_of(policy)
+    return policy
 
 
 def _drop_long_problems(
