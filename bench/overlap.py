@@ -66,6 +66,8 @@ def words(critic: ProgramCritic, message: str) -> str:
     def between(begin: str, end: str) -> str:
         return message.partition(f"=== {begin} ===\n")[2].partition(f"\n=== {end}")[0]
 
+    if "=== Student's Solution Begin ===" not in message:
+        return "Yes."  # the run finds out if the server works
     reference = between("Reference Solution Begin", "Reference Solution End")
     answer = re.findall(r"The reference's final answer: (\d+)", message)[-1]
     text = between("Student's Solution Begin", "Student's Solution End")

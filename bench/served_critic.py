@@ -56,6 +56,7 @@ def _run(arguments: argparse.Namespace, mode: str) -> dict[str, float]:
                 f"critic.mode={mode}",
                 f"critic.max_tokens={arguments.max_tokens}",
                 "critic.on_failure=drop",
+                "critic.max_failure_share=1",
             ],
         )
         before = _counters(arguments.base_url)

@@ -19,10 +19,11 @@ from peft import (
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from stepalign import api, config, models
+from stepalign.chat import load_chat
 from stepalign.errors import StepalignError
 from stepalign.launch import train
 from stepalign.probing.run import probe
-from test_policy import CPU, load
+from test_policy import CPU, batch, load, trained
 
 # ── initial adapters ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -283,3 +284,78 @@ def test_the_fingerprint_reads_parts_of_a_large_file(tmp_path: Path) -> None:
         file.seek(2**27 - 1)
         file.write(b"x")
     assert models.fingerprint(model) != before
+
+
+# ── damaged files ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Pickled:
+    """An object whose unpickling would run code."""
+
+    def __reduce__(self) -> Any:
+        return print, ("code of a pickle has run",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "wide"}'),
+        ("model.safetensors", "half"),
+        ("pytorch_model.bin", None),
+        ("tokenizer.json", "{}"),
+        ("generation_config.json", '{"eos_token_id": [[]]}'),
+        ("generation_config.json", "[" * 100_000),
+    ],
+)
+def test_a_damaged_model_folder_is_an_error_that_names_it(
+    name: str, content: str | None, tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    if content is None:
+        (folder / "model.safetensors").unlink()
+        torch.save({"weights": Pickled()}, folder / name)
+    else:
+        (folder / name).write_text(content)
+    settings = config.ModelConfig(name_or_path=str(folder))
+    with pytest.raises(StepalignError, match=f"{folder}"):
+        load_chat(settings), models.load_base(settings, CPU)
+    assert "code of a pickle" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '"x"', "null", "", '{"peft_type": "LORA", "alpha_pattern": []}'])
+def test_a_damaged_adapter_configuration_is_an_error_that_names_it(
+    content: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(StepalignError, match=f"{tmp_path}"):
+        models.load_model(config.ModelConfig(name_or_path=str(tiny_llama)), tmp_path, CPU)
+
+
+# ── 4-bit bases ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_four_bits_without_bitsandbytes_name_the_extra(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "find_spec", lambda _: None)
+    model = config.ModelConfig(name_or_path=str(tiny_llama), load_in_4bit=True)
+    with pytest.raises(StepalignError, match=r"model\.load_in_4bit = true needs bitsandbytes: .*stepalign\[qlora\]"):
+        models.load_base(model, CPU)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_an_adapter_on_a_base_in_four_bits_learns_and_the_base_stays(tiny_llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings = AutoConfig.from_pretrained(tiny_llama)
+    settings.hidden_size, settings.intermediate_size, settings.head_dim = 128, 256, 32
+    settings.initializer_range = 0.02
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path)
+    table = config.ModelConfig(name_or_path=str(tmp_path), load_in_4bit=True)
+    policy = models.load_policy(table, config.LoraConfig(r=4), 0, CPU).train()  # evaluation packs the weights anew
+    assert policy.base.get_decoder().layers[0].mlp.up_proj.base_layer.weight.dtype == torch.uint8
+    assert policy.head.dtype == torch.float32
+    base, full = policy.forward_base(batch()), load(tmp_path).forward_base(batch())
+    assert 0 < (base - full).abs().mean() < 0.5 * full.abs().mean()
+    assert torch.equal(policy(batch()), base)
+    trained(policy)
+    assert torch.equal(policy.forward_base(batch()), base)
+    assert (policy(batch()) - base).abs().max() > 1e-2

@@ -167,6 +167,5 @@ def test_a_broken_template_is_an_error_that_names_the_file(content: bytes, reaso
 def test_a_template_that_asks_for_what_is_not_there_or_not_allowed_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text(text)
-    prompt = SolverPrompt(config.PromptsConfig(solver=str(file)))
     with pytest.raises(StepalignError, match=re.escape(str(file))):
-        prompt.turns(problem("1 + 1"))
+        SolverPrompt(config.PromptsConfig(solver=str(file)))

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from stepalign import config
 from stepalign.errors import StepalignError, first_line
+from stepalign.io import read_text
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
 from stepalign.trace.thoughts import ends_in_thought, thought_marks
@@ -192,16 +193,20 @@ def load_tokenizer(model: config.ModelConfig, *, key: str = "model") -> tuple[Pr
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises a type of its own
         raise StepalignError(
             f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {first_line(error)}"
         ) from None
     try:
         eos = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
+        ids = frozenset(map(int, eos if isinstance(eos, list) else [] if eos is None else [eos]))
     except OSError:
-        eos = None
+        ids = frozenset()
+    except Exception as error:
+        reason = f"its generation_config.json cannot be read: {first_line(error)}"
+        raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: {reason}") from None
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return tokenizer, frozenset((*own, *(eos if isinstance(eos, list) else [] if eos is None else [eos])))
+    return tokenizer, ids | frozenset(own)
 
 
 def load_chat(model: config.ModelConfig) -> Chat:
@@ -209,10 +214,9 @@ def load_chat(model: config.ModelConfig) -> Chat:
     tokenizer, eos_ids = load_tokenizer(model)
     if model.chat_template_path is not None:
         try:
-            tokenizer.chat_template = model.chat_template_path.read_text(encoding="utf-8")
-        except OSError as error:
-            path = str(model.chat_template_path)
-            raise StepalignError(f"model.chat_template_path = {path!r}: {error.strerror}") from None
+            tokenizer.chat_template = read_text(model.chat_template_path)
+        except StepalignError as error:
+            raise StepalignError(f"model.chat_template_path = {error}") from None
     return Chat(tokenizer, eos_ids)
 
 

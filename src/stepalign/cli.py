@@ -28,6 +28,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides of recipe
 ProblemsFile = Annotated[Path | None, typer.Option(help="Problems (JSONL) of the rollouts. Default: the recipe's.")]
 PRICE_HELP = "Price of a million prompt tokens and of a million completion tokens."
 PriceOption = Annotated[tuple[float, float] | None, typer.Option(help=PRICE_HELP)]
+TrustOption = Annotated[bool, typer.Option("--trust", help="Allow templates and key variables of any place and name.")]
 AdapterFolder = Annotated[Path | None, typer.Option(help="Folder of a PEFT adapter. Default: the base model.")]
 
 
@@ -35,11 +36,15 @@ AdapterFolder = Annotated[Path | None, typer.Option(help="Folder of a PEFT adapt
 def train(
     file: RecipeFile,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe, print it resolved and stop.")] = False,
+    trust: TrustOption = False,
 ) -> None:
     """Train a solver, or resume a stopped run, and write the run's report."""
-    settings = config.load(file, overrides or ())
+    settings = config.load(file, overrides or (), trust=trust)
     if dry_run:
+        from stepalign.preflight import check_recipe
+
+        check_recipe(settings)
         typer.echo(config.dump(settings), nl=False)
         return
     with _resumable(settings.folder):
@@ -57,9 +62,10 @@ def plan(
     from_run: Annotated[Path | None, typer.Option(help="Folder of an earlier run whose text lengths are used.")] = None,
     completion_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one completion.")] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of one device for one hour.")] = None,
+    trust: TrustOption = False,
 ) -> None:
     """Estimate memory, tokens, operations and hours of a run. No weights are loaded."""
-    settings = config.load(file, overrides or ())
+    settings = config.load(file, overrides or (), trust=trust)
     from rich.console import Console
 
     from stepalign.planning import table
@@ -76,9 +82,10 @@ def evaluate(
     overrides: Overrides = None,
     adapter: AdapterFolder = None,
     out: Annotated[Path, typer.Option(help="File for the evaluation (JSON).")] = Path("evaluation.json"),
+    trust: TrustOption = False,
 ) -> None:
     """Evaluate an adapter, or the base model, on a recipe's evaluation problems."""
-    evaluation = stepalign.evaluate(config.load(file, overrides or ()), out, adapter=adapter)
+    evaluation = stepalign.evaluate(config.load(file, overrides or (), trust=trust), out, adapter=adapter)
     for name, measure in evaluation.measures.items():
         typer.echo(f"{name:<10} {measure.value:8.3f}   [{measure.low:.3f}, {measure.high:.3f}]")
 
@@ -90,9 +97,10 @@ def sample(
     adapter: AdapterFolder = None,
     samples: Annotated[int, typer.Option(min=1, help="Number of rollouts of each problem.")] = 1,
     out: Annotated[Path, typer.Option(help="File for the rollouts (JSONL).")] = Path("rollouts.jsonl"),
+    trust: TrustOption = False,
 ) -> None:
     """Sample and grade rollouts of a recipe's training problems."""
-    rollouts = stepalign.sample(config.load(file, overrides or ()), out, adapter=adapter, samples=samples)
+    rollouts = stepalign.sample(config.load(file, overrides or (), trust=trust), out, adapter=adapter, samples=samples)
     typer.echo(f"{out}: {len(rollouts)} rollouts, {sum(rollout.correct for rollout in rollouts)} correct")
 
 
@@ -105,9 +113,10 @@ def critique(
     check: Annotated[Path | None, typer.Option(help="Check this file of critiques and ask no critic.")] = None,
     prices: PriceOption = None,
     out: Annotated[Path, typer.Option(help="File for the critiques (JSONL).")] = Path("critiques.jsonl"),
+    trust: TrustOption = False,
 ) -> None:
     """Critique a file of rollouts with a recipe's critic, and report how faithful it is. Resumes a stopped file."""
-    settings = config.load(file, overrides or ())
+    settings = config.load(file, overrides or (), trust=trust)
     from stepalign import api
     from stepalign.critics import stats
 
@@ -128,9 +137,10 @@ def critic_bench(
     limit: Annotated[int | None, typer.Option(min=1, help="Most planted and most natural solutions.")] = None,
     prices: PriceOption = None,
     out: Annotated[Path, typer.Option(help="Folder for answers and figures.")] = Path("critic-bench"),
+    trust: TrustOption = False,
 ) -> None:
     """Measure how often a recipe's critic finds the first wrong step, and how faithfully it copies."""
-    settings = config.load(file, overrides or ())
+    settings = config.load(file, overrides or (), trust=trust)
     from stepalign.evaluation.critic_benchmark import table
 
     typer.echo(table(stepalign.critic_bench(settings, folder, out, limit=limit, prices=_prices(prices))))
@@ -147,9 +157,10 @@ def probe(
     limit: Annotated[int | None, typer.Option(min=1, help="Most rollouts to probe.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the probe.")] = Path("probe"),
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    trust: TrustOption = False,
 ) -> None:
     """Measure the credit that each context gives to each token, before training. Resumes a stopped probe."""
-    settings = config.load(file, overrides or ())
+    settings = config.load(file, overrides or (), trust=trust)
     with _resumable(out):
         probed = stepalign.probe(
             settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit
@@ -191,9 +202,10 @@ def select(
     file: RecipeFile,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Folder for the selected problems.")] = Path("selection"),
+    trust: TrustOption = False,
 ) -> None:
     """Select the problems that the solver rarely solves but writes in the format (the paper's filter)."""
-    typer.echo(stepalign.select(config.load(file, overrides or ()), out))
+    typer.echo(stepalign.select(config.load(file, overrides or (), trust=trust), out))
 
 
 @app.command()

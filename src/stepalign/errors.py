@@ -10,5 +10,6 @@ class StepalignError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().splitlines()[0]
+    """Return the first line of an error's message, with its type where the message is empty or a key."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line}" if not line or isinstance(error, KeyError) else line

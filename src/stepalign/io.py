@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
@@ -278,12 +278,14 @@ def claim(
     is_toml = path.suffix == ".toml"
     text = values if isinstance(values, str) else _indented(values)
     if started:
-        parse = tomllib.loads if is_toml else json.loads
+        if not path.exists():
+            raise StepalignError(f"{path.parent}: results without the {path.name} they were made with")
+        parse: Callable[[str], Any] = tomllib.loads if is_toml else json.loads
         try:
-            old = parse(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise StepalignError(f"{path.parent}: results without the {path.name} they were made with") from None
-        except ValueError as error:
+            old = parse(read_text(path))
+            if not isinstance(old, dict):
+                raise ValueError(f"a table is wanted, found {short(old)}")
+        except (ValueError, RecursionError) as error:
             raise StepalignError(f"{path}: not readable as settings: {error}") from None
         different = [
             f"{key}: {before!r} → {after!r}"

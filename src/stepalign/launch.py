@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from stepalign import config, report
+from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
 from stepalign.probing.callback import ProbeCallback
@@ -34,6 +35,13 @@ def train(recipe: config.Recipe, callbacks: Sequence[TrainerCallback] = ()) -> P
         stack.callback(run.close)
         probe = [ProbeCallback()] if recipe.probe is not None else []
         build_trainer(recipe, run, stack, world, [*probe, *callbacks]).train()
-    page = world.on_main(lambda: report.write(recipe.folder))
+    page = world.on_main(lambda: _conclude(recipe.folder))
     world.shutdown()
     return page
+
+
+def _conclude(folder: Path) -> Path:
+    """Write a run's report, and say what failed, fell back or dropped out."""
+    if shortfall := report.shortfall(folder):
+        Console().say(f"{folder}: {shortfall}")
+    return report.write(folder)

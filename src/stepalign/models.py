@@ -9,15 +9,15 @@ import hashlib
 import json
 import re
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -82,8 +82,8 @@ def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.de
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             loaded = PeftModel.from_pretrained(base, adapter)
             unknown = loaded.load_adapter(adapter, ADAPTER).unexpected_keys  # from_pretrained keeps silent about them
-    except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
-        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    except Exception as error:  # the loaders' own types: of pickles, safetensors, configurations
+        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or first_line(error)
         raise StepalignError(f"{adapter}: not a PEFT adapter for this model: {reason}") from None
     if unknown:
         raise StepalignError(f"{adapter}: not a PEFT adapter for this model, which has no {', '.join(unknown[:3])} …")
@@ -104,7 +104,7 @@ def check_adapter(model: config.ModelConfig, adapter: Path) -> None:
     path = adapter / "adapter_config.json"
     try:
         settings = PeftConfig.from_pretrained(str(adapter)) if path.exists() else None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         raise StepalignError(f"{path}: not the configuration of a PEFT adapter: {first_line(error)}") from None
     if settings is None:
         if (adapter / "config.json").exists():
@@ -139,7 +139,7 @@ def fingerprint(model: config.ModelConfig) -> dict[str, str]:
         folder = Path(cached_file(model.location, "config.json", revision=model.revision)).parent
     weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     others = (folder / f"{name}.json" for name in ("config", "generation_config", "tokenizer"))
-    return {path.name: _digest(path) for path in (*weights, *others) if path.exists()}
+    return {path.name: _digest(path) for path in (*weights, *others) if path.is_file()}
 
 
 def kept_fingerprint(run_folder: Path) -> dict[str, str]:
@@ -182,21 +182,25 @@ def load_base(
     load_device: torch.device | None = None,
     device_map: str | None = None,
 ) -> PreTrainedModel:
-    """Load base weights in the recipe's precision, without dropout, frozen.
+    """Load base weights in the recipe's precision, or in 4 bits, without dropout, frozen.
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
     see `load_policy`. `device_map` spreads the weights over devices instead.
     """
     transformers_logging.disable_progress_bar()
+    dtype = resolve_dtype(model.dtype, device)
+    if model.load_in_4bit and device_map is None:
+        device_map = str(load_device or device)  # quantized while they are loaded, and not moved afterwards
     try:
         base = AutoModelForCausalLM.from_pretrained(
             model.location,
             revision=model.revision,
-            dtype=resolve_dtype(model.dtype, device),
+            dtype=dtype,
+            quantization_config=_four_bit(dtype) if model.load_in_4bit else None,
             attn_implementation=model.attn_implementation,
             device_map=device_map,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
         raise _cannot_load(model, f"cannot be loaded: {first_line(error)}") from None
     for module in base.modules():
         if isinstance(module, nn.Dropout):
@@ -208,11 +212,20 @@ def load_base(
     return base
 
 
+def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Make QLoRA's setting: NormalFloat with quantized scales, products in `dtype`."""
+    if find_spec("bitsandbytes") is None:
+        raise StepalignError("model.load_in_4bit = true needs bitsandbytes: pip install 'stepalign[qlora]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
 def load_config(model: config.ModelConfig) -> PretrainedConfig:
     """Read a model's configuration, without weights."""
     try:
         return AutoConfig.from_pretrained(model.location, revision=model.revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise _cannot_load(model, first_line(error)) from None
 
 

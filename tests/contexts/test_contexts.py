@@ -215,11 +215,18 @@ def test_an_unknown_variable_is_refused_with_all_that_is_allowed(tmp_path: Path)
         own(tmp_path, "{{ rollout.text }}")
 
 
-@pytest.mark.parametrize("text", ["{{ critique.grade }}", "{{ critique.__init__.__globals__ }}", "{{ attempt - 1 }}"])
-def test_what_a_template_must_not_ask_is_an_error_that_names_its_file(text: str, tmp_path: Path) -> None:
-    context = own(tmp_path, text)
+@pytest.mark.parametrize(
+    "text",
+    ["{{ critique.grade }}", "{{ critique.__init__.__globals__ }}", "{{ attempt - 1 }}",
+     "{{ critique.verdicts[9].step }}",
+     "{{ problem.statement.text }}", "{{ answer | nothing }}", "{{ 1 / 0 }}", "{{ demonstration.text }}",
+     "{% for n in range(10**9) %}{% endfor %}"],
+)  # fmt: skip
+def test_what_a_template_must_not_ask_is_an_error_when_it_is_loaded_that_names_its_file(
+    text: str, tmp_path: Path
+) -> None:
     with pytest.raises(StepalignError, match=re.escape(str(tmp_path / "mine.txt"))):
-        shown(context, CRITIQUE)
+        own(tmp_path, text)
 
 
 def test_a_template_may_use_the_grade_and_the_graders_feedback(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
         f"critic.prompt={template}",
         "critic.max_tokens=8",
         "critic.max_attempts=1",
+        "critic.max_failure_share=1",
         "problems.holdout=0",
         "training.max_steps=1",
     )

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 
-from stepalign.evaluation.critic_benchmark import Trial, accuracies, judged_outcome, judged_step
-from stepalign.records import Case, Critique, CritiqueFailure, Verdict
+from stepalign.errors import StepalignError
+from stepalign.evaluation.critic_benchmark import PlantedTraces, Trial, accuracies, judged_outcome, judged_step
+from stepalign.io import write_jsonl
+from stepalign.records import Case, Critique, CritiqueFailure, PlantedSlip, Problem, Rollout, Verdict
 
 FAILURE = CritiqueFailure(rollout_id="r", critic="c", reason="parse")
 
@@ -59,3 +63,26 @@ def test_what_has_no_traces_has_no_estimate() -> None:
     assert accuracies([]) == {}
     assert accuracies(trials("+-", "")).keys() == {"wrong"}
     assert accuracies(trials("", "+-")).keys() == {"right"}
+
+
+@pytest.mark.parametrize("emptied", ["rollouts", "problems"])
+def test_a_record_that_is_missing_is_named_with_its_files(emptied: str, tmp_path: Path) -> None:
+    ids = {"completion_ids": (1,), "token_starts": (0,), "finish": "stop", "problem_id": "p"}
+    traces = [Rollout(id="slip", text="136", **ids), Rollout(id="right", text="126", **ids)]
+    slip = PlantedSlip(
+        rollout_id="slip", problem_id="p", kind="sign", step=1, start=0, end=3, text="136", correct_text="126"
+    )
+    files = {
+        "rollouts": traces,
+        "slips": [slip],
+        "problems": [Problem(id="p", statement="s", answer="1")],
+        "natural": [],
+    }
+    for name, records in files.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", records)
+    assert len(PlantedTraces.read(tmp_path).pairs) == 1
+    (tmp_path / f"{emptied}.jsonl").write_text("")
+    with pytest.raises(
+        StepalignError, match=rf"{tmp_path}/(slips|rollouts)\.jsonl: rollout 'slip': .*/{emptied}\.jsonl"
+    ):
+        PlantedTraces.read(tmp_path)

@@ -404,3 +404,24 @@ def test_the_built_folder_holds_real_records(build_run) -> None:
     rollouts = read_jsonl(build_run() / "rollouts" / "step-000006.jsonl", Rollout)
     assert len(rollouts) == 16
     assert {rollout.correct for rollout in rollouts} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failures", "said"),
+    [
+        ({"failed": 3, "fallback": 2, "dropped": 1}, {"parse": 2, "timeout": 1},
+         "3 of 8 critiques failed, 2 of 16 rollouts fell back, 1 of 16 rollouts dropped out (2 parse, 1 timeout)."),
+        ({"dropped": 1}, {"teacher prompt too long": 1}, "1 of 16 rollouts dropped out (1 teacher prompt too long)."),
+        ({"failed": 0}, {}, "No failure among 5 critiques."),
+    ],
+)  # fmt: skip
+def test_what_failed_fell_back_or_dropped_out_is_the_first_line(
+    outcomes: dict[str, int], failures: dict[str, int], said: str, build_run
+) -> None:
+    folder = build_run("run", steps=1)
+    new = {"outcomes": outcomes, "failures": failures, "cases": {"A": 5}, "rollouts": 16}
+    rewrite_metrics(folder, lambda steps: steps[0].update(new))
+    assert f'</h1>\n<p class="shortfall">{said}</p>' in html_of(folder)
+    assert report.shortfall(folder) == said
+    rewrite_metrics(folder, lambda steps: steps[0].update(outcomes={}, failures={}, cases={}))
+    assert report.shortfall(folder) == ""

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,14 +20,16 @@ from torch import Tensor
 from serving.fault_server import Reply, serving
 from stepalign import config, precision
 from stepalign.config import Recipe, TeacherConfig, registry
+from stepalign.critics.schema import compose, num_sections
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.launch import train
 from stepalign.policy import Policy
-from stepalign.records import Problem, Rollout
+from stepalign.records import Problem, Rollout, Verdict
 from stepalign.rollouts import transformers as sampling
 from stepalign.teachers.stateless import BaseTeacher
+from stepalign.trace import parse
 from stepalign.trainer import checkpoints, loop
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.run_folder import RunFolder
@@ -130,8 +131,10 @@ def test_training_moves_the_policy_that_is_sampled(finished_run: Recipe) -> None
 # ── overlap ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def served(url: str) -> str:
-    return f'critic={{ kind = "openai", base_url = "{url}", model = "program", max_attempts = 1 }}'
+def served(url: str, *, trial: bool = False) -> str:
+    share = 0.5 if trial else 1
+    table = f'kind = "openai", base_url = "{url}", model = "program", max_attempts = 1, max_failure_share = {share}'
+    return f"critic={{ {table} }}"
 
 
 def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_same(
@@ -153,7 +156,7 @@ def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_s
             begin = len(server.requests)
             once = ("training.max_steps=1", f"training.overlap={overlap}", f"name=overlap-{overlap}")
             folders.append(run(make_recipe(served(server.url), *once)))
-            assert len(server.requests) - begin == 4
+            assert len(server.requests) - begin == 1 + 4, "one to find out if the server works"
     whole = metrics(finished_run.folder)[0]
     assert whole["cases"]
     for folder in folders:
@@ -179,7 +182,7 @@ def test_what_needs_the_whole_step_s_critiques_waits_for_them(
 
 
 def test_a_critic_that_breaks_in_mid_step_costs_no_rollouts(make_recipe: MakeRecipe) -> None:
-    with serving(Reply(status=401)) as server:
+    with serving(Reply("yes"), Reply(status=401)) as server:
         settings = make_recipe(served(server.url))
         with pytest.raises(StepalignError, match="401"):
             run(settings)
@@ -545,10 +548,9 @@ def processes_of_session(leader: int) -> list[str]:
 def test_an_interrupt_exits_with_130_says_how_to_go_on_and_leaves_no_process(
     stage: str, pattern: str, overrides: list[str], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # a critic that never answers
+    with serving(Reply("yes"), Reply(wait_s=999)) as silent:  # a critic that never answers again
         if overrides == ["critic"]:
-            url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
-            overrides = [f'critic={{ kind = "openai", base_url = "{url}", model = "silent" }}']
+            overrides = [served(silent.url)]
         settings = make_recipe(*overrides)
         (tmp_path / "whole.toml").write_text(config.dump(settings))
         command = [sys.executable, "-m", "stepalign.cli", "train", str(tmp_path / "whole.toml")]
@@ -620,10 +622,21 @@ def test_callbacks_are_called_where_their_names_say(make_recipe: MakeRecipe) -> 
 
 
 @pytest.mark.parametrize("overlap", ["true", "false"])
-def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: str, make_recipe: MakeRecipe) -> None:
+def test_a_critic_that_fails_everything_stops_the_run_with_an_example(
+    overlap: str, make_recipe: MakeRecipe, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Rather than teach the reference solution alone in silence. The step's rollouts and critiques are kept."""
-    with serving(Reply("Looks good to me!")) as server:
-        keys = (served(server.url), "critic.on_failure=refsol", f"training.overlap={overlap}")
+
+    def words(prompt: str) -> str:
+        """Copy a right solution, and praise everything else."""
+        attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
+        if not attempt.startswith("### Step 1: Add"):
+            return "Looks good to me!"
+        verdicts = [Verdict(step=step, correct=True) for step in range(1, num_sections(parse(attempt)) + 1)]
+        return compose("A", verdicts, attempt)
+
+    with serving(Reply(words)) as server:
+        keys = (served(server.url, trial=True), "critic.on_failure=refsol", f"training.overlap={overlap}")
         message = (
             r"step 3: 4 of 4 critiques failed \(4 parse\), as in the 2 steps before.*For example rollout step-000003/"
         )
@@ -632,9 +645,14 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(overlap: s
         folder = make_recipe("name=stopped").folder
         assert len(list((folder / "critiques").iterdir())) == 3
         assert [line["step"] for line in metrics(folder)] == [1, 2]
-        run(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
+        train(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
     lines = metrics(make_recipe("name=goes-on").folder)
     assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]
+    assert [line["outcomes"]["failed"] for line in lines] == [4, 4, 4, 4]
+    shortfall = "16 of 16 critiques failed, 16 of 16 rollouts fell back (16 parse)."
+    assert f"goes-on: {shortfall}" in capfd.readouterr().err
+    page = (make_recipe("name=goes-on").folder / "report.html").read_text()
+    assert f'</h1>\n<p class="shortfall">{shortfall}</p>' in page
 
 
 # ── precision of products ─────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,17 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 
-from stepalign.config.registry import FAMILIES, RUNTIME, Probability, Share, Table, Urls, register
+from stepalign.config.registry import (
+    FAMILIES,
+    KEY_VARIABLE,
+    RUNTIME,
+    TEMPLATE,
+    Probability,
+    Share,
+    Table,
+    Urls,
+    register,
+)
 
 Fallback = Literal["refsol", "drop"]
 """The response to a missing critique: the fallback context, or no example of the rollout."""
@@ -113,7 +123,7 @@ class LLMCriticConfig(CriticConfig):
 
     mode: Literal["copy", "splice"] = "copy"
     """`copy`: the model writes all of the critique (paper); `splice`: the program copies the correct steps into it."""
-    prompt: str | None = None
+    prompt: Annotated[str | None, TEMPLATE] = None
     """The name or file of the critic's template; None is the mode's own (`critic`, `critic-splice`)."""
     temperature: NonNegativeFloat = 0.0
     """The temperature; 0 is greedy."""
@@ -148,7 +158,7 @@ class OpenAICriticConfig(LLMCriticConfig):
     """One URL, or a list of URLs that share the load; all must serve `model`."""
     model: str
     """The name of the served model."""
-    api_key_env: Annotated[str, RUNTIME] = "STEPALIGN_CRITIC_API_KEY"
+    api_key_env: Annotated[str, KEY_VARIABLE] = "STEPALIGN_CRITIC_API_KEY"
     """The environment variable of the API key."""
     timeout_s: Annotated[PositiveFloat, RUNTIME] = 240.0
     """Seconds for one request."""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
 from stepalign.config.registry import Table, nested
+from stepalign.config.trust import check_trust
 from stepalign.errors import StepalignError
 from stepalign.io import short
 
@@ -20,10 +21,15 @@ _WANTED = {"tuple_type": "a list", "is_instance_of": "a path, as a string,", "mo
 """TOML's words for types, by pydantic's name of the error."""
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
     """Read a recipe file, what it extends, and overrides like `optimizer.lr=1e-5`.
 
     Relative paths inside a recipe are relative to the working directory, `extends` to the recipe's own folder.
+
+    Args:
+        path: the recipe's.
+        overrides: `key=value`, later ones first.
+        trust: allow templates and environment variables that `config.trust` refuses.
 
     Raises:
         StepalignError: naming the file and the key, what was found and what is allowed.
@@ -44,9 +50,12 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
             "upgrade stepalign"
         )
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise StepalignError(_explain(path, values, error)) from None
+    if not trust:
+        check_trust(recipe, path)
+    return recipe
 
 
 def dump(recipe: Recipe) -> str:

@@ -18,7 +18,7 @@ from pydantic import (
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
 from stepalign.config.model import ModelConfig
-from stepalign.config.registry import FAMILIES, RUNTIME, Decay, Probability, Share, Table, register
+from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
 from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
@@ -65,7 +65,7 @@ class ExampleConfig(Table):
 class PromptsConfig(Table):
     """The solver's prompt."""
 
-    solver: str = "solver"
+    solver: Annotated[str, TEMPLATE] = "solver"
     """The name of a template that ships with the package, or a file."""
     system: str = ""
     """The system message; empty is none."""
@@ -100,9 +100,9 @@ def _fallback_beside(values: Mapping[str, Any]) -> str:
 class ContextConfig(Table):
     """The teacher's context beyond the problem: one template file."""
 
-    template: str = "refsol"
+    template: Annotated[str, TEMPLATE] = "refsol"
     """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
-    fallback_template: str = Field(default_factory=_fallback_beside)
+    fallback_template: Annotated[str, TEMPLATE] = Field(default_factory=_fallback_beside)
     """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
@@ -214,14 +214,14 @@ class EvaluationConfig(Table):
     """Samples of each problem (n of Avg@n)."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95)
     """Sampling of the evaluation's completions."""
-    num_bootstrap: PositiveInt = 2000
+    num_bootstrap: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """Bootstrap resamples of every interval."""
 
 
 class ProbeConfig(Table):
     """Probe of a run at every checkpoint; without this table there is none."""
 
-    contexts: tuple[str, ...] = ()
+    contexts: Annotated[tuple[str, ...], TEMPLATE] = ()
     """Contexts by name or file; none means the run's own."""
     rollouts: Path | None = None
     """A file or folder as of `stepalign probe --rollouts`; None samples from the initial policy."""
@@ -279,11 +279,12 @@ class Recipe(Table):
             return self
         for key, value, reason in (
             ("model.dtype", self.model.dtype, "updates below 1/256 of a weight would be lost: set 'float32' or 'auto'"),
+            ("model.load_in_4bit", self.model.load_in_4bit, "4-bit weights have no gradients: train an adapter"),
             ("sampler.kind", self.sampler.kind, "its weight sync sends adapters: set 'transformers'"),
             ("teacher.kind", self.teacher.kind, "there is no adapter to scale: set 'trust_region' or 'ema'"),
             ("critic.kind", self.critic and self.critic.kind, "it samples from the base, which no sampler holds then"),
         ):
-            if value in ("bfloat16", "float16", "vllm", "vllm-server", "scaled", "self"):
+            if value is True or value in ("bfloat16", "float16", "vllm", "vllm-server", "scaled", "self"):
                 raise ValueError(f"training.use_peft = false with {key} = {value!r}: {reason}")
         return self
 
@@ -297,10 +298,10 @@ class Recipe(Table):
         )
         return self
 
-    def runtime_keys(self, prefix: str = "") -> Iterator[str]:
+    def runtime_keys(self) -> Iterator[str]:
         """Yield the keys that may change on resume. The run's length may not where learning rates depend on it."""
         fixed = "training.max_steps" if self.optimizer.depends_on_max_steps else None
-        yield from (key for key in super().runtime_keys(prefix) if key != fixed)
+        yield from (key for key in super().runtime_keys() if key != fixed)
 
     @property
     def folder(self) -> Path:

@@ -38,6 +38,10 @@ Urls = Annotated[
 
 RUNTIME = Field(json_schema_extra={"runtime": True})
 """Mark of a key that changes memory, time or place but no result. It may change when a run resumes."""
+TEMPLATE = Field(json_schema_extra={"template": True})
+"""Mark of a key that names a file whose text is shown to a model (`config.trust`)."""
+KEY_VARIABLE = Field(json_schema_extra={"runtime": True, "key_variable": True})
+"""Mark of a `RUNTIME` key that names an environment variable whose value is sent to a server (`config.trust`)."""
 
 
 class Table(BaseModel):
@@ -61,14 +65,18 @@ class Table(BaseModel):
             for key, value in values.items()
         }
 
-    def runtime_keys(self, prefix: str = "") -> Iterator[str]:
+    def runtime_keys(self) -> Iterator[str]:
         """Yield the dotted names of the keys marked `RUNTIME`, those of inner tables included."""
+        return (name for name, _ in self.marked("runtime"))
+
+    def marked(self, mark: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Yield dotted name and value of the keys with a mark, those of inner tables included."""
         for name, info in type(self).model_fields.items():
             extra, value = info.json_schema_extra, getattr(self, name)
-            if isinstance(extra, dict) and extra.get("runtime"):
-                yield f"{prefix}{name}"
+            if isinstance(extra, dict) and extra.get(mark):
+                yield f"{prefix}{name}", value
             elif isinstance(value, Table):
-                yield from value.runtime_keys(f"{prefix}{name}.")
+                yield from value.marked(mark, f"{prefix}{name}.")
 
 
 T = TypeVar("T", bound=type[Table])

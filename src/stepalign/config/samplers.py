@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
-from stepalign.config.registry import FAMILIES, RUNTIME, Probability, Table, Urls, register
+from stepalign.config.registry import FAMILIES, KEY_VARIABLE, RUNTIME, Probability, Table, Urls, register
 
 
 class SamplerConfig(Table):
@@ -63,7 +63,7 @@ class VllmServerConfig(_RemoteConfig):
     """One URL, or a list of URLs that share the load; the servers must see the run's folder at the same path."""
     model: str | None = None
     """The solver's name on the servers; None is `model.name_or_path`."""
-    api_key_env: Annotated[str, RUNTIME] = "STEPALIGN_SAMPLER_API_KEY"
+    api_key_env: Annotated[str, KEY_VARIABLE] = "STEPALIGN_SAMPLER_API_KEY"
     """The environment variable of the API key."""
     max_num_seqs: Annotated[PositiveInt, RUNTIME] = 256
     """The most requests under way at once, over all servers and all training processes."""

@@ -21,6 +21,7 @@ from jinja2 import Template
 from stepalign import prompts
 from stepalign.contexts.others import response
 from stepalign.contexts.paraphrase import paraphrase
+from stepalign.critics import sample
 from stepalign.critics.schema import trim
 from stepalign.errors import StepalignError
 from stepalign.records import Critique, Problem, Rollout
@@ -121,9 +122,19 @@ class Context:
 
 
 def load(name: str) -> Context:
-    """Load a context of the package, or a template file of the user's own."""
+    """Load a context of the package, or a template file of the user's own, and render it once."""
     template, used = prompts.load(name, VARIABLES)
-    return Context(name=name, template=template, variables=used)
+    context = Context(name=name, template=template, variables=used)
+    context.render(
+        ContextInput(
+            problem=sample.PROBLEM,
+            rollout=sample.ROLLOUT,
+            critique=sample.CRITIQUE,
+            sibling=sample.ROLLOUT,
+            demonstration=sample.PROBLEM,
+        )
+    )
+    return context
 
 
 def _wrong_step(rollout: Rollout, critique: Critique) -> str:

@@ -20,3 +20,12 @@ class Critic(Protocol):
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         """Yield one result an attempt. Rollouts are graded; a failure is a result, not an exception."""
         ...
+
+
+@runtime_checkable
+class ServedCritic(Critic, Protocol):
+    """Critic behind servers."""
+
+    def check_servers(self) -> None:
+        """Raise a StepalignError where no server works, or one refuses key, model or URL."""
+        ...

@@ -24,6 +24,7 @@ from stepalign.serving.endpoints import Endpoints
 
 _MAX_CHARS_PER_TOKEN = 16
 """More characters than a token has on average, in any text."""
+_CHECK_TIMEOUT_S = 60.0
 _ENVELOPE = 2**20
 """Bytes of a reply besides its text."""
 
@@ -107,6 +108,15 @@ class ChatCompletions:
             task.cancel()
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
         await self._client.__aexit__()
+
+    async def check(self, request: Mapping[str, Any]) -> None:
+        """Ask every endpoint for one token. Errors are `Client.check`'s."""
+        messages = [{"role": "user", "content": "Say yes."}]
+        body = to_json({**request, "messages": messages, "max_tokens": 1})
+        timeout_s = min(self._timeout_s, _CHECK_TIMEOUT_S)
+        await self._client.check(
+            Call(path="/chat/completions", body=body, read=self._read, max_bytes=_ENVELOPE, timeout_s=timeout_s)
+        )
 
     async def ask(self, request: Mapping[str, Any]) -> ModelReply:
         """Return the cached reply, that of an equal request under way, or a new one. Errors are `Client.post`'s."""

@@ -9,8 +9,10 @@ model is asked again, with what was wrong at the message's end.
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+from jinja2 import Template
+
 from stepalign import config, prompts
-from stepalign.critics import schema, splice
+from stepalign.critics import sample, schema, splice
 from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
@@ -52,17 +54,12 @@ class CritiqueWriter:
         """Load the templates. `critic` is the critic's name in the records."""
         self._critic, self._settings = critic, settings
         self._validator = Validator(settings, grader)
-        self._template, _ = prompts.load(settings.prompt or _TEMPLATES[settings.mode], VARIABLES)
+        self._template = load_template(settings)
         self._again, _ = prompts.load("critic-again", frozenset({"faults"}))
 
     def message(self, pending: PendingCritique) -> str:
         """Render the user message of the next request."""
-        problem, rollout = pending.problem, pending.rollout
-        values = {
-            "problem": problem.statement, "solution": problem.solution, "answer": problem.answer,
-            "attempt": rollout.text, "truncated": rollout.finish == "length",
-        }  # fmt: skip
-        message = prompts.render(self._template, values)
+        message = prompts.render(self._template, _values(pending.problem, pending.rollout))
         if pending.rejections:
             faults = [rejection.detail for rejection in pending.rejections]
             message += "\n\n" + prompts.render(self._again, {"faults": faults})
@@ -123,3 +120,18 @@ class CritiqueWriter:
             completion_tokens=pending.completion_tokens,
             seconds=perf_counter() - pending.start,
         )
+
+
+def load_template(settings: config.LLMCriticConfig) -> Template:
+    """Load a critic's template, and render it once."""
+    template, _ = prompts.load(settings.prompt or _TEMPLATES[settings.mode], VARIABLES)
+    for finish in ("stop", "length"):
+        prompts.render(template, _values(sample.PROBLEM, replace(sample.ROLLOUT, finish=finish)))
+    return template
+
+
+def _values(problem: Problem, rollout: Rollout) -> dict[str, object]:
+    return {
+        "problem": problem.statement, "solution": problem.solution, "answer": problem.answer,
+        "attempt": rollout.text, "truncated": rollout.finish == "length",
+    }  # fmt: skip

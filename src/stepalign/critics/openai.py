@@ -20,8 +20,9 @@ from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import CritiqueWriter, PendingCritique
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.serving.client import LoopThread, UnansweredError, read_key
+from stepalign.serving.client import UnansweredError, read_key
 from stepalign.serving.endpoints import check_urls
+from stepalign.serving.loop_thread import LoopThread
 
 
 class OpenAICritic:
@@ -67,6 +68,25 @@ class OpenAICritic:
                 if isinstance(result, BaseException):
                     raise result
                 yield result
+
+    def check_servers(self) -> None:
+        """Ask every server for one token.
+
+        Raises:
+            StepalignError: one refuses the key, the model or the URL, or none works.
+        """
+        server = ChatCompletions(self._settings, read_key(self._settings.api_key_env), None)
+        request = {name: value for name, value in self._request.items() if name != "response_format"}
+
+        async def check() -> None:
+            async with server:
+                await server.check(request)
+
+        thread = LoopThread("critic")
+        try:
+            thread.run(check())
+        finally:
+            thread.close()
 
     async def _critique(
         self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore

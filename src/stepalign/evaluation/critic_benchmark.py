@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from stepalign.critics import stats
 from stepalign.critics.stats import CriticReport, Prices
+from stepalign.errors import StepalignError
 from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.io import read_jsonl
 from stepalign.records import Critique, CritiqueFailure, PlantedSlip, Problem, Rollout
@@ -38,15 +39,30 @@ class PlantedTraces:
 
     @classmethod
     def read(cls, folder: Path, limit: int | None = None) -> "PlantedTraces":
-        """Read at most `limit` slips, their correct traces, and as many natural solutions, evenly spaced."""
+        """Read at most `limit` slips, their correct traces, and as many natural solutions, evenly spaced.
+
+        Raises:
+            StepalignError: a file is missing or malformed, or a record names one that is not there.
+        """
         rollouts = read_jsonl(folder / "rollouts.jsonl", Rollout)
         by_id = {rollout.id: rollout for rollout in rollouts}
         by_text = {(rollout.problem_id, rollout.text): rollout for rollout in rollouts}
+        problems = {problem.id: problem for problem in read_jsonl(folder / "problems.jsonl", Problem)}
         slips = _spaced(read_jsonl(folder / "slips.jsonl", PlantedSlip), limit)
+        natural = _spaced(read_jsonl(folder / "natural.jsonl", Rollout), limit)
+        for slip in slips:
+            if slip.rollout_id not in by_id or (slip.problem_id, slip.correct_text) not in by_text:
+                where = f"{folder / 'slips.jsonl'}: rollout {slip.rollout_id!r}"
+                raise StepalignError(f"{where}: it, or its correct solution, is not in {folder / 'rollouts.jsonl'}")
+        for rollout in (*rollouts, *natural):
+            if rollout.problem_id not in problems:
+                name = "natural" if rollout in natural else "rollouts"
+                where = f"{folder / name}.jsonl: rollout {rollout.id!r}"
+                raise StepalignError(f"{where}: no problem {rollout.problem_id!r} in {folder / 'problems.jsonl'}")
         return cls(
-            problems={problem.id: problem for problem in read_jsonl(folder / "problems.jsonl", Problem)},
+            problems=problems,
             pairs=[(slip, by_id[slip.rollout_id], by_text[slip.problem_id, slip.correct_text]) for slip in slips],
-            natural=_spaced(read_jsonl(folder / "natural.jsonl", Rollout), limit),
+            natural=natural,
         )
 
     @property

@@ -44,7 +44,7 @@ class Evaluation:
     """Every metric's value for each problem, in the order of `problem_ids`."""
     ties: Annotated[int, Field(ge=0)]
     """Problems in which several answers have the most votes."""
-    resamples: Annotated[int, Field(ge=1)]
+    resamples: Annotated[int, Field(ge=1, le=1_000_000)]
     """Bootstrap resamples behind each interval."""
     seed: int = 0
 

@@ -3,7 +3,6 @@
 Parameters are counted on a model without storage. Lengths are counted, taken from an earlier run, or the recipe's caps.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from stepalign.io import read_json, read_jsonl
 from stepalign.models import load_config
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Rollout
+from stepalign.report.run import read_steps
 
 
 class Gpu(NamedTuple):
@@ -198,7 +198,7 @@ def lengths(
 def _of_run(folder: Path, assumed: Lengths) -> Lengths:
     try:
         rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
-        steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        steps = read_steps(folder)
         evaluations = [read_json(file, Evaluation) for file in (folder / "evaluations").glob("*.json")]
         learned = sum(step["outcomes"].get("trained", 0) for step in steps)
         prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
@@ -216,5 +216,5 @@ def _of_run(folder: Path, assumed: Lengths) -> Lengths:
             read_share=read / fmean(completions),
             learned_share=learned / len(rollouts),
         )
-    except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, ZeroDivisionError) as error:
         raise StepalignError(f"{folder}: not the folder of a run that made a step: {error}") from None

@@ -17,7 +17,7 @@ from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.models import context_limit
 from stepalign.probing import inputs
 from stepalign.probing.credit import CreditScorer, score_views
-from stepalign.probing.folder import Probe
+from stepalign.probing.folder import Probe, check_credits
 from stepalign.probing.measures import measure
 from stepalign.records import Credit
 from stepalign.trainer.loop import Trainer, TrainerCallback
@@ -84,7 +84,9 @@ class ProbeCallback(TrainerCallback):
         if started:
             given = inputs.read(folder)
             if not self._scorer.teacher.moves:
-                return read_jsonl(path, Credit), given
+                credits = read_jsonl(path, Credit)
+                check_credits(credits, given.rollouts, path)
+                return credits, given
         else:
             num_problems = -(-probe.num_rollouts // self._group_size)
             given = Probe(problems=tuple(trainer.train_problems[:num_problems]), rollouts=())

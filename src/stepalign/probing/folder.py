@@ -6,13 +6,14 @@
 Left out: the page and the figures, because they are drawn from these records.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.probing.measures import regions_by_rollout
@@ -95,12 +96,23 @@ def read(folder: Path) -> Probe:
         StepalignError: naming file, line and key where something is missing or malformed.
     """
     records: dict[str, Any] = {name: tuple(read_jsonl(folder / file, kind)) for name, (file, kind) in _FILES.items()}
+    check_credits(records["credits"], records["rollouts"], folder / "credits.jsonl")
     return Probe(
         **records,
         tokens=read_json(folder / "tokens.json", dict[int, str]),
         measures=read_json(folder / "measures.json", CreditMeasures),
         manifest=read_json(folder / "manifest.json", dict[str, Any]),
     )
+
+
+def check_credits(credits: Iterable[Credit], rollouts: Iterable[Rollout], path: Path) -> None:
+    """Raise a StepalignError with `path` where credit belongs to no rollout, or not to each of its tokens."""
+    lengths = {rollout.id: len(rollout.completion_ids) for rollout in rollouts}
+    for credit in credits:
+        if len(credit.student) != lengths.get(credit.rollout_id):
+            wanted = lengths.get(credit.rollout_id, "no")
+            fault = f"credit of {len(credit.student)} tokens for {wanted} tokens of rollout {credit.rollout_id!r}"
+            raise StepalignError(f"{path}: {fault}; delete this file to compute it again")
 
 
 def write_inputs(probe: Probe, folder: Path) -> None:

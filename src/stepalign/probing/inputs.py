@@ -67,16 +67,17 @@ def read(path: Path, problems: Callable[[], Sequence[Problem]] = tuple, *, limit
     def optional(name: str, kind: Any) -> list[Any]:
         return read_jsonl(path / name, kind) if path.is_dir() and (path / name).exists() else []
 
-    rollouts = read_jsonl(path / "rollouts.jsonl" if path.is_dir() else path, Rollout)
+    file = path / "rollouts.jsonl" if path.is_dir() else path
+    rollouts = read_jsonl(file, Rollout)
     if not rollouts:
-        raise StepalignError(f"{path}: no rollouts")
+        raise StepalignError(f"{file}: no rollouts")
     by_id = {problem.id: problem for problem in optional("problems.jsonl", Problem) or problems()}
     for rollout_id, count in Counter(rollout.id for rollout in rollouts).items():
         if count > 1:
-            raise StepalignError(f"{path}: rollout {rollout_id!r} occurs twice")
+            raise StepalignError(f"{file}: rollout {rollout_id!r} occurs twice")
     for rollout in rollouts:
         if rollout.problem_id not in by_id:
-            raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r}")
+            raise StepalignError(f"{file}: rollout {rollout.id}: no problem {rollout.problem_id!r}")
     rollouts = rollouts[:limit]
     ids, problem_ids = {rollout.id for rollout in rollouts}, {rollout.problem_id for rollout in rollouts}
     slips = [mark_from_slip(slip) for slip in optional("slips.jsonl", PlantedSlip)]

@@ -136,6 +136,7 @@ def _score(scorer: CreditScorer, given: Probe, out: Path, console: Console) -> t
     """Compute the credit that the folder lacks, and return all of it by context."""
     log = AppendLog(out / "credits.jsonl", Credit)
     cached = {(credit.rollout_id, credit.context): credit for credit in log.read()}
+    folder.check_credits(cached.values(), given.rollouts, log.path)
     log.truncate()
     views, reported = len(given.rollouts) * len(scorer.contexts), 0
     with console.stage("credit", views, "views") as advance:

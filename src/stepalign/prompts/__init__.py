@@ -11,6 +11,7 @@ from pathlib import Path
 from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
+from stepalign.config.trust import is_within
 from stepalign.errors import StepalignError
 
 _HERE = Path(__file__).parent
@@ -43,13 +44,13 @@ def render(template: Template, values: Mapping[str, object]) -> str:
     """Fill a template's values in. White space around the text is removed."""
     try:
         return template.render(values).strip()
-    except (TemplateError, TypeError) as error:
-        raise StepalignError(f"{template.filename}: {error}") from None
+    except Exception as error:  # a template is code
+        raise StepalignError(f"{template.filename}: cannot be rendered: {error}") from None
 
 
 def _find(name: str) -> Path:
     shipped = _HERE / f"{name}.txt"
-    if shipped.is_file():
+    if shipped.is_file() and shipped.resolve().is_relative_to(_HERE):
         return shipped
     if Path(name).is_file():
         return Path(name)
@@ -65,11 +66,17 @@ def _environment(folder: Path) -> SandboxedEnvironment:
 
 def _undeclared(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> set[str]:
     """Find the variables that a template and its includes use."""
-    assert environment.loader is not None
+    loader = environment.loader
+    assert isinstance(loader, FileSystemLoader)
     if name in within:
         raise TemplateError(f"{name} includes itself")
-    tree = environment.parse(environment.loader.get_source(environment, name)[0])
-    included = {reference for reference in meta.find_referenced_templates(tree) if reference}
-    return meta.find_undeclared_variables(tree).union(
-        *(_undeclared(environment, other, (*within, name)) for other in included)
-    )
+    source, file, _ = loader.get_source(environment, name)
+    if within and not is_within(Path(file), [Path(folder).resolve() for folder in loader.searchpath]):
+        raise TemplateError(f"it includes {name}, which is hidden or a link to another folder")
+    tree = environment.parse(source)
+    variables = meta.find_undeclared_variables(tree)
+    for included in meta.find_referenced_templates(tree):
+        if included is None:
+            raise TemplateError("it includes a template that a variable names")
+        variables |= _undeclared(environment, included, (*within, name))
+    return variables

@@ -20,6 +20,7 @@ class SolverPrompt:
 
     def __init__(self, settings: config.PromptsConfig) -> None:
         self._template, _ = prompts.load(settings.solver, frozenset({"problem"}))
+        self._message("Compute 47 + 38.")  # a template that cannot be rendered is an error now
         before = [Turn("system", settings.system)] if settings.system else []
         for example in settings.examples:
             before += [Turn("user", self._message(example.problem)), Turn("assistant", example.solution)]

@@ -41,6 +41,11 @@ def write(folder: Path) -> Path:
     return folder / "report.html"
 
 
+def shortfall(folder: Path) -> str:
+    """Return what failed, fell back or dropped out in a run, as the first line of its report says it."""
+    return Summary(read_run(folder)).shortfall
+
+
 def run_page(run: RunFiles, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> str:
     """Render a run's report as HTML, with its panels by section."""
     template = environment().get_template("run.html.jinja")

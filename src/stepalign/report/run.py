@@ -1,18 +1,71 @@
 """Contents of a run's folder, read for its report. Each part may be missing: a run can be killed at any moment."""
 
-import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures, Evaluation
-from stepalign.io import AppendLog, read_json, read_jsonl
+from stepalign.io import AppendLog, explain, read_json, read_jsonl, read_text
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
+_OTHERS_PASS = ConfigDict(extra="allow")
+_Amount = Annotated[float, Field(ge=0, le=1e30)]
+_Counts = dict[str, Annotated[int, Field(ge=0)]]
+
+
+class StepLine(TypedDict, total=False):
+    """Line of `metrics.jsonl`: the keys that a report reads, each with its type."""
+
+    __pydantic_config__ = _OTHERS_PASS  # type: ignore[misc]
+    step: Required[Annotated[int, Field(ge=0)]]
+    rollouts: Annotated[int, Field(ge=0)]
+    seconds: dict[str, _Amount]
+    cost: dict[str, _Amount]
+    outcomes: _Counts
+    cases: _Counts
+    failures: _Counts
+    critic_tokens: _Counts
+    checks: dict[str, _Counts]
+    completion_tokens: _Amount
+    student_tokens: _Amount
+    teacher_tokens: _Amount
+    base_tokens: _Amount
+    loss: float
+    kl: float
+    entropy_student: float
+    entropy_teacher: float
+    agreement: float
+    correct: float
+    formatted: float
+    truncated: float
+    clipped: float
+
+
+class _Timeline(BaseModel):
+    model_config = _OTHERS_PASS
+    __pydantic_extra__: dict[str, list[tuple[_Amount, _Amount]]]
+    step: int
+
+
+class _ManifestProblems(TypedDict, total=False):
+    __pydantic_config__ = _OTHERS_PASS  # type: ignore[misc]
+    dropped: _Counts
+
+
+class Manifest(TypedDict, total=False):
+    """Content of `manifest.json`: the keys that a report reads, each with its type."""
+
+    __pydantic_config__ = _OTHERS_PASS  # type: ignore[misc]
+    created: str
+    problems: _ManifestProblems
 
 
 @dataclass(frozen=True)
@@ -59,49 +112,70 @@ def read_run(folder: Path) -> RunFiles:
     """
     if not any((folder / part).exists() for part in _PARTS):
         raise StepalignError(f"{folder}: no run there (none of {', '.join(_PARTS)})")
-    recipe_text, manifest = (
-        path.read_text(encoding="utf-8") if path.exists() else ""
-        for path in (folder / "recipe.toml", folder / "manifest.json")
-    )
+    recipe_path, manifest_path = folder / "recipe.toml", folder / "manifest.json"
+    recipe_text = read_text(recipe_path) if recipe_path.exists() else ""
     try:
         recipe = tomllib.loads(recipe_text)
-    except tomllib.TOMLDecodeError as error:
-        raise StepalignError(f"{folder / 'recipe.toml'}: not valid TOML: {error}") from None
-    try:
-        manifest_table = dict(json.loads(manifest or "{}"))
-    except ValueError as error:
-        raise StepalignError(f"{folder / 'manifest.json'}: not a JSON object: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise StepalignError(f"{recipe_path}: not valid TOML: {error}") from None
     rollouts = next(reversed(_step_files(folder / "rollouts", "jsonl")), None)
+    timeline = list(AppendLog(folder / "timeline.jsonl", _Timeline).read())
     return RunFiles(
         folder=folder,
         recipe=recipe,
         recipe_text=recipe_text,
-        manifest=manifest_table,
-        steps=_steps(folder / "metrics.jsonl"),
-        timeline=next(reversed(_steps(folder / "timeline.jsonl")), {}),
-        evaluations=[read_json(path, Evaluation) for path in _step_files(folder / "evaluations", "json")],
+        manifest=_manifest(manifest_path) if manifest_path.exists() else {},
+        steps=read_steps(folder),
+        timeline=timeline[-1].model_dump() if timeline else {},
+        evaluations=_evaluations(folder / "evaluations"),
         probes=[(_step(path), read_json(path, CreditMeasures)) for path in _step_files(folder / "probe", "json")],
         examples_step=_step(rollouts) if rollouts else None,
         examples=_examples(folder, rollouts) if rollouts else [],
     )
 
 
+def read_steps(folder: Path) -> list[Mapping[str, Any]]:
+    """Read a run's `metrics.jsonl`, ordered by step. Of a step that was repeated after a crash the last line counts."""
+    log = AppendLog(folder / "metrics.jsonl", dict[str, Any])
+    steps: dict[int, Mapping[str, Any]] = {}
+    for line in log.read():
+        try:
+            steps[line["step"]] = TypeAdapter(StepLine).validate_python(line, strict=True)
+        except (ValidationError, KeyError) as error:
+            reason = f": {explain(error)}" if isinstance(error, ValidationError) else ""
+            raise StepalignError(f"{log.place}: not a step's: {str(line)[:80]!r}{reason}") from None
+    return [steps[step] for step in sorted(steps)]
+
+
+def _manifest(path: Path) -> Mapping[str, Any]:
+    try:
+        return TypeAdapter(Manifest).validate_json(read_text(path), strict=True)
+    except ValidationError as error:
+        what = "not a JSON object" if error.errors()[0]["loc"] == () else "not a run's manifest"
+        raise StepalignError(f"{path}: {what}: {explain(error)}") from None
+
+
 def _step_files(folder: Path, suffix: str) -> list[Path]:
-    return sorted(folder.glob(f"step-*.{suffix}"))
+    paths = [path for path in folder.glob(f"step-*.{suffix}") if re.fullmatch(r"step-\d+", path.stem)]
+    return sorted(paths, key=_step)
 
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def _steps(path: Path) -> list[Mapping[str, Any]]:
-    log = AppendLog(path, dict[str, Any])
-    steps: dict[int, Mapping[str, Any]] = {}
-    for line in log.read():
-        if "step" not in line:
-            raise StepalignError(f"{log.place}: not a step's: {str(line)[:80]!r}")
-        steps[int(line["step"])] = line  # a step that was repeated after a crash counts once, with its last line
-    return [steps[step] for step in sorted(steps)]
+def _evaluations(folder: Path) -> list[Evaluation]:
+    """Read the evaluations, all on the same problems with the same n."""
+    evaluations: list[Evaluation] = []
+    for path in _step_files(folder, "json"):
+        evaluation = read_json(path, Evaluation)
+        first = evaluations[0] if evaluations else evaluation
+        if evaluation.step != _step(path):
+            raise StepalignError(f"{path}: an evaluation of step {evaluation.step}")
+        if (evaluation.n, set(evaluation.problem_ids)) != (first.n, set(first.problem_ids)):
+            raise StepalignError(f"{path}: another n or other problems than in {folder}/step-{first.step:06d}.json")
+        evaluations.append(evaluation)
+    return evaluations
 
 
 def _examples(folder: Path, rollouts: Path) -> list[Example]:

@@ -74,7 +74,8 @@ class Summary:
     def condition(self) -> str:
         """The context and the critic; or the algorithm without a teacher."""
         if self.setting("algorithm.kind") == "grpo":
-            return f"GRPO, {count(int(self.setting('training.num_generations') or 1), 'rollout')} a problem"
+            generations = self.setting("training.num_generations") or 1
+            return f"GRPO, {generations} rollout{'s' * (generations != 1)} a problem"
         critic = self.setting("critic.model") or self.setting("critic.kind")
         context = f"context {self.setting('context.template') or 'unknown'}"
         return f"{context}, critic {critic}" if critic else f"{context}, no critic"
@@ -92,6 +93,21 @@ class Summary:
         if self.before is None:
             return "not yet"
         return f"{count(len(self.before.problem_ids), 'problem')}, {count(self.n, 'sample')} each"
+
+    @property
+    def shortfall(self) -> str:
+        """The critiques that failed, and the rollouts that fell back or dropped out; empty where nothing could."""
+        outcomes, failures = self._total("outcomes"), self._total("failures")
+        critiques = self._total("cases").total() + outcomes["failed"]
+        parts = [
+            f"{outcomes['failed']} of {count(critiques, 'critique')} failed" if outcomes["failed"] else "",
+            f"{outcomes['fallback']} of {count(self.rollouts, 'rollout')} fell back" if outcomes["fallback"] else "",
+            f"{outcomes['dropped']} of {count(self.rollouts, 'rollout')} dropped out" if outcomes["dropped"] else "",
+        ]
+        if not any(parts):
+            return f"No failure among {count(critiques, 'critique')}." if critiques else ""
+        reasons = ", ".join(f"{number} {reason}" for reason, number in failures.most_common())
+        return ", ".join(filter(None, parts)) + (f" ({reasons})." if reasons else ".")
 
     # ── did it help ───────────────────────────────────────────────────────────────────────────────────────
 

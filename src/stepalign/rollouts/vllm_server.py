@@ -23,8 +23,9 @@ from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
-from stepalign.serving.client import Call, Client, LoopThread, TransientError, UnansweredError, read_key, to_json
+from stepalign.serving.client import Call, Client, TransientError, UnansweredError, read_key, to_json
 from stepalign.serving.endpoints import Endpoint, Endpoints, TimeLimit, check_urls
+from stepalign.serving.loop_thread import LoopThread
 
 T = TypeVar("T")
 

@@ -19,15 +19,14 @@ import asyncio
 import email.utils
 import hashlib
 import json
+import logging
 import os
 import random
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from threading import Thread
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -37,6 +36,8 @@ import aiohttp
 from stepalign.errors import StepalignError
 from stepalign.serving.endpoints import Endpoint, Endpoints, Lease, TimeLimit
 from stepalign.serving.redaction import Redaction, redact_urls
+
+log = logging.getLogger("stepalign")
 
 T = TypeVar("T")
 
@@ -132,7 +133,7 @@ class Client:
             try:
                 return await self._attempt(lease, request, call, limit)
             except UnansweredError as error:
-                if error.status in (401, 403, 404) or error.status < 400:
+                if _refuses_all(error):
                     raise self.fatal(error) from None
                 raise
             except TransientError as error:
@@ -148,6 +149,32 @@ class Client:
                     wait_s = min(_FIRST_WAIT_S * 2.0 ** min(doublings, 10), _LONGEST_WAIT_S)
                     await asyncio.sleep(min(wait_s * random.uniform(0.5, 1.0), limit.left_s))
         raise UnansweredError("timeout", f"no answer within {limit.seconds:g} s{last}")
+
+    async def check(self, call: Call[Any]) -> None:
+        """Send a request once to every endpoint, so that what is wrong with them is known before any work.
+
+        Raises:
+            StepalignError: one refuses every request, or none of them works. Some that do not are logged.
+        """
+
+        async def fault(url: str) -> str:
+            try:
+                await self._send(url, call, TimeLimit(None))
+            except TransientError as error:  # one that asks for a pause works
+                return "" if error.pause_s is not None else f"{url}: {error.detail}"
+            except UnansweredError as error:
+                if _refuses_all(error):
+                    raise self.fatal(error) from None
+            return ""
+
+        faults = await asyncio.gather(*map(fault, self.endpoints.urls))
+        if all(faults):
+            reasons = "; ".join(faults)
+            raise StepalignError(
+                f"no {self.endpoints.name} endpoint works ({reasons}). Start it, then the same command"
+            )
+        for one in filter(None, faults):
+            log.warning("%s: %s", self.endpoints.name, one)
 
     async def post_to(self, endpoint: Endpoint, call: Call[T]) -> T:
         """Send a request once, to this endpoint. It may refuse (`UnansweredError`) or fail (`TransientError`)."""
@@ -217,44 +244,6 @@ class Client:
         return redact_urls(" ".join(shown.split()))[:_MAX_DETAIL]
 
 
-class LoopThread:
-    """A background thread that runs an event loop."""
-
-    def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self.loop.run_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start a coroutine in the loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop and wait for it; an interruption cancels it."""
-        future = self.start(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self, finish: Coroutine[Any, Any, object]) -> None:
-        """Cancel everything under way, run `finish`, and end the thread."""
-
-        async def stop() -> None:
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await finish
-            await self.loop.shutdown_default_executor()
-
-        self.run(stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
-
-
 def read_key(variable: str) -> str | None:
     """Read a key from an environment variable; None where it is not set.
 
@@ -290,6 +279,11 @@ def _proxy(url: str) -> str | None:
     """Return the environment's proxy for a URL. aiohttp would look it up in a thread, at every request."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+def _refuses_all(error: UnansweredError) -> bool:
+    """Return whether a server refuses every request: a wrong key, model or URL."""
+    return error.status in (401, 403, 404) or error.status < 400
 
 
 def _is_permanent(error: Exception) -> bool:

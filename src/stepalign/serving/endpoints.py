@@ -120,6 +120,11 @@ class Endpoints:
         self._changed = asyncio.Event()
 
     @property
+    def urls(self) -> list[str]:
+        """The base URLs."""
+        return [endpoint.url for endpoint in self._all]
+
+    @property
     def all_down(self) -> bool:
         """True while no endpoint is up."""
         return all(endpoint.down for endpoint in self._all)

@@ -4,19 +4,20 @@ Everything that can be wrong with a recipe is found before the weights are loade
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, data, models
+from stepalign import config, data, models, preflight
 from stepalign.algorithms.base import Algorithm
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.critics import Critic
+from stepalign.critics import Critic, ServedCritic
 from stepalign.critics.self_critic import OwnModel
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
@@ -74,15 +75,15 @@ def build_trainer(
     train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)
+    last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
+    if isinstance(critic, ServedCritic) and (last is None or last.name < f"step-{recipe.training.max_steps:06d}"):
+        world.on_main(critic.check_servers)
 
     # The weights.
     accelerator = _accelerator(recipe)
     strategy = build_strategy(recipe.distributed, world, accelerator.device, full=recipe.adapter is None)
-    precision = world.on_main(
-        lambda: set_matmul_precision(
-            run.float32_matmul_precision() or recipe.model.float32_matmul_precision, accelerator.device
-        )
-    )
+    wanted = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
+    precision = world.on_main(lambda: set_matmul_precision(wanted, accelerator.device))
     torch.set_float32_matmul_precision(precision)
     policy = _load_policy(recipe, algorithm, strategy, accelerator.device)
     sampler = make_sampler(recipe, lambda: policy.model, policy.head.dtype, eos_ids=chat.eos_ids, world=world)
@@ -100,7 +101,6 @@ def build_trainer(
 
     # The run so far.
     run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)), precision)
-    last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
     step, has_checksums = 0, True
     if last:
         has_checksums = world.on_main(lambda: checkpoints.verify(last))
@@ -111,16 +111,11 @@ def build_trainer(
     optimizer = strategy.prepare(policy, optimizer)
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
-    if world.size > 1:
-        console.say(f"{world.size} processes, {strategy.name}")
-    if precision != "highest":
-        console.say(f"float32 products in {precision} precision (bfloat16 factors, float32 sums)")
+    _say_what_runs(recipe, console, world, strategy, precision, last, has_checksums=has_checksums)
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
-    if last:
-        console.say(f"{recipe.folder}: going on from {last.name}")
-    if not has_checksums:
-        console.say(f"{last}: written without checksums, by an earlier release: a damaged byte would not be noticed")
+    if critic is not None and not step and _needs_trial(recipe.critic):
+        _try_critic(critic, train, world, console, strategy.unsharded(policy))
     # The solver's own model cannot sample rollouts and critiques at once.
     concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
     served = critic is not None and recipe.critic is not None and recipe.critic.is_remote
@@ -157,6 +152,45 @@ def _load_policy(
     if recipe.probe is not None:  # it compares with the base where the algorithm has no teacher
         algorithm.teacher_of(policy)
     return policy
+
+
+def _say_what_runs(
+    recipe: config.Recipe,
+    console: Console,
+    world: World,
+    strategy: ParallelStrategy,
+    precision: str,
+    last: Path | None,
+    *,
+    has_checksums: bool,
+) -> None:
+    """Print processes, precision and the checkpoint that a run goes on from."""
+    if world.size > 1:
+        console.say(f"{world.size} processes, {strategy.name}")
+    if precision != "highest":
+        console.say(f"float32 products in {precision} precision (bfloat16 factors, float32 sums)")
+    if last:
+        console.say(f"{recipe.folder}: going on from {last.name}")
+    if not has_checksums:
+        console.say(f"{last}: written without checksums, by an earlier release: a damaged byte would not be noticed")
+
+
+def _needs_trial(critic: config.CriticConfig | None) -> bool:
+    """Return whether a critic may be unable to write any critique, and whether its recipe minds."""
+    return isinstance(critic, config.LLMCriticConfig) and critic.max_failure_share < 1
+
+
+def _try_critic(
+    critic: Critic, problems: list[Problem], world: World, console: Console, unsharded: AbstractContextManager[None]
+) -> None:
+    """Ask a critic for its first critiques, and refuse it if all of them fail."""
+    attempts = world.shard(preflight.trial_attempts(problems))
+    with console.stage("critic's trial", len(attempts)) as advance, unsharded:
+        results = []
+        for result in critic.critique(attempts):
+            results.append(result)
+            advance(1)
+    preflight.check_trial(world.gather(results))
 
 
 def _drop_long_problems(

@@ -3,7 +3,6 @@
 One loop serves every algorithm. `trainer.build` makes the parts from a recipe.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +29,7 @@ from stepalign.trainer import checkpoints
 from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
+from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
 from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_warnings
 from stepalign.trainer.weight_sync import WeightSync
@@ -77,8 +77,9 @@ class Trainer:
     """Updates begin with the first critiques, while others are made."""
     step: int = 0
     """Optimizer steps done."""
-    _failed_steps: int = 0
-    """Steps running in which too many critiques failed."""
+
+    def __post_init__(self) -> None:
+        self._failure_limit = FailureLimit(self.recipe.critic, self.recipe.folder)
 
     def train(self) -> None:
         """Evaluate, then train and evaluate until the last step is done."""
@@ -120,7 +121,7 @@ class Trainer:
                 streaming = self.streaming and cached is None
                 critiques = [] if streaming else cached or self._critiques(step, rollouts, stream)
                 self.weight_sync.sleep()
-            self._stop_on_failing_critic(step, critiques)
+            self._failure_limit.check(step, critiques)
             try:
                 examples, critiques, metrics = self._update(
                     rollouts, problems, critiques, stream if streaming else None
@@ -129,7 +130,7 @@ class Trainer:
                 raise StepalignError(f"{self.recipe.folder}, step {step}: {error}") from None
             if streaming:
                 self.run.save_critiques(step, critiques)
-                self._stop_on_failing_critic(step, critiques)
+                self._failure_limit.check(step, critiques)
         self.step = step
         self.algorithm.after_step(self.policy)
         spans = {name: spans for name, spans in self.console.spans.items() if name != "learn"}
@@ -180,23 +181,6 @@ class Trainer:
         critiques = [by_rollout[rollout.id] for rollout in rollouts]
         self.run.save_critiques(step, critiques)
         return critiques
-
-    def _stop_on_failing_critic(self, step: int, critiques: Sequence[CriticResult]) -> None:
-        """Raise a StepalignError where most critiques of several steps running have failed."""
-        critic = self.recipe.critic
-        if critic is None or not critiques:
-            return
-        failures = [result for result in critiques if isinstance(result, CritiqueFailure)]
-        too_many = len(failures) > critic.max_failure_share * len(critiques)
-        self._failed_steps = self._failed_steps + 1 if too_many else 0
-        if self._failed_steps >= critic.max_failed_steps:
-            reasons = ", ".join(f"{n} {name}" for name, n in Counter(f.reason for f in failures).most_common())
-            raise StepalignError(
-                f"{self.recipe.folder}, step {step}: {len(failures)} of {len(critiques)} critiques failed ({reasons}), "
-                f"as in the {self._failed_steps - 1} steps before. For example rollout {failures[0].rollout_id}: "
-                f"{failures[0].detail or failures[0].reason}. Another critic or prompt? critic.max_failure_share = 1 "
-                "never stops a run"
-            )
 
     def _update(
         self,
@@ -314,6 +298,8 @@ class Trainer:
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
         per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
+        failed = sum(isinstance(result, CritiqueFailure) for result in critiques)
+        counts = {**examples.outcomes, **({"failed": failed} if critiques else {})}
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {
@@ -325,7 +311,7 @@ class Trainer:
             **values,
             "cases": examples.cases,
             "failures": examples.failures,
-            "outcomes": examples.outcomes,
+            "outcomes": counts,
             "checks": outcomes(critiques),
             "critic_tokens": {
                 "read": sum(result.prompt_tokens for result in critiques),
@@ -335,13 +321,13 @@ class Trainer:
             "seconds": seconds,
         }
         self.run.append_metrics(line)
-        logged = values | {f"outcomes/{name}": count for name, count in examples.outcomes.items()}
+        logged = values | {f"outcomes/{name}": count for name, count in counts.items()}
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=self.step)
         for warning in step_warnings(
             rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
         ):
             self.console.warn(f"step {self.step}: {warning}")
-        self.console.step_done(f"step {self.step}: {step_line(values, examples.outcomes, seconds)}")
+        self.console.step_done(f"step {self.step}: {step_line(values, counts, seconds)}")
         self._call("on_step_end", line)
 
     def _call(self, hook: str, *arguments: Any) -> None:

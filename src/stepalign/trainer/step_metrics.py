@@ -83,10 +83,11 @@ def step_warnings(
 
 
 def step_line(values: Mapping[str, Any], outcomes: Mapping[str, int], seconds: Mapping[str, float]) -> str:
-    """Write a step's metrics, the rollouts that fell back or dropped out, and each stage's share in one line."""
+    """Write a step's metrics, what failed, fell back or dropped out, and each stage's share in one line."""
     loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
     total = sum(seconds.values()) or 1.0
-    missing = "".join(f"{outcomes[name]} {name}, " for name in ("fallback", "dropped", "masked") if outcomes.get(name))
+    names = ("failed", "fallback", "dropped", "masked")
+    missing = "".join(f"{outcomes[name]} {name}, " for name in names if outcomes.get(name))
     return (
         f"{loss}correct {values['correct']:.0%}, {values['completion_tokens'] / values['rollouts']:.0f} tokens, "
         + missing

@@ -1,0 +1,140 @@
+"""What is known before the first evaluation, and before the weights are loaded where it can be."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serving.fault_server import Reply, free_url, serving
+from stepalign import cli, config, models, preflight
+from stepalign.config.recipe import Recipe
+from stepalign.critics import sample
+from stepalign.critics.schema import compose, num_sections
+from stepalign.data import load
+from stepalign.errors import StepalignError
+from stepalign.launch import train
+from stepalign.records import Verdict
+from stepalign.rewards import final_answers
+from stepalign.trace import parse
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the weights are loaded")
+
+    monkeypatch.setattr(models, "load_policy", refuse)
+
+
+def served(*urls: str) -> str:
+    bases = ", ".join(f'"{url}"' for url in urls)
+    return f'critic={{ kind = "openai", base_url = [{bases}], model = "m", max_retries = 0, timeout_s = 5 }}'
+
+
+def copied(prompt: str) -> str:
+    """The critique of a right solution."""
+    attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
+    verdicts = [Verdict(step=step, correct=True) for step in range(1, num_sections(parse(attempt)) + 1)]
+    return compose("A", verdicts, attempt) if attempt else "yes"
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (None, r"no critic endpoint works \(http.*Connect.*Start it, then the same command"),
+        (Reply(status=404, body='{"error": "no model m"}'), r"answers 404 .*no model m.*critic\.model"),
+        (Reply(status=401, body="{}"), r"answers 401 .*STEPALIGN_CRITIC_API_KEY"),
+        (Reply(status=403, body="{}"), "answers 403 "),
+        (Reply(status=301, headers={"Location": "/"}), "answers 301 "),
+        (Reply(status=502, body="<html>"), "no critic endpoint works .*answers 502"),
+        (Reply(status=200, body="<html>Welcome</html>"), "no critic endpoint works .*not a chat completion"),
+        (Reply(drop=True), "no critic endpoint works"),
+    ],
+)
+def test_a_server_that_can_serve_nobody_is_known_before_the_weights_are_loaded(
+    reply: Reply | None, said: str, make_recipe: MakeRecipe
+) -> None:
+    start = time.perf_counter()
+    with serving(reply or Reply()) as server, pytest.raises(StepalignError, match=said):
+        train(make_recipe(served(server.url if reply else free_url()[0])))
+    assert time.perf_counter() - start < 10
+
+
+def test_one_server_of_two_is_enough(make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
+    dead, _ = free_url()
+    with serving(Reply(copied)) as server:
+        train(make_recipe(served(server.url, dead), "training.max_steps=1", "problems.holdout=0"))
+    assert f"critic: {dead}: Client" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply("Looks good to me!"), r"all 3 of its first attempts, .* \(3 parse\)\. For example: the answer has none"),
+        (Reply(status=400, body="context too long"), r"\(3 refused\)\. For example: .*context too long"),
+        (Reply("I think", finish="length"), r"\(3 truncated\)"),
+    ],
+)
+def test_a_critic_that_fails_on_its_first_attempts_stops_the_run_before_the_first_evaluation(
+    reply: Reply, said: str, make_recipe: MakeRecipe
+) -> None:
+    settings = make_recipe(served("http://url"), "training.max_steps=1")
+    with serving(choose=lambda request: Reply("yes") if request["max_tokens"] == 1 else reply) as server:
+        settings = make_recipe(served(server.url))
+        with pytest.raises(StepalignError, match=said):
+            train(settings)
+    assert not (settings.folder / "evaluations").exists()
+    assert not (settings.folder / "rollouts").exists()
+
+
+def test_a_model_without_room_for_the_message_is_no_critic(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("critic.kind=self", "critic.max_tokens=900")
+    with pytest.raises(StepalignError, match=r"\(3 no room\)\. For example: a message of \d+ tokens"):
+        train(settings)
+    assert not (settings.folder / "evaluations").exists()
+
+
+def test_a_run_that_is_done_needs_no_server(make_recipe: MakeRecipe) -> None:
+    keys = ("training.max_steps=1", "problems.holdout=0")
+    with serving(Reply(copied)) as server:
+        train(make_recipe(served(server.url), *keys))
+    train(make_recipe(served(server.url), *keys))
+
+
+def test_any_problem_makes_an_attempt_that_is_right() -> None:
+    problems = [sample.PROBLEM, *load(config.SumsConfig(count=3)).problems]
+    for problem, rollout in preflight.trial_attempts(problems):
+        assert parse(rollout.text).formatted
+        assert final_answers(rollout.text) == (problem.answer,)
+
+
+BROKEN = ["{{ problem.statement.text }}", "{% if %}", "{{ unknown }}", None]
+
+
+@pytest.mark.parametrize("text", BROKEN)
+@pytest.mark.parametrize("key", ["critic.prompt", "context.template", "context.fallback_template", "prompts.solver"])
+def test_a_dry_run_finds_a_template_that_cannot_be_rendered(
+    key: str, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "mine.txt").write_text(text)
+    (tmp_path / "recipe.toml").write_text(
+        'name = "n"\nmodel.name_or_path = "a/model"\nproblems.train.source = "sums"\n'
+        'critic = { kind = "openai", base_url = "http://localhost/v1", model = "m" }\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["stepalign", "train", "recipe.toml", f"{key}=mine.txt", "--dry-run"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.out) == (2, "")
+    assert "mine.txt" in printed.err
