@@ -60,7 +60,7 @@ SIBLING = replace(
     grade=Grade(correct=True, outcome="correct"),
 )
 OTHER = Problem(id="q", statement="What is 1 + 1?", solution="1 + 1 = 2.", answer="2")
-OTHERS = ("sibling", "feedback", "sdpo", "demonstration", "other-demonstration", "past", "sd-zero")
+OTHERS = ("sibling", "feedback", "sdpo", "demonstration", "other-demonstration", "past", "sd-zero", "hint")
 
 
 def own(folder: Path, text: str) -> contexts.Context:

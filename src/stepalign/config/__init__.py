@@ -15,6 +15,8 @@ from stepalign.config.algorithms import (
     GRPODistillationConfig,
     PolicyGradientConfig,
     PolicyRatioConfig,
+    SeqKDConfig,
+    SFTConfig,
 )
 from stepalign.config.critics import (
     ChecksConfig,

@@ -15,7 +15,7 @@ from typing import Self
 
 from stepalign import config
 from stepalign.chat import Chat
-from stepalign.critics.llm import CritiqueWriter, ModelReply, PendingCritique
+from stepalign.critics.llm import CritiqueWriter, ModelReply, PendingCritique, without_thinking
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
@@ -87,7 +87,7 @@ class SelfCritic:
         for completion in own.sampler.sample(list(requests.values()), self._sampling, adapter=None):
             pending = by_id[completion.id]
             reply = ModelReply(
-                text=own.chat.decode(completion.ids)[0].rpartition("</think>")[2],
+                text=without_thinking(own.chat.decode(completion.ids)[0]),
                 truncated=completion.finish == "length",
                 prompt_tokens=len(requests[completion.id].prompt_ids),
                 completion_tokens=len(completion.ids),

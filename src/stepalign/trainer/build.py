@@ -3,7 +3,7 @@
 Everything that can be wrong with a recipe is found before the weights are loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, data, models, preflight
+from stepalign import config, data, models, preflight, prompts
 from stepalign.algorithms.base import Algorithm
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
@@ -25,7 +25,7 @@ from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem
+from stepalign.records import Problem, TokenIds
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints
@@ -56,8 +56,9 @@ def build_trainer(
         StepalignError: the recipe cannot be run as it is.
     """
     # From the recipe alone.
-    chat = load_chat(recipe.model)
+    words = stack.enter_context(prompts.recorded())
     prompt = SolverPrompt(recipe.prompts)
+    chat = load_chat(recipe.model, prompt.before, run.date())
     context_limit = models.context_limit(recipe.model)
     algorithm: Algorithm[Any] = registry.build(
         recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
@@ -72,6 +73,7 @@ def build_trainer(
             folder=recipe.folder,
             own=lambda: OwnModel(chat, solver.sampler, context_limit),
         )
+    run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
     train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)
@@ -88,19 +90,12 @@ def build_trainer(
     policy = _load_policy(recipe, algorithm, strategy, accelerator.device)
     sampler = make_sampler(recipe, lambda: policy.model, policy.head.dtype, eos_ids=chat.eos_ids, world=world)
     solver = Solver(chat, sampler, grader, prompt, world)
-    texts = (
-        (
-            *solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking),
-            *chat.encode_text(problem.solution or problem.answer),
-        )
-        for problem in train
-    )
-    weight_sync = WeightSync(sampler, policy, recipe, texts, world)
+    weight_sync = WeightSync(sampler, policy, recipe, _texts(recipe, solver, train), world)
     stack.callback(weight_sync.close)
     optimizer = adamw(policy, recipe.optimizer)
 
     # The run so far.
-    run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)), precision)
+    run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision)
     step, has_checksums = 0, True
     if last:
         has_checksums = world.on_main(lambda: checkpoints.verify(last))
@@ -152,6 +147,21 @@ def _load_policy(
     if recipe.probe is not None:  # it compares with the base where the algorithm has no teacher
         algorithm.teacher_of(policy)
     return policy
+
+
+def _fingerprint(recipe: config.Recipe) -> dict[str, str]:
+    """Return the digests of the base's files, and of those of a teacher with a model of its own."""
+    base, teacher = models.fingerprint(recipe.model), recipe.teacher.model_of(recipe.model)
+    if teacher is not recipe.model:
+        base |= {f"teacher/{name}": digest for name, digest in models.fingerprint(teacher).items()}
+    return base
+
+
+def _texts(recipe: config.Recipe, solver: Solver, problems: Sequence[Problem]) -> Iterator[TokenIds]:
+    """Yield each problem's prompt followed by its reference solution, of the kind that is sampled."""
+    for problem in problems:
+        prompt_ids = solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking)
+        yield (*prompt_ids, *solver.chat.encode_text(problem.solution or problem.answer))
 
 
 def _say_what_runs(
