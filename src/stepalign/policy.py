@@ -88,9 +88,19 @@ class Policy(nn.Module):
         """The output projection of the base."""
         return self.head_of(self._base_weights or {})
 
+    @cached_property
+    def shares_prefixes(self) -> bool:
+        """True where attention takes a mask of any shape, as views in one row need (`collate`)."""
+        settings = self.base.config.get_text_config()
+        full = set(getattr(settings, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        return full and settings._attn_implementation == "sdpa"
+
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the hidden states that predict the batch's loss tokens, with gradients to what is trained."""
-        output = self.base.get_decoder()(input_ids=batch.input_ids, use_cache=False)
+        shared = {"position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
+        output = self.base.get_decoder()(
+            input_ids=batch.input_ids, use_cache=False, **(shared if batch.attention_mask is not None else {})
+        )
         hidden: Tensor = output.last_hidden_state[batch.rows, batch.columns]
         return hidden
 

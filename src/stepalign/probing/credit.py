@@ -8,7 +8,7 @@ the two of `recipes/smollm2-sums.toml` it is 37 %, and would pay.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from stepalign.algorithms.distillation_loss import DistillationExample
 from stepalign.algorithms.self_distillation import distillation_example
 from stepalign.algorithms.teacher_prompt import DoesNotFit
 from stepalign.chat import Chat
-from stepalign.collate import Batch, collate, split_views
+from stepalign.collate import Batch, collate, sharing_order, split_views
 from stepalign.contexts import Context, ContextInput, others
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
@@ -52,6 +52,7 @@ def score_views(
     views: Sequence[View],
     *,
     top: int = 0,
+    share_prefixes: bool = False,
 ) -> list[TokenScores]:
     """Score every view, in the given order.
 
@@ -60,14 +61,17 @@ def score_views(
         head: the model's output embedding.
         views: of any lengths.
         top: the number of likeliest tokens kept in each place.
+        share_prefixes: let views that begin alike share a row (`Policy.shares_prefixes`).
     """
     by_index: dict[int, TokenScores] = {}
     # The longest come first, so that running out of memory shows at once.
-    order = sorted(range(len(views)), key=lambda index: -len(views[index].input_ids))
-    remaining = iter(order)
     max_tokens = BATCH_TOKENS.get(head.device.type, BATCH_TOKENS["cuda"])
-    for group in split_views([views[index] for index in order], max_tokens):
-        batch = collate(group).to(head.device)
+    order = sorted(range(len(views)), key=lambda index: -len(views[index].input_ids))
+    if share_prefixes:
+        order = sharing_order(views, max_tokens)
+    remaining = iter(order)
+    for group in split_views([views[index] for index in order], max_tokens, share_prefixes=share_prefixes):
+        batch = collate(group, share_prefixes=share_prefixes).to(head.device)
         scored = scores(forward(batch), head, batch.targets, top=top)
         sizes = [view.num_loss_tokens for view in group]
         parts = (
@@ -137,11 +141,8 @@ class CreditScorer:
             unscored = {name: example.student for (name, _), example in examples.items() if name not in students}
             teacher_views = [example.teacher for example in examples.values()]
             self.tokens += sum(len(view.input_ids) for view in (*unscored.values(), *teacher_views))
-            head = self.policy.head
-            students |= zip(
-                unscored, score_views(self.policy, head, list(unscored.values()), top=self.top), strict=True
-            )
-            teachers = score_views(self.teacher.forward, self.teacher.head, teacher_views, top=self.top)
+            students |= zip(unscored, self._score(self.policy, self.policy, unscored.values()), strict=True)
+            teachers = self._score(self.teacher, self.teacher.forward, teacher_views)
             yield [
                 Credit(
                     rollout_id=rollout_id,
@@ -154,6 +155,14 @@ class CreditScorer:
                 )
                 for ((rollout_id, context_name), example), teacher in zip(examples.items(), teachers, strict=True)
             ]
+
+    def _score(
+        self,
+        model: Policy | Teacher,
+        forward: Callable[[Batch], Float[Tensor, "tokens hidden"]],
+        views: Collection[View],
+    ) -> list[TokenScores]:
+        return score_views(forward, model.head, list(views), top=self.top, share_prefixes=model.shares_prefixes)
 
     def _example(self, context: Context, source: ContextInput) -> DistillationExample | None:
         reason = "teacher prompt too long"

@@ -175,6 +175,11 @@ class EMATeacher:
         """The average's output projection."""
         return self.average.head(self._policy)
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """The policy's."""
+        return self._policy.shares_prefixes
+
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the average's hidden states."""
         return self.average.forward(self._policy, batch)

@@ -26,6 +26,11 @@ class PolicyTeacher:
         """The policy's output projection."""
         return self._policy.head
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """The policy's."""
+        return self._policy.shares_prefixes
+
     def after_update(self, policy: Policy) -> None:
         """Do nothing: the policy's weights are read in each forward pass."""
 

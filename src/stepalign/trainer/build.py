@@ -18,7 +18,7 @@ from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic, ServedCritic
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
@@ -110,7 +110,7 @@ def build_trainer(
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if critic is not None and not step and _needs_trial(recipe.critic):
-        _try_critic(critic, train, world, console, strategy.unsharded(policy))
+        _try_critic(critic, train, recipe.sampling.max_new_tokens, world, console, strategy.unsharded(policy))
     # The solver's own model cannot sample rollouts and critiques at once.
     concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
     served = critic is not None and recipe.critic is not None and recipe.critic.is_remote
@@ -191,7 +191,12 @@ def _needs_trial(critic: config.CriticConfig | None) -> bool:
 
 
 def _try_critic(
-    critic: Critic, problems: list[Problem], world: World, console: Console, unsharded: AbstractContextManager[None]
+    critic: Critic,
+    problems: list[Problem],
+    max_new_tokens: int,
+    world: World,
+    console: Console,
+    unsharded: AbstractContextManager[None],
 ) -> None:
     """Ask a critic for its first critiques, and refuse it if all of them fail."""
     attempts = world.shard(preflight.trial_attempts(problems))
@@ -201,6 +206,8 @@ def _try_critic(
             results.append(result)
             advance(1)
     preflight.check_trial(world.gather(results))
+    if isinstance(critic, SelfCritic) and (lack := critic.lack_of_room(problems, max_new_tokens)):
+        console.warn(lack)
 
 
 def _drop_long_problems(

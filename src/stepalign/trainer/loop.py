@@ -206,7 +206,8 @@ class Trainer:
             step_examples.extend(built)
             return built.examples
 
-        limits = self.recipe.training.micro_batch_size, self.recipe.training.max_tokens_per_micro_batch
+        training = self.recipe.training
+        limits = training.micro_batch_size, training.max_tokens_per_micro_batch, self.policy.shares_prefixes
         lengths = None
         if stream is None:
             build(critiques)
