@@ -88,7 +88,7 @@ AnyGraderConfig = Annotated[SerializeAsAny[GraderConfig], FAMILIES["grader"]]
 
 @register("grader", "math", implementation="stepalign.rewards.math:MathGrader")
 class MathGraderConfig(GraderConfig):
-    """Final answers compared by math-verify."""
+    """Final answers compared as mathematics."""
 
     kind: Literal["math"] = "math"
 
