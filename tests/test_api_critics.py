@@ -189,7 +189,16 @@ def test_a_critic_that_errs_by_one_step_finds_none(planted: Path, make_recipe: M
 
 IGNORE = [
     f"critic.validation.{name}=ignore"
-    for name in ("layout", "exact_copy", "normalized_copy", "error_not_quoted", "case", "verdicts", "final_answer")
+    for name in (
+        "layout",
+        "exact_copy",
+        "normalized_copy",
+        "error_not_quoted",
+        "true_equations",
+        "case",
+        "verdicts",
+        "final_answer",
+    )
 ]
 
 

@@ -108,7 +108,8 @@ def check_adapter(model: config.ModelConfig, adapter: Path) -> None:
             f"{path}: peft_type = {settings.peft_type.value}: prompt and prefix tuning are not supported, "
             "only adapters within the layers, such as LoRA"
         )
-    if kept := kept_fingerprint(adapter.absolute().parent.parent):
+    kept = kept_fingerprint(adapter.absolute().parent.parent)
+    if kept := {name: digest for name, digest in kept.items() if not name.startswith("teacher/")}:
         if changed := [name for name, _, _ in differences(kept, fingerprint(model))]:
             raise StepalignError(
                 f"{adapter}: trained on another base than model.name_or_path = {model.name_or_path!r}: "
@@ -136,7 +137,10 @@ def fingerprint(model: config.ModelConfig) -> dict[str, str]:
 
 
 def kept_fingerprint(run_folder: Path) -> dict[str, str]:
-    """Return the fingerprint of the base that a run began with; empty for a folder of something else."""
+    """Return the fingerprint of the base that a run began with; empty for a folder of something else.
+
+    Names of a teacher's files begin with `teacher/`.
+    """
     try:
         kept = json.loads((run_folder / "manifest.json").read_bytes()).get("base")
     except (OSError, ValueError, AttributeError):

@@ -18,6 +18,8 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 TokenIds = tuple[int, ...]
 Case = Literal["A", "B", "C", "D"]
 FinishReason = Literal["stop", "length"]
+RolloutSource = Literal["policy", "reference", "teacher"]
+"""Author of a completion; `reference` is the problem's reference solution in the solver's format."""
 Nats = Annotated[float, Field(allow_inf_nan=False)]
 """A log-probability."""
 TopTokens = tuple[tuple[int, Nats], ...]
@@ -82,12 +84,21 @@ class Rollout:
     grade: Grade | None = None
     sampler_logprobs: tuple[Nats, ...] | None = None
     """The log-probability of each completion id that a sampler with weights of its own gave it, at temperature 1."""
+    source: RolloutSource = "policy"
+    """The author of the completion."""
+    turn: Literal[1, 2] = 1
+    """2 where the prompt shows a hint, or feedback on a first attempt."""
 
     def __post_init__(self) -> None:
         count = len(self.completion_ids)
         for name, values in (("token starts", self.token_starts), ("log-probabilities", self.sampler_logprobs)):
             if values is not None and len(values) != count:
                 raise ValueError(f"rollout {self.id}: {count} completion ids but {len(values)} {name}")
+
+    @property
+    def on_policy(self) -> bool:
+        """True where the policy sampled it from the solver's own prompt."""
+        return self.source == "policy" and self.turn == 1
 
     @property
     def correct(self) -> bool:

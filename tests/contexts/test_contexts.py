@@ -60,7 +60,7 @@ SIBLING = replace(
     grade=Grade(correct=True, outcome="correct"),
 )
 OTHER = Problem(id="q", statement="What is 1 + 1?", solution="1 + 1 = 2.", answer="2")
-OTHERS = ("sibling", "feedback", "sdpo", "demonstration", "other-demonstration", "past", "sd-zero")
+OTHERS = ("sibling", "feedback", "sdpo", "demonstration", "other-demonstration", "past", "sd-zero", "hint")
 
 
 def own(folder: Path, text: str) -> contexts.Context:
@@ -93,7 +93,8 @@ def shown(
         ("verdicts", "verdicts", CRITIQUE),
         *((design, design, CRITIQUE) for design in BETWEEN),
         *((f"{design}-correct", design, RIGHT) for design in BETWEEN),
-        *((design, design, None) for design in OTHERS),
+        *((design, design, None) for design in (*OTHERS, "feedback-request")),
+        ("second-turn", "second-turn", CRITIQUE),
     ],
 )
 def test_a_teachers_message_reads_as_it_did(golden: str, name: str, critique: Critique | None) -> None:

@@ -144,8 +144,8 @@ def test_the_case_fits_the_grade(case: str, given: Rollout, passes: bool) -> Non
 def test_fully_correct_on_a_wrong_answer_is_a_lie() -> None:
     right = tuple(Verdict(step=k, correct=True) for k in (1, 2, 3))
     lie = critique(case="A", verdicts=right, correct_part=TEXT, corrected_step="", continuation="")
-    assert failed(lie) == {"case", "final_answer"}
-    assert failed(lie, rollout(correct=True)) == set()  # a grader that says so has the last word
+    assert failed(lie) == {"case", "true_equations", "final_answer"}
+    assert failed(lie, rollout(correct=True)) == {"true_equations"}  # a grader has the last word on the answer alone
 
 
 def test_a_case_needs_its_wrong_step_among_the_trace() -> None:

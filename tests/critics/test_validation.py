@@ -67,7 +67,7 @@ def test_reasons_that_quote_are_left_out() -> None:
     quoting = (Verdict(step=1, correct=True), Verdict(step=2, correct=False, reason="85 + 12 = 98 is wrong"))
     found = accepted(critique(verdicts=quoting))
     assert (found.repaired, "98" in found.text, "Step 2: Incorrect.\n" in found.text) == (
-        ("error_not_quoted",),
+        ("error_not_quoted", "true_equations"),
         False,
         True,
     )
@@ -82,7 +82,7 @@ def test_what_mending_does_not_mend_is_asked_for_again() -> None:
     quoting = critique(corrected_step="### Step 2: Green\nThe green ones come next.\n85 + 12 = 98")
     found = rejected(quoting)
     assert (found.reason, validator().may_retry(found), found.fallback) == ("error_not_quoted", True, None)
-    assert [check.name for check in found.checks if not check.passed] == ["error_not_quoted"]
+    assert [check.name for check in found.checks if not check.passed] == ["error_not_quoted", "true_equations"]
 
 
 @pytest.mark.parametrize(

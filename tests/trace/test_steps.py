@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.trace import StepFormat, boxed, parse, response_start, steps
+from stepalign.trace import StepFormat, boxed, parse, response_start, steps, write_steps
 
 APPENDIX_B = Path(__file__).parents[2] / "../shared/paper/appendix-b"
 
@@ -248,3 +248,27 @@ def test_a_megabyte_of_anything_is_read_in_linear_time(unit):
 )
 def test_the_final_answer_is_the_final_sections_last_box_or_else_every_different_one(text, answers):
     assert StepFormat().final_answers(parse(text)) == answers
+
+
+@pytest.mark.parametrize(
+    ("solution", "expected"),
+    [
+        ("### Step 1: Add\nx\n\n### Final Answer:\n\\boxed{9}", None),
+        ("### Step 1: Add\nx", "### Step 1: Add\nx\n\n### Final Answer:\n\n\\boxed{9}"),
+        ("a = 4\nb = 9\n", "### Step 1:\na = 4\n\n### Step 2:\nb = 9\n\n### Final Answer:\n\n\\boxed{9}"),
+        ("One.\nTwo.\n \nThree.", "### Step 1:\nOne.\nTwo.\n\n### Step 2:\nThree.\n\n### Final Answer:\n\n\\boxed{9}"),
+        (
+            "**Step 1:** x\n\nSo \\boxed{9}.",
+            "### Step 1:\n**Step 1:** x\n\n### Step 2:\nSo \\boxed{9}.\n\n### Final Answer:\n\n\\boxed{9}",
+        ),
+    ],
+)  # fmt: skip
+def test_a_solution_is_written_in_the_format(solution, expected):
+    written = write_steps(solution, "9")
+    assert written == (solution if expected is None else expected)
+    assert parse(written).formatted
+    assert StepFormat().final_answers(parse(written)) == ("9",)
+
+
+def test_headings_of_its_own_that_break_the_format_are_not_written_over():
+    assert write_steps("### Step 4: x\n\\boxed{9}", "9") is None

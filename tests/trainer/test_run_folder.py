@@ -174,14 +174,20 @@ def result(rollout_id: str) -> CritiqueFailure | Critique:
 
 
 def test_rollouts_and_critiques_of_a_step_come_back_as_they_were(run: RunFolder) -> None:
-    assert run.rollouts(1, BATCH) is None
-    assert run.critiques(1, BATCH) is None
+    assert run.rollouts(1, BATCH, 2) is None
+    assert run.critiques(1, BATCH, 2) is None
     rollouts, answers = [of_step(name) for name in IDS], [result(name) for name in IDS]
     run.save_rollouts(1, rollouts)
     run.save_critiques(1, answers)
-    assert run.rollouts(1, BATCH) == rollouts
-    assert run.critiques(1, BATCH) == answers
-    assert run.rollouts(2, BATCH) is None
+    assert run.rollouts(1, BATCH, 2) == rollouts
+    assert run.critiques(1, BATCH, 2) == answers
+    assert run.rollouts(2, BATCH, 2) is None
+    assert run.second_turns(1, ["a/second"]) is None
+    second = [replace(of_step(IDS[0]), id="a/second", turn=2)]
+    run.save_second_turns(1, second)
+    assert run.second_turns(1, ["a/second"]) == second
+    with pytest.raises(StepalignError, match=r"1 lines for 1 rollouts: 1 missing \(b/second"):
+        run.second_turns(1, ["b/second"])
 
 
 @pytest.mark.parametrize("room", ["rollouts", "critiques"])
@@ -216,15 +222,15 @@ def test_missing_doubled_and_altered_lines_are_found_and_the_remedy_is_said(
     run = RunFolder(settings)
     try:
         if not known and not fault:
-            assert getattr(run, room)(1, BATCH), "a change that only a checksum shows"
+            assert getattr(run, room)(1, BATCH, 2), "a change that only a checksum shows"
             return
         expected = rf"{room}/step-000001\.jsonl: damaged, its checksum is not" if known else fault
         with pytest.raises(StepalignError, match=expected) as raised:
-            getattr(run, room)(1, BATCH)
+            getattr(run, room)(1, BATCH, 2)
         command = str(raised.value).partition("To make it again: `")[2].partition("`")[0]
         subprocess.run(command, shell=True, check=True)
-        assert getattr(run, room)(1, BATCH) is None
-        assert run.critiques(1, BATCH) is None
+        assert getattr(run, room)(1, BATCH, 2) is None
+        assert run.critiques(1, BATCH, 2) is None
     finally:
         run.close()
 
@@ -237,7 +243,7 @@ def test_a_file_written_again_has_the_new_checksum(settings: Recipe) -> None:
     log = settings.folder / "checksums.jsonl"
     log.write_text(log.read_text() + '{"file": "rollouts/st')  # killed while it wrote
     run = RunFolder(settings)
-    assert [answer.critic for answer in run.critiques(1, BATCH) or ()] == ["two"] * 6
+    assert [answer.critic for answer in run.critiques(1, BATCH, 2) or ()] == ["two"] * 6
     run.close()
 
 
@@ -284,7 +290,7 @@ def test_a_damaged_rollout_file_is_an_error_that_names_the_line(run: RunFolder) 
     file.parent.mkdir()
     file.write_text(to_json(of_step(IDS[0])) + '\n{"id": "r1"}\n')  # of an earlier release, without a checksum
     with pytest.raises(StepalignError, match=r"step-000001\.jsonl, line 2: not a Rollout"):
-        run.rollouts(1, BATCH)
+        run.rollouts(1, BATCH, 2)
 
 
 def test_a_step_in_which_nothing_ran_has_an_empty_timeline(run: RunFolder) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepalign.collate import Batch
 from stepalign.policy import Policy
-from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout, RolloutSource, TokenIds
 from stepalign.teachers import Teacher
 from stepalign.teachers.stateless import BaseTeacher
 from stepalign.views import TrainingExample, View
@@ -93,13 +93,30 @@ class Algorithm(Loss[E], Protocol[E]):
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the problems lack what the algorithm needs. By default all are accepted."""
 
+    def rollout_source(self, step: int) -> RolloutSource:
+        """Return who writes a step's completions, by the step's number alone; by default the policy."""
+        return "policy"
+
+    def teacher_prompts(self, problems: Sequence[Problem]) -> Mapping[str, TokenIds]:
+        """Return the prompt ids by problem id that the teacher completes, where it is a step's source."""
+        return {}
+
+    def second_turn(
+        self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
+    ) -> Mapping[str, TokenIds]:
+        """Return prompt ids from which the policy samples once more, by the first rollout's id; by default none.
+
+        The rollouts of the second turn come to `build_examples` after those of the first.
+        """
+        return {}
+
     def build_examples(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
     ) -> StepExamples[E]:
         """Build an example for every rollout that carries a gradient.
 
         Args:
-            rollouts: graded, of one step.
+            rollouts: graded, of one step; those of a second turn last.
             problems: by id.
             critiques: by rollout id; empty where no critique is needed.
         """

@@ -4,16 +4,17 @@ The teacher reads a context (critique, reference solution, sibling, feedback) be
 reads the problem alone. Both score the same completion ids. A rollout without a critique falls back or drops out; one
 for which the context has nothing to show drops out. Both are counted.
 
-Left out: sequences from a data set, because the paper is fully on-policy (lambda 1).
+With `lmbda` below 1 some steps train on reference solutions instead of rollouts (GKD); the paper is fully on-policy.
 
     stepalign train recipes/paper/stepalign.toml
 """
 
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any, Literal
 
 from stepalign import config
-from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.algorithms.distillation_loss import DistillationExample, DistillationLoss
 from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, ChosenContext, TeacherContext, count_critiques
 from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limited_teacher
@@ -22,12 +23,14 @@ from stepalign.contexts import Context, ContextInput
 from stepalign.critics.first_error import first_error_span
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
-from stepalign.records import CriticResult, Critique, Problem, Rollout
+from stepalign.records import CriticResult, Critique, Problem, Rollout, RolloutSource
+from stepalign.rollouts.references import reference_text
+from stepalign.seeding import derive_seed
 from stepalign.trace import token_span
 from stepalign.views import View
 
 
-class SelfDistillation(DistillationLoss):
+class SelfDistillation(DistillationLoss, Algorithm[DistillationExample]):
     """Distillation of the same model, shown a context, into itself without it."""
 
     def __init__(
@@ -41,6 +44,7 @@ class SelfDistillation(DistillationLoss):
         teacher: config.TeacherConfig,
         num_generations: int,
         max_tokens: int | None = None,
+        seed: int = 0,
     ) -> None:
         """Load contexts and check that they fit the recipe.
 
@@ -53,12 +57,13 @@ class SelfDistillation(DistillationLoss):
             teacher: kind, length limit and thinking boundary.
             num_generations: rollouts of each problem.
             max_tokens: padded tokens of one teacher pass, at most; None is no bound.
+            seed: the run's, for the draws of `algorithm.lmbda`.
 
         Raises:
             StepalignError: context, loss span, critic and groups do not go together.
         """
         super().__init__(algorithm, teacher=teacher, max_tokens=max_tokens)
-        self.num_iterations = algorithm.num_iterations
+        self.num_iterations, self.seed = algorithm.num_iterations, seed
         self.chat, self.before = chat, tuple(before)
         span = "algorithm.loss_span = 'until_first_error'" if algorithm.loss_span == "until_first_error" else ""
         self.context = TeacherContext(context, critic, num_generations=num_generations, critique_for=span)
@@ -88,11 +93,20 @@ class SelfDistillation(DistillationLoss):
             "teacher": limited_teacher(recipe, chat, context_limit),
             "num_generations": recipe.training.num_generations,
             "max_tokens": recipe.training.max_tokens_per_micro_batch,
+            "seed": recipe.seed,
         }
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
-        """Raise a StepalignError where a context shows a reference solution and problems have none."""
+        """Raise a StepalignError where a reference solution is needed and missing, or breaks the solver's format."""
         self.context.check_problems(problems)
+        if self.algorithm.lmbda < 1:
+            for problem in problems:
+                reference_text(problem)
+
+    def rollout_source(self, step: int) -> RolloutSource:
+        """Draw by `algorithm.lmbda` whether the step is on the policy's rollouts or on reference solutions (GKD)."""
+        draw = Random(derive_seed(self.seed, "lmbda", step)).random()
+        return "policy" if draw < self.algorithm.lmbda else "reference"
 
     def build_examples(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]

@@ -15,6 +15,10 @@ from stepalign.config.algorithms import (
     GRPODistillationConfig,
     PolicyGradientConfig,
     PolicyRatioConfig,
+    RLTFFMConfig,
+    RLTFSDConfig,
+    SeqKDConfig,
+    SFTConfig,
 )
 from stepalign.config.critics import (
     ChecksConfig,

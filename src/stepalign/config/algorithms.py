@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from stepalign.config.registry import FAMILIES, RUNTIME, Table, register
+from stepalign.config.registry import FAMILIES, RUNTIME, Share, Table, register
 
 
 class AlgorithmConfig(Table):
@@ -118,6 +118,8 @@ class DistillationConfig(PolicyRatioConfig):
     """The largest divergence (nats) of a token or an entry; with support `sampled` the largest absolute advantage."""
     num_loss_tokens_to_skip: NonNegativeInt = 0
     """The number of first tokens of each completion that have no loss (the thinking boundary)."""
+    lmbda: Share = 1.0
+    """The probability that a step trains on the policy's rollouts; else it trains on the reference solutions (GKD)."""
     loss_span: Literal["all", "until_first_error"] = "all"
     """The tokens with a loss; `until_first_error` ends at the first wrong token of the critique."""
 
@@ -145,6 +147,11 @@ class DistillationConfig(PolicyRatioConfig):
         elif self.beta != 1:
             raise ValueError(
                 f"{support} with beta = {self.beta}: the sampled token estimates reverse KL alone; set beta = 1"
+            )
+        elif self.lmbda < 1:
+            raise ValueError(
+                f"{support} with lmbda = {self.lmbda}: a reference solution was not sampled from the student, so its "
+                "tokens estimate no divergence; set lmbda = 1 or another support"
             )
         elif self.clip_mode == "entry":
             raise ValueError(f"{support} with clip_mode = 'entry': its advantage is a token's; set clip_mode = 'token'")
@@ -260,4 +267,57 @@ class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
     def _one_reference(self) -> Self:
         if self.kl_coef:
             raise ValueError(f"kl_coef = {self.kl_coef}: the pass without gradients is the teacher's; leave it at 0")
+        if self.lmbda < 1:
+            raise ValueError(f"lmbda = {self.lmbda}: a reference solution has no group to compare its reward with")
         return self
+
+
+@register("algorithm", "rltf_sd", implementation="stepalign.algorithms.rltf_sd:RLTFSD")
+class RLTFSDConfig(AlgorithmConfig):
+    """A policy gradient on the first turn's prompt with second turns, sampled after feedback (RLTF-SD)."""
+
+    kind: Literal["rltf_sd"] = "rltf_sd"
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """None: second turns are sampled, and there is no other model."""
+        return None
+
+
+@register("algorithm", "rltf_fm", implementation="stepalign.algorithms.rltf_fm:RLTFFM")
+class RLTFFMConfig(PolicyGradientConfig):
+    """GRPO, and beside it the likelihood of the critique given problem and attempt (RLTF-FM)."""
+
+    kind: Literal["rltf_fm"] = "rltf_fm"
+    feedback_weight: NonNegativeFloat = 0.1
+    """The weight of the critiques' mean negative log-likelihood."""
+    feedback_template: str = "feedback-request"
+    """The name or file of the template that asks for a critique; it may use `problem` and `attempt`."""
+
+
+@register("algorithm", "sft", implementation="stepalign.algorithms.sft:SFT")
+class SFTConfig(AlgorithmConfig):
+    """Cross-entropy on reference solutions, or on the policy's own right rollouts (STaR); no teacher, no critic."""
+
+    uses_teacher: ClassVar[bool] = False
+    kind: Literal["sft"] = "sft"
+    sequences: Literal["references", "rollouts"] = "references"
+    """Sequences to learn: reference solutions in the solver's format, or the policy's right rollouts."""
+    rationalize: bool = False
+    """A problem without a right rollout is tried again under `context.template`, and learned without it if right."""
+
+    @model_validator(mode="after")
+    def _rationalizes_rollouts(self) -> Self:
+        if self.rationalize and self.sequences == "references":
+            raise ValueError("rationalize = true with sequences = 'references': nothing is sampled; set 'rollouts'")
+        return self
+
+
+@register("algorithm", "seq-kd", implementation="stepalign.algorithms.seq_kd:SeqKD")
+class SeqKDConfig(AlgorithmConfig):
+    """Cross-entropy on what the teacher writes under the context; no critic."""
+
+    uses_teacher: ClassVar[bool] = False
+    kind: Literal["seq-kd"] = "seq-kd"
+    only_correct: bool = False
+    """Only the teacher's right completions are learned."""

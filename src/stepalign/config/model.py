@@ -1,7 +1,10 @@
 """The `[model]` table: the weights of a causal language model."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
+
+from pydantic import Field
 
 from stepalign.assets import SOLVER
 from stepalign.config.registry import TEMPLATE, Table
@@ -26,6 +29,8 @@ class ModelConfig(Table):
     """The attention implementation of transformers."""
     chat_template_path: Annotated[Path | None, TEMPLATE] = None
     """A Jinja file, for a tokenizer that has no chat template of its own."""
+    chat_template_date: Annotated[date, Field(strict=False)] | None = None
+    """The date that a chat template shows; None is the day on which the folder of results was begun."""
 
     @property
     def location(self) -> str:

@@ -30,6 +30,10 @@ from stepalign.trace import parse
 OF_CRITIQUE = frozenset({"critique", "wrong_step", "paraphrase"})
 OF_OTHERS = frozenset({"sibling", "demonstration"})
 VARIABLES = OF_CRITIQUE | OF_OTHERS | {"problem", "solution", "answer", "attempt", "correct", "feedback"}
+BEFORE_ATTEMPT = frozenset({"problem", "solution", "answer"})
+"""Variables that are known before a rollout is sampled."""
+BEFORE_CRITIQUE = BEFORE_ATTEMPT | {"attempt", "correct", "feedback"}
+"""Variables that are known before a rollout is critiqued."""
 
 _CUT = "\n[…]"
 

@@ -17,13 +17,11 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from stepalign import config
-from stepalign.critics.llm import ModelReply
+from stepalign.critics.llm import MAX_CHARS_PER_TOKEN, ModelReply, without_thinking
 from stepalign.io import AppendLog
 from stepalign.serving.client import Call, Client, to_json
 from stepalign.serving.endpoints import Endpoints
 
-_MAX_CHARS_PER_TOKEN = 16
-"""More characters than a token has on average, in any text."""
 _CHECK_TIMEOUT_S = 60.0
 _ENVELOPE = 2**20
 """Bytes of a reply besides its text."""
@@ -96,7 +94,7 @@ class ChatCompletions:
             f"{settings.api_key_env}; the same command then goes on from here.",
         )
         self._timeout_s = settings.timeout_s
-        self._cache, self._max_chars = cache, settings.max_tokens * _MAX_CHARS_PER_TOKEN
+        self._cache, self._max_chars = cache, settings.max_tokens * MAX_CHARS_PER_TOKEN
         self._pending: dict[str, asyncio.Task[ModelReply]] = {}
 
     async def __aenter__(self) -> Self:
@@ -134,7 +132,7 @@ class ChatCompletions:
         reply = await self._client.post(
             Call(path="/chat/completions", body=body, read=self._read, max_bytes=max_bytes, timeout_s=self._timeout_s)
         )
-        if self._cache:
+        if self._cache and reply.finish == "stop":  # another end may not come again
             self._cache.put(key, reply)
         return reply
 
@@ -147,12 +145,14 @@ class ChatCompletions:
             content = self._client.redact.text(_text(choice["message"].get("content")))  # it may be in parts
             usage = completion.get("usage")
             tokens = {name: _count(usage, name) for name in ("prompt_tokens", "completion_tokens")}
-            text = content.rpartition("</think>")[2]  # thinking in a field of its own is not read
+            text = without_thinking(content)  # thinking in a field of its own is not read
             text = text.encode(errors="replace").decode()  # half a surrogate pair could not be written to a file
-            truncated = choice.get("finish_reason") == "length" or len(text) > self._max_chars
+            finish = choice.get("finish_reason")
+            truncated = finish == "length" or len(text) > self._max_chars
+            finish = "stop" if truncated else str(finish)[:80]
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise ValueError("not a chat completion") from None
-        return ModelReply(text=text[: self._max_chars], truncated=truncated, **tokens)
+        return ModelReply(text=text[: self._max_chars], truncated=truncated, finish=finish, **tokens)
 
 
 def _text(content: object) -> str:

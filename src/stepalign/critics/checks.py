@@ -6,23 +6,28 @@ over the longer length, section by section: at 1 it neither omits nor adds a cha
 the whole is compared. `error_not_quoted` measures the wrong step's *own* lines, because a corrected step may keep those
 of the problem and the correct part; in case C it is measured where the solver finished the step.
 
-Left out: whether a step that the critic calls correct is correct, because that is the critic's judgement. The critic
-benchmark measures it.
+`true_equations` judges all that teaches: the steps called correct in the solver's own bytes, reasons, and correction.
+
+Left out: whether a step that the critic calls correct is correct beyond its arithmetic, because that is the critic's
+judgement. The critic benchmark measures it.
 """
 
 import re
 from contextlib import suppress
+from fractions import Fraction
 
 from stepalign import config
 from stepalign.critics import schema
 from stepalign.critics.arithmetic import equations
+from stepalign.critics.arithmetic.chains import Link
+from stepalign.critics.arithmetic.words import in_figures
 from stepalign.records import Check, Critique, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.trace import Section, Trace, boxed, parse
 
 NAMES = (
-    "layout", "case", "verdicts", "exact_copy", "normalized_copy", "error_not_quoted", "final_answer",
-    "reference_overlap", "length",
+    "length", "layout", "case", "verdicts", "exact_copy", "normalized_copy", "error_not_quoted", "true_equations",
+    "completed_step", "final_answer", "reference_overlap",
 )  # fmt: skip
 """Every check, in the order in which they run."""
 
@@ -45,15 +50,17 @@ class Checker:
         trace = parse(rollout.text, rollout.response_start)
         exact, normalized = _copy_likeness(critique, trace)
         return (
-            _layout(critique),
+            self._length(critique, problem, rollout),
+            _layout(critique, trace),
             _case(critique, rollout, trace),
             _verdicts(critique, trace),
             self._copy("exact_copy", exact),
             self._copy("normalized_copy", normalized),
             _error_not_quoted(critique, problem, rollout, trace),
+            _true_equations(critique, trace),
+            _completed_step(critique, problem, trace),
             self._final_answer(critique, problem, rollout),
             self._reference_overlap(critique, problem, rollout),
-            self._length(critique, problem, rollout),
         )
 
     def needs_algebra(self, critique: Critique, problem: Problem, rollout: Rollout) -> bool:
@@ -84,9 +91,14 @@ class Checker:
         return _result("reference_overlap", measure, passed, f"{measure:.0%} of the correction is the reference's text")
 
     def _length(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
-        measure = len(critique.text) / max(len(rollout.text), len(problem.solution), MIN_LENGTH)
         most = self._settings.max_length
+        measure = most * len(critique.text) / max_length(self._settings, problem, rollout)
         return _result("length", measure, measure <= most, f"{measure:.1f} times as long, at most {most:g} is allowed")
+
+
+def max_length(settings: config.ChecksConfig, problem: Problem, rollout: Rollout) -> float:
+    """Return the most characters of a critique."""
+    return settings.max_length * max(len(rollout.text), len(problem.solution), MIN_LENGTH)
 
 
 def _equal(stated: str, critique: Critique, problem: Problem, rollout: Rollout) -> bool | None:
@@ -103,11 +115,13 @@ def _result(name: str, measure: float, passed: bool, detail: str) -> Check:
     return Check(name=name, measure=round(measure, 4), passed=passed, detail="" if passed else detail)
 
 
-def _layout(critique: Critique) -> Check:
-    whole = False
+def _layout(critique: Critique, trace: Trace) -> Check:
+    whole, detail = False, "the text is not composed of the critique's parts"
     with suppress(ValueError):
         whole = schema.text_of(critique) == critique.text
-    return _result("layout", float(whole), whole, "the text is not composed of the critique's parts")
+    if whole and (fault := schema.fault_within(f"{critique.corrected_step}\n{critique.continuation}", trace)):
+        whole, detail = False, f"the correction has {fault} within it"
+    return _result("layout", float(whole), whole, detail)
 
 
 def _case(critique: Critique, rollout: Rollout, trace: Trace) -> Check:
@@ -131,15 +145,20 @@ def _verdicts(critique: Critique, trace: Trace) -> Check:
 
 def _copy_likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], dict[str, float]]:
     """Compare each correct section with its copy: exactly, and normalized."""
+    exact: dict[str, float] = {}
+    normalized: dict[str, float] = {}
+    if remainder := verbatim_remainder(critique, trace):
+        exact["the remainder"] = _likeness(critique.continuation.strip(), remainder.strip())
+        normalized["the remainder"] = _likeness(normalize(critique.continuation), normalize(remainder))
     original, copy = schema.original(trace, critique.first_error).strip(), critique.correct_part.strip()
     if copy == original:
-        return {}, {}
+        return exact, normalized
     sections, copies = _pieces(original, trace), _pieces(copy, parse(copy))
     if len(copies) != len(sections):
         sections, copies = [("the correct part", original)], [("", copy)]
     pairs = [(name, copied, text) for (name, text), (_, copied) in zip(sections, copies, strict=True)]
-    exact = {name: _likeness(copied, text) for name, copied, text in pairs}
-    return exact, {name: _likeness(normalize(copied), normalize(text)) for name, copied, text in pairs}
+    exact |= {name: _likeness(copied, text) for name, copied, text in pairs}
+    return exact, normalized | {name: _likeness(normalize(copied), normalize(text)) for name, copied, text in pairs}
 
 
 def _pieces(text: str, trace: Trace) -> list[tuple[str, str]]:
@@ -160,6 +179,12 @@ def _name(section: Section) -> str:
 def _likeness(copy: str, original: str) -> float:
     longer = max(len(copy), len(original))
     return schema.fidelity(copy, original) * len(original) / longer if longer else 1.0
+
+
+def verbatim_remainder(critique: Critique, trace: Trace) -> str:
+    """Return the remainder that case B copies; empty in other cases, and where a false equation changes it."""
+    remainder = schema.remainder(trace, critique.first_error, critique.case)
+    return "" if equations.false_links(remainder) else remainder
 
 
 _MARKS = re.compile(
@@ -190,6 +215,62 @@ def _error_not_quoted(critique: Critique, problem: Problem, rollout: Rollout, tr
     false = _has_false_equation(wrong, critics_text)
     how = "quoted" if measure == 1 else "quoted in a reason" if quoted else "repeated in its false equation"
     return _result("error_not_quoted", measure, not (measure == 1 or quoted or false), f"the wrong step {k} is {how}")
+
+
+def _true_equations(critique: Critique, trace: Trace) -> Check:
+    """Judge every equation of the copied part, of the steps called correct, of the reasons and of the correction."""
+    first = critique.first_error
+    sections = (*trace.steps, *([trace.answer_section] if trace.answer_section else []))
+    judged = {verdict.step for verdict in critique.verdicts if verdict.correct}
+    texts = [trace.content(section) for k, section in enumerate(sections, start=1) if k in judged or first is None]
+    if first is None or critique.correct_part:
+        before = trace.text[: trace.steps[0].start] if trace.steps else trace.text if first is None else ""
+        texts.append(before[trace.response_start :])
+    reasons = [verdict.reason for verdict in critique.verdicts if verdict.reason]
+    texts += [*reasons, critique.corrected_step, critique.continuation]
+    false = [link for text in texts for link in _false_links(text)]
+    total = sum(len(chain.parts) - 1 for text in texts for chain in equations.find_equations(text))
+    shown = " = ".join(" ".join(side.text.split())[:40] for side in false[0]) if false else ""
+    measure = 1 - min(len(false) / max(total, 1), 1) if false else 1.0
+    return _result("true_equations", measure, not false, f"what teaches says {shown!r}, which is false")
+
+
+def _false_links(text: str) -> list[Link]:
+    return equations.false_links(text) or equations.false_links(in_figures(text))
+
+
+_MIN_KEPT = 0.2
+"""Least share of a step's own words and numbers in its completed form, without a result to keep."""
+
+
+def _completed_step(critique: Critique, problem: Problem, trace: Trace) -> Check:
+    """In case B, ask whether the completed step has the results of the step on which the remainder rests."""
+    k = critique.first_error
+    count = len(trace.steps) + (trace.answer_section is not None)
+    if critique.case != "B" or k is None or k > count:
+        return _result("completed_step", 1.0, True, "")
+    step, rest = trace.content(trace.section(k)), trace.text[trace.section(k).end :]
+    known = _values(f"{problem.statement}\n{schema.original(trace, k)}")
+    false = {number.value for link in equations.false_links(step) for side in link for number in side.literals}
+    results = {chain.result for chain in equations.find_equations(step)} - known - false
+    needed = results & _values(rest)
+    if needed:
+        measure = len(needed & _values(critique.corrected_step)) / len(needed)
+        detail = "the completed step lacks a result on which the remainder rests"
+        return _result("completed_step", measure, measure == 1, detail)
+    own, completed = (_content_words(text) for text in (step, critique.corrected_step))
+    measure = len(own & completed) / max(len(own), 1) if own else 1.0
+    return _result("completed_step", measure, measure >= _MIN_KEPT, "the completed step has nothing of the step")
+
+
+def _values(text: str) -> set[Fraction | None]:
+    return {number.value for number in equations.find_numbers(in_figures(text))}
+
+
+def _content_words(step: str) -> set[str]:
+    """Return the words of four letters or more, the numbers and the variables of a step without its heading."""
+    _, _, body = step.strip().partition("\n")
+    return set(re.findall(r"[^\W\d_]{4,}|\d+|(?<![^\W\d_])[b-zB-HJ-Z](?![^\W\d_])", (body or step).casefold()))
 
 
 _EQUALS_NUMBER = re.compile(r"(?:=|≈|\\approx)\D{0,12}?\d+")

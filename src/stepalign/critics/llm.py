@@ -6,6 +6,7 @@ mode (`schema` for copy, `splice` for splice), checked (`checks`) and validated 
 model is asked again, with what was wrong at the message's end.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -13,14 +14,19 @@ from jinja2 import Template
 
 from stepalign import config, prompts
 from stepalign.critics import sample, schema, splice
+from stepalign.critics.checks import max_length
+from stepalign.critics.quoting import quote, unquote
 from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.trace import parse
+from stepalign.trace.thoughts import THOUGHT_MARKS
 
 VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
 """Variables of a critic's template."""
 
+MAX_CHARS_PER_TOKEN = 16
+"""More characters than a token has on average, in any text."""
 _TEMPLATES = {"copy": "critic", "splice": "critic-splice"}
 
 
@@ -31,8 +37,37 @@ class ModelReply:
     text: str
     truncated: bool = False
     """True if it reached `max_tokens`, or is longer than they can be."""
+    finish: str = "stop"
+    """The server's reason for the end. A reply is whole at `stop` alone."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+_THINK, _THINK_END = (
+    re.compile("|".join(re.escape(pair[side]) for pair in THOUGHT_MARKS), re.IGNORECASE) for side in (0, 1)
+)
+_JSON = re.compile(r"\s{0,40}(?:```[a-z]{0,8}\s{0,8})?\{")
+
+
+def without_thinking(reply: str) -> str:
+    """Return a reply without the critic's own thinking, which ends before the critique's last opening heading.
+
+    A thinking solver's copy stands behind that heading and keeps its own tags. JSON begins behind the thinking.
+    """
+    ends = [match.end() for match in _THINK_END.finditer(reply)]
+    if not ends:
+        return reply
+    opening = schema.last_opening(reply)
+    before = [end for end in ends if opening is None or end <= opening]
+    if opening is None:
+        before = [end for end in ends if _JSON.match(reply, end)][:1] or ends
+    return reply[before[-1] :] if before else reply
+
+
+def _is_thinking(reply: str, mode: str) -> bool:
+    """Tell whether thinking begins before the critique does, without an end."""
+    begin = schema.last_opening(reply) if mode == "copy" else reply.find("{")
+    return _THINK.search(reply, 0, len(reply) if begin is None or begin < 0 else begin) is not None
 
 
 @dataclass(eq=False)
@@ -61,7 +96,7 @@ class CritiqueWriter:
         """Render the user message of the next request."""
         message = prompts.render(self._template, _values(pending.problem, pending.rollout))
         if pending.rejections:
-            faults = [rejection.detail for rejection in pending.rejections]
+            faults = [quote(rejection.detail) for rejection in pending.rejections]
             message += "\n\n" + prompts.render(self._again, {"faults": faults})
         return message
 
@@ -69,21 +104,26 @@ class CritiqueWriter:
         """Read a reply, and count its tokens. The critique is not checked yet."""
         pending.prompt_tokens += reply.prompt_tokens
         pending.completion_tokens += reply.completion_tokens
-        if reply.truncated:
-            return self._reject(pending, "truncated", "the answer reached max_tokens")
-        if not reply.text.strip() or reply.text.lstrip().startswith("<think>"):
-            return self._reject(
-                pending, "parse", "its thinking never ends" if reply.text.strip() else "an empty answer"
-            )
-        trace = parse(pending.rollout.text, pending.rollout.response_start)
+        text, rollout = unquote(reply.text), pending.rollout
+        most = max_length(self._settings.checks, pending.problem, rollout)
+        for is_fault, reason, detail in (
+            (reply.truncated, "truncated", "the answer reached max_tokens"),
+            (reply.finish != "stop", "unfinished", f"the server ended the answer with {reply.finish[:80]!r}"),
+            (len(text) > most, "length", f"the answer has {len(text):,} characters, at most {most:,.0f} are allowed"),
+            (not text.strip(), "parse", "an empty answer"),
+            (_is_thinking(text, self._settings.mode), "parse", "its thinking never ends"),
+        ):
+            if is_fault:
+                return self._reject(pending, reason, detail)
+        trace = parse(rollout.text, rollout.response_start)
         try:
-            parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(reply.text, trace)
+            parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(text, trace)
         except schema.CritiqueFormatError as error:
             return self._reject(pending, "parse", f"the answer {error}")
         original = schema.original(trace, parsed.first_error)
         return Critique(
             **vars(parsed),
-            rollout_id=pending.rollout.id,
+            rollout_id=rollout.id,
             critic=self._critic,
             text=schema.text_of(parsed),
             fidelity=schema.fidelity(parsed.correct_part, original),
@@ -131,7 +171,8 @@ def load_template(settings: config.LLMCriticConfig) -> Template:
 
 
 def _values(problem: Problem, rollout: Rollout) -> dict[str, object]:
-    return {
-        "problem": problem.statement, "solution": problem.solution, "answer": problem.answer,
-        "attempt": rollout.text, "truncated": rollout.finish == "length",
+    """Return a template's values. What others wrote is quoted, so that it ends no section."""
+    texts = {
+        "problem": problem.statement, "solution": problem.solution, "answer": problem.answer, "attempt": rollout.text,
     }  # fmt: skip
+    return {**{name: quote(text) for name, text in texts.items()}, "truncated": rollout.finish == "length"}

@@ -17,8 +17,9 @@ from functools import cache
 from os.path import commonprefix
 from typing import NamedTuple
 
+from stepalign.critics.quoting import CONTROL, has_control_word
 from stepalign.records import Case, Critique, Verdict
-from stepalign.trace import Trace
+from stepalign.trace import Trace, boxed
 from stepalign.trace import parse as parse_trace
 
 SUMMARY = "### Summary"
@@ -132,6 +133,13 @@ def original(trace: Trace, first_error: int | None) -> str:
     return trim(trace.before(first_error))
 
 
+def remainder(trace: Trace, first_error: int | None, case: Case) -> str:
+    """Return the text that a critique of case B copies behind its completed step; empty for another critique."""
+    if case != "B" or first_error is None or not 1 <= first_error < num_sections(trace):
+        return ""
+    return trim(trace.text[trace.section(first_error).end :])
+
+
 # Repetitions are bounded: whatever a model writes, reading it takes linear time.
 _VERDICT = re.compile(
     r"^[ \t>*#_|+-]{0,8}(?:\d{1,3}[.)][ \t*_]{1,4})?"
@@ -166,6 +174,7 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
             raise CritiqueFormatError("says fully correct, but does not repeat the solution")
         # Lines of the critic's own after a whole copy are dropped.
         is_whole = solution.startswith(whole) and solution[len(whole) :].lstrip(" \t")[:1] in ("", "\n")
+        check_correction(solution[len(whole) :] if is_whole else solution, trace)
         return ParsedCritique(case, verdicts, whole if is_whole else solution)
     if first_error != (named := int(opening["k"])):
         raise CritiqueFormatError(f"its heading puts the error at step {named}, its summary at step {first_error}")
@@ -181,8 +190,28 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     corrected = _part(text, second.end(), third.start())
     if not corrected.strip():
         raise CritiqueFormatError(f"has no corrected step {first_error}")
-    continuation = _without_chatter(_part(text, third.end(), len(text)))
+    corrected, continuation = cut_tail(corrected, _part(text, third.end(), len(text)))
+    check_correction(f"{corrected}\n{continuation}", trace)
     return ParsedCritique(case, verdicts, _part(text, first.end(), second.start()), corrected, continuation)
+
+
+def last_opening(text: str) -> int | None:
+    """Return the start of the last heading that says whether a solution is correct."""
+    return max((match.start() for pattern in _OPENINGS.values() for match in pattern.finditer(text)), default=None)
+
+
+def check_correction(text: str, trace: Trace) -> None:
+    """Raise an error for a heading of the format or a control word that is not the trace's own."""
+    if fault := fault_within(text, trace):
+        raise CritiqueFormatError(f"has {fault} within a part")
+
+
+def fault_within(text: str, trace: Trace) -> str:
+    """Name a heading of the format or a control word in a part; empty where it has none, or it is the trace's."""
+    for pattern in _HEADINGS:
+        if any(match[0].strip() not in trace.text for match in pattern.finditer(text)):
+            return "a heading of the format"
+    return "a control word" if has_control_word(text) and not has_control_word(trace.text) else ""
 
 
 def check_fit(case: Case, first_error: int | None, judged: int, trace: Trace) -> None:
@@ -268,17 +297,47 @@ _OPENINGS: dict[Case, re.Pattern[str]] = {
 }
 
 
-def _without_chatter(solution: str) -> str:
-    """Remove what a model says behind a solution, after the paragraph of its last box."""
-    boxes = [match.end() for match in re.finditer(r"\\boxed\s{0,3}\{", solution)]
-    end = _PARAGRAPH.search(solution, boxes[-1]) if boxes else None
-    if end is None or parse_trace(solution[end.start() :]).steps:
+_HEADINGS = [
+    re.compile(r"^[ \t]{0,3}#{1,6}[ \t]{0,3}\*{0,2}Summary\*{0,2}:?[ \t]{0,8}$", re.MULTILINE | re.IGNORECASE),
+    re.compile(
+        r"^[ \t>*#-]{0,8}(?:Step[ \t]{0,3}\d{1,4}|Final[ \t]{1,3}Answer)\*{0,2}:[ \t*]{1,4}"
+        r"(?:Correct|Incorrect)\*{0,2}(?:\.[ \t*]{0,8}|[ \t]{0,3}--[^\n]*)?$",
+        re.MULTILINE | re.IGNORECASE,
+    ),
+    *_OPENINGS.values(),
+    *(_pattern(heading, first_sentence=True) for headings in HEADINGS.values() for heading in headings[1:]),
+]
+"""Every line of the format that is no part's own text."""
+
+
+def cut_tail(corrected_step: str, continuation: str) -> tuple[str, str]:
+    """Remove what a model says behind the sentence of its last box, and control words there."""
+    rest = parse_trace(continuation)
+    if boxed(continuation):
+        return corrected_step, _without_tail(continuation)
+    if boxed(corrected_step) and not rest.steps and rest.answer_section is None:
+        return _without_tail(corrected_step), ""
+    return corrected_step, continuation
+
+
+def _without_tail(solution: str) -> str:
+    last = boxed(solution)[-1]
+    starts = [match.end() for match in _BOX.finditer(solution)]
+    end = next((s for s in reversed(starts) if solution.startswith(f"{last}}}", s)), len(solution)) + len(last) + 1
+    if parse_trace(solution[end:]).steps:
         return solution
-    return trim(solution[: end.start()])
+    sentence = _SENTENCE_END.match(solution, end)
+    assert sentence is not None  # the pattern also matches nothing
+    control = CONTROL.search(solution, end)
+    return trim(solution[: min(sentence.end(), control.start() if control else len(solution))])
 
 
-_PARAGRAPH = re.compile(r"\n[ \t]*(?:\n|-{3,}[ \t]*(?:\n|$))(?![ \t\n]*(?:\\\]|\$\$))")
-"""The end of a paragraph, not within a displayed formula."""
+_BOX = re.compile(r"\\boxed\s{0,3}\{")
+_SENTENCE_END = re.compile(
+    r"(?:\s{0,20}(?:(?:\\\]|\$\$)(?:\n(?=[ \t]{0,3}[a-z]))?|\\\)|\$|\\end\{[a-z*]{1,20}\}|\*{1,3}|\}))*"
+    r"(?:[.!?]+|[ \t]{0,3}(?=[a-z,;(\\$%€£°])(?!\\boxed)(?:[^\n.!?]|[.](?=\d)){0,300}[.!?)\]$]{0,3})?"
+)
+"""The rest of a box's formula and sentence. A capital begins another sentence."""
 
 
 def _skip_rule(text: str, start: int) -> int:

@@ -63,6 +63,8 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     if spliced.case == "B" and not continuation.strip() and first < schema.num_sections(trace):
         continuation = trace.text[trace.section(first).end :]
     corrected, rest = schema.trim(spliced.corrected_step).strip(), schema.trim(continuation).strip()
+    corrected, rest = schema.cut_tail(corrected, rest)
+    schema.check_correction(f"{corrected}\n{rest}", trace)
     return ParsedCritique(spliced.case, verdicts, schema.original(trace, first), corrected, rest)
 
 

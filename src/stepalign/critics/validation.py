@@ -12,7 +12,7 @@ from typing import get_args
 
 from stepalign import config
 from stepalign.critics import Critic, schema
-from stepalign.critics.checks import Checker
+from stepalign.critics.checks import Checker, verbatim_remainder
 from stepalign.records import Check, Critique, CritiqueFailure, Problem, Rollout, Verdict
 from stepalign.rewards import Grader
 from stepalign.trace import parse
@@ -36,7 +36,7 @@ class Validator:
             own = splice(critique, rollout, keep_reasons=True)
             return replace(own, checks=checks, fidelity=critique.fidelity)
         if getattr(self._actions, failed[0].name) == "repair":
-            quoted = any(check.name == "error_not_quoted" and not check.passed for check in checks)
+            quoted = any(check.name in ("error_not_quoted", "true_equations") for check in checks if not check.passed)
             repaired = splice(critique, rollout, keep_reasons=not quoted)
             after = self.checker.check(repaired, problem, rollout)
             if not (failed := self._failed(after)):
@@ -85,12 +85,23 @@ class ValidatedCritic:
 
 
 def splice(critique: Critique, rollout: Rollout, *, keep_reasons: bool) -> Critique:
-    """Replace the copied part of a critique by the solver's own text. Reasons may quote the wrong step."""
+    """Replace the copied parts of a critique by the solver's own text, and cut what stands behind its last box.
+
+    Reasons may quote the wrong step. In case B the remainder is the solver's own as well.
+    """
     verdicts = critique.verdicts
     if not keep_reasons:
         verdicts = tuple(Verdict(step=verdict.step, correct=verdict.correct) for verdict in verdicts)
-    own = schema.original(parse(rollout.text, rollout.response_start), critique.first_error)
-    spliced = replace(critique, verdicts=verdicts, correct_part=own, fidelity=1.0)
+    trace = parse(rollout.text, rollout.response_start)
+    own = schema.original(trace, critique.first_error)
+    corrected, continuation = critique.corrected_step, critique.continuation
+    if remainder := verbatim_remainder(critique, trace):
+        continuation = remainder
+    elif critique.case != "A":
+        corrected, continuation = schema.cut_tail(corrected, continuation)
+    spliced = replace(
+        critique, verdicts=verdicts, correct_part=own, corrected_step=corrected, continuation=continuation, fidelity=1.0
+    )
     try:
         return replace(spliced, text=schema.text_of(spliced))
     except ValueError:  # case and verdicts contradict each other, which the check of the case reports

@@ -18,15 +18,8 @@ from os.path import commonprefix
 from random import Random
 from typing import get_args
 
-from stepalign.critics.arithmetic.equations import (
-    Chain,
-    evaluate,
-    false_links,
-    find_equations,
-    find_numbers,
-    is_decidable,
-    last_result,
-)
+from stepalign.critics.arithmetic.chains import Chain, is_decidable
+from stepalign.critics.arithmetic.equations import evaluate, false_links, find_equations, find_numbers, last_result
 from stepalign.critics.arithmetic.expressions import NUMBER, Expression, Number, Token, tokenize
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
 from stepalign.records import PlantedSlip, Problem, SlipKind

@@ -161,7 +161,8 @@ def lengths(
 ) -> tuple[Lengths, int]:
     """Return a rollout's lengths under a recipe, and the number of evaluation problems. See `planning.plan`."""
     train, evaluation, _ = prepare(settings.problems)
-    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
+    prompt = SolverPrompt(settings.prompts)
+    chat = load_chat(settings.model, prompt.before)
     sample, thinking = train[:_COUNTED], settings.sampling.enable_thinking
 
     def mean_tokens(texts: Iterable[str]) -> float:

@@ -6,7 +6,6 @@ Credit is appended to the folder as it is computed, so that a stopped probe cont
 marks) are complete, and in the folder, before.
 """
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,14 +14,14 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from stepalign import config, models
+from stepalign import config, models, prompts
 from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.chat import load_chat
 from stepalign.console import Console
 from stepalign.contexts import load
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.io import AppendLog, claim
+from stepalign.io import AppendLog, claim, kept_date
 from stepalign.manifest import manifest
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, inputs, page
@@ -62,14 +61,23 @@ def probe(
     Raises:
         StepalignError: the input is bad, which is raised before long work where possible; or `out` holds another probe.
     """
-    templates = [load(name) for name in dict.fromkeys(contexts or [settings.context.template])]
-    texts = {context.name: Path(str(context.template.filename)).read_bytes() for context in templates}
+    names = dict.fromkeys(contexts or [settings.context.template])
+    templates, words = [], {}
+    for name in names:
+        with prompts.recorded() as texts:
+            templates.append(load(name))
+        words[name] = prompts.digests(texts)
+    with prompts.recorded() as texts:
+        prompt = SolverPrompt(settings.prompts)
+    date = kept_date(out / "settings.json")
     shared = {"model", "prompts", "teacher", "sampling", "seed"}
     asked: dict[str, Any] = settings.model_dump(mode="json", include=shared)
     asked |= {
         "adapter": adapter and str(adapter),
         "rollouts": str(rollouts) if rollouts else settings.problems.model_dump(mode="json"),
-        "contexts": {name: hashlib.blake2b(text, digest_size=8).hexdigest() for name, text in texts.items()},
+        "contexts": words,
+        "words": prompts.digests(texts),
+        "date": str(date),
         "top": top,
         "limit": limit,
     }
@@ -90,7 +98,7 @@ def probe(
         given = inputs.read(rollouts, lambda: [p for part in prepare(settings.problems)[:2] for p in part], limit=limit)
     else:
         given = Probe(problems=tuple(prepare(settings.problems)[0][: limit and -(-limit // group_size)]), rollouts=())
-    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
+    chat = load_chat(settings.model, prompt.before, date)
     model = settings.teacher.model_of(settings.model)
     if model is not settings.model:
         check_tokenizer(model, chat)

@@ -1,9 +1,11 @@
 """Generation of rollouts: problems in, graded rollouts out; and the solver that a recipe names."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import torch
@@ -13,10 +15,12 @@ from stepalign import config, models
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
+from stepalign.io import kept_date
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem, Rollout, TokenIds
+from stepalign.records import Problem, Rollout, RolloutSource, TokenIds
 from stepalign.rewards import Grader
 from stepalign.rollouts import AdapterVersion, Completion, RemoteSampler, Request, Sampler
+from stepalign.rollouts.references import ReferenceSampler
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
 from stepalign.trace import response_start
@@ -46,6 +50,10 @@ class Solver:
         prefix: str,
         on_rollout: Callable[[Rollout], None] = lambda _: None,
         grade: Callable[[Sequence[Rollout]], list[Rollout]] | None = None,
+        prompts: Mapping[str, TokenIds] | None = None,
+        thinking: bool | None = None,
+        sampler: Sampler | None = None,
+        source: RolloutSource = "policy",
     ) -> list[Rollout]:
         """Sample and grade rollouts; each process does its share.
 
@@ -59,29 +67,132 @@ class Solver:
             prefix: the beginning of the rollouts' ids.
             on_rollout: called with each rollout of this process when it ends, before it is graded.
             grade: grades the rollouts of this process; None uses the solver's grader.
+            prompts: prompt ids by problem id; None is the solver's own.
+            thinking: the thinking switch of the prompts; None is that of `sampling`.
+            sampler: None is the solver's own.
+            source: for the record.
 
         Returns:
             The rollouts of all processes in the order of `problems`, samples of one problem side by side.
         """
         by_id = {problem.id: problem for problem in problems}
-        prompts = {name: self.prompt_ids(problem, thinking=sampling.enable_thinking) for name, problem in by_id.items()}
-        opened = {
-            name: self.chat.opens_thought(self.prompt.turns(problem), thinking=sampling.enable_thinking)
-            for name, problem in by_id.items()
-        }
-        mine = dict(self.world.shard(list(rollout_ids(problems, num_samples, prefix).items())))
+        thinking = sampling.enable_thinking if thinking is None else thinking
+        if prompts is None:
+            prompts = {name: self.prompt_ids(problem, thinking=thinking) for name, problem in by_id.items()}
+        opened = self._opened(by_id if source != "reference" else {}, thinking)
+        places = rollout_ids(problems, num_samples, prefix)
         requests = {
             rollout_id: Request(id=rollout_id, prompt_ids=prompts[name], seed=derive_seed(seed, name, number))
-            for rollout_id, (name, number) in mine.items()
+            for rollout_id, (name, number) in places.items()
         }
-        sampled: dict[str, Rollout] = {}
-        for completion in self.sampler.sample(list(requests.values()), sampling, adapter=adapter):
-            name, number = mine[completion.id]
-            rollout = self._rollout(requests[completion.id], completion, name, number, policy_step, opened[name])
-            sampled[rollout.id] = rollout
+        sample = (sampler or self.sampler).sample
+
+        def rollout_of(completion: Completion) -> Rollout:
+            name, number = places[completion.id]
+            request = requests[completion.id]
+            return self._rollout(request, completion, name, number, policy_step, name in opened, source=source)
+
+        return self._graded(
+            requests, lambda mine: sample(mine, sampling, adapter=adapter), rollout_of, by_id, on_rollout, grade
+        )
+
+    def reference_rollouts(
+        self,
+        problems: Sequence[Problem],
+        sampling: config.SamplingConfig,
+        *,
+        policy_step: int,
+        prefix: str,
+        on_rollout: Callable[[Rollout], None] = lambda _: None,
+        grade: Callable[[Sequence[Rollout]], list[Rollout]] | None = None,
+    ) -> list[Rollout]:
+        """Return each problem's reference solution as a rollout, in the solver's format; see `generate_rollouts`.
+
+        Raises:
+            StepalignError: a problem has no solution that can be written in the format.
+        """
+        by_id = {problem.id: problem for problem in problems}
+        places = {rollout_id: by_id[name] for rollout_id, (name, _) in rollout_ids(problems, 1, prefix).items()}
+        return self.generate_rollouts(
+            problems,
+            1,
+            sampling,
+            adapter=None,
+            policy_step=policy_step,
+            seed=0,
+            prefix=prefix,
+            on_rollout=on_rollout,
+            grade=grade,
+            sampler=ReferenceSampler(self.chat, places),
+            source="reference",
+        )
+
+    def second_turns(
+        self,
+        first: Sequence[Rollout],
+        prompts: Mapping[str, TokenIds],
+        problems: Mapping[str, Problem],
+        sampling: config.SamplingConfig,
+        *,
+        adapter: str | None,
+        seed: int,
+    ) -> list[Rollout]:
+        """Sample and grade a second completion for first rollouts, each from a prompt of its own.
+
+        Args:
+            first: the first turns, in every process.
+            prompts: by the first rollout's id; the others have no second turn.
+            problems: by id.
+            sampling: the decoding's settings.
+            adapter: the adapter in use; None is the base.
+            seed: each rollout's own is derived from it.
+        """
+        firsts = {f"{rollout.id}/second": rollout for rollout in first if rollout.id in prompts}
+        requests = {
+            rollout_id: Request(
+                id=rollout_id,
+                prompt_ids=prompts[rollout.id],
+                seed=derive_seed(seed, rollout.problem_id, rollout.sample),
+            )
+            for rollout_id, rollout in firsts.items()
+        }
+
+        opened = self._opened(problems, sampling.enable_thinking)
+
+        def rollout_of(completion: Completion) -> Rollout:
+            of, request = firsts[completion.id], requests[completion.id]
+            in_thought = of.problem_id in opened
+            return self._rollout(request, completion, of.problem_id, of.sample, of.policy_step, in_thought, turn=2)
+
+        return self._graded(
+            requests, lambda mine: self.sampler.sample(mine, sampling, adapter=adapter), rollout_of, problems
+        )
+
+    def _opened(self, problems: Mapping[str, Problem], thinking: bool) -> set[str]:
+        """Return the ids of the problems whose prompt ends inside a thought."""
+        turns = {name: self.prompt.turns(problem) for name, problem in problems.items()}
+        return {
+            name for name, conversation in turns.items() if self.chat.opens_thought(conversation, thinking=thinking)
+        }
+
+    def _graded(
+        self,
+        requests: Mapping[str, Request],
+        complete: Callable[[Sequence[Request]], Iterator[Completion]],
+        rollout_of: Callable[[Completion], Rollout],
+        problems: Mapping[str, Problem],
+        on_rollout: Callable[[Rollout], None] = lambda _: None,
+        grade: Callable[[Sequence[Rollout]], list[Rollout]] | None = None,
+    ) -> list[Rollout]:
+        """Complete and grade this process' share of the requests; return all processes' rollouts in their order."""
+        mine = dict(self.world.shard(list(requests.items())))
+        done: dict[str, Rollout] = {}
+        for completion in complete(list(mine.values())):
+            rollout = rollout_of(completion)
+            done[rollout.id] = rollout
             on_rollout(rollout)
-        rollouts = [sampled[rollout_id] for rollout_id in mine]
-        return self.world.gather(grade(rollouts) if grade else self.grader.grade(rollouts, by_id))
+        rollouts = [done[rollout_id] for rollout_id in mine]
+        return self.world.gather(grade(rollouts) if grade else self.grader.grade(rollouts, problems))
 
     def _rollout(
         self,
@@ -91,6 +202,9 @@ class Solver:
         number: int,
         policy_step: int,
         opened: bool,
+        *,
+        source: RolloutSource = "policy",
+        turn: Literal[1, 2] = 1,
     ) -> Rollout:
         text, starts = self.chat.decode(completion.ids)
         return Rollout(
@@ -106,6 +220,8 @@ class Solver:
             policy_step=policy_step,
             seed=request.seed,
             sampler_logprobs=completion.logprobs,
+            source=source,
+            turn=turn,
         )
 
 
@@ -143,9 +259,15 @@ def make_sampler(
 
 
 @contextmanager
-def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
-    """Load a recipe's solver with a PEFT adapter, or with none, and close it at the end."""
-    chat = load_chat(settings.model)
+def open_solver(settings: config.Recipe, adapter: Path | None, date: date | None = None) -> Iterator[Solver]:
+    """Load a recipe's solver with a PEFT adapter, or with none, and close it at the end.
+
+    A chat template shows `date`. Without one it shows the day on which the adapter's run began, else today.
+    """
+    prompt = SolverPrompt(settings.prompts)
+    if adapter is not None:
+        date = date or kept_date(adapter.absolute().parent.parent / "manifest.json")
+    chat = load_chat(settings.model, prompt.before, date)
     device = Accelerator().device
     dtype = models.resolve_dtype(settings.model.dtype, device)
     with ExitStack() as stack:
@@ -158,7 +280,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
                 models.check_adapter(settings.model, adapter)
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
         grader = stack.enter_context(registry.build(settings.grader))
-        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
+        yield Solver(chat, sampler, grader, prompt)
 
 
 @contextmanager

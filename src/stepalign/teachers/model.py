@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import PartialState
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from stepalign import config, models
 from stepalign.chat import Chat, load_tokenizer
@@ -51,6 +52,11 @@ class ModelTeacher(PolicyTeacher):
             )
         # Rows beyond the student's are padding: its tokens have no such ids.
         self._head = head[: len(policy.head)].to(device)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model itself, to sample from."""
+        return self._model.base
 
     @property
     def head(self) -> Float[Tensor, "vocab hidden"]:

@@ -5,7 +5,7 @@ A `TraceFormat` reads one way to write a solution. `parse` is the paper's format
 
 from stepalign.trace.base import Section, Trace, TraceFormat, boxed, step_spans, token_span
 from stepalign.trace.paragraphs import ParagraphFormat
-from stepalign.trace.steps import StepFormat, parse
+from stepalign.trace.steps import StepFormat, parse, write_steps
 from stepalign.trace.thoughts import response_start
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "response_start",
     "step_spans",
     "token_span",
+    "write_steps",
 ]

@@ -80,6 +80,20 @@ def parse(text: str, response_start: int | None = None) -> Trace:
     return Trace(text, tuple(sections), tuple(_faults(text, sections, markdown)), begin)
 
 
+def write_steps(solution: str, answer: str) -> str | None:
+    """Write a solution in the step format: as it is, with a final-answer section, or each of its parts as a step.
+
+    Parts are paragraphs, or the lines of a single one. None where the text itself has headings that break the format.
+    """
+    solution = solution.strip()
+    final = f"### Final Answer:\n\n\\boxed{{{answer}}}"
+    parts = re.split(r"\n[ \t\r]*\n\s*", solution)
+    parts = [part for part in (parts if len(parts) > 1 else solution.splitlines()) if part.strip()]
+    steps = [f"### Step {number}:\n{part.strip()}" for number, part in enumerate(parts, 1)]
+    candidates = solution, f"{solution}\n\n{final}", "\n\n".join([*steps, final])
+    return next((text for text in candidates if parse(text).formatted), None)
+
+
 # Repetitions are bounded, so that a megabyte of spaces or asterisks is read in linear time.
 _NAME = (
     r"(?:(?P<answer>Final[ \t]{1,3}Answer)(?!\w)"

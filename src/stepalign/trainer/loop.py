@@ -32,6 +32,7 @@ from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
 from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_warnings
+from stepalign.trainer.step_rollouts import make_rollouts, num_samples, second_turns
 from stepalign.trainer.weight_sync import WeightSync
 
 
@@ -113,13 +114,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step) + self.world.rank)
-        cached = self.run.critiques(step, batch)
+        samples = num_samples(self.recipe, self.algorithm, step)
+        cached = self.run.critiques(step, batch, samples)
         critic = self.critic if cached is None else None
         with CritiqueStream(problems, self.solver.grader, critic, concurrent=self.concurrent_critic) as stream:
             with self.strategy.unsharded(self.policy):
-                rollouts = self._rollouts(step, batch, stream)
+                rollouts = self._rollouts(step, batch, samples, stream)
                 streaming = self.streaming and cached is None
                 critiques = [] if streaming else cached or self._critiques(step, rollouts, stream)
+                parts = self.recipe, self.run, self.solver, self.algorithm, self.weight_sync, self.console
+                rollouts = [*rollouts, *second_turns(*parts, step, rollouts, problems, critiques)]
                 self.weight_sync.sleep()
             self._failure_limit.check(step, critiques)
             try:
@@ -137,34 +141,24 @@ class Trainer:
         self.run.append_timeline(step, {**spans, "answered": stream.spans})
         self._record(batch, rollouts, examples, critiques, {"lr": rate, **metrics})
 
-    def _rollouts(self, step: int, batch: Sequence[Problem], stream: CritiqueStream) -> list[Rollout]:
-        """Read the step's graded rollouts from the run's folder, or sample them; pass them to the stream."""
-        if (cached := self.run.rollouts(step, batch)) is not None:
+    def _rollouts(self, step: int, batch: Sequence[Problem], samples: int, stream: CritiqueStream) -> list[Rollout]:
+        """Read the step's graded rollouts from the run's folder, or make them; pass them to the stream."""
+        if (cached := self.run.rollouts(step, batch, samples)) is not None:
             mine = self.world.shard(cached)
             for rollout in mine:
                 stream.submit(rollout)
             stream.graded(mine)
             return cached
         self.weight_sync.sync(self.step)
-        training, sampling = self.recipe.training, self.recipe.sampling
-        max_tokens = training.rollouts_per_step * sampling.max_new_tokens / self.world.size
+        max_tokens = samples * len(batch) * self.recipe.sampling.max_new_tokens / self.world.size
         with self.console.stage("sample", max_tokens, "tokens") as advance:
 
             def sampled(rollout: Rollout) -> None:
                 stream.submit(rollout)
                 advance(len(rollout.completion_ids))
 
-            rollouts = self.solver.generate_rollouts(
-                batch,
-                training.num_generations,
-                sampling,
-                adapter=ADAPTER,
-                policy_step=self.step,
-                seed=derive_seed(self.recipe.seed, "rollouts", step),
-                prefix=f"step-{step:06d}",
-                on_rollout=sampled,
-                grade=stream.graded,
-            )
+            parts = self.recipe, self.solver, self.algorithm, self.policy
+            rollouts = make_rollouts(*parts, step, batch, on_rollout=sampled, grade=stream.graded)
         self.run.save_rollouts(step, rollouts)
         return rollouts
 
@@ -220,7 +214,7 @@ class Trainer:
                 return step_examples, list(critiques), {}
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
-        sampled = {rollout.id: rollout.sampler_logprobs for rollout in rollouts if rollout.sampler_logprobs}
+        sampled = {r.id: r.sampler_logprobs for r in rollouts if r.sampler_logprobs and r.on_policy}
         if self.recipe.lora.lora_dropout:  # the student's pass has a mask that the sampler has not
             sampled = {}
         metrics: dict[str, float] = {}
@@ -245,7 +239,7 @@ class Trainer:
             )
             if step_examples.examples:
                 self.algorithm.after_update(self.policy)
-        return step_examples, [results[rollout.id] for rollout in rollouts] if results else [], metrics
+        return step_examples, [results[r.id] for r in rollouts if r.id in results], metrics
 
     def save_checkpoint(self) -> None:
         """Write adapter, optimizer and step to the run's folder."""

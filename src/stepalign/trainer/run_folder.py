@@ -8,10 +8,13 @@ last checkpoint, and nothing that it already has is sampled or critiqued again. 
 `checksums.jsonl` before the file is written, and compared when the file is read.
 """
 
+import datetime
+import difflib
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -28,6 +31,7 @@ from stepalign.io import (
     AppendLog,
     claim,
     differences,
+    kept_date,
     read_json,
     read_jsonl,
     read_text,
@@ -56,6 +60,8 @@ class _Line(TypedDict):  # other keys pass
 
 
 _LINE = TypeAdapter(_Line)
+_DIFF_LINES = 12
+"""Lines of a changed template that a message shows."""
 
 
 class RunFolder:
@@ -68,7 +74,6 @@ class RunFolder:
             StepalignError: it belongs to another recipe, is in use, or cannot be written.
         """
         self.folder, self.seed = recipe.folder, recipe.seed
-        self._num_generations = recipe.training.num_generations
         self._checksums = AppendLog(self.folder / "checksums.jsonl", FileChecksum)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +91,7 @@ class RunFolder:
                 refusal="it holds a run of another recipe. Give this run another name (name=…), or delete that folder",
                 free=tuple(recipe.runtime_keys()),
             )
+            self._date = kept_date(self.folder / "manifest.json")
             self._sums = {entry.file: entry.sha256 for entry in self._checksums.read()}
         except BaseException:
             self.close()
@@ -107,6 +113,31 @@ class RunFolder:
         except (ValueError, AttributeError) as error:
             raise StepalignError(f"{path}: damaged: {error}") from None
         return precision
+
+    def date(self) -> datetime.date:
+        """Return the day on which the run began; chat templates may show it."""
+        return self._date
+
+    def keep_texts(self, texts: Mapping[str, str]) -> None:
+        """Keep the words of the run's templates, in `prompts/`.
+
+        Args:
+            texts: by file. Those that the folder has not kept yet are written.
+
+        Raises:
+            StepalignError: the run is resumed, and the words of a template have changed, with what differs.
+        """
+        started = (self.folder / "manifest.json").exists()
+        for name, text in texts.items():
+            path = self.folder / "prompts" / Path(*(part for part in Path(name).parts if part not in ("/", "..")))
+            if not started or not path.exists():
+                write_atomically(path, text)
+            elif (kept := path.read_bytes().decode(errors="replace")) != text:
+                lines = difflib.unified_diff(kept.splitlines(), text.splitlines(), str(path), name, lineterm="", n=0)
+                raise StepalignError(
+                    f"{name}: its words are no longer those this run began with, which {path} keeps. Restore them, or "
+                    "give this run another name (name=…). What differs:\n  " + "\n  ".join(islice(lines, _DIFF_LINES))
+                )
 
     def describe(
         self,
@@ -146,6 +177,7 @@ class RunFolder:
             self.folder / "manifest.json",
             {
                 **manifest(),
+                "date": str(self._date),
                 "seed": self.seed,
                 "float32_matmul_precision": float32_matmul_precision,
                 "problems": counts,
@@ -153,8 +185,8 @@ class RunFolder:
             },
         )
 
-    def rollouts(self, step: int, batch: Sequence[Problem]) -> list[Rollout] | None:
-        """Read the graded rollouts of a step on these problems; None if there are none.
+    def rollouts(self, step: int, batch: Sequence[Problem], num_samples: int) -> list[Rollout] | None:
+        """Read the graded rollouts of a step, `num_samples` on each of these problems; None if there are none.
 
         Raises:
             StepalignError: the file is damaged, or holds others than one rollout for each place of the batch.
@@ -164,15 +196,36 @@ class RunFolder:
             return None
         self._check(path)
         rollouts = read_jsonl(path, Rollout)
-        self._check_ids(path, step, batch, [rollout.id for rollout in rollouts])
+        wanted = list(rollout_ids(batch, num_samples, f"step-{step:06d}"))
+        self._check_ids(path, wanted, [rollout.id for rollout in rollouts])
         return rollouts
+
+    def second_turns(self, step: int, wanted: Sequence[str]) -> list[Rollout] | None:
+        """Read the graded rollouts of a step's second turn, which have these ids; None if there are none.
+
+        Raises:
+            StepalignError: the file is damaged, or holds others.
+        """
+        path = self._step_file("second-turns", step)
+        if not path.exists():
+            return None
+        self._check(path)
+        rollouts = read_jsonl(path, Rollout)
+        self._check_ids(path, wanted, [rollout.id for rollout in rollouts])
+        return rollouts
+
+    def save_second_turns(self, step: int, rollouts: Iterable[Rollout]) -> None:
+        """Write the graded rollouts of a step's second turn."""
+        self._write(self._step_file("second-turns", step), rollouts)
 
     def save_rollouts(self, step: int, rollouts: Iterable[Rollout]) -> None:
         """Write the graded rollouts of a step."""
         self._write(self._step_file("rollouts", step), rollouts)
 
-    def critiques(self, step: int, batch: Sequence[Problem]) -> list[Critique | CritiqueFailure] | None:
-        """Read the critic's results of a step on these problems; None if there are none.
+    def critiques(
+        self, step: int, batch: Sequence[Problem], num_samples: int
+    ) -> list[Critique | CritiqueFailure] | None:
+        """Read the critic's results of a step, `num_samples` on each of these problems; None if there are none.
 
         Raises:
             StepalignError: the file is damaged, or holds others than one result for each rollout of the step.
@@ -182,7 +235,8 @@ class RunFolder:
             return None
         self._check(path)
         results: list[Critique | CritiqueFailure] = read_jsonl(path, CriticResult)  # type: ignore[arg-type]
-        self._check_ids(path, step, batch, [result.rollout_id for result in results])
+        wanted = list(rollout_ids(batch, num_samples, f"step-{step:06d}"))
+        self._check_ids(path, wanted, [result.rollout_id for result in results])
         return results
 
     def save_critiques(self, step: int, results: Iterable[CriticResult]) -> None:
@@ -259,9 +313,8 @@ class RunFolder:
                 f"{path}: damaged, its checksum is not the one in {self._checksums.path.name}{self._again(path)}"
             )
 
-    def _check_ids(self, path: Path, step: int, batch: Sequence[Problem], found: Sequence[str]) -> None:
-        wanted = list(rollout_ids(batch, self._num_generations, f"step-{step:06d}"))
-        if list(found) == wanted:
+    def _check_ids(self, path: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+        if list(found) == list(wanted):
             return
         faults = {
             "missing": [name for name in wanted if name not in found],
@@ -275,12 +328,14 @@ class RunFolder:
         )
 
     def _again(self, path: Path) -> str:
-        """Say how a damaged file is made again. Critiques belong to rollouts, so they go with them."""
+        """Say how a damaged file is made again. What was made of it goes with it."""
         if path.parent.name == "problems":
             return ". Restore it from a copy"
         files = [path]
-        if path.parent.name == "rollouts":
-            files.append(self.folder / "critiques" / path.name)
+        rooms = ["rollouts", "critiques", "second-turns"]
+        if path.parent.name in rooms:
+            later = [self.folder / room / path.name for room in rooms[rooms.index(path.parent.name) + 1 :]]
+            files += [file for file in later if file.exists()]
         command = shlex.join(["rm", "-f", *(str(file) for file in files)])
         return f"\nTo make it again: `{command}`, then the same command as before"
 

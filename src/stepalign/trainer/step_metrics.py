@@ -17,15 +17,28 @@ COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_t
 
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
-    """Count a step's rollouts and tokens; `correct`, `formatted` and `truncated` are shares of the rollouts."""
-    count = len(rollouts)
-    return {
+    """Count a step's rollouts and tokens.
+
+    `correct`, `formatted`, `truncated` and `on_policy` are shares of the first turn's rollouts, `correct_second` of the
+    second turn's.
+    """
+    first = [rollout for rollout in rollouts if rollout.turn == 1]
+    second = [rollout for rollout in rollouts if rollout.turn == 2]
+    count = len(first)
+    values = {
         "rollouts": count,
-        "completion_tokens": sum(len(rollout.completion_ids) for rollout in rollouts),
-        "correct": sum(rollout.correct for rollout in rollouts) / count,
-        "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in rollouts) / count,
-        "truncated": sum(rollout.finish == "length" for rollout in rollouts) / count,
+        "completion_tokens": sum(len(rollout.completion_ids) for rollout in first),
+        "correct": sum(rollout.correct for rollout in first) / count,
+        "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in first) / count,
+        "truncated": sum(rollout.finish == "length" for rollout in first) / count,
+        "on_policy": sum(rollout.on_policy for rollout in first) / count,
     }
+    if second:
+        values |= {
+            "rollouts_second": len(second),
+            "correct_second": sum(rollout.correct for rollout in second) / len(second),
+        }
+    return values
 
 
 def step_cost(
@@ -41,17 +54,18 @@ def step_cost(
     Args:
         parameters: of the base.
         num_problems: problems of the step.
-        rollouts: sampled for them.
+        rollouts: for them; references are not sampled, so they cost nothing.
         critiques: the critic's results.
         update_metrics: the last update's: tokens that student and reference pass read in each update.
         updates: of the adapter.
     """
-    generated = sum(len(rollout.completion_ids) for rollout in rollouts)
-    prompts = sum(len(rollout.prompt_ids) for rollout in rollouts)
+    sampled = [rollout for rollout in rollouts if rollout.source != "reference"]
+    generated = sum(len(rollout.completion_ids) for rollout in sampled)
+    prompts = sum(len(rollout.prompt_ids) for rollout in sampled)
     reference = updates * int(update_metrics.get("teacher_tokens", update_metrics.get("base_tokens", 0)))
     student = updates * int(update_metrics.get("student_tokens", 0))
     return {
-        "rollouts": len(rollouts),
+        "rollouts": len(sampled),
         "problems": num_problems,
         "generated_tokens": generated,
         "teacher_tokens": reference,

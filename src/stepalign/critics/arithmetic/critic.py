@@ -24,9 +24,9 @@ from time import perf_counter
 from typing import NamedTuple
 
 from stepalign import config
+from stepalign.critics.arithmetic.chains import Link
 from stepalign.critics.arithmetic.continuation import Continuation, by_reference, by_terms, known_values, problem_terms
 from stepalign.critics.arithmetic.equations import (
-    Link,
     evaluate,
     false_links,
     find_equations,

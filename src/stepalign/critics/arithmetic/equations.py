@@ -2,19 +2,20 @@
 
 A chain is expressions joined by equals signs (`12 \\times 3 = 36`, `2*(3 + 4) = 2*7 = $14`, `30% of 160 = 48`), with
 units and currency around the numbers. An equation that arithmetic alone cannot decide (a variable, a root, a remainder,
-a compound quantity like `2 hours 30 minutes`) stays undecided.
+a compound quantity like `2 hours 30 minutes`) stays undecided, and so does `60 / 3/4`, which is read in two ways.
 
-Left out: algebra, inequalities, unit conversions and numbers written as words, because a wrong guess would put the
-first error into a correct step.
+Left out: algebra and inequalities, because a wrong guess would put the first error into a correct step. `in_figures`
+rewrites words first, for the checks alone.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
-from itertools import pairwise
 from typing import cast
 
+from stepalign.critics.arithmetic.chains import CONVERTIBLE, Chain, Link
 from stepalign.critics.arithmetic.expressions import (
     MAX_BITS,
     NUMBER,
@@ -27,68 +28,6 @@ from stepalign.critics.arithmetic.expressions import (
 
 MAX_OPERANDS = 64
 MAX_DEPTH = 8
-
-Link = tuple[Expression, Expression]
-"""Two neighbours of a chain: one equation."""
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Expressions joined by equals signs. `approximate[i]` is true where the sign after part i is ≈."""
-
-    parts: tuple[Expression, ...]
-    approximate: tuple[bool, ...]
-
-    @property
-    def start(self) -> int:
-        """Start of its first part."""
-        return self.parts[0].start
-
-    def false_links(self) -> list[Link]:
-        """Return the equations that do not hold."""
-        links = zip(pairwise(self.parts), self.approximate, strict=True)
-        return [link for link, approximate in links if is_decidable(*link) and not holds(*link, approximate)]
-
-    @property
-    def result(self) -> Fraction | None:
-        """Computed value as its last part states it; None where no equation can be decided."""
-        links = [link for link in pairwise(self.parts) if is_decidable(*link)]
-        if not links:
-            return None
-        left, right = links[-1]
-        return (left if right.computes and not left.computes else right).values()[0]
-
-
-def is_decidable(left: Expression, right: Expression) -> bool:
-    """Tell whether arithmetic alone decides an equation: both sides have a value, and one computes it."""
-    certain = left.is_certain and right.is_certain and (left.computes or right.computes)
-    return bool(certain and left.values() and right.values())
-
-
-def holds(left: Expression, right: Expression, approximate: bool = False) -> bool:
-    """Tell whether an equation is true by the conventions of people who write solutions.
-
-    A side that is one number may be rounded in its last digit (`10 / 3 = 3.33`, `7 / 2 = 4`); a whole number may be
-    rounded only where the other side divides or is within 0.1 %. `≈` allows 5 %. A running chain
-    (`2 + 3 = 5 + 1 = 6`) holds where the right side's first number is the left side's value.
-    """
-    targets = [*right.values(), *([right.literals[0].value] if right.computes else [])]
-    return any(_agree(a, b, left, right, approximate) for a in left.values() for b in targets)
-
-
-def _agree(a: Fraction, b: Fraction, left: Expression, right: Expression, approximate: bool) -> bool:
-    """Tell whether the values of two sides agree within the rounding of their notation."""
-    if a == b:
-        return True
-    if approximate:
-        return abs(a - b) * 20 <= max(abs(a), abs(b))
-    for side, other, value in ((right, left, b), (left, right, a)):
-        if not side.computes:
-            decimals = side.literals[0].decimals
-            scale = 100 if "%" in side.code and abs(value) < 1 else 1
-            may_round = decimals > 0 or {"/", "%"} & {*other.code} or abs(a - b) * 1000 < abs(a)
-            return bool(may_round) and abs(a - b) * scale * 10**decimals < 1
-    return False
 
 
 @lru_cache(maxsize=1024)
@@ -136,14 +75,23 @@ _PART_WORDS = {
 }  # fmt: skip
 """Words that, with `of`, compute with the number after it."""
 _SCALE_WORDS = {
-    "remainder", "dozen", "dozens", "hundred", "thousand", "million", "billion", "trillion", "cent", "cents",
+    "remainder", "dozen", "dozens", "hundred", "thousand", "million", "billion", "trillion", "am", "pm",
 }  # fmt: skip
 """Units that scale the number before them, so that the numbers alone do not decide the equation."""
 _FREE_COMMANDS = {
     r"\implies", r"\Rightarrow", r"\rightarrow", r"\therefore", r"\iff", r"\to", r"\end", r"\begin"
 }  # fmt: skip
+_NO_UNITS = _SCALE_WORDS | {"and", "or", "is", "are", "was", "were"}
+_OF = re.compile(r"\b(?:of|by|times|plus|minus|over)\b")
+_COMPARING_WORDS = {"more", "less", "fewer", "greater", "larger", "smaller", "higher", "lower", "short", "off"}
+"""Words with which a number compares (`7 more than 5`)."""
+_CONNECTIVES = {
+    "so", "thus", "then", "hence", "therefore", "total", "sum", "is", "are", "have", "has", "get", "gets", "and",
+    "because", "since", "result", "answer",
+}  # fmt: skip
+"""Words before a number that claims to be a result."""
 _AFTER_UNITS = {"equals", "approximately", "close"}
-_OPERAND = {"number", "open", "minus", "fraction", "boxed"}
+_OPERAND = {"number", "open", "minus", "fraction", "boxed", "left"}
 
 
 @dataclass
@@ -166,7 +114,11 @@ class _Parser:
                 at += 1
                 continue
             parts, approximate = [part], []
-            while (sign := self._equals_sign()) is not None and (part := self.expression(sign + 1)) is not None:
+            while (sign := self._equals_sign()) is not None:
+                if self._kind(sign + 1) in ("letter", "word") and self._kind(sign + 2) == "equals":
+                    sign += 2  # 13 + 7 = x = 20
+                if (part := self.expression(sign + 1)) is None:
+                    break
                 approximate.append(self.tokens[sign].kind == "approximately")
                 parts.append(part)
             at = self.position
@@ -182,8 +134,24 @@ class _Parser:
             self.position = before
             return None
         start, end = self.tokens[at].start, self._end
-        is_certain = self._is_free_before(at) and self._is_free_after(self.position)
-        return Expression(start, end, self.text[start:end], tuple(self._code), tuple(self._literals), is_certain)
+        is_certain = self._is_free_before(at) and self._is_free_after(self.position) and not self._is_ambiguous(at)
+        after = self._after_units(self.position)
+        is_cents = self._word(self.position) in ("cent", "cents")
+        units = {self._word(place).rstrip("s") for place in range(at, after)}
+        has_unit = self.tokens[self.position - 1].kind in ("word", "unit")
+        word = self._word(at - 1)
+        is_label = has_unit or after > self.position or (bool(word) and word not in _CONNECTIVES)
+        code, literals = tuple(self._code), tuple(self._literals)
+        return Expression(
+            start, end, self.text[start:end], code, literals, is_certain, CONVERTIBLE & units, is_cents, is_label
+        )  # fmt: skip
+
+    def _is_ambiguous(self, at: int) -> bool:
+        """Tell whether a spaced division stands before a tight fraction (`60 / 3/4`)."""
+        tokens = self.tokens[at : self.position]
+        divisions = [i for i, token in enumerate(tokens) if token.kind == "divide" and 0 < i < len(tokens) - 1]
+        tight = {i for i in divisions if tokens[i - 1].end == tokens[i].start and tokens[i].end == tokens[i + 1].start}
+        return any(i not in tight and i + 2 in tight for i in divisions)
 
     def _sum(self, depth: int) -> bool:
         return self._series(lambda: self._series(lambda: self._factor(depth), ("*", "/")), ("+", "-"))
@@ -230,8 +198,8 @@ class _Parser:
             return True
         if depth >= MAX_DEPTH or kind not in _OPERAND:
             return False
-        if kind == "open":
-            return self._group("open", "close", depth)
+        if kind in ("open", "left"):
+            return self._group(kind, "close" if kind == "open" else "right", depth)
         self.position += 1
         if kind != "fraction":
             return self._group("left", "right", depth)
@@ -267,6 +235,9 @@ class _Parser:
     def _kind(self, at: int) -> str:
         return self.tokens[at].kind if 0 <= at < len(self.tokens) else "newline"
 
+    def _is_text(self, at: int, texts: str) -> bool:
+        return at < len(self.tokens) and self.tokens[at].text in texts
+
     def _word(self, at: int) -> str:
         return self.tokens[at].text.lower() if self._kind(at) in ("word", "letter") else ""
 
@@ -282,18 +253,28 @@ class _Parser:
             return None
         kind, word, operand = self._kind(at), self._word(at), at + 1
         if kind == "open" and self.tokens[at].start == self.tokens[at - 1].end:
-            return ("*", at) if self._kind(at - 1) in ("number", "close") else None  # 2(3 + 4)
+            return ("*", at) if self._kind(at - 1) in ("number", "close", "right") else None  # 2(3 + 4)
         sign = _SIGNS.get(kind) or _WORD_SIGNS.get(word)
+        if word == "x" and self._kind(operand) == "minus":
+            return None  # a variable: (3/2)x - 5
         if word in ("divided", "multiplied") and self._word(at + 1) == "by":
             sign, operand = ("/" if word == "divided" else "*"), at + 2
-        elif word == "of" and (self._kind(at - 1) in ("percent", "right") or self._kind(at - 2) == "divide"):
+        elif word == "of" and self._is_share(at):
             sign = "*"  # 30% of, 1/2 of, \frac{1}{2} of
         return (sign, operand) if sign and self._kind(operand) in _OPERAND else None
+
+    def _is_share(self, at: int) -> bool:
+        """Tell whether a percentage or a fraction stands before a token."""
+        return self._kind(at - 1) in ("percent", "right") or self._kind(at - 2) == "divide"
 
     def _after_units(self, at: int) -> int:
         """Return the index of the first token after the words that name a unit."""
         for _ in range(5):
-            is_word = self._kind(at) == "word" and self._word(at) not in _SCALE_WORDS and self._operator(at) is None
+            is_part = self._word(at) == "of" and (
+                self._kind(at - 1) in ("percent", "right") or self._kind(at - 2) == "divide"
+            )
+            is_word = self._kind(at) == "word" and self._word(at) not in _NO_UNITS and self._operator(at) is None
+            is_word = is_word and not is_part
             if is_word or self._kind(at) == "unit":
                 at += 1
             elif self._kind(at) == "divide" and self._kind(at + 1) == "word":
@@ -308,6 +289,17 @@ class _Parser:
             return True
         token, first = self.tokens[at - 1], self.tokens[at]
         is_touching = token.end == first.start
+        behind_number = self._kind(at - 2) == "number"
+        is_joined = (
+            (token.text == "," and behind_number and (is_touching or len(first.text) == 3))  # a mistyped 13,2000
+            or (self._word(at - 1) == "and" and behind_number and self._kind(at + 1) == "divide")  # 1 and 1/4
+            or (first.kind == "left" and (token.kind in ("right", "close") or is_touching))  # \\frac{x}{2}
+            or (first.kind == "open" and (token.kind in ("right", "close") or (is_touching and token.text in "'′")))
+            or (first.kind == "minus" and token.text == "|")  # |A| - 3
+            or (token.kind == "unit" and _OF.search(token.text) is not None)
+        )
+        if is_joined and token.kind not in ("open", "equals"):
+            return False
         if token.kind in _SIGNS:
             return token.is_bullet
         if first.kind == "minus" and token.kind in ("word", "unit", "close", "percent", "right"):
@@ -319,6 +311,8 @@ class _Parser:
             is_part = word == "of" and (self._word(at - 2) in _PART_WORDS or "number" in kinds or "percent" in kinds)
             return word not in _OPERATOR_WORDS and not is_part and not (is_touching and first.kind == "open")
         return {
+            "letter": token.text == "s" and self._is_text(at - 2, "'’"),  # that's
+            "open": self._kind(at - 2) not in _SIGNS,
             "left": self._kind(at - 2) == "boxed",
             "command": token.text in _FREE_COMMANDS,
             "punctuation": token.text != "√",
@@ -330,11 +324,16 @@ class _Parser:
             return True
         token, next_kind = self.tokens[at], self._kind(at + 1)
         if token.kind in _SIGNS:
-            return next_kind in ("newline", "punctuation", "equals") or (token.kind == "divide" and next_kind == "word")
+            is_end = next_kind in ("newline", "punctuation", "equals") and not self._is_text(at + 1, "|√")
+            return is_end or (token.kind == "divide" and next_kind == "word")
         if token.kind in ("word", "letter"):
             words = {self._word(at), self._word(at + 1)}
             is_compound = next_kind == "number"  # 2 hours 30 minutes
-            return token.kind == "word" and not is_compound and self._word(at) != "of" and not words & _SCALE_WORDS
+            is_scaled = words & (_SCALE_WORDS | _COMPARING_WORDS) or (self._word(at), self._word(at + 1)) == (
+                "times",
+                "as",
+            )
+            return token.kind == "word" and not is_compound and self._word(at) != "of" and not is_scaled
         if token.kind == "command":
             return token.text in _FREE_COMMANDS
         if token.kind in ("open", "punctuation"):

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from unicodedata import normalize
 
 MAX_DIGITS = 24
 """Characters; a longer number counts as a name."""
@@ -22,20 +23,22 @@ _PATTERN = re.compile(
     (?P<annotation><<|>>)
   | (?P<relation>=>|->|<=|>=|!=|[⇒→≤≥≠<>])
   | (?P<approximately>≈|\\approx(?![A-Za-z]))
-  | (?P<equals>==?)
+  | (?P<equals>={1,3})
   | (?P<name>\d{1,9}:\d{1,9})
   | (?P<number>\d{1,3}(?:(?:,|\{,\})\d{3}){1,8}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
-  | (?P<fraction>\\[dt]?frac(?![A-Za-z]))
+  | (?P<fraction>\\[cdt]?frac(?![A-Za-z]))
   | (?P<boxed>\\boxed(?![A-Za-z]))
+  | (?P<dress>\\(?:text|mathrm|textbf|mathbf|textrm|mbox|underline|boldsymbol)\s{0,3}(?=\{[\d., $%+*/-]+\}))
   | (?P<unit>\\(?:text|mathrm|textbf|mathbf|textrm|mbox)\s{0,3}\{[^{}\n]*\})
-  | (?P<times>\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|[×·⋅∙]|\*(?!\*))
-  | (?P<divide>\\div(?![A-Za-z])|[÷/])
-  | (?P<plus>\+) | (?P<minus>[-−–]) | (?P<power>\*\*|\^) | (?P<square>[²³])
+  | (?P<times>\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|[×·⋅∙✕✖]|\*(?!\*))
+  | (?P<divide>\\div(?![A-Za-z])|[÷/∕⁄➗])
+  | (?P<plus>[+➕]) | (?P<minus>[-−–‐‑‒➖]) | (?P<power>\*\*|\^) | (?P<square>[²³])
   | (?P<percent>\\?%|percent(?![^\W_]))
-  | (?P<newline>\\\\|\n)
-  | (?P<skip>[ \t\r&~]+|\\[,;:!\ ]|\\(?:q?quad|left|right|displaystyle)(?![A-Za-z])|\\?[$]|[€£]|\\[\[\]()])
+  | (?P<newline>\\\\|\n|\\[\[\]])
+  | (?P<skip>[^\S\n]+|[&~`"“”\u200b-\u200d\u2060\ufeff]+|\\[,;:!\ ]
+    |\\(?:q?quad|left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])|\\?[$]|[€£]|\\[()])
   | (?P<command>\\[A-Za-z]+)
-  | (?P<open>\() | (?P<close>\)) | (?P<left>\{) | (?P<right>\})
+  | (?P<open>[(\[]) | (?P<close>[)\]]) | (?P<left>\{) | (?P<right>\})
   | (?P<word>[^\W\d_]{2,}(?:-[^\W\d_]{2,})*|[aAI](?![^\W_]))
   | (?P<letter>[^\W\d_]|_)
   | (?P<punctuation>.)
@@ -44,7 +47,15 @@ _PATTERN = re.compile(
 )
 ANNOTATION = re.compile(r"<<[^<>]*>>")
 _LIST_ITEM = re.compile(r"[.)](?=\s)")
-_NAME_SUFFIX = re.compile(r"(?:st|nd|rd|th)(?![^\W_])|[^\W\d_²³](?![^\W\d_])")
+_VARIANTS = re.compile("[\uff01-\uff5e\ufe50-\ufe6b\U0001d400-\U0001d7ff]")
+"""Full-width, small and mathematical forms of single characters (`１３`, `＋`)."""
+_NAME_SUFFIX = re.compile(
+    r"(?:st|nd|rd|th)(?![^\W_])|[^\W\d_²³](?![^\W\d_])"
+    r"|(?!(?:[kcm]m|[km]?g|ml|lbs?|oz|ft|in|yd|mi|hrs?|min|secs?|mph|kph|[gmk]b|kw|am|pm|cal)(?![^\W_]))"
+    r"[^\W\d_]{2,3}(?![^\W_])",
+    re.IGNORECASE,
+)
+"""Ends of a name that begins with a number: an ordinal's end, a letter, letters that are no unit (`3ab`)."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,12 @@ class Number(Token):
 def tokenize(text: str, first: int = 0, stop: int | None = None) -> list[Token]:
     """Return the tokens of `text[first:stop]` without spaces, currency, bold type and mathematics delimiters."""
     tokens: list[Token] = []
+    if not text.isascii():
+        text = _VARIANTS.sub(lambda match: normalize("NFKC", match[0]), text)  # one character for one
     at_line_start = first == 0
     for match in _PATTERN.finditer(text, first, len(text) if stop is None else stop):
         kind, start, end = str(match.lastgroup), match.start(), match.end()
-        if kind in ("skip", "annotation"):
+        if kind in ("skip", "dress", "annotation"):
             continue
         if match[0] == "**" and not (text[start - 1 : start].isdigit() and text[end : end + 1].isdigit()):
             continue  # bold type; between digits it is a power
@@ -142,11 +155,16 @@ class Expression:
     literals: tuple[Number, ...]
     is_certain: bool
     """False where a neighbour (a variable, a mixed number) makes the value uncertain."""
+    units: frozenset[str] = frozenset()
+    """Units in and after it that convert into others, singular."""
+    is_cents: bool = False
+    is_label: bool = False
+    """True where words around it may count or name something else: `4 bedrooms`, `after 20`."""
 
     @property
     def computes(self) -> bool:
-        """True if its last operation is not a sign or a percentage."""
-        return self.code[-1] not in (NUMBER, "neg", "%")
+        """True if it has an operation besides signs and percentages."""
+        return not {NUMBER, "neg", "%"}.issuperset(self.code)
 
     def with_values(self, values: Sequence[Fraction]) -> "Expression":
         """Return the same expression with other numbers in it."""
@@ -154,10 +172,15 @@ class Expression:
         return replace(self, literals=tuple(literals))
 
     def values(self) -> tuple[Fraction, ...]:
-        """Return its value under both readings of `%`: a hundredth, a mere unit. Empty for no value (1/0)."""
+        """Return its value under both readings of `%`: a hundredth, a mere unit. Empty for no value (1/0).
+
+        A percentage in a product is a hundredth, unless it is 100 %. Cents are dollars as well.
+        """
         readings = (Fraction(1, 100), Fraction(1)) if "%" in self.code else (Fraction(1),)
-        values = (self._evaluate(percent)[-1] for percent in readings)
-        return tuple(dict.fromkeys(value for value in values if value is not None))
+        if {"*", "/"} & {*self.code} and all(number.value != 100 for number in self.literals):
+            readings = readings[:1]
+        values = [value for percent in readings if (value := self._evaluate(percent)[-1]) is not None]
+        return tuple(dict.fromkeys([*values, *(value / 100 for value in values if self.is_cents)]))
 
     def intermediate_values(self) -> list[Fraction]:
         """Return the values of its operations, the innermost first."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 
-from stepalign.critics.arithmetic.equations import Chain, find_equations, find_numbers, holds, is_decidable
+from stepalign.critics.arithmetic.chains import Chain, holds, is_decidable
+from stepalign.critics.arithmetic.equations import find_equations, find_numbers
 from stepalign.critics.arithmetic.expressions import Expression, Number, replace_spans
 
 MAX_DECIMALS = 4
