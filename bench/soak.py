@@ -28,8 +28,9 @@ from typing import Any
 
 from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.io import write_json
+from stepalign.io import read_jsonl, write_json
 from stepalign.lab import RECIPES
+from stepalign.records import Rollout
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from damage import bytes_damaged
@@ -129,6 +130,16 @@ class Soak:
         if process.exitcode:
             raise SystemExit("the undisturbed run failed")
         self.wanted = adapter(self.undisturbed.folder)
+        texts = {
+            rollout.id: rollout.text
+            for path in sorted((self.undisturbed.folder / "rollouts").iterdir())
+            for rollout in read_jsonl(path, Rollout)
+        }
+        self.critiques = {
+            texts[json.loads(line)["rollout_id"]].strip(): json.loads(line).get("text", "")
+            for path in sorted((self.undisturbed.folder / "critiques").iterdir())
+            for line in path.read_text().splitlines()
+        }
 
     def turns(self) -> Iterator[Callable[[], None]]:
         """Yield the kinds in turn, without end."""
@@ -220,8 +231,13 @@ class Soak:
         draw = random.Random(self.rounds)
         share = self.draw.choice([0.2, 0.5, 1.0])
 
+        def critique(prompt: str) -> str:
+            """Return the undisturbed run's critique of the same attempt: at first the rollouts are the same."""
+            attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
+            return self.critiques.get(attempt.strip(), "No error.")
+
         def answer(_: object) -> Reply:
-            return draw.choice(FAULTS) if draw.random() < share else Reply("No error.")
+            return draw.choice(FAULTS) if draw.random() < share else Reply(critique)
 
         with serving(answer) as server:
             critic = (

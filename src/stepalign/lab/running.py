@@ -108,7 +108,7 @@ def _ignoring_interrupts() -> Iterator[None]:
 
 
 def _train(settings: config.Recipe) -> None:
-    """Train in a process of the pool, in which the first SIGINT ends the run, and later ones do not disturb its end."""
+    """Train in a process of the pool. The first SIGINT ends the run, and later ones do not disturb its end."""
     from stepalign import launch
 
     def interrupt(*_: object) -> None:
