@@ -232,9 +232,11 @@ class Soak:
         share = self.draw.choice([0.2, 0.5, 1.0])
 
         def critique(prompt: str) -> str:
-            """Return the undisturbed run's critique of the same attempt: at first the rollouts are the same."""
+            """Return the undisturbed run's critique of the same attempt, else one that finds no error."""
             attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
-            return self.critiques.get(attempt.strip(), "No error.")
+            verdicts = "".join(f"Step {step}: Correct.\n" for step in range(1, attempt.count("### ") + 1))
+            right = f"### Summary\n{verdicts}\n# Your solution is fully correct.\n---\n{attempt}"
+            return self.critiques.get(attempt.strip(), right)
 
         def answer(_: object) -> Reply:
             return draw.choice(FAULTS) if draw.random() < share else Reply(critique)
@@ -260,6 +262,7 @@ class Soak:
             self.table.add(kind, ENDED if counted else "ended with failures that are not counted")
         else:
             self.table.add(kind, STOPPED if process.exitcode == 2 else "a traceback", said)
+            print(f"{kind}: {said}", file=sys.stderr)
         shutil.rmtree(settings.folder, ignore_errors=True)
 
 
