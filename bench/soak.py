@@ -241,7 +241,7 @@ class Soak:
         def answer(_: object) -> Reply:
             return draw.choice(FAULTS) if draw.random() < share else Reply(critique)
 
-        with serving(answer) as server:
+        with serving(choose=answer) as server:
             critic = (
                 f'critic={{ kind = "openai", base_url = "{server.url}", model = "m", max_attempts = 1, '
                 "max_retries = 1, total_timeout_s = 5, timeout_s = 2, cooldown_s = 0.05, max_outage_s = 1 }"

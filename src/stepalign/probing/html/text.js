@@ -29,8 +29,8 @@ function visible(text) {
   return fragment;
 }
 
-/** Put a place to break after 500 characters without a space: a browser lays out a megabyte without one for minutes. */
-const broken = (text) => text.split(/(\S{500})/u).flatMap((part, i) => (i % 2 ? [part, element("wbr")] : [part]));
+/** Put each 500 characters without a space into a block: a browser lays out a megabyte in one line for many seconds. */
+const broken = (text) => text.split(/(\S{500})/u).map((part, i) => (i % 2 ? element("span", { class: "long" }, part) : part));
 
 /** Show a text on one line, with signs for line breaks, tabs and spaces. */
 const oneLine = (text) => visible(text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣"));
