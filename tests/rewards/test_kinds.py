@@ -26,6 +26,7 @@ EQUAL = {
         ("255", r"\text{FF}_{16}"), ("101_2", "101_{(2)}"),
     ],
     "units": [
+        ("6", "6 pieces of candy"), ("7", "7 days a week"), ("$3.50", "350 cents"), ("72 km/h", "20 m/s"),
         ("10 km", "10 kilometers"), ("10 km", r"10\text{ km}"), ("10 km", "10km"), ("10 km", "10000 m"),
         ("10 km", "10"), ("10", "10 km"), ("60 minutes", "1 hour"), ("5 m", r"5\,\mathrm{m}"),
         (r"5\text{ cm}^2", r"5 \text{ square centimeters}"), (r"12 \text{ cm}^3", r"12\text{ cubic cm}"),
@@ -56,6 +57,8 @@ EQUAL = {
         (r"x<1 \text{ or } x>2", r"(-\infty,1)\cup(2,\infty)"),
     ],
     "equations": [
+        ("x+y=3", "y=3-x"), ("7", r"|x - y| = 7"), ("12", "[ABC] = 12"), ("4", "a_1 + a_2 = 4"),
+        ("24", r"\text{Total cost} = \$24"),
         ("5", "x=5"), ("5", "x = 5"), ("5", "5=x"), ("x=5", "5"), ("5", r"\text{Area}=5"), ("5", "AB = 5"),
         ("5", "f(2)=5"), ("5", "a_1 = 5"), ("5", "2+3=5"), ("5", r"\frac{10}{2}=5"), ("5", "a_{10} = 5"),
         (r"25\pi", r"A = \pi r^2 = 25\pi"), ("y=2x+1", "2x-y+1=0"), ("x^2+y^2=4", "y^2=4-x^2"),
@@ -78,6 +81,8 @@ EQUAL = {
         (r"\infty", "∞"), ("(1,2)", "（1，2）"), ("5", "+5"),
     ],
     "words and marks in the box": [
+        ("5", "5 ✓"), ("5", r"\textcolor{blue}{5}"), ("5", r"{\bf 5}"), ("5", "**Answer:** 5"),
+        ("A", "A)"), ("5", "#### 5"),
         ("5", r"\text{Answer: } 5"), ("5", r"\text{Final answer: }5"), ("5", "Answer: 5."), ("5", r"\textbf{5}"),
         ("5", r"\mathbf{5}"), ("5", "**5**"), ("5", "$5$"), ("5", r"\text{Thus, the answer is } 5"),
         ("B", r"\textbf{(B)}"), ("B", "(B)"), ("B", r"\text{(B) } 12"), ("B", "B. 12 apples"), ("5", r"5\ "),
@@ -135,6 +140,7 @@ DIFFERENT = {
         ("0.12", "0.1 2"), ("12", "1  2"), ("12", r"1\ 2"), ("12", r"1\,2"),
     ],
     "units": [
+        ("$5", "€5"), ("4 kg", "4 lb"), ("5 cm", "5 mm"), ("5 cm^2", "5 cm^3"), ("5°", "5 rad"), ("3 km", "3 miles"),
         ("10 km", "10 m"), ("10 km", "10 hours"), ("5 kg", "5 g"), ("3 hours", "3 minutes"), ("5 dollars", "5 cents"),
         ("18 eggs", "18 apples"), (r"5\text{ cm}^2", r"5\text{ cm}"), ("10 m", "10 m/s"), ("1 hour", "1 minute"),
         ("60", "1 hour"), ("10000", "10 km"), ("20°C", "20°F"), ("5 m", "5 m^2"),
@@ -158,6 +164,8 @@ DIFFERENT = {
         ("1/2", r"\frac{1}{2} \ldots"),
     ],
     "denied or hedged": [
+        ("5", r"\text{If } x=5"), ("5", r"5 \text{ fails}"), ("5", "4-5"), ("5", r"5 \pm 1"), ("5", r"5 \text{ or so}"),
+        ("yes", "Yes and no"), ("5", r"\text{between 4 and } 5"), ("5", "5, not 6"), ("5", r"x \equiv 5 \pmod 7"),
         ("5", r"5 \text{ is wrong}"), ("5", r"\text{not } 5"), ("5", r"\neq 5"), ("5", r"\text{maybe } 5"),
         ("5", "5?"), ("5", r"5 \text{ or } 6"), ("5", r"\text{about } 5"), ("5", r"5 \text{ (wrong)}"),
         ("5", r"\text{The answer is not } 5"), ("5", r"5 \text{ is incorrect}"), ("5", r"\text{isn't } 5"),

@@ -18,6 +18,8 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
         **dict.fromkeys("∅⌀", r"\emptyset "),
         **dict.fromkeys("’‘′ʼ", "'"),
+        **dict.fromkeys("“”„«»✓✔✅☑", ""),
+        "٫": ".",
         "÷": "/", "∕": "/", "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ",
         "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "ℝ": r"\mathbb{R} ", "ℤ": r"\mathbb{Z} ", "ℕ": r"\mathbb{N} ", "ℚ": r"\mathbb{Q} ",
@@ -33,6 +35,13 @@ _REPLACEMENTS = [
         (r"\\(?:left|right|[bB]igg?[lrm]?|mathop|displaystyle|textstyle|limits)(?![a-zA-Z])\.?", ""),
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\*\*([^*\d]+)\*\*", r"\1"),
+        (r"^#+ ", ""),
+        (
+            r"\\(?:large|Large|LARGE|huge|Huge|small|normalsize|bf|it|rm|sf|tt|bfseries|checkmark|therefore)(?![a-zA-Z])",
+            "",
+        ),
+        (r"\\(?:[hv]space\*?|phantom|color|textcolor) *\{[^{}]*\}", ""),
         (r"\\!|\\(?:mathstrut|null|hfill|strut)(?![a-zA-Z])", ""),
         (r"(?<!\\)\\[,;:> ]|~|\\(?:quad|qquad|enspace|thinspace|space)(?![a-zA-Z])|\s+", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
@@ -106,12 +115,13 @@ def _bare(answer: str) -> str:
     before = None
     while answer != before:
         before = answer
-        answer = re.sub(r"(?:[,;:。\s]|\\[,;:!]|(?<!\\)\\|(?<!\.)\.)+$", "", answer.strip())
+        answer = re.sub(r"(?:[,;:。\s]|\\[,;:!]|\\|(?<!\.)\.)+$", "", answer.strip())
         if answer.endswith("\\") and before.rstrip().endswith(("\\,", "\\;", "\\:", "\\!")):
             answer = answer[:-1]
         if (outer := _OUTER.fullmatch(answer)) and _is_balanced(inner := next(filter(None, outer.groups()), "")):
             answer = inner
         answer = answer[phrase.end() :] if (phrase := _PHRASE.match(answer)) and phrase.end() < len(answer) else answer
+        answer = re.sub(r"^\$(?= ?\d[^$]*$)", r"\\$", answer)
         answer = re.sub(r"^\$(?=[^$]*$)|(?<=[^$\\])\$$", "", answer)
     return answer
 

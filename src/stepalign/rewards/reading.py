@@ -34,6 +34,8 @@ def _read(text: str) -> Value:
     text = text.strip()
     if choice := re.fullmatch(r"\(?([A-J])\)?(?:[).] ?| ?: )(?! *=)\S.*", text):
         return Choice(choice[1])
+    if letter := re.fullmatch(r"\(?([A-Z])[).]", text):
+        return _read(letter[1])
     if head := re.fullmatch(
         r"(yes|no|true|false)\b[,.:;-] *(?!.*\b(?:but|or|maybe|yes|no|true|false)\b).*", text, re.IGNORECASE
     ):

@@ -50,7 +50,10 @@ def _equation(text: str, sides: list[str], read: Callable[[str], Value]) -> Valu
         names, last = [last], names[0]
     is_named, value = _is_name(names[0]), read(last)
     if is_named and (len(names) == 1 or not mentions(value)):
-        return Named(_name(names[0]), value)
+        whole = (
+            relation("=", read_scalar(names[0]), read_scalar(last)) if mentions(value) or len(names[0]) > 1 else None
+        )
+        return Named(_name(names[0]), value, whole)
     is_true = len(names) == 1 and same(read(names[0]), value)
     if (is_true or not any(map(_is_literal, names))) and not any(
         re.search("[a-zA-Z]", _COMPUTED.sub("", side)) for side in names
@@ -66,16 +69,20 @@ def _is_literal(text: str) -> bool:
 
 def _is_name(text: str) -> bool:
     """Return whether the left side of an equation names a quantity: `x`, `f(2)`, `AB`, `a + b`, `\\sin A`, `(a, b)`."""
-    bare = re.sub(r"^\|([A-Z]{2,})\|$", r"\1", re.sub(r"_ ?(?:\{[^{}]*\}|\w)", "", text.strip()))
+    bare = re.sub(
+        r"^\|([A-Z]{2,}|[a-z] ?[-+] ?[a-z])\|$|^\[([A-Z]{3,})\]$",
+        r"\1\2",
+        re.sub(r"_ ?(?:\{[^{}]*\}|\w)", "", text.strip()),
+    )
     if _SOLVED.search(bare):
         return False
     if _NAME.fullmatch(bare) or re.fullmatch(r"[a-zA-Z]+(?: [a-zA-Z]+)+", bare):
-        return not re.search(r"\b(?:not|isn't|never)\b", bare)
+        return not re.search(r"\b(?:not|isn't|never|[iI]f|when|suppose|[Ll]et|assume)\b", bare)
     if re.fullmatch(r"\\(?:sin|cos|tan|cot|sec|csc|arg|det|deg|angle) ?(?:\(?\\?[a-zA-Z]+\)?|[A-Z]+)", bare):
         return True
     if re.fullmatch(r"\((?: ?\\?[a-zA-Z]+'? ?,?)+\)", bare):
         return True
-    several = ":" in bare or len(set(re.findall("[a-zA-Z]", bare))) > 1
+    several = ":" in bare or len(set(re.findall(r"[a-zA-Z](?: ?_ ?(?:\{[^{}]*\}|\w))?", text))) > 1
     return (
         several
         and bare[:1] not in "-+"

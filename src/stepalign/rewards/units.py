@@ -69,10 +69,12 @@ is isn't isnt are aren't was wasn't were be been not n't no nor never none neith
 correct true maybe perhaps probably possibly likely unlikely guess think believe suppose unsure uncertain unknown about
 roughly approximately around almost nearly circa ca least most than under over up or and but if when unless else except
 without with minus plus times squared cubed half double twice cannot can't impossible mod modulo for where to solution
-solutions root roots all any some every should would could might may must will does doesn't did do don't by
+solutions root roots all any some every should would could might may must will does doesn't did do don't by fail
+fails failed seem seems doubt doubtful hardly base
 """
 _NO_UNIT = frozenset(_DENYING.split())
 """Words that deny, hedge, compare or condition: what they follow is no bare amount."""
+_CONNECTING = frozenset({"of", "a", "an", "the", "each"})
 _NUMBER_WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
@@ -98,6 +100,8 @@ def read_unit(text: str, *, close: bool) -> Unit | None:
             continue
         if name.casefold() in _NO_UNIT:
             return None
+        if name in _CONNECTING and text[position : position + 1] == " ":
+            continue
         if name in _NUMBER_WORDS:
             factor *= 10 ** _NUMBER_WORDS[name]
             continue
@@ -114,6 +118,8 @@ def read_unit(text: str, *, close: bool) -> Unit | None:
             powers[base] = powers.get(base, 0) + exponent * power
         factor *= unit.factor**power if unit else 1
     if close and len(text.strip()) == 1 and text.strip() not in "£€":
+        return None
+    if not powers and factor == 1:
         return None
     ordered = powers.items() if unknown else sorted(powers.items())
     return Unit(factor, tuple((base, power) for base, power in ordered if power))

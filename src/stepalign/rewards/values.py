@@ -7,7 +7,7 @@ does not. A `key` is a string that equal answers share. The rule of each kind is
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stepalign.rewards import notation
@@ -78,6 +78,8 @@ class Named:
 
     name: str
     value: "Value"
+    relation: "Relation | None" = field(default=None, compare=False)
+    """The whole equation."""
 
     @property
     def key(self) -> str:
@@ -167,14 +169,12 @@ def _same_named(reference: Value, answer: Value) -> bool:
             heads = [_FUNCTION.fullmatch(named.name) for named in (reference, answer)]
             alike = heads[0] and heads[1] and heads[0][1] == heads[1][1]  # f(x) = 1 and f(n) = 1
             if not alike or mentions(reference.value):
-                return False
+                is_solved = not mentions(reference.value) and not mentions(answer.value)
+                return not is_solved and reference.relation is not None and reference.relation == answer.relation
         return same(reference.value, answer.value)
     named, other = (reference, answer) if isinstance(reference, Named) else (answer, reference)
     if isinstance(named, Named) and isinstance(other, Relation):
-        from sympy import Symbol
-
-        value = named.value if isinstance(named.value, Scalar) and mentions(named.value) else None
-        return value is not None and relation("=", Scalar(Symbol(named.name)), value) == other
+        return mentions(named.value) and named.relation == other
     return same(*(value.value if isinstance(value, Named) else value for value in (reference, answer)))
 
 
