@@ -5,6 +5,7 @@ batch of 32, as in a training step, and 96 requests at batch 32, as in an evalua
 times.
 
     python bench/sampling.py
+    python bench/sampling.py --prefix 500                        behind worked examples of 500 tokens
     python bench/sampling.py --vllm                              vLLM in process, with and without seeds
     python bench/sampling.py --vllm http://localhost:8000/v1     the same of a server
 """
@@ -34,6 +35,7 @@ from stepalign.rollouts.transformers import TransformersSampler
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
+    parser.add_argument("--prefix", type=int, default=0, help="tokens that all prompts begin with")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--requests", type=int, default=96, help="of vLLM")
@@ -46,6 +48,8 @@ def main() -> None:
     template, _ = prompts.load("solver", frozenset({"problem"}))
     loaded = problems.load(config.SumsConfig(count=max(96, options.requests), terms=4)).problems
     prompt_ids = [chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded]
+    prefix = (chat.encode_text(" ".join(problem.statement for problem in loaded)) * 9)[: options.prefix]
+    prompt_ids = [(*prefix, *ids) for ids in prompt_ids]
     sampling = config.SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=options.tokens)
     if options.vllm:
         results = with_and_without_seeds(options, settings, chat.eos_ids, prompt_ids, sampling)

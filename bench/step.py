@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=4, help="rollouts in one forward and backward pass")
     parser.add_argument("--micro-batch-tokens", type=int, default=256,
                         help="ours alone: the student's tokens in one pass, at most; 0 is no bound")  # fmt: skip
+    parser.add_argument("--precision", default="highest", help="ours alone: model.float32_matmul_precision")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=("stepalign", "trl"), help=argparse.SUPPRESS)
@@ -45,6 +46,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--side", side, "--model", options.model]
             command += ["--micro-batch", str(options.micro_batch)]
             command += ["--micro-batch-tokens", str(options.micro_batch_tokens)]
+            command += ["--precision", options.precision]
             command += ["--gsm8k", str(options.gsm8k)] if options.gsm8k else []
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode:
@@ -84,7 +86,7 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
         settings = config.Recipe(
             name="bench",
             output_dir=Path(folder),
-            model=config.ModelConfig(name_or_path=options.model),
+            model=config.ModelConfig(name_or_path=options.model, float32_matmul_precision=options.precision),
             problems=config.ProblemsConfig(train=config.Gsm8kConfig(path=options.gsm8k, limit=ROLLOUTS)),
             sampling=config.SamplingConfig(temperature=1.0, max_new_tokens=TOKENS),
             lora=config.LoraConfig(r=16, lora_alpha=32),

@@ -1,5 +1,6 @@
 """Each stage alone, on a tiny model and on the files of a real run."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,10 @@ def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(
     # The tiny model writes no format at all, so nothing is left.
     with pytest.raises(StepalignError, match="format"):
         stepalign.select(settings, tmp_path / "selection")
+    settings_file = tmp_path / "selection" / "settings.json"
+    kept = json.loads(settings_file.read_text())
+    assert kept["words"].keys() == {"solver.txt", "format.txt"}
+    settings_file.write_text(json.dumps({**kept, "date": "2024-07-26"}))  # it goes on another day
     attempts = tmp_path / "selection" / "attempts.jsonl"
     before = attempts.read_bytes()
     assert len(read_jsonl(attempts, Rollout)) == 2 * 6

@@ -1,3 +1,4 @@
+import datetime
 import os
 import random
 from pathlib import Path
@@ -108,7 +109,7 @@ def word_level(words: list[str]) -> Chat:
 def test_a_control_token_that_is_a_word_of_the_vocabulary_is_written_in_pieces(text: str) -> None:
     chat = word_level(["<|im_end|>", "ends"])
     (end,) = chat.eos_ids
-    assert end in chat._plain.encode(text).ids, "blind to added tokens alone it would be the control token"
+    assert end in chat._first.encode_blindly(text), "blind to added tokens alone it would be the control token"
     ids = chat.encode_text(text)
     assert end not in ids
     assert chat.decode(ids)[0] == text
@@ -415,7 +416,8 @@ def test_every_eos_of_the_generation_config_ends_a_response(folder: Path) -> Non
 
 def test_a_recipes_chat_template_replaces_the_tokenizers(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.jinja"
-    file.write_text("Q: {% for m in messages %}{{ m.content }}{% endfor %} A:", encoding="utf-8")
+    turn = "{% if m.role == 'user' %}Q: {{ m.content }} A:{% else %} {{ m.content }}{{ eos_token }}{% endif %}"
+    file.write_text("{% for m in messages %}" + turn + "{% endfor %}", encoding="utf-8")
     chat = load_chat(config.ModelConfig(name_or_path=str(folder), chat_template_path=file))
     assert chat.decode(chat.prompt_ids([Turn("user", "1 + 1?")]))[0] == "Q: 1 + 1? A:"
 
@@ -426,6 +428,106 @@ def test_what_is_missing_is_named_by_its_key(folder: Path, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(StepalignError, match=r"model\.name_or_path = .*empty.*no tokenizer there"):
         load_chat(config.ModelConfig(name_or_path=str(tmp_path / "empty")))
+
+
+# ── what a template does to an assistant's turn ───────────────────────────────────────────────────────────────
+
+
+def chatml(end: str = "<|im_end|>", generation: str = "<|im_start|>assistant\n", content: str = "m.content") -> str:
+    return (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ "
+        + content
+        + " }}{% if m.role == 'assistant' %}"
+        + end
+        + "{% else %}<|im_end|>{% endif %}\n{% endfor %}{% if add_generation_prompt %}"
+        + generation
+        + "{% endif %}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "stopping"),
+    [("<|im_end|>", "<|im_end|>"), ("", "<|im_start|>"), (" . <|im_end|>\n<|im_start|>", "<|im_end|>")],
+    ids=["its own", "the next turn's header", "behind text"],
+)
+def test_the_token_that_ends_an_assistants_turn_ends_a_completion_too(
+    tokenizer: Any, end: str, stopping: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the solver writes the next turn as well, and is graded on it."""
+    tokenizer.eos_token = "<|endoftext|>"
+    chat = with_template(tokenizer, chatml(end))
+    (before,) = chat.eos_ids
+    chat.check_template()
+    assert chat.eos_ids == {before, tokenizer.convert_tokens_to_ids(stopping)}
+    assert f"ends an assistant's turn with {stopping}, which is not among the end-of-sequence tokens" in caplog.text
+    assert chat.decode((before, before))[0] == "<|endoftext|>"
+
+
+def test_a_template_that_ends_an_assistants_turn_in_plain_text_is_refused(tokenizer: Any) -> None:
+    chat = with_template(tokenizer, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+    with pytest.raises(
+        StepalignError, match=r"ends an assistant's turn with .*<\|im_end\|>.*model\.chat_template_path"
+    ):
+        chat.check_template()
+
+
+def test_a_template_without_a_generation_prompt_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(
+        StepalignError, match=r"no generation prompt: an assistant's turn begins with '<\|im_start\|>ass"
+    ):
+        with_template(tokenizer, chatml(generation="")).check_template()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        chatml(),
+        chatml(generation="<|im_start|>assistant\n<think>\n"),
+        chatml(generation="<|im_start|>assistant"),
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content }}"
+        "{{ eos_token }}{% endif %}{% endfor %}",
+        "Question: {{ messages[0].content }}\nAnswer:",
+        "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}{{ messages[0].content }}",
+    ],
+    ids=["chatml", "an open thought", "channels", "no header", "no assistant", "one turn"],
+)
+def test_other_templates_pass_as_they_are(tokenizer: Any, template: str, caplog: pytest.LogCaptureFixture) -> None:
+    chat = with_template(tokenizer, template)
+    eos_ids = chat.eos_ids
+    chat.check_template()
+    assert chat.eos_ids == eos_ids
+    assert not caplog.text
+
+
+def test_a_worked_example_with_a_thought_that_the_template_strips_is_refused(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "strips.jinja"
+    file.write_text(chatml(content="m.content.split('</think>')[-1] | trim"), encoding="utf-8")
+    model = config.ModelConfig(name_or_path=str(folder), chat_template_path=file)
+    example = [Turn("user", "1 + 1?"), Turn("assistant", "<think>Two?</think>\n\n\\boxed{2}\n")]
+    with pytest.raises(StepalignError, match=r"this turn of the assistant as it is: '<think>Two\?</think>.*Leave out"):
+        load_chat(model, example)
+    load_chat(model, [example[0], Turn("assistant", "\n\\boxed{2}\n")])
+    load_chat(config.ModelConfig(name_or_path=str(folder)), example)
+
+
+# ── the date that a template shows ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_date_in_the_template_is_the_one_given_at_any_hour(tokenizer: Any, folder: Path, tmp_path: Path) -> None:
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y %H:%M') %}{% endif %}"
+    template = dated + "Today: {{ date_string }}" + chatml()
+    tokenizer.chat_template = template
+    day = datetime.date(2024, 7, 26)
+
+    def shown(chat: Chat) -> str:
+        return chat.decode(chat.prompt_ids(BENIGN))[0].partition("<")[0]
+
+    assert shown(Chat(tokenizer, date=day)) == "Today: 26 Jul 2024 12:00"
+    assert shown(Chat(tokenizer)) == datetime.date.today().strftime("Today: %d %b %Y 12:00")
+    file = tmp_path / "dated.jinja"
+    file.write_text(template, encoding="utf-8")
+    model = config.ModelConfig(name_or_path=str(folder), chat_template_path=file, chat_template_date="2023-01-02")
+    assert shown(load_chat(model, date=day)) == "Today: 02 Jan 2023 12:00", "the recipe's own date comes first"
 
 
 @pytest.mark.skipif(

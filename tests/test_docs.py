@@ -86,7 +86,8 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 @each_page
 def test_a_page_can_be_read_at_once(page: Path) -> None:
-    assert len(page.read_text().splitlines()) <= 150
+    if page.name != "CHANGELOG.md":  # it grows with each release
+        assert len(page.read_text().splitlines()) <= 150
 
 
 @each_page
@@ -172,9 +173,9 @@ def test_python_names_exist(page: Path) -> None:
             pkgutil.resolve_name(name[0])
 
 
-def test_the_page_on_training_lists_the_keys_that_may_change_on_resume() -> None:
-    page = (ROOT / "docs" / "training.md").read_text()
-    section = page[page.index("## Stop and resume") :].split("\n## ")[0]
+def test_the_page_on_resuming_lists_the_keys_that_may_change() -> None:
+    page = (ROOT / "docs" / "resuming.md").read_text()
+    section = page[page.index("## What may change") :].split("\n## ")[0]
     tables = [Recipe.model_construct(), *(table for family in FAMILIES.values() for table in family.tables.values())]
     for table in tables:
         keys = _runtime_keys(table if isinstance(table, type) else type(table))

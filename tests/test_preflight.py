@@ -10,12 +10,15 @@ from serving.fault_server import Reply, free_url, serving
 from stepalign import cli, config, models, preflight
 from stepalign.config.recipe import Recipe
 from stepalign.critics import sample
+from stepalign.critics.files import critique_all
+from stepalign.critics.openai import OpenAICritic
 from stepalign.critics.schema import compose, num_sections
 from stepalign.data import load
 from stepalign.errors import StepalignError
 from stepalign.launch import train
 from stepalign.records import Verdict
 from stepalign.rewards import final_answers
+from stepalign.rewards.math import MathGrader
 from stepalign.trace import parse
 
 MakeRecipe = Callable[..., Recipe]
@@ -44,6 +47,14 @@ def copied(prompt: str) -> str:
     attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
     verdicts = [Verdict(step=step, correct=True) for step in range(1, num_sections(parse(attempt)) + 1)]
     return compose("A", verdicts, attempt) if attempt else "yes"
+
+
+@pytest.mark.parametrize("override", [served("http://me:hunter2@host/v1"), "context.template=hunter2.txt"])
+def test_what_a_run_must_not_begin_with_leaves_no_folder(override: str, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe(override)
+    with pytest.raises(StepalignError, match=r"critic\.base_url|no template"):
+        train(settings)
+    assert not settings.folder.exists()
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -94,6 +105,21 @@ def test_a_critic_that_fails_on_its_first_attempts_stops_the_run_before_the_firs
             train(settings)
     assert not (settings.folder / "evaluations").exists()
     assert not (settings.folder / "rollouts").exists()
+
+
+def test_a_sampler_s_server_that_was_never_started_ends_the_run_at_once(make_recipe: MakeRecipe) -> None:
+    start = time.perf_counter()
+    with pytest.raises(StepalignError, match=r"no sampler endpoint works \(http.*Connect"):
+        train(make_recipe(f'sampler={{ kind = "vllm-server", base_url = "{free_url()[0]}" }}', "problems.holdout=0"))
+    assert time.perf_counter() - start < 30
+
+
+def test_a_command_that_critiques_a_file_waits_for_no_server(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    settings = make_recipe(served(free_url()[0]))
+    with pytest.raises(StepalignError, match="no critic endpoint works"):
+        critique_all(
+            OpenAICritic(settings.critic, MathGrader(), tmp_path), [(sample.PROBLEM, sample.ROLLOUT)], tmp_path / "c"
+        )
 
 
 def test_a_model_without_room_for_the_message_is_no_critic(make_recipe: MakeRecipe) -> None:

@@ -131,8 +131,8 @@ def test_the_variables_of_an_included_file_count(tmp_path: Path) -> None:
 def test_a_missing_template_is_named_with_the_shipped_ones() -> None:
     with pytest.raises(
         StepalignError,
-        match=r"no template 'stepalin': .*refsol, sd-zero, sdpo, sibling, solver, stepalign, summary, through-error, "
-        "verdicts",
+        match=r"no template 'stepalin': .*refsol, sd-zero, sdpo, second-turn, sibling, solver, stepalign, "
+        "summary, through-error, verdicts",
     ):
         prompts.load("stepalin", frozenset())
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from stepalign import config, models
+from stepalign import config, models, prompts
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
@@ -24,8 +24,9 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.io import read_jsonl, to_json, write_atomically, write_jsonl
+from stepalign.io import kept_date, read_jsonl, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
+from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import open_solver
@@ -88,12 +89,17 @@ def select(settings: config.Recipe, out: Path) -> Path:
     """
     loaded = load(settings.problems.train)
     seed = derive_seed(settings.seed, "selection")
+    date = kept_date(out / "settings.json")
+    with prompts.recorded() as texts:
+        SolverPrompt(settings.prompts)
     fingerprint = {
         "seed": settings.seed,
+        "date": str(date),
+        "words": prompts.digests(texts),
         **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader"}),
     }
     with (
-        open_solver(settings, None) as solver,
+        open_solver(settings, None, date) as solver,
         Console() as console,
         console.stage("select", len(loaded.problems), "problems") as advance,
     ):

@@ -8,35 +8,50 @@ Control tokens are the special tokens, every EOS, and the added tokens of the ch
 text (in Gemma: line breaks, runs of spaces).
 """
 
-import json
+import datetime
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, product
-from typing import Any
 
 from jinja2 import TemplateError
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from stepalign import config
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import read_text
+from stepalign.plain_text import PlainTextEncoder
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
 from stepalign.trace.thoughts import ends_in_thought, thought_marks
 
-_SLOT = "\ue000{}\ue001"
+log = logging.getLogger("stepalign")
+
+_SLOT, _SLOTS = "\ue000{}\ue001", r"\ue000(\d+)\ue001"
 """Placeholder of a message while the template is rendered, in private-use characters."""
 
 
 class Chat:
     """A tokenizer with its chat template: messages to prompt ids, sampled ids to text."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int] = frozenset()) -> None:
-        """Wrap a fast tokenizer with a chat template; `eos_ids` end a response beside its own EOS."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_ids: frozenset[int] = frozenset(),
+        date: datetime.date | None = None,
+    ) -> None:
+        """Wrap a fast tokenizer with a chat template.
+
+        Args:
+            tokenizer: the tokenizer.
+            eos_ids: tokens that end a response beside the tokenizer's own EOS.
+            date: the date that a template may show; None is today.
+        """
         self.tokenizer = tokenizer
+        self._noon = datetime.datetime.combine(date or datetime.datetime.now().date(), datetime.time(12))
         where = f"tokenizer of {tokenizer.name_or_path}"
         if not tokenizer.is_fast:
             raise StepalignError(f"{where}: a fast tokenizer (tokenizer.json) is needed")
@@ -48,7 +63,11 @@ class Chat:
             raise StepalignError(f"{where}: neither it nor the generation config names an end-of-sequence token")
         self.control_ids = self._control_ids()
         self.thought_marks = thought_marks(str(tokenizer.chat_template), tokenizer.get_added_vocab())
-        self._plain, self._text_ids = _without_control_tokens(tokenizer, self.control_ids)
+        self._first = PlainTextEncoder(tokenizer, self.control_ids)
+        bare = PlainTextEncoder(tokenizer, self.control_ids, prefix_space=False)
+        alone, token = self._first.encode_blindly("a"), tokenizer.convert_ids_to_tokens(min(self.eos_ids))
+        self._after_control = self._first if self._encode_control(f"{token}a")[1:] == alone else bare
+        self._alone = self._first if self._decode(alone) == "a" else bare
 
     def prompt_ids(self, turns: Sequence[Turn], *, thinking: bool = False, close_think: bool = False) -> TokenIds:
         """Encode a conversation as a prompt that ends with the assistant's header.
@@ -62,43 +81,34 @@ class Chat:
         Raises:
             StepalignError: the template does not show every turn exactly once and in order, or refuses one.
         """
-        slots = [_SLOT.format(number) for number in range(len(turns))]
-        messages = [{"role": turn.role, "content": slot} for turn, slot in zip(turns, slots, strict=True)]
-        rendered = self._render(messages, thinking)
+        rendered = self._render(_messages([turn.role for turn in turns]), thinking)
         if close_think:
             rendered += self._closing(rendered)
+        pieces = re.split(_SLOTS, rendered)
+        if pieces[1::2] != [str(number) for number in range(len(turns))]:
+            raise StepalignError("the chat template does not show every turn exactly once and in order")
+
+        def filled(text: str) -> str:
+            return re.sub(_SLOTS, lambda slot: turns[int(slot[1])].content, text)
+
+        # Text of the template and of a turn is encoded together up to the next control token, as the tokenizer does.
         ids: list[int] = []
-        for slot, turn in zip(slots, turns, strict=True):
-            before, separator, rendered = rendered.partition(slot)
-            if not separator or slot in rendered:
-                raise StepalignError("the chat template does not show every turn exactly once and in order")
-            ids += [*self._encode_control(before), *self.encode_text(turn.content)]
-        return (*ids, *self._encode_control(rendered))
+        written = 0
+        for token, start, end in self._control_tokens(rendered):
+            ids += [*self._encode(filled(rendered[written:start]), first=not written), token]
+            written = end
+        return (*ids, *self._encode(filled(rendered[written:]), first=not written))
 
     def encode_text(self, text: str) -> TokenIds:
-        """Encode plain text without control tokens.
+        """Encode plain text without control tokens, so that it is decoded to itself.
 
         Raises:
             StepalignError: the vocabulary can write the text only with control tokens.
         """
-        ids: list[int] = []
-        pieces = [text]
-        while pieces:
-            piece = pieces.pop()
-            encoded = self._plain.encode(piece, add_special_tokens=False).ids
-            encoded = [self._text_ids.get(token, token) for token in encoded]
-            if self.control_ids.isdisjoint(encoded):
-                ids += encoded
-                continue
-            # A word-level vocabulary can hold a control token as a word: cut each such word after one character.
-            words = [str(self.tokenizer.convert_ids_to_tokens(token)) for token in encoded if token in self.control_ids]
-            word = next((word for word in words if len(word) > 1 and word in piece), None)
-            if word is None:
-                raise StepalignError(f"text that the tokenizer can only write with control tokens: {text[:80]!r}")
-            first, *rest = piece.split(word)
-            heads, tails = [first, *(word[1:] + part for part in rest)], [word[0]] * len(rest) + [""]
-            pieces += [head + tail for head, tail in zip(heads, tails, strict=True)][::-1]
-        return tuple(ids)
+        return tuple(self._alone.encode(text))
+
+    def _encode(self, text: str, *, first: bool) -> list[int]:
+        return (self._first if first else self._after_control).encode(text) if text else []
 
     def completion_ids(self, text: str) -> TokenIds:
         """Encode a text as a response that ends: plain text, and the tokenizer's EOS."""
@@ -129,10 +139,83 @@ class Chat:
         message = [{"role": "user", "content": "?"}]
         return self._render(message, True) != self._render(message, False)
 
-    def _render(self, messages: list[dict[str, str]], thinking: bool) -> str:
+    def check_template(self) -> None:
+        """Check how the template begins and ends an assistant's turn, and let its end stop completions.
+
+        A template that shows no assistant's turn at all is not checked.
+
+        Raises:
+            StepalignError: the prompt does not end where an assistant's turn begins, or no token ends that turn.
+        """
         try:
+            last, inner = (self._shown(roles) for roles in (("user", "assistant"), ("user", "assistant", "user")))
+            prompts = [self._render(_messages(("user",)), False, generation=generation) for generation in (True, False)]
+        except StepalignError:
+            return
+        name = f"the chat template of {self.tokenizer.name_or_path}"
+        header = last[0].removeprefix(prompts[0]) if last[0].startswith(prompts[0]) else ""
+        if prompts[0] == prompts[1] and re.sub(r"</?think>", "", header).strip():
+            raise StepalignError(
+                f"{name} has no generation prompt: an assistant's turn begins with {header!r}, which no prompt ends "
+                "with. Name one that adds it where add_generation_prompt is true, as model.chat_template_path"
+            )
+        ends = [next((token for token, _, _ in self._control_tokens(after)), None) for after in (last[1], inner[1])]
+        if any(token in self.eos_ids for token in ends):
+            return
+        names = ", ".join(sorted(self.token_text(token) for token in self.eos_ids))
+        found = next((token for token in ends if token is not None), None)
+        if found is None:
+            raise StepalignError(
+                f"{name} ends an assistant's turn with {last[1]!r}, without an end-of-sequence token ({names}): the "
+                "solver would write the next turn as well. Name one that ends each assistant's turn with such a token, "
+                "as model.chat_template_path"
+            )
+        log.warning(
+            "%s ends an assistant's turn with %s, which is not among the end-of-sequence tokens (%s): completions end "
+            "with it too",
+            name,
+            self.token_text(found),
+            names,
+        )
+        self.eos_ids |= {found}
+
+    def check_turns(self, turns: Sequence[Turn]) -> None:
+        """Check that the template shows turns as they are, white space aside.
+
+        Many templates leave the thought out of an assistant's turn. Prompts show turns whole, and would differ from
+        all that such a model was trained on.
+
+        Raises:
+            StepalignError: naming the turn.
+        """
+        roles = [*(turn.role for turn in turns), "user"]
+        for number, turn in enumerate(turns):
+            messages = _messages(roles)
+            slot, messages[number]["content"] = messages[number]["content"], turn.content
+            expected = self._render(_messages(roles), False).replace(slot, turn.content)
+            if "".join(self._render(messages, False).split()) != "".join(expected.split()):
+                raise StepalignError(
+                    f"prompts: the chat template does not show this turn of the {turn.role} as it is: "
+                    f"{turn.content[:80]!r}. Leave out what it removes, such as a thought"
+                )
+
+    def _shown(self, roles: Sequence[str]) -> tuple[str, str]:
+        """Render a conversation, and return the text before the assistant's words and the text after them."""
+        before, shown, after = self._render(_messages(roles), False, generation=False).partition(_SLOT.format(1))
+        if not shown:
+            raise StepalignError("the chat template shows no turn of an assistant")
+        return before, re.split(_SLOTS, after)[0]
+
+    def _render(self, messages: list[dict[str, str]], thinking: bool, *, generation: bool = True) -> str:
+        try:
+            # transformers gives templates no functions of the caller's, and the time of the rendering as the date.
+            template = _compile_jinja_template(self.tokenizer.get_chat_template())
+            template.globals["strftime_now"] = self._noon.strftime
             rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+                messages,
+                tokenize=False,
+                add_generation_prompt=generation,
+                enable_thinking=thinking,
             )
         except TemplateError as error:
             raise StepalignError(f"the chat template: {error}") from None
@@ -154,6 +237,15 @@ class Chat:
             for id, token in self.tokenizer.added_tokens_decoder.items()
             if token.special or (id in candidates and re.search(r"[^\w\s]", token.content))
         )
+
+    def _control_tokens(self, rendered: str) -> Iterator[tuple[int, int, int]]:
+        """Yield each control token of a rendered template with its first character and the one after it."""
+        encoded = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        added = self.tokenizer.added_tokens_decoder
+        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            # An unknown character of a text has the id of a control token, but not its text.
+            if token in self.control_ids and str(added[token]) in rendered[start:end]:
+                yield token, start, end
 
     def _closing(self, rendered: str) -> str:
         if {"<think>", "</think>"} - {str(token) for token in self.tokenizer.added_tokens_decoder.values()}:
@@ -214,26 +306,29 @@ def load_tokenizer(model: config.ModelConfig, *, key: str = "model") -> tuple[Pr
     return tokenizer, ids | frozenset(own)
 
 
-def load_chat(model: config.ModelConfig) -> Chat:
-    """Load a model's tokenizer, its template, and every EOS of its generation config."""
+def load_chat(model: config.ModelConfig, before: Sequence[Turn] = (), date: datetime.date | None = None) -> Chat:
+    """Load a model's tokenizer, its template, and every EOS of its generation config.
+
+    Args:
+        model: the recipe's.
+        before: turns that every prompt begins with.
+        date: the date that a template may show, where the recipe names none.
+
+    Raises:
+        StepalignError: there is no tokenizer, or its template cannot be used, or not with these turns.
+    """
     tokenizer, eos_ids = load_tokenizer(model)
     if model.chat_template_path is not None:
         try:
             tokenizer.chat_template = read_text(model.chat_template_path)
         except StepalignError as error:
             raise StepalignError(f"model.chat_template_path = {error}") from None
-    return Chat(tokenizer, eos_ids)
+    chat = Chat(tokenizer, eos_ids, model.chat_template_date or date)
+    chat.check_template()
+    chat.check_turns(before)
+    return chat
 
 
-def _without_control_tokens(
-    tokenizer: PreTrainedTokenizerBase, control_ids: frozenset[int]
-) -> tuple[Tokenizer, dict[int | None, int]]:
-    """Remove a tokenizer's control tokens, and map its remaining added tokens to their original ids.
-
-    The ids differ because added tokens beyond the model's own vocabulary are numbered in order.
-    """
-    description: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    added = [token for token in description["added_tokens"] if token["id"] not in control_ids]
-    description |= {"added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
-    plain = Tokenizer.from_str(json.dumps(description))
-    return plain, {plain.token_to_id(token["content"]): token["id"] for token in added}
+def _messages(roles: Sequence[str]) -> list[dict[str, str]]:
+    """Return messages with slots in place of their texts."""
+    return [{"role": role, "content": _SLOT.format(number)} for number, role in enumerate(roles)]

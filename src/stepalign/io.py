@@ -13,6 +13,7 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
@@ -295,6 +296,16 @@ def claim(
         if different:
             raise StepalignError(f"{path.parent}: {refusal}; what differs:\n  " + "\n  ".join(different))
     write_atomically(path, text)
+
+
+def kept_date(path: Path) -> date:
+    """Return the date that a folder's JSON file keeps; today's without one."""
+    try:
+        return date.fromisoformat(json.loads(path.read_bytes())["date"])
+    except (FileNotFoundError, KeyError):
+        return datetime.now().date()
+    except (OSError, ValueError, TypeError) as error:
+        raise StepalignError(f"{path}: no date can be read: {error}") from None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -93,7 +93,8 @@ def shown(
         ("verdicts", "verdicts", CRITIQUE),
         *((design, design, CRITIQUE) for design in BETWEEN),
         *((f"{design}-correct", design, RIGHT) for design in BETWEEN),
-        *((design, design, None) for design in OTHERS),
+        *((design, design, None) for design in (*OTHERS, "feedback-request")),
+        ("second-turn", "second-turn", CRITIQUE),
     ],
 )
 def test_a_teachers_message_reads_as_it_did(golden: str, name: str, critique: Critique | None) -> None:

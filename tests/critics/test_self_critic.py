@@ -1,6 +1,7 @@
 """The solver's own base model as the critic: with what it says scripted, and with a real (tiny) model that babbles."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,19 @@ def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     assert len(found) == 4
     assert {answer.critic for answer in found} == {"self"}
     assert all(answer.completion_tokens for answer in found)
+
+
+def test_a_rollout_of_full_length_without_room_is_said_beforehand(chat: Chat) -> None:
+    with MathGrader(num_workers=1) as grader:
+
+        def lack(limit: int | None) -> str:
+            own = OwnModel(chat, Scripted(chat), limit)
+            settings = config.SelfCriticConfig(max_tokens=100)
+            return SelfCritic(settings, grader, lambda: own).lack_of_room([PROBLEM], 50)
+
+        message = re.search(r"are (\d+) tokens, the model's context has 200", lack(200))
+        assert message
+        needed = int(message[1])
+        assert needed > 150
+        assert (lack(needed), lack(None)) == ("", "")
+        assert lack(needed - 1)

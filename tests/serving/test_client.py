@@ -429,23 +429,26 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(
 
 
 def test_a_handshake_that_breaks_off_may_pass_and_plain_http_behind_https_may_not() -> None:
-    async def run(handler: Any) -> None:
-        server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    async def run(answer: bytes) -> None:
+        closing = []
+
+        async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(answer)
+            writer.close()
+            closing.append(writer.wait_closed())
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        async with server, client(f"https://localhost:{port}/v1", max_outage_s=0.3) as connection:
-            await send(connection, {})
-
-    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        writer.close()
+        try:
+            async with server, client(f"https://localhost:{port}/v1", max_outage_s=0.3) as connection:
+                await send(connection, {})
+        finally:
+            await asyncio.gather(*closing, return_exceptions=True)
 
     with pytest.raises(StepalignError, match="no critic endpoint has answered"):
-        asyncio.run(run(close))
+        asyncio.run(run(b""))
     with pytest.raises(StepalignError, match="cannot be used"):
-        asyncio.run(run(plain))
+        asyncio.run(run(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")

@@ -186,7 +186,7 @@ def test_learning_begins_with_the_first_full_micro_batch(grader: Grader) -> None
         for rollout in ATTEMPTS:
             stream.submit(rollout)
         stream.graded(ATTEMPTS)
-        micros = iter_micro_batches(stream, lambda answers: [*map(example_of, answers)], 2, None, console)
+        micros = iter_micro_batches(stream, lambda answers: [*map(example_of, answers)], 2, None, False, console)
         critic.go.release(2)
         assert [lesson.rollout_id for lesson in next(micros)] == ["r1", "r0"]
         assert len(critic.taken) == 3, "the third is still with the critic"
@@ -204,7 +204,7 @@ def test_what_cannot_be_learnt_from_delays_nothing_and_a_rest_is_a_micro_batch_o
             stream.submit(rollout)
         stream.graded(ATTEMPTS)
         micros = iter_micro_batches(
-            stream, lambda answers: [example_of(a) for a in answers if a.rollout_id != "r3"], 2, None, console
+            stream, lambda answers: [example_of(a) for a in answers if a.rollout_id != "r3"], 2, None, False, console
         )
         taken = [lesson.rollout_id for micro in micros for lesson in micro]
     assert sorted(taken) == ["r0", "r1", "r2", "r4", "r5"]

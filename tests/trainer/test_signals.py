@@ -63,11 +63,17 @@ def test_a_run_learns_from_each_context(context: str, tmp_path: Path) -> None:
 ALGORITHMS = {
     "credit_grpo": ("context.template=lab/sdpo", "teacher.kind=ema"),
     "grpo_distillation": ("context.template=lab/sibling", "algorithm.loss_agg_mode=token-mean"),
+    "rltf_sd": ("context.template=lab/second-turn",),
+    "rltf_fm": ("algorithm.feedback_template=lab/feedback-request", "algorithm.kl_coef=0.1"),
     "credit_grpo contrast": ("algorithm.credit=contrast", "algorithm.num_iterations=2"),
 }
 
+QUICK = ("credit_grpo", "rltf_sd")
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ALGORITHMS]
+)
 def test_a_killed_run_ends_with_the_same_adapter(name: str, tmp_path: Path) -> None:
     keys = [f"algorithm.kind={name.split(maxsplit=1)[0]}", *ALGORITHMS[name]]
     lines = run(tmp_path / "whole", keys)

@@ -247,8 +247,9 @@ class CreditGRPO(WithTeacher, GRPO):
         """Compute the teacher's log-probabilities of a rollout's tokens under each context, at temperature 1."""
         teacher = self.teacher_of(policy)
         found: list[Float[Tensor, " tokens"]] = []
-        for part in split_views(views, self.max_tokens):
-            batch = collate(part).to(policy.head.device)
+        share = teacher.shares_prefixes
+        for part in split_views(views, self.max_tokens, share_prefixes=share):
+            batch = collate(part, share_prefixes=share).to(policy.head.device)
             values = scores(teacher.forward(batch), teacher.head, batch.targets).log_probs
             found += torch.split(values.cpu(), [view.num_loss_tokens for view in part])
         return found

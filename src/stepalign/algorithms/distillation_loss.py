@@ -74,17 +74,22 @@ class DistillationLoss(WithTeacher):
     @torch.no_grad()
     def reference_forward(
         self, policy: Policy, examples: Sequence[DistillationExample], batch: Batch
-    ) -> Float[Tensor, "tokens hidden"]:
+    ) -> Float[Tensor, "tokens teacher_hidden"]:
         """Run the teacher on a micro-batch, in passes of at most `max_tokens` padded tokens."""
-        device = batch.input_ids.device
         teacher = self.teacher_of(policy)
+        device, share = batch.input_ids.device, teacher.shares_prefixes
         views = [example.teacher for example in examples]
-        return torch.cat([teacher.forward(collate(part).to(device)) for part in split_views(views, self.max_tokens)])
+        return torch.cat(
+            [
+                teacher.forward(collate(part, share_prefixes=share).to(device))
+                for part in split_views(views, self.max_tokens, share_prefixes=share)
+            ]
+        )
 
     def loss(
         self,
         hidden: Float[Tensor, "tokens hidden"],
-        reference: Float[Tensor, "tokens hidden"] | None,
+        reference: Float[Tensor, "tokens teacher_hidden"] | None,
         head: Float[Tensor, "vocab hidden"],
         examples: Sequence[DistillationExample],
         batch: Batch,

@@ -15,6 +15,8 @@ from stepalign.config.algorithms import (
     GRPODistillationConfig,
     PolicyGradientConfig,
     PolicyRatioConfig,
+    RLTFFMConfig,
+    RLTFSDConfig,
     SeqKDConfig,
     SFTConfig,
 )

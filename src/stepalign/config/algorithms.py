@@ -272,6 +272,29 @@ class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
         return self
 
 
+@register("algorithm", "rltf_sd", implementation="stepalign.algorithms.rltf_sd:RLTFSD")
+class RLTFSDConfig(AlgorithmConfig):
+    """A policy gradient on the first turn's prompt with second turns, sampled after feedback (RLTF-SD)."""
+
+    kind: Literal["rltf_sd"] = "rltf_sd"
+
+    @property
+    def reference(self) -> Literal["teacher", "base"] | None:
+        """None: second turns are sampled, and there is no other model."""
+        return None
+
+
+@register("algorithm", "rltf_fm", implementation="stepalign.algorithms.rltf_fm:RLTFFM")
+class RLTFFMConfig(PolicyGradientConfig):
+    """GRPO, and beside it the likelihood of the critique given problem and attempt (RLTF-FM)."""
+
+    kind: Literal["rltf_fm"] = "rltf_fm"
+    feedback_weight: NonNegativeFloat = 0.1
+    """The weight of the critiques' mean negative log-likelihood."""
+    feedback_template: str = "feedback-request"
+    """The name or file of the template that asks for a critique; it may use `problem` and `attempt`."""
+
+
 @register("algorithm", "sft", implementation="stepalign.algorithms.sft:SFT")
 class SFTConfig(AlgorithmConfig):
     """Cross-entropy on reference solutions, or on the policy's own right rollouts (STaR); no teacher, no critic."""

@@ -1,7 +1,10 @@
 """The `[model]` table: the weights of a causal language model."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
+
+from pydantic import Field
 
 from stepalign.assets import SOLVER
 from stepalign.config.registry import TEMPLATE, Table
@@ -22,10 +25,14 @@ class ModelConfig(Table):
     """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
     float32_matmul_precision: Literal["highest", "medium", "auto"] = "highest"
     """torch's precision of float32 products: `medium` multiplies in bfloat16; `auto` measures both on the CPU."""
+    load_in_4bit: bool = False
+    """Keep the layers' weights in 4-bit NormalFloat (QLoRA; needs `stepalign[qlora]`), but not the head."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """The attention implementation of transformers."""
     chat_template_path: Annotated[Path | None, TEMPLATE] = None
     """A Jinja file, for a tokenizer that has no chat template of its own."""
+    chat_template_date: Annotated[date, Field(strict=False)] | None = None
+    """The date that a chat template shows; None is the day on which the folder of results was begun."""
 
     @property
     def location(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stepalign import config
-from stepalign.critics import Critic
+from stepalign.critics import Critic, ServedCritic
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.errors import StepalignError
 from stepalign.io import AppendLog, read_jsonl, write_jsonl
@@ -84,7 +84,10 @@ def critique_all(
     log: AppendLog[Critique | CritiqueFailure] = AppendLog(path, CriticResult)  # type: ignore[arg-type]
     results = _read(log, set(order), critic.name)
     advance(len(results))
-    for result in critic.critique([attempt for attempt in attempts if attempt[1].id not in results]):
+    pending = [attempt for attempt in attempts if attempt[1].id not in results]
+    if pending and isinstance(critic, ServedCritic):
+        critic.check_servers()
+    for result in critic.critique(pending):
         log.append(result)
         results[result.rollout_id] = result
         advance(1)

@@ -68,6 +68,23 @@ class SelfCritic:
                 waiting = [pending for pending, result in sampled if result is None]
                 yield from (result for _, result in sampled if result is not None)
 
+    def lack_of_room(self, problems: Sequence[Problem], max_new_tokens: int) -> str:
+        """Say by how much a rollout of full length on the longest problem is too long; empty where it fits."""
+        own, longest = self._own(), max(problems, key=lambda problem: len(problem.statement) + len(problem.solution))
+        empty = Rollout(id="longest", problem_id=longest.id, completion_ids=(), token_starts=(), text="", finish="stop")
+        needed = len(self._ids(own, PendingCritique(longest, empty))) + max_new_tokens + self._settings.max_tokens
+        if own.context_limit is None or needed <= own.context_limit:
+            return ""
+        return (
+            f"critic.kind = 'self': the message on problem {longest.id}, a rollout of sampling.max_new_tokens = "
+            f"{max_new_tokens} and critic.max_tokens = {self._settings.max_tokens} are {needed} tokens, the model's "
+            f"context has {own.context_limit}: rollouts without room get no critique"
+        )
+
+    def _ids(self, own: OwnModel, pending: PendingCritique) -> tuple[int, ...]:
+        turn = Turn("user", self._writer.message(pending))
+        return own.chat.prompt_ids([turn], thinking=self._settings.enable_thinking)
+
     def _sample(
         self, own: OwnModel, waiting: Sequence[PendingCritique]
     ) -> Iterator[tuple[PendingCritique, Critique | CritiqueFailure | None]]:
@@ -75,8 +92,7 @@ class SelfCritic:
         requests: dict[str, Request] = {}
         by_id = {pending.rollout.id: pending for pending in waiting}
         for name, pending in by_id.items():
-            turn = Turn("user", self._writer.message(pending))
-            ids = own.chat.prompt_ids([turn], thinking=self._settings.enable_thinking)
+            ids = self._ids(own, pending)
             if own.context_limit is not None and len(ids) + self._settings.max_tokens > own.context_limit:
                 lengths = f"a message of {len(ids)} tokens and critic.max_tokens = {self._settings.max_tokens}"
                 detail = f"{lengths} do not fit into the model's context of {own.context_limit}"

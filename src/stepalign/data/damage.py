@@ -8,6 +8,8 @@ Left out: mending such texts, because a line break before `u` and `\\nu` cannot 
 
 import re
 
+from stepalign.trace.thoughts import THOUGHT_MARKS
+
 _REST = {
     "n": "abla atural cong earrow eq(?![.:]) equiv ewcommand ewline geq(?:slant)? gtr [Ll]eftarrow leq(?:slant)? "
     "obreak oindent olimits onumber orm(?:al\\w+)? ot otag otin prec(?:eq)? [Rr]ightarrow subseteq succ(?:eq)? "
@@ -53,27 +55,18 @@ def _on_lines_of_its_own(formula: str) -> bool:
     return formula.startswith("\n") and formula.endswith("\n")
 
 
-_THOUGHTS = [
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel|>analysis<|message|>", "<|end|>"),
-]
-"""Marks around a thought in published data sets."""
-
-
 def without_thought(solution: str) -> str | None:
     """Return a solution without its thoughts, or None if one of them never ends.
 
     A closing mark without an opening one ends a thought that the prompt had opened.
     """
-    for opening, closing in _THOUGHTS:
-        if opening not in solution and (closing not in solution or closing == "<|end|>"):
+    lowered = solution.lower()
+    for opening, closing in THOUGHT_MARKS:
+        if opening.lower() not in lowered and closing.lower() not in lowered:
             continue
-        solution = re.sub(f"{re.escape(opening)}.*?{re.escape(closing)}", "", solution, flags=re.DOTALL)
-        solution = solution.rpartition(closing)[2]
-        if opening in solution:
+        begin, end = re.escape(opening), re.escape(closing)
+        solution = re.sub(f"{begin}.*?{end}", "", solution, flags=re.DOTALL | re.IGNORECASE)
+        solution = re.split(end, solution, flags=re.IGNORECASE)[-1]
+        if re.search(begin, solution, re.IGNORECASE):
             return None
     return solution

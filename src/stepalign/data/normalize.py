@@ -117,14 +117,15 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
     place_of_statement, place_of_id = dict[bytes, str](), dict[str, str]()
     for row in candidates:
         digest, place = statement_digest(row.statement), row.where
-        solution = without_thought(row.solution)
-        reason = _fault(row, solution)
+        reason, solution = _fault(row), ""
         if not reason and digest in place_of_statement:
             reason, place = "duplicate", f"{place} (as {place_of_statement[digest]})"
         elif not reason:
+            reason, solution = _damage(row)
+        if not reason:
             place_of_statement[digest] = place
             reason = row.rejected or ""
-        if reason or solution is None:
+        if reason:
             dropped[reason] = dropped.get(reason, 0) + 1
             if dropped[reason] <= NAMED:
                 places.setdefault(reason, []).append(place)
@@ -148,15 +149,18 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
     return Loaded(problems=tuple(problems), dropped=dropped, places=places)
 
 
-def _fault(row: Candidate, solution: str | None) -> str:
-    """Find the fault of a row alone; empty without one. A `solution` of None is unfinished."""
+def _fault(row: Candidate) -> str:
     if not row.statement.strip():
         return "empty statement"
-    if not row.answer.strip():
-        return "missing answer"
+    return "" if row.answer.strip() else "missing answer"
+
+
+def _damage(row: Candidate) -> tuple[str, str]:
+    """Return the reason why a row's texts cannot be used, empty where they can, and its solution without thoughts."""
+    solution = without_thought(row.solution)
     if has_lost_backslash(row.statement, row.answer, row.solution):
-        return LOST_BACKSLASH
-    return UNFINISHED_THOUGHT if solution is None else ""
+        return LOST_BACKSLASH, ""
+    return ("", solution) if solution is not None else (UNFINISHED_THOUGHT, "")
 
 
 def statement_digest(statement: str) -> bytes:

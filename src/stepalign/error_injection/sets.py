@@ -75,7 +75,8 @@ def plant_set(
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise StepalignError(f"no kind of slip {unknown[0]!r}; allowed: {', '.join(KINDS)}")
     allowed = [kind for kind in KINDS if kind in kinds or not kinds]
-    chat, prompt = load_chat(model), SolverPrompt(prompts or config.PromptsConfig())
+    prompt = SolverPrompt(prompts or config.PromptsConfig())
+    chat = load_chat(model, prompt.before)
     planted = PlantedSet()
     for solution in read_solutions(source, problems_file, limit):
         if limit is not None and len(planted.slips) == limit:

@@ -7,8 +7,8 @@ common beginning once and sharing its keys and values. On GSM8K without worked e
 the two of `recipes/smollm2-sums.toml` it is 37 %, and would pay.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -21,8 +21,10 @@ from stepalign.algorithms.distillation_loss import DistillationExample
 from stepalign.algorithms.self_distillation import distillation_example
 from stepalign.algorithms.teacher_prompt import DoesNotFit
 from stepalign.chat import Chat
-from stepalign.collate import Batch, collate, split_views
+from stepalign.collate import Batch, collate, sharing_order, split_views
 from stepalign.contexts import Context, ContextInput, others
+from stepalign.contexts.wrong import wrong_inputs
+from stepalign.losses.advantages import log_mean_exp
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.probing.folder import Probe
@@ -52,6 +54,7 @@ def score_views(
     views: Sequence[View],
     *,
     top: int = 0,
+    share_prefixes: bool = False,
 ) -> list[TokenScores]:
     """Score every view, in the given order.
 
@@ -60,14 +63,17 @@ def score_views(
         head: the model's output embedding.
         views: of any lengths.
         top: the number of likeliest tokens kept in each place.
+        share_prefixes: let views that begin alike share a row (`Policy.shares_prefixes`).
     """
     by_index: dict[int, TokenScores] = {}
     # The longest come first, so that running out of memory shows at once.
-    order = sorted(range(len(views)), key=lambda index: -len(views[index].input_ids))
-    remaining = iter(order)
     max_tokens = BATCH_TOKENS.get(head.device.type, BATCH_TOKENS["cuda"])
-    for group in split_views([views[index] for index in order], max_tokens):
-        batch = collate(group).to(head.device)
+    order = sorted(range(len(views)), key=lambda index: -len(views[index].input_ids))
+    if share_prefixes:
+        order = sharing_order(views, max_tokens)
+    remaining = iter(order)
+    for group in split_views([views[index] for index in order], max_tokens, share_prefixes=share_prefixes):
+        batch = collate(group, share_prefixes=share_prefixes).to(head.device)
         scored = scores(forward(batch), head, batch.targets, top=top)
         sizes = [view.num_loss_tokens for view in group]
         parts = (
@@ -97,6 +103,7 @@ class CreditScorer:
         prompt: config.TeacherConfig,
         *,
         top: int = 0,
+        num_wrong: int = 0,
     ) -> None:
         """
         Args:
@@ -107,7 +114,9 @@ class CreditScorer:
             teacher: the policy's.
             prompt: the teacher's length limit and thinking boundary.
             top: the number of likeliest tokens kept in each place.
+            num_wrong: the most wrong contexts that each context is contrasted with.
         """
+        self.num_wrong = num_wrong
         self.policy, self.chat, self.before, self.contexts = policy, chat, before, contexts
         self.teacher, self.prompt, self.top = teacher, prompt, top
         self.skipped: Counter[str] = Counter()
@@ -137,11 +146,9 @@ class CreditScorer:
             unscored = {name: example.student for (name, _), example in examples.items() if name not in students}
             teacher_views = [example.teacher for example in examples.values()]
             self.tokens += sum(len(view.input_ids) for view in (*unscored.values(), *teacher_views))
-            head = self.policy.head
-            students |= zip(
-                unscored, score_views(self.policy, head, list(unscored.values()), top=self.top), strict=True
-            )
-            teachers = score_views(self.teacher.forward, self.teacher.head, teacher_views, top=self.top)
+            students |= zip(unscored, self._score(self.policy, self.policy, unscored.values()), strict=True)
+            teachers = self._score(self.teacher, self.teacher.forward, teacher_views)
+            wrong = self._wrong(list(examples), sources)
             yield [
                 Credit(
                     rollout_id=rollout_id,
@@ -151,9 +158,46 @@ class CreditScorer:
                     teacher=teacher.log_probs,
                     student_top=students[rollout_id].top,
                     teacher_top=teacher.top,
+                    wrong=wrong.get((rollout_id, context_name), ()),
                 )
                 for ((rollout_id, context_name), example), teacher in zip(examples.items(), teachers, strict=True)
             ]
+
+    def _wrong(
+        self, pairs: Sequence[tuple[str, str]], sources: Mapping[str, ContextInput]
+    ) -> dict[tuple[str, str], tuple[float, ...]]:
+        """Return log mean_k p of each token under wrong contexts, by rollout and context, where there are some."""
+        if not self.num_wrong:
+            return {}
+        groups = others.groups(source.rollout for source in sources.values())
+        written = [(one.problem.id, one.critique) for one in sources.values() if one.critique is not None]
+        by_name = {context.name: context for context in self.contexts}
+        views: list[tuple[tuple[str, str], View]] = []
+        for rollout_id, name in pairs:
+            context, source = by_name[name], sources[rollout_id]
+            found = wrong_inputs(context, source, groups[source.problem.id], written, self.num_wrong)
+            own: list[View] = []
+            with suppress(DoesNotFit):
+                own = [distillation_example(self.chat, self.before, context, one, self.prompt).teacher for one in found]
+            views += [((rollout_id, name), view) for view in own]
+            self.skipped[f"{name}: no wrong context"] += not own
+        self.tokens += sum(len(view.input_ids) for _, view in views)
+        scored = self._score(self.teacher, self.teacher.forward, [view for _, view in views])
+        by_pair: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
+        for (pair, _), one in zip(views, scored, strict=True):
+            by_pair[pair].append(one.log_probs)
+        return {
+            pair: _rounded(log_mean_exp(torch.tensor(rows, dtype=torch.float64)).tolist())
+            for pair, rows in by_pair.items()
+        }
+
+    def _score(
+        self,
+        model: Policy | Teacher,
+        forward: Callable[[Batch], Float[Tensor, "tokens hidden"]],
+        views: Collection[View],
+    ) -> list[TokenScores]:
+        return score_views(forward, model.head, list(views), top=self.top, share_prefixes=model.shares_prefixes)
 
     def _example(self, context: Context, source: ContextInput) -> DistillationExample | None:
         reason = "teacher prompt too long"

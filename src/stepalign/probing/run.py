@@ -6,7 +6,6 @@ Credit is appended to the folder as it is computed, so that a stopped probe cont
 marks) are complete, and in the folder, before.
 """
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,14 +14,15 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from stepalign import config, models
+from stepalign import config, models, prompts
 from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.chat import load_chat
 from stepalign.console import Console
 from stepalign.contexts import load
+from stepalign.contexts.wrong import check_has_wrong
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.io import AppendLog, claim
+from stepalign.io import AppendLog, claim, kept_date
 from stepalign.manifest import manifest
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, inputs, page
@@ -46,6 +46,7 @@ def probe(
     adapter: Path | None = None,
     top: int = 0,
     limit: int | None = None,
+    contrast: int = 0,
 ) -> Probe:
     """Probe contexts, and write the folder `out`; or continue what was begun there.
 
@@ -58,21 +59,35 @@ def probe(
         adapter: the student's, or a checkpoint's folder. None probes the base itself. The teacher is the recipe's.
         top: the number of likeliest tokens kept beside each sampled one.
         limit: the number of rollouts, from the first.
+        contrast: the most wrong contexts that each context is contrasted with; 0 is no contrast.
 
     Raises:
         StepalignError: the input is bad, which is raised before long work where possible; or `out` holds another probe.
     """
-    templates = [load(name) for name in dict.fromkeys(contexts or [settings.context.template])]
-    texts = {context.name: Path(str(context.template.filename)).read_bytes() for context in templates}
+    names = dict.fromkeys(contexts or [settings.context.template])
+    templates, words = [], {}
+    for name in names:
+        with prompts.recorded() as texts:
+            templates.append(load(name))
+        words[name] = prompts.digests(texts)
+    with prompts.recorded() as texts:
+        prompt = SolverPrompt(settings.prompts)
+    date = kept_date(out / "settings.json")
     shared = {"model", "prompts", "teacher", "sampling", "seed"}
     asked: dict[str, Any] = settings.model_dump(mode="json", include=shared)
     asked |= {
         "adapter": adapter and str(adapter),
         "rollouts": str(rollouts) if rollouts else settings.problems.model_dump(mode="json"),
-        "contexts": {name: hashlib.blake2b(text, digest_size=8).hexdigest() for name, text in texts.items()},
+        "contexts": words,
+        "words": prompts.digests(texts),
+        "date": str(date),
         "top": top,
         "limit": limit,
+        **({"contrast": contrast} if contrast else {}),
     }
+    if contrast:
+        for context in templates:
+            check_has_wrong(context, "--contrast")
     if (out / "manifest.json").exists() and not (out / "settings.json").exists():
         raise StepalignError(
             f"{out} holds something else than a probe, or one of another version: choose another --out"
@@ -85,18 +100,27 @@ def probe(
         optional=["contexts"],
         refusal="it holds another probe (choose another folder with --out, or delete that one)",
     )
-    group_size = 1 if rollouts else inputs.group_size(templates, settings)
+    group_size = 1 if rollouts else inputs.group_size(templates, settings, contrast=contrast > 0)
     if rollouts:
         given = inputs.read(rollouts, lambda: [p for part in prepare(settings.problems)[:2] for p in part], limit=limit)
     else:
         given = Probe(problems=tuple(prepare(settings.problems)[0][: limit and -(-limit // group_size)]), rollouts=())
-    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
+    chat = load_chat(settings.model, prompt.before, date)
     model = settings.teacher.model_of(settings.model)
     if model is not settings.model:
         check_tokenizer(model, chat)
     policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
     limited = limit_to_context(settings.teacher, models.context_limit(model))
-    scorer = CreditScorer(policy, chat, prompt.before, templates, _teacher(settings, policy, adapter), limited, top=top)
+    scorer = CreditScorer(
+        policy,
+        chat,
+        prompt.before,
+        templates,
+        _teacher(settings, policy, adapter),
+        limited,
+        top=top,
+        num_wrong=contrast,
+    )
     with Console() as console:
         with solver_on(settings, chat, policy.model) as solver:
             given = inputs.read(out) if started else given
@@ -110,7 +134,7 @@ def probe(
         credits=credits,
         tokens={token: chat.token_text(token) for token in sorted(tokens)},
         measures=measure(given.rollouts, given.marks, credits, seed=settings.seed),
-        manifest={**manifest(), "asked": asked, "skipped": dict(scorer.skipped), "command": " ".join(sys.argv)},
+        manifest={**manifest(), "asked": asked, "skipped": dict(+scorer.skipped), "command": " ".join(sys.argv)},
     )
     folder.write(probed, out)
     figures.write(probed, out / "figures")

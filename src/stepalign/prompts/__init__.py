@@ -4,7 +4,10 @@ The authors' templates are lost (the paper's Figures 8–11 are images); each fi
 ours. Templates are Jinja, sandboxed. Text of models and data sets enters as values and is never evaluated.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from stepalign.config.trust import is_within
 from stepalign.errors import StepalignError
 
 _HERE = Path(__file__).parent
+_recordings: ContextVar[tuple[dict[str, str], ...]] = ContextVar("recordings", default=())
 
 
 def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
@@ -30,14 +34,35 @@ def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
     path = _find(name)
     environment = _environment(path.parent)
     try:
-        used = frozenset(_undeclared(environment, path.name))
+        sources = _sources(environment, path.name)
+        trees = map(environment.parse, sources.values())
+        used = frozenset[str]().union(*map(meta.find_undeclared_variables, trees))
         template = environment.get_template(path.name)
     except (TemplateError, UnicodeDecodeError) as error:
         raise StepalignError(f"{path}: not a valid template: {error}") from None
     if used - allowed:
         unknown, known = (", ".join(sorted(names)) for names in (used - allowed, allowed))
         raise StepalignError(f"{path}: unknown variables {unknown}; allowed: {known}")
+    file = path.relative_to(_HERE) if path.is_relative_to(_HERE) else path
+    for recording in _recordings.get():
+        recording |= {str(file.with_name(Path(each).name)): source for each, source in sources.items()}
     return template, used
+
+
+@contextmanager
+def recorded() -> Iterator[dict[str, str]]:
+    """Record the texts of the templates that are loaded meanwhile, and of what they include, by file."""
+    texts: dict[str, str] = {}
+    token = _recordings.set((*_recordings.get(), texts))
+    try:
+        yield texts
+    finally:
+        _recordings.reset(token)
+
+
+def digests(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return a digest of each text."""
+    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in texts.items()}
 
 
 def render(template: Template, values: Mapping[str, object]) -> str:
@@ -64,8 +89,8 @@ def _environment(folder: Path) -> SandboxedEnvironment:
     return SandboxedEnvironment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def _undeclared(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> set[str]:
-    """Find the variables that a template and its includes use."""
+def _sources(environment: SandboxedEnvironment, name: str, within: tuple[str, ...] = ()) -> dict[str, str]:
+    """Read a template and those that it includes."""
     loader = environment.loader
     assert isinstance(loader, FileSystemLoader)
     if name in within:
@@ -73,10 +98,9 @@ def _undeclared(environment: SandboxedEnvironment, name: str, within: tuple[str,
     source, file, _ = loader.get_source(environment, name)
     if within and not is_within(Path(file), [Path(folder).resolve() for folder in loader.searchpath]):
         raise TemplateError(f"it includes {name}, which is hidden or a link to another folder")
-    tree = environment.parse(source)
-    variables = meta.find_undeclared_variables(tree)
-    for included in meta.find_referenced_templates(tree):
+    sources = {name: source}
+    for included in meta.find_referenced_templates(environment.parse(source)):
         if included is None:
             raise TemplateError("it includes a template that a variable names")
-        variables |= _undeclared(environment, included, (*within, name))
-    return variables
+        sources |= _sources(environment, included, (*within, name))
+    return sources

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -14,6 +15,7 @@ from stepalign import config, models
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
+from stepalign.io import kept_date
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, RolloutSource, TokenIds
 from stepalign.rewards import Grader
@@ -257,9 +259,15 @@ def make_sampler(
 
 
 @contextmanager
-def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solver]:
-    """Load a recipe's solver with a PEFT adapter, or with none, and close it at the end."""
-    chat = load_chat(settings.model)
+def open_solver(settings: config.Recipe, adapter: Path | None, date: date | None = None) -> Iterator[Solver]:
+    """Load a recipe's solver with a PEFT adapter, or with none, and close it at the end.
+
+    A chat template shows `date`. Without one it shows the day on which the adapter's run began, else today.
+    """
+    prompt = SolverPrompt(settings.prompts)
+    if adapter is not None:
+        date = date or kept_date(adapter.absolute().parent.parent / "manifest.json")
+    chat = load_chat(settings.model, prompt.before, date)
     device = Accelerator().device
     dtype = models.resolve_dtype(settings.model.dtype, device)
     with ExitStack() as stack:
@@ -272,7 +280,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None) -> Iterator[Solve
                 models.check_adapter(settings.model, adapter)
                 sampler.load_adapter(AdapterVersion(name=f"{adapter.name}-{uuid4().hex[:8]}", number=1, folder=adapter))
         grader = stack.enter_context(registry.build(settings.grader))
-        yield Solver(chat, sampler, grader, SolverPrompt(settings.prompts))
+        yield Solver(chat, sampler, grader, prompt)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -63,6 +62,7 @@ class ServerSampler:
         self._concurrency = -(-settings.max_num_seqs // world.size)
         self.seeded, self._timeout_s, self._eos_ids = settings.seeded, settings.timeout_s, sorted(eos_ids)
         self._adapter: AdapterVersion | None = None
+        self._has_answered = False
         self._endpoints = Endpoints(
             settings.base_url,
             name="sampler",
@@ -192,12 +192,19 @@ class ServerSampler:
         )
 
     async def _everywhere(self, act: Callable[[Endpoint], Awaitable[T]]) -> dict[str, T]:
-        """Do something on every server that answers, at least one, and return the results by URL."""
+        """Do something on every server that answers, at least one, and return the results by URL.
+
+        Before the first answer, servers that cannot be connected to end the run: they were never started.
+        """
         results: dict[str, T] = {}
+        unreachable: dict[str, str] = {}
 
         async def attempt(server: Endpoint) -> None:
-            with suppress(TransientError):
+            try:
                 results[server.url] = await act(server)
+            except TransientError as error:
+                if error.unreachable:
+                    unreachable[server.url] = error.detail
 
         while True:
             try:
@@ -205,7 +212,11 @@ class ServerSampler:
             except UnansweredError as error:
                 raise self._client.fatal(error) from None
             if results:
+                self._has_answered = True
                 return results
+            if not self._has_answered and len(unreachable) == len(self._endpoints.urls):
+                reasons = "; ".join(f"{url}: {fault}" for url, fault in unreachable.items())
+                raise StepalignError(f"no sampler endpoint works ({reasons}). Start it, then the same command")
             self._endpoints.release(await self._endpoints.lease(TimeLimit(None)))
 
     async def _load(self, server: Endpoint) -> None:

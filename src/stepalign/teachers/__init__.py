@@ -34,6 +34,11 @@ class Teacher(Protocol):
         """The output projection of the hidden states."""
         ...
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """True where views that begin alike may share a row of its batches (`Policy.shares_prefixes`)."""
+        ...
+
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the hidden states that predict the batch's loss tokens, without gradients."""
         ...

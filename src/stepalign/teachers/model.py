@@ -63,6 +63,11 @@ class ModelTeacher(PolicyTeacher):
         """The model's own output projection, over the student's vocabulary."""
         return self._head
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """The teacher's model's."""
+        return self._model.shares_prefixes
+
     @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the model's hidden states."""

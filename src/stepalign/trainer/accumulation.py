@@ -81,7 +81,7 @@ class GradientAccumulator(Generic[E]):
         """
         device = self._strategy.device
         views = [example.student for example in examples]
-        batch = collate(views).to(device)
+        batch = collate(views, share_prefixes=self._policy.shares_prefixes).to(device)
         start = time.perf_counter()
         reference = self._loss.reference_forward(self._policy, examples, batch)
         if reference is not None:
@@ -184,7 +184,11 @@ Pass = tuple[list[E], bool, bool]
 
 
 def local_passes(
-    strategy: ParallelStrategy, examples: Sequence[E], size: int, max_tokens: int | None
+    strategy: ParallelStrategy,
+    examples: Sequence[E],
+    size: int,
+    max_tokens: int | None,
+    share_prefixes: bool = False,
 ) -> Iterator[Pass[E]]:
     """Yield this process' passes over a step's examples, which are all there.
 
@@ -193,8 +197,10 @@ def local_passes(
         examples: the whole step's, in every process.
         size: examples in a micro-batch, at most.
         max_tokens: its padded tokens, at most (`collate.micro_batches`).
+        share_prefixes: let views that begin alike share a row.
     """
-    passes = list(strategy.local_micro_batches(list(micro_batches(examples, size, max_tokens))))
+    batches = list(micro_batches(examples, size, max_tokens, share_prefixes=share_prefixes))
+    passes = list(strategy.local_micro_batches(batches))
     for number, (micro_batch, is_own) in enumerate(passes, 1):
         yield micro_batch, not is_own, number == len(passes)
 

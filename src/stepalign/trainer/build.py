@@ -3,7 +3,7 @@
 Everything that can be wrong with a recipe is found before the weights are loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, data, models, preflight
+from stepalign import config, data, models, preflight, prompts
 from stepalign.algorithms.base import Algorithm
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic, ServedCritic
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
+from stepalign.policy import Policy
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem
+from stepalign.records import Problem, TokenIds
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints
@@ -55,8 +56,9 @@ def build_trainer(
         StepalignError: the recipe cannot be run as it is.
     """
     # From the recipe alone.
-    chat = load_chat(recipe.model)
+    words = stack.enter_context(prompts.recorded())
     prompt = SolverPrompt(recipe.prompts)
+    chat = load_chat(recipe.model, prompt.before, run.date())
     context_limit = models.context_limit(recipe.model)
     algorithm: Algorithm[Any] = registry.build(
         recipe.algorithm, recipe=recipe, chat=chat, prompt=prompt, context_limit=context_limit
@@ -71,6 +73,7 @@ def build_trainer(
             folder=recipe.folder,
             own=lambda: OwnModel(chat, solver.sampler, context_limit),
         )
+    run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
     train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)
@@ -80,34 +83,19 @@ def build_trainer(
 
     # The weights.
     accelerator = _accelerator(recipe)
-    strategy = build_strategy(recipe.distributed, world, accelerator.device)
-    precision = world.on_main(
-        lambda: set_matmul_precision(
-            run.float32_matmul_precision() or recipe.model.float32_matmul_precision, accelerator.device
-        )
-    )
+    strategy = build_strategy(recipe.distributed, world, accelerator.device, full=recipe.adapter is None)
+    wanted = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
+    precision = world.on_main(lambda: set_matmul_precision(wanted, accelerator.device))
     torch.set_float32_matmul_precision(precision)
-    policy = models.load_policy(
-        recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
-    )
+    policy = _load_policy(recipe, algorithm, strategy, accelerator.device)
     sampler = make_sampler(recipe, lambda: policy.model, policy.head.dtype, eos_ids=chat.eos_ids, world=world)
     solver = Solver(chat, sampler, grader, prompt, world)
-    texts = (
-        (
-            *solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking),
-            *chat.encode_text(problem.solution or problem.answer),
-        )
-        for problem in train
-    )
-    weight_sync = WeightSync(sampler, policy, recipe, texts, world)
+    weight_sync = WeightSync(sampler, policy, recipe, _texts(recipe, solver, train), world)
     stack.callback(weight_sync.close)
-    if recipe.training.gradient_checkpointing:
-        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = adamw(policy, recipe.optimizer)
-    algorithm.begin(policy)
 
     # The run so far.
-    run.describe(train, evaluation, dropped, world.on_main(lambda: models.fingerprint(recipe.model)), precision)
+    run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision)
     step, has_checksums = 0, True
     if last:
         has_checksums = world.on_main(lambda: checkpoints.verify(last))
@@ -122,7 +110,7 @@ def build_trainer(
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if critic is not None and not step and _needs_trial(recipe.critic):
-        _try_critic(critic, train, world, console, strategy.unsharded(policy))
+        _try_critic(critic, train, recipe.sampling.max_new_tokens, world, console, strategy.unsharded(policy))
     # The solver's own model cannot sample rollouts and critiques at once.
     concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
     served = critic is not None and recipe.critic is not None and recipe.critic.is_remote
@@ -146,6 +134,34 @@ def build_trainer(
         streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
         step=step,
     )
+
+
+def _load_policy(
+    recipe: config.Recipe, algorithm: Algorithm[Any], strategy: ParallelStrategy, device: torch.device
+) -> Policy:
+    """Load the initial policy, and let the algorithm take what it needs of it."""
+    policy = models.load_policy(recipe.model, recipe.adapter, recipe.seed, device, load_device=strategy.load_device)
+    if recipe.training.gradient_checkpointing:
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    algorithm.begin(policy)
+    if recipe.probe is not None:  # it compares with the base where the algorithm has no teacher
+        algorithm.teacher_of(policy)
+    return policy
+
+
+def _fingerprint(recipe: config.Recipe) -> dict[str, str]:
+    """Return the digests of the base's files, and of those of a teacher with a model of its own."""
+    base, teacher = models.fingerprint(recipe.model), recipe.teacher.model_of(recipe.model)
+    if teacher is not recipe.model:
+        base |= {f"teacher/{name}": digest for name, digest in models.fingerprint(teacher).items()}
+    return base
+
+
+def _texts(recipe: config.Recipe, solver: Solver, problems: Sequence[Problem]) -> Iterator[TokenIds]:
+    """Yield each problem's prompt followed by its reference solution, of the kind that is sampled."""
+    for problem in problems:
+        prompt_ids = solver.prompt_ids(problem, thinking=recipe.sampling.enable_thinking)
+        yield (*prompt_ids, *solver.chat.encode_text(problem.solution or problem.answer))
 
 
 def _say_what_runs(
@@ -175,7 +191,12 @@ def _needs_trial(critic: config.CriticConfig | None) -> bool:
 
 
 def _try_critic(
-    critic: Critic, problems: list[Problem], world: World, console: Console, unsharded: AbstractContextManager[None]
+    critic: Critic,
+    problems: list[Problem],
+    max_new_tokens: int,
+    world: World,
+    console: Console,
+    unsharded: AbstractContextManager[None],
 ) -> None:
     """Ask a critic for its first critiques, and refuse it if all of them fail."""
     attempts = world.shard(preflight.trial_attempts(problems))
@@ -185,6 +206,8 @@ def _try_critic(
             results.append(result)
             advance(1)
     preflight.check_trial(world.gather(results))
+    if isinstance(critic, SelfCritic) and (lack := critic.lack_of_room(problems, max_new_tokens)):
+        console.warn(lack)
 
 
 def _drop_long_problems(

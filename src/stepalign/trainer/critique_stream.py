@@ -174,6 +174,7 @@ def iter_micro_batches(
     build: Callable[[Sequence[CriticResult]], Sequence[E]],
     size: int,
     max_tokens: int | None,
+    share_prefixes: bool,
     console: Console,
 ) -> Iterator[list[E]]:
     """Yield micro-batches of the examples that are ready, the longest first; wait only to fill one.
@@ -183,6 +184,7 @@ def iter_micro_batches(
         build: makes examples of results.
         size: examples in a micro-batch, at most.
         max_tokens: its padded tokens, at most (`collate.micro_batches`).
+        share_prefixes: let views that begin alike share a row.
         console: keeps the seconds of waiting under `critique`.
     """
     ready: list[E] = []
@@ -195,7 +197,7 @@ def iter_micro_batches(
         if not ready:
             return
         ready.extend(build(stream.drain(wait=False)))
-        micro_batch = next(micro_batches(ready, size, max_tokens))
+        micro_batch = next(micro_batches(ready, size, max_tokens, share_prefixes=share_prefixes))
         ids = {example.rollout_id for example in micro_batch}
         ready = [example for example in ready if example.rollout_id not in ids]
         yield micro_batch

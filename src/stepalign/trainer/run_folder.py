@@ -8,10 +8,13 @@ last checkpoint, and nothing that it already has is sampled or critiqued again. 
 `checksums.jsonl` before the file is written, and compared when the file is read.
 """
 
+import datetime
+import difflib
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -28,6 +31,7 @@ from stepalign.io import (
     AppendLog,
     claim,
     differences,
+    kept_date,
     read_json,
     read_jsonl,
     read_text,
@@ -56,6 +60,8 @@ class _Line(TypedDict):  # other keys pass
 
 
 _LINE = TypeAdapter(_Line)
+_DIFF_LINES = 12
+"""Lines of a changed template that a message shows."""
 
 
 class RunFolder:
@@ -85,6 +91,7 @@ class RunFolder:
                 refusal="it holds a run of another recipe. Give this run another name (name=…), or delete that folder",
                 free=tuple(recipe.runtime_keys()),
             )
+            self._date = kept_date(self.folder / "manifest.json")
             self._sums = {entry.file: entry.sha256 for entry in self._checksums.read()}
         except BaseException:
             self.close()
@@ -106,6 +113,31 @@ class RunFolder:
         except (ValueError, AttributeError) as error:
             raise StepalignError(f"{path}: damaged: {error}") from None
         return precision
+
+    def date(self) -> datetime.date:
+        """Return the day on which the run began; chat templates may show it."""
+        return self._date
+
+    def keep_texts(self, texts: Mapping[str, str]) -> None:
+        """Keep the words of the run's templates, in `prompts/`.
+
+        Args:
+            texts: by file. Those that the folder has not kept yet are written.
+
+        Raises:
+            StepalignError: the run is resumed, and the words of a template have changed, with what differs.
+        """
+        started = (self.folder / "manifest.json").exists()
+        for name, text in texts.items():
+            path = self.folder / "prompts" / Path(*(part for part in Path(name).parts if part not in ("/", "..")))
+            if not started or not path.exists():
+                write_atomically(path, text)
+            elif (kept := path.read_bytes().decode(errors="replace")) != text:
+                lines = difflib.unified_diff(kept.splitlines(), text.splitlines(), str(path), name, lineterm="", n=0)
+                raise StepalignError(
+                    f"{name}: its words are no longer those this run began with, which {path} keeps. Restore them, or "
+                    "give this run another name (name=…). What differs:\n  " + "\n  ".join(islice(lines, _DIFF_LINES))
+                )
 
     def describe(
         self,
@@ -145,6 +177,7 @@ class RunFolder:
             self.folder / "manifest.json",
             {
                 **manifest(),
+                "date": str(self._date),
                 "seed": self.seed,
                 "float32_matmul_precision": float32_matmul_precision,
                 "problems": counts,
