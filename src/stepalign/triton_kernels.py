@@ -175,8 +175,9 @@ def _token_scores(
         rescale = tl.exp(best - largest)
         weights = tl.exp(logits - largest)
         # Σ exp(z − max) · (z − max), moved to the new maximum
-        moved = tl.where(total > 0.0, rescale * (weighted + total * (best - largest)), 0.0)
-        weighted = moved + tl.sum(tl.where(inside, weights * (logits - largest), 0.0), 0)
+        move = tl.where(total > 0.0, best - largest, 0.0)
+        weighted = rescale * (weighted + total * move)
+        weighted += tl.sum(weights * tl.where(inside, logits - largest, 0.0), 0)
         total = total * rescale + tl.sum(weights, 0)
         best = largest
     target = tl.load(logits_ptr + tl.load(targets_ptr + row)).to(tl.float32) * scale
