@@ -23,7 +23,7 @@ from stepalign.chat import load_chat
 from stepalign.errors import StepalignError
 from stepalign.launch import train
 from stepalign.probing.run import probe
-from test_policy import CPU, load
+from test_policy import CPU, batch, load, trained
 
 # ── initial adapters ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -330,3 +330,32 @@ def test_a_damaged_adapter_configuration_is_an_error_that_names_it(
     (tmp_path / "adapter_config.json").write_text(content)
     with pytest.raises(StepalignError, match=f"{tmp_path}"):
         models.load_model(config.ModelConfig(name_or_path=str(tiny_llama)), tmp_path, CPU)
+
+
+# ── 4-bit bases ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_four_bits_without_bitsandbytes_name_the_extra(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "find_spec", lambda _: None)
+    model = config.ModelConfig(name_or_path=str(tiny_llama), load_in_4bit=True)
+    with pytest.raises(StepalignError, match=r"model\.load_in_4bit = true needs bitsandbytes: .*stepalign\[qlora\]"):
+        models.load_base(model, CPU)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_an_adapter_on_a_base_in_four_bits_learns_and_the_base_stays(tiny_llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings = AutoConfig.from_pretrained(tiny_llama)
+    settings.hidden_size, settings.intermediate_size, settings.head_dim = 128, 256, 32
+    settings.initializer_range = 0.02
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path)
+    table = config.ModelConfig(name_or_path=str(tmp_path), load_in_4bit=True)
+    policy = models.load_policy(table, config.LoraConfig(r=4), 0, CPU).train()  # evaluation packs the weights anew
+    assert policy.base.get_decoder().layers[0].mlp.up_proj.base_layer.weight.dtype == torch.uint8
+    assert policy.head.dtype == torch.float32
+    base, full = policy.forward_base(batch()), load(tmp_path).forward_base(batch())
+    assert 0 < (base - full).abs().mean() < 0.5 * full.abs().mean()
+    assert torch.equal(policy(batch()), base)
+    trained(policy)
+    assert torch.equal(policy.forward_base(batch()), base)
+    assert (policy(batch()) - base).abs().max() > 1e-2

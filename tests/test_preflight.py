@@ -49,6 +49,14 @@ def copied(prompt: str) -> str:
     return compose("A", verdicts, attempt) if attempt else "yes"
 
 
+@pytest.mark.parametrize("override", [served("http://me:hunter2@host/v1"), "context.template=hunter2.txt"])
+def test_what_a_run_must_not_begin_with_leaves_no_folder(override: str, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe(override)
+    with pytest.raises(StepalignError, match=r"critic\.base_url|no template"):
+        train(settings)
+    assert not settings.folder.exists()
+
+
 @pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize(
     ("reply", "said"),

@@ -155,6 +155,7 @@ def probe(
     adapter: AdapterFolder = None,
     top: Annotated[int, typer.Option(min=0, help="Number of likeliest tokens kept at each position.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rollouts to probe.")] = None,
+    contrast: Annotated[int, typer.Option(min=0, help="Most wrong contexts to contrast each context with.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the probe.")] = Path("probe"),
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     trust: TrustOption = False,
@@ -163,7 +164,14 @@ def probe(
     settings = config.load(file, overrides or (), trust=trust)
     with _resumable(out):
         probed = stepalign.probe(
-            settings, out, rollouts=rollouts, contexts=context or (), adapter=adapter, top=top, limit=limit
+            settings,
+            out,
+            rollouts=rollouts,
+            contexts=context or (),
+            adapter=adapter,
+            top=top,
+            limit=limit,
+            contrast=contrast,
         )
     from stepalign.probing.display import table
 

@@ -12,7 +12,16 @@ import torch
 
 import stepalign
 
-_PACKAGES = ["torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "math-verify"]
+_PACKAGES = [
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "tokenizers",
+    "latex2sympy2_extended",
+]
 
 
 def manifest() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -30,16 +31,20 @@ from stepalign.seeding import derive_seed
 
 def load_policy(
     model: config.ModelConfig,
-    lora: config.LoraConfig,
+    lora: config.LoraConfig | None,
     seed: int,
     device: torch.device,
     *,
     load_device: torch.device | None = None,
 ) -> Policy:
-    """Load the base and add a fresh adapter. Its effect is zero until it is trained.
+    """Load the base and add a fresh adapter, whose effect is zero until it is trained. None trains all weights.
 
     The policy will run on `device`. The weights are loaded on `load_device` instead where a strategy moves them itself.
     """
+    if lora is None:
+        if model.dtype == "auto":  # an update of half-precision weights is lost below 1/256 of a weight
+            model = model.model_copy(update={"dtype": "float32"})
+        return Policy(load_base(model, device, load_device=load_device).requires_grad_(True))
     base = load_base(model, device, load_device=load_device)
     adapter = LoraConfig(
         r=lora.r,
@@ -102,6 +107,8 @@ def check_adapter(model: config.ModelConfig, adapter: Path) -> None:
     except Exception as error:
         raise StepalignError(f"{path}: not the configuration of a PEFT adapter: {first_line(error)}") from None
     if settings is None:
+        if (adapter / "config.json").exists():
+            raise StepalignError(f"{adapter}: a whole model and no adapter: name it as model.name_or_path")
         raise StepalignError(f"{adapter}: not a PEFT adapter: it has no {path.name}")
     if settings.is_prompt_learning:
         raise StepalignError(
@@ -179,17 +186,21 @@ def load_base(
     load_device: torch.device | None = None,
     device_map: str | None = None,
 ) -> PreTrainedModel:
-    """Load base weights in the recipe's precision, without dropout, frozen.
+    """Load base weights in the recipe's precision, or in 4 bits, without dropout, frozen.
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
     see `load_policy`. `device_map` spreads the weights over devices instead.
     """
     transformers_logging.disable_progress_bar()
+    dtype = resolve_dtype(model.dtype, device)
+    if model.load_in_4bit and device_map is None:
+        device_map = str(load_device or device)  # quantized while they are loaded, and not moved afterwards
     try:
         base = AutoModelForCausalLM.from_pretrained(
             model.location,
             revision=model.revision,
-            dtype=resolve_dtype(model.dtype, device),
+            dtype=dtype,
+            quantization_config=_four_bit(dtype) if model.load_in_4bit else None,
             attn_implementation=model.attn_implementation,
             device_map=device_map,
         )
@@ -203,6 +214,15 @@ def load_base(
     base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
     _check_head(base)
     return base
+
+
+def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Make QLoRA's setting: NormalFloat with quantized scales, products in `dtype`."""
+    if find_spec("bitsandbytes") is None:
+        raise StepalignError("model.load_in_4bit = true needs bitsandbytes: pip install 'stepalign[qlora]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def load_config(model: config.ModelConfig) -> PretrainedConfig:

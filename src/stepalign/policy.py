@@ -1,7 +1,8 @@
-"""The policy: frozen base weights under one LoRA adapter, reduced to hidden states at the positions of the loss.
+"""The policy, reduced to hidden states at the positions of the loss: frozen base weights under one LoRA adapter, or a
+model whose weights are all trained.
 
 Logits are left to the loss, which computes them a chunk at a time. The adapter is never merged, so the base stays
-bit-identical.
+bit-identical. Without an adapter the base is a frozen copy, kept where something is compared with it.
 
 Left out: loading (`models`), and teachers (`teachers`).
 """
@@ -22,7 +23,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from stepalign.collate import Batch
 from stepalign.errors import StepalignError
@@ -44,9 +45,10 @@ class Policy(nn.Module):
     """A causal language model with a LoRA adapter, or without one."""
 
     def __init__(self, model: PeftModel | PreTrainedModel) -> None:
-        """Wrap a loaded model. Its output projection must be frozen, because the losses read it as one matrix."""
+        """Wrap a loaded model. Its output projection has no adapter, because the losses read it as one matrix."""
         super().__init__()
         self.model = model
+        self._base_weights: dict[str, Tensor] | None = None
         if isinstance(self.base.get_output_embeddings(), BaseTunerLayer):
             raise StepalignError("lora.target_modules: the output projection must stay frozen, leave it out")
 
@@ -58,9 +60,33 @@ class Policy(nn.Module):
 
     @property
     def head(self) -> Float[Tensor, "vocab hidden"]:
-        """The frozen output projection."""
+        """The output projection. It is frozen under an adapter."""
         weight: Tensor = self.base.get_output_embeddings().weight
         return weight
+
+    @property
+    def adapter(self) -> str | None:
+        """The name of the trained adapter; None without one."""
+        return ADAPTER if isinstance(self.model, PeftModel) else None
+
+    def keep_base(self) -> None:
+        """Copy the weights that training will change, unless an adapter holds them. Call it before the first update."""
+        if self.adapter is None and self._base_weights is None:
+            self._base_weights = self.trained_weights()
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """Return a copy of the weights that are trained, by parameter name."""
+        return {name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad}
+
+    def head_of(self, weights: Mapping[str, Tensor]) -> Float[Tensor, "vocab hidden"]:
+        """Return the output projection among some weights, else the policy's own."""
+        name = next(name for name, parameter in self.named_parameters() if parameter is self.head)
+        return weights.get(name, self.head)
+
+    @property
+    def base_head(self) -> Float[Tensor, "vocab hidden"]:
+        """The output projection of the base."""
+        return self.head_of(self._base_weights or {})
 
     @cached_property
     def shares_prefixes(self) -> bool:
@@ -70,7 +96,7 @@ class Policy(nn.Module):
         return full and settings._attn_implementation == "sdpa"
 
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
-        """Return the hidden states that predict the batch's loss tokens, with gradients to the adapter."""
+        """Return the hidden states that predict the batch's loss tokens, with gradients to what is trained."""
         shared = {"position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
         output = self.base.get_decoder()(
             input_ids=batch.input_ids, use_cache=False, **(shared if batch.attention_mask is not None else {})
@@ -81,6 +107,8 @@ class Policy(nn.Module):
     @torch.no_grad()
     def forward_base(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the base's hidden states: no adapter, no gradients, the mode unchanged (paper, Section 3.2)."""
+        if self._base_weights is not None:
+            return self.forward_with(self._base_weights, batch)
         with self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext():
             return self(batch)  # type: ignore[no-any-return]
 
@@ -110,7 +138,7 @@ class Policy(nn.Module):
         return int(self.model.peft_config[ADAPTER].r) if isinstance(self.model, PeftModel) else 0
 
     def trainable(self) -> list[nn.Parameter]:
-        """Return the adapter's parameters, in a fixed order."""
+        """Return the parameters that are trained, in a fixed order: the adapter's, or all."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     @cached_property
@@ -119,7 +147,7 @@ class Policy(nn.Module):
         return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
 
     def save(self, folder: Path) -> None:
-        """Write the adapter in PEFT's format: `adapter_model.safetensors` and `adapter_config.json`."""
+        """Write what is trained: an adapter in PEFT's format, or a whole model in transformers'."""
         self.model.save_pretrained(folder, safe_serialization=True)
         path = folder / "adapter_config.json"
         adapter_config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -128,7 +156,10 @@ class Policy(nn.Module):
             path.write_text(json.dumps(adapter_config, indent=2, sort_keys=True), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Read the adapter's weights from a folder that `save` wrote."""
+        """Read the weights from a folder that `save` wrote."""
+        if self.adapter is None:
+            self._load_model(folder)
+            return
         path = folder / "adapter_model.safetensors"
         try:
             weights = load_file(path)
@@ -144,3 +175,18 @@ class Policy(nn.Module):
         missing = [key for key in outcome.missing_keys if f".{ADAPTER}." in key]
         if differing := [*outcome.unexpected_keys, *missing]:
             raise StepalignError(f"{path}: another adapter than the recipe's: {differing[:3]} …")
+
+    @torch.no_grad()
+    def _load_model(self, folder: Path) -> None:
+        try:
+            loaded, info = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=self.base.dtype, output_loading_info=True, local_files_only=True
+            )
+        except Exception as error:  # safetensors raises its own type for a half-written file
+            raise StepalignError(f"{folder}: not a whole model: {error}") from None
+        differing = [key for name in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[name]]
+        mine, theirs = dict(self.base.named_parameters()), dict(loaded.named_parameters())
+        if differing := [*differing, *(mine.keys() ^ theirs.keys())]:
+            raise StepalignError(f"{folder}: another model than the recipe's: {differing[:3]} …")
+        for name, parameter in mine.items():
+            parameter.copy_(theirs[name])

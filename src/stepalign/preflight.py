@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from stepalign import config, contexts
+from stepalign.algorithms.teacher_context import TeacherContext
 from stepalign.critics import llm
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
@@ -28,6 +29,10 @@ def check_recipe(recipe: config.Recipe) -> None:
     probed = recipe.probe.contexts if recipe.probe else ()
     for name in (recipe.context.template, recipe.context.fallback_template, *probed):
         contexts.load(name)
+    if recipe.algorithm.uses_teacher:
+        TeacherContext.of(recipe)
+    if isinstance(recipe.algorithm, config.RLTFFMConfig):
+        contexts.load(recipe.algorithm.feedback_template)
     if isinstance(recipe.critic, config.LLMCriticConfig):
         llm.load_template(recipe.critic)
     if isinstance(recipe.critic, config.OpenAICriticConfig):

@@ -255,8 +255,12 @@ class Credit:
     student_top: tuple[TopTokens, ...] = ()
     """For each completion id the likeliest tokens in its place; empty unless requested."""
     teacher_top: tuple[TopTokens, ...] = ()
+    wrong: tuple[Nats, ...] = ()
+    """log mean_k p(ŷ_t | x, wrong context k, y_<t), likewise; empty unless contrasted."""
 
     def __post_init__(self) -> None:
+        if self.wrong and len(self.wrong) != len(self.teacher):
+            raise ValueError(f"rollout {self.rollout_id}: {len(self.wrong)} contrasted of {len(self.teacher)} tokens")
         if len(self.student) != len(self.teacher):
             counts = f"{len(self.student)} tokens seen by the student, {len(self.teacher)} by the teacher"
             raise ValueError(f"rollout {self.rollout_id}: {counts}")
@@ -267,3 +271,8 @@ class Credit:
     def values(self) -> tuple[float, ...]:
         """A_t = teacher − student: positive where the context makes the sampled token likelier."""
         return tuple(teacher - student for student, teacher in zip(self.student, self.teacher, strict=True))
+
+    @property
+    def contrast(self) -> tuple[float, ...]:
+        """Teacher under the context minus teacher under wrong ones (RLCSD); empty unless contrasted."""
+        return tuple(teacher - wrong for wrong, teacher in zip(self.wrong, self.teacher, strict=bool(self.wrong)))

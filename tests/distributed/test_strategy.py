@@ -167,6 +167,31 @@ def test_grpo_in_two_processes_is_that_of_one(engine: str, tmp_path: Path) -> No
     same_run(train(settings.model_copy(update={"name": "two", "distributed": two}), 2, tmp_path), wanted)
 
 
+OFF_POLICY = [
+    "{ lmbda = 0.5, num_iterations = 2, importance_sampling_level = 'sequence', support = 'topk-student', top_k = 8 }",
+    "{ support = 'sampled', beta = 1.0, discount = 0.5, num_iterations = 2, importance_sampling_level = 'token' }",
+    "{ kind = 'sft', sequences = 'rollouts', rationalize = true }",
+    "{ kind = 'seq-kd' }",
+]
+
+
+@SLOW
+@pytest.mark.parametrize("engine", ["data_parallel", "fsdp2"])
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
+def test_off_policy_parts_in_two_processes_are_those_of_one(algorithm: str, engine: str, tmp_path: Path) -> None:
+    overrides = [
+        f"algorithm={algorithm}",
+        "context.template=lab/refsol",
+        "training={ max_steps = 2, rollouts_per_step = 8, num_generations = 2, micro_batch_size = 2, eval_steps = 0 }",
+    ]
+    overrides += ["evaluation.num_samples=1", "evaluation.num_bootstrap=50", "problems.evaluation.count=2"]
+    settings = settings_of("refsol", 3, tmp_path, overrides).model_copy(update={"probe": None})
+    wanted = train(settings, 1, tmp_path)
+    assert all(step["outcomes"]["trained"] for step in metrics(wanted))
+    two = config.DistributedConfig(num_processes=2, strategy=engine)
+    same_run(train(settings.model_copy(update={"name": "two", "distributed": two}), 2, tmp_path), wanted)
+
+
 ENGINES = ["auto", "fsdp2", pytest.param("zero2", marks=NO_DEEPSPEED)]
 
 

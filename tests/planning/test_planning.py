@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,9 @@ from stepalign.launch import train
 from stepalign.planning import Plan, estimate, plan, table
 from stepalign.planning.sizes import Lengths, lengths, model_size
 from stepalign.policy import Policy
+from stepalign.teachers import build_teacher
+from stepalign.teachers.ema import EMATeacher
+from stepalign.teachers.model import ModelTeacher
 from stepalign.trainer.accumulation import adamw, local_passes, update
 from stepalign.views import View
 
@@ -204,3 +208,53 @@ def test_hours_are_given_for_stated_hardware_only(make_recipe: MakeRecipe) -> No
 def test_the_solver_that_ships_can_be_planned_for() -> None:
     size = model_size(config.ModelConfig(name_or_path="lab"), config.LoraConfig(), gpu=False)
     assert 0.8e6 < size.parameters < 1e6
+
+
+# ── teachers, and what is trained ─────────────────────────────────────────────────────────────────────────────
+
+
+GIVEN = Lengths(prompt=100, completion=200, max_completion=200, teacher_prompt=150, evaluation=200)
+
+
+def held(teacher: Any) -> int:
+    """Bytes of the tensors that a teacher holds for itself."""
+    base = teacher._policy._base_weights or {}
+    state = [] if not isinstance(teacher, EMATeacher) else teacher.average.tensors.values()
+    own = teacher.model.parameters() if isinstance(teacher, ModelTeacher) else []
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*base.values(), *state, *own))
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("kind", ["base", "live", "scaled", "trust_region", "ema", "model"])
+def test_a_teachers_memory_is_that_of_its_tensors(
+    kind: str, full: bool, tiny_llama: Path, tiny_qwen3: Path, make_recipe: MakeRecipe
+) -> None:
+    if full and kind == "scaled":
+        pytest.skip("refused")
+    keys = (f"teacher.model.name_or_path={tiny_qwen3}",) if kind == "model" else ()
+    settings = make_recipe(f"teacher.kind={kind}", f"training.use_peft={str(not full).lower()}", *keys)
+    policy = models.load_policy(settings.model, settings.adapter, 0, CPU)
+    size = model_size(settings.model, settings.adapter, gpu=False)
+    own = model_size(settings.teacher.model_of(settings.model), config.LoraConfig(), gpu=False)
+    found = estimate(settings, size, GIVEN, teacher=own if kind == "model" else None)
+    assert found.memory.get("teacher", 0) == held(build_teacher(settings.teacher, policy))
+    one = estimate(make_recipe(*(["training.use_peft=false"] if full else [])), size, GIVEN)
+    if kind != "model":
+        times = 2 if kind == "trust_region" else 1
+        assert found.stages["teacher"].flops == times * one.stages["teacher"].flops
+
+
+def test_all_weights_take_a_gradient_and_two_moments_each(tiny_llama: Path, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("training.use_peft=false")
+    policy = models.load_policy(settings.model, None, 0, CPU)
+    count = sum(parameter.numel() for parameter in policy.parameters())
+    found = estimate(settings, model_size(settings.model, None, gpu=True), GIVEN)
+    assert (found.memory["weights"], found.memory["gradient"]) == (4 * count, 4 * count)
+    assert found.memory["optimizer"] == 8 * count
+
+
+def test_a_base_in_four_bits_takes_about_half_a_byte_a_weight(tiny_llama: Path, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("model.load_in_4bit=true")
+    size = model_size(settings.model, settings.adapter, gpu=False)
+    assert size.bytes == pytest.approx(0.516 * size.projections + 4 * (size.parameters - size.projections))
+    assert estimate(settings, size, GIVEN).memory["weights"] == size.bytes

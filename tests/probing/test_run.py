@@ -226,3 +226,43 @@ def test_given_rollouts_are_each_others_siblings(settings: Recipe, planted: Path
 def test_siblings_need_groups(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match=r"'sdpo' shows another rollout .*training\.num_generations = 1"):
         stepalign.probe(make_recipe("training.num_generations=1"), tmp_path / "probe", contexts=("sdpo",))
+
+
+def test_a_contrast_is_the_teachers_own_under_the_right_context_minus_wrong_ones(
+    settings: Recipe, planted: Path, tmp_path: Path, tiny_llama: Path
+) -> None:
+    found = stepalign.probe(
+        settings, tmp_path / "probe", rollouts=planted, contexts=("refsol", "stepalign"), contrast=2
+    )
+    chat = load_chat(config.ModelConfig(name_or_path=str(tiny_llama)))
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama).double()
+    rollouts, problems = ({one.id: one for one in each} for each in (found.rollouts, found.problems))
+    order = [rollout.id for rollout in found.rollouts]
+    contrasted = {"refsol": 0, "stepalign": 0}
+    for credit in found.credits:
+        own = rollouts[credit.rollout_id]
+        texts = []
+        if credit.context == "refsol":  # a failed sibling in the solution's place
+            shown = problems[own.problem_id].solution
+            texts = [
+                o.text for o in found.rollouts if o.problem_id == own.problem_id and o.id != own.id and not o.correct
+            ]
+        else:  # the next two critiques of other problems
+            shown = found.critiques[own.id].text
+            after = [*order[order.index(own.id) + 1 :], *order[: order.index(own.id)]]
+            texts = [found.critiques[n].text for n in after if rollouts[n].problem_id != own.problem_id][:2]
+        contrasted[credit.context] += bool(credit.wrong)
+        assert bool(credit.wrong) == bool(texts)
+        if texts:
+            prompts = [chat.prompt_ids([Turn("user", credit.prompt.replace(shown, text))]) for text in texts]
+            wrong = (
+                torch.tensor([plain(model, prompt, own) for prompt in prompts], dtype=torch.float64).exp().mean(0).log()
+            )
+            assert credit.wrong == pytest.approx(wrong.tolist(), abs=1e-4)
+    assert contrasted == {"refsol": 4, "stepalign": 8}
+    assert found.manifest["skipped"] == {"refsol: no wrong context": 4}
+    assert set(found.measures.contexts) == {"refsol", "refsol − wrong", "stepalign", "stepalign − wrong"}
+    assert found.measures.contexts["stepalign − wrong"]["at"].n == 4
+    assert folder.read(tmp_path / "probe").credits == found.credits
+    with pytest.raises(StepalignError, match="--contrast contrasts a context"):
+        stepalign.probe(settings, tmp_path / "other", rollouts=planted, contexts=("feedback",), contrast=1)

@@ -50,7 +50,7 @@ def test_the_average_is_of_the_products_not_of_the_factors(policy: Policy) -> No
     for mine, wanted, other in zip(products(average.tensors, policy), dense, products(apart, policy), strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
         assert (other - wanted).norm() > 0.01 * wanted.norm()
-    assert average.truncation() < 1e-5
+    assert average.metrics()["teacher_truncation"] < 1e-5
 
 
 @pytest.mark.parametrize("rank", [4, 6, 8])
@@ -64,7 +64,7 @@ def test_the_distance_from_the_exact_average_is_within_the_measured_bound(rank: 
     errors = [(mine - wanted).norm() for mine, wanted in zip(products(average.tensors, policy), dense, strict=True)]
     assert all(error <= bound + 1e-5 for error, bound in zip(errors, average.error, strict=True))
     distance = torch.stack(errors).norm() / torch.stack([mean.norm() for mean in dense]).norm()
-    assert 1e-4 < distance <= 1.1 * average.truncation() < 1
+    assert 1e-4 < distance <= 1.1 * average.metrics()["teacher_truncation"] < 1
 
 
 def test_after_many_equal_updates_the_teacher_is_the_student(policy: Policy) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from stepalign import config
 from stepalign.chat import load_chat
@@ -69,9 +69,12 @@ def test_fewer_rows_than_the_students_are_an_error(tiny_llama: Path, copy: Path)
         ModelTeacher(config.ModelTeacherConfig(model=table(tiny_llama)), policy=load(padded(copy)))
 
 
-def test_a_run_with_a_model_resumes_bit_for_bit(tiny_qwen3: Path, make_recipe: MakeRecipe) -> None:
+def test_a_run_with_a_model_of_another_width_resumes_bit_for_bit(copy: Path, make_recipe: MakeRecipe) -> None:
+    wide = AutoConfig.from_pretrained(copy)
+    wide.hidden_size = 48
+    AutoModelForCausalLM.from_config(wide).save_pretrained(copy)
     keys = (
-        "teacher.kind=model", f"teacher.model.name_or_path={tiny_qwen3}", "problems.holdout=0", "training.save_steps=1",
+        "teacher.kind=model", f"teacher.model.name_or_path={copy}", "problems.holdout=0", "training.save_steps=1",
         "training.rollouts_per_step=2",
     )  # fmt: skip
     train(whole := make_recipe(*keys, "name=whole", "training.max_steps=2"))

@@ -74,7 +74,7 @@ class DistillationLoss(WithTeacher):
     @torch.no_grad()
     def reference_forward(
         self, policy: Policy, examples: Sequence[DistillationExample], batch: Batch
-    ) -> Float[Tensor, "tokens hidden"]:
+    ) -> Float[Tensor, "tokens teacher_hidden"]:
         """Run the teacher on a micro-batch, in passes of at most `max_tokens` padded tokens."""
         teacher = self.teacher_of(policy)
         device, share = batch.input_ids.device, teacher.shares_prefixes
@@ -89,7 +89,7 @@ class DistillationLoss(WithTeacher):
     def loss(
         self,
         hidden: Float[Tensor, "tokens hidden"],
-        reference: Float[Tensor, "tokens hidden"] | None,
+        reference: Float[Tensor, "tokens teacher_hidden"] | None,
         head: Float[Tensor, "vocab hidden"],
         examples: Sequence[DistillationExample],
         batch: Batch,

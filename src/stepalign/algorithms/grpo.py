@@ -103,8 +103,9 @@ class GRPO(Algorithm[PolicyGradientExample]):
         """Compute the tokens' log-probabilities under the base, where the loss has a KL to it."""
         if not self.algorithm.kl_coef:
             return None
+        base = BaseTeacher(policy)
         # Logits over a temperature are those of hidden states over it.
-        return scores(BaseTeacher(policy).forward(batch) / self.temperature, policy.head, batch.targets).log_probs
+        return scores(base.forward(batch) / self.temperature, base.head, batch.targets).log_probs
 
     def loss(
         self,
@@ -155,6 +156,11 @@ class GRPO(Algorithm[PolicyGradientExample]):
         if metrics.importance_ratio is not None:
             measures["importance_ratio"] = metrics.importance_ratio
         return loss, measures
+
+    def begin(self, policy: Policy) -> None:
+        """Keep the base, where the loss has a KL to it."""
+        if self.algorithm.kl_coef:
+            policy.keep_base()
 
     def after_step(self, policy: Policy) -> None:
         """Drop the step's old log-probabilities."""

@@ -25,6 +25,8 @@ class ModelConfig(Table):
     """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
     float32_matmul_precision: Literal["highest", "medium", "auto"] = "highest"
     """torch's precision of float32 products: `medium` multiplies in bfloat16; `auto` measures both on the CPU."""
+    load_in_4bit: bool = False
+    """Keep the layers' weights in 4-bit NormalFloat (QLoRA; needs `stepalign[qlora]`), but not the head."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """The attention implementation of transformers."""
     chat_template_path: Annotated[Path | None, TEMPLATE] = None

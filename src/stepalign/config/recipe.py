@@ -88,7 +88,7 @@ AnyGraderConfig = Annotated[SerializeAsAny[GraderConfig], FAMILIES["grader"]]
 
 @register("grader", "math", implementation="stepalign.rewards.math:MathGrader")
 class MathGraderConfig(GraderConfig):
-    """Final answers compared by math-verify."""
+    """Final answers compared as mathematics."""
 
     kind: Literal["math"] = "math"
 
@@ -160,6 +160,8 @@ class OptimizerConfig(Table):
 class TrainingConfig(Table):
     """Steps, batches, checkpoints and evaluations."""
 
+    use_peft: bool = True
+    """Train a LoRA adapter (`[lora]`); false trains all weights (TRL's name)."""
     max_steps: Annotated[PositiveInt, RUNTIME] = 100
     """The number of steps."""
     rollouts_per_step: PositiveInt = 32
@@ -266,12 +268,32 @@ class Recipe(Table):
     probe: ProbeConfig | None = None
     tracking: Annotated[TrackingConfig, RUNTIME] = TrackingConfig()
 
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """The adapter's table; None where all weights are trained."""
+        return self.lora if self.training.use_peft else None
+
+    @model_validator(mode="after")
+    def _all_weights_can_be_trained(self) -> Self:
+        if self.training.use_peft:
+            return self
+        for key, value, reason in (
+            ("model.dtype", self.model.dtype, "updates below 1/256 of a weight would be lost: set 'float32' or 'auto'"),
+            ("model.load_in_4bit", self.model.load_in_4bit, "4-bit weights have no gradients: train an adapter"),
+            ("sampler.kind", self.sampler.kind, "its weight sync sends adapters: set 'transformers'"),
+            ("teacher.kind", self.teacher.kind, "there is no adapter to scale: set 'trust_region' or 'ema'"),
+            ("critic.kind", self.critic and self.critic.kind, "it samples from the base, which no sampler holds then"),
+        ):
+            if value is True or value in ("bfloat16", "float16", "vllm", "vllm-server", "scaled", "self"):
+                raise ValueError(f"training.use_peft = false with {key} = {value!r}: {reason}")
+        return self
+
     @model_validator(mode="after")
     def _algorithm_can_learn(self) -> Self:
         self.algorithm.check(
             num_generations=self.training.num_generations,
             temperature=self.sampling.temperature,
-            dropout=self.lora.lora_dropout,
+            dropout=self.adapter.lora_dropout if self.adapter else 0.0,
             remote_sampler=self.sampler.is_remote,
         )
         return self

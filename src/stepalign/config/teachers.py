@@ -1,6 +1,6 @@
 """The `[teacher]` tables: the model that the student learns from, and its prompt. Without `kind`, the base."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, SerializeAsAny
 
@@ -11,6 +11,8 @@ from stepalign.config.registry import FAMILIES, RUNTIME, Probability, Table, reg
 class TeacherConfig(Table):
     """Base of every teacher's table: its prompt."""
 
+    passes: ClassVar[int] = 1
+    """Forward passes that its prediction takes."""
     kind: str = "base"
     enable_thinking: bool = False
     """The chat template's thinking switch for the teacher's prompt (paper: on)."""
@@ -23,6 +25,16 @@ class TeacherConfig(Table):
         """Return the model that reads the teacher's prompts: the student's, where the kind has none of its own."""
         return student
 
+    def memory_bytes(self, *, weights: int, adapter: int, rank: int) -> float:
+        """Return the bytes that the teacher holds beside the policy.
+
+        Args:
+            weights: parameters of the policy's base.
+            adapter: parameters of its adapter; 0 where all weights are trained.
+            rank: the adapter's.
+        """
+        return 0.0
+
 
 AnyTeacherConfig = Annotated[SerializeAsAny[TeacherConfig], FAMILIES["teacher"]]
 
@@ -32,6 +44,10 @@ class BaseTeacherConfig(TeacherConfig):
     """The initial policy: the same weights with the adapter disabled (paper)."""
 
     kind: Literal["base"] = "base"
+
+    def memory_bytes(self, *, weights: int, adapter: int, rank: int) -> float:
+        """Return the bytes of a copy, where no adapter can be disabled."""
+        return 0.0 if adapter else 4.0 * weights
 
 
 @register("teacher", "live", implementation="stepalign.teachers.stateless:LiveTeacher")
@@ -54,9 +70,14 @@ class ScaledTeacherConfig(TeacherConfig):
 class TrustRegionTeacherConfig(TeacherConfig):
     """A distribution between base and policy: log q = (1 − α) log q_base + α log q_policy + constant (SDPO)."""
 
+    passes: ClassVar[int] = 2
     kind: Literal["trust_region"] = "trust_region"
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.05
     """α: 0 is the base, 1 the policy as it is."""
+
+    def memory_bytes(self, *, weights: int, adapter: int, rank: int) -> float:
+        """Return the bytes of a copy of the base, where no adapter can be disabled."""
+        return 0.0 if adapter else 4.0 * weights
 
 
 @register("teacher", "ema", implementation="stepalign.teachers.ema:EMATeacher")
@@ -72,6 +93,10 @@ class EMATeacherConfig(TeacherConfig):
     """The number of such units between updates (TRL's `teacher_sync_steps`)."""
     rank: PositiveInt | None = None
     """The rank of an adapter's average; None is twice `lora.r`."""
+
+    def memory_bytes(self, *, weights: int, adapter: int, rank: int) -> float:
+        """Return the bytes of the average, in float32."""
+        return 4.0 * adapter * (self.rank or 2 * rank) / rank if adapter else 4.0 * weights
 
 
 @register("teacher", "model", implementation="stepalign.teachers.model:ModelTeacher")

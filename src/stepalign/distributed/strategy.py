@@ -157,8 +157,10 @@ class FSDP2(ParallelStrategy):
             module.set_reshard_after_forward(True, recurse=False)
 
 
-def build_strategy(settings: config.DistributedConfig, world: World, device: torch.device) -> ParallelStrategy:
-    """Create the strategy of the recipe, or else of the launcher's configuration."""
+def build_strategy(
+    settings: config.DistributedConfig, world: World, device: torch.device, *, full: bool = False
+) -> ParallelStrategy:
+    """Create the strategy of the recipe, or else of the launcher's configuration. `full` trains all weights."""
     launcher = "data_parallel"
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         launcher = "fsdp2"
@@ -171,6 +173,11 @@ def build_strategy(settings: config.DistributedConfig, world: World, device: tor
         raise StepalignError(f"distributed.strategy = {name!r}, but the launcher's configuration asks for {launcher}")
     if name != "data_parallel" and world.size == 1:
         raise StepalignError(f"distributed.strategy = {name!r} needs several processes: launch it with `torchrun`")
+    if full and name != "data_parallel":
+        raise StepalignError(
+            f"training.use_peft = false with distributed.strategy = {name!r}, which is made for an adapter on a frozen "
+            "base: only 'data_parallel' trains all weights"
+        )
     strategy: ParallelStrategy = registry.implementation("strategy", name).from_config(settings, world, device)
     return strategy
 

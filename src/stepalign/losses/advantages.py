@@ -14,6 +14,7 @@ The grade decides the direction, and credit only how much of it a token gets: Â
 Left out: RLCSD's separate normalization of modulated and other tokens, because one denominator a step is used here.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,4 +91,9 @@ def contrast(right: Float[Tensor, " tokens"], wrong: Float[Tensor, "contexts tok
 
     The student's own log-probability cancels, and with it whatever any context of this form does to a token.
     """
-    return right - (wrong.logsumexp(0) - torch.tensor(float(len(wrong))).log())
+    return right - log_mean_exp(wrong)
+
+
+def log_mean_exp(log_probs: Float[Tensor, "contexts tokens"]) -> Float[Tensor, " tokens"]:
+    """Return the logarithm of the mean probability over contexts."""
+    return log_probs.logsumexp(0) - math.log(len(log_probs))

@@ -91,9 +91,13 @@ def plan(
     """
     if hardware is not None and hardware not in GPUS:
         raise StepalignError(f"hardware {hardware!r}: allowed are {', '.join(GPUS)}")
-    size = model_size(settings.model, settings.lora, gpu=hardware is not None or torch.cuda.is_available())
+    gpu = hardware is not None or torch.cuda.is_available()
+    size, model = model_size(settings.model, settings.adapter, gpu=gpu), settings.teacher.model_of(settings.model)
+    teacher = None if model is settings.model else model_size(model, config.LoraConfig(), gpu=gpu)
     given, problems = lengths(settings, from_run=from_run, completion_tokens=completion_tokens)
-    return estimate(settings, size, given, hardware=hardware, devices=devices, evaluation_problems=problems)
+    return estimate(
+        settings, size, given, teacher=teacher, hardware=hardware, devices=devices, evaluation_problems=problems
+    )
 
 
 def estimate(
@@ -101,11 +105,12 @@ def estimate(
     size: ModelSize,
     given: Lengths,
     *,
+    teacher: ModelSize | None = None,
     hardware: str | None = None,
     devices: int = 1,
     evaluation_problems: int = 0,
 ) -> Plan:
-    """Estimate a recipe for a model and lengths that are given. See `plan`."""
+    """Estimate a recipe for a model and lengths that are given. `teacher` has a model of its own. See `plan`."""
     training, rollouts, slots = settings.training, settings.training.rollouts_per_step, settings.sampler.max_num_seqs
     gpu = GPUS[hardware] if hardware else None
     attempts = evaluation_problems * settings.evaluation.num_samples
@@ -129,20 +134,22 @@ def estimate(
         stages["critique"] = Stage(rollouts * (given.critic_prompt + given.critique), 0.0, seconds)
         concurrency = math.ceil(rollouts * seconds / max(stages["sample"].seconds, seconds)) if gpu else None
 
-    def learning(length: float, passes: int, products: int, updates: int = 1) -> Stage:
+    def learning(length: float, passes: int, products: int, updates: int = 1, of: ModelSize = size) -> Stage:
         """Estimate passes through the layers, and products of the completion with the head."""
-        head = 2 * size.vocab * size.hidden * given.completion * given.read_share
-        flops = examples * updates * (passes * size.forward_flops(length) + products * head)
+        head = 2 * of.vocab * of.hidden * given.completion * given.read_share
+        flops = examples * updates * (passes * of.forward_flops(length) + products * head)
         return Stage(examples * length, flops, gpu.pass_seconds(flops) / devices if gpu else 0.0)
 
     examples, algorithm = rollouts * given.learned_share, settings.algorithm
-    student, teacher = (prompt + given.completion * given.read_share for prompt in (given.prompt, given.teacher_prompt))
+    student, read = (prompt + given.completion * given.read_share for prompt in (given.prompt, given.teacher_prompt))
     # The loss makes its products with the head in the student's stage: the student's, the teacher's, the gradient's.
     if algorithm.reference == "teacher":
-        stages["teacher"] = learning(teacher, 1, 0, algorithm.num_updates)
+        stages["teacher"] = learning(read, settings.teacher.passes, 0, algorithm.num_updates, teacher or size)
     elif algorithm.reference == "base":
         stages["base"] = learning(student, 1, 1, algorithm.num_updates)
     passes, products = 3 if training.gradient_checkpointing else 2, 3 if algorithm.uses_teacher else 2
+    if settings.adapter is None:  # the weights have gradients too
+        passes, products = passes + 1, products + 1
     stages["student"] = learning(student, passes, products, algorithm.num_updates)
     longest = given.prompt + max(given.max_completion, given.evaluation if attempts else 0.0)
     rows = min(slots, math.ceil(max(rollouts, attempts) / devices))
@@ -152,9 +159,9 @@ def estimate(
         lengths=given,
         hardware=hardware,
         devices=devices,
-        memory=_learning_memory(settings, size, given, devices),
+        memory=_learning_memory(settings, size, given, devices, teacher),
         sampling_memory={
-            "weights": float(size.weight_bytes * size.parameters),
+            "weights": size.bytes,
             "adapter": 4.0 * size.adapter,
             "keys and values": rows * size.cache_bytes * longest,
         },
@@ -166,7 +173,9 @@ def estimate(
     )
 
 
-def _learning_memory(settings: config.Recipe, size: ModelSize, given: Lengths, devices: int) -> dict[str, float]:
+def _learning_memory(
+    settings: config.Recipe, size: ModelSize, given: Lengths, devices: int, teacher: ModelSize | None
+) -> dict[str, float]:
     """Return bytes on one device at the peak of the student's pass, that of the longest rollouts."""
     training, distributed = settings.training, settings.distributed
     completion = given.read_share * given.max_completion
@@ -179,12 +188,19 @@ def _learning_memory(settings: config.Recipe, size: ModelSize, given: Lengths, d
         activations = size.layers * size.hidden * size.weight_bytes + size.layer_activation_bytes
     chunk = chunk_tokens(round(rows * completion) or 1, size.vocab, torch.device("cuda"))
     layers = size.projections / (devices if distributed.strategy == "fsdp2" else 1)
-    moments = 8.0 * size.adapter
+    moments = 8.0 * size.trained
     if distributed.strategy == "zero2":
         moments = 0.0 if distributed.offload_optimizer else moments / devices
+    sizes = {"weights": size.parameters, "adapter": size.adapter, "rank": settings.lora.r}
+    held = 0.0
+    if settings.algorithm.reference == "teacher":
+        held = teacher.bytes if teacher else settings.teacher.memory_bytes(**sizes)
+    elif settings.algorithm.reference == "base":
+        held = config.BaseTeacherConfig().memory_bytes(**sizes)
     return {
-        "weights": size.weight_bytes * (size.parameters - size.projections + layers),
-        "adapter and its gradient": 8.0 * size.adapter,
+        "weights": size.bytes - size.projection_bytes * (size.projections - layers),
+        **({"adapter and its gradient": 8.0 * size.adapter} if size.adapter else {"gradient": 4.0 * size.parameters}),
+        **({"teacher": held} if held else {}),
         "optimizer": moments,
         "activations": rows * student * activations,
         "hidden states": rows * completion * size.hidden * (2 * size.weight_bytes + 4),

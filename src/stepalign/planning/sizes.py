@@ -50,6 +50,8 @@ _COUNTED = 64
 """Problems whose prompts and solutions are tokenized."""
 _JUDGEMENT, _INSTRUCTIONS = 250, 960
 """Tokens of a critique beside what it copies, and of the critic's template."""
+_FOUR_BIT = 0.516
+"""Bytes of a weight in NormalFloat with quantized scales (QLoRA: 4.127 bits)."""
 _SPLICED = 0.5
 """Length of a critique in splice mode over one that copies."""
 
@@ -76,6 +78,18 @@ class ModelSize:
     """Queries and keys have norms of their own (Qwen3)."""
     vocab: int
     weight_bytes: int
+    projection_bytes: float
+    """Of one weight of the layers' projections: `weight_bytes`, or half a byte and its scales."""
+
+    @property
+    def trained(self) -> int:
+        """Parameters that are trained: the adapter's, or all."""
+        return self.adapter or self.parameters
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of the base's weights."""
+        return self.projection_bytes * self.projections + self.weight_bytes * (self.parameters - self.projections)
 
     def forward_flops(self, length: float) -> float:
         """Return the operations of one sequence through the layers, without the head."""
@@ -99,8 +113,9 @@ class ModelSize:
     def layer_activation_bytes(self) -> int:
         """Bytes that the backward pass keeps of one token in one layer, without checkpointing.
 
-        The base is frozen, so its projections keep nothing; the adapters keep their inputs, norms, attention and the
-        gate what they multiply. A float32 adapter on a half-precision base keeps a float32 copy for each projection.
+        A frozen base's projections keep nothing; the adapters (or projections that are trained) keep their inputs,
+        norms, attention and the gate what they multiply. A float32 adapter on a half-precision base keeps a float32
+        copy for each projection.
         """
         h, i, q, k = self.hidden, self.intermediate, self.query_width, self.key_width
         normed = q + k if self.qk_norm else 0
@@ -109,23 +124,29 @@ class ModelSize:
         return 4 * (7 * h + q + i + self.rank_sum + normed) + 2 * (2 * q + 2 * k + 3 * i)
 
 
-def model_size(model: config.ModelConfig, lora: config.LoraConfig, *, gpu: bool) -> ModelSize:
-    """Read a model's sizes from its configuration; no weights are loaded. `dtype = "auto"` is bfloat16 on a GPU."""
+def model_size(model: config.ModelConfig, lora: config.LoraConfig | None, *, gpu: bool) -> ModelSize:
+    """Read a model's sizes from its configuration; no weights are loaded.
+
+    Without `lora` there is no adapter, and all weights are trained. `dtype = "auto"` is then float32, else bfloat16 on
+    a GPU.
+    """
     settings = load_config(model)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(settings)
     linear = {name: module for name, module in base.named_modules() if isinstance(module, nn.Linear)}
-    adapted = [module for name, module in linear.items() if name.rpartition(".")[2] in lora.target_modules]
-    if not adapted:
+    targets = lora.target_modules if lora else ()
+    adapted = [module for name, module in linear.items() if name.rpartition(".")[2] in targets]
+    rank = lora.r if lora else 0
+    if lora and not adapted:
         raise StepalignError(f"lora.target_modules = {list(lora.target_modules)}: the model has none of them")
     text, layers = settings.get_text_config(), base.get_decoder().layers
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    half = model.dtype in ("bfloat16", "float16") or (model.dtype == "auto" and gpu)
+    half = model.dtype in ("bfloat16", "float16") or (model.dtype == "auto" and gpu and lora is not None)
     return ModelSize(
         parameters=sum(parameter.numel() for parameter in base.parameters()),
         projections=sum(module.weight.numel() for module in layers.modules() if isinstance(module, nn.Linear)),
-        adapter=sum(lora.r * (module.in_features + module.out_features) for module in adapted),
-        rank_sum=lora.r * len(adapted) // len(layers),
+        adapter=sum(rank * (module.in_features + module.out_features) for module in adapted),
+        rank_sum=rank * len(adapted) // len(layers),
         layers=len(layers),
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
@@ -134,6 +155,7 @@ def model_size(model: config.ModelConfig, lora: config.LoraConfig, *, gpu: bool)
         qk_norm=any(name.endswith("q_norm") for name, _ in layers.named_modules()),
         vocab=text.vocab_size,
         weight_bytes=2 if half else 4,
+        projection_bytes=_FOUR_BIT if model.load_in_4bit else 2 if half else 4,
     )
 
 

@@ -7,7 +7,7 @@ common beginning once and sharing its keys and values. On GSM8K without worked e
 the two of `recipes/smollm2-sums.toml` it is 37 %, and would pay.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from stepalign.algorithms.teacher_prompt import DoesNotFit
 from stepalign.chat import Chat
 from stepalign.collate import Batch, collate, sharing_order, split_views
 from stepalign.contexts import Context, ContextInput, others
+from stepalign.contexts.wrong import wrong_inputs
+from stepalign.losses.advantages import log_mean_exp
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.probing.folder import Probe
@@ -101,6 +103,7 @@ class CreditScorer:
         prompt: config.TeacherConfig,
         *,
         top: int = 0,
+        num_wrong: int = 0,
     ) -> None:
         """
         Args:
@@ -111,7 +114,9 @@ class CreditScorer:
             teacher: the policy's.
             prompt: the teacher's length limit and thinking boundary.
             top: the number of likeliest tokens kept in each place.
+            num_wrong: the most wrong contexts that each context is contrasted with.
         """
+        self.num_wrong = num_wrong
         self.policy, self.chat, self.before, self.contexts = policy, chat, before, contexts
         self.teacher, self.prompt, self.top = teacher, prompt, top
         self.skipped: Counter[str] = Counter()
@@ -143,6 +148,7 @@ class CreditScorer:
             self.tokens += sum(len(view.input_ids) for view in (*unscored.values(), *teacher_views))
             students |= zip(unscored, self._score(self.policy, self.policy, unscored.values()), strict=True)
             teachers = self._score(self.teacher, self.teacher.forward, teacher_views)
+            wrong = self._wrong(list(examples), sources)
             yield [
                 Credit(
                     rollout_id=rollout_id,
@@ -152,9 +158,38 @@ class CreditScorer:
                     teacher=teacher.log_probs,
                     student_top=students[rollout_id].top,
                     teacher_top=teacher.top,
+                    wrong=wrong.get((rollout_id, context_name), ()),
                 )
                 for ((rollout_id, context_name), example), teacher in zip(examples.items(), teachers, strict=True)
             ]
+
+    def _wrong(
+        self, pairs: Sequence[tuple[str, str]], sources: Mapping[str, ContextInput]
+    ) -> dict[tuple[str, str], tuple[float, ...]]:
+        """Return log mean_k p of each token under wrong contexts, by rollout and context, where there are some."""
+        if not self.num_wrong:
+            return {}
+        groups = others.groups(source.rollout for source in sources.values())
+        written = [(one.problem.id, one.critique) for one in sources.values() if one.critique is not None]
+        by_name = {context.name: context for context in self.contexts}
+        views: list[tuple[tuple[str, str], View]] = []
+        for rollout_id, name in pairs:
+            context, source = by_name[name], sources[rollout_id]
+            found = wrong_inputs(context, source, groups[source.problem.id], written, self.num_wrong)
+            own: list[View] = []
+            with suppress(DoesNotFit):
+                own = [distillation_example(self.chat, self.before, context, one, self.prompt).teacher for one in found]
+            views += [((rollout_id, name), view) for view in own]
+            self.skipped[f"{name}: no wrong context"] += not own
+        self.tokens += sum(len(view.input_ids) for _, view in views)
+        scored = self._score(self.teacher, self.teacher.forward, [view for _, view in views])
+        by_pair: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
+        for (pair, _), one in zip(views, scored, strict=True):
+            by_pair[pair].append(one.log_probs)
+        return {
+            pair: _rounded(log_mean_exp(torch.tensor(rows, dtype=torch.float64)).tolist())
+            for pair, rows in by_pair.items()
+        }
 
     def _score(
         self,

@@ -102,13 +102,15 @@ def _with_marks(given: Probe) -> Probe:
     return replace(given, marks=tuple(mark for mark in marks if mark))
 
 
-def group_size(templates: Iterable[Context], settings: config.Recipe) -> int:
+def group_size(templates: Iterable[Context], settings: config.Recipe, *, contrast: bool = False) -> int:
     """Return the rollouts to sample of each problem: one, or a whole group where a context shows siblings.
+
+    A wrong context shows a failed sibling, unless the context shows a critique.
 
     Raises:
         StepalignError: the recipe's groups have one rollout.
     """
-    showing = [context.name for context in templates if context.needs_siblings]
+    showing = [one.name for one in templates if one.needs_siblings or (contrast and not one.needs_critique)]
     if showing and settings.training.num_generations == 1:
         raise StepalignError(
             f"context {showing[0]!r} shows another rollout of the problem, but training.num_generations = 1: set 2 or "

@@ -147,10 +147,12 @@ def distance_label(distance: int) -> str:
 def _values_by_context(
     rollouts: Iterable[Rollout], credits: Iterable[Credit]
 ) -> dict[str, dict[str, tuple[float, ...]]]:
-    """Return credit by context and rollout, in the order of the rollouts."""
+    """Return credit by context and rollout, in the order of the rollouts, and contrasts as contexts of their own."""
     contexts: dict[str, dict[str, tuple[float, ...]]] = defaultdict(dict)
     for credit in credits:
         contexts[credit.context][credit.rollout_id] = credit.values
+        if credit.wrong:
+            contexts[f"{credit.context} − wrong"][credit.rollout_id] = credit.contrast
     ids = [rollout.id for rollout in rollouts]
     return {context: {name: values[name] for name in ids if name in values} for context, values in contexts.items()}
 

@@ -19,6 +19,7 @@ from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.chat import load_chat
 from stepalign.console import Console
 from stepalign.contexts import load
+from stepalign.contexts.wrong import check_has_wrong
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.io import AppendLog, claim, kept_date
@@ -45,6 +46,7 @@ def probe(
     adapter: Path | None = None,
     top: int = 0,
     limit: int | None = None,
+    contrast: int = 0,
 ) -> Probe:
     """Probe contexts, and write the folder `out`; or continue what was begun there.
 
@@ -57,6 +59,7 @@ def probe(
         adapter: the student's, or a checkpoint's folder. None probes the base itself. The teacher is the recipe's.
         top: the number of likeliest tokens kept beside each sampled one.
         limit: the number of rollouts, from the first.
+        contrast: the most wrong contexts that each context is contrasted with; 0 is no contrast.
 
     Raises:
         StepalignError: the input is bad, which is raised before long work where possible; or `out` holds another probe.
@@ -80,7 +83,11 @@ def probe(
         "date": str(date),
         "top": top,
         "limit": limit,
+        **({"contrast": contrast} if contrast else {}),
     }
+    if contrast:
+        for context in templates:
+            check_has_wrong(context, "--contrast")
     if (out / "manifest.json").exists() and not (out / "settings.json").exists():
         raise StepalignError(
             f"{out} holds something else than a probe, or one of another version: choose another --out"
@@ -93,7 +100,7 @@ def probe(
         optional=["contexts"],
         refusal="it holds another probe (choose another folder with --out, or delete that one)",
     )
-    group_size = 1 if rollouts else inputs.group_size(templates, settings)
+    group_size = 1 if rollouts else inputs.group_size(templates, settings, contrast=contrast > 0)
     if rollouts:
         given = inputs.read(rollouts, lambda: [p for part in prepare(settings.problems)[:2] for p in part], limit=limit)
     else:
@@ -104,7 +111,16 @@ def probe(
         check_tokenizer(model, chat)
     policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
     limited = limit_to_context(settings.teacher, models.context_limit(model))
-    scorer = CreditScorer(policy, chat, prompt.before, templates, _teacher(settings, policy, adapter), limited, top=top)
+    scorer = CreditScorer(
+        policy,
+        chat,
+        prompt.before,
+        templates,
+        _teacher(settings, policy, adapter),
+        limited,
+        top=top,
+        num_wrong=contrast,
+    )
     with Console() as console:
         with solver_on(settings, chat, policy.model) as solver:
             given = inputs.read(out) if started else given
@@ -118,7 +134,7 @@ def probe(
         credits=credits,
         tokens={token: chat.token_text(token) for token in sorted(tokens)},
         measures=measure(given.rollouts, given.marks, credits, seed=settings.seed),
-        manifest={**manifest(), "asked": asked, "skipped": dict(scorer.skipped), "command": " ".join(sys.argv)},
+        manifest={**manifest(), "asked": asked, "skipped": dict(+scorer.skipped), "command": " ".join(sys.argv)},
     )
     folder.write(probed, out)
     figures.write(probed, out / "figures")

@@ -1,9 +1,9 @@
 """Grade mathematical answers in worker processes that can be killed.
 
-math-verify can hang or fill the memory on a few characters, `9^{9^{9^9}}`, and its own time limit is a signal that
-one long C call ignores. So answers are compared (`rewards.math_answers`) in the processes of a Pebble pool with
-bounded memory. A worker that is late is killed: that answer is a `timeout`, and the others are graded as if it
-had not been there. Equal comparisons are made once. Needs POSIX.
+sympy can hang or fill the memory on a few characters, `9^{9^{9^9}}`, and a signal does not end a long C call. So
+answers are compared (`rewards.math_answers`) in the processes of a Pebble pool with bounded memory. A worker that is
+late is killed: that answer is a `timeout`, and the others are graded as if it had not been there. Equal comparisons are
+made once. Needs POSIX.
 """
 
 import logging
@@ -84,7 +84,7 @@ class MathGrader(Grader):
     def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
         """Grade in the workers.
 
-        All correct answers to a problem have one canonical form, the reference's; a wrong answer has its own.
+        All correct answers to a problem have one canonical form, the reference's text; a wrong answer has its own.
         Without a comparison (`missing`, `ambiguous`, `timeout`, `error`) it is empty.
         """
         tasks = [
@@ -101,7 +101,7 @@ class MathGrader(Grader):
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Compare the two answers of each pair.
 
-        math-verify follows the reference where the two differ in kind: `3` equals `x=3`, `y=3` does not.
+        The reference says what counts: `3` equals `x=3`, and `y=3` does not equal `x=3` (`docs/grading.md`).
         """
         replies = self._replies([(reference, (answer,)) for reference, answer in pairs])
         return [outcome == "correct" for outcome, _ in replies]
@@ -183,7 +183,7 @@ def _reply(future: Future[_Reply]) -> _Reply | None:
         return ("timeout", "") if error.exitcode == -signal.SIGALRM else None
     except TimeoutError:
         return "timeout", ""
-    except Exception:  # math-verify and sympy raise anything
+    except Exception:  # sympy raises anything
         return "error", ""
 
 
@@ -246,7 +246,7 @@ def _initialize() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-    judge("1/2", ("0.5",))
+    judge("x^2", (r"x \cdot x", r"\frac{2x}{2}x"))
 
 
 def _work(task: _Task, alarm_s: float) -> _Reply:

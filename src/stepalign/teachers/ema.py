@@ -10,8 +10,10 @@ rank R by the singular value decomposition, which is the nearest matrix of that 
 What is cut off is measured. `teacher_truncation` is an upper bound of the distance from the exact average (Frobenius
 norm, all layers), over the norm of the average. It is 0 where R is at least the layer's width.
 
-Left out: the dense average, because it takes 4 bytes a base weight (5.6 GB at 1.7B, 28 GB at 8B) and a second product
-of each layer's size; R = 2r takes 2 adapters.
+Where all weights are trained, they are averaged one by one in a copy.
+
+Left out: the dense average of an adapter's effect, because it takes 4 bytes a base weight (5.6 GB at 1.7B, 28 GB at 8B)
+and a second product of each layer's size; R = 2r takes 2 adapters.
 """
 
 import math
@@ -95,11 +97,19 @@ class LowRankAverage:
         self._move(batch.input_ids.device)
         return policy.forward_with(self.tensors, batch)
 
-    def truncation(self) -> float:
+    def head(self, policy: Policy) -> Float[Tensor, "vocab hidden"]:
+        """Return the policy's output projection, which has no adapter."""
+        return policy.head
+
+    def metrics(self) -> Mapping[str, float]:
         """Return the bound of the distance from the exact average, over the norm of the average."""
         # The factors are balanced: each has the square roots of the singular values.
         squares = sum(float((self.tensors[pair.down].double().square().sum(1) ** 2).sum()) for pair in self.pairs)
-        return float(self.error.norm()) / math.sqrt(squares) if squares else 0.0
+        return {"teacher_truncation": float(self.error.norm()) / math.sqrt(squares) if squares else 0.0}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the factors and what their rank has cost."""
+        return {**self.tensors, "error": self.error}
 
     def _groups(self) -> Iterator[list[int]]:
         """Yield places of products of one shape, a few together."""
@@ -115,6 +125,36 @@ class LowRankAverage:
             self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
 
 
+class WeightAverage:
+    """Moving average of all weights of a policy, in a copy."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Begin at the policy's weights."""
+        self.tensors = policy.trained_weights()
+
+    @torch.no_grad()
+    def update(self, policy: Policy, rate: float) -> None:
+        """Move by `rate` towards the policy."""
+        for name, mean in self.tensors.items():
+            mean.lerp_(policy.get_parameter(name), rate)
+
+    def forward(self, policy: Policy, batch: Batch) -> Float[Tensor, "tokens hidden"]:
+        """Return the hidden states under the average."""
+        return policy.forward_with(self.tensors, batch)
+
+    def head(self, policy: Policy) -> Float[Tensor, "vocab hidden"]:
+        """Return the average's output projection."""
+        return policy.head_of(self.tensors)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return no measures: the average is exact."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the average."""
+        return self.tensors
+
+
 class EMATeacher:
     """Moving average of the student, updated at each optimizer step or once for a step's rollouts."""
 
@@ -123,13 +163,17 @@ class EMATeacher:
     def __init__(self, settings: config.EMATeacherConfig, *, policy: Policy) -> None:
         """Begin at the policy, which has not been trained yet."""
         self.settings, self._policy = settings, policy
-        self.average = LowRankAverage(policy, settings.rank or 2 * policy.lora_rank)
+        self.average: LowRankAverage | WeightAverage = (
+            WeightAverage(policy)
+            if policy.adapter is None and policy.trainable()
+            else LowRankAverage(policy, settings.rank or 2 * policy.lora_rank)
+        )
         self._updated, self._units = False, 0
 
     @property
     def head(self) -> Float[Tensor, "vocab hidden"]:
-        """The policy's output projection."""
-        return self._policy.head
+        """The average's output projection."""
+        return self.average.head(self._policy)
 
     @property
     def shares_prefixes(self) -> bool:
@@ -158,13 +202,13 @@ class EMATeacher:
             self.average.update(policy, self.settings.update_rate)
 
     def metrics(self) -> Mapping[str, float]:
-        """Return the share of the average that its rank may have cost."""
-        return {"teacher_truncation": self.average.truncation()}
+        """Return the average's own measures."""
+        return self.average.metrics()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the average, its error and the number of units so far."""
-        counters = {"ema.units": torch.tensor(self._units), "ema.error": self.average.error.clone()}
-        return counters | {f"ema.{name}": tensor for name, tensor in self.average.tensors.items()}
+        """Return the average and the number of units so far."""
+        state = {f"ema.{name}": tensor for name, tensor in self.average.state().items()}
+        return {"ema.units": torch.tensor(self._units)} | state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the average.
@@ -177,6 +221,5 @@ class EMATeacher:
         if differing:
             raise StepalignError(f"teacher.kind: the checkpoint holds another kind of teacher: {differing[:3]} …")
         self._units = int(state["ema.units"])
-        self.average.error = state["ema.error"].clone()
-        for name, tensor in self.average.tensors.items():
+        for name, tensor in self.average.state().items():
             tensor.copy_(state[f"ema.{name}"])

@@ -56,9 +56,18 @@ class PolicyTeacher:
 
 
 class BaseTeacher(PolicyTeacher):
-    """The initial policy: the same weights with the adapter disabled."""
+    """The initial policy: the same weights with the adapter disabled, or a copy where all are trained."""
 
     moves = False
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        policy.keep_base()
+
+    @property
+    def head(self) -> Float[Tensor, "vocab hidden"]:
+        """The base's output projection."""
+        return self._policy.base_head
 
     @classmethod
     def from_config(cls, _settings: config.TeacherConfig, *, policy: Policy) -> "BaseTeacher":
@@ -100,14 +109,25 @@ class TrustRegionTeacher(PolicyTeacher):
     """The distribution q ∝ exp((1 − α) log q_base + α log q_student).
 
     Logits are linear in the hidden states. So the mean of the logits, which q is the softmax of, is the mean of the
-    hidden states under the one frozen head, and no second set of logits is needed.
+    hidden states under one frozen head, and no second set of logits is needed. Two heads are laid side by side, and the
+    hidden states too: their product is the sum of both.
     """
 
     def __init__(self, settings: config.TrustRegionTeacherConfig, *, policy: Policy) -> None:
         super().__init__(policy)
+        policy.keep_base()
         self.alpha = settings.alpha
+
+    @property
+    def head(self) -> Float[Tensor, "vocab hidden"]:
+        """The one output projection, or both side by side."""
+        if self._policy.adapter:
+            return self._policy.head
+        return torch.cat((self._policy.base_head, self._policy.head.detach()), 1)
 
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the mean of both models' hidden states."""
         base, student = self._policy.forward_base(batch), self._policy.forward_with({}, batch)
-        return torch.lerp(base.float(), student.float(), self.alpha)
+        if self._policy.adapter:
+            return torch.lerp(base.float(), student.float(), self.alpha)
+        return torch.cat(((1 - self.alpha) * base, self.alpha * student), 1)

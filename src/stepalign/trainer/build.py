@@ -22,6 +22,7 @@ from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
+from stepalign.policy import Policy
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, TokenIds
@@ -82,21 +83,16 @@ def build_trainer(
 
     # The weights.
     accelerator = _accelerator(recipe)
-    strategy = build_strategy(recipe.distributed, world, accelerator.device)
-    setting = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
-    precision = world.on_main(lambda: set_matmul_precision(setting, accelerator.device))
+    strategy = build_strategy(recipe.distributed, world, accelerator.device, full=recipe.adapter is None)
+    wanted = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
+    precision = world.on_main(lambda: set_matmul_precision(wanted, accelerator.device))
     torch.set_float32_matmul_precision(precision)
-    policy = models.load_policy(
-        recipe.model, recipe.lora, recipe.seed, accelerator.device, load_device=strategy.load_device
-    )
+    policy = _load_policy(recipe, algorithm, strategy, accelerator.device)
     sampler = make_sampler(recipe, lambda: policy.model, policy.head.dtype, eos_ids=chat.eos_ids, world=world)
     solver = Solver(chat, sampler, grader, prompt, world)
     weight_sync = WeightSync(sampler, policy, recipe, _texts(recipe, solver, train), world)
     stack.callback(weight_sync.close)
-    if recipe.training.gradient_checkpointing:
-        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = adamw(policy, recipe.optimizer)
-    algorithm.begin(policy)
 
     # The run so far.
     run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision)
@@ -138,6 +134,19 @@ def build_trainer(
         streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
         step=step,
     )
+
+
+def _load_policy(
+    recipe: config.Recipe, algorithm: Algorithm[Any], strategy: ParallelStrategy, device: torch.device
+) -> Policy:
+    """Load the initial policy, and let the algorithm take what it needs of it."""
+    policy = models.load_policy(recipe.model, recipe.adapter, recipe.seed, device, load_device=strategy.load_device)
+    if recipe.training.gradient_checkpointing:
+        policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    algorithm.begin(policy)
+    if recipe.probe is not None:  # it compares with the base where the algorithm has no teacher
+        algorithm.teacher_of(policy)
+    return policy
 
 
 def _fingerprint(recipe: config.Recipe) -> dict[str, str]:

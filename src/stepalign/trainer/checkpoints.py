@@ -1,7 +1,8 @@
 """Checkpoints: one folder a step, written under a temporary name and then renamed, so that it is whole or absent.
 
-`step-000010/` holds the PEFT adapter (loadable by transformers, vLLM and TRL), AdamW's state in safetensors,
-`state.json`, and in `SHA256SUMS` their checksums (`sha256sum --check SHA256SUMS`). A resumed run compares them first.
+`step-000010/` holds the PEFT adapter (loadable by transformers, vLLM and TRL) or, where all weights are trained, the
+model and its tokenizer; AdamW's state in safetensors, `state.json`, and in `SHA256SUMS` their checksums
+(`sha256sum --check SHA256SUMS`). A resumed run compares them first.
 
 Left out: generator states, because every random choice is a function of the run's seed (`seeding`); pickles, because
 a checkpoint from elsewhere must not run code.
@@ -20,6 +21,7 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import read_json, read_text, sha256, sync
@@ -48,8 +50,9 @@ def save(
     optimizer: torch.optim.Optimizer,
     step: int,
     algorithm_state: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
-    """Write the checkpoint of an optimizer step and return its folder.
+    """Write the checkpoint of an optimizer step and return its folder. A whole model needs its tokenizer beside it.
 
     Raises:
         StepalignError: the disk is full or not writable; earlier checkpoints are untouched.
@@ -60,6 +63,8 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         policy.save(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
         save_file(_flatten(optimizer), temporary / _OPTIMIZER)
         if algorithm_state:
             save_file(dict(algorithm_state), temporary / _ALGORITHM)
@@ -107,7 +112,7 @@ def load(checkpoint: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> 
     path = checkpoint / _STATE
     try:
         step = _state(checkpoint).step
-        path = checkpoint / _ADAPTER
+        path = checkpoint / _weights(checkpoint)[0]
         policy.load(checkpoint)
         path = checkpoint / _OPTIMIZER
         _unflatten(optimizer, load_file(path))
@@ -146,13 +151,20 @@ def _state(checkpoint: Path) -> _State:
     return state
 
 
+def _weights(checkpoint: Path) -> list[str]:
+    """Return the names of the policy's files of weights."""
+    if not (checkpoint / "config.json").exists():
+        return [_ADAPTER]
+    return sorted(path.name for path in checkpoint.glob("model*.safetensors")) or ["model.safetensors"]
+
+
 def _verify(checkpoint: Path) -> bool:
     if not _state(checkpoint).checksums:
         return False
     lines = read_text(checkpoint / _SUMS).splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     optional = [_ALGORITHM] if (checkpoint / _ALGORITHM).exists() else []
-    for name in dict.fromkeys((_ADAPTER, _OPTIMIZER, _STATE, *optional, *sums)):
+    for name in dict.fromkeys((*_weights(checkpoint), _OPTIMIZER, _STATE, *optional, *sums)):
         if name not in sums:
             raise StepalignError(f"{checkpoint / _SUMS}: no checksum of {name}")
         if sha256(checkpoint / name) != sums[name]:
@@ -163,7 +175,7 @@ def _verify(checkpoint: Path) -> bool:
 def _is_whole(checkpoint: Path) -> bool:
     try:
         if not _verify(checkpoint):
-            for name in (_ADAPTER, _OPTIMIZER):
+            for name in (*_weights(checkpoint), _OPTIMIZER):
                 load_file(checkpoint / name)
     except Exception:  # the reason was told of the checkpoint that a run would resume from
         return False

@@ -21,7 +21,7 @@ from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.policy import ADAPTER, Policy
+from stepalign.policy import Policy
 from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
@@ -216,7 +216,7 @@ class Trainer:
         else:
             lengths = [len(rollout.completion_ids) for rollout in rollouts]
         sampled = {r.id: r.sampler_logprobs for r in rollouts if r.sampler_logprobs and r.on_policy}
-        if self.recipe.lora.lora_dropout:  # the student's pass has a mask that the sampler has not
+        if (lora := self.recipe.adapter) and lora.lora_dropout:  # the student's pass has a mask, the sampler none
             sampled = {}
         metrics: dict[str, float] = {}
         for iteration in range(self.algorithm.num_iterations):
@@ -243,11 +243,12 @@ class Trainer:
         return step_examples, [results[r.id] for r in rollouts if r.id in results], metrics
 
     def save_checkpoint(self) -> None:
-        """Write adapter, optimizer and step to the run's folder."""
+        """Write the policy, optimizer and step to the run's folder."""
         optimizer = self.strategy.full_optimizer_state(self.policy, self.optimizer)
         folder = self.recipe.folder / "checkpoints"  # `run` may be a proxy, which has methods only
         state = self.algorithm.state_dict(self.policy)
-        self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step, state))
+        tokenizer = None if self.policy.adapter else self.solver.chat.tokenizer
+        self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step, state, tokenizer))
         self._call("on_save")
 
     def evaluate(self) -> Evaluation | None:
@@ -263,7 +264,7 @@ class Trainer:
                 self.evaluation_problems,
                 self.recipe.evaluation,
                 self.console,
-                adapter=ADAPTER,
+                adapter=self.policy.adapter,
                 seed=self.recipe.seed,
                 step=self.step,
             )

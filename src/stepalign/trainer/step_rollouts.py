@@ -42,7 +42,7 @@ def make_rollouts(
             batch, recipe.sampling, policy_step=step - 1, prefix=prefix, on_rollout=on_rollout, grade=grade
         )
     by_teacher, teacher = source == "teacher", recipe.teacher
-    sampler, adapter = _teacher_sampler(recipe, solver, algorithm, policy) if by_teacher else (None, ADAPTER)
+    sampler, adapter = _teacher_sampler(recipe, solver, algorithm, policy) if by_teacher else (None, policy.adapter)
     return solver.generate_rollouts(
         batch,
         recipe.training.num_generations,
@@ -86,7 +86,7 @@ def second_turns(
             prompts,
             problems,
             recipe.sampling,
-            adapter=ADAPTER,
+            adapter=ADAPTER if recipe.adapter else None,
             seed=derive_seed(recipe.seed, "second turn", step),
         )
     run.save_second_turns(step, made)
@@ -101,6 +101,9 @@ def _teacher_sampler(
     if isinstance(teacher, ModelTeacher):
         size = recipe.sampler.max_num_seqs
         return TransformersSampler(teacher.model, eos_ids=solver.chat.eos_ids, batch_size=size), None
-    if isinstance(teacher, BaseTeacher | LiveTeacher):
-        return None, None if isinstance(teacher, BaseTeacher) else ADAPTER
-    raise StepalignError(f"teacher.kind = {recipe.teacher.kind!r}: it cannot be sampled from")
+    if isinstance(teacher, LiveTeacher):
+        return None, policy.adapter
+    if isinstance(teacher, BaseTeacher) and policy.adapter:
+        return None, None
+    full = "" if policy.adapter else " where training.use_peft = false"
+    raise StepalignError(f"teacher.kind = {recipe.teacher.kind!r}: it cannot be sampled from{full}")

@@ -1,0 +1,191 @@
+"""One spelling for the many of an answer: characters, LaTeX's dressing, text commands, phrases around the answer.
+
+`clean` changes no value. What remains are ASCII digits and operators, LaTeX commands with braced arguments, words, and
+single spaces.
+"""
+
+import re
+import unicodedata
+
+from stepalign.trace import boxed
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("‐‑‒–—―−﹣－➖", "-"),
+        **dict.fromkeys("∗⋅·×✕⨯", r"\cdot "),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
+        **dict.fromkeys("∅⌀", r"\emptyset "),
+        **dict.fromkeys("’‘′ʼ", "'"),
+        **dict.fromkeys("“”„«»✓✔✅☑", ""),
+        "٫": ".",
+        "÷": "/", "∕": "/", "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ",
+        "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
+        "∈": r"\in ", "ℝ": r"\mathbb{R} ", "ℤ": r"\mathbb{Z} ", "ℕ": r"\mathbb{N} ", "ℚ": r"\mathbb{Q} ",
+        "ℂ": r"\mathbb{C} ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F",
+        "θ": r"\theta ", "⟨": r"\langle ", "⟩": r"\rangle ", "‰": " permille", "、": ",", "，": ",", "；": ";",
+    }
+)  # fmt: skip
+
+_REPLACEMENTS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\\\(?=[a-zA-Z])(?![a-zA-Z]+\s*&)", r"\\"),  # a command written with two backslashes
+        (r"\\(?:left|right|[bB]igg?[lrm]?|mathop|displaystyle|textstyle|limits)(?![a-zA-Z])\.?", ""),
+        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
+        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\*\*([^*\d]+)\*\*", r"\1"),
+        (r"^#+ ", ""),
+        (
+            r"\\(?:large|Large|LARGE|huge|Huge|small|normalsize|bf|it|rm|sf|tt|bfseries|checkmark|therefore)(?![a-zA-Z])",
+            "",
+        ),
+        (r"\\(?:[hv]space\*?|phantom|color|textcolor) *\{[^{}]*\}", ""),
+        (r"\\!|\\(?:mathstrut|null|hfill|strut)(?![a-zA-Z])", ""),
+        (r"(?<!\\)\\[,;:> ]|~|\\(?:quad|qquad|enspace|thinspace|space)(?![a-zA-Z])|\s+", " "),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:dbinom|tbinom)(?![a-zA-Z])", r"\\binom"),
+        (r"\\(?:leq|leqslant)(?![a-zA-Z])", r"\\le"),
+        (r"\\(?:geq|geqslant)(?![a-zA-Z])", r"\\ge"),
+        (r"\\neq(?![a-zA-Z])|\\not *=|!=", r"\\ne "),
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"==", "="),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"\\(?:varnothing|O)(?![a-zA-Z])", r"\\emptyset"),
+        (r"\\(?:simeq|cong|thickapprox)(?![a-zA-Z])", r"\\approx"),
+        (r"\\(?:times|ast)(?![a-zA-Z])|(?<!\*)\*(?!\*)", r"\\cdot "),
+        (r"\*\*", "^"),
+        (r"\\div(?![a-zA-Z])", "/"),
+        (r"\\(?:degree|degrees)(?![a-zA-Z])|\^ *\{ *\\circ *\}|\^ *\\circ", r"^\\circ "),
+        (r"\\colon(?![a-zA-Z])", ":"),
+        (r"\\langle(?![a-zA-Z])", "("),
+        (r"\\rangle(?![a-zA-Z])", ")"),
+        (r"\{ *([,.:]) *\}", r"\1\1"),  # `{,}` separates thousands; doubled, a comma cannot be a list's
+        (r"\\[lr]?vert(?![a-zA-Z])|\\mid(?![a-zA-Z])", "|"),
+        (r"\\(?:imath|mathi)(?![a-zA-Z])", "i"),
+        (r"\\infinity(?![a-zA-Z])|(?<![\\a-zA-Z])(?:infinity|inf)(?![a-zA-Z])", r"\\infty"),
+        (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
+        (r"(?<![\\a-zA-Z])(sqrt|frac|sin|cos|tan|ln|log)(?=[({\\ ]*[\w({\\])(?![a-zA-Z])", r"\\\1"),
+        (r"(?<![\\a-zA-Z])rac(?=\{)", r"\\frac"),  # `\f` of a JSON string
+        (r"(?:\\%|%|(?<![a-zA-Z])(?:percent|percentage|per cent|pct)(?![a-zA-Z]))", r"\\% "),
+    )
+]
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|underline|emph|bm"
+    r"|boldsymbol|bf|rm|it|[fs]box|boxed) *\{((?:[^{}]|\{[^{}]*\})*)\}"
+)
+_OUTER = re.compile(
+    r"\\\((.*)\\\)|\\\[(.*)\\\]|\${1,2}([^$]*)\${1,2}|\{(.*)\}|\*{1,3}([^*]*)\*{1,3}|`{1,3}([^`]*)`{1,3}", re.DOTALL
+)
+_PHRASE = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then),? +)?(?:(?:the|my|our) +)?(?:(?:final|correct|required) +)?"
+    r"(?:answer|ans|result|solution)\b(?: +is\b| +equals\b)? *(?:[:=] *)*"
+    r"|(?:option|choice) +(?=\(?[A-Z]\b)|(?:(?:=|\\approx) *)+",
+    re.IGNORECASE,
+)
+
+
+def clean(answer: str) -> str:
+    """Return an answer without dressing, in the characters and commands that the reader of values knows."""
+    answer = _bare((boxed(answer) or (answer,))[-1])
+    answer = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+", lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", answer)
+    answer = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda run: f"_{{{run.group().translate(_SUBSCRIPTS)}}}", answer)
+    answer = re.sub(r"(?<=\d) *(?=[¼-¾⅐-⅞])", " ", answer)
+    answer = unicodedata.normalize("NFKC", answer.translate(_CHARACTERS)).translate(_CHARACTERS).replace("⁄", "/")
+    answer = re.sub(r"(?![0-9])\d", lambda digit: str(unicodedata.digit(digit.group())), answer)
+    for pattern, replacement in _REPLACEMENTS:
+        answer = pattern.sub(replacement, answer)
+    substitutions = 1
+    while substitutions:
+        answer, substitutions = _TEXT.subn(
+            lambda text: f" {text[1]} " if " " in text[1] or len(text[1]) > 1 else text[1], answer
+        )
+    return _bare(_words_to_commands(answer))
+
+
+def _words_to_commands(answer: str) -> str:
+    return re.sub(r" +", " ", _REPLACEMENTS[-1][0].sub(r"\\% ", answer))
+
+
+def _bare(answer: str) -> str:
+    """Remove delimiters around the whole answer, phrases before it, and marks after it."""
+    before = None
+    while answer != before:
+        before = answer
+        answer = re.sub(r"(?:[,;:。\s]|\\[,;:!]|\\|(?<!\.)\.)+$", "", answer.strip())
+        if answer.endswith("\\") and before.rstrip().endswith(("\\,", "\\;", "\\:", "\\!")):
+            answer = answer[:-1]
+        if (outer := _OUTER.fullmatch(answer)) and _is_balanced(inner := next(filter(None, outer.groups()), "")):
+            answer = inner
+        answer = answer[phrase.end() :] if (phrase := _PHRASE.match(answer)) and phrase.end() < len(answer) else answer
+        answer = re.sub(r"^\$(?= ?\d[^$]*$)", r"\\$", answer)
+        answer = re.sub(r"^\$(?=[^$]*$)|(?<=[^$\\])\$$", "", answer)
+    return answer
+
+
+def _is_balanced(text: str) -> bool:
+    depth = 0
+    for brace in re.findall(r"(?<!\\)[{}]", text):
+        depth += 1 if brace == "{" else -1
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def words(text: str) -> str:
+    """Return what remains of an answer in words: lower case, singular, without marks and spaces that say nothing."""
+    if len(text) == 1:
+        return text
+    text = re.sub(r"(?<=[a-z])\.", "", text.casefold())
+    text = re.sub(r"(?<=\d) +(?=[a-z])", "", text)
+    text = re.sub(r"(?<=[a-z]{3})(?<!s)s\b", "", text)
+    return re.sub(r" *([^\w ]) *", r"\1", text).strip(" .!")
+
+
+def plain(text: str) -> str:
+    """Return a text as words or mathematics are compared before they are read."""
+    return words(text) if re.fullmatch(r"[^\W\d_]+(?:[ '’,-]+[^\W\d_]+)*", text) else compact(text)
+
+
+def compact(text: str) -> str:
+    """Drop spaces, but for those that keep two numbers or two words apart."""
+    return re.sub(r"(?<!\d) +| +(?!\d)", lambda gap: " " if _between_letters(gap) else "", text)
+
+
+def _between_letters(gap: re.Match[str]) -> bool:
+    around = gap.string[gap.start() - 1 : gap.start()] + gap.string[gap.end() : gap.end() + 1]
+    return len(around) == 2 and around.isalnum()
+
+
+_OPENING, _CLOSING = "([{", ")]}"
+
+
+def split(text: str, separator: re.Pattern[str]) -> list[str]:
+    """Split where no bracket is open. Brackets of half-open intervals close one another."""
+    pieces, depth, begin, position = [], 0, 0, 0
+    while position < len(text):
+        character = text[position]
+        if character == "\\" and text[position + 1 : position + 2] in ("{", "}"):
+            depth += 1 if text[position + 1] == "{" else -1
+            position += 2
+            continue
+        if depth == 0 and (match := separator.match(text, position)) and match.end() > position:
+            pieces.append(text[begin:position])
+            begin = position = match.end()
+            continue
+        depth += (character in _OPENING) - (character in _CLOSING)
+        position += 1
+    return [piece.strip() for piece in (*pieces, text[begin:])]
+
+
+def is_one(inner: str) -> bool:
+    """Return whether no bracket closes in `inner` that opened outside it."""
+    depth = 0
+    for character in re.sub(r"\\[{}]", lambda brace: brace.group()[1], inner):
+        depth += (character in _OPENING) - (character in _CLOSING)
+        if depth < 0:
+            return False
+    return depth == 0
