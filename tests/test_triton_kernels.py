@@ -13,6 +13,10 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="triton is not installed (it comes with torch's CUDA build)")
 
 from stepalign import triton_kernels as kernels
+from stepalign.losses import fused
+from stepalign.losses.divergence import divergence
+from stepalign.losses.grpo import Clip, policy_gradient
+from stepalign.losses.support import FullVocabulary
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -106,17 +110,46 @@ def test_equal_models_diverge_by_nothing() -> None:
         assert out[5:].isnan().all()
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_token_scores_and_their_gradient_are_the_float64_reference_s(temperature: float) -> None:
+def test_token_scores_and_their_gradient_are_the_float64_reference_s() -> None:
     values, targets = logits(5, 333, 5), torch.tensor([0, 63, 64, 332, 100], device=DEVICE)
-    scaled = (values.double() / temperature).requires_grad_()
+    scaled = values.double().requires_grad_()
     log_probs = scaled.log_softmax(-1)
     chosen = log_probs.gather(-1, targets[:, None])[:, 0]
     slopes = torch.tensor([1.0, -2.0, 0.0, 0.5, 3.0], device=DEVICE)
     (wanted,) = torch.autograd.grad((chosen * slopes.double()).sum(), scaled)
-    out = kernels.token_scores(values, targets, temperature)
+    out = kernels.token_scores(values, targets)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     expected = torch.stack([chosen, entropy, scaled.logsumexp(-1)]).detach()
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
-    kernels.token_gradient(values, targets, out[2], slopes, values, temperature)
+    kernels.token_gradient(values, targets, out[2], slopes, values)
     assert_near(values, wanted, slopes.abs())
+
+
+def test_losses_by_kernels_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way, values and gradients, where the kernels are chosen as on a GPU."""
+    generator = torch.Generator().manual_seed(6)
+    head = torch.randn(150, 8, generator=generator).to(DEVICE)
+    teacher = torch.randn(7, 8, generator=generator).to(DEVICE)
+    start = torch.randn(7, 8, generator=generator).to(DEVICE)
+    weights, targets = torch.rand(7, generator=generator).to(DEVICE), torch.arange(0, 140, 20, device=DEVICE)
+    results = []
+    for chosen in (None, kernels):
+        monkeypatch.setattr(fused, "kernels", lambda *_, chosen=chosen: chosen)
+        for support in (
+            FullVocabulary(beta=0.3, student_temperature=0.8),
+            FullVocabulary(clip_mode="entry", clip_value=0.1),
+        ):
+            hidden = start.clone().requires_grad_()
+            loss, metrics = divergence(hidden, teacher, head, weights, support, targets=targets, chunk_tokens=3)
+            loss.backward()
+            results.append([loss.detach(), hidden.grad, metrics.entropy_teacher, metrics.log_prob_student])
+        hidden = start.clone().requires_grad_()
+        advantage = torch.linspace(-1, 1, 7, device=DEVICE)
+        loss, scores = policy_gradient(
+            hidden, head, targets, advantage, weights, temperature=0.9, clip=Clip(0.2), kl_coef=0.0, chunk_tokens=3
+        )
+        loss.backward()
+        results.append([loss.detach(), hidden.grad, scores.entropy, scores.log_probs])
+    for own, judge in zip(results[3:], results[:3], strict=True):
+        for value, wanted in zip(own, judge, strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)

@@ -162,7 +162,7 @@ def divergence(
 
 @triton.jit
 def _token_scores(
-    logits_ptr, targets_ptr, out_ptr, stride, rows, vocab, scale, BLOCK: tl.constexpr
+    logits_ptr, targets_ptr, out_ptr, stride, rows, vocab, BLOCK: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * stride
@@ -170,7 +170,7 @@ def _token_scores(
     best, total, weighted = -float("inf"), 0.0, 0.0
     for start in range(0, vocab, BLOCK):
         inside = start + columns < vocab
-        logits = tl.load(logits_ptr + start + columns, mask=inside, other=-float("inf")).to(tl.float32) * scale
+        logits = tl.load(logits_ptr + start + columns, mask=inside, other=-float("inf")).to(tl.float32)
         largest = tl.maximum(best, tl.max(logits, 0))
         rescale = tl.exp(best - largest)
         weights = tl.exp(logits - largest)
@@ -180,7 +180,7 @@ def _token_scores(
         weighted += tl.sum(weights * tl.where(inside, logits - largest, 0.0), 0)
         total = total * rescale + tl.sum(weights, 0)
         best = largest
-    target = tl.load(logits_ptr + tl.load(targets_ptr + row)).to(tl.float32) * scale
+    target = tl.load(logits_ptr + tl.load(targets_ptr + row)).to(tl.float32)
     log_total = tl.log(total)
     tl.store(out_ptr + row, target - best - log_total)
     tl.store(out_ptr + rows + row, log_total - weighted / total)
@@ -189,13 +189,13 @@ def _token_scores(
 
 @triton.jit
 def _token_gradient(
-    logits_ptr, targets_ptr, log_sums_ptr, slopes_ptr, gradient_ptr, stride, gradient_stride, vocab, scale,
+    logits_ptr, targets_ptr, log_sums_ptr, slopes_ptr, gradient_ptr, stride, gradient_stride, vocab,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < vocab
-    logits = tl.load(logits_ptr + row * stride + columns, mask=inside, other=-float("inf")).to(tl.float32) * scale
+    logits = tl.load(logits_ptr + row * stride + columns, mask=inside, other=-float("inf")).to(tl.float32)
     slope = tl.load(slopes_ptr + row)
     hit = tl.where(columns == tl.load(targets_ptr + row), 1.0, 0.0)
     # log p_y = z_y − log Σ_j exp z_j, so d log p_y / dz = onehot_y − p
@@ -203,16 +203,12 @@ def _token_gradient(
     tl.store(gradient_ptr + row * gradient_stride + columns, gradient, mask=inside)
 
 
-def token_scores(
-    logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, " rows"], temperature: float
-) -> Float[Tensor, "3 rows"]:
+def token_scores(logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, " rows"]) -> Float[Tensor, "3 rows"]:
     """Return the log-probability of each row's target, the entropy, and the log-sum-exp, in one read."""
     rows, vocab = logits.shape
     out = torch.empty((3, rows), dtype=torch.float32, device=logits.device)
     block = min(_BLOCK, triton.next_power_of_2(vocab))
-    _token_scores[(rows,)](
-        logits, targets, out, logits.stride(0), rows, vocab, 1 / temperature, BLOCK=block, num_warps=8
-    )
+    _token_scores[(rows,)](logits, targets, out, logits.stride(0), rows, vocab, BLOCK=block, num_warps=8)
     return out
 
 
@@ -222,12 +218,11 @@ def token_gradient(
     log_sums: Float[Tensor, " rows"],
     slopes: Float[Tensor, " rows"],
     gradient: Float[Tensor, "rows vocab"],
-    temperature: float,
 ) -> None:
-    """Write slope · d log p_target / d (logits over their temperature) to `gradient`, which may be the logits."""
+    """Write slope · d log p_target / d logits to `gradient`, which may be the logits."""
     rows, vocab = logits.shape
     block = min(_BLOCK, triton.next_power_of_2(vocab))
     _token_gradient[(rows, triton.cdiv(vocab, block))](
-        logits, targets, log_sums, slopes, gradient, logits.stride(0), gradient.stride(0), vocab, 1 / temperature,
+        logits, targets, log_sums, slopes, gradient, logits.stride(0), gradient.stride(0), vocab,
         BLOCK=block, num_warps=8,
     )  # fmt: skip
