@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := models/SmolLM2-135M-Instruct
 
-.PHONY: quickstart lab test test-all test-kernels lint format bench clean
+.PHONY: quickstart lab test test-all test-kernels lint format bench soak clean
 
 quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a minute, and write the report
 	OMP_NUM_THREADS=1 $(BIN)/stepalign train recipes/quickstart.toml  # so small a model gains nothing from a second
@@ -40,6 +40,9 @@ bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with th
 	$(BIN)/python bench/grading.py
 	$(BIN)/python bench/critic_throughput.py
 	$(BIN)/python bench/lab.py
+
+soak: $(VENV)/.dev  ## Kills, damaged files and a failing critic for SOAK_MINUTES (default 5); docs/reliability.md
+	OMP_NUM_THREADS=1 SOAK_MINUTES=$(or $(SOAK_MINUTES),5) $(BIN)/python bench/soak.py
 
 clean:
 	rm -rf $(VENV) models runs dist
