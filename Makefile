@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := models/SmolLM2-135M-Instruct
 
-.PHONY: quickstart lab test test-all lint format bench clean
+.PHONY: quickstart lab test test-all test-kernels lint format bench soak clean
 
 quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a minute, and write the report
 	OMP_NUM_THREADS=1 $(BIN)/stepalign train recipes/quickstart.toml  # so small a model gains nothing from a second
@@ -18,6 +18,10 @@ test: $(VENV)/.dev  ## The tests that run in minutes
 
 test-all: $(VENV)/.dev $(SMOLLM2)/config.json  ## And the slow ones, on a real model
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+test-kernels: $(VENV)/.dev  ## The Triton kernels, in Triton's interpreter where there is no GPU (about 300 MB to download)
+	$(PIP) triton
+	$(BIN)/python -m pytest tests/test_triton_kernels.py
 
 lint: $(VENV)/.dev  ## Format, lint, types
 	$(BIN)/ruff format --check .
@@ -36,6 +40,9 @@ bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with th
 	$(BIN)/python bench/grading.py
 	$(BIN)/python bench/critic_throughput.py
 	$(BIN)/python bench/lab.py
+
+soak: $(VENV)/.dev  ## Kills, damaged files and a failing critic for SOAK_MINUTES (default 5); docs/reliability.md
+	OMP_NUM_THREADS=1 SOAK_MINUTES=$(or $(SOAK_MINUTES),5) $(BIN)/python bench/soak.py
 
 clean:
 	rm -rf $(VENV) models runs dist

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -16,6 +17,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_json, read_jsonl
 from stepalign.records import Rollout
+from stepalign.rollouts.generate import Solver
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -42,6 +44,33 @@ def test_sampling_with_an_adapter_draws_something_else(
     adapted = stepalign.sample(settings, tmp_path / "adapted.jsonl", adapter=checkpoint)
     assert [rollout.seed for rollout in base] == [rollout.seed for rollout in adapted]
     assert [rollout.completion_ids for rollout in base] != [rollout.completion_ids for rollout in adapted]
+
+
+def test_an_interrupted_sampling_keeps_the_finished_rollouts(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, out, decode = make_recipe("problems.train.count=6"), tmp_path / "rollouts.jsonl", Solver._rollout
+    whole = {rollout.id: rollout.completion_ids for rollout in stepalign.sample(settings, out)}
+    out.unlink()
+    calls = 0
+
+    def interrupted(self: Solver, *arguments: Any) -> Rollout:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return decode(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Solver, "_rollout", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=r"2 of 3 rollouts, not graded, are in .*rollouts-partial\.jsonl"):
+            stepalign.sample(settings, out)
+    assert not out.exists()
+    partial = read_jsonl(tmp_path / "rollouts-partial.jsonl", Rollout)
+    assert len(partial) == 2
+    assert all(whole[rollout.id] == rollout.completion_ids for rollout in partial)
+    stepalign.sample(settings, out)
+    assert not (tmp_path / "rollouts-partial.jsonl").exists()
 
 
 @pytest.mark.parametrize("step", [0, 4])

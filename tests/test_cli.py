@@ -150,14 +150,29 @@ def test_an_interrupt_says_how_to_go_on(run_cli: Cli, file: Path, monkeypatch: p
     assert f"the same command goes on from {Path('runs/small')}" in complaints
 
 
-def test_an_interrupt_elsewhere_exits_with_130(run_cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "function", "said"),
+    [
+        (["select", "recipe.toml"], "api.select", "the same command goes on from selection"),
+        (["lab"], "lab.running.run_lab", "the same command goes on from runs/lab"),
+        (["critique", "recipe.toml", "r.jsonl"], "api.critique", "the same command goes on from critiques.jsonl"),
+        (["critic-bench", "recipe.toml", "f"], "api.critic_bench", "the same command goes on from critic-bench"),
+        (["probe", "recipe.toml"], "probing.run.probe", "the same command goes on from probe"),
+        (["plan", "recipe.toml"], "planning.plan", "nothing was written"),
+        (["evaluate", "recipe.toml"], "api.evaluate", "nothing was written"),
+        (["sample", "recipe.toml"], "api.sample", "nothing was written"),
+    ],
+)
+def test_an_interrupt_exits_with_130_and_says_what_is_kept(
+    command: list[str], function: str, said: str, run_cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stepalign.api.sample", interrupted)
-    status, _, complaints = run_cli("sample", str(file))
+    monkeypatch.setattr(f"stepalign.{function}", interrupted)
+    status, _, complaints = run_cli(*command)
     assert status == 130
-    assert "Traceback" not in complaints
+    assert complaints == f"\nstopped; {said}\n"
 
 
 def test_planted_slips_are_critiqued_checked_and_measured(

@@ -313,3 +313,14 @@ def test_differences_go_into_nested_tables() -> None:
     changes = differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     assert list(changes) == [("a.c", 2, 3), ("d", None, 4)]
     assert not list(differences({"a": {"b": 1}}, {"a": {"b": 1}}))
+
+
+def test_what_killed_writers_left_is_removed_and_a_live_one_s_file_is_not(tmp_path: Path) -> None:
+    """By the next start of the same folder's owner. A process id may come again after a restart."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True)
+    for name in (f".a.jsonl.{int(ended.stdout)}.tmp", f".b.json.{os.getpid()}.tmp", f".c.{os.getppid()}.tmp", "d.tmp"):
+        (tmp_path / "rollouts").mkdir(exist_ok=True)
+        (tmp_path / "rollouts" / name).write_text("half")
+    (tmp_path / "checkpoints" / ".step-000003.tmp" / "inner").mkdir(parents=True)
+    claim(tmp_path / "settings.json", {"a": 1}, started=False, refusal="")
+    assert sorted(path.name for path in tmp_path.rglob("*.tmp")) == sorted([f".c.{os.getppid()}.tmp", "d.tmp"])

@@ -34,24 +34,42 @@ from stepalign.seeding import derive_seed
 
 
 def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
-    """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`."""
+    """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`.
+
+    An interrupt writes the finished ones, not graded, to `STEM-partial.jsonl` beside it.
+    """
     train_problems, _, _ = prepare(settings.problems)
+    finished: list[Rollout] = []
+    partial = out.with_name(f"{out.stem}-partial.jsonl")
     with (
         open_solver(settings, adapter) as solver,
         Console() as console,
         console.stage("sample", len(train_problems) * samples) as advance,
     ):
-        rollouts = solver.generate_rollouts(
-            train_problems,
-            samples,
-            settings.sampling,
-            adapter=ADAPTER if adapter else None,
-            policy_step=0,
-            seed=derive_seed(settings.seed, "rollouts", 0),
-            prefix="sample",
-            on_rollout=lambda _: advance(1),
-        )
+
+        def keep(rollout: Rollout) -> None:
+            finished.append(rollout)
+            advance(1)
+
+        try:
+            rollouts = solver.generate_rollouts(
+                train_problems,
+                samples,
+                settings.sampling,
+                adapter=ADAPTER if adapter else None,
+                policy_step=0,
+                seed=derive_seed(settings.seed, "rollouts", 0),
+                prefix="sample",
+                on_rollout=keep,
+            )
+        except KeyboardInterrupt:
+            if not finished:
+                raise
+            write_jsonl(partial, finished)
+            count = f"{len(finished)} of {len(train_problems) * samples} rollouts"
+            raise KeyboardInterrupt(f"{count}, not graded, are in {partial}") from None
     write_jsonl(out, rollouts)
+    partial.unlink(missing_ok=True)
     return rollouts
 
 

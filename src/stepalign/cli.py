@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,9 +70,10 @@ def plan(
 
     from stepalign.planning import table
 
-    estimated = stepalign.plan(
-        settings, hardware=hardware, devices=devices, from_run=from_run, completion_tokens=completion_tokens
-    )
+    with _interruptible():
+        estimated = stepalign.plan(
+            settings, hardware=hardware, devices=devices, from_run=from_run, completion_tokens=completion_tokens
+        )
     Console(highlight=False, soft_wrap=True).print(table(settings, estimated, price=price))
 
 
@@ -85,7 +86,8 @@ def evaluate(
     trust: TrustOption = False,
 ) -> None:
     """Evaluate an adapter, or the base model, on a recipe's evaluation problems."""
-    evaluation = stepalign.evaluate(config.load(file, overrides or (), trust=trust), out, adapter=adapter)
+    with _interruptible():
+        evaluation = stepalign.evaluate(config.load(file, overrides or (), trust=trust), out, adapter=adapter)
     for name, measure in evaluation.measures.items():
         typer.echo(f"{name:<10} {measure.value:8.3f}   [{measure.low:.3f}, {measure.high:.3f}]")
 
@@ -100,7 +102,10 @@ def sample(
     trust: TrustOption = False,
 ) -> None:
     """Sample and grade rollouts of a recipe's training problems."""
-    rollouts = stepalign.sample(config.load(file, overrides or (), trust=trust), out, adapter=adapter, samples=samples)
+    with _interruptible():
+        rollouts = stepalign.sample(
+            config.load(file, overrides or (), trust=trust), out, adapter=adapter, samples=samples
+        )
     typer.echo(f"{out}: {len(rollouts)} rollouts, {sum(rollout.correct for rollout in rollouts)} correct")
 
 
@@ -124,7 +129,8 @@ def critique(
         report = stats.summarize(api.check_critiques(settings, rollouts, check, problems_file=problems))
         typer.echo(stats.table(report))
         raise typer.Exit(int(not report.is_sound))
-    results = api.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
+    with _resumable(out):
+        results = api.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
     typer.echo(stats.table(stats.summarize(results, _prices(prices))))
     typer.echo(f"\n{out}, {api.report_path(out)}")
 
@@ -143,7 +149,8 @@ def critic_bench(
     settings = config.load(file, overrides or (), trust=trust)
     from stepalign.evaluation.critic_benchmark import table
 
-    typer.echo(table(stepalign.critic_bench(settings, folder, out, limit=limit, prices=_prices(prices))))
+    with _resumable(out):
+        typer.echo(table(stepalign.critic_bench(settings, folder, out, limit=limit, prices=_prices(prices))))
 
 
 @app.command()
@@ -213,7 +220,8 @@ def select(
     trust: TrustOption = False,
 ) -> None:
     """Select the problems that the solver rarely solves but writes in the format (the paper's filter)."""
-    typer.echo(stepalign.select(config.load(file, overrides or (), trust=trust), out))
+    with _resumable(out):
+        typer.echo(stepalign.select(config.load(file, overrides or (), trust=trust), out))
 
 
 @app.command()
@@ -237,8 +245,9 @@ def lab(
     """Compare feedback designs on a laptop, with the solver and the task that ship with the package."""
     from stepalign.lab import running
 
-    conditions = [*(running.related() if related else ()), *(conditions or ())]
-    typer.echo(stepalign.run_lab(conditions, seeds=seeds, out=out, jobs=jobs, overrides=overrides or ()))
+    chosen = [*(running.related() if related else ()), *(conditions or ())]
+    with _resumable(out):
+        typer.echo(stepalign.run_lab(chosen, seeds=seeds, out=out, jobs=jobs, overrides=overrides or ()))
 
 
 @app.command()
@@ -258,13 +267,18 @@ def version() -> None:
     typer.echo(stepalign.__version__)
 
 
+def _resumable(path: Path) -> AbstractContextManager[None]:
+    return _interruptible(f"the same command goes on from {path}")
+
+
 @contextmanager
-def _resumable(folder: Path) -> Iterator[None]:
+def _interruptible(kept: str = "nothing was written") -> Iterator[None]:
+    """Exit with 130 at an interrupt, and say what is kept: the interrupt's own message, or `kept`."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if _is_main():
-            typer.echo(f"\nstopped; the same command goes on from {folder}", err=True)
+            typer.echo(f"\nstopped; {str(interrupt) or kept}", err=True)
         raise typer.Exit(130) from None
 
 

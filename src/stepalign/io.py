@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import threading
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -131,6 +132,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
+    """Remove temporary files and folders of killed writers, at any depth. A process that is alive keeps its own."""
+    for path in list(folder.rglob(pattern)):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -295,6 +308,7 @@ def claim(
         ]
         if different:
             raise StepalignError(f"{path.parent}: {refusal}; what differs:\n  " + "\n  ".join(different))
+    remove_leftovers(path.parent)
     write_atomically(path, text)
 
 

@@ -138,8 +138,8 @@ EXPECTED: dict[str, dict[str, object]] = {
         "training.num_generations": 1,
         "training.rollouts_per_step": 32,
     },
-    "rltf-sd": RLTF | {"algorithm.kind": "rltf_sd", "context.template": "second-turn"},
-    "rltf-fm": RLTF | {"algorithm.kind": "rltf_fm", "algorithm.feedback_weight": 0.1},
+    "rltf-sd": RLTF | {"algorithm.kind": "rltf-sd", "context.template": "second-turn"},
+    "rltf-fm": RLTF | {"algorithm.kind": "rltf-fm", "algorithm.feedback_weight": 0.1},
     "on-policy-distillation": KD
     | {
         "algorithm.support": "sampled",
@@ -172,7 +172,7 @@ EXPECTED: dict[str, dict[str, object]] = {
         "teacher.kind": "ema",
         "teacher.update_rate": 1.0,
         "teacher.sync_steps": 10,
-        "algorithm.kind": "credit_grpo",
+        "algorithm.kind": "credit-grpo",
         "algorithm.credit": "contrast",
         "algorithm.modulation": "add",
         "algorithm.credit_weight": 0.5,
@@ -182,7 +182,7 @@ EXPECTED: dict[str, dict[str, object]] = {
         "algorithm.num_wrong_contexts": 4,
     },
     "step-advantage": {
-        "algorithm.kind": "credit_grpo",
+        "algorithm.kind": "credit-grpo",
         "algorithm.credit": "verdicts",
         "algorithm.gather": "step_mean",
         "algorithm.conserve": True,

@@ -10,6 +10,7 @@ import pytest
 from stepalign import config
 from stepalign.critics import schema
 from stepalign.critics.checks import NAMES, Checker, normalize
+from stepalign.critics.fidelity import fidelity
 from stepalign.records import Check, Critique, FinishReason, Grade, Problem, Rollout, Verdict
 from stepalign.rewards.math import MathGrader
 from stepalign.trace import parse
@@ -117,7 +118,7 @@ def test_the_papers_critiques_pass_every_check(name: str) -> None:
     checks = check(made, rollout(texts["student"], correct=right), problem)
     assert [one.name for one in checks.values() if one.passed] == list(NAMES)
     assert checks["exact_copy"].measure == 1.0
-    assert schema.fidelity(found.correct_part, schema.original(trace, found.first_error)) == 1.0
+    assert fidelity(found.correct_part, schema.original(trace, found.first_error)) == 1.0
 
 
 def test_layout_fails_where_the_text_says_more_than_its_parts() -> None:
@@ -169,7 +170,7 @@ def test_one_rewritten_step_of_many_fails_though_most_of_the_copy_is_verbatim() 
     verdicts = tuple(Verdict(step=k, correct=k != 30) for k in range(1, 32))
     made = critique(verdicts=verdicts, correct_part=rewritten, corrected_step="### Step 30: Right\n85 + 12 = 97")
     found = check(made, given)
-    assert schema.fidelity(rewritten, many) > 0.98
+    assert fidelity(rewritten, many) > 0.98
     assert not found["exact_copy"].passed
     assert not found["normalized_copy"].passed
     assert "of step 7 is copied" in found["exact_copy"].detail

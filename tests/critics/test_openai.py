@@ -12,6 +12,7 @@ import pytest
 from serving.fault_server import Reply, Server, serving
 from stepalign import config
 from stepalign.critics import schema
+from stepalign.critics.llm import CritiqueWriter
 from stepalign.critics.openai import OpenAICritic
 from stepalign.critics.quoting import quote
 from stepalign.errors import StepalignError
@@ -375,7 +376,7 @@ def test_no_fault_stops_those_beside_it() -> None:
     with serving(*replies, Reply(GOOD)) as server:
         given = [attempt(TEXT + " " * number, name=str(number)) for number in range(len(replies) + 5)]
         asked = critic(server.url, max_concurrency=1, max_retries=0, timeout_s=1.0)
-        found = list(asked.critique(given))
+        found = sorted(asked.critique(given), key=lambda one: int(one.rollout_id))  # as they are ready
     assert [one.rollout_id for one in found] == [str(number) for number in range(len(given))]
     assert all(isinstance(one, Critique) and one.text == GOOD for one in found[-5:])
     assert all(one.text == GOOD for one in found if isinstance(one, Critique))  # nothing wrong teaches
@@ -466,3 +467,23 @@ def test_an_outage_stops_the_run_and_leaves_no_thread() -> None:
     with pytest.raises(StepalignError, match="no critic endpoint has answered"):
         list(critic(url, cooldown_s=0.05, max_outage_s=0.1).critique([attempt(), attempt(TEXT + " ", name="s")]))
     assert not [thread for thread in threading.enumerate() if thread.name == "critic"]
+
+
+@pytest.mark.parametrize("length", [100, 125_000])
+def test_long_answers_are_checked_off_the_event_loop(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    read = CritiqueWriter.read
+
+    def noted(self: CritiqueWriter, *arguments: Any) -> Critique | CritiqueFailure:
+        threads.append(threading.current_thread().name)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(CritiqueWriter, "read", noted)
+    text = TEXT.replace("47 + 38 = 85", "47 + 38 = 85\n" + "ab " * (length // 3))
+    copied = schema.compose(
+        "D", VERDICTS, schema.original(parse(text), 2), "### Step 2: b\n85 + 12 = 97", "\\boxed{97}"
+    )
+    start = time.process_time()
+    assert isinstance(ask(Reply(copied.replace("ab ", "ba ", 7)), given=attempt(text), max_tokens=8000), Critique)
+    assert time.process_time() - start < 4
+    assert (threads == ["critic"]) == (length == 100)

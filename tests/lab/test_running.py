@@ -1,5 +1,10 @@
 """The lab's conditions as recipes, and a small lab from the first run to its page."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +112,29 @@ def test_a_teacher_is_trained_before_those_that_it_teaches(tmp_path: Path) -> No
     assert (tmp_path / "trained-teacher-0" / "checkpoints" / "step-000002" / "config.json").exists()
     table = (tmp_path / "comparison.md").read_text().partition("Side effects")[2]
     assert "| gkd | " in table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
+@pytest.mark.parametrize("everyone", [True, False], ids=["Ctrl-C", "kill -INT"])
+def test_an_interrupted_lab_says_how_to_go_on_and_leaves_no_process(everyone: bool, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stepalign.cli", "lab", "--jobs", "2", "--out", str(tmp_path / "lab"), "seed=0"]
+    process = subprocess.Popen(
+        [*command, "--condition", "grpo", "--condition", "stepalign"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list((tmp_path / "lab").glob("*/manifest.json")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    if everyone:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopped; the same command goes on from {tmp_path / 'lab'}" in said
+    assert "Traceback" not in said
+    stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    assert not [fields for fields in stats if int(fields[3]) == process.pid and fields[0] != "Z"]

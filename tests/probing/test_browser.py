@@ -232,3 +232,23 @@ def test_two_hundred_rollouts_of_five_hundred_tokens_open_soon(show, build_probe
     size = (tmp_path / "probe.html").stat().st_size
     print(f"\n200 × 500 tokens × 4 contexts: {size / 1e6:.1f} MB, interactive after {sorted(map(round, loads))} ms")
     assert min(loads) < 10_000  # a bound for a broken page, not a claim of speed
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "\u200b" * 5_000 + "y" * 900_000], ids=["plain", "hidden"])
+def test_a_megabyte_without_spaces_does_not_hang_the_page(text: str, show, build_probe) -> None:
+    import dataclasses
+    import time
+
+    probe = build_probe(2)
+    long = dataclasses.replace(
+        probe,
+        problems=tuple(dataclasses.replace(one, statement=text, solution=text) for one in probe.problems),
+        credits=tuple(dataclasses.replace(one, prompt=text) for one in probe.credits),
+    )
+    browser = show(long, "#rollout=2&token=1")
+    start = time.perf_counter()
+    press(browser, "r")
+    browser.execute_script("document.querySelectorAll('details').forEach((fold) => { fold.open = true })")
+    assert browser.execute_script("return document.body.getBoundingClientRect().height") > 0
+    print(f"\n{len(text):,} characters in each fold: read and unfolded after {time.perf_counter() - start:.1f} s")
+    assert browser.execute_script("return document.getElementById('problem').textContent.length") >= 900_000

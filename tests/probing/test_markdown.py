@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from stepalign.probing.markdown import ATTRIBUTES, ELEMENTS, parse
@@ -47,3 +49,11 @@ def test_a_tree_holds_known_elements_and_attributes_only() -> None:
     for tree in trees:
         check(tree)
     assert not {"href", "style"} & ATTRIBUTES
+
+
+@pytest.mark.parametrize("sign", ["\\boxed{", "\\(", "$a", "**a", "$$", "\\[", "x"])
+def test_a_megabyte_of_signs_is_read_at_once_and_stays_as_written(sign: str) -> None:
+    text = sign * (1_000_000 // len(sign))
+    start = time.process_time()
+    assert parse(text) == [["div", {"class": "paragraph"}, text]]
+    assert time.process_time() - start < 2

@@ -21,6 +21,7 @@ from stepalign.critics import schema
 from stepalign.critics.arithmetic import equations
 from stepalign.critics.arithmetic.chains import Link
 from stepalign.critics.arithmetic.words import in_figures
+from stepalign.critics.fidelity import fidelity
 from stepalign.records import Check, Critique, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.trace import Section, Trace, boxed, parse
@@ -178,7 +179,7 @@ def _name(section: Section) -> str:
 
 def _likeness(copy: str, original: str) -> float:
     longer = max(len(copy), len(original))
-    return schema.fidelity(copy, original) * len(original) / longer if longer else 1.0
+    return fidelity(copy, original) * len(original) / longer if longer else 1.0
 
 
 def verbatim_remainder(critique: Critique, trace: Trace) -> str:

@@ -14,7 +14,7 @@ from stepalign import config
 from stepalign.critics import Critic, ServedCritic
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.errors import StepalignError
-from stepalign.io import AppendLog, read_jsonl, write_jsonl
+from stepalign.io import AppendLog, read_jsonl, remove_leftovers, write_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 
@@ -81,6 +81,7 @@ def critique_all(
         StepalignError: the file is damaged, belongs to other rollouts or another critic, or cannot be written.
     """
     order = [rollout.id for _, rollout in attempts]
+    remove_leftovers(path.parent, f".{path.name}.*.tmp")
     log: AppendLog[Critique | CritiqueFailure] = AppendLog(path, CriticResult)  # type: ignore[arg-type]
     results = _read(log, set(order), critic.name)
     advance(len(results))

@@ -15,6 +15,7 @@ from jinja2 import Template
 from stepalign import config, prompts
 from stepalign.critics import sample, schema, splice
 from stepalign.critics.checks import max_length
+from stepalign.critics.fidelity import fidelity
 from stepalign.critics.quoting import quote, unquote
 from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
@@ -126,7 +127,7 @@ class CritiqueWriter:
             rollout_id=rollout.id,
             critic=self._critic,
             text=schema.text_of(parsed),
-            fidelity=schema.fidelity(parsed.correct_part, original),
+            fidelity=fidelity(parsed.correct_part, original),
         )
 
     def needs_algebra(self, pending: PendingCritique, read: Critique | CritiqueFailure) -> bool:
@@ -143,6 +144,10 @@ class CritiqueWriter:
             pending.rejections.append(read)
             return None
         return self._finish(pending, read)
+
+    def judge(self, pending: PendingCritique, reply: ModelReply) -> Critique | CritiqueFailure | None:
+        """Read and validate a reply; None where the model is to be asked again."""
+        return self.validate(pending, self.read(pending, reply))
 
     def fail(self, pending: PendingCritique, reason: str, detail: str) -> Critique | CritiqueFailure:
         """Return the failure of an attempt that gets no further reply."""

@@ -24,6 +24,9 @@ from stepalign.serving.client import UnansweredError, read_key
 from stepalign.serving.endpoints import check_urls
 from stepalign.serving.loop_thread import LoopThread
 
+_MAX_ON_LOOP = 16_000
+"""Characters of reply and rollout that are checked between the requests: about 20 ms. Longer ones go to a thread."""
+
 
 class OpenAICritic:
     """A served model. Results come in the order in which they are ready."""
@@ -102,8 +105,9 @@ class OpenAICritic:
             except UnansweredError as error:
                 return self._writer.fail(pending, error.reason, error.detail)
             await asyncio.sleep(0)  # the next request is sent before this reply is read
-            critique = self._writer.read(pending, reply)
-            if self._writer.needs_algebra(pending, critique):
+            if len(reply.text) + len(pending.rollout.text) > _MAX_ON_LOOP:
+                result = await asyncio.to_thread(self._writer.judge, pending, reply)
+            elif self._writer.needs_algebra(pending, critique := self._writer.read(pending, reply)):
                 result = await asyncio.to_thread(self._writer.validate, pending, critique)
             else:
                 result = self._writer.validate(pending, critique)

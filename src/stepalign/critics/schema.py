@@ -14,7 +14,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from os.path import commonprefix
 from typing import NamedTuple
 
 from stepalign.critics.quoting import CONTROL, has_control_word
@@ -225,27 +224,6 @@ def check_fit(case: Case, first_error: int | None, judged: int, trace: Trace) ->
     most = num_sections(trace)
     if judged > most:
         raise CritiqueFormatError(f"its summary judges step {most + 1} of a solution that has {most - 1}")
-
-
-def fidelity(copied: str, original: str) -> float:
-    """Return the share of the original's characters that the copy has in order.
-
-    White space at the ends does not count. The share is the longest common subsequence over the original's length,
-    computed bit-parallel (Hyyrö 2004) after the common beginning: exact, in m·n/64 steps at most. Unrelated English
-    texts share about half of their characters in order, so a faithful copy is near 1, not above one half.
-    """
-    copied, original = copied.strip(), original.strip()
-    if not original or copied == original:
-        return 1.0
-    front = len(commonprefix([copied, original]))
-    places: dict[str, int] = {}
-    for index, character in enumerate(original[front:]):
-        places[character] = places.get(character, 0) | 1 << index
-    everywhere = unmatched = (1 << len(original) - front) - 1
-    for character in copied[front:]:
-        matched = unmatched & places.get(character, 0)
-        unmatched = ((unmatched + matched) | (unmatched - matched)) & everywhere
-    return (len(original) - unmatched.bit_count()) / len(original)
 
 
 def _first_error(verdicts: Sequence[Verdict]) -> int | None:

@@ -108,4 +108,4 @@ class SelfCritic:
                 prompt_tokens=len(requests[completion.id].prompt_ids),
                 completion_tokens=len(completion.ids),
             )
-            yield pending, self._writer.validate(pending, self._writer.read(pending, reply))
+            yield pending, self._writer.judge(pending, reply)

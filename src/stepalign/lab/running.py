@@ -7,8 +7,12 @@ second. Finished runs are not repeated, so a stopped lab resumes where it was.
 """
 
 import multiprocessing
-from collections.abc import Sequence
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from stepalign import config, report
@@ -91,20 +95,54 @@ def run_lab(
         jobs: the number of runs at a time, one core each.
         overrides: laid over every recipe.
     """
-    from stepalign import launch
-
     # All recipes are checked before the first run. Seeds are the outer loop, so that a stopped lab is balanced.
     planned = [settings_of(name, seed, out, overrides) for seed in range(seeds) for name in conditions or DEFAULT]
     taught = any(isinstance(recipe.teacher, config.ModelTeacherConfig) for recipe in planned)
     first = [settings_of(TEACHER, 0, out, overrides)] if taught else []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
         for recipes in (first, planned):
-            list(pool.map(launch.train, recipes))
+            with _ignoring_interrupts():  # inherited, so that a process that starts or waits has no traceback to print
+                results = pool.map(_train, recipes)
+            try:
+                list(results)
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                # A shell's Ctrl-C has reached them already, a kill has not.
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid or os.getpid(), signal.SIGINT)
+                raise
     comparison = Comparison(
         {name: [read_run(out / f"{name}-{seed}") for seed in range(seeds)] for name in conditions or DEFAULT}
     )
     tables = [side_effects_table(comparison), _behaviour_table(comparison)]
     return report.write_conditions(comparison, out / "comparison.html", over=comparison.costs, others=tables)
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers, and get no interrupts
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _train(settings: config.Recipe) -> None:
+    """Train in a process of the pool. The first SIGINT ends the run, and later ones do not disturb its end."""
+    from stepalign import launch
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        launch.train(settings)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _one_thread() -> None:

@@ -1,4 +1,4 @@
-"""What training changed beside accuracy: Pass@n, length, repetition, diversity and entropy, before and after.
+"""Side effects of training: Pass@n, length, repetition, diversity and entropy, before and after.
 
 Values are of each problem's evaluation rollouts, differences are paired over problems, and over seeds where there are
 several. Entropy is that of the training tokens with a loss, of the first and of the last five steps: of the policy's

@@ -138,13 +138,14 @@ def _evaluate(
     vocab, device, dtype = len(head), head.device, lm_head.logit_dtype(head)
     counted = weights.nonzero().squeeze(-1)
     chunk = max(1, min(len(counted), chunk or lm_head.chunk_tokens(len(counted), vocab, device)))
-    rows = min(chunk, lm_head.tile_rows(vocab, device))
+    most = support.max_rows(vocab, device)
+    rows = chunk if most is None else min(chunk, most)
 
     losses = torch.zeros(len(weights), dtype=dtype, device=device)
     per_token = torch.full((len(MEASURES), len(weights)), math.nan, dtype=dtype, device=device)
     gradient = torch.zeros_like(student_hidden, dtype=dtype) if wants_gradient else None
     logits = torch.empty((2 * chunk, vocab), dtype=dtype, device=device)
-    scratch = torch.empty((4, rows, vocab), dtype=dtype, device=device)
+    scratch = torch.empty((4, rows if most else 0, vocab), dtype=dtype, device=device)
 
     for index in torch.split(counted, chunk):
         n = len(index)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepalign.losses import lm_head
+from stepalign.losses import fused, lm_head
 from stepalign.losses.gradient import with_gradient
 from stepalign.losses.importance import ImportanceSampling
 
@@ -152,9 +152,10 @@ def _evaluate(
     """
     tokens, vocab, device, dtype = len(hidden), len(head), head.device, lm_head.logit_dtype(head)
     chunk = max(1, min(tokens, chunk or lm_head.chunk_tokens(tokens, vocab, device)))
-    rows = min(chunk, lm_head.tile_rows(vocab, device))
+    kernels = fused.kernels(device, dtype)
+    rows = chunk if kernels else min(chunk, lm_head.tile_rows(vocab, device))
     logits = torch.empty((chunk, vocab), dtype=dtype, device=device)
-    scratch = torch.empty((rows, vocab), dtype=dtype, device=device)
+    scratch = torch.empty((0 if kernels else rows, vocab), dtype=dtype, device=device)
     log_probs, entropy, losses, clipped, kl = torch.empty((5, tokens), dtype=dtype, device=device)
     gradient = torch.zeros_like(hidden, dtype=dtype) if wants_gradient else None
 
@@ -170,10 +171,13 @@ def _evaluate(
             tile = slice(start, min(start + rows, here.stop))
             inside = slice(tile.start - first, tile.stop - first)
             of_tile = chunk_logits[inside]
-            total = of_tile.logsumexp(-1)
-            log_probs[tile] = of_tile.gather(-1, targets[tile, None]).squeeze(-1) - total
-            probabilities = torch.sub(of_tile, total[:, None], out=scratch[: len(of_tile)]).exp_()
-            entropy[tile] = total - torch.linalg.vecdot(probabilities, of_tile)
+            if kernels:
+                log_probs[tile], entropy[tile], total = kernels.token_scores(of_tile, targets[tile])
+            else:
+                total = of_tile.logsumexp(-1)
+                log_probs[tile] = of_tile.gather(-1, targets[tile, None]).squeeze(-1) - total
+                probabilities = torch.sub(of_tile, total[:, None], out=scratch[: len(of_tile)]).exp_()
+                entropy[tile] = total - torch.linalg.vecdot(probabilities, of_tile)
             losses[tile], slope, clipped[tile], kl[tile] = _token_loss(
                 log_probs[tile],
                 advantage[tile].to(dtype),
@@ -185,6 +189,9 @@ def _evaluate(
             if wants_gradient:
                 # log p_y = z_y − log Σ_j exp z_j, so d log p_y / dz = onehot_y − p
                 slope = slope * weights[tile].to(dtype) / temperature
+                if kernels:
+                    kernels.token_gradient(of_tile, targets[tile], total, slope, room[inside])
+                    continue
                 probabilities.mul_(-slope[:, None]).scatter_add_(-1, targets[tile, None], slope[:, None])
                 room[inside].copy_(probabilities)
         if gradient is not None:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stepalign.losses import lm_head
 from stepalign.losses.support import measure
 
 
@@ -38,6 +39,10 @@ class SampledToken:
     def max_per_token(self) -> float:
         """Infinity: the advantage is clipped, not the token's loss."""
         return torch.inf
+
+    def max_rows(self, vocab: int, device: torch.device) -> int | None:
+        """Return a tile's rows. See `Support.max_rows`."""
+        return lm_head.tile_rows(vocab, device)
 
     def compare(
         self,

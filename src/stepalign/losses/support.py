@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stepalign.losses import fused, lm_head
+
 MEASURES = (
     "kl_teacher_student",
     "entropy_student",
@@ -42,6 +44,10 @@ class Support(Protocol):
     @property
     def max_per_token(self) -> float:
         """The largest divergence (nats) that a token contributes; beyond it the token has no gradient."""
+        ...
+
+    def max_rows(self, vocab: int, device: torch.device) -> int | None:
+        """Return the rows that `compare` takes at once; None is any number, without scratch."""
         ...
 
     def compare(
@@ -92,6 +98,10 @@ class Divergence:
         """The clip of a token's divergence in nats, else infinity."""
         return self.clip_value if self.clip_mode == "token" and self.clip_value is not None else math.inf
 
+    def max_rows(self, vocab: int, device: torch.device) -> int | None:
+        """Return a tile's rows. See `Support.max_rows`."""
+        return lm_head.tile_rows(vocab, device)
+
     def factors(
         self,
         log_prob_student: Float[Tensor, " tokens"],
@@ -121,7 +131,11 @@ class Divergence:
 
 @dataclass(frozen=True, kw_only=True)
 class FullVocabulary(Divergence):
-    """Generalized JSD over the whole vocabulary."""
+    """Generalized JSD over the whole vocabulary, by one kernel on CUDA devices."""
+
+    def max_rows(self, vocab: int, device: torch.device) -> int | None:
+        """Return None where a kernel takes any number of rows. See `Support.max_rows`."""
+        return super().max_rows(vocab, device) if fused.kernels(device) is None else None
 
     def compare(
         self,
@@ -133,6 +147,13 @@ class FullVocabulary(Divergence):
     ) -> Float[Tensor, "7 rows"]:
         """Compare one tile of logits. See `Support.compare`."""
         temperatures = self.student_temperature, self.teacher_temperature
+        if (kernels := fused.kernels(student_logits.device, student_logits.dtype)) is not None:
+            entry_clip = self.clip_value if self.clip_mode == "entry" else None
+            options = {"beta": self.beta, "temperatures": temperatures, "entry_clip": entry_clip}
+            values: Float[Tensor, "7 rows"] = kernels.divergence(
+                student_logits, teacher_logits, targets, gradient, **options
+            )
+            return values
         measures, gap = measure(student_logits, teacher_logits, targets, scratch, temperatures)
         _, _, p_student, p_teacher = scratch[:, : len(student_logits)]
         if self.beta == 0 and self.clip_mode != "entry":

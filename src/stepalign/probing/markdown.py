@@ -34,6 +34,8 @@ ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 
 _MAX_FORMULA = 4_000
 """Characters of one formula. A longer one stays as written."""
+_MAX_PARAGRAPH = 20_000
+"""Characters of one paragraph. A longer one stays as written, because each of its signs may begin a formula."""
 
 _LINE = re.compile(r"(?P<heading>#{1,6})[ \t]+(?P<title>\S.*)|(?P<rule>-{3,}|\*{3,}|_{3,})[ \t]*")
 _MATH = re.compile(
@@ -73,6 +75,8 @@ def parse(text: str) -> list[Tree]:
 
 
 def _inline(text: str) -> list[Tree]:
+    if len(text) > _MAX_PARAGRAPH:
+        return [text]
     parts: list[Tree] = []
     end = 0
     for match in _MATH.finditer(text):

@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -542,3 +543,14 @@ def test_real_critiques_pass_every_check_but_the_echo_of_a_reference_that_they_r
     assert set(failed) == {"reference_overlap"}
     assert len(echoes) > 150
     assert sum(not check.passed for check in echoes) / len(echoes) > 0.9
+
+
+@pytest.mark.parametrize("join", [" + ", "\n", " = "])
+def test_a_rollout_of_8_000_terms_is_corrected_or_refused_in_time(join: str) -> None:
+    piece = {" + ": "{0}", "\n": "{0} + 1 = {0}", " = ": "{0} + 1 + 2 + 3"}[join]
+    body = join.join(piece.format(number) for number in range(8_000))
+    problem = Problem(id="p", statement="?", answer="5", meta={"terms": list(range(8_000))})
+    start = time.process_time()
+    found = answer(problem, attempt(f"### Step 1: a\n{body}\n\n### Final Answer:\n\\boxed{{1}}"))
+    assert time.process_time() - start < 4
+    assert isinstance(found, Critique) or found.reason == "too long"

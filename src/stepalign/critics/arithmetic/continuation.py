@@ -18,6 +18,8 @@ from stepalign.critics.arithmetic.expressions import NUMBER, replace_spans
 from stepalign.trace import parse
 
 Terms = tuple[Fraction, ...]
+_MAX_EXAMPLES, _MAX_EXAMPLE = 8, 2_000
+"""Steps whose words a new step may have, and characters of such a step."""
 
 
 class Continuation(NamedTuple):
@@ -42,7 +44,7 @@ def by_terms(terms: Terms, own: Sequence[str], number_after: Callable[[int], int
     while kept < len(own) and (after := _terms_after(terms, own[kept])) is not None:
         terms, kept = after, kept + 1
     # The nearest steps before show the solver's style best; a step with a wrong number still shows it.
-    steps = _sum_steps(terms, number_after(kept), [*reversed(own[:kept]), *own[kept:]])
+    steps = _sum_steps(terms, number_after(kept), [*reversed(own[:kept]), *own[kept:]][:_MAX_EXAMPLES])
     return Continuation(kept, steps, "it adds a number that is not there to be added.")
 
 
@@ -162,6 +164,8 @@ _STEP_NUMBER = re.compile(r"(?<=Step )\d{1,9}|(?<=step )\d{1,9}|(?<=STEP )\d{1,9
 
 def _imitate(example: str, sign: str, numbers: tuple[Fraction, ...], step_number: int) -> str | None:
     """Write `a + b = c` in another step's words. None if one of its numbers has no counterpart."""
+    if len(example) > _MAX_EXAMPLE:
+        return None
     equations = set()
     for chain in find_equations(example):
         first = chain.parts[0]

@@ -54,6 +54,8 @@ _CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
 """Numbers that a computation may use although no text states them."""
 _MAX_CANDIDATES, _MAX_STEPS = 12, 40
 """Bounds of the search for a miscopied number."""
+_MAX_NUMBERS = 4_000
+"""Numbers of a rollout that is corrected, and terms of its sum."""
 _MAX_REASON = 80
 """Characters of an equation in a reason."""
 
@@ -135,12 +137,17 @@ class ProgramCritic:
 def critique(problem: Problem, rollout: Rollout) -> CriticResult:
     """Criticize one graded rollout.
 
-    A failure's reason is `no way to the answer`, or `not silent` where the critique would have to quote the wrong step.
+    A failure's reason is `no way to the answer`, `too long` where it has more numbers than can be corrected
+    in about a second, or `not silent` where the critique would have to quote the wrong step.
     """
     start, attempt = perf_counter(), Attempt(problem, rollout)
     case: Case = "A"
     correction = None
     if not rollout.correct or (attempt.is_usable and attempt.false_links):
+        numbers = len(find_numbers(rollout.text)) + len(problem_terms(problem.meta) or ())
+        if numbers > _MAX_NUMBERS:
+            detail = f"it has {numbers:,} numbers and terms, at most {_MAX_NUMBERS:,} are corrected"
+            return CritiqueFailure(rollout_id=rollout.id, critic=NAME, reason="too long", detail=detail)
         case = "B" if rollout.correct else "C" if attempt.is_truncated else "D"
         correction = justify(attempt) if case == "B" else correct(attempt)
         if correction is None:

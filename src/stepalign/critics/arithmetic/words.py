@@ -83,10 +83,8 @@ _REVERSED = re.compile(
     rf"(?=[ \t]{{1,3}}{_AMOUNT}[ \t]{{0,3}}(?:[-+*/×÷−–]|plus|minus|times)[ \t]{{0,3}}{_AMOUNT}(?:\n|\Z))",
     re.IGNORECASE,
 )
-_COMPUTATION = re.compile(
-    r"(?P<intro>[^\d(]{0,80})[^.;:\n=]{0,60}?[\d)%][^.;:\n=]{0,40}?"
-    r"(?:[-+*×÷−–^²³]|[ \t]/|\b(?:plus|minus|times|by|x)\b|(?:%|\bpercent) of\b)[^\n=]{1,80}\Z",
-    re.IGNORECASE,
+_SIGN = re.compile(
+    r"[\d)%][^\d]{0,40}?(?:[-+*×÷−–^²³]|[ \t]/|\b(?:plus|minus|times|by|x)\b|(?:%|\bpercent) of\b)", re.IGNORECASE
 )
 _INTRO = """
 so thus then hence therefore now and because since that we get have find the total sum result answer value of adding
@@ -96,6 +94,7 @@ compute text is
 _INTRO_WORDS = frozenset(_INTRO.split())
 """Words before a computation that is the whole subject of its clause."""
 _CLAUSE = re.compile(r"[;:\n=≈]|[.,!?](?!\d)")
+_DIGIT = re.compile(r"[\d(]")
 _MAX_CLAUSE = 200
 
 
@@ -156,7 +155,8 @@ def _equality(match: re.Match[str]) -> str:
     breaks = list(_CLAUSE.finditer(before))
     clause = before[breaks[-1].end() :] if breaks else before
     has_result = bool(breaks) and breaks[-1][0] in "=≈"
-    computation = _COMPUTATION.fullmatch(clause)
-    is_plain = computation is not None and _INTRO_WORDS.issuperset(re.findall(r"[a-z]+", computation["intro"].lower()))
-    is_verb = match.re is not _EQUALS
-    return f"{unit} = " if computation and (is_plain or not is_verb) and not has_result else match[0]
+    number = _DIGIT.search(clause)
+    if has_result or number is None or not _SIGN.search(clause, number.start()):
+        return match[0]
+    intro = re.findall(r"[a-z]+", clause[: number.start()].lower())
+    return f"{unit} = " if match.re is _EQUALS or _INTRO_WORDS.issuperset(intro) else match[0]

@@ -22,12 +22,15 @@ function visible(text) {
   for (const match of text.matchAll(HIDDEN)) {
     const code = match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
     const title = INDEX.names[code] ?? "control character";
-    fragment.append(text.slice(end, match.index), element("span", { class: "control", title }, `U+${code}`));
+    fragment.append(...broken(text.slice(end, match.index)), element("span", { class: "control", title }, `U+${code}`));
     end = match.index + match[0].length;
   }
-  fragment.append(text.slice(end));
+  fragment.append(...broken(text.slice(end)));
   return fragment;
 }
+
+/** Put each 500 characters without a space into a block: a browser lays out a megabyte in one line for many seconds. */
+const broken = (text) => text.split(/(\S{500})/u).map((part, i) => (i % 2 ? element("span", { class: "long" }, part) : part));
 
 /** Show a text on one line, with signs for line breaks, tabs and spaces. */
 const oneLine = (text) => visible(text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣"));
