@@ -20,8 +20,8 @@ from torch import Tensor
 from serving.fault_server import Reply, serving
 from stepalign import config, precision
 from stepalign.config import Recipe, TeacherConfig, registry
-from stepalign.critics.schema import compose, num_sections
 from stepalign.critics.quoting import unquote
+from stepalign.critics.schema import compose, num_sections
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_jsonl, write_jsonl
