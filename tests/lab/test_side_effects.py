@@ -38,7 +38,7 @@ def test_repeated_pieces_are_a_share_of_all(ids: tuple[int, ...], share: float) 
 def effects(**changed: tuple[float, float, float]) -> dict[str, tuple[float, float, Difference]]:
     """Nothing has changed but what is given: before, after, half of the interval's width."""
     names = ("avg", "pass", "formatted", "truncated", "repeated", "length", "distinct")
-    ends = {name: (1.0, 1.0, 0.0) for name in names} | changed
+    ends = dict.fromkeys(names, (1.0, 1.0, 0.0)) | changed
     return {name: (before, after, change(after - before, width)) for name, (before, after, width) in ends.items()}
 
 
