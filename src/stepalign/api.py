@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stepalign import config, models, prompts
+from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
@@ -24,10 +25,13 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.io import kept_date, read_jsonl, to_json, write_atomically, write_jsonl
+from stepalign.io import claim, kept_date, read_jsonl, sha256, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
+from stepalign.process_supervision import benchmark, locators
+from stepalign.process_supervision.step_values import sample_step_values, step_ends
+from stepalign.process_supervision.traces import read_traces
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout, StepValues
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import open_solver
 from stepalign.seeding import derive_seed
@@ -209,15 +213,100 @@ def critic_bench(
     path = out / "critiques.jsonl"
     resumed, start = path.exists(), time.perf_counter()
     results = {result.rollout_id: result for result in _critique_all(settings, traces.attempts, path)}
-    benchmark = score(
+    found = score(
         traces,
         results,
         critic=settings.critic.kind if settings.critic else "",
         seconds=None if resumed else round(time.perf_counter() - start, 3),
         prices=prices,
     )
-    write_atomically(out / "benchmark.json", to_json(benchmark) + "\n")
-    return benchmark
+    write_atomically(out / "benchmark.json", to_json(found) + "\n")
+    return found
+
+
+def process_bench(
+    settings: config.Recipe, file: Path, out: Path, *, limit: int | None = None
+) -> benchmark.ProcessBenchmark:
+    """Measure a recipe's `[locator]` of the first wrong step on a ProcessBench file.
+
+    Reference answers and solutions are those of the recipe's training problems with the same statements. Writes the
+    traces, what the locator found (resumable) and `benchmark.json` into the folder `out`. With a `limit`, at most so
+    many traces are taken, evenly spaced.
+    """
+    locators.check(settings.locator, settings)
+    prompt = SolverPrompt(settings.prompts)
+    date = kept_date(out / "settings.json")
+    chat = load_chat(settings.model, prompt.before, date)
+    traces = read_traces(file, load(settings.problems.train).problems, chat, prompt, limit=limit)
+    keys = {"model", "prompts", "sampling", "grader", "critic", "context", "teacher", "locator", "problems", "seed"}
+    claim(
+        out / "settings.json",
+        {**settings.model_dump(mode="json", include=keys), "file": sha256(file), "limit": limit, "date": str(date)},
+        started=(out / "traces" / "rollouts.jsonl").exists(),
+        refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
+    )
+    traces.write(out / "traces")
+    located: locators.Located = registry.build(
+        settings.locator,
+        recipe=settings,
+        traces=traces,
+        out=out,
+        critique=lambda attempts, path: _critique_all(settings, attempts, path),
+    )
+    found = benchmark.score(traces, located, seed=settings.seed)
+    write_atomically(out / "benchmark.json", to_json(found) + "\n")
+    return found
+
+
+def step_values(
+    settings: config.Recipe,
+    rollouts: Path,
+    out: Path,
+    *,
+    problems_file: Path | None = None,
+    adapter: Path | None = None,
+    num_rollouts: int = 8,
+) -> list[StepValues]:
+    """Value every step of graded rollouts by continuations from it (Math-Shepherd), with a recipe's solver.
+
+    Values are appended to `out` (JSONL) as they come; a second start samples only what is missing.
+
+    Args:
+        settings: its model, prompt, sampling and grader are used, and its training problems without `problems_file`.
+        rollouts: graded rollouts (JSONL).
+        out: the values; `STEM-settings.json` beside it keeps what they depend on.
+        problems_file: the rollouts' problems (JSONL).
+        adapter: the solver's; None is the base.
+        num_rollouts: continuations of each step.
+    """
+    attempts = _attempts(settings, rollouts, problems_file)
+    claim(
+        out.with_name(f"{out.stem}-settings.json"),
+        {
+            **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader", "seed"}),
+            "adapter": adapter and str(adapter),
+            "rollouts": sha256(rollouts),
+            "num_rollouts": num_rollouts,
+        },
+        started=out.exists(),
+        refusal="its values were sampled otherwise (choose another file with --out, or delete that one)",
+    )
+    with (
+        open_solver(settings, adapter) as solver,
+        Console() as console,
+        console.stage("step values", len(attempts)) as advance,
+    ):
+        return sample_step_values(
+            solver,
+            attempts,
+            {rollout.id: step_ends(rollout) for _, rollout in attempts},
+            settings.sampling,
+            out,
+            num_rollouts=num_rollouts,
+            seed=settings.seed,
+            adapter=ADAPTER if adapter else None,
+            advance=advance,
+        )
 
 
 def report_path(critiques: Path) -> Path:
