@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from stepalign.api import process_bench as process_bench
     from stepalign.api import sample as sample
     from stepalign.api import select as select
-    from stepalign.api import step_values as step_values
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
     from stepalign.error_injection.sets import plant_set as plant
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from stepalign.launch import train as train
     from stepalign.planning import plan as plan
     from stepalign.probing.run import probe as probe
+    from stepalign.process_supervision.run import step_values as step_values
     from stepalign.report import write_report as write_report
 
 _API = {
@@ -43,7 +43,7 @@ _API = {
     "run_lab": "stepalign.lab.running:run_lab",
     "sample": "stepalign.api:sample",
     "select": "stepalign.api:select",
-    "step_values": "stepalign.api:step_values",
+    "step_values": "stepalign.process_supervision.run:step_values",
     "train": "stepalign.launch:train",
     "write_report": "stepalign.report:write_report",
 }

@@ -20,7 +20,7 @@ from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
-from stepalign.data import load, prepare, selection
+from stepalign.data import load, prepare, processbench, selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
@@ -28,10 +28,9 @@ from stepalign.evaluation.run import evaluate_policy
 from stepalign.io import claim, kept_date, read_jsonl, sha256, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.process_supervision import benchmark, locators
-from stepalign.process_supervision.step_values import sample_step_values, step_ends
-from stepalign.process_supervision.traces import read_traces
+from stepalign.process_supervision.traces import to_traces
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Critique, CritiqueFailure, Problem, Rollout, StepValues
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import open_solver
 from stepalign.seeding import derive_seed
@@ -234,10 +233,11 @@ def process_bench(
     many traces are taken, evenly spaced.
     """
     locators.check(settings.locator, settings)
+    solutions = list(processbench.read(file))
     prompt = SolverPrompt(settings.prompts)
     date = kept_date(out / "settings.json")
     chat = load_chat(settings.model, prompt.before, date)
-    traces = read_traces(file, load(settings.problems.train).problems, chat, prompt, limit=limit)
+    traces = to_traces(solutions, load(settings.problems.train).problems, chat, prompt, limit=limit)
     keys = {"model", "prompts", "sampling", "grader", "critic", "context", "teacher", "locator", "problems", "seed"}
     claim(
         out / "settings.json",
@@ -256,57 +256,6 @@ def process_bench(
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found
-
-
-def step_values(
-    settings: config.Recipe,
-    rollouts: Path,
-    out: Path,
-    *,
-    problems_file: Path | None = None,
-    adapter: Path | None = None,
-    num_rollouts: int = 8,
-) -> list[StepValues]:
-    """Value every step of graded rollouts by continuations from it (Math-Shepherd), with a recipe's solver.
-
-    Values are appended to `out` (JSONL) as they come; a second start samples only what is missing.
-
-    Args:
-        settings: its model, prompt, sampling and grader are used, and its training problems without `problems_file`.
-        rollouts: graded rollouts (JSONL).
-        out: the values; `STEM-settings.json` beside it keeps what they depend on.
-        problems_file: the rollouts' problems (JSONL).
-        adapter: the solver's; None is the base.
-        num_rollouts: continuations of each step.
-    """
-    attempts = _attempts(settings, rollouts, problems_file)
-    claim(
-        out.with_name(f"{out.stem}-settings.json"),
-        {
-            **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader", "seed"}),
-            "adapter": adapter and str(adapter),
-            "rollouts": sha256(rollouts),
-            "num_rollouts": num_rollouts,
-        },
-        started=out.exists(),
-        refusal="its values were sampled otherwise (choose another file with --out, or delete that one)",
-    )
-    with (
-        open_solver(settings, adapter) as solver,
-        Console() as console,
-        console.stage("step values", len(attempts)) as advance,
-    ):
-        return sample_step_values(
-            solver,
-            attempts,
-            {rollout.id: step_ends(rollout) for _, rollout in attempts},
-            settings.sampling,
-            out,
-            num_rollouts=num_rollouts,
-            seed=settings.seed,
-            adapter=ADAPTER if adapter else None,
-            advance=advance,
-        )
 
 
 def report_path(critiques: Path) -> Path:

@@ -140,7 +140,9 @@ def critic_bench(
     file: RecipeFile,
     traces: Annotated[Path, typer.Argument(help="Folder that `stepalign plant` wrote, or file of ProcessBench.")],
     overrides: Overrides = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most planted and most natural solutions, or traces.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most planted and most natural solutions, or traces.")
+    ] = None,
     prices: PriceOption = None,
     out: Annotated[Path, typer.Option(help="Folder for answers and figures.")] = Path("critic-bench"),
     trust: TrustOption = False,

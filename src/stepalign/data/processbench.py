@@ -49,7 +49,11 @@ def read(path: Path) -> Iterator[LabelledSolution]:
     ids = set()
     for _, where, row in files.rows(path):
         steps = _column(row, "steps", where)
-        if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
+        if (
+            not isinstance(steps, list)
+            or not steps
+            or not all(isinstance(step, str) and step.strip() for step in steps)
+        ):
             raise StepalignError(f"{where}: column 'steps': a list of texts is wanted, found {short(steps)}")
         label = _column(row, "label", where)
         if type(label) is not int or not -1 <= label < len(steps):

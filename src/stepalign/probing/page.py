@@ -52,9 +52,8 @@ def render(probe: Probe, *, figures: Mapping[str, str]) -> str:
     """Render a probe's page with the set's figures (SVG by name)."""
     index, blocks = pack(probe)
     script = join_scripts()
-    sources = Counter(mark.source for mark in probe.marks)
     names = {"planted": "planted", "human": "marked by people", "critique": "as critiques say"}
-    errors = {shown: sources[source] for source, shown in names.items()}
+    errors = Counter(names[mark.source] for mark in probe.marks)
     rows = {**probe.measures.contexts, **probe.measures.baselines}
     template = environment(_FOLDER).get_template("probe.html.jinja")
     return template.render(

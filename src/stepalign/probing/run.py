@@ -135,7 +135,13 @@ def probe(
         credits=credits,
         tokens={token: chat.token_text(token) for token in sorted(tokens)},
         measures=measure(given.rollouts, given.marks, credits, seed=settings.seed),
-        manifest={**manifest(), "asked": asked, "skipped": dict(+scorer.skipped), "cost": cost, "command": " ".join(sys.argv)},
+        manifest={
+            **manifest(),
+            "asked": asked,
+            "skipped": dict(+scorer.skipped),
+            "cost": cost,
+            "command": " ".join(sys.argv),
+        },
     )
     folder.write(probed, out)
     figures.write(probed, out / "figures")

@@ -29,7 +29,7 @@ class LocatorScore:
     rule: str
     """The rule that turned scores into a step; empty where the locator decides itself."""
     told: tuple[str, ...]
-    """What locator and rule were told, of `grade`, `answer`, `solution`, `critique`; empty for nothing."""
+    """Facts that locator and rule were told: `grade`, `answer`, `solution`, `critique`; empty for none."""
     accuracies: dict[str, Interval]
     """`wrong`, `right`, `F1`, and for scores `first error`."""
     missing: int = 0
@@ -135,10 +135,7 @@ def _score(finding: Finding, rule: Rule | None, seed: int) -> LocatorScore:
             for trace in halves[half]
         }
     found = accuracies(
-        [
-            Trial(trace.problem.id, trace.first_error is not None, _is_hit(trace, steps))
-            for trace in finding.traces
-        ]
+        [Trial(trace.problem.id, trace.first_error is not None, _is_hit(trace, steps)) for trace in finding.traces]
     )
     erroneous = [
         (trace.problem.id, float(np.argmin(finding.scores[trace.rollout.id]) + 1 == trace.first_error))

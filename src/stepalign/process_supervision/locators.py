@@ -16,25 +16,28 @@ from stepalign.console import Console
 from stepalign.contexts import Context, load
 from stepalign.critics.arithmetic.equations import false_links
 from stepalign.errors import StepalignError
+from stepalign.io import kept_date
+from stepalign.probing.run import probe
 from stepalign.process_supervision.step_values import sample_step_values
 from stepalign.process_supervision.traces import LabelledTrace, LabelledTraces
-from stepalign.probing.run import probe
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import open_solver
 
 Critiques = Callable[[Sequence[tuple[Problem, Rollout]], Path], list[Critique | CritiqueFailure]]
 """A recipe's critic: critiques attempts, and keeps its results in a file."""
 
-Rule = Literal["lowest step, the grade known", "lowest step, a threshold", "first step at zero", "first step, a threshold"]
+Rule = Literal[
+    "lowest step, the grade known", "lowest step, a threshold", "first step at zero", "first step, a threshold"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a locator says of each trace, by rollout id. A trace that is absent from both counts as a miss."""
+    """A locator's word on each trace, by rollout id. A trace that is absent counts as a miss."""
 
     name: str
     told: tuple[str, ...]
-    """What the locator was told, of `grade`, `answer`, `solution`, `critique`; empty for nothing."""
+    """Facts that the locator was told: `grade`, `answer`, `solution`, `critique`; empty for none."""
     traces: tuple[LabelledTrace, ...]
     """The traces that it was asked for."""
     steps: Mapping[str, int | None] = field(default_factory=dict)
@@ -57,7 +60,12 @@ class Located:
 
 
 def by_critic(
-    settings: config.CriticLocatorConfig, *, recipe: config.Recipe, traces: LabelledTraces, out: Path, critique: Critiques
+    settings: config.CriticLocatorConfig,
+    *,
+    recipe: config.Recipe,
+    traces: LabelledTraces,
+    out: Path,
+    critique: Critiques,
 ) -> Located:
     """Take the first step that the recipe's critic calls incorrect. It knows the grade and the reference answer."""
     path, asked = out / "critiques.jsonl", traces.with_answer
@@ -138,7 +146,7 @@ def by_step_values(
     path, asked = out / "step-values.jsonl", traces.with_answer
     resumed, start = path.exists(), time.perf_counter()
     with (
-        open_solver(recipe, None) as solver,
+        open_solver(recipe, None, kept_date(out / "settings.json")) as solver,
         Console() as console,
         console.stage("step values", len(asked)) as advance,
     ):
@@ -185,7 +193,8 @@ def check(settings: config.LocatorConfig, recipe: config.Recipe) -> None:
         for name in settings.contexts or (recipe.context.template,):
             context = load(name)
             if context.needs_siblings:
-                raise StepalignError(f"locator.contexts: {name!r} shows another rollout of the problem, of which "
-                                     "ProcessBench has one")
+                raise StepalignError(
+                    f"locator.contexts: {name!r} shows another rollout of the problem, of which ProcessBench has one"
+                )
             if context.needs_critique and recipe.critic is None:
                 raise StepalignError(f"locator.contexts: {name!r} shows a critique, but the recipe has no [critic]")

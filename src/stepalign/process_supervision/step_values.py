@@ -3,8 +3,6 @@
 Continuations are sampled from the solver's prompt and the trace's own tokens up to the end of a step, and graded whole
 against the reference answer. After the last step there is nothing to continue: its value is the rollout's grade. Left
 out: a completer other than the solver, because any model can be the recipe's.
-
-    stepalign step-values recipes/process-bench/gsm8k.toml rollouts.jsonl --problems problems.jsonl
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +25,7 @@ Ends = Mapping[str, Sequence[int]]
 
 
 def step_ends(rollout: Rollout) -> list[int]:
-    """Return the tokens up to the end of each step but the last, which is a final answer where there is one."""
+    """Return the tokens up to the end of each step but the last. A final answer is a step."""
     return [start for start, _ in step_spans(rollout, parse(rollout.text, rollout.response_start))[1:]]
 
 

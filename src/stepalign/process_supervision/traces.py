@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stepalign.chat import Chat
 from stepalign.data.normalize import statement_digest
-from stepalign.data.processbench import DATASET, LabelledSolution, read
+from stepalign.data.processbench import DATASET, LabelledSolution
 from stepalign.error_injection.sets import to_rollout
 from stepalign.errors import StepalignError
 from stepalign.io import write_jsonl
@@ -53,7 +53,7 @@ class LabelledTrace:
 
     @property
     def token_spans(self) -> tuple[tuple[int, int], ...]:
-        """The completion tokens `[first, stop)` of each step. One across a boundary is in the step that begins in it."""
+        """The completion tokens `[first, stop)` of each step. A token across a boundary belongs to the later step."""
         starts = [token_span(self.rollout, start, end)[0] for start, end in self.spans]
         return tuple(zip(starts, [*starts[1:], len(self.rollout.completion_ids)], strict=True))
 
@@ -80,25 +80,29 @@ class LabelledTraces:
         write_jsonl(folder / "rollouts.jsonl", [trace.rollout for trace in self.with_answer])
 
 
-def read_traces(
-    path: Path, references: Iterable[Problem], chat: Chat, prompt: SolverPrompt, *, limit: int | None = None
+def to_traces(
+    solutions: Sequence[LabelledSolution],
+    references: Iterable[Problem],
+    chat: Chat,
+    prompt: SolverPrompt,
+    *,
+    limit: int | None = None,
 ) -> LabelledTraces:
-    """Read a ProcessBench file.
+    """Write solutions of ProcessBench as the solver's traces.
 
     Args:
-        path: the file.
+        solutions: those of a file (`data.processbench.read`).
         references: problems whose answers and solutions are known, found by their statements.
         chat: the solver's, whose tokenizer turns texts into completions.
         prompt: the solver's.
         limit: the most traces, evenly spaced.
 
     Raises:
-        StepalignError: the file is malformed, or has no solution that can be used.
+        StepalignError: no solution can be used.
     """
-    solutions = list(read(path))
     answers = {statement_digest(one.statement): one.answer for one in reversed(solutions) if one.correct and one.answer}
     known = {statement_digest(problem.statement): problem for problem in references}
-    problems: dict[str, tuple[Problem, bool]] = {}
+    problems: dict[bytes, tuple[Problem, bool]] = {}
     traces, dropped = [], Counter[str]()
     for solution in _spaced(solutions, limit):
         written = in_steps(solution.steps)
@@ -123,7 +127,7 @@ def read_traces(
             )
         )
     if not traces:
-        raise StepalignError(f"{path}: no solution can be used: {dict(dropped) or 'it has no rows'}")
+        raise StepalignError(f"no solution can be used: {dict(dropped) or 'the file has none'}")
     return LabelledTraces(traces=tuple(traces), dropped=dropped)
 
 
