@@ -54,12 +54,12 @@ def test_an_interrupted_sampling_keeps_the_finished_rollouts(
     out.unlink()
     calls = 0
 
-    def interrupted(self: Solver, *arguments: Any) -> Rollout:
+    def interrupted(self: Solver, *arguments: Any, **options: Any) -> Rollout:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return decode(self, *arguments)
+        return decode(self, *arguments, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(Solver, "_rollout", interrupted)

@@ -266,13 +266,17 @@ def report(
 def lab(
     conditions: Annotated[list[str] | None, typer.Option("--condition", help="A condition. May be repeated.")] = None,
     overrides: Overrides = None,
+    related: Annotated[bool, typer.Option("--related", help="All related systems, beside other conditions.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs of each condition.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the runs and their comparison.")] = Path("runs/lab"),
     jobs: Annotated[int, typer.Option(min=1, help="Number of runs at a time, one core each.")] = 1,
 ) -> None:
     """Compare feedback designs on a laptop, with the solver and the task that ship with the package."""
+    from stepalign.lab import running
+
+    chosen = [*(running.related() if related else ()), *(conditions or ())]
     with _resumable(out):
-        typer.echo(stepalign.run_lab(conditions or (), seeds=seeds, out=out, jobs=jobs, overrides=overrides or ()))
+        typer.echo(stepalign.run_lab(chosen, seeds=seeds, out=out, jobs=jobs, overrides=overrides or ()))
 
 
 @app.command()

@@ -29,7 +29,7 @@ MakeRecipe = Callable[..., Recipe]
 
 PROBLEM = Problem(id="p", statement="Compute 2 + 3 + 4.", answer="9", solution="Nine in all.")
 KEYS = (
-    "algorithm.kind=credit_grpo",
+    "algorithm.kind=credit-grpo",
     "algorithm.credit_clip=0.9",
     "context.template=refsol",
     "training.rollouts_per_step=4",

@@ -23,7 +23,7 @@ from stepalign.trainer.accumulation import local_passes, update
 
 MakeRecipe = Callable[..., Recipe]
 KEYS = (
-    "algorithm.kind=grpo_distillation",
+    "algorithm.kind=grpo-distillation",
     "context.template=sibling",
     "training.rollouts_per_step=4",
     "training.num_generations=4",

@@ -23,9 +23,9 @@ from stepalign.records import CritiqueFailure, Rollout
 from stepalign.trainer.accumulation import local_passes, update
 
 MakeRecipe = Callable[..., Recipe]
-SD = ("algorithm.kind=rltf_sd", "context.template=second-turn", "critic.on_failure=drop", "sampling.temperature=1.2")
+SD = ("algorithm.kind=rltf-sd", "context.template=second-turn", "critic.on_failure=drop", "sampling.temperature=1.2")
 FM = (
-    "algorithm.kind=rltf_fm",
+    "algorithm.kind=rltf-fm",
     "training.rollouts_per_step=4",
     "training.num_generations=4",
     "sampling.temperature=1.2",
@@ -181,7 +181,7 @@ def test_feedback_is_modelled_beside_the_policy_gradient(
 
 
 def test_feedback_without_a_critic_or_shown_to_its_writer_is_refused(chat: Chat, make_recipe: MakeRecipe) -> None:
-    with pytest.raises(StepalignError, match="'rltf_fm' models critiques, but the recipe has no"):
+    with pytest.raises(StepalignError, match="'rltf-fm' models critiques, but the recipe has no"):
         built(RLTFFM, RLTFFMConfig, chat, make_recipe(*FM).model_copy(update={"critic": None}))
     with pytest.raises(StepalignError, match="feedback_template = 'stepalign' shows critique"):
         built(RLTFFM, RLTFFMConfig, chat, make_recipe(*FM, "algorithm.feedback_template=stepalign"))

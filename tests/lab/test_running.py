@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.io import differences
 from stepalign.lab import running
@@ -53,8 +54,32 @@ def test_every_condition_is_a_recipe_of_the_embedded_solver() -> None:
         assert settings.folder == Path("out") / f"{condition}-3"
 
 
+def test_every_related_system_of_the_recipes_is_in_the_lab_and_its_teacher_first() -> None:
+    recipes = {path.stem for path in (Path(__file__).parents[2] / "recipes" / "related").glob("*.toml")}
+    assert running.related()[0] == running.TEACHER
+    assert set(running.related()) - {running.TEACHER} == recipes - {"base"}
+    assert not set(running.related()) & set(running.DEFAULT)
+
+
+@pytest.mark.parametrize("name", sorted(set(running.related()) - {running.TEACHER}))
+def test_a_related_condition_has_the_method_of_its_recipe(name: str) -> None:
+    lab = settings_of(name, 0, Path("out"))
+    full = config.load(Path(__file__).parents[2] / "recipes" / "related" / f"{name}.toml")
+    assert lab.teacher.kind == full.teacher.kind
+    assert lab.training.use_peft == full.training.use_peft
+    scaled = {"feedback_template", "importance_sampling_level", "chunk_tokens", "loss_agg_mode"}
+    scaled |= {"beta", "clip_mode", "clip_value"} if name == "past" else set()
+    assert lab.algorithm.model_dump(exclude=scaled) == full.algorithm.model_dump(exclude=scaled)
+
+
+def test_the_larger_teacher_of_the_lab_is_trained_in_the_same_folder_under_the_same_overrides() -> None:
+    teacher = settings_of("gkd", 3, Path("out"), ["training.max_steps=5"]).teacher
+    assert isinstance(teacher, config.ModelTeacherConfig)
+    assert teacher.model.name_or_path == "out/trained-teacher-0/checkpoints/step-000005"
+
+
 def test_an_unknown_condition_is_an_error_that_names_the_others() -> None:
-    with pytest.raises(StepalignError, match="no condition 'stepaligned'; allowed: grpo, quoted, refsol"):
+    with pytest.raises(StepalignError, match="no condition 'stepaligned'; allowed: gkd, grpo, kd, "):
         settings_of("stepaligned", 0, Path("out"))
 
 
@@ -79,6 +104,14 @@ def test_a_lab_is_run_compared_and_gone_on_with(tmp_path: Path) -> None:
         assert 0 <= first <= second
     assert comparison.cost("stepalign", 2, "rollouts") == 16
     assert comparison.panels("flops")[0].curves[0].x[0] == 0
+
+
+@pytest.mark.slow
+def test_a_teacher_is_trained_before_those_that_it_teaches(tmp_path: Path) -> None:
+    running.run_lab(["gkd"], out=tmp_path, overrides=[*TINY, "training.save_steps=2"])
+    assert (tmp_path / "trained-teacher-0" / "checkpoints" / "step-000002" / "config.json").exists()
+    table = (tmp_path / "comparison.md").read_text().partition("Side effects")[2]
+    assert "| gkd | " in table
 
 
 @pytest.mark.slow

@@ -225,7 +225,7 @@ def held(teacher: Any) -> int:
 
 
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("kind", ["base", "live", "scaled", "trust_region", "ema", "model"])
+@pytest.mark.parametrize("kind", ["base", "live", "scaled", "trust-region", "ema", "model"])
 def test_a_teachers_memory_is_that_of_its_tensors(
     kind: str, full: bool, tiny_llama: Path, tiny_qwen3: Path, make_recipe: MakeRecipe
 ) -> None:
@@ -240,7 +240,7 @@ def test_a_teachers_memory_is_that_of_its_tensors(
     assert found.memory.get("teacher", 0) == held(build_teacher(settings.teacher, policy))
     one = estimate(make_recipe(*(["training.use_peft=false"] if full else [])), size, GIVEN)
     if kind != "model":
-        times = 2 if kind == "trust_region" else 1
+        times = 2 if kind == "trust-region" else 1
         assert found.stages["teacher"].flops == times * one.stages["teacher"].flops
 
 

@@ -85,7 +85,7 @@ def test_the_scaled_teacher_has_the_adapters_effect_times_a_number(factor: float
 @pytest.mark.parametrize("alpha", [0.0, 0.05, 0.5, 1.0])
 def test_the_trust_region_is_the_mean_of_both_models_log_probabilities(alpha: float, policy: Policy) -> None:
     """Normalized again: q ∝ exp((1 − α) log q_base + α log q_policy)."""
-    teacher = build("trust_region", trained(policy), alpha=alpha)
+    teacher = build("trust-region", trained(policy), alpha=alpha)
     base, live = (log_probs(build(kind, policy)) for kind in ("base", "live"))
     wanted = ((1 - alpha) * base + alpha * live).log_softmax(-1)
     torch.testing.assert_close(log_probs(teacher), wanted, rtol=1e-4, atol=1e-4)

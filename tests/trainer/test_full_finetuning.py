@@ -58,12 +58,12 @@ def test_every_weight_has_the_gradient_that_autograd_finds_through_whole_logits(
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["base", "ema", "live", "trust_region"])
+@pytest.mark.parametrize("kind", ["base", "ema", "live", "trust-region"])
 def test_teachers_of_a_policy_whose_weights_are_all_trained(kind: str, folder: Path) -> None:
     policy = load(folder)
     tables = {
         "base": config.BaseTeacherConfig(), "ema": config.EMATeacherConfig(update_rate=0.25),
-        "live": config.LiveTeacherConfig(), "trust_region": config.TrustRegionTeacherConfig(alpha=0.25),
+        "live": config.LiveTeacherConfig(), "trust-region": config.TrustRegionTeacherConfig(alpha=0.25),
     }  # fmt: skip
     teacher = build_teacher(tables[kind], policy)
     before = log_probs(teacher)
@@ -76,7 +76,7 @@ def test_teachers_of_a_policy_whose_weights_are_all_trained(kind: str, folder: P
         assert torch.equal(log_probs(teacher), before)
     elif kind == "live":
         assert torch.equal(log_probs(teacher), live)
-    elif kind == "trust_region":
+    elif kind == "trust-region":
         wanted = (0.75 * before + 0.25 * live).log_softmax(-1)
         torch.testing.assert_close(log_probs(teacher), wanted, rtol=1e-4, atol=1e-4)
     else:
@@ -88,7 +88,7 @@ def test_teachers_of_a_policy_whose_weights_are_all_trained(kind: str, folder: P
     assert not teacher.forward(batch()).requires_grad
 
 
-@pytest.mark.parametrize("kind", ["base", "ema", "trust_region"])
+@pytest.mark.parametrize("kind", ["base", "ema", "trust-region"])
 def test_a_run_resumes_bit_for_bit(kind: str, make_recipe: MakeRecipe) -> None:
     keys = (*SHORT, f"teacher.kind={kind}", "problems.holdout=0")
     train(whole := make_recipe(*keys, "name=whole", "training.max_steps=2"))

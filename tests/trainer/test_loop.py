@@ -20,6 +20,7 @@ from torch import Tensor
 from serving.fault_server import Reply, serving
 from stepalign import config, precision
 from stepalign.config import Recipe, TeacherConfig, registry
+from stepalign.critics.quoting import unquote
 from stepalign.critics.schema import compose, num_sections
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
@@ -148,7 +149,7 @@ def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_s
 
     def words(prompt: str) -> str:
         attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
-        return said.get(attempt.strip(), "none")
+        return said.get(unquote(attempt).strip(), "none")
 
     folders = []
     with serving(Reply(words)) as server:
@@ -408,7 +409,7 @@ def test_a_step_without_examples_updates_nothing_and_is_counted(
     folder = run(settings)
     for values in metrics(folder):
         assert "loss" not in values
-        assert values["outcomes"] == {"dropped": 4}
+        assert values["outcomes"] == {"dropped": 4, "failed": 0}
         assert values["failures"] == {"teacher prompt too long": 4}
     assert adapter(folder, 1) == adapter(folder, 2)
     assert "warning: step 2: no rollout carries a gradient, so no update was made" in capsys.readouterr().err

@@ -61,14 +61,14 @@ def test_a_run_learns_from_each_context(context: str, tmp_path: Path) -> None:
 
 
 ALGORITHMS = {
-    "credit_grpo": ("context.template=lab/sdpo", "teacher.kind=ema"),
-    "grpo_distillation": ("context.template=lab/sibling", "algorithm.loss_agg_mode=token-mean"),
-    "rltf_sd": ("context.template=lab/second-turn",),
-    "rltf_fm": ("algorithm.feedback_template=lab/feedback-request", "algorithm.kl_coef=0.1"),
-    "credit_grpo contrast": ("algorithm.credit=contrast", "algorithm.num_iterations=2"),
+    "credit-grpo": ("context.template=lab/sdpo", "teacher.kind=ema"),
+    "grpo-distillation": ("context.template=lab/sibling", "algorithm.loss_agg_mode=token-mean"),
+    "rltf-sd": ("context.template=lab/second-turn",),
+    "rltf-fm": ("algorithm.feedback_template=lab/feedback-request", "algorithm.kl_coef=0.1"),
+    "credit-grpo contrast": ("algorithm.credit=contrast", "algorithm.num_iterations=2"),
 }
 
-QUICK = ("credit_grpo", "rltf_sd")
+QUICK = ("credit-grpo", "rltf-sd")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ rollout without a critique is rewarded only, one of a group of equal rewards mod
 
 Left out: the paper's policy gradient on a second turn, because the aim here is the auxiliary loss by itself.
 
-    stepalign train recipes/quickstart.toml algorithm.kind=rltf_fm training.num_generations=8
+    stepalign train recipes/quickstart.toml algorithm.kind=rltf-fm training.num_generations=8
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ class RLTFFM(GRPO):
         """
         super().__init__(algorithm, temperature=temperature)
         if critic is None:
-            raise StepalignError("algorithm.kind = 'rltf_fm' models critiques, but the recipe has no [critic]")
+            raise StepalignError("algorithm.kind = 'rltf-fm' models critiques, but the recipe has no [critic]")
         self.template = contexts.load(algorithm.feedback_template)
         if shown := self.template.variables - {"problem", "attempt"}:
             raise StepalignError(

@@ -210,11 +210,11 @@ class GRPOConfig(PolicyGradientConfig):
     kind: Literal["grpo"] = "grpo"
 
 
-@register("algorithm", "credit_grpo", implementation="stepalign.algorithms.credit_grpo:CreditGRPO")
+@register("algorithm", "credit-grpo", implementation="stepalign.algorithms.credit_grpo:CreditGRPO")
 class CreditGRPOConfig(PolicyGradientConfig):
     """GRPO whose group advantage is spread over a rollout's tokens by credit (RLSD, RLCSD; step advantages)."""
 
-    kind: Literal["credit_grpo"] = "credit_grpo"
+    kind: Literal["credit-grpo"] = "credit-grpo"
     credit: Literal["context", "contrast", "verdicts"] = "context"
     """`context`: teacher minus student; `contrast`: right context minus wrong ones; `verdicts`: the critique's ±1."""
     num_wrong_contexts: PositiveInt = 4
@@ -248,11 +248,11 @@ class CreditGRPOConfig(PolicyGradientConfig):
         return self
 
 
-@register("algorithm", "grpo_distillation", implementation="stepalign.algorithms.grpo_distillation:GRPODistillation")
+@register("algorithm", "grpo-distillation", implementation="stepalign.algorithms.grpo_distillation:GRPODistillation")
 class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
     """Distillation and GRPO's policy gradient in one loss."""
 
-    kind: Literal["grpo_distillation"] = "grpo_distillation"  # type: ignore[assignment]
+    kind: Literal["grpo-distillation"] = "grpo-distillation"  # type: ignore[assignment]
     distillation_weight: NonNegativeFloat = 1.0
     """The weight of the mean divergence."""
     reward_weight: NonNegativeFloat = 1.0
@@ -272,11 +272,11 @@ class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
         return self
 
 
-@register("algorithm", "rltf_sd", implementation="stepalign.algorithms.rltf_sd:RLTFSD")
+@register("algorithm", "rltf-sd", implementation="stepalign.algorithms.rltf_sd:RLTFSD")
 class RLTFSDConfig(AlgorithmConfig):
     """A policy gradient on the first turn's prompt with second turns, sampled after feedback (RLTF-SD)."""
 
-    kind: Literal["rltf_sd"] = "rltf_sd"
+    kind: Literal["rltf-sd"] = "rltf-sd"
 
     @property
     def reference(self) -> Literal["teacher", "base"] | None:
@@ -284,11 +284,11 @@ class RLTFSDConfig(AlgorithmConfig):
         return None
 
 
-@register("algorithm", "rltf_fm", implementation="stepalign.algorithms.rltf_fm:RLTFFM")
+@register("algorithm", "rltf-fm", implementation="stepalign.algorithms.rltf_fm:RLTFFM")
 class RLTFFMConfig(PolicyGradientConfig):
     """GRPO, and beside it the likelihood of the critique given problem and attempt (RLTF-FM)."""
 
-    kind: Literal["rltf_fm"] = "rltf_fm"
+    kind: Literal["rltf-fm"] = "rltf-fm"
     feedback_weight: NonNegativeFloat = 0.1
     """The weight of the critiques' mean negative log-likelihood."""
     feedback_template: str = "feedback-request"

@@ -283,7 +283,7 @@ class Recipe(Table):
             ("model.dtype", self.model.dtype, "updates below 1/256 of a weight would be lost: set 'float32' or 'auto'"),
             ("model.load_in_4bit", self.model.load_in_4bit, "4-bit weights have no gradients: train an adapter"),
             ("sampler.kind", self.sampler.kind, "its weight sync sends adapters: set 'transformers'"),
-            ("teacher.kind", self.teacher.kind, "there is no adapter to scale: set 'trust_region' or 'ema'"),
+            ("teacher.kind", self.teacher.kind, "there is no adapter to scale: set 'trust-region' or 'ema'"),
             ("critic.kind", self.critic and self.critic.kind, "it samples from the base, which no sampler holds then"),
         ):
             if value is True or value in ("bfloat16", "float16", "vllm", "vllm-server", "scaled", "self"):

@@ -66,12 +66,12 @@ class ScaledTeacherConfig(TeacherConfig):
     """The number: 0 is the base, 1 the policy as it is."""
 
 
-@register("teacher", "trust_region", implementation="stepalign.teachers.stateless:TrustRegionTeacher")
+@register("teacher", "trust-region", implementation="stepalign.teachers.stateless:TrustRegionTeacher")
 class TrustRegionTeacherConfig(TeacherConfig):
     """A distribution between base and policy: log q = (1 − α) log q_base + α log q_policy + constant (SDPO)."""
 
     passes: ClassVar[int] = 2
-    kind: Literal["trust_region"] = "trust_region"
+    kind: Literal["trust-region"] = "trust-region"
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.05
     """α: 0 is the base, 1 the policy as it is."""
 

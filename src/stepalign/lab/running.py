@@ -20,6 +20,7 @@ from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.lab import RECIPES
 from stepalign.lab.behaviour import BEHAVIOURS, behaviours
+from stepalign.lab.side_effects import side_effects_table
 from stepalign.records import Problem, Rollout
 from stepalign.report.comparison import Comparison
 from stepalign.report.display import Cell, Table
@@ -29,17 +30,37 @@ DEFAULT = ("stepalign", "refsol", "grpo", "stepalign-reverse", "refsol-reverse")
 """The paper's three-way comparison, and the other direction of the divergence."""
 
 
-def conditions() -> list[str]:
-    """List the names of the lab's conditions."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem != "base")
+TEACHER = "trained-teacher"
+"""The condition whose first seed teaches those with a `teacher.kind = "model"`."""
+
+
+def conditions(folder: Path = RECIPES) -> list[str]:
+    """List the names of the conditions in a folder and those below it."""
+    return sorted(path.stem for path in folder.rglob("*.toml") if path.stem != "base")
+
+
+def related() -> list[str]:
+    """List the names of the related systems, the one that teaches others first."""
+    return sorted(conditions(RECIPES / "related"), key=lambda name: (name != TEACHER, name))
 
 
 def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> config.Recipe:
     """Load a condition's recipe for one seed."""
     if condition not in conditions():
         raise StepalignError(f"no condition {condition!r}; allowed: {', '.join(conditions())}")
+    path = next(RECIPES.rglob(f"{condition}.toml"))
     own = [f"seed={seed}", f"name={condition}-{seed}", f"output_dir={out}"]
-    return config.load(RECIPES / f"{condition}.toml", [*overrides, *own])
+    return config.load(path, [*overrides, *own, *_teacher(path, out, overrides)])
+
+
+def _teacher(path: Path, out: Path, overrides: Sequence[str]) -> list[str]:
+    """Return the override with the weights that `trained-teacher` has in this lab, where a recipe names it."""
+    teacher = config.load(path, overrides).teacher
+    if not isinstance(teacher, config.ModelTeacherConfig) or teacher.model.name_or_path != TEACHER:
+        return []
+    trained = settings_of(TEACHER, 0, out, overrides)
+    weights = trained.folder / "checkpoints" / f"step-{trained.training.max_steps:06d}"
+    return [f"teacher.model.name_or_path={weights}"]
 
 
 def _behaviour_table(comparison: Comparison) -> Table:
@@ -76,22 +97,24 @@ def run_lab(
     """
     # All recipes are checked before the first run. Seeds are the outer loop, so that a stopped lab is balanced.
     planned = [settings_of(name, seed, out, overrides) for seed in range(seeds) for name in conditions or DEFAULT]
+    taught = any(isinstance(recipe.teacher, config.ModelTeacherConfig) for recipe in planned)
+    first = [settings_of(TEACHER, 0, out, overrides)] if taught else []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        with _ignoring_interrupts():  # inherited, so that a process that starts or waits has no traceback to print
-            results = pool.map(_train, planned)
-        try:
-            list(results)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for (
-                process
-            ) in multiprocessing.active_children():  # a shell's Ctrl-C has reached them already, a kill has not
-                os.kill(process.pid or os.getpid(), signal.SIGINT)
-            raise
+        for recipes in (first, planned):
+            with _ignoring_interrupts():  # inherited, so that a process that starts or waits has no traceback to print
+                results = pool.map(_train, recipes)
+            try:
+                list(results)
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                # A shell's Ctrl-C has reached them already, a kill has not.
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid or os.getpid(), signal.SIGINT)
+                raise
     comparison = Comparison(
         {name: [read_run(out / f"{name}-{seed}") for seed in range(seeds)] for name in conditions or DEFAULT}
     )
-    tables = [_behaviour_table(comparison)]
+    tables = [side_effects_table(comparison), _behaviour_table(comparison)]
     return report.write_conditions(comparison, out / "comparison.html", over=comparison.costs, others=tables)
 
 

@@ -6,7 +6,7 @@ prediction is always softmax(hidden · headᵀ), so that every loss reads it a c
     base           the initial policy: the student's weights with the adapter disabled (paper, Section 3.2)
     live           the student itself as it is now
     scaled         the student with its adapter's effect times a number
-    trust_region   a distribution between base and student (SDPO, arXiv 2601.20802)
+    trust-region   a distribution between base and student (SDPO, arXiv 2601.20802)
     ema            a moving average of the student's weights (SDPO, SDFT, OPSD's option)
 """
 

@@ -1,0 +1,114 @@
+"""Side effects of training: Pass@n, length, repetition, diversity and entropy, before and after.
+
+Values are of each problem's evaluation rollouts, differences are paired over problems, and over seeds where there are
+several. Entropy is that of the training tokens with a loss, of the first and of the last five steps: of the policy's
+own rollouts only where the algorithm learns from those.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from stepalign.evaluation.metrics import METRICS
+from stepalign.evaluation.stats import Difference, paired_bootstrap
+from stepalign.io import read_jsonl
+from stepalign.records import Rollout
+from stepalign.report.comparison import Comparison
+from stepalign.report.display import Cell, Table
+from stepalign.report.run import RunFiles
+
+NGRAM = 8
+"""Tokens of a repeated piece."""
+STEPS = 5
+"""Steps at either end of a run whose entropy is averaged."""
+LENGTH_CHANGE = 0.1
+"""The smallest relative change of the mean length that counts as shorter or longer."""
+OWN = ("repeated", "distinct")
+
+
+def repeated(rollout: Rollout) -> float:
+    """Return the share of a rollout's token n-grams that stand earlier in it."""
+    ids = rollout.completion_ids
+    ngrams = [ids[start : start + NGRAM] for start in range(len(ids) - NGRAM + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def side_effects(runs: Sequence[RunFiles]) -> dict[str, tuple[float, float, Difference]]:
+    """Compare the last evaluation of a condition's seeds with their first.
+
+    Returns:
+        Before, after and their difference, by metric of an evaluation and by `repeated` and `distinct` (the share of a
+        problem's rollouts whose text is the first of its kind).
+    """
+    before, after = (np.array([_values(run, at) for run in runs]) for at in (0, -1))
+    changes = paired_bootstrap(before, after, resamples=2000, seed=0)
+    ends = [side.mean(axis=(0, 1)) for side in (before, after)]
+    names: list[str] = [*METRICS, *OWN]
+    return {name: (float(ends[0][k]), float(ends[1][k]), changes[k]) for k, name in enumerate(names)}
+
+
+def _values(run: RunFiles, at: int) -> Float[np.ndarray, "problems measures"]:
+    evaluation = run.evaluations[at]
+    by_problem: dict[str, list[Rollout]] = {name: [] for name in sorted(evaluation.problem_ids)}
+    for rollout in read_jsonl(run.folder / "evaluations" / f"step-{evaluation.step:06d}.jsonl", Rollout):
+        by_problem[rollout.problem_id].append(rollout)
+    own = [
+        (np.mean([repeated(one) for one in rollouts]), len({one.text for one in rollouts}) / len(rollouts))
+        for rollouts in by_problem.values()
+    ]
+    return np.concatenate([evaluation.values(), np.array(own)], axis=1)
+
+
+def broken(effects: Mapping[str, tuple[float, float, Difference]], n: int) -> list[str]:
+    """Name what became worse by more than its interval, and a mean length that changed by a tenth or more."""
+    found = [
+        name
+        for metric, name in (("avg", f"Avg@{n} falls"), ("pass", f"Pass@{n} falls"), ("formatted", "format"))
+        if effects[metric][2].high < 0
+    ]
+    found += [
+        name for metric, name in (("truncated", "truncation"), ("repeated", "repetition")) if effects[metric][2].low > 0
+    ]
+    before, after, change = effects["length"]
+    if not change.includes_zero and abs(after - before) >= LENGTH_CHANGE * before:
+        found.append("longer" if after > before else "shorter")
+    return found
+
+
+def side_effects_table(comparison: Comparison) -> Table:
+    """Lay out each condition's side effects."""
+    n, rows = comparison.n, []
+    for condition, runs in comparison.runs.items():
+        if len(runs[0].evaluations) < 2:
+            continue
+        effects = side_effects(runs)
+        cells = [
+            _cell(*effects[metric], scale, places)
+            for metric, scale, places in (
+                ("pass", 100, 0),
+                ("length", 1, 0),
+                ("repeated", 100, 1),
+                ("distinct", 100, 0),
+            )
+        ]
+        rows.append((condition, [*cells, _entropy(runs), Cell(", ".join(broken(effects, n)) or "–")]))
+    columns = [f"Pass@{n}, %", "tokens", f"repeated {NGRAM}-grams, %", "distinct of a problem's, %", "entropy, nats"]
+    return Table("Side effects, before → after and difference", [*columns, "worse"], rows)
+
+
+def _cell(before: float, after: float, change: Difference, scale: float, places: int) -> Cell:
+    low, high = (f"{scale * end:+.{places}f}" for end in (change.low, change.high))
+    return Cell(f"{scale * before:.{places}f} → {scale * after:.{places}f}", (f"[{low}, {high}]",))
+
+
+def _entropy(runs: Sequence[RunFiles]) -> Cell:
+    values = [[step["entropy_student"] for step in run.steps if "entropy_student" in step] for run in runs]
+    if not all(values):
+        return Cell("–")
+    first, last = (np.mean([np.mean(of_run) for of_run in part]) for part in _ends(values))
+    return Cell(f"{first:.3f} → {last:.3f}")
+
+
+def _ends(values: Sequence[Sequence[float]]) -> tuple[list[Sequence[float]], list[Sequence[float]]]:
+    return [of_run[:STEPS] for of_run in values], [of_run[-STEPS:] for of_run in values]
