@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := models/SmolLM2-135M-Instruct
 
-.PHONY: quickstart lab test test-all test-kernels lint format bench soak clean
+.PHONY: quickstart lab test test-all test-kernels gpu-check lint format bench soak clean
 
 quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a minute, and write the report
 	OMP_NUM_THREADS=1 $(BIN)/stepalign train recipes/quickstart.toml  # so small a model gains nothing from a second
@@ -22,6 +22,9 @@ test-all: $(VENV)/.dev $(SMOLLM2)/config.json  ## And the slow ones, on a real m
 test-kernels: $(VENV)/.dev  ## The Triton kernels, in Triton's interpreter where there is no GPU (about 300 MB to download)
 	$(PIP) triton
 	$(BIN)/python -m pytest tests/test_triton_kernels.py
+
+gpu-check: $(VENV)/.dev  ## Correctness, speed and memory on one CUDA card in about 8 minutes; nothing is downloaded
+	$(BIN)/python bench/gpu_check.py
 
 lint: $(VENV)/.dev  ## Format, lint, types
 	$(BIN)/ruff format --check .

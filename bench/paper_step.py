@@ -81,8 +81,8 @@ def build(shape: str, device: torch.device) -> Policy:
     torch.manual_seed(0)
     dtype = resolve_dtype("auto", device)
     with torch.device(device):
-        config = Qwen3Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=40_960)
-        base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").requires_grad_(False)
+        shaped = Qwen3Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=40_960)
+        base = AutoModelForCausalLM.from_config(shaped, dtype=dtype, attn_implementation="sdpa").requires_grad_(False)
     targets = list(config.LoraConfig().target_modules)
     return Policy(get_peft_model(base, LoraConfig(r=64, lora_alpha=128, target_modules=targets, task_type="CAUSAL_LM")))
 
