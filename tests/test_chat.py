@@ -244,6 +244,24 @@ def test_a_template_without_the_switch_says_so(tokenizer: Any) -> None:
     assert not chat.has_thinking_switch()
 
 
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [("[THINK]", "[/THINK]"), ("<|begin_of_thought|>", "<|end_of_thought|>"), ("<seed:think>", "</seed:think>")],
+)
+def test_other_families_thoughts_are_closed_with_their_own_tokens(tokenizer: Any, opening: str, closing: str) -> None:
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in (opening, closing)])
+    header = "{% for m in messages %}{{ m.content }}{% endfor %}<|im_start|>assistant\n"
+    chat = with_template(
+        tokenizer,
+        header + f"{{% if not enable_thinking %}}{opening}{{{{ '\n\n' }}}}{closing}{{{{ '\n\n' }}}}{{% endif %}}",
+    )
+    turns = [Turn("user", "1 + 1?")]
+    off = chat.prompt_ids(turns)
+    assert controls(chat, off)[-2:] == [opening, closing]
+    assert chat.prompt_ids(turns, thinking=True, close_think=True) == off
+    assert chat.prompt_ids(turns, thinking=False, close_think=True) == off
+
+
 def test_closing_needs_think_tokens() -> None:
     with pytest.raises(StepalignError, match=r"teacher\.close_think: .*no <think> and </think>"):
         word_level(["<|im_end|>"]).prompt_ids([Turn("user", "?")], close_think=True)

@@ -26,7 +26,7 @@ from stepalign.io import read_text
 from stepalign.plain_text import PlainTextEncoder
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
-from stepalign.trace.thoughts import ends_in_thought, thought_marks
+from stepalign.trace.thoughts import ThoughtMarks, ends_in_thought, thought_marks
 
 log = logging.getLogger("stepalign")
 
@@ -61,8 +61,8 @@ class Chat:
         self.eos_ids = eos_ids | own
         if not self.eos_ids:
             raise StepalignError(f"{where}: neither it nor the generation config names an end-of-sequence token")
-        self.control_ids = self._control_ids()
         self.thought_marks = thought_marks(str(tokenizer.chat_template), tokenizer.get_added_vocab())
+        self.control_ids = self._control_ids()
         self._first = PlainTextEncoder(tokenizer, self.control_ids)
         bare = PlainTextEncoder(tokenizer, self.control_ids, prefix_space=False)
         alone, token = self._first.encode_blindly("a"), tokenizer.convert_ids_to_tokens(min(self.eos_ids))
@@ -227,7 +227,7 @@ class Chat:
         Those end a response, or are emitted by the template or `close_think`. Words and white space remain text.
         """
         roles = ("system", "user", "assistant")
-        rendered = "<think></think>"  # emitted by `close_think`
+        rendered = "".join(self._thought_tokens() or ())
         for conversation, thinking in product([roles, *((role,) for role in roles)], (False, True)):
             with suppress(StepalignError, TypeError):  # a template may refuse a conversation
                 rendered += self._render([{"role": role, "content": ""} for role in conversation], thinking)
@@ -248,11 +248,21 @@ class Chat:
                 yield token, start, end
 
     def _closing(self, rendered: str) -> str:
-        if {"<think>", "</think>"} - {str(token) for token in self.tokenizer.added_tokens_decoder.values()}:
-            raise StepalignError("teacher.close_think: the tokenizer has no <think> and </think> tokens")
-        if rendered.rstrip().endswith("</think>"):
+        tokens = self._thought_tokens()
+        if tokens is None:
+            raise StepalignError(
+                "teacher.close_think: the tokenizer has no <think> and </think> tokens, nor another family's"
+            )
+        opening, closing = tokens
+        if rendered.rstrip().endswith(closing):
             return ""
-        return "\n</think>\n\n" if rendered.rstrip().endswith("<think>") else "<think>\n\n</think>\n\n"
+        return f"\n{closing}\n\n" if rendered.rstrip().endswith(opening) else f"{opening}\n\n{closing}\n\n"
+
+    def _thought_tokens(self) -> ThoughtMarks | None:
+        """Return the added tokens around a thought, those of the template before others."""
+        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        pairs = [pair for pair in self.thought_marks if added.issuperset(pair)]
+        return next((pair for pair in pairs if pair[1] in str(self.tokenizer.chat_template)), next(iter(pairs), None))
 
     def _encode_control(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []

@@ -24,6 +24,7 @@ OPSD = BASE_TEACHER | {
     "sampling.top_k": 20,
     "lora.r": 64,
     "lora.lora_alpha": 128,
+    "lora.target_modules": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "training.rollouts_per_step": 32,
     "training.num_generations": 1,
     "evaluation.sampling.max_new_tokens": 38_912,

@@ -35,15 +35,26 @@ def test_repeated_pieces_are_a_share_of_all(ids: tuple[int, ...], share: float) 
     assert repeated(rollout(ids)) == pytest.approx(share)
 
 
-def test_only_what_is_worse_by_more_than_its_interval_is_named() -> None:
-    still = {name: (1.0, 1.0, change(0.0)) for name in ("avg", "pass", "formatted", "truncated", "repeated", "length")}
-    assert broken(still, 12) == []
-    wide = still | {"avg": (0.5, 0.4, change(-0.1, 0.2)), "length": (100.0, 95.0, change(-5.0))}
-    assert broken(wide, 12) == []
-    worse = still | {
-        "avg": (0.5, 0.4, change(-0.1)),
-        "pass": (0.9, 0.5, change(-0.4, 0.1)),
-        "repeated": (0.1, 0.3, change(0.2)),
-        "length": (100.0, 80.0, change(-20.0)),
-    }
-    assert broken(worse, 12) == ["Avg@12 falls", "Pass@12 falls", "repetition", "shorter"]
+def effects(**changed: tuple[float, float, float]) -> dict[str, tuple[float, float, Difference]]:
+    """Nothing has changed but what is given: before, after, half of the interval's width."""
+    names = ("avg", "pass", "formatted", "truncated", "repeated", "length", "distinct")
+    ends = dict.fromkeys(names, (1.0, 1.0, 0.0)) | changed
+    return {name: (before, after, change(after - before, width)) for name, (before, after, width) in ends.items()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({}, []),
+        ({"avg": (0.5, 0.4, 0.2), "repeated": (0.1, 0.105, 0.0), "length": (100, 95, 0)}, []),
+        ({"avg": (0.4, 0.5, 0.0), "truncated": (0.5, 0.1, 0.0), "distinct": (0.4, 0.8, 0.0)}, []),
+        ({"avg": (0.5, 0.4, 0.05), "pass": (0.9, 0.5, 0.1), "formatted": (1, 0.9, 0)}, ["Avg@12", "Pass@12", "format"]),
+        ({"repeated": (0.1, 0.3, 0.0), "truncated": (0, 0.2, 0.1)}, ["truncation", "repetition"]),
+        ({"length": (100, 80, 1)}, ["shorter"]),
+        ({"length": (100, 120, 1), "distinct": (0.9, 0.5, 0.1)}, ["longer", "diversity"]),
+    ],
+)
+def test_only_what_is_worse_by_enough_and_by_more_than_its_interval_is_named(
+    changed: dict[str, tuple[float, float, float]], named: list[str]
+) -> None:
+    assert broken(effects(**changed), 12) == named

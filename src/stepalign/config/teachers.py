@@ -17,7 +17,7 @@ class TeacherConfig(Table):
     enable_thinking: bool = False
     """The chat template's thinking switch for the teacher's prompt (paper: on)."""
     close_think: bool = False
-    """End a thinking-on prompt with an empty think block, so that the teacher does not expect `<think>` first."""
+    """End a thinking-on prompt with an empty thought, so that the teacher does not expect `<think>` or its like."""
     max_length: PositiveInt = 20_000
     """The most tokens of teacher prompt and completion; a longer context is cut, never the problem or the header."""
 

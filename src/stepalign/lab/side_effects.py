@@ -22,8 +22,10 @@ NGRAM = 8
 """Tokens of a repeated piece."""
 STEPS = 5
 """Steps at either end of a run whose entropy is averaged."""
-LENGTH_CHANGE = 0.1
-"""The smallest relative change of the mean length that counts as shorter or longer."""
+SMALLEST = 0.01
+"""The smallest change of a share that is named."""
+RELATIVE = 0.1
+"""The smallest relative change of length and of diversity that is named."""
 OWN = ("repeated", "distinct")
 
 
@@ -61,18 +63,21 @@ def _values(run: RunFiles, at: int) -> Float[np.ndarray, "problems measures"]:
 
 
 def broken(effects: Mapping[str, tuple[float, float, Difference]], n: int) -> list[str]:
-    """Name what became worse by more than its interval, and a mean length that changed by a tenth or more."""
+    """Name what changed for the worse: by a point or a tenth, and with an interval without zero."""
+    falls = (("avg", f"Avg@{n}"), ("pass", f"Pass@{n}"), ("formatted", "format"))
+    rises = (("truncated", "truncation"), ("repeated", "repetition"))
+    signed = [(effects[metric], -1, name) for metric, name in falls] + [(effects[m], 1, name) for m, name in rises]
     found = [
         name
-        for metric, name in (("avg", f"Avg@{n} falls"), ("pass", f"Pass@{n} falls"), ("formatted", "format"))
-        if effects[metric][2].high < 0
-    ]
-    found += [
-        name for metric, name in (("truncated", "truncation"), ("repeated", "repetition")) if effects[metric][2].low > 0
+        for (before, after, change), sign, name in signed
+        if not change.includes_zero and sign * (after - before) >= SMALLEST
     ]
     before, after, change = effects["length"]
-    if not change.includes_zero and abs(after - before) >= LENGTH_CHANGE * before:
+    if not change.includes_zero and abs(after - before) >= RELATIVE * before:
         found.append("longer" if after > before else "shorter")
+    before, after, change = effects["distinct"]
+    if not change.includes_zero and before - after >= RELATIVE * before:
+        found.append("diversity")
     return found
 
 

@@ -6,6 +6,7 @@ single spaces.
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from stepalign.trace import boxed
 
@@ -14,13 +15,14 @@ _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _CHARACTERS = str.maketrans(
     {
         **dict.fromkeys("‐‑‒–—―−﹣－➖", "-"),
-        **dict.fromkeys("∗⋅·×✕⨯", r"\cdot "),
+        **dict.fromkeys("∗⋅·×✕⨯∙•", r"\cdot "),
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
         **dict.fromkeys("∅⌀", r"\emptyset "),
         **dict.fromkeys("’‘′ʼ", "'"),
         **dict.fromkeys("“”„«»✓✔✅☑", ""),
         "٫": ".",
-        "÷": "/", "∕": "/", "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ",
+        "÷": "/", "∕": "/", "∶": ":", "¢": " cents ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ",
+         "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ",
         "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "ℝ": r"\mathbb{R} ", "ℤ": r"\mathbb{Z} ", "ℕ": r"\mathbb{N} ", "ℚ": r"\mathbb{Q} ",
         "ℂ": r"\mathbb{C} ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F",
@@ -31,7 +33,8 @@ _CHARACTERS = str.maketrans(
 _REPLACEMENTS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"\\\\(?=[a-zA-Z])(?![a-zA-Z]+\s*&)", r"\\"),  # a command written with two backslashes
+        (r"(?s)\\\\(?=[a-zA-Z])(?!.*\\end\{)", r"\\"),  # a command written with two backslashes, not a row's end
+        (r"</?(?:b|i|u|em|strong|span|p|br) ?/?>|\\math(?:ord|bin|rel|open|close|punct)(?![a-zA-Z])", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?|mathop|displaystyle|textstyle|limits)(?![a-zA-Z])\.?", ""),
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
@@ -41,10 +44,13 @@ _REPLACEMENTS = [
             r"\\(?:large|Large|LARGE|huge|Huge|small|normalsize|bf|it|rm|sf|tt|bfseries|checkmark|therefore)(?![a-zA-Z])",
             "",
         ),
-        (r"\\(?:[hv]space\*?|phantom|color|textcolor) *\{[^{}]*\}", ""),
+        (r"\\(?:[hv]space\*?|phantom|(?:text)?color|colorbox|tag|fcolorbox *\{[^{}]*\}) *\{[^{}]*\}", ""),
         (r"\\!|\\(?:mathstrut|null|hfill|strut)(?![a-zA-Z])", ""),
         (r"(?<!\\)\\[,;:> ]|~|\\(?:quad|qquad|enspace|thinspace|space)(?![a-zA-Z])|\s+", " "),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:[dtcsx]|nice)frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\surd(?![a-zA-Z])", r"\\sqrt "),
+        (r"\{?([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}?", r"\\binom{\1}{\2}"),
+        (r"\\(?:mathbb|mathbf|mathds|Bbb) ?\{? ?R(?![a-zA-Z]) ?\}?|\\(?:R|reals|Reals)(?![a-zA-Z])", r"\\mathbb{R}"),
         (r"\\(?:dbinom|tbinom)(?![a-zA-Z])", r"\\binom"),
         (r"\\(?:leq|leqslant)(?![a-zA-Z])", r"\\le"),
         (r"\\(?:geq|geqslant)(?![a-zA-Z])", r"\\ge"),
@@ -60,10 +66,12 @@ _REPLACEMENTS = [
         (r"\*\*", "^"),
         (r"\\div(?![a-zA-Z])", "/"),
         (r"\\(?:degree|degrees)(?![a-zA-Z])|\^ *\{ *\\circ *\}|\^ *\\circ", r"^\\circ "),
+        (r"(?<=\d)\^ *(?:\{ *)?(?:o(?![a-zA-Z])|\\(?:text|mathrm) *\{ *(?:o|\\circ) *\})(?: *\})?", r"^\\circ "),
         (r"\\colon(?![a-zA-Z])", ":"),
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
-        (r"\{ *([,.:]) *\}", r"\1\1"),  # `{,}` separates thousands; doubled, a comma cannot be a list's
+        (r"(?<![a-z\\])\{ *([-+=<>:]) *\}", r"\1"),
+        (r"(?<![a-z])\{ *([,.]) *\}", r"\1\1"),  # `{,}` separates thousands; doubled, a comma cannot be a list's
         (r"\\[lr]?vert(?![a-zA-Z])|\\mid(?![a-zA-Z])", "|"),
         (r"\\(?:imath|mathi)(?![a-zA-Z])", "i"),
         (r"\\infinity(?![a-zA-Z])|(?<![\\a-zA-Z])(?:infinity|inf)(?![a-zA-Z])", r"\\infty"),
@@ -74,20 +82,23 @@ _REPLACEMENTS = [
     )
 ]
 _TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|underline|emph|bm"
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|underline|emph|ensuremath|bm"
     r"|boldsymbol|bf|rm|it|[fs]box|boxed) *\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _OUTER = re.compile(
-    r"\\\((.*)\\\)|\\\[(.*)\\\]|\${1,2}([^$]*)\${1,2}|\{(.*)\}|\*{1,3}([^*]*)\*{1,3}|`{1,3}([^`]*)`{1,3}", re.DOTALL
+    r"\\\((.*)\\\)|\\\[(.*)\\\]|\${1,2}([^$]*)\${1,2}|\{(.*)\}|\*{1,3}([^*]*)\*{1,3}|`{1,3}([^`]*)`{1,3}"
+    r"|__([^_]+)__|\"([^\"]*)\"|'([^']*)'",
+    re.DOTALL,
 )
 _PHRASE = re.compile(
     r"(?:(?:so|thus|hence|therefore|then),? +)?(?:(?:the|my|our) +)?(?:(?:final|correct|required) +)?"
-    r"(?:answer|ans|result|solution)\b(?: +is\b| +equals\b)? *(?:[:=] *)*"
+    r"(?:answer|ans|result|solution|(?:value|number|total)(?= is\b| *[:=]))\b(?: +is\b| +equals\b)? *(?:[:=] *)*"
     r"|(?:option|choice) +(?=\(?[A-Z]\b)|(?:(?:=|\\approx) *)+",
     re.IGNORECASE,
 )
 
 
+@lru_cache(maxsize=4096)
 def clean(answer: str) -> str:
     """Return an answer without dressing, in the characters and commands that the reader of values knows."""
     answer = _bare((boxed(answer) or (answer,))[-1])
@@ -115,14 +126,14 @@ def _bare(answer: str) -> str:
     before = None
     while answer != before:
         before = answer
-        answer = re.sub(r"(?:[,;:。\s]|\\[,;:!]|\\|(?<!\.)\.)+$", "", answer.strip())
+        answer = re.sub(r"(?:[,;:。\s\\]|\\!|(?<!\.)\.)+$", "", answer.strip())
         if answer.endswith("\\") and before.rstrip().endswith(("\\,", "\\;", "\\:", "\\!")):
             answer = answer[:-1]
         if (outer := _OUTER.fullmatch(answer)) and _is_balanced(inner := next(filter(None, outer.groups()), "")):
             answer = inner
         answer = answer[phrase.end() :] if (phrase := _PHRASE.match(answer)) and phrase.end() < len(answer) else answer
-        answer = re.sub(r"^\$(?= ?\d[^$]*$)", r"\\$", answer)
-        answer = re.sub(r"^\$(?=[^$]*$)|(?<=[^$\\])\$$", "", answer)
+        answer = re.sub(r"^(-?(?:US ?)?)\$(?= ?\d[^$]*$)", r"\1\\$", answer)
+        answer = re.sub(r"^\$(?=[^$]*$)|^([^$]*[^$\\])\$$", r"\1", answer)
     return answer
 
 
@@ -142,7 +153,7 @@ def words(text: str) -> str:
     text = re.sub(r"(?<=[a-z])\.", "", text.casefold())
     text = re.sub(r"(?<=\d) +(?=[a-z])", "", text)
     text = re.sub(r"(?<=[a-z]{3})(?<!s)s\b", "", text)
-    return re.sub(r" *([^\w ]) *", r"\1", text).strip(" .!")
+    return re.sub(r"(?<=[^\W\d])[.!]+$", "", re.sub(r" *([^\w ]) *", r"\1", text).strip())
 
 
 def plain(text: str) -> str:
@@ -152,7 +163,8 @@ def plain(text: str) -> str:
 
 def compact(text: str) -> str:
     """Drop spaces, but for those that keep two numbers or two words apart."""
-    return re.sub(r"(?<!\d) +| +(?!\d)", lambda gap: " " if _between_letters(gap) else "", text)
+    text = re.sub(r"(?<!\d) +| +(?!\d)", lambda gap: " " if _between_letters(gap) else "", text)
+    return re.sub(r"(?<!\\)\{(\w)\}(?!\w)", r"\1", text)
 
 
 def _between_letters(gap: re.Match[str]) -> bool:
@@ -160,32 +172,29 @@ def _between_letters(gap: re.Match[str]) -> bool:
     return len(around) == 2 and around.isalnum()
 
 
-_OPENING, _CLOSING = "([{", ")]}"
+_BRACKET = re.compile(r"(?P<opening>\\begin(?![a-zA-Z])|\\?\{|[(\[])|\\end(?![a-zA-Z])|\\?\}|[)\]]")
 
 
 def split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split where no bracket is open. Brackets of half-open intervals close one another."""
     pieces, depth, begin, position = [], 0, 0, 0
     while position < len(text):
-        character = text[position]
-        if character == "\\" and text[position + 1 : position + 2] in ("{", "}"):
-            depth += 1 if text[position + 1] == "{" else -1
-            position += 2
-            continue
         if depth == 0 and (match := separator.match(text, position)) and match.end() > position:
             pieces.append(text[begin:position])
             begin = position = match.end()
-            continue
-        depth += (character in _OPENING) - (character in _CLOSING)
-        position += 1
+        elif bracket := _BRACKET.match(text, position):
+            depth += 1 if bracket["opening"] else -1
+            position = bracket.end()
+        else:
+            position += 1
     return [piece.strip() for piece in (*pieces, text[begin:])]
 
 
 def is_one(inner: str) -> bool:
     """Return whether no bracket closes in `inner` that opened outside it."""
     depth = 0
-    for character in re.sub(r"\\[{}]", lambda brace: brace.group()[1], inner):
-        depth += (character in _OPENING) - (character in _CLOSING)
+    for bracket in _BRACKET.finditer(inner):
+        depth += 1 if bracket["opening"] else -1
         if depth < 0:
             return False
     return depth == 0

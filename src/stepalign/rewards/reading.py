@@ -18,8 +18,14 @@ from stepalign.rewards.values import Choice, Matrix, Named, Ratio, RealSet, Sequ
 
 _SEPARATOR = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![a-z])|\\(?:lor|land|wedge|vee)(?![a-zA-Z])|&(?!=)")
 _MATRIX = re.compile(
-    r"\\begin\{([pbBvV]?)(?:small)?(?:matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\1(?:small)?(?:matrix|array)\}",
+    r"(?P<factor>[^=\[]*?) ?(?P<open>\[)?\\begin\{(?P<kind>[pbB]?)(?:small)?(?:matrix|array)\}(?:\{[lcr|]+\})?"
+    r"(?P<body>(?:(?!\\begin).)*)\\end\{(?P=kind)(?:small)?(?:matrix|array)\}(?(open)\])",
     re.DOTALL,
+)
+_CHOICE = re.compile(
+    r"\(?([A-J])\)?(?:[).] ?| ?: )(?! *=)"
+    r"(?!(?:and|or|nor|but|is|isn't|was|wrong|incorrect|not (?:sure|right|correct))\b|no[,. ]*$|no[,.]|[,/&?+])"
+    r"(?!.*(?:\b[A-J]\)|\b(?:or|no|not),? [A-J]\b|\?$))\S.*"
 )
 _COMMA = re.compile(r",(?!,)|(?<=\))\s+(?=\()")
 
@@ -32,7 +38,7 @@ def read(answer: str) -> Value:
 
 def _read(text: str) -> Value:
     text = text.strip()
-    if choice := re.fullmatch(r"\(?([A-J])\)?(?:[).] ?| ?: )(?! *=)\S.*", text):
+    if choice := _CHOICE.fullmatch(text):
         return Choice(choice[1])
     if letter := re.fullmatch(r"\(?([A-Z])[).]", text):
         return _read(letter[1])
@@ -62,9 +68,14 @@ def _read_equation(text: str) -> Value | None:
 
 def _read_matrix(text: str) -> Value | None:
     match = _MATRIX.fullmatch(text)
-    if match is None or match[1] in ("v", "V"):
+    if match is None:
         return None
-    rows = [row for row in re.split(r"\\\\", match[2]) if row.strip()]
+    factor = f"{match['factor']}1" if match["factor"] in ("", "-") else match["factor"]
+    if read_scalar(factor) is None:
+        return None
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr(?![a-z])", match["body"]) if row.strip()]
+    if factor != "1":
+        rows = [" & ".join(rf"({factor}) \cdot ({cell})" for cell in row.split("&")) for row in rows]
     return Matrix(tuple(tuple(_read(cell) for cell in row.split("&")) for row in rows))
 
 
@@ -73,7 +84,7 @@ def _read_pieces(text: str) -> Value | None:
     text = re.sub(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])", _grouped, text) if text[:1] not in "([\\" else text
     for separator in (re.compile(";"), _SEPARATOR, _COMMA):
         pieces = [piece for piece in split(text, separator) if piece]
-        if len(pieces) > 1 or (pieces and pieces[0] != text and separator is not _COMMA):
+        if len(pieces) > 1:
             if separator is _SEPARATOR:
                 pieces = [part for piece in pieces for part in split(piece.strip(", "), _COMMA) if part]
             items = [_read(piece) for piece in pieces]
@@ -88,15 +99,18 @@ def _grouped(match: re.Match[str]) -> str:
 
 
 def _list(items: list[Value], text: str) -> Value:
-    from sympy import Union
+    from sympy import EmptySet, Intersection, Union
 
     if any(isinstance(item, Words) and re.search(r"dots|[a-z]{3}", item.text) for item in items):
         return Words(text)
     names = [item.name for item in items if isinstance(item, Named)]
     if names and isinstance(items[0], Named) and len(set(names)) == 1 and len(names) in (1, len(items)):
         values = [item.value if isinstance(item, Named) else item for item in items]
-        if "or" in text and all(isinstance(value, RealSet) for value in values):
-            return Named(names[0], RealSet(Union(*map(as_set, values))))
+        if all(isinstance(value, RealSet) for value in values):
+            is_either = re.search("or|vee", text)
+            points = (Union if is_either else Intersection)(*map(as_set, values))
+            if points is not EmptySet:
+                return Named(names[0], _real_set(points))
         return Named(names[0], Sequence("list", _spread(values)))
     comma = re.fullmatch(r"([+-]?\d+),(\d{1,2}|\d{4,})", text)
     return Sequence("list", _spread(items), read_scalar(f"{comma[1]}.{comma[2]}") if comma else None)
@@ -153,9 +167,11 @@ def _read_sets(text: str) -> Value | None:
     """Read unions, intersections and differences."""
     from sympy import Complement, Intersection, Interval, Union, oo
 
-    if text in ("\\emptyset", r"\mathbb{R}"):
-        return Sequence("set", ()) if text == "\\emptyset" else RealSet(Interval(-oo, oo))
-    for command, operation in ((r"setminus|\\backslash", Complement), ("cup", Union), ("cap", Intersection)):
+    if text == "\\emptyset":
+        return Sequence("set", ())
+    if text == r"\mathbb{R}" or re.fullmatch(r"all real(?:s| numbers)", text, re.IGNORECASE):
+        return RealSet(Interval(-oo, oo))
+    for command, operation in (("setminus|backslash", Complement), ("cup", Union), ("cap", Intersection)):
         pieces = split(text, re.compile(rf"\\(?:{command})(?![a-zA-Z])"))
         if len(pieces) > 1:
             sets = [as_set(_read(piece)) for piece in pieces]
@@ -190,7 +206,9 @@ def _read_signs(text: str) -> Value | None:
 
 
 def _read_ratio(text: str) -> Value | None:
-    pieces = [piece.strip() for piece in text.replace("::", ":").split(":")]
+    if half := re.fullmatch(r"(\d{1,2})(?: ?: ?([0-5]\d))? ?([ap])\.? ?m\.?", text, re.IGNORECASE):
+        text = f"{int(half[1]) % 12 + (12 if half[3] in 'pP' else 0)}:{half[2] or '00'}"
+    pieces = [piece.strip() for piece in text.split(":")]
     terms = [read_scalar(piece) for piece in pieces]
     if len(terms) < 2 or not all(terms):
         return None

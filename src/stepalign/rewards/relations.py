@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 from stepalign.rewards.latex import read_scalar
 from stepalign.rewards.notation import compact, split
-from stepalign.rewards.scalars import as_expression, free_symbols
+from stepalign.rewards.scalars import Scalar, as_expression, free_symbols
 from stepalign.rewards.values import Named, RealSet, Relation, Value, Words, mentions, relation, same
 
 RELATION = re.compile(
@@ -14,8 +15,10 @@ RELATION = re.compile(
 )
 _NAME = re.compile(
     r"(?:m ?)?(?:\\angle ?|\\triangle ?|\\(?:overline|overrightarrow|vec|hat|bar|widehat) ?)?"
-    r"\{?\\?[a-zA-Z]+'*\}?(?: ?\([^()=]*\))?"
+    r"\{?\\?[a-zA-Z]+'*\}?(?:\^ ?(?:\{ ?-1 ?\}|\\cdot))?(?: ?\((?:[^()=]|\([^()=]*\))*\))?"
+    r"|\([a-z] ?\\circ ?[a-z]\) ?\([^()=]*\)|\\# ?[A-Z]"
 )
+_PROBABILITY = re.compile(r"(?:\\?Pr|P) ?\(.*\)")
 _SOLVED = re.compile(r"\\(?:sqrt|ln|log|exp|frac|pm|int|sum|lim)(?![a-zA-Z])|\|")
 _COMPUTED = re.compile(r"\\(?:cdot|frac|sqrt|pi|binom|ln|log|sin|cos|tan)(?![a-zA-Z])")
 
@@ -49,35 +52,49 @@ def _equation(text: str, sides: list[str], read: Callable[[str], Value]) -> Valu
     if len(sides) == 2 and not _is_name(names[0]) and _is_name(last) and re.fullmatch(r"\W*\d[^a-zA-Z]*", names[0]):
         names, last = [last], names[0]
     is_named, value = _is_name(names[0]), read(last)
-    if is_named and (len(names) == 1 or not mentions(value)):
+    is_true = all(_is_long(side) or _agree(read(side), value, may_vary=is_named) for side in names[is_named:])
+    exact = read(names[-1]) if is_true and "\\approx" in text else value
+    if isinstance(exact, Scalar) and isinstance(value, Scalar) and not mentions(exact):
+        value = exact if exact is value else replace(exact, rounded=value)
+    if is_named and is_true and (len(names) == 1 or not mentions(value)):
         whole = (
             relation("=", read_scalar(names[0]), read_scalar(last)) if mentions(value) or len(names[0]) > 1 else None
         )
         return Named(_name(names[0]), value, whole)
-    is_true = len(names) == 1 and same(read(names[0]), value)
-    if (is_true or not any(map(_is_literal, names))) and not any(
-        re.search("[a-zA-Z]", _COMPUTED.sub("", side)) for side in names
-    ):
+    if is_true and not any(re.search("[a-zA-Z]", _COMPUTED.sub("", side)) for side in names):
         return value  # a computation with its result
     return (len(sides) == 2 and relation("=", read_scalar(sides[0]), read_scalar(last))) or Relation(compact(text))
 
 
-def _is_literal(text: str) -> bool:
-    """Return whether a text is a number without any operation."""
-    return bool(re.fullmatch(r"[-+]? ?[\d.,/ ]*|-?\\frac ?\{?\d+\}? ?\{?\d+\}?", text))
+def _is_long(text: str) -> bool:
+    """Return whether a computation has more than two numbers. Such a one is not checked."""
+    return len(re.findall(r"\d+", text)) > 2 and not re.search("[a-zA-Z]", _COMPUTED.sub("", text))
+
+
+def _agree(side: Value, result: Value, *, may_vary: bool) -> bool:
+    """Return whether a computation has its result, perhaps rounded; with variables where it may have them."""
+    if (may_vary and mentions(side)) or same(side, result):
+        return True
+    if not isinstance(side, Scalar) or not isinstance(result, Scalar) or mentions(side) or mentions(result):
+        return False
+    from sympy import Rational
+
+    distance = abs(as_expression(side.value) - as_expression(result.value)).evalf(30)
+    return bool(distance.is_Float and distance < Rational(1, 10**result.places)) if result.places else distance == 0
 
 
 def _is_name(text: str) -> bool:
     """Return whether the left side of an equation names a quantity: `x`, `f(2)`, `AB`, `a + b`, `\\sin A`, `(a, b)`."""
     bare = re.sub(
-        r"^\|([A-Z]{2,}|[a-z] ?[-+] ?[a-z])\|$|^\[([A-Z]{3,})\]$",
+        r"^\|([A-W]|[A-Z]{2,}|[a-z] ?[-+] ?[a-z])\|$|^\[([A-Z]{3,})\]$",
         r"\1\2",
         re.sub(r"_ ?(?:\{[^{}]*\}|\w)", "", text.strip()),
     )
-    if _SOLVED.search(bare):
+    bare = re.sub(r"\\frac ?\{([a-zA-Z]+)\}\{([a-zA-Z]+)\}", r"\1/\2", bare)
+    if _SOLVED.search(bare) and not _PROBABILITY.fullmatch(bare):
         return False
     if _NAME.fullmatch(bare) or re.fullmatch(r"[a-zA-Z]+(?: [a-zA-Z]+)+", bare):
-        return not re.search(r"\b(?:not|isn't|never|[iI]f|when|suppose|[Ll]et|assume)\b", bare)
+        return not re.search(r"\b(?:not|isn't|never|[iI]f|when|suppose|[Ll]et|assume|wrong|incorrect|false)\b", bare)
     if re.fullmatch(r"\\(?:sin|cos|tan|cot|sec|csc|arg|det|deg|angle) ?(?:\(?\\?[a-zA-Z]+\)?|[A-Z]+)", bare):
         return True
     if re.fullmatch(r"\((?: ?\\?[a-zA-Z]+'? ?,?)+\)", bare):

@@ -28,6 +28,8 @@ class Scalar:
     """The significant digits of a literal."""
     percent: bool = False
     unit: Unit | None = None
+    rounded: "Scalar | None" = None
+    """The decimal behind ≈, which may stand for the value."""
 
     @property
     def key(self) -> str:
@@ -42,11 +44,17 @@ class Scalar:
 
 def same_scalar(reference: Scalar, answer: Scalar) -> bool:
     """Compare two values. A unit or percent sign that only one of them has does not count."""
-    if reference.unit and answer.unit:
-        if reference.unit.powers != answer.unit.powers:
-            return False
-        return _same(_scaled(reference), _scaled(answer))
-    if reference.percent != answer.percent:
+    if reference.rounded or answer.rounded:
+        return any(
+            same_scalar(replace(one, rounded=None), replace(other, rounded=None))
+            for one in (reference, reference.rounded)
+            for other in (answer, answer.rounded)
+            if one and other
+        )
+    marks = ["%" if scalar.percent else scalar.unit and scalar.unit.powers for scalar in (reference, answer)]
+    if all(marks):
+        return marks[0] == marks[1] and _same(_scaled(reference), _scaled(answer))
+    if "%" in marks:
         flagged, plain = (reference, answer) if reference.percent else (answer, reference)
         hundredth = replace(flagged, value=flagged.value / 100, places=flagged.places and flagged.places + 2)
         return _same(flagged, plain) or _same(hundredth, plain)

@@ -8,19 +8,22 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-_PREFIXED = (
-    "m meter metre; g gram gramme; L l liter litre; J joule; W watt; Pa pascal; N newton; V volt; Hz hertz; bit; byte"
-)
+_PREFIXED = """
+m meter metre; g gram gramme; L l liter litre; J joule; W watt; Pa pascal; N newton; V volt; ohm Ω; Hz hertz; bit; byte
+"""
 _PREFIXES = {"k": "1000", "kilo": "1000", "c": "1/100", "centi": "1/100", "m": "1/1000", "milli": "1/1000", "d": "1/10"}
 _OTHERS = """
 s = 1 s: sec second; min = 60 s: minute; h = 3600 s: hr hour; day = 86400 s; week = 604800 s: wk; month = 1 month;
 year = 12 month: yr; in = 254/10000 m: inch inche; ft = 3048/10000 m: feet foot; yd = 9144/10000 m: yard;
 mi = 1609344/1000 m: mile; mph = 1609344/3600000 m/s; kph = 1000/3600 m/s: kmph kmh; lb = 45359237/100000 g: pound lbs;
+cc = 1/1000000 m^3; gal = 3785411784/1000000000000 m^3: gallon; qt = 946352946/1000000000000 m^3: quart;
+pt = 473176473/1000000000000 m^3: pint; cup = 473176473/2000000000000 m^3;
 oz = 28349523125/1000000000 g: ounce; t = 1000000 g: tonne; ha = 10000 m^2: hectare; acre = 40468564224/10000000 m^2;
 mcm = 1/1000000 m: μm micron micrometer; nm = 1/1000000000 m: nanometer;
 dollar = 1 dollar: usd buck; cent = 1/100 dollar;
 euro = 1 euro: eur; £ = 1 £: gbp; yuan = 1 yuan: rmb; rupee = 1 rupee: rs inr; deg = 1 deg: degree; rad = 1 rad: radian;
-°C = 1 °C: celsius; °F = 1 °F: fahrenheit; K = 1 K: kelvin; mol = 1 mol: mole; dozen = 12 ; permille = 1/1000
+°C = 1 °C: celsius; °F = 1 °F: fahrenheit; K = 1 K: kelvin; mol = 1 mol: mole; permille = 1/1000;
+person = 1 person: people; yen = 1 yen: jpy
 """
 
 
@@ -70,12 +73,16 @@ correct true maybe perhaps probably possibly likely unlikely guess think believe
 roughly approximately around almost nearly circa ca least most than under over up or and but if when unless else except
 without with minus plus times squared cubed half double twice cannot can't impossible mod modulo for where to solution
 solutions root roots all any some every should would could might may must will does doesn't did do don't by fail
-fails failed seem seems doubt doubtful hardly base
+fails failed seem seems doubt doubtful hardly base choose factorial todo remainder rem falsch nicht nein faux pas
+january february march april may june july august september october november december
 """
 _NO_UNIT = frozenset(_DENYING.split())
 """Words that deny, hedge, compare or condition: what they follow is no bare amount."""
+_POWER_BEHIND = re.compile(r"([a-z]{2,}) (square|cub)e?d\b")
+_DENYING_FORM = re.compile(r"[^hkriun]ly$|[不非无未没否错]")
+"""Adverbs, but not `daily`, `monthly`, `weekly`, `hourly`; and Chinese denials."""
 _CONNECTING = frozenset({"of", "a", "an", "the", "each"})
-_NUMBER_WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+LARGE_NUMBERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 
 def read_unit(text: str, *, close: bool) -> Unit | None:
@@ -85,6 +92,7 @@ def read_unit(text: str, *, close: bool) -> Unit | None:
         text: words and marks, such as `km/h`, `m/s^{2}`, `square feet`, `eggs`.
         close: whether the number and a single letter stood together, as in `5m`, which is a product.
     """
+    text = _POWER_BEHIND.sub(r"\2 \1", text)
     position, sign, factor = 0, 1, Fraction(1)
     powers: dict[str, int] = {}
     unknown = False
@@ -98,26 +106,23 @@ def read_unit(text: str, *, close: bool) -> Unit | None:
             sign = -1
         if not (name := token["name"]):
             continue
-        if name.casefold() in _NO_UNIT:
+        if name.casefold() in _NO_UNIT or _DENYING_FORM.search(name):
             return None
         if name in _CONNECTING and text[position : position + 1] == " ":
             continue
-        if name in _NUMBER_WORDS:
-            factor *= 10 ** _NUMBER_WORDS[name]
-            continue
-        if name in ("square", "sq", "cubic", "cu"):
+        if name in ("square", "sq", "cubic", "cu", "cub"):
             squares = 2 if name.startswith("sq") else 3
             continue
         power = sign * int(token["power"] or 1) * squares
         squares = 1
         unit = _known(name)
-        if unit is None and (len(name) < 3 or close):
+        if unit is None and (len(name) < 3 or close) and name.isascii():
             return None
         unknown |= unit is None
         for base, exponent in (unit or Unit(Fraction(1), ((_singular(name), 1),))).powers:
             powers[base] = powers.get(base, 0) + exponent * power
         factor *= unit.factor**power if unit else 1
-    if close and len(text.strip()) == 1 and text.strip() not in "£€":
+    if close and len(text.strip()) == 1 and text.strip().isascii():
         return None
     if not powers and factor == 1:
         return None

@@ -103,7 +103,7 @@ class Matrix:
     @property
     def key(self) -> str:
         """The entries' keys, row by row."""
-        return "[" + "; ".join(", ".join(cell.key for cell in row) for row in self.rows) + "]"
+        return "matrix [" + "; ".join(", ".join(cell.key for cell in row) for row in self.rows) + "]"
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,17 @@ class Ratio:
 
     @property
     def quotient(self) -> Scalar | None:
-        """The value of `a : b`."""
+        """The value of `a : b`, which is no time."""
         above, below = self.terms[0].value, self.terms[1].value
-        return Scalar(above / below) if len(self.terms) == 2 and below else None
+        return Scalar(above / below) if len(self.terms) == 2 and below and not self.is_time else None
 
     @property
     def key(self) -> str:
-        """The quotient where it is no time, else the terms."""
-        quotient = None if self.is_time else self.quotient
-        return f"ratio {quotient.key}" if quotient else ":".join(term.key for term in self.terms)
+        """The quotient, or the terms, those of a ratio without a common factor."""
+        if self.quotient:
+            return f"ratio {self.quotient.key}"
+        first = 1 if self.is_time else self.terms[0].value or 1
+        return ":".join(Scalar(term.value / first).key for term in self.terms)
 
 
 Value = Scalar | Words | Choice | Sequence | RealSet | Named | Relation | Matrix | Ratio
