@@ -20,6 +20,7 @@ from typing import Any
 from stepalign import config, lab
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.launch import train
+from stepalign.planning.pipeline import simulate_step
 from stepalign.records import Critique, Grade, Problem, Rollout
 
 IN_FLIGHT = 8
@@ -137,7 +138,7 @@ def main() -> None:
         sampling = statistics.median(spent(step, "sample") for step in first)
         rest = sampling * IN_FLIGHT / 64
         print(f"sampling takes {sampling:.2f} s; each critique {rest:.3f} s, {IN_FLIGHT} at a time", flush=True)
-        ratios, against = [], []
+        ratios, against, predicted = [], [], []
         for repeat in range(arguments.repeats):
             took: dict[bool, float] = {}
             for overlap in (False, True):
@@ -151,9 +152,21 @@ def main() -> None:
                 )
                 if not overlap:
                     bound = max(sample, wait) + learn
+                simulated = statistics.median(
+                    simulate_step(
+                        [start for start, _ in step["answered"]] or [spent(step, "sample")] * 64,
+                        [rest] * 64,
+                        max_concurrency=IN_FLIGHT,
+                        micro_batch_size=8,
+                        learning=spent(step, "teacher", "student", "optimizer"),
+                        overlap=overlap,
+                    ).seconds
+                    for step in steps
+                )
+                predicted.append(simulated / took[overlap])
                 print(
                     f"  overlap {overlap!s:<5}: step {took[overlap]:.2f} s; sampling {sample:.2f}, "
-                    f"waiting for the critic {wait:.2f}, learning {learn:.2f}",
+                    f"waiting for the critic {wait:.2f}, learning {learn:.2f}; simulated {simulated:.2f}",
                     flush=True,
                 )
             ratios.append(took[True] / bound)
@@ -161,7 +174,8 @@ def main() -> None:
         print(
             f"step / (the longer of sampling and critic, and learning): {statistics.mean(ratios):.2f} "
             f"[{min(ratios):.2f}, {max(ratios):.2f}]; of a step without overlap: {statistics.mean(against):.2f} "
-            f"[{min(against):.2f}, {max(against):.2f}] ({arguments.repeats} rounds, lowest and highest)"
+            f"[{min(against):.2f}, {max(against):.2f}] ({arguments.repeats} rounds, lowest and highest)\n"
+            f"simulated / measured: {statistics.mean(predicted):.2f} [{min(predicted):.2f}, {max(predicted):.2f}]"
         )
 
 

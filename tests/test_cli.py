@@ -70,7 +70,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
 def test_every_command_is_a_function_of_the_package() -> None:
     functions = {"report": "write_report", "lab": "run_lab", "version": "__version__"}
     names = {functions.get(command, command.replace("-", "_")) for command in COMMANDS}
-    assert {*names, "load_recipe"} == set(stepalign.__all__)
+    assert {*names, "load_recipe", "process_bench"} == set(stepalign.__all__)
     assert names <= set(dir(stepalign))
     for name in names - {"__version__"}:
         assert callable(getattr(stepalign, name)), name
@@ -114,6 +114,8 @@ def test_the_last_override_wins(run_cli: Cli, file: Path) -> None:
         (["probe", "recipe.toml", "--context", "stepalin"], "no template 'stepalin'"),
         (["critique", "recipe.toml", "gone.jsonl", "--problems", "gone.jsonl"], "gone.jsonl: No such file"),
         (["critic-bench", "recipe.toml", "gone", "critic.kind=program"], "gone/rollouts.jsonl: No such file"),
+        (["critic-bench", "recipe.toml", "recipe.toml", "critic.kind=program"], "a file ending in .jsonl or .parquet"),
+        (["step-values", "recipe.toml", "gone.jsonl"], "gone.jsonl: No such file"),
         (["plant", "gone.jsonl", "--model", "a/model"], "model.name_or_path = 'a/model': no tokenizer there"),
         (["plant", "gsm_symbolic", "--model", "a/model", "--kind", "typo"], "no kind of slip 'typo'"),
         (["report", "gone"], "gone"),
@@ -158,6 +160,11 @@ def test_an_interrupt_says_how_to_go_on(run_cli: Cli, file: Path, monkeypatch: p
         (["critique", "recipe.toml", "r.jsonl"], "api.critique", "the same command goes on from critiques.jsonl"),
         (["critic-bench", "recipe.toml", "f"], "api.critic_bench", "the same command goes on from critic-bench"),
         (["probe", "recipe.toml"], "probing.run.probe", "the same command goes on from probe"),
+        (
+            ["step-values", "recipe.toml", "r.jsonl"],
+            "process_supervision.run.step_values",
+            "the same command goes on from step-values.jsonl",
+        ),
         (["plan", "recipe.toml"], "planning.plan", "nothing was written"),
         (["evaluate", "recipe.toml"], "api.evaluate", "nothing was written"),
         (["sample", "recipe.toml"], "api.sample", "nothing was written"),
@@ -203,6 +210,36 @@ def test_planted_slips_are_critiqued_checked_and_measured(
     assert status == 0
     assert "planted, F1                      100.0%" in printed
     assert (tmp_path / "critic-bench" / "benchmark.json").exists()
+
+
+def test_a_file_of_processbench_is_measured_and_its_steps_are_valued(
+    run_cli: Cli, file: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    model = f"model.name_or_path={tiny_llama}"
+    row = {"id": "a", "problem": "2*3?", "steps": ["2*3 = 7", "\\boxed{7}"], "final_answer_correct": False, "label": 0}
+    right = {**row, "id": "b", "steps": ["2*3 = 6", "\\boxed{6}"], "final_answer_correct": True, "label": -1}
+    (tmp_path / "bench.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(right)}\n")
+    source = 'problems.train={source = "processbench", path = "bench.jsonl"}'
+    for kind in ("critic", "equations"):
+        bench = [
+            "critic-bench",
+            "recipe.toml",
+            "bench.jsonl",
+            source,
+            "problems.holdout=0",
+            model,
+            f"locator.kind={kind}",
+        ]
+        status, printed, _ = run_cli(*bench, "critic.kind=program", "--out", kind)
+        assert status == 0
+        assert "F1          100.0%" in printed
+    with_problems = ["critic/traces/rollouts.jsonl", "--problems", "critic/traces/problems.jsonl"]
+    status, printed, _ = run_cli("step-values", "recipe.toml", *with_problems, model, "sampling.max_new_tokens=4")
+    assert status == 0
+    assert printed.startswith("step-values.jsonl: 4 steps of 2 rollouts, ")
+    refused = run_cli("step-values", "recipe.toml", *with_problems, model, "sampling.max_new_tokens=5")
+    assert refused[0] == 2
+    assert "sampling.max_new_tokens: 4 → 5" in refused[2]
 
 
 def test_the_version_is_the_packages(run_cli: Cli) -> None:

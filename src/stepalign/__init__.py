@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stepalign.api import critic_bench as critic_bench
     from stepalign.api import critique as critique
     from stepalign.api import evaluate as evaluate
+    from stepalign.api import process_bench as process_bench
     from stepalign.api import sample as sample
     from stepalign.api import select as select
     from stepalign.config import load as load_recipe
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from stepalign.launch import train as train
     from stepalign.planning import plan as plan
     from stepalign.probing.run import probe as probe
+    from stepalign.process_supervision.run import step_values as step_values
     from stepalign.report import write_report as write_report
 
 _API = {
@@ -37,9 +39,11 @@ _API = {
     "plan": "stepalign.planning:plan",
     "plant": "stepalign.error_injection.sets:plant_set",
     "probe": "stepalign.probing.run:probe",
+    "process_bench": "stepalign.api:process_bench",
     "run_lab": "stepalign.lab.running:run_lab",
     "sample": "stepalign.api:sample",
     "select": "stepalign.api:select",
+    "step_values": "stepalign.process_supervision.run:step_values",
     "train": "stepalign.launch:train",
     "write_report": "stepalign.report:write_report",
 }
@@ -55,9 +59,11 @@ __all__ = [
     "plan",
     "plant",
     "probe",
+    "process_bench",
     "run_lab",
     "sample",
     "select",
+    "step_values",
     "train",
     "write_report",
 ]

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stepalign import config, models, prompts
+from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
@@ -19,13 +20,15 @@ from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
-from stepalign.data import load, prepare, selection
+from stepalign.data import load, prepare, processbench, selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.io import kept_date, read_jsonl, to_json, write_atomically, write_jsonl
+from stepalign.io import claim, kept_date, read_jsonl, sha256, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
+from stepalign.process_supervision import benchmark, locators
+from stepalign.process_supervision.traces import to_traces
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
@@ -209,15 +212,50 @@ def critic_bench(
     path = out / "critiques.jsonl"
     resumed, start = path.exists(), time.perf_counter()
     results = {result.rollout_id: result for result in _critique_all(settings, traces.attempts, path)}
-    benchmark = score(
+    found = score(
         traces,
         results,
         critic=settings.critic.kind if settings.critic else "",
         seconds=None if resumed else round(time.perf_counter() - start, 3),
         prices=prices,
     )
-    write_atomically(out / "benchmark.json", to_json(benchmark) + "\n")
-    return benchmark
+    write_atomically(out / "benchmark.json", to_json(found) + "\n")
+    return found
+
+
+def process_bench(
+    settings: config.Recipe, file: Path, out: Path, *, limit: int | None = None
+) -> benchmark.ProcessBenchmark:
+    """Measure a recipe's `[locator]` of the first wrong step on a ProcessBench file.
+
+    Reference answers and solutions are those of the recipe's training problems with the same statements. Writes the
+    traces, what the locator found (resumable) and `benchmark.json` into the folder `out`. With a `limit`, at most so
+    many traces are taken, evenly spaced.
+    """
+    locators.check(settings.locator, settings)
+    solutions = list(processbench.read(file))
+    prompt = SolverPrompt(settings.prompts)
+    date = kept_date(out / "settings.json")
+    chat = load_chat(settings.model, prompt.before, date)
+    traces = to_traces(solutions, load(settings.problems.train).problems, chat, prompt, limit=limit)
+    keys = {"model", "prompts", "sampling", "grader", "critic", "context", "teacher", "locator", "problems", "seed"}
+    claim(
+        out / "settings.json",
+        {**settings.model_dump(mode="json", include=keys), "file": sha256(file), "limit": limit, "date": str(date)},
+        started=(out / "traces" / "rollouts.jsonl").exists(),
+        refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
+    )
+    traces.write(out / "traces")
+    located: locators.Located = registry.build(
+        settings.locator,
+        recipe=settings,
+        traces=traces,
+        out=out,
+        critique=lambda attempts, path: _critique_all(settings, attempts, path),
+    )
+    found = benchmark.score(traces, located, seed=settings.seed)
+    write_atomically(out / "benchmark.json", to_json(found) + "\n")
+    return found
 
 
 def report_path(critiques: Path) -> Path:

@@ -138,19 +138,48 @@ def critique(
 @app.command()
 def critic_bench(
     file: RecipeFile,
-    folder: Annotated[Path, typer.Argument(help="Folder that `stepalign plant` wrote.")],
+    traces: Annotated[Path, typer.Argument(help="Folder that `stepalign plant` wrote, or file of ProcessBench.")],
     overrides: Overrides = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most planted and most natural solutions.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most planted and most natural solutions, or traces.")
+    ] = None,
     prices: PriceOption = None,
     out: Annotated[Path, typer.Option(help="Folder for answers and figures.")] = Path("critic-bench"),
     trust: TrustOption = False,
 ) -> None:
-    """Measure how often a recipe's critic finds the first wrong step, and how faithfully it copies."""
+    """Measure how often a recipe's critic, or its `[locator]` on ProcessBench, finds the first wrong step."""
     settings = config.load(file, overrides or (), trust=trust)
+    if traces.is_file():
+        from stepalign.process_supervision import benchmark
+
+        with _resumable(out):
+            typer.echo(benchmark.table(stepalign.process_bench(settings, traces, out, limit=limit)))
+        return
     from stepalign.evaluation.critic_benchmark import table
 
     with _resumable(out):
-        typer.echo(table(stepalign.critic_bench(settings, folder, out, limit=limit, prices=_prices(prices))))
+        typer.echo(table(stepalign.critic_bench(settings, traces, out, limit=limit, prices=_prices(prices))))
+
+
+@app.command()
+def step_values(
+    file: RecipeFile,
+    rollouts: Annotated[Path, typer.Argument(help="Graded rollouts (JSONL).")],
+    overrides: Overrides = None,
+    problems: ProblemsFile = None,
+    adapter: AdapterFolder = None,
+    num_rollouts: Annotated[int, typer.Option(min=1, help="Number of continuations of each step.")] = 8,
+    out: Annotated[Path, typer.Option(help="File for the values (JSONL).")] = Path("step-values.jsonl"),
+    trust: TrustOption = False,
+) -> None:
+    """Value each step by the share of continuations that reach the answer (Math-Shepherd). Resumes a stopped file."""
+    settings = config.load(file, overrides or (), trust=trust)
+    with _resumable(out):
+        values = stepalign.step_values(
+            settings, rollouts, out, problems_file=problems, adapter=adapter, num_rollouts=num_rollouts
+        )
+    steps = [value for one in values for value in one.soft]
+    typer.echo(f"{out}: {len(steps)} steps of {len(values)} rollouts, {sum(not step for step in steps)} of value 0")
 
 
 @app.command()

@@ -231,12 +231,36 @@ class Mark:
     """The characters `[start, end)` of the rollout's text: the first wrong number, or all of the wrong step."""
     departure: int | None = None
     """The first wrong character, where that is known: 136 departs from 126 at its second digit."""
-    source: Literal["planted", "critique"]
+    source: Literal["planted", "critique", "human"]
 
     def __post_init__(self) -> None:
         if self.end <= self.start or not (self.departure is None or self.start <= self.departure < self.end):
             span = f"the characters [{self.start}, {self.end}) that begins at {self.departure}"
             raise ValueError(f"rollout {self.rollout_id}: an error in {span}")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class StepValues:
+    """Math-Shepherd's value of each step: the share of continuations from it that reach the answer."""
+
+    rollout_id: Text
+    num_rollouts: Annotated[int, Field(ge=1)]
+    """The continuations of each step."""
+    reached: tuple[Annotated[int, Field(ge=0)], ...]
+    """The continuations of each step that reach the answer; of the last step all or none, as the rollout is graded."""
+    prompt_tokens: int = 0
+    """Tokens read: the prompt and the steps before each continuation."""
+    completion_tokens: int = 0
+
+    @property
+    def soft(self) -> tuple[float, ...]:
+        """The soft estimate: the share that reach the answer."""
+        return tuple(count / self.num_rollouts for count in self.reached)
+
+    @property
+    def hard(self) -> tuple[float, ...]:
+        """The hard estimate: 1 where any reaches it."""
+        return tuple(float(count > 0) for count in self.reached)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -430,4 +430,4 @@ def test_no_value_of_another_type_is_converted(table: type[Table]) -> None:
             natural = (type(None), type(value), {int: float, str: Path}.get(type(value), type(value)))
             same = isinstance(read, natural) and isinstance(read, bool) <= isinstance(value, bool)
             assert same or (name == "base_url" and read == (value,)), f"{name} = {value!r} → {read!r}"
-    assert refusals > 3
+    assert refusals > 3 or not table.model_fields.keys() - {"kind"}

@@ -32,6 +32,13 @@ from stepalign.config.critics import (
     ValidationConfig,
 )
 from stepalign.config.load import dump, load
+from stepalign.config.locators import (
+    CreditLocatorConfig,
+    CriticLocatorConfig,
+    EquationsLocatorConfig,
+    LocatorConfig,
+    StepValuesLocatorConfig,
+)
 from stepalign.config.model import ModelConfig
 from stepalign.config.recipe import (
     VERSION,
@@ -60,6 +67,7 @@ from stepalign.config.sources import (
     GsmSymbolicConfig,
     OpenMathConfig,
     ProblemsConfig,
+    ProcessBenchConfig,
     SourceConfig,
     SumsConfig,
 )

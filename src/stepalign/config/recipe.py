@@ -17,6 +17,7 @@ from pydantic import (
 
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
+from stepalign.config.locators import AnyLocatorConfig, CriticLocatorConfig
 from stepalign.config.model import ModelConfig
 from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
@@ -266,6 +267,7 @@ class Recipe(Table):
     distributed: Annotated[DistributedConfig, RUNTIME] = DistributedConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig | None = None
+    locator: Annotated[AnyLocatorConfig, RUNTIME] = CriticLocatorConfig()
     tracking: Annotated[TrackingConfig, RUNTIME] = TrackingConfig()
 
     @property

@@ -140,6 +140,7 @@ _FAMILIES = (
     Family("algorithm", default="distillation"),
     Family("critic"),
     Family("grader", default="math"),
+    Family("locator", default="critic"),
     Family("sampler", default="transformers"),
     Family("source", tag="source"),
     Family("strategy", tag="strategy"),

@@ -69,6 +69,15 @@ class SumsConfig(SourceConfig):
     """Some terms are subtracted."""
 
 
+@register("source", "processbench", implementation="stepalign.data.processbench:candidates")
+class ProcessBenchConfig(SourceConfig):
+    """Problems of a ProcessBench file that a solution in it solves: their answers are known."""
+
+    source: Literal["processbench"] = "processbench"
+    path: Path
+    """The file, JSONL or Parquet."""
+
+
 class ColumnsConfig(Table):
     """Columns of a file."""
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.losses.lm_head import chunk_tokens
+from stepalign.planning.pipeline import enough_concurrency, simulate_step
 from stepalign.planning.sizes import DECODE_SHARE, GPUS, PASS_SHARE, Lengths, ModelSize, lengths, model_size
 
 CRITIC_TOKENS_PER_S = 30.0
@@ -56,12 +57,14 @@ class Plan:
     steps: int
     evaluations: int
     critic_concurrency: int | None
-    """Requests under way at once, so that critiques take no longer than sampling. None: no critic, or no hardware."""
+    """The fewest requests at once with which critics delay a step by 5 % at most. None: no critic, or no hardware."""
+    waiting: float
+    """Seconds a step that learning waits for critiques, with the recipe's `critic.max_concurrency`."""
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of one step, stage after stage; critiques are written while others are sampled."""
-        return sum(stage.seconds for name, stage in self.stages.items() if name != "critique")
+        """Seconds of one step: its stages, and the wait for critiques (`pipeline.simulate_step`)."""
+        return self.waiting + sum(stage.seconds for name, stage in self.stages.items() if name != "critique")
 
     @property
     def hours(self) -> float:
@@ -132,7 +135,6 @@ def estimate(
     if settings.algorithm.uses_teacher and settings.critic is not None and settings.critic.is_remote:
         seconds = given.critique / CRITIC_TOKENS_PER_S if gpu else 0.0
         stages["critique"] = Stage(rollouts * (given.critic_prompt + given.critique), 0.0, seconds)
-        concurrency = math.ceil(rollouts * seconds / max(stages["sample"].seconds, seconds)) if gpu else None
 
     def learning(length: float, passes: int, products: int, updates: int = 1, of: ModelSize = size) -> Stage:
         """Estimate passes through the layers, and products of the completion with the head."""
@@ -151,6 +153,19 @@ def estimate(
     if settings.adapter is None:  # the weights have gradients too
         passes, products = passes + 1, products + 1
     stages["student"] = learning(student, passes, products, algorithm.num_updates)
+    waiting = 0.0
+    if gpu and isinstance(settings.critic, config.OpenAICriticConfig) and "critique" in stages:
+        # Lengths between 2·mean − longest and longest have that mean; later waves begin when earlier ones end.
+        earliest = max(0.0, 2 * given.completion / given.max_completion - 1) / math.ceil(rollouts / devices / slots)
+        sampled = [stages["sample"].seconds * (earliest + (1 - earliest) * (n + 1) / rollouts) for n in range(rollouts)]
+        latencies = [stages["critique"].seconds] * rollouts
+        size_of_pass = training.micro_batch_size * devices
+        learned = sum(stage.seconds for name, stage in stages.items() if name not in {"sample", "critique"})
+        waiting = simulate_step(
+            sampled, latencies, max_concurrency=settings.critic.max_concurrency, micro_batch_size=size_of_pass,
+            learning=learned, overlap=training.overlap,
+        ).waiting  # fmt: skip
+        concurrency = enough_concurrency(sampled, latencies, micro_batch_size=size_of_pass, learning=learned)
     longest = given.prompt + max(given.max_completion, given.evaluation if attempts else 0.0)
     rows = min(slots, math.ceil(max(rollouts, attempts) / devices))
     every = training.eval_steps or training.max_steps
@@ -170,6 +185,7 @@ def estimate(
         steps=training.max_steps,
         evaluations=1 + math.ceil(training.max_steps / every) if evaluation_problems else 0,
         critic_concurrency=concurrency,
+        waiting=waiting,
     )
 
 
@@ -238,9 +254,16 @@ def table(settings: config.Recipe, plan: Plan, *, price: float | None = None) ->
         ]
     if "critique" in plan.stages:
         rollouts = settings.training.rollouts_per_step
-        keeps_up = f"; critic.max_concurrency = {plan.critic_concurrency} keeps up with sampling" if gpu else ""
         read, written = rollouts * given.critic_prompt, rollouts * given.critique
-        lines.insert(0, f"critic: reads {read:,.0f} and writes {written:,.0f} tokens a step{keeps_up}")
+        lines.insert(0, f"critic: reads {read:,.0f} and writes {written:,.0f} tokens a step")
+        if gpu and isinstance(settings.critic, config.OpenAICriticConfig):
+            limit, enough = settings.critic.max_concurrency, plan.critic_concurrency
+            lines.insert(
+                1,
+                f"learning waits {_time(plan.waiting)} a step for critiques, {_time(plan.stages['critique'].seconds)} "
+                f"each, with critic.max_concurrency = {limit}; {enough} requests at once delay it least"
+                + (f", so {math.ceil(enough / limit)} × the servers" if enough and enough > limit else ""),
+            )
     teacher = f"; {given.teacher_prompt:,.0f} before it for the teacher" if "teacher" in plan.stages else ""
     return Group(
         f"{settings.name}: {size.parameters / 1e9:.3f} B parameters, adapter {size.adapter / 1e6:.1f} M, "

@@ -16,6 +16,7 @@ import hashlib
 import json
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -51,8 +52,8 @@ def render(probe: Probe, *, figures: Mapping[str, str]) -> str:
     """Render a probe's page with the set's figures (SVG by name)."""
     index, blocks = pack(probe)
     script = join_scripts()
-    planted = sum(mark.source == "planted" for mark in probe.marks)
-    errors = {"planted": planted, "as critiques say": len(probe.marks) - planted}
+    names = {"planted": "planted", "human": "marked by people", "critique": "as critiques say"}
+    errors = Counter(names[mark.source] for mark in probe.marks)
     rows = {**probe.measures.contexts, **probe.measures.baselines}
     template = environment(_FOLDER).get_template("probe.html.jinja")
     return template.render(

@@ -127,6 +127,7 @@ def probe(
             own = ADAPTER if adapter else None
             given = inputs.prepare(given, settings, solver, console, out, adapter=own, num_samples=group_size)
         credits = _score(scorer, given, out, console)
+    cost = {"tokens": scorer.tokens, "seconds": round(console.seconds["credit"], 1)}
     tokens = {token for rollout in given.rollouts for token in rollout.completion_ids}
     tokens |= {token for credit in credits for top in (*credit.student_top, *credit.teacher_top) for token, _ in top}
     probed = replace(
@@ -134,7 +135,13 @@ def probe(
         credits=credits,
         tokens={token: chat.token_text(token) for token in sorted(tokens)},
         measures=measure(given.rollouts, given.marks, credits, seed=settings.seed),
-        manifest={**manifest(), "asked": asked, "skipped": dict(+scorer.skipped), "command": " ".join(sys.argv)},
+        manifest={
+            **manifest(),
+            "asked": asked,
+            "skipped": dict(+scorer.skipped),
+            "cost": cost,
+            "command": " ".join(sys.argv),
+        },
     )
     folder.write(probed, out)
     figures.write(probed, out / "figures")

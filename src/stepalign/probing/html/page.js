@@ -10,6 +10,8 @@ let TOKENS = {}; // texts by id
 let carded = null; // the token whose card is shown
 let requests = 0;
 
+const SOURCES = { planted: "a planted slip", human: "as people marked it", critique: "as the critique says" };
+
 const columns = () => [...document.querySelectorAll("#solution .tokens")];
 const currentColumn = () => columns().find((column) => Number(column.dataset.context) === state.shown[0]);
 
@@ -98,7 +100,7 @@ function showHead() {
   byId("facts").textContent = [
     OUTCOMES[correct],
     finish === "length" && "cut off at its length",
-    mark && `first wrong in step ${mark.step}, ${mark.source === "planted" ? "a planted slip" : "as the critique says"}`,
+    mark && `first wrong in step ${mark.step}, ${SOURCES[mark.source]}`,
     `${tokens.toLocaleString("en")} tokens`,
   ].filter(Boolean).join(" · ");
   byId("to-error").disabled = mark === null;

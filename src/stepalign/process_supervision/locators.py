@@ -1,0 +1,200 @@
+"""Locators of the first wrong step, each a function that its table in `config/locators.py` names.
+
+A locator decides by itself (a critic), or scores every step, the lower the worse. Scores become a decision by a rule
+(`benchmark.decide`). Each finding says what its locator was told.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from stepalign import config
+from stepalign.console import Console
+from stepalign.contexts import Context, load
+from stepalign.critics.arithmetic.equations import false_links
+from stepalign.errors import StepalignError
+from stepalign.io import kept_date
+from stepalign.probing.run import probe
+from stepalign.process_supervision.step_values import sample_step_values
+from stepalign.process_supervision.traces import LabelledTrace, LabelledTraces
+from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.rollouts.generate import open_solver
+
+Critiques = Callable[[Sequence[tuple[Problem, Rollout]], Path], list[Critique | CritiqueFailure]]
+"""A recipe's critic: critiques attempts, and keeps its results in a file."""
+
+Rule = Literal[
+    "lowest step, the grade known", "lowest step, a threshold", "first step at zero", "first step, a threshold"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A locator's word on each trace, by rollout id. A trace that is absent counts as a miss."""
+
+    name: str
+    told: tuple[str, ...]
+    """Facts that the locator was told: `grade`, `answer`, `solution`, `critique`; empty for none."""
+    traces: tuple[LabelledTrace, ...]
+    """The traces that it was asked for."""
+    steps: Mapping[str, int | None] = field(default_factory=dict)
+    """The first wrong step, or None for no error."""
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Each step's score."""
+    rules: tuple[Rule, ...] = ()
+    """The rules that turn scores into a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A locator's findings and cost."""
+
+    findings: tuple[Finding, ...]
+    tokens: int = 0
+    """Tokens read and written by models."""
+    seconds: float | None = None
+    """Wall time; None where a second start went on with the results of a first."""
+
+
+def by_critic(
+    settings: config.CriticLocatorConfig,
+    *,
+    recipe: config.Recipe,
+    traces: LabelledTraces,
+    out: Path,
+    critique: Critiques,
+) -> Located:
+    """Take the first step that the recipe's critic calls incorrect. It knows the grade and the reference answer."""
+    path, asked = out / "critiques.jsonl", traces.with_answer
+    resumed, start = path.exists(), time.perf_counter()
+    attempts = [
+        (trace.problem if settings.show_solution else replace(trace.problem, solution=""), trace.rollout)
+        for trace in asked
+    ]
+    results = {result.rollout_id: result for result in critique(attempts, path)}
+    steps = {}
+    for trace in asked:
+        result = results[trace.rollout.id]
+        if isinstance(result, Critique):
+            error = result.first_error
+            steps[trace.rollout.id] = error if error is None else trace.step_of(error) or len(trace.spans) + 1
+    solved = any(problem.solution for problem, _ in attempts)
+    finding = Finding(
+        name=f"critic, {recipe.critic.kind if recipe.critic else ''}",
+        told=("grade", "answer", "solution") if solved else ("grade", "answer"),
+        traces=asked,
+        steps=steps,
+    )
+    return Located(
+        findings=(finding,),
+        tokens=sum(result.prompt_tokens + result.completion_tokens for result in results.values()),
+        seconds=None if resumed else time.perf_counter() - start,
+    )
+
+
+def by_equations(settings: config.EquationsLocatorConfig, *, traces: LabelledTraces, **_: object) -> Located:
+    """Take the first step with an equation that does not hold."""
+    start = time.perf_counter()
+    steps = {}
+    for trace in traces.traces:
+        false = (k for k, span in enumerate(trace.spans, start=1) if false_links(trace.rollout.text[slice(*span)]))
+        steps[trace.rollout.id] = next(false, None)
+    finding = Finding(name="false equations", told=(), traces=traces.traces, steps=steps)
+    return Located(findings=(finding,), seconds=time.perf_counter() - start)
+
+
+def by_credit(
+    settings: config.CreditLocatorConfig, *, recipe: config.Recipe, traces: LabelledTraces, out: Path, **_: object
+) -> Located:
+    """Score each step by the lowest, or by the mean, credit of its tokens under each context."""
+    names = settings.contexts or (recipe.context.template,)
+    resumed = (out / "probe" / "credits.jsonl").exists()
+    probed = probe(recipe, out / "probe", rollouts=out / "traces", contexts=names)
+    asked = traces.with_answer
+    spans = {trace.rollout.id: trace.token_spans for trace in asked}
+    reductions: dict[str, Callable[[Sequence[float]], float]] = {"lowest": min, "mean": fmean}
+    findings = []
+    for name in names:
+        credits = {credit.rollout_id: credit.values for credit in probed.credits if credit.context == name}
+        for label, reduce in reductions.items():
+            scores = {
+                rollout_id: [reduce(values[first:stop]) for first, stop in spans[rollout_id]]
+                for rollout_id, values in credits.items()
+            }
+            findings.append(
+                Finding(
+                    name=f"{label} credit, {name}",
+                    told=_told(load(name)),
+                    traces=asked,
+                    scores=scores,
+                    rules=("lowest step, the grade known", "lowest step, a threshold"),
+                )
+            )
+    cost = probed.manifest["cost"]
+    return Located(
+        findings=tuple(findings), tokens=int(cost["tokens"]), seconds=None if resumed else float(cost["seconds"])
+    )
+
+
+def by_step_values(
+    settings: config.StepValuesLocatorConfig, *, recipe: config.Recipe, traces: LabelledTraces, out: Path, **_: object
+) -> Located:
+    """Score each step by the share of its continuations that reach the answer."""
+    path, asked = out / "step-values.jsonl", traces.with_answer
+    resumed, start = path.exists(), time.perf_counter()
+    with (
+        open_solver(recipe, None, kept_date(out / "settings.json")) as solver,
+        Console() as console,
+        console.stage("step values", len(asked)) as advance,
+    ):
+        values = sample_step_values(
+            solver,
+            [(trace.problem, trace.rollout) for trace in asked],
+            {trace.rollout.id: [first for first, _ in trace.token_spans[1:]] for trace in asked},
+            recipe.sampling,
+            path,
+            num_rollouts=settings.num_rollouts,
+            seed=recipe.seed,
+            advance=advance,
+        )
+    finding = Finding(
+        name=f"step values, {settings.num_rollouts} rollouts",
+        told=("grade", "answer"),
+        traces=asked,
+        scores={one.rollout_id: one.soft for one in values},
+        rules=("first step at zero", "first step, a threshold"),
+    )
+    return Located(
+        findings=(finding,),
+        tokens=sum(one.prompt_tokens + one.completion_tokens for one in values),
+        seconds=None if resumed else time.perf_counter() - start,
+    )
+
+
+def _told(context: Context) -> tuple[str, ...]:
+    """Name what the teacher's text shows that a grader of steps would have to find out."""
+    shown = {
+        "grade": context.variables & {"correct", "feedback", "sibling"},
+        "answer": context.variables & {"answer"},
+        "solution": context.needs_solution,
+        "critique": context.needs_critique,
+    }
+    return tuple(name for name, is_shown in shown.items() if is_shown)
+
+
+def check(settings: config.LocatorConfig, recipe: config.Recipe) -> None:
+    """Raise a StepalignError where a locator lacks something in the recipe, before long work."""
+    if isinstance(settings, config.CriticLocatorConfig) and recipe.critic is None:
+        raise StepalignError("locator.kind = 'critic', but the recipe has no [critic]")
+    if isinstance(settings, config.CreditLocatorConfig):
+        for name in settings.contexts or (recipe.context.template,):
+            context = load(name)
+            if context.needs_siblings:
+                raise StepalignError(
+                    f"locator.contexts: {name!r} shows another rollout of the problem, of which ProcessBench has one"
+                )
+            if context.needs_critique and recipe.critic is None:
+                raise StepalignError(f"locator.contexts: {name!r} shows a critique, but the recipe has no [critic]")

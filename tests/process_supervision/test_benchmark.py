@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import pytest
+
+from stepalign.process_supervision.benchmark import best_threshold, decide, score, table
+from stepalign.process_supervision.locators import Finding, Located, Rule
+from stepalign.process_supervision.traces import LabelledTraces
+
+
+@pytest.mark.parametrize(
+    ("rule", "scores", "correct", "threshold", "step"),
+    [
+        ("lowest step, the grade known", (1, -2, -2), False, 0, 2),
+        ("lowest step, the grade known", (1, -2, -2), True, 0, None),
+        ("lowest step, a threshold", (1, -2, -3), True, -2.5, 3),
+        ("lowest step, a threshold", (1, -2, -3), False, -3, None),
+        ("first step at zero", (0.5, 0, 0), True, 0, 2),
+        ("first step at zero", (0.5, 0.1), False, 0, None),
+        ("first step, a threshold", (0.5, 0.2, 0.1), True, 0.3, 2),
+        ("first step, a threshold", (0.5, 0.3), True, 0.3, None),
+    ],
+)
+def test_a_rule_turns_scores_into_a_step(
+    rule: Rule, scores: tuple[float, ...], correct: bool, threshold: float, step: int | None
+) -> None:
+    assert decide(scores, rule, correct=correct, threshold=threshold) == step
+
+
+def finding(traces: LabelledTraces, worst: float, *rules: Rule) -> Finding:
+    """Scores that are `worst` at the labelled step, and 1 elsewhere."""
+    scores = {
+        trace.rollout.id: [worst if k == trace.first_error else 1.0 for k in range(1, len(trace.spans) + 1)]
+        for trace in traces.with_answer
+    }
+    return Finding(name="scores", told=("solution",), traces=traces.with_answer, scores=scores, rules=rules)
+
+
+def test_scores_that_are_lowest_at_the_label_find_all(traces: LabelledTraces) -> None:
+    rules: tuple[Rule, Rule] = ("lowest step, the grade known", "lowest step, a threshold")
+    found = score(traces, Located(findings=(finding(traces, 0.0, *rules),), tokens=7, seconds=1.0), seed=0)
+    for one in found.scores:
+        assert {name: value.value for name, value in one.accuracies.items()} == dict.fromkeys(
+            ("wrong", "right", "F1", "first error"), 1.0
+        )
+    assert [one.told for one in found.scores] == [("grade", "solution"), ("solution",)]
+    assert found.chance.value == pytest.approx(1 / 3)
+    assert (found.traces, found.wrong, found.answer_known) == (7, 4, 6)
+    assert "told: grade, solution" in table(found)
+
+
+def test_a_threshold_is_chosen_on_the_other_half(traces: LabelledTraces) -> None:
+    """Shuffled labels of one half change the threshold of the other half alone."""
+    given = finding(traces, 0.0, "lowest step, a threshold")
+    before = score(traces, Located(findings=(given,)), seed=0).scores[0].thresholds
+    problem = traces.with_answer[0].problem.id
+    changed = tuple(
+        replace(trace, first_error=None) if trace.problem.id == problem else trace for trace in traces.with_answer
+    )
+    after = score(traces, Located(findings=(replace(given, traces=changed),)), seed=0).scores[0].thresholds
+    assert sum(old != new for old, new in zip(before, after, strict=True)) <= 1
+    assert best_threshold(given, "lowest step, a threshold", given.traces) == 1.0
+    assert best_threshold(given, "lowest step, a threshold", ()) == 0.0
+
+
+def test_a_trace_without_an_answer_is_a_miss(traces: LabelledTraces) -> None:
+    given = finding(traces, 0.0, "lowest step, the grade known")
+    scores = {name: values for name, values in given.scores.items() if not name.startswith("17")}
+    one = score(traces, Located(findings=(replace(given, scores=scores),)), seed=0).scores[0]
+    assert one.missing == 2
+    assert one.accuracies["wrong"].value == one.accuracies["right"].value == pytest.approx(2 / 3)
+    nothing = score(traces, Located(findings=(replace(given, scores={}, rules=()),)), seed=0).scores[0]
+    assert nothing.accuracies["F1"].value == 0

@@ -1,0 +1,107 @@
+"""The whole benchmark with each kind of locator, on a tiny model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import stepalign
+from stepalign.config import Recipe
+from stepalign.errors import StepalignError
+from stepalign.io import read_jsonl, write_jsonl
+from stepalign.process_supervision.benchmark import ProcessBenchmark
+from stepalign.records import Problem, StepValues
+from tests.process_supervision.conftest import REFERENCES
+
+Bench = Callable[..., ProcessBenchmark]
+
+
+@pytest.fixture
+def bench(make_recipe: Callable[..., Recipe], file: Path, tmp_path: Path) -> Bench:
+    """A function: measure a locator on the file."""
+    write_jsonl(tmp_path / "references.jsonl", REFERENCES)
+    source = f'{{ source = "file", path = "{tmp_path}/references.jsonl" }}'
+
+    def run(*overrides: str, out: str = "out") -> ProcessBenchmark:
+        recipe = make_recipe(f"problems.train={source}", "problems.holdout=0", "sampling.max_new_tokens=4", *overrides)
+        return stepalign.process_bench(recipe, file, tmp_path / out)
+
+    return run
+
+
+def shares(found: ProcessBenchmark, index: int = 0) -> dict[str, float]:
+    return {name: value.value for name, value in found.scores[index].accuracies.items()}
+
+
+def test_false_equations_are_found_told_nothing(bench: Bench) -> None:
+    found = bench("locator.kind=equations")
+    assert shares(found)["wrong"] == 3 / 4  # not the one of the problem without a known answer
+    assert shares(found)["right"] == 1
+    assert found.scores[0].told == ()
+
+
+def test_the_critic_is_asked_where_the_answer_is_known_and_resumes(bench: Bench, tmp_path: Path) -> None:
+    first = bench()
+    assert shares(first) == {"wrong": 1, "right": 1, "F1": 1}
+    assert first.scores[0].told == ("grade", "answer", "solution")
+    assert (first.traces, first.answer_known) == (7, 6)
+    assert first.seconds is not None
+    critiques = tmp_path / "out" / "critiques.jsonl"
+    critiques.write_text("".join(critiques.read_text().splitlines(keepends=True)[:3]))
+    second = bench()
+    assert second.scores == first.scores
+    assert second.seconds is None
+    hidden = bench("locator.show_solution=false", out="hidden")
+    assert hidden.scores[0].told == ("grade", "answer")
+    assert {problem.solution for problem in read_jsonl(tmp_path / "out" / "traces" / "problems.jsonl", Problem)} == {
+        "2 boxes"
+    }
+
+
+def test_credit_scores_each_step_under_each_context(bench: Bench, tmp_path: Path) -> None:
+    found = bench("locator.kind=credit", 'locator.contexts=["refsol", "stepalign", "sd-zero"]')
+    assert [(one.name, one.told) for one in found.scores[::2]] == [
+        ("lowest credit, refsol", ("grade", "solution")),
+        ("mean credit, refsol", ("grade", "solution")),
+        ("lowest credit, stepalign", ("grade", "critique")),
+        ("mean credit, stepalign", ("grade", "critique")),
+        ("lowest credit, sd-zero", ("grade",)),
+        ("mean credit, sd-zero", ("grade",)),
+    ]
+    assert all(one.missing == 0 for one in found.scores)
+    assert found.scores[0].accuracies["right"].value == 1  # the grade is known
+    # The probe of the same traces counts the lowest step alike.
+    measures = json.loads((tmp_path / "out" / "probe" / "measures.json").read_text())
+    for name, one in zip(("refsol", "stepalign", "sd-zero"), found.scores[::4], strict=True):
+        assert measures["contexts"][name]["first_error"]["value"] == one.accuracies["first error"].value
+    assert found.tokens > 0
+
+
+def test_step_values_are_sampled_and_kept(bench: Bench, tmp_path: Path) -> None:
+    found = bench("locator.kind=step_values", "locator.num_rollouts=2")
+    values = read_jsonl(tmp_path / "out" / "step-values.jsonl", StepValues)
+    assert len(values) == 6
+    assert found.tokens == sum(one.prompt_tokens + one.completion_tokens for one in values)
+    assert found.scores[0].told == ("grade", "answer")
+    assert shares(found)["wrong"] == 0  # a random model never reaches an answer: step 1 has value 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["locator.kind=credit", 'locator.contexts=["sibling"]'], "'sibling' shows another rollout"),
+        (["locator.kind=credit", 'locator.contexts=["gone"]'], "no template 'gone'"),
+        (["locator.kind=guess"], "unknown kind"),
+    ],
+)
+def test_what_a_locator_lacks_is_said_first(bench: Bench, tmp_path: Path, overrides: list[str], said: str) -> None:
+    with pytest.raises(StepalignError, match=said):
+        bench(*overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_benchmark_is_refused(bench: Bench) -> None:
+    bench("locator.kind=equations")
+    with pytest.raises(StepalignError, match="it holds another benchmark"):
+        bench("locator.kind=equations", "seed=9")
