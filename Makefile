@@ -13,8 +13,8 @@ quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a 
 lab: $(VENV)/.run  ## StepAlignFB, RefSol (both directions) and GRPO on the solver that ships with the package: nothing is downloaded
 	$(BIN)/stepalign lab --jobs 2
 
-test: $(VENV)/.dev  ## The tests that run in minutes
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## The tests that run in minutes, on two cores
+	$(BIN)/python -m pytest -n 2
 
 test-all: $(VENV)/.dev $(SMOLLM2)/config.json  ## And the slow ones, on a real model
 	$(BIN)/python -m pytest -m "slow or not slow"

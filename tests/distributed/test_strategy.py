@@ -107,7 +107,13 @@ ZERO_OFFLOAD = pytest.param("distributed={ strategy = 'zero2', offload_optimizer
 
 
 @pytest.mark.parametrize(
-    "engine", ["distributed.strategy=data_parallel", "distributed.strategy=fsdp2", ZERO, ZERO_OFFLOAD]
+    "engine",
+    [
+        pytest.param("distributed.strategy=data_parallel", marks=SLOW),
+        "distributed.strategy=fsdp2",
+        ZERO,
+        ZERO_OFFLOAD,
+    ],
 )
 @pytest.mark.parametrize("objective", ["kind='distillation'", pytest.param("kind='grpo', kl_coef=0.3", marks=SLOW)])
 def test_an_update_in_two_processes_is_that_of_one(
@@ -293,6 +299,7 @@ def test_the_engine_is_the_recipes_or_the_launchers(monkeypatch: pytest.MonkeyPa
         build_strategy(config.DistributedConfig(), two, cpu)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_first_process_ends_all_and_is_said_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     settings = make_recipe("sampling.max_new_tokens=1000")
     file = tmp_path / "whole.toml"
@@ -306,6 +313,7 @@ def test_an_error_of_the_first_process_ends_all_and_is_said_once(make_recipe: Ma
     assert done.stderr.count("holds a run of another recipe") == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     file = tmp_path / "whole.toml"
     file.write_text(config.dump(make_recipe()))

@@ -1,5 +1,6 @@
 """A run that looks at the same rollouts at every checkpoint."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +19,18 @@ MakeRecipe = Callable[..., Recipe]
 CONTEXTS = 'probe.contexts=["stepalign", "refsol"]'
 
 
+_DONE: list[Path] = []
+
+
 @pytest.fixture
-def watched(make_recipe: MakeRecipe, planted: Path) -> Recipe:
+def watched(make_recipe: MakeRecipe, planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A run that is made once; each test gets a copy of its folder."""
     settings = make_recipe(CONTEXTS, f"probe.rollouts={planted}", "probe.num_rollouts=6", "training.eval_steps=0")
-    train(settings)
+    if not _DONE:
+        train(settings)
+        _DONE.append(shutil.copytree(settings.folder, tmp_path_factory.mktemp("watched") / "run"))
+        return settings
+    shutil.copytree(_DONE[0], settings.folder)
     return settings
 
 
@@ -50,7 +59,7 @@ def test_every_checkpoint_is_measured_as_the_stage_would_measure_it(watched: Rec
     assert before != pytest.approx(after, abs=1e-3)
 
 
-@pytest.mark.parametrize("teacher", ["live", "ema"])
+@pytest.mark.parametrize("teacher", [pytest.param("live", marks=pytest.mark.slow), "ema"])
 def test_the_teacher_of_a_look_is_the_recipes(
     teacher: str, make_recipe: MakeRecipe, planted: Path, tmp_path: Path
 ) -> None:

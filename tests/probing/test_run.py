@@ -32,9 +32,19 @@ def settings(make_recipe: MakeRecipe) -> Recipe:
     return make_recipe()
 
 
+_DONE: list[tuple[Probe, Path]] = []
+
+
 @pytest.fixture
-def probed(settings: Recipe, planted: Path, tmp_path: Path) -> Probe:
-    return stepalign.probe(settings, tmp_path / "probe", rollouts=planted, contexts=CONTEXTS, top=3)
+def probed(settings: Recipe, planted: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    """A probe that is made once; each test gets a copy of its folder."""
+    if not _DONE:
+        folder = tmp_path_factory.mktemp("probed") / "probe"
+        found = stepalign.probe(settings, folder, rollouts=planted, contexts=CONTEXTS, top=3)
+        _DONE.append((found, folder))
+    found, folder = _DONE[0]
+    shutil.copytree(folder, tmp_path / "probe")
+    return found
 
 
 @torch.no_grad()

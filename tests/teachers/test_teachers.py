@@ -92,7 +92,14 @@ def test_the_trust_region_is_the_mean_of_both_models_log_probabilities(alpha: fl
     assert (base - live).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("base", "live")])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind == "ema" else pytest.mark.slow)
+        for kind in KINDS
+        if kind not in ("base", "live")
+    ],
+)
 def test_a_run_with_every_teacher_resumes_bit_for_bit(kind: str, make_recipe: Callable[..., config.Recipe]) -> None:
     keys = (f"teacher.kind={kind}", "problems.holdout=0", "training.save_steps=1", "training.rollouts_per_step=2")
     train(whole := make_recipe(*keys, "name=whole", "training.max_steps=3"))

@@ -67,6 +67,7 @@ CHANGES = [
 """File, its name among the kept ones, and what the message says of it."""
 
 
+@pytest.mark.slow
 def test_words_that_change_are_refused_with_the_difference(
     dated: list[str], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:

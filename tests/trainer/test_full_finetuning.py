@@ -88,7 +88,9 @@ def test_teachers_of_a_policy_whose_weights_are_all_trained(kind: str, folder: P
     assert not teacher.forward(batch()).requires_grad
 
 
-@pytest.mark.parametrize("kind", ["base", "ema", "trust-region"])
+@pytest.mark.parametrize(
+    "kind", ["ema", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("base", "trust-region"))]
+)
 def test_a_run_resumes_bit_for_bit(kind: str, make_recipe: MakeRecipe) -> None:
     keys = (*SHORT, f"teacher.kind={kind}", "problems.holdout=0")
     train(whole := make_recipe(*keys, "name=whole", "training.max_steps=2"))

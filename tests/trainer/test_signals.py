@@ -68,7 +68,7 @@ ALGORITHMS = {
     "credit-grpo contrast": ("algorithm.credit=contrast", "algorithm.num_iterations=2"),
 }
 
-QUICK = ("credit-grpo", "rltf-sd")
+QUICK = ("credit-grpo",)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stepalign import config
 from stepalign.config import Recipe
 from stepalign.io import read_jsonl
@@ -49,6 +51,7 @@ def resumes(make_recipe: MakeRecipe, overrides: Sequence[str]) -> Path:
     return whole
 
 
+@pytest.mark.slow
 def test_lmbda_mixes_steps_on_references_and_resumes_to_the_same_adapter(make_recipe: MakeRecipe) -> None:
     overrides = ("seed=3", "algorithm.lmbda=0.5", "context.template=refsol", "sampling.max_new_tokens=200")
     folder = resumes(make_recipe, overrides)
@@ -106,6 +109,7 @@ def test_another_model_s_samples_are_learned(tiny_qwen3: Path, make_recipe: Make
     assert metrics(folder)[0]["loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_second_turn_with_a_hint_is_sampled_graded_and_learned(tmp_path: Path) -> None:
     overrides = [
         "algorithm={ kind = 'sft', sequences = 'rollouts', rationalize = true }", "context.template=lab/refsol",

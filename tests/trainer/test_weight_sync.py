@@ -70,6 +70,7 @@ def test_a_run_sampled_by_servers_is_that_sampled_in_process(
     assert not (folder / "version").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_was_started_anew_is_given_the_adapter_again(
     finished_run: Recipe, make_recipe: MakeRecipe, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_server_that_loads_no_adapters_is_named_with_what_it_needs(make_recipe
         run(make_recipe(over(served)))
 
 
+@pytest.mark.slow
 def test_unseeded_requests_have_no_seed(make_recipe: MakeRecipe, served: Served) -> None:
     run(make_recipe(over(served).replace("max_outage_s = 1", "seeded = false")))
     assert not [body for path, body in served.requests if path.endswith("completions") and "seed" in body]
@@ -188,6 +190,7 @@ def test_a_stale_adapter_stops_the_run(make_recipe: MakeRecipe, served: Served) 
     assert [path for path, _ in served.requests].count("/v1/load_lora_adapter") == 3, "the second one was loaded twice"
 
 
+@pytest.mark.slow
 def test_an_adapter_that_arrives_at_the_second_attempt_is_loaded_again(
     finished_run: Recipe, make_recipe: MakeRecipe, served: Served
 ) -> None:
