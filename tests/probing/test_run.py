@@ -238,6 +238,7 @@ def test_siblings_need_groups(make_recipe: MakeRecipe, tmp_path: Path) -> None:
         stepalign.probe(make_recipe("training.num_generations=1"), tmp_path / "probe", contexts=("sdpo",))
 
 
+@pytest.mark.slow
 def test_a_contrast_is_the_teachers_own_under_the_right_context_minus_wrong_ones(
     settings: Recipe, planted: Path, tmp_path: Path, tiny_llama: Path
 ) -> None:

@@ -13,6 +13,7 @@ from stepalign.chat import Chat
 from tools.lab_solver import pretrain
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(pretrain, "ALONE_STEPS", 3)

@@ -42,6 +42,7 @@ def days(tokenizer: Path, rollouts: Path) -> set[str]:
     return {chat.decode(r.prompt_ids).partition("<")[0] for r in read_jsonl(rollouts, Rollout)}
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_another_day_shows_the_day_on_which_it_began(
     dated: list[str], make_recipe: MakeRecipe, tiny_llama: Path, tmp_path: Path
 ) -> None:

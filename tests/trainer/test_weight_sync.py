@@ -92,6 +92,7 @@ def test_a_server_that_was_started_anew_is_given_the_adapter_again(
     assert sampled(run(make_recipe(over(served)))) == sampled(finished_run.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "drop"])
 def test_a_server_that_does_not_answer_is_left_out(
     fault: str, finished_run: Recipe, make_recipe: MakeRecipe, served: Served, tiny_llama: Path
@@ -114,6 +115,7 @@ def test_when_no_server_answers_the_run_stops_and_can_go_on(
     assert sampled(run(make_recipe(over(served)))) == sampled(finished_run.folder)
 
 
+@pytest.mark.slow
 def test_a_server_lost_amid_a_long_completion_is_waited_for(
     finished_run: Recipe, make_recipe: MakeRecipe, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_unseeded_requests_have_no_seed(make_recipe: MakeRecipe, served: Served)
     assert not [body for path, body in served.requests if path.endswith("completions") and "seed" in body]
 
 
+@pytest.mark.slow
 def test_rollouts_carry_the_samplers_log_probabilities_which_are_the_trainers(
     make_recipe: MakeRecipe, served: Served
 ) -> None:
