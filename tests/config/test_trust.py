@@ -1,11 +1,13 @@
 """What a recipe of unknown origin may read."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stepalign import config, prompts
+from stepalign.config.registry import Table
 from stepalign.errors import StepalignError
 
 RECIPE = """
@@ -15,7 +17,13 @@ problems.train.source = "sums"
 critic = { kind = "openai", base_url = "http://localhost/v1", model = "m" }
 """
 TEMPLATE_KEYS = ["critic.prompt", "context.template", "context.fallback_template", "prompts.solver",
-                 "model.chat_template_path", "probe.contexts"]  # fmt: skip
+                 "model.chat_template_path", "probe.contexts", "locator.contexts",
+                 "algorithm.feedback_template"]  # fmt: skip
+KINDS = {
+    "locator.contexts": ("locator.kind=credit",),
+    "algorithm.feedback_template": ("algorithm.kind=rltf-fm", "training.num_generations=2"),
+}
+"""The kind of table that a key belongs to, where it is not the default."""
 Load = Callable[..., config.Recipe]
 
 
@@ -34,8 +42,8 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     return load
 
 
-def naming(key: str, path: Path | str) -> str:
-    return f"{key}=['{path}']" if key == "probe.contexts" else f"{key}='{path}'"
+def naming(key: str, path: Path | str) -> tuple[str, ...]:
+    return *KINDS.get(key, ()), f"{key}=['{path}']" if key.endswith(".contexts") else f"{key}='{path}'"
 
 
 @pytest.mark.parametrize("key", TEMPLATE_KEYS)
@@ -50,8 +58,8 @@ def test_a_template_elsewhere_needs_trust(key: str, load: Load, tmp_path: Path) 
                  "../../../../../../../../etc/passwd"):  # fmt: skip
         if Path(path).exists():
             with pytest.raises(StepalignError, match=rf"{key} = .*neither in the recipe's folder .* give --trust"):
-                load(naming(key, path))
-            load(naming(key, path), trust=True)
+                load(*naming(key, path))
+            load(*naming(key, path), trust=True)
 
 
 @pytest.mark.parametrize("key", TEMPLATE_KEYS)
@@ -59,7 +67,7 @@ def test_a_template_near_the_recipe_needs_none(key: str, load: Load, tmp_path: P
     (tmp_path / "work" / "prompts").mkdir()
     for path in (tmp_path / "recipes" / "mine.txt", tmp_path / "work" / "prompts" / "mine.txt"):
         path.write_text("")
-        load(naming(key, path))
+        load(*naming(key, path))
     (tmp_path / "work" / "link.txt").symlink_to(tmp_path / "recipes" / "mine.txt")
     for name in (
         "prompts/mine.txt",
@@ -70,7 +78,18 @@ def test_a_template_near_the_recipe_needs_none(key: str, load: Load, tmp_path: P
         "x" * 5000,
         Path(prompts.__file__),
     ):
-        load(naming(key, name))
+        load(*naming(key, name))
+
+
+def test_no_key_that_names_a_template_lacks_the_mark() -> None:
+    def below(table: type[Table]) -> list[type[Table]]:
+        return [table, *(each for child in table.__subclasses__() for each in below(child))]
+
+    fields = {name: field for table in below(Table) for name, field in table.model_fields.items()}
+    named = {name for name in fields if re.search(r"template|contexts$|^prompt$", name)} - {"chat_template_date"}
+    assert named == {key.rpartition(".")[2] for key in TEMPLATE_KEYS} - {"solver"}
+    for name in named:
+        assert fields[name].json_schema_extra == {"template": True}, name
 
 
 def test_the_root_is_near_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
