@@ -174,7 +174,7 @@ class CreditGRPO(WithTeacher, GRPO):
                     rollout_id,
                     CreditExample(
                         rollout_id=rollout_id,
-                        student=_whole(rollout),
+                        student=View.whole(rollout.prompt_ids, rollout.completion_ids),
                         advantage=0.0,
                         verdicts=tuple(values),
                         steps=steps,
@@ -220,7 +220,11 @@ class CreditGRPO(WithTeacher, GRPO):
             yield (
                 rollout.id,
                 CreditExample(
-                    rollout_id=rollout.id, student=_whole(rollout), advantage=0.0, teachers=tuple(views), steps=steps
+                    rollout_id=rollout.id,
+                    student=View.whole(rollout.prompt_ids, rollout.completion_ids),
+                    advantage=0.0,
+                    teachers=tuple(views),
+                    steps=steps,
                 ),
             )
 
@@ -305,8 +309,3 @@ class CreditGRPO(WithTeacher, GRPO):
         teacher = sum(len(view.input_ids) for example in examples for view in example.teachers)
         base = sum(len(example.student.input_ids) for example in examples) if self.algorithm.kl_coef else 0
         return teacher + base
-
-
-def _whole(rollout: Rollout) -> View:
-    ids = rollout.completion_ids
-    return View(prompt_ids=rollout.prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids))

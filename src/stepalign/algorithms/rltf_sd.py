@@ -142,8 +142,7 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
             for rollout in group:
                 if (turn := second.get(rollout.id)) is None:
                     continue
-                ids, advantage = turn.completion_ids, turn.correct - baseline
-                view = View(prompt_ids=rollout.prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids))
+                advantage, view = turn.correct - baseline, View.whole(rollout.prompt_ids, turn.completion_ids)
                 if advantage == 0:
                     step.outcomes["dropped"] += 1
                     step.failures["as good as the first turns"] += 1
