@@ -85,11 +85,10 @@ def test_no_key_that_names_a_template_lacks_the_mark() -> None:
     def below(table: type[Table]) -> list[type[Table]]:
         return [table, *(each for child in table.__subclasses__() for each in below(child))]
 
-    fields = {name: field for table in below(Table) for name, field in table.model_fields.items()}
-    named = {name for name in fields if re.search(r"template|contexts$|^prompt$", name)} - {"chat_template_date"}
-    assert named == {key.rpartition(".")[2] for key in TEMPLATE_KEYS} - {"solver"}
-    for name in named:
-        assert fields[name].json_schema_extra == {"template": True}, name
+    fields = [(name, field) for table in below(Table) for name, field in table.model_fields.items()]
+    naming = [(name, field) for name, field in fields if re.search(r"template(_path)?$|^contexts$|^prompt$", name)]
+    assert {name for name, _ in naming} == {key.rpartition(".")[2] for key in TEMPLATE_KEYS} - {"solver"}
+    assert all(field.json_schema_extra == {"template": True} for _, field in naming)
 
 
 def test_the_root_is_near_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from stepalign.contexts import others
 from stepalign.losses.grpo import policy_gradient
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import CriticResult, Problem, Rollout, TokenIds
+from stepalign.records import CriticResult, Critique, Problem, Rollout, TokenIds
 from stepalign.views import View
 
 
@@ -149,6 +149,8 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
                     step.zero_gradient.append(view)
                     continue
                 step.outcomes["trained"] += 1
+                if self.needs_critique and not isinstance(critiques.get(rollout.id), Critique):
+                    step.outcomes["fallback"] += 1
                 step.examples.append(PolicyGradientExample(rollout_id=turn.id, student=view, advantage=advantage))
         return step
 
