@@ -1,7 +1,7 @@
 """What a recipe of unknown origin may read."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,8 @@ problems.train.source = "sums"
 critic = { kind = "openai", base_url = "http://localhost/v1", model = "m" }
 """
 TEMPLATE_KEYS = ["critic.prompt", "context.template", "context.fallback_template", "prompts.solver",
-                 "model.chat_template_path", "probe.contexts", "locator.contexts",
-                 "algorithm.feedback_template"]  # fmt: skip
-KINDS = {
-    "locator.contexts": ("locator.kind=credit",),
-    "algorithm.feedback_template": ("algorithm.kind=rltf-fm", "training.num_generations=2"),
-}
-"""The kind of table that a key belongs to, where it is not the default."""
+                 "model.chat_template_path", "probe.contexts", "algorithm.feedback_template",
+                 "locator.contexts"]  # fmt: skip
 Load = Callable[..., config.Recipe]
 
 
@@ -42,8 +37,30 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     return load
 
 
-def naming(key: str, path: Path | str) -> tuple[str, ...]:
-    return *KINDS.get(key, ()), f"{key}=['{path}']" if key.endswith(".contexts") else f"{key}='{path}'"
+def naming(key: str, path: Path | str) -> list[str]:
+    """Overrides that name a file under a key, of the kind of table that has the key."""
+    kind = {
+        "algorithm.feedback_template": ["algorithm.kind=rltf-fm", "training.num_generations=2"],
+        "locator.contexts": ["locator.kind=credit"],
+    }
+    return [*kind.get(key, ()), f"{key}=['{path}']" if key.endswith(".contexts") else f"{key}='{path}'"]
+
+
+def tables(base: type[Table]) -> Iterator[type[Table]]:
+    yield base
+    for table in base.__subclasses__():
+        yield from tables(table)
+
+
+def test_every_key_that_names_a_template_is_marked() -> None:
+    keys: dict[str, bool] = {}
+    for table in tables(Table):
+        for name, info in table.model_fields.items():
+            if re.search(r"template(_path)?$|^(contexts|prompt|solver)$", name):
+                extra = info.json_schema_extra
+                keys[f"{table.__name__}.{name}"] = isinstance(extra, dict) and bool(extra.get("template"))
+    assert {key.partition(".")[2] for key in keys} == {key.partition(".")[2] for key in TEMPLATE_KEYS}
+    assert all(keys.values()), keys
 
 
 @pytest.mark.parametrize("key", TEMPLATE_KEYS)
@@ -79,16 +96,6 @@ def test_a_template_near_the_recipe_needs_none(key: str, load: Load, tmp_path: P
         Path(prompts.__file__),
     ):
         load(*naming(key, name))
-
-
-def test_no_key_that_names_a_template_lacks_the_mark() -> None:
-    def below(table: type[Table]) -> list[type[Table]]:
-        return [table, *(each for child in table.__subclasses__() for each in below(child))]
-
-    fields = [(name, field) for table in below(Table) for name, field in table.model_fields.items()]
-    naming = [(name, field) for name, field in fields if re.search(r"template(_path)?$|^contexts$|^prompt$", name)]
-    assert {name for name, _ in naming} == {key.rpartition(".")[2] for key in TEMPLATE_KEYS} - {"solver"}
-    assert all(field.json_schema_extra == {"template": True} for _, field in naming)
 
 
 def test_the_root_is_near_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stepalign import config
+from stepalign.append_log import AppendLog
 from stepalign.critics import Critic, ServedCritic
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.errors import StepalignError
-from stepalign.io import AppendLog, read_jsonl, remove_leftovers, write_jsonl
+from stepalign.io import read_jsonl, remove_leftovers, write_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 
