@@ -3,7 +3,7 @@
 Nothing is downloaded. Each part runs in a process of its own and within its time; a part that fails does not stop the
 others. The results go to a JSON file beside the plan for the same card.
 
-    make gpu-check                                  # one card, about 8 minutes
+    make gpu-check                                  # one card, at most 8 minutes
     python bench/gpu_check.py --device cpu          # small sizes on a CPU: does the script run?
 """
 
