@@ -1,22 +1,20 @@
-"""Files that survive a crash: JSON lines, atomic writes, append logs, and folders claimed for one purpose.
+"""Files that survive a crash: JSON lines, atomic writes, and folders claimed for one purpose.
 
-A file is either written whole (`write_atomically`, `write_jsonl`) or appended to record by record (`AppendLog`).
+A file is either written whole (`write_atomically`, `write_jsonl`) or appended to record by record (`append_log`).
 Left out: compression, because records are read with line tools.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import threading
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,7 +22,7 @@ from stepalign.errors import StepalignError
 
 R = TypeVar("R")
 
-_NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EACCES}
+NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EACCES}
 """Errors of file systems that cannot sync a folder or lock a file."""
 
 
@@ -51,7 +49,7 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
                 try:
                     records += [adapter.validate_json(line, strict=True)] if line.strip() else []
                 except ValidationError as error:
-                    raise StepalignError(f"{path}, line {number}: not a {_name(kind)}: {explain(error)}") from None
+                    raise StepalignError(f"{path}, line {number}: not a {name_of(kind)}: {explain(error)}") from None
     except OSError as error:
         raise StepalignError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -70,7 +68,7 @@ def read_json(path: Path, kind: type[R]) -> R:
     except OSError as error:
         raise StepalignError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        raise StepalignError(f"{path}: not a valid {_name(kind)}: {explain(error)}") from None
+        raise StepalignError(f"{path}: not a valid {name_of(kind)}: {explain(error)}") from None
 
 
 def read_text(path: Path) -> str:
@@ -128,7 +126,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -155,115 +153,7 @@ def sync(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in _NOT_SUPPORTED or not path.is_dir():
-            raise
-
-
-class AppendLog(Generic[R]):
-    """Records of one kind as JSON lines, appended one by one, in a file that survives a kill.
-
-    Threads, processes and hosts may append to one file on a shared disk: each `append` is one write at the end of
-    the file, under a lock of the file. A killed writer leaves at most a half-written line. Readers leave that line
-    out, and the next append starts a new line.
-
-    `read` may be called again, for what other processes have appended. A stage that is the only writer may call
-    `truncate` after `read`, so that the file holds whole records only.
-    """
-
-    def __init__(self, path: Path, kind: type[R]) -> None:
-        """Name the file. It is created by the first `append`."""
-        self.path = path
-        self.offset = 0
-        """The bytes read so far: the end of the last record that `read` returned."""
-        self._kind = kind
-        self._adapter: TypeAdapter[R] = TypeAdapter(kind)
-        self._lines = 0
-        self._lock = threading.Lock()
-
-    @property
-    def place(self) -> str:
-        """File and line of the last record read, for messages."""
-        return f"{self.path}, line {self._lines}"
-
-    def read(self) -> Iterator[R]:
-        """Yield the records that were appended since the last call, at first all of them.
-
-        Raises:
-            StepalignError: naming the line, where the file is damaged in another way than by a kill.
-        """
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        return
-                    self._lines += 1
-                    try:
-                        record = self._adapter.validate_json(line, strict=True)
-                    except ValidationError as error:
-                        if not _is_torn(line):
-                            reason = f"not a {_name(self._kind)}: {explain(error)}"
-                            raise StepalignError(f"{self.place}: {reason}") from None
-                        self.offset += len(line)
-                        continue
-                    self.offset += len(line)
-                    yield record
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StepalignError(f"{self.path}: {error.strerror}") from None
-
-    def append(self, *records: R, durable: bool = False) -> None:
-        """Append records in one write.
-
-        Args:
-            records: all of them are in the file when this returns, or a part after a kill.
-            durable: flush to the disk, so that a power cut does not lose them either.
-        """
-        lines = b"".join(self._adapter.dump_json(record) + b"\n" for record in records)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
-                with self._lock:
-                    _lock_file(descriptor)
-                    size = os.fstat(descriptor).st_size
-                    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                    lines = b"\n" + lines if torn else lines
-                    if os.write(descriptor, lines) < len(lines):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if durable:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
-
-    def truncate(self, offset: int | None = None) -> None:
-        """Cut the file at `offset`, by default after the last record read. For the only writer of a file."""
-        self.offset = self.offset if offset is None else offset
-        try:
-            if self.path.exists():
-                os.truncate(self.path, self.offset)
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
-
-
-def _is_torn(line: bytes) -> bool:
-    """Return whether a line is the beginning of a JSON object, as a killed writer leaves it."""
-    try:
-        TypeAdapter(Any).validate_json(line.rstrip(b"\n").decode(errors="ignore"))
-    except ValidationError as error:
-        return "EOF while parsing" in str(error)
-    return False
-
-
-def _lock_file(descriptor: int) -> None:
-    """Lock an open file until it is closed. The lock reaches other hosts where the file system supports it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
+        if error.errno not in NOT_SUPPORTED or not path.is_dir():
             raise
 
 
@@ -336,14 +226,15 @@ def _within(key: str, tables: Iterable[str]) -> bool:
     return any(key == table or key.startswith(f"{table}.") for table in tables)
 
 
-def _name(kind: Any) -> str:
+def name_of(kind: Any) -> str:
     """Return a record class's name; of an annotated union, all names."""
-    return " or ".join(map(_name, get_args(get_args(kind)[0]))) if get_origin(kind) is Annotated else kind.__name__
+    return " or ".join(map(name_of, get_args(get_args(kind)[0]))) if get_origin(kind) is Annotated else kind.__name__
 
 
 def _indented(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def _unwritable(path: Path, error: OSError) -> StepalignError:
+def unwritable(path: Path, error: OSError) -> StepalignError:
+    """Make the error of a file that could not be written."""
     return StepalignError(f"{path}: could not be written: {error.strerror}; nothing else was lost")

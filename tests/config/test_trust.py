@@ -1,11 +1,13 @@
 """What a recipe of unknown origin may read."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from stepalign import config, prompts
+from stepalign.config.registry import Table
 from stepalign.errors import StepalignError
 
 RECIPE = """
@@ -15,7 +17,8 @@ problems.train.source = "sums"
 critic = { kind = "openai", base_url = "http://localhost/v1", model = "m" }
 """
 TEMPLATE_KEYS = ["critic.prompt", "context.template", "context.fallback_template", "prompts.solver",
-                 "model.chat_template_path", "probe.contexts"]  # fmt: skip
+                 "model.chat_template_path", "probe.contexts", "algorithm.feedback_template",
+                 "locator.contexts"]  # fmt: skip
 Load = Callable[..., config.Recipe]
 
 
@@ -34,8 +37,30 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     return load
 
 
-def naming(key: str, path: Path | str) -> str:
-    return f"{key}=['{path}']" if key == "probe.contexts" else f"{key}='{path}'"
+def naming(key: str, path: Path | str) -> list[str]:
+    """Overrides that name a file under a key, of the kind of table that has the key."""
+    kind = {
+        "algorithm.feedback_template": ["algorithm.kind=rltf-fm", "training.num_generations=2"],
+        "locator.contexts": ["locator.kind=credit"],
+    }
+    return [*kind.get(key, ()), f"{key}=['{path}']" if key.endswith(".contexts") else f"{key}='{path}'"]
+
+
+def tables(base: type[Table]) -> Iterator[type[Table]]:
+    yield base
+    for table in base.__subclasses__():
+        yield from tables(table)
+
+
+def test_every_key_that_names_a_template_is_marked() -> None:
+    keys: dict[str, bool] = {}
+    for table in tables(Table):
+        for name, info in table.model_fields.items():
+            if re.search(r"template(_path)?$|^(contexts|prompt|solver)$", name):
+                extra = info.json_schema_extra
+                keys[f"{table.__name__}.{name}"] = isinstance(extra, dict) and bool(extra.get("template"))
+    assert {key.partition(".")[2] for key in keys} == {key.partition(".")[2] for key in TEMPLATE_KEYS}
+    assert all(keys.values()), keys
 
 
 @pytest.mark.parametrize("key", TEMPLATE_KEYS)
@@ -50,8 +75,8 @@ def test_a_template_elsewhere_needs_trust(key: str, load: Load, tmp_path: Path) 
                  "../../../../../../../../etc/passwd"):  # fmt: skip
         if Path(path).exists():
             with pytest.raises(StepalignError, match=rf"{key} = .*neither in the recipe's folder .* give --trust"):
-                load(naming(key, path))
-            load(naming(key, path), trust=True)
+                load(*naming(key, path))
+            load(*naming(key, path), trust=True)
 
 
 @pytest.mark.parametrize("key", TEMPLATE_KEYS)
@@ -59,7 +84,7 @@ def test_a_template_near_the_recipe_needs_none(key: str, load: Load, tmp_path: P
     (tmp_path / "work" / "prompts").mkdir()
     for path in (tmp_path / "recipes" / "mine.txt", tmp_path / "work" / "prompts" / "mine.txt"):
         path.write_text("")
-        load(naming(key, path))
+        load(*naming(key, path))
     (tmp_path / "work" / "link.txt").symlink_to(tmp_path / "recipes" / "mine.txt")
     for name in (
         "prompts/mine.txt",
@@ -70,7 +95,7 @@ def test_a_template_near_the_recipe_needs_none(key: str, load: Load, tmp_path: P
         "x" * 5000,
         Path(prompts.__file__),
     ):
-        load(naming(key, name))
+        load(*naming(key, name))
 
 
 def test_the_root_is_near_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

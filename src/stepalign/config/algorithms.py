@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from stepalign.config.registry import FAMILIES, RUNTIME, Share, Table, register
+from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Share, Table, register
 
 
 class AlgorithmConfig(Table):
@@ -291,7 +291,7 @@ class RLTFFMConfig(PolicyGradientConfig):
     kind: Literal["rltf-fm"] = "rltf-fm"
     feedback_weight: NonNegativeFloat = 0.1
     """The weight of the critiques' mean negative log-likelihood."""
-    feedback_template: str = "feedback-request"
+    feedback_template: Annotated[str, TEMPLATE] = "feedback-request"
     """The name or file of the template that asks for a critique; it may use `problem` and `attempt`."""
 
 

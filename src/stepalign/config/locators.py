@@ -37,7 +37,7 @@ class CreditLocatorConfig(LocatorConfig):
     """The step with the lowest credit under a context."""
 
     kind: Literal["credit"] = "credit"
-    contexts: tuple[Annotated[str, TEMPLATE], ...] = ()
+    contexts: Annotated[tuple[str, ...], TEMPLATE] = ()
     """Contexts by name or file; none means the recipe's own."""
 
 

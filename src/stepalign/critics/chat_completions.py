@@ -1,9 +1,9 @@
 """Chat completions of a served model, with a cache of its replies on disk.
 
-A request's content is its key, and no reply is paid for twice. The cache is an append log (`io.AppendLog`): several
-processes, on several hosts, may share it, and a kill at any moment loses at most the line that is being written. Memory
-holds keys and places in the file, not texts. What the checks made of a reply is not kept, so checks and validation may
-change. Left out: eviction, because the file is the run's, a few kB a reply.
+A request's content is its key, and no reply is paid for twice. The cache is an append log: several processes, on
+several hosts, may share it, and a kill at any moment loses at most the line that is being written. Memory holds keys
+and places in the file, not texts. What the checks made of a reply is not kept, so checks and validation may change.
+Left out: eviction, because the file is the run's, a few kB a reply.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from stepalign import config
+from stepalign.append_log import AppendLog
 from stepalign.critics.llm import MAX_CHARS_PER_TOKEN, ModelReply, without_thinking
-from stepalign.io import AppendLog
 from stepalign.serving.client import Call, Client, to_json
 from stepalign.serving.endpoints import Endpoints
 

@@ -26,9 +26,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from stepalign import config, trace
+from stepalign.append_log import AppendLog
 from stepalign.data import Loaded, split
 from stepalign.errors import StepalignError
-from stepalign.io import AppendLog, claim, to_json, write_json, write_jsonl
+from stepalign.io import claim, to_json, write_json, write_jsonl
 from stepalign.records import Problem, Rollout
 
 Attempt = Callable[[Sequence[Problem]], Iterable[Rollout]]

@@ -16,13 +16,14 @@ from accelerate import Accelerator
 
 from stepalign import config, models, prompts
 from stepalign.algorithms.teacher_prompt import limit_to_context
+from stepalign.append_log import AppendLog
 from stepalign.chat import load_chat
 from stepalign.console import Console
 from stepalign.contexts import load
 from stepalign.contexts.wrong import check_has_wrong
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.io import AppendLog, claim, kept_date
+from stepalign.io import claim, kept_date
 from stepalign.manifest import manifest
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, inputs, page

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from stepalign import config
+from stepalign.append_log import AppendLog
 from stepalign.errors import StepalignError
-from stepalign.io import AppendLog, remove_leftovers, write_jsonl
+from stepalign.io import remove_leftovers, write_jsonl
 from stepalign.records import Problem, Rollout, StepValues
 from stepalign.rollouts import Request
 from stepalign.rollouts.generate import Solver

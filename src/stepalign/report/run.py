@@ -10,9 +10,10 @@ from typing import Annotated, Any, Required
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from stepalign.append_log import AppendLog
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures, Evaluation
-from stepalign.io import AppendLog, explain, read_json, read_jsonl, read_text
+from stepalign.io import explain, read_json, read_jsonl, read_text
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")

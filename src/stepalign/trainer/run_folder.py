@@ -25,10 +25,10 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from stepalign import config
+from stepalign.append_log import AppendLog
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import (
-    AppendLog,
     claim,
     differences,
     kept_date,
