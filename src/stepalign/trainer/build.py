@@ -22,6 +22,7 @@ from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
+from stepalign.losses import fused
 from stepalign.policy import Policy
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
@@ -107,6 +108,8 @@ def build_trainer(
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
     _say_what_runs(recipe, console, world, strategy, precision, last, has_checksums=has_checksums)
+    if accelerator.device.type == "cuda" and fused.kernels(accelerator.device) is None:
+        console.warn("triton is not installed: the losses take torch's slower form (pip install triton)")
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if critic is not None and not step and _needs_trial(recipe.critic):
