@@ -176,7 +176,8 @@ class Soak:
                 self.run_seconds = min(self.run_seconds, time.monotonic() - begin)
             process.kill()
             process.join()
-        self.compare(f"{kills} kills at random moments", settings)
+        name = f"killed at random moments, {kills} times" if kills else "meant to be killed, ended before"
+        self.compare(name, settings)
 
     def kill_at_an_event(self) -> None:
         """Kill a run when a file appears, and resume it."""

@@ -359,3 +359,11 @@ def test_an_adapter_on_a_base_in_four_bits_learns_and_the_base_stays(tiny_llama:
     trained(policy)
     assert torch.equal(policy.forward_base(batch()), base)
     assert (policy(batch()) - base).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"base": 3}'])
+def test_a_damaged_manifest_is_no_folder_of_something_else(content: str, tmp_path: Path) -> None:
+    assert models.kept_fingerprint(tmp_path) == {}
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(StepalignError, match=r"manifest\.json: damaged"):
+        models.kept_fingerprint(tmp_path)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, product
+from pathlib import Path
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -304,8 +305,11 @@ def load_tokenizer(model: config.ModelConfig) -> tuple[PreTrainedTokenizerBase, 
     try:
         eos = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
         ids = frozenset(map(int, eos if isinstance(eos, list) else [] if eos is None else [eos]))
-    except OSError:
+    except OSError as error:
         ids = frozenset()
+        if not Path(model.location).is_dir():  # a local folder may lack the file; the hub may also be out of reach
+            log.warning("%s: no generation_config.json (%s): only the tokenizer's EOS ends a completion",
+                        model.name_or_path, first_line(error))  # fmt: skip
     except Exception as error:
         reason = f"its generation_config.json cannot be read: {first_line(error)}"
         raise StepalignError(f"model.name_or_path = {model.name_or_path!r}: {reason}") from None

@@ -147,12 +147,20 @@ def kept_fingerprint(run_folder: Path) -> dict[str, str]:
     """Return the fingerprint of the base that a run began with; empty for a folder of something else.
 
     Names of a teacher's files begin with `teacher/`.
+
+    Raises:
+        StepalignError: the folder's manifest is damaged.
     """
+    path = run_folder / "manifest.json"
     try:
-        kept = json.loads((run_folder / "manifest.json").read_bytes()).get("base")
-    except (OSError, ValueError, AttributeError):
+        kept: dict[str, str] = json.loads(path.read_bytes()).get("base", {})
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise StepalignError(f"{path}: damaged: {first_line(error)}") from None
+    if not isinstance(kept, dict):
+        raise StepalignError(f"{path}: damaged: base is {kept!r}, not a table")
+    return kept
 
 
 def _digest(path: Path) -> str:
