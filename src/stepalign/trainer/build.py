@@ -80,6 +80,7 @@ def build_trainer(
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
     if isinstance(critic, ServedCritic) and (last is None or last.name < f"step-{recipe.training.max_steps:06d}"):
         world.on_main(critic.check_servers)
+    has_checksums = world.on_main(lambda: checkpoints.verify(last)) if last else True
 
     # The weights.
     accelerator = _accelerator(recipe)
@@ -96,9 +97,8 @@ def build_trainer(
 
     # The run so far.
     run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision)
-    step, has_checksums = 0, True
+    step = 0
     if last:
-        has_checksums = world.on_main(lambda: checkpoints.verify(last))
         step, algorithm_state = checkpoints.load(last, policy, optimizer)
         algorithm.load_state_dict(policy, algorithm_state)
     run.drop_metrics_after(step)
@@ -107,6 +107,9 @@ def build_trainer(
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
     _say_what_runs(recipe, console, world, strategy, precision, last, has_checksums=has_checksums)
+    if dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        console.say(f"problems: {len(train)} for training, left out: {reasons}")
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if critic is not None and not step and _needs_trial(recipe.critic):
@@ -186,7 +189,7 @@ def _say_what_runs(
 
 
 def _needs_trial(critic: config.CriticConfig | None) -> bool:
-    """Return whether a critic may be unable to write any critique, and whether its recipe minds."""
+    """Return whether a critic may be unable to write any critique, and its recipe limits the failures."""
     return isinstance(critic, config.LLMCriticConfig) and critic.max_failure_share < 1
 
 
