@@ -23,7 +23,7 @@ test-kernels: $(VENV)/.dev  ## The Triton kernels, in Triton's interpreter where
 	$(PIP) triton
 	$(BIN)/python -m pytest tests/test_triton_kernels.py
 
-gpu-check: $(VENV)/.dev  ## Correctness, speed and memory on one CUDA card in about 8 minutes; nothing is downloaded
+gpu-check: $(VENV)/.dev  ## Correctness, speed and memory on one CUDA card in at most 8 minutes; nothing is downloaded
 	$(BIN)/python bench/gpu_check.py
 
 lint: $(VENV)/.dev  ## Format, lint, types

@@ -3,17 +3,19 @@
 Nothing is downloaded. Each part runs in a process of its own and within its time; a part that fails does not stop the
 others. The results go to a JSON file beside the plan for the same card.
 
-    make gpu-check                                  # one card, about 8 minutes
+    make gpu-check                                  # one card, at most 8 minutes
     python bench/gpu_check.py --device cpu          # small sizes on a CPU: does the script run?
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import torch
 from transformers import Qwen3Config
 
 from paper_step import SHAPES
+from stepalign.assets import SOLVER
 
 BENCH = Path(__file__).parent
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}
@@ -39,8 +42,11 @@ def main() -> int:
     name = torch.cuda.get_device_name() if cuda else "cpu"
     peak = next((value for part, value in PEAK_TFLOPS.items() if part in name), None)
     found: dict[str, Any] = {
-        "device": name, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "peak_tflops": peak, "parts": {}
+        "device": name, "torch": torch.__version__, "triton": find_spec("triton") is not None,
+        "date": time.strftime("%Y-%m-%d"), "peak_tflops": peak, "parts": {}
     }  # fmt: skip
+    if cuda and not found["triton"]:
+        print("triton is not installed: its kernels are not checked, and the losses take torch's slower form")
     deadline = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         for part, command in parts(Path(folder), cuda, peak).items():
@@ -62,10 +68,13 @@ def parts(folder: Path, cuda: bool, peak: float | None) -> dict[str, list[str]]:
     tests = ["tests/test_gpu.py", "tests/test_triton_kernels.py", "tests/losses", "-m", "gpu or not slow"]
     plan = ["recipes/paper/stepalign.toml", "--trust", f"model.name_or_path={folder}", "--completion-tokens", "2048"]
     plan += ["training.rollouts_per_step=8"]
+    plan += [f"problems.{part}={{ source = 'sums', seed = {n} }}" for n, part in enumerate(("train", "evaluation"))]
     plan += ["--hardware", "h200" if cuda and "H200" in torch.cuda.get_device_name() else "h100"]
+    for tokenizer in (*SOLVER.glob("tokenizer*"), SOLVER / "chat_template.jinja"):  # any one: a plan needs prompts
+        shutil.copy(tokenizer, folder)
     Qwen3Config(**SHAPES["qwen3-1.7b"], tie_word_embeddings=True).save_pretrained(folder)
     return {
-        "correctness": [python, "-m", "pytest", "-q", *(tests if cuda else tests[1:2])],
+        "correctness": [python, "-m", "pytest", "-q", *(tests if cuda else tests[2:3])],
         "objective": [
             python, str(BENCH / "objective.py"), *sizes, "--repeats", "5", "--json", str(folder / "objective.json"),
         ],

@@ -8,16 +8,12 @@ micro-batches, sampling settings and thread count are the same. Each repeat runs
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-from step import peak_rss, show
+from step import peak_rss, silence_trl, take_turns, time_trl
 
 PROBLEMS, GROUP, TOKENS, PROMPT_TOKENS = 2, 8, 150, 300
 
@@ -32,21 +28,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=("stepalign", "trl"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.side:
-        print(json.dumps({"stepalign": run_stepalign, "trl": run_trl}[options.side](options)))
-        return
-    results: dict[str, list[dict[str, Any]]] = {"trl": [], "stepalign": []}
-    for _ in range(options.repeats):
-        for side, measured in results.items():
-            command = [sys.executable, __file__, "--side", side, "--model", options.model]
-            command += ["--micro-batch", str(options.micro_batch), "--precision", options.precision]
-            command += ["--gsm8k", str(options.gsm8k)]
-            answer = subprocess.run(command, capture_output=True, text=True, check=False)
-            if answer.returncode:
-                sys.exit(answer.stderr)
-            measured.append(json.loads(answer.stdout.splitlines()[-1]))
-            print(side, measured[-1], flush=True)
-    show(results, options)
+    take_turns({"trl": run_trl, "stepalign": run_stepalign}, options)
 
 
 def parity(text: str) -> bool:
@@ -123,63 +105,21 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_trl(options: argparse.Namespace) -> dict[str, Any]:
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    warnings.simplefilter("ignore")
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoTokenizer, TrainerCallback
+    silence_trl()
     from trl import GRPOConfig, GRPOTrainer
 
-    times: list[float] = []
     tokens: list[int] = []
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, *args: object, **kwargs: object) -> None:
-            times.append(time.perf_counter())
-
-        def on_step_end(self, *args: object, **kwargs: object) -> None:
-            times.append(time.perf_counter())
 
     def reward(completions: list[Any], completion_ids: list[list[int]], **_: object) -> list[float]:
         tokens.append(sum(map(len, completion_ids)))
         return [float(parity(completion[0]["content"])) for completion in completions]
 
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in statements(options)]
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = GRPOTrainer(
-            model=options.model,
-            reward_funcs=reward,
-            args=GRPOConfig(
-                output_dir=folder,
-                per_device_train_batch_size=options.micro_batch,
-                gradient_accumulation_steps=PROBLEMS * GROUP // options.micro_batch,
-                num_generations=GROUP,
-                max_steps=1,
-                max_completion_length=TOKENS,
-                temperature=1.0,
-                top_p=1.0,
-                top_k=0,
-                beta=0.0,
-                loss_type="grpo",
-                learning_rate=5e-6,
-                bf16=False,
-                gradient_checkpointing=False,
-                use_cpu=True,
-                report_to=[],
-                save_strategy="no",
-                model_init_kwargs={"dtype": "float32"},
-            ),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(options.model, padding_side="left"),
-            peft_config=LoraConfig(
-                r=16,
-                lora_alpha=32,
-                target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-            ),
-            callbacks=[Clock()],
-        )
-        trainer.train()
-    return {"seconds": times[1] - times[0], "rss_gb": peak_rss(), "completion_tokens": sum(tokens)}
+    own = {"reward": reward, "beta": 0.0, "loss_type": "grpo"}
+    measured = time_trl(
+        GRPOTrainer, GRPOConfig, rows, options, PROBLEMS * GROUP, num_generations=GROUP, max_tokens=TOKENS, **own
+    )
+    return {**measured, "completion_tokens": sum(tokens)}
 
 
 if __name__ == "__main__":

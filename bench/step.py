@@ -18,11 +18,15 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 ROLLOUTS, TOKENS = 16, 96
+
+Side = Callable[[argparse.Namespace], dict[str, Any]]
+"""Measures one contender's step."""
 
 
 def main() -> None:
@@ -37,18 +41,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=("stepalign", "trl"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    take_turns({"trl": run_trl, "stepalign": run_stepalign}, options)
+
+
+def take_turns(sides: dict[str, Side], options: argparse.Namespace) -> None:
+    """Run each side in a process of its own, in turns, and show the medians. With `--side` run that side here."""
     if options.side:
-        print(json.dumps({"stepalign": run_stepalign, "trl": run_trl}[options.side](options)))
+        print(json.dumps(sides[options.side](options)))
         return
-    results: dict[str, list[dict[str, Any]]] = {"trl": [], "stepalign": []}
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(options.repeats):
         for side, measured in results.items():
-            command = [sys.executable, __file__, "--side", side, "--model", options.model]
-            command += ["--micro-batch", str(options.micro_batch)]
-            command += ["--micro-batch-tokens", str(options.micro_batch_tokens)]
-            command += ["--precision", options.precision]
-            command += ["--gsm8k", str(options.gsm8k)] if options.gsm8k else []
-            answer = subprocess.run(command, capture_output=True, text=True, check=False)
+            answer = subprocess.run(
+                [sys.executable, *sys.argv, "--side", side], capture_output=True, text=True, check=False
+            )
             if answer.returncode:
                 sys.exit(answer.stderr)
             measured.append(json.loads(answer.stdout.splitlines()[-1]))
@@ -121,11 +127,7 @@ def run_stepalign(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_trl(options: argparse.Namespace) -> dict[str, Any]:
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    warnings.simplefilter("ignore")
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoTokenizer, TrainerCallback
+    silence_trl()
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
     from stepalign import config, data, prompts
@@ -141,6 +143,33 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
         }
         for problem in loaded
     ]
+    own = {"distillation_mode": "full_logits", "distillation_alpha": 0.0, "teacher_model_kind": "base"}
+    return time_trl(SDFTTrainer, SDFTConfig, rows, options, ROLLOUTS, num_generations=1, max_tokens=TOKENS, **own)
+
+
+def silence_trl() -> None:
+    """Keep TRL's warnings out of the results. Call before TRL is imported."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    warnings.simplefilter("ignore")
+
+
+def time_trl(
+    trainer_class: Any,
+    config_class: Any,
+    rows: list[dict[str, Any]],
+    options: argparse.Namespace,
+    rollouts: int,
+    *,
+    num_generations: int,
+    max_tokens: int,
+    reward: Callable[..., list[float]] | None = None,
+    **own: Any,
+) -> dict[str, Any]:
+    """Time one step of a TRL trainer with the settings of ours. `own` are settings of the trainer's kind."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoTokenizer, TrainerCallback
+
     times: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -151,21 +180,19 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
             times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = SDFTTrainer(
+        trainer = trainer_class(
             model=options.model,
-            args=SDFTConfig(
+            **({"reward_funcs": reward} if reward else {}),
+            args=config_class(
                 output_dir=folder,
                 per_device_train_batch_size=options.micro_batch,
-                gradient_accumulation_steps=ROLLOUTS // options.micro_batch,
-                num_generations=1,
+                gradient_accumulation_steps=rollouts // options.micro_batch,
+                num_generations=num_generations,
                 max_steps=1,
-                max_completion_length=TOKENS,
+                max_completion_length=max_tokens,
                 temperature=1.0,
                 top_p=1.0,
                 top_k=0,
-                distillation_mode="full_logits",
-                distillation_alpha=0.0,
-                teacher_model_kind="base",
                 learning_rate=5e-6,
                 bf16=False,
                 gradient_checkpointing=False,
@@ -173,6 +200,7 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
                 report_to=[],
                 save_strategy="no",
                 model_init_kwargs={"dtype": "float32"},
+                **own,
             ),
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(options.model, padding_side="left"),

@@ -25,7 +25,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.io import claim, kept_date, read_jsonl, sha256, to_json, write_atomically, write_jsonl
+from stepalign.io import claim, kept_date, sha256, to_json, write_atomically, write_jsonl
 from stepalign.policy import ADAPTER
 from stepalign.process_supervision import benchmark, locators
 from stepalign.process_supervision.traces import to_traces
@@ -176,7 +176,7 @@ def critique(
         problems_file: the rollouts' problems (JSONL).
         prices: of a million tokens; the report then has the cost.
     """
-    results = _critique_all(settings, _attempts(settings, rollouts, problems_file), out)
+    results = _critique_all(settings, read_attempts(rollouts, problems_file or settings.problems), out)
     write_atomically(report_path(out), to_json(summarize(results, prices)) + "\n")
     return results
 
@@ -189,7 +189,7 @@ def check_critiques(
     Returns:
         Each critique, repaired where the recipe says so, or the reason why no teacher may be shown it.
     """
-    attempts = _attempts(settings, rollouts, problems_file)
+    attempts = read_attempts(rollouts, problems_file or settings.problems)
     table = settings.critic or config.ProgramCriticConfig()
     results = []
     with registry.build(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as done:
@@ -261,12 +261,6 @@ def process_bench(
 def report_path(critiques: Path) -> Path:
     """Return the path of the report on a file of critiques."""
     return critiques.with_name(f"{critiques.stem}-report.json")
-
-
-def _attempts(settings: config.Recipe, rollouts: Path, problems_file: Path | None) -> list[tuple[Problem, Rollout]]:
-    if problems_file is None:
-        return read_attempts(rollouts, prepare(settings.problems)[0], "the recipe")
-    return read_attempts(rollouts, read_jsonl(problems_file, Problem), str(problems_file))
 
 
 def _critique_all(

@@ -27,6 +27,11 @@ class View:
                 f"{len(self.completion_ids)} ids (found {self.loss_start} … {self.loss_stop})"
             )
 
+    @classmethod
+    def whole(cls, prompt_ids: TokenIds, completion_ids: TokenIds) -> "View":
+        """Build a view whose whole completion carries loss."""
+        return cls(prompt_ids=prompt_ids, completion_ids=completion_ids, loss_start=0, loss_stop=len(completion_ids))
+
     @property
     def num_loss_tokens(self) -> int:
         """The number of tokens in the loss."""

@@ -4,26 +4,30 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from stepalign import contexts
+from stepalign import contexts, models
 from stepalign.algorithms.credit_grpo import CreditExample, CreditGRPO
 from stepalign.chat import Chat, load_chat
-from stepalign.config import CreditGRPOConfig, Recipe
+from stepalign.collate import collate
+from stepalign.config import ContextConfig, CreditGRPOConfig, Recipe
 from stepalign.console import Console
 from stepalign.contexts import ContextInput
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.losses.advantages import Modulation, modulate
+from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
 from stepalign.trace import parse, token_span
 from stepalign.trainer.accumulation import local_passes, update
+from stepalign.views import View
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -242,6 +246,53 @@ def test_a_rollout_without_a_context_keeps_its_plain_advantage_and_is_counted(
     assert dict(step.failures) == {"nothing to show: no sibling": 1, "no wrong context": 1}
     assert dict(step.outcomes) == {"trained": 2, "without credit": 2}
     assert [example.advantage > 0 for example in step.examples] == [True, False]
+
+
+def test_a_context_of_the_fallback_a_cut_one_and_an_empty_one_are_counted(
+    chat: Chat, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    rollouts = group(chat)
+    answers: dict[str, Any] = {one.id: replace(critique(one, False, True), text="CARE " * 400) for one in rollouts}
+    answers["r3"] = CritiqueFailure(rollout_id="r3", critic="c", reason="parse")
+    keys = ("context.template=second-turn", "critic.on_failure=refsol", "teacher.max_length=600")
+    step = algorithm(chat, make_recipe(*KEYS, *keys)).build_examples(rollouts, {"p": PROBLEM}, answers)
+    assert dict(step.outcomes) == {"trained": 4, "without credit": 0, "fallback": 1, "cut": 3}
+    assert dict(step.failures) == {"parse": 1}
+
+    (tmp_path / "empty.txt").write_text("{% if correct %}{{ problem }} {{ attempt }}{% endif %}")
+    settings = make_recipe(*KEYS).model_copy(
+        update={"context": ContextConfig(template=str(tmp_path / "empty.txt"), fallback_template="refsol")}
+    )
+    step = algorithm(chat, settings).build_examples(rollouts, {"p": PROBLEM}, {})
+    assert dict(step.outcomes) == {"trained": 4, "without credit": 3}
+    assert dict(step.failures) == {"nothing to show": 3}
+
+
+def test_log_probs_of_a_half_precision_model_are_not_rounded_to_it(
+    chat: Chat, policy: Policy, make_recipe: MakeRecipe
+) -> None:
+    made = algorithm(chat, make_recipe(*KEYS, "algorithm.kl_coef=0.1"))
+    (example, *_) = made.build_examples(group(chat), {"p": PROBLEM}, {}).examples
+    assert isinstance(example, CreditExample)
+    half = policy.to(torch.bfloat16)
+    found = made.reference_forward(half, [example], collate([example.student]))
+    teacher = collate(list(example.teachers))
+    expected = scores(half.forward_base(teacher), half.head, teacher.targets).log_probs
+    assert found.dtype == torch.float32
+    assert torch.equal(found[0], expected)
+
+
+def test_the_base_of_the_kl_is_kept_before_training_beside_any_teacher(chat: Chat, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe(*KEYS, "algorithm.kl_coef=0.1", "teacher.kind=live", "training.use_peft=false")
+    policy = models.load_policy(settings.model, settings.adapter, 0, torch.device("cpu"))
+    made, batch = algorithm(chat, settings), collate([View.whole((5, 6), (7, 8))])
+    before = policy.forward_base(batch)
+    made.begin(policy)
+    with torch.no_grad():
+        for parameter in policy.trainable():
+            parameter.mul_(1.5)
+    assert torch.equal(policy.forward_base(batch), before)
+    assert not torch.allclose(policy(batch), before)
 
 
 def test_what_cannot_be_contrasted_or_has_no_critique_is_refused(chat: Chat, make_recipe: MakeRecipe) -> None:

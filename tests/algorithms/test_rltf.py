@@ -106,6 +106,7 @@ def test_a_second_turn_as_good_as_the_first_ones_counts_in_the_mean_and_costs_no
     wrong = group(chat)[1:]
     turns = [second(wrong[0], wrong[1]), second(wrong[1], rollout(chat, 8, 5, 9, correct=True))]
     step = made.build_examples([*wrong[:2], *turns], {"p": PROBLEM}, {})
+    assert step.outcomes["fallback"] == 1, "its second turn read no critique"
     assert [(one.rollout_id, one.advantage) for one in step.examples] == [("r2/second", 1.0)]
     assert len(step.zero_gradient) == step.outcomes["dropped"] == step.failures["as good as the first turns"] == 1
 

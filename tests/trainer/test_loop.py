@@ -504,7 +504,7 @@ def test_problems_longer_than_the_context_are_left_out_counted_and_said(
         "dropped": {"longer than the model's context": 1},
     }
     assert '"long"' not in (folder / "problems" / "train.jsonl").read_text()
-    assert "problems: 4 for training, left out: 1 longer than the model's context" in capsys.readouterr().err
+    assert "problems left out: 1 longer than the model's context" in capsys.readouterr().err
 
 
 def test_no_problem_with_room_for_a_completion_is_an_error(make_recipe: MakeRecipe) -> None:

@@ -26,7 +26,7 @@ from stepalign import config
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.grpo import GRPO, PolicyGradientExample
 from stepalign.algorithms.self_distillation import distillation_example
-from stepalign.algorithms.teacher_context import TeacherContext, count_critiques
+from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, TeacherContext, count_critiques
 from stepalign.algorithms.teacher_prompt import DoesNotFit, limited_teacher
 from stepalign.algorithms.teacher_state import WithTeacher
 from stepalign.chat import Chat
@@ -34,6 +34,7 @@ from stepalign.collate import Batch, collate, split_views
 from stepalign.contexts import ContextInput, others
 from stepalign.contexts.wrong import check_has_wrong, wrong_inputs
 from stepalign.losses.advantages import Modulation, conserve, contrast, gather_steps, modulate
+from stepalign.losses.lm_head import logit_dtype
 from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
@@ -174,7 +175,7 @@ class CreditGRPO(WithTeacher, GRPO):
                     rollout_id,
                     CreditExample(
                         rollout_id=rollout_id,
-                        student=_whole(rollout),
+                        student=View.whole(rollout.prompt_ids, rollout.completion_ids),
                         advantage=0.0,
                         verdicts=tuple(values),
                         steps=steps,
@@ -209,18 +210,28 @@ class CreditGRPO(WithTeacher, GRPO):
                     step.failures["no wrong context"] += 1
                     continue
             try:
-                views = [
-                    distillation_example(self.chat, self.before, chosen.context, source, self.teacher).teacher
+                shown = [
+                    distillation_example(self.chat, self.before, chosen.context, source, self.teacher)
                     for source in sources
                 ]
             except DoesNotFit:
                 step.failures["teacher prompt too long"] += 1
                 continue
+            if not all(one.message for one in shown):
+                step.failures[NOTHING_TO_SHOW] += 1
+                continue
+            for name, applies in (("fallback", chosen.is_fallback), ("cut", any(one.cut for one in shown))):
+                if applies:
+                    step.outcomes[name] += 1
             steps = step_spans(rollout, parse(rollout.text, rollout.response_start))
             yield (
                 rollout.id,
                 CreditExample(
-                    rollout_id=rollout.id, student=_whole(rollout), advantage=0.0, teachers=tuple(views), steps=steps
+                    rollout_id=rollout.id,
+                    student=View.whole(rollout.prompt_ids, rollout.completion_ids),
+                    advantage=0.0,
+                    teachers=tuple(one.teacher for one in shown),
+                    steps=steps,
                 ),
             )
 
@@ -240,7 +251,7 @@ class CreditGRPO(WithTeacher, GRPO):
                 continue
             right, *wrong = self._log_probs(policy, example.teachers)
             parts.append(contrast(right, torch.stack(wrong)) if wrong else right)
-        teacher = torch.cat(parts).to(batch.targets.device, policy.head.dtype)
+        teacher = torch.cat(parts).to(batch.targets.device, logit_dtype(policy.head))
         return torch.stack([teacher, torch.full_like(teacher, torch.nan) if base is None else base.to(teacher.dtype)])
 
     def _log_probs(self, policy: Policy, views: Sequence[View]) -> list[Float[Tensor, " tokens"]]:
@@ -266,7 +277,9 @@ class CreditGRPO(WithTeacher, GRPO):
         """Compute Σ_t weight_t · L_t over the micro-batch's tokens, with each token's own advantage."""
         assert reference is not None
         teacher, base = reference
-        student = scores(hidden.detach(), head, batch.targets).log_probs
+        student = torch.zeros_like(teacher)
+        if self.algorithm.credit == "context" and any(one.rollout_id not in self._credit for one in examples):
+            student = scores(hidden.detach(), head, batch.targets).log_probs
         lengths = [example.student.num_loss_tokens for example in examples]
         advantages, credits = [], []
         pieces = zip(examples, torch.split(teacher, lengths), torch.split(student, lengths), strict=True)
@@ -294,6 +307,11 @@ class CreditGRPO(WithTeacher, GRPO):
         credit = teacher if self.algorithm.credit == "contrast" else teacher - student
         return gather_steps(credit, example.steps, self.algorithm.gather)
 
+    def begin(self, policy: Policy) -> None:
+        """Build the teacher, and keep the base where the loss has a KL to it."""
+        GRPO.begin(self, policy)
+        WithTeacher.begin(self, policy)
+
     def after_step(self, policy: Policy) -> None:
         """Drop the step's credit and old log-probabilities, and let the teacher follow."""
         GRPO.after_step(self, policy)
@@ -305,8 +323,3 @@ class CreditGRPO(WithTeacher, GRPO):
         teacher = sum(len(view.input_ids) for example in examples for view in example.teachers)
         base = sum(len(example.student.input_ids) for example in examples) if self.algorithm.kl_coef else 0
         return teacher + base
-
-
-def _whole(rollout: Rollout) -> View:
-    ids = rollout.completion_ids
-    return View(prompt_ids=rollout.prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids))

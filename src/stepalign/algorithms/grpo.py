@@ -80,8 +80,7 @@ class GRPO(Algorithm[PolicyGradientExample]):
             if len(set(rewards[0].tolist())) == 1:
                 step.failures["zero-variance group"] += len(group)
             for rollout, advantage in zip(group, advantages(rewards)[0].tolist(), strict=True):
-                ids = rollout.completion_ids
-                view = View(prompt_ids=rollout.prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids))
+                view = View.whole(rollout.prompt_ids, rollout.completion_ids)
                 if advantage == 0 and not self.algorithm.kl_coef:
                     step.outcomes["dropped"] += 1
                     step.zero_gradient.append(view)

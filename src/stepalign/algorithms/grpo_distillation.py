@@ -84,7 +84,7 @@ class GRPODistillation(SelfDistillation):
         )
         step.outcomes["distilled"], step.outcomes["rewarded"] = len(distilled), len(advantages)
         step.outcomes["trained"] = step.outcomes["dropped"] = 0
-        views = {rollout.id: _whole(rollout) for rollout in rollouts}
+        views = {rollout.id: View.whole(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts}
         scales = part_scales(
             [distilled[name].student.num_loss_tokens if name in distilled else 0 for name in views],
             [view.num_loss_tokens for view in views.values()],
@@ -149,11 +149,6 @@ class GRPODistillation(SelfDistillation):
     def reference_tokens(self, examples: Sequence[RewardedExample]) -> int:  # type: ignore[override]
         """Count the tokens that the teacher reads."""
         return super().reference_tokens([example.distilled for example in examples if example.distilled])
-
-
-def _whole(rollout: Rollout) -> View:
-    ids = rollout.completion_ids
-    return View(prompt_ids=rollout.prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids))
 
 
 def _distilled_tokens(example: RewardedExample) -> Tensor:

@@ -150,8 +150,7 @@ class RLTFFM(GRPO):
         prompt = build_teacher_prompt(
             self.chat, self.before, self.template, source, self.prompt, completion_tokens=len(ids)
         )
-        view = View(prompt_ids=prompt.ids, completion_ids=ids, loss_start=0, loss_stop=len(ids))
-        return f"{rollout.id}/feedback", view
+        return f"{rollout.id}/feedback", View.whole(prompt.ids, ids)
 
     def loss(  # type: ignore[override]
         self,

@@ -31,7 +31,7 @@ from stepalign.contexts import others
 from stepalign.losses.grpo import policy_gradient
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import CriticResult, Problem, Rollout, TokenIds
+from stepalign.records import CriticResult, Critique, Problem, Rollout, TokenIds
 from stepalign.views import View
 
 
@@ -142,14 +142,15 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
             for rollout in group:
                 if (turn := second.get(rollout.id)) is None:
                     continue
-                ids, advantage = turn.completion_ids, turn.correct - baseline
-                view = View(prompt_ids=rollout.prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids))
+                advantage, view = turn.correct - baseline, View.whole(rollout.prompt_ids, turn.completion_ids)
                 if advantage == 0:
                     step.outcomes["dropped"] += 1
                     step.failures["as good as the first turns"] += 1
                     step.zero_gradient.append(view)
                     continue
                 step.outcomes["trained"] += 1
+                if self.needs_critique and not isinstance(critiques.get(rollout.id), Critique):
+                    step.outcomes["fallback"] += 1
                 step.examples.append(PolicyGradientExample(rollout_id=turn.id, student=view, advantage=advantage))
         return step
 

@@ -155,6 +155,4 @@ class SFT(CrossEntropyLoss):
 
 def sequence_example(rollout: Rollout, prompt_ids: TokenIds) -> SequenceExample:
     """Build the example of a whole completion behind the solver's prompt."""
-    ids = rollout.completion_ids
-    view = View(prompt_ids=prompt_ids, completion_ids=ids, loss_start=0, loss_stop=len(ids))
-    return SequenceExample(rollout_id=rollout.id, student=view)
+    return SequenceExample(rollout_id=rollout.id, student=View.whole(prompt_ids, rollout.completion_ids))

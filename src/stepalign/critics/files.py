@@ -14,6 +14,7 @@ from stepalign import config
 from stepalign.append_log import AppendLog
 from stepalign.critics import Critic, ServedCritic
 from stepalign.critics.validation import ValidatedCritic
+from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, remove_leftovers, write_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
@@ -52,13 +53,17 @@ class ReplayCritic:
             )
 
 
-def read_attempts(path: Path, problems: Iterable[Problem], source: str) -> list[tuple[Problem, Rollout]]:
-    """Read a file of graded rollouts, each once, with its problem. `source` names the problems in messages."""
+def read_attempts(path: Path, source: Path | config.ProblemsConfig) -> list[tuple[Problem, Rollout]]:
+    """Read a file of graded rollouts, each once, with its problem from a file or from a recipe's training problems."""
+    if isinstance(source, Path):
+        problems, place = read_jsonl(source, Problem), str(source)
+    else:
+        problems, place = prepare(source)[0], "the recipe"
     by_id = {problem.id: problem for problem in problems}
     attempts: dict[str, tuple[Problem, Rollout]] = {}
     for rollout in read_jsonl(path, Rollout):
         if rollout.problem_id not in by_id:
-            raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r} in {source}")
+            raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r} in {place}")
         if rollout.grade is None:
             raise StepalignError(f"{path}: rollout {rollout.id} is not graded")
         if rollout.id in attempts:

@@ -18,7 +18,6 @@ from stepalign.critics.arithmetic.expressions import ANNOTATION
 from stepalign.critics.files import read_attempts
 from stepalign.data import files, normalize
 from stepalign.errors import StepalignError
-from stepalign.io import read_jsonl
 from stepalign.records import Problem, Rollout
 
 SYMBOLIC = "gsm_symbolic"
@@ -95,7 +94,7 @@ def reference_solutions(problems: Iterable[Problem]) -> Iterator[Solution]:
 
 def rollout_solutions(path: Path, problems_file: Path) -> Iterator[Solution]:
     """Yield graded rollouts unchanged."""
-    for problem, rollout in read_attempts(path, read_jsonl(problems_file, Problem), str(problems_file)):
+    for problem, rollout in read_attempts(path, problems_file):
         yield Solution(id=rollout.id, problem=problem, text=rollout.text, correct=rollout.correct, rollout=rollout)
 
 

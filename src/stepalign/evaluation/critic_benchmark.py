@@ -48,8 +48,8 @@ class PlantedTraces:
         by_id = {rollout.id: rollout for rollout in rollouts}
         by_text = {(rollout.problem_id, rollout.text): rollout for rollout in rollouts}
         problems = {problem.id: problem for problem in read_jsonl(folder / "problems.jsonl", Problem)}
-        slips = _spaced(read_jsonl(folder / "slips.jsonl", PlantedSlip), limit)
-        natural = _spaced(read_jsonl(folder / "natural.jsonl", Rollout), limit)
+        slips = evenly_spaced(read_jsonl(folder / "slips.jsonl", PlantedSlip), limit)
+        natural = evenly_spaced(read_jsonl(folder / "natural.jsonl", Rollout), limit)
         for slip in slips:
             if slip.rollout_id not in by_id or (slip.problem_id, slip.correct_text) not in by_text:
                 where = f"{folder / 'slips.jsonl'}: rollout {slip.rollout_id!r}"
@@ -169,6 +169,7 @@ def accuracies(trials: Sequence[Trial], *, resamples: int = 2000, seed: int = 0)
     }
 
 
-def _spaced(records: Sequence[T], limit: int | None) -> list[T]:
+def evenly_spaced(records: Sequence[T], limit: int | None) -> list[T]:
+    """Take at most `limit` records, evenly spaced; None takes all."""
     count = len(records) if limit is None else min(limit, len(records))
     return [records[place * len(records) // count] for place in range(count)]

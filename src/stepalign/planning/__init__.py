@@ -261,7 +261,7 @@ def table(settings: config.Recipe, plan: Plan, *, price: float | None = None) ->
             lines.insert(
                 1,
                 f"learning waits {_time(plan.waiting)} a step for critiques, {_time(plan.stages['critique'].seconds)} "
-                f"each, with critic.max_concurrency = {limit}; {enough} requests at once delay it least"
+                f"each, with critic.max_concurrency = {limit}; {enough} at once are enough"
                 + (f", so {math.ceil(enough / limit)} × the servers" if enough and enough > limit else ""),
             )
     teacher = f"; {given.teacher_prompt:,.0f} before it for the teacher" if "teacher" in plan.stages else ""

@@ -62,10 +62,7 @@ class ProbeCallback(TrainerCallback):
             with trainer.console.stage("probe", 1, "checkpoints") as advance:
                 credits, given = self._credits(trainer, path.parent)
                 if not self._scorer.teacher.moves:
-                    views = [
-                        View(prompt_ids=prompt, completion_ids=ids, loss_start=0, loss_stop=len(ids))
-                        for prompt, ids in ((rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts)
-                    ]
+                    views = [View.whole(rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts]
                     scores = score_views(policy, policy.head, views, share_prefixes=policy.shares_prefixes)
                     students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
                     credits = [replace(credit, student=students[credit.rollout_id]) for credit in credits]

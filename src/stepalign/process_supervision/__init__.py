@@ -1,1 +1,1 @@
-"""First wrong steps on human labels: ProcessBench's traces, locators, and Math-Shepherd's step values."""
+"""Process rewards: ProcessBench's human labels, locators of the first wrong step, Math-Shepherd's step values."""

@@ -33,7 +33,7 @@ Rule = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A locator's word on each trace, by rollout id. A trace that is absent counts as a miss."""
+    """A locator's answer for each trace, by rollout id. A trace that is absent counts as a miss."""
 
     name: str
     told: tuple[str, ...]

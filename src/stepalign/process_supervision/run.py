@@ -8,11 +8,10 @@ from pathlib import Path
 from stepalign import config
 from stepalign.console import Console
 from stepalign.critics.files import read_attempts
-from stepalign.data import prepare
-from stepalign.io import claim, kept_date, read_jsonl, sha256
+from stepalign.io import claim, kept_date, sha256
 from stepalign.policy import ADAPTER
 from stepalign.process_supervision.step_values import sample_step_values, step_ends
-from stepalign.records import Problem, StepValues
+from stepalign.records import StepValues
 from stepalign.rollouts.generate import open_solver
 
 
@@ -37,11 +36,7 @@ def step_values(
         adapter: the solver's; None is the base.
         num_rollouts: continuations of each step.
     """
-    if problems_file is None:
-        problems, source = prepare(settings.problems)[0], "the recipe"
-    else:
-        problems, source = read_jsonl(problems_file, Problem), str(problems_file)
-    attempts = read_attempts(rollouts, problems, source)
+    attempts = read_attempts(rollouts, problems_file or settings.problems)
     kept = out.with_name(f"{out.stem}-settings.json")
     date = kept_date(kept)
     claim(

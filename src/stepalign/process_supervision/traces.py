@@ -17,6 +17,7 @@ from stepalign.data.normalize import statement_digest
 from stepalign.data.processbench import DATASET, LabelledSolution
 from stepalign.error_injection.sets import to_rollout
 from stepalign.errors import StepalignError
+from stepalign.evaluation.critic_benchmark import evenly_spaced
 from stepalign.io import write_jsonl
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Mark, Problem, Rollout
@@ -104,7 +105,7 @@ def to_traces(
     known = {statement_digest(problem.statement): problem for problem in references}
     problems: dict[bytes, tuple[Problem, bool]] = {}
     traces, dropped = [], Counter[str]()
-    for solution in _spaced(solutions, limit):
+    for solution in evenly_spaced(solutions, limit):
         written = in_steps(solution.steps)
         if written is None:
             dropped[NOT_IN_STEPS] += 1
@@ -162,8 +163,3 @@ def _mark(trace: LabelledTrace) -> Mark:
     assert trace.first_error is not None
     start, end = trace.spans[trace.first_error - 1]
     return Mark(rollout_id=trace.rollout.id, step=trace.first_error, start=start, end=end, source="human")
-
-
-def _spaced(solutions: Sequence[LabelledSolution], limit: int | None) -> list[LabelledSolution]:
-    count = len(solutions) if limit is None else min(limit, len(solutions))
-    return [solutions[place * len(solutions) // count] for place in range(count)]

@@ -3,7 +3,7 @@
 Everything that can be wrong with a recipe is found before the weights are loaded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from stepalign.critics.self_critic import OwnModel, SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
+from stepalign.losses import fused
 from stepalign.policy import Policy
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
@@ -106,10 +107,9 @@ def build_trainer(
     optimizer = strategy.prepare(policy, optimizer)
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
-    _say_what_runs(recipe, console, world, strategy, precision, last, has_checksums=has_checksums)
-    if dropped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        console.say(f"problems: {len(train)} for training, left out: {reasons}")
+    _say_what_runs(recipe, console, world, strategy, precision, dropped, last, has_checksums=has_checksums)
+    if accelerator.device.type == "cuda" and fused.kernels(accelerator.device) is None:
+        console.warn("triton is not installed: the losses take torch's slower form (pip install triton)")
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
     if critic is not None and not step and _needs_trial(recipe.critic):
@@ -173,15 +173,18 @@ def _say_what_runs(
     world: World,
     strategy: ParallelStrategy,
     precision: str,
+    dropped: Mapping[str, int],
     last: Path | None,
     *,
     has_checksums: bool,
 ) -> None:
-    """Print processes, precision and the checkpoint that a run goes on from."""
+    """Print processes, precision, problems that are left out, and the checkpoint that a run goes on from."""
     if world.size > 1:
         console.say(f"{world.size} processes, {strategy.name}")
     if precision != "highest":
         console.say(f"float32 products in {precision} precision (bfloat16 factors, float32 sums)")
+    if dropped:
+        console.say("problems left out: " + ", ".join(f"{count} {reason}" for reason, count in dropped.items()))
     if last:
         console.say(f"{recipe.folder}: going on from {last.name}")
     if not has_checksums:

@@ -147,8 +147,7 @@ class WeightSync:
         self._policy.eval()
         scored = []
         for ids in self._texts:
-            view = View(prompt_ids=ids[:1], completion_ids=ids[1:], loss_start=0, loss_stop=len(ids) - 1)
-            batch = collate([view]).to(self._policy.head.device)
+            batch = collate([View.whole(ids[:1], ids[1:])]).to(self._policy.head.device)
             log_probs = scores(self._policy(batch), self._policy.head, batch.targets).log_probs
             scored.append(log_probs.float().cpu())
         self._policy.train(training)
