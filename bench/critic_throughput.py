@@ -24,8 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from stepalign import config
-from stepalign import data as problems
+from stepalign import config, data
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.critics.openai import OpenAICritic
 from stepalign.records import Critique, Grade, Problem, Rollout
@@ -36,7 +35,7 @@ DELAY_S, IN_FLIGHT = 0.05, 64
 
 def attempts(count: int) -> Iterator[tuple[Problem, Rollout]]:
     """Sums of four numbers, two of three with a slip at the second step."""
-    for number, problem in enumerate(problems.load(config.SumsConfig(count=count, terms=4, digits=3)).problems):
+    for number, problem in enumerate(data.load(config.SumsConfig(count=count, terms=4, digits=3)).problems):
         total, steps = 0, []
         for at, term in enumerate(map(int, problem.meta["terms"])):  # type: ignore[arg-type]
             if at:

@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from stepalign import config, prompts
-from stepalign import data as problems
+from stepalign import config, data, prompts
 from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE
@@ -46,7 +45,7 @@ def main() -> None:
     settings = config.ModelConfig(name_or_path=options.model)
     chat = load_chat(settings)
     template, _ = prompts.load("solver", frozenset({"problem"}))
-    loaded = problems.load(config.SumsConfig(count=max(96, options.requests), terms=4)).problems
+    loaded = data.load(config.SumsConfig(count=max(96, options.requests), terms=4)).problems
     prompt_ids = [chat.prompt_ids([Turn("user", template.render(problem=problem.statement))]) for problem in loaded]
     prefix = (chat.encode_text(" ".join(problem.statement for problem in loaded)) * 9)[: options.prefix]
     prompt_ids = [(*prefix, *ids) for ids in prompt_ids]

@@ -170,6 +170,8 @@ def time_trl(
     from peft import LoraConfig
     from transformers import AutoTokenizer, TrainerCallback
 
+    from stepalign import config
+
     times: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -204,11 +206,7 @@ def time_trl(
             ),
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(options.model, padding_side="left"),
-            peft_config=LoraConfig(
-                r=16,
-                lora_alpha=32,
-                target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-            ),
+            peft_config=LoraConfig(r=16, lora_alpha=32, target_modules=list(config.LoraConfig().target_modules)),
             callbacks=[Clock()],
         )
         trainer.train()

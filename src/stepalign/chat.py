@@ -1,8 +1,8 @@
 """Conversion of messages to prompt ids, and of sampled ids to text.
 
 Only the chat template emits control tokens. All that a person or a model wrote is encoded as plain text, so that a
-problem with `<|im_end|>` or `</think>` in it cannot end a turn. Sampled ids are decoded
-once, for reading, and never encoded again.
+problem with `<|im_end|>` or `</think>` in it cannot end a turn. Sampled ids are decoded once, for reading, and never
+encoded again.
 
 Control tokens are the special tokens, every EOS, and the added tokens of the chat template. Other added tokens are
 text (in Gemma: line breaks, runs of spaces).
@@ -293,11 +293,8 @@ class Chat:
         return text, starts
 
 
-def load_tokenizer(model: config.ModelConfig, *, key: str = "model") -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
-    """Load a model's tokenizer, and every token that ends a response: its own EOS, and its generation config's.
-
-    `key` is the recipe's table of the model, for the error.
-    """
+def load_tokenizer(model: config.ModelConfig) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
+    """Load a model's tokenizer, and every token that ends a response: its own EOS, and its generation config's."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
     except Exception as error:  # tokenizers raises a type of its own

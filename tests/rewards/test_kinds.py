@@ -26,7 +26,7 @@ EQUAL = {
     "number bases": [
         ("1010_2", r"1010 \text{ (base 2)}"),
         ("101_2", "101_{2}"), ("5", "101_2"), ("101_2", r"101_{\text{two}}"), ("101_2", "(101)_2"),
-        ("255", r"\text{FF}_{16}"), ("101_2", "101_{(2)}"),
+        ("255", r"\text{FF}_{16}"), ("101_2", "101_{(2)}"), ("21", r"1A \text{ (base eleven)}"),
     ],
     "units": [
         (r"\$15", "USD 15"), ("50¢", "50 cents"), ("40 mph", r"40 \frac{\text{miles}}{\text{hour}}"),
@@ -239,7 +239,7 @@ DIFFERENT = {
         ("5", "5 choose 2"), ("5", "5 factorial"), ("5", "5 = wrong"), ("5", "5 hopefully"), ("5", "5 TODO"),
         ("5", "5 supposedly"), ("5", "5 presumably"), ("5", "5 apparently"), ("5", "5 falsch"), ("5", "5 choose 3"),
         ("3", r"3 \text{ remainder } 1"), ("3", "3 rem 1"), ("5", "5 or"), ("5", r"5 \text{ and}"),
-        ("3", r"3 \mod 5"), ("15", "15 or"),
+        ("3", r"3 \mod 5"), ("15", "15 or"), ("5", "5 PROBABLY"), ("5", "5 SUPPOSEDLY"),
         ("5", r"\text{If } x=5"), ("5", r"5 \text{ fails}"), ("5", "4-5"), ("5", r"5 \pm 1"), ("5", r"5 \text{ or so}"),
         ("yes", "Yes and no"), ("5", r"\text{between 4 and } 5"), ("5", "5, not 6"), ("5", r"x \equiv 5 \pmod 7"),
         ("5", r"5 \text{ is wrong}"), ("5", r"\text{not } 5"), ("5", r"\neq 5"), ("5", r"\text{maybe } 5"),
@@ -283,7 +283,7 @@ DIFFERENT = {
         ("x>3", r"x\ge3"), ("x^2>1", "x^2<1"), ("(1,2)", r"1 \le x \le 2"),
     ],
     "degrees": [
-        (r"\sin 30^\circ", r"\sin 30"), (r"\sin 30^\circ", r"\sin 30"), (r"\cos 60^\circ", r"\cos 60"),
+        (r"\sin 30^\circ", r"\sin 30"), (r"\cos 60^\circ", r"\cos 60"),
     ],
     "choices": [
         ("A", "A) or B)"), ("B", "B) is not right"), ("B", "B: no, C"), ("B", "(B) and (C)"), ("A", "(A), (B)"),

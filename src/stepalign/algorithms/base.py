@@ -76,7 +76,7 @@ class Loss(Protocol[E_contra]):
         ...
 
     def reference_tokens(self, examples: Sequence[E_contra]) -> int:
-        """Count the tokens that `reference_forward` reads for these examples."""
+        """Count the tokens of the views that `reference_forward` reads, those that share a row in full."""
         ...
 
 

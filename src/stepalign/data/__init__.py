@@ -16,7 +16,6 @@ from stepalign.seeding import derive_seed
 
 __all__ = ["Loaded", "load", "prepare", "split"]
 
-
 log = logging.getLogger("stepalign")
 
 

@@ -61,7 +61,7 @@ class Loaded:
 
     problems: tuple[Problem, ...]
     dropped: dict[str, int]
-    """Rows left out, by reason: `empty statement`, `missing answer`, `duplicate`, `pass rate`."""
+    """Rows left out, by reason (`docs/problems.md`)."""
     places: dict[str, list[str]]
     """Their places in the source, by reason: the first `NAMED` of each."""
 
@@ -72,9 +72,7 @@ def text(row: Mapping[str, Any], column: str, where: str, *, numbers: bool = Fal
     Raises:
         StepalignError: the column is missing (naming those present) or holds something else.
     """
-    if column not in row:
-        raise StepalignError(f"{where}: no column {column!r}; columns present: {', '.join(row) or 'none'}")
-    value = row[column]
+    value = cell(row, column, where)
     match value:
         case None | str():
             return value or ""
@@ -90,6 +88,13 @@ def text(row: Mapping[str, Any], column: str, where: str, *, numbers: bool = Fal
             return _digits(value)
     expected = "text or a number" if numbers else "text"
     raise StepalignError(f"{where}: column {column!r}: {expected} is wanted, found {short(value)}")
+
+
+def cell(row: Mapping[str, Any], column: str, where: str) -> Any:
+    """Return a column's value, or raise an error that names the columns present."""
+    if column not in row:
+        raise StepalignError(f"{where}: no column {column!r}; columns present: {', '.join(row) or 'none'}")
+    return row[column]
 
 
 def _digits(number: Decimal) -> str:

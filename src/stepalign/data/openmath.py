@@ -1,8 +1,7 @@
 """`nvidia/OpenMathReasoning`: the paper's problems, mostly solved by a 72B model with tools.
 
 A row is one generated solution; a problem has many, and the first in the data set's order is its reference
-solution, without its thought. `pass_rate_72b_tir` is text: a number, or `n/a` where the
-pass rate is not known, which passes no bound.
+solution. `pass_rate_72b_tir` is text: a number, or `n/a` where the pass rate is not known, which passes no bound.
 
 The split is streamed: `datasets` would otherwise download all four splits (50 GB) before the first row, and
 with a limit only the beginning of one is needed. A whole pass over `cot` still reads 3.2 million solutions:

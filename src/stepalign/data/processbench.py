@@ -8,11 +8,10 @@ a solution whose final answer is right.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stepalign import config
 from stepalign.data import files
-from stepalign.data.normalize import Candidate, text
+from stepalign.data.normalize import Candidate, cell, text
 from stepalign.errors import StepalignError
 from stepalign.io import short
 from stepalign.trace import boxed
@@ -48,18 +47,18 @@ def read(path: Path) -> Iterator[LabelledSolution]:
     """
     ids = set()
     for _, where, row in files.rows(path):
-        steps = _column(row, "steps", where)
+        steps = cell(row, "steps", where)
         if (
             not isinstance(steps, list)
             or not steps
             or not all(isinstance(step, str) and step.strip() for step in steps)
         ):
             raise StepalignError(f"{where}: column 'steps': a list of texts is wanted, found {short(steps)}")
-        label = _column(row, "label", where)
+        label = cell(row, "label", where)
         if type(label) is not int or not -1 <= label < len(steps):
             wanted = f"the index of one of {len(steps)} steps from 0, or -1,"
             raise StepalignError(f"{where}: column 'label': {wanted} is wanted, found {short(label)}")
-        correct = _column(row, "final_answer_correct", where)
+        correct = cell(row, "final_answer_correct", where)
         if not isinstance(correct, bool):
             raise StepalignError(
                 f"{where}: column 'final_answer_correct': true or false is wanted, found {short(correct)}"
@@ -89,9 +88,3 @@ def candidates(source: config.ProcessBenchConfig) -> Iterator[Candidate]:
                 answer=solution.answer,
                 source=DATASET,
             )
-
-
-def _column(row: dict[str, Any], name: str, where: str) -> Any:
-    if name not in row:
-        raise StepalignError(f"{where}: no column {name!r}; columns present: {', '.join(row) or 'none'}")
-    return row[name]

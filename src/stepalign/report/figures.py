@@ -187,6 +187,7 @@ def draw_panels(panels: Sequence[Panel], columns: int = 1) -> Figure:
         if panel.unit == "share":
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, -0.02), min(high, 1.02))
+            axes.set_yticks([tick for tick in axes.get_yticks() if max(low, 0) <= tick <= min(high, 1)])
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g} %"))
         else:
             axes.set_ylabel(panel.unit)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from stepalign.rewards.scalars import Scalar, free_symbols
+from stepalign.rewards.scalars import Scalar, exact, free_symbols
 from stepalign.rewards.units import LARGE_NUMBERS, Unit, read_unit
 
 _MAX_EXPONENT = 4000
@@ -25,18 +25,8 @@ _BASE = re.compile(
     r"\(?(?P<digits>(?![A-Z]\b|[A-Z]_)[0-9A-Z]+)\)? ?"
     r"(?:_ ?\{?[ (]*(?:base )?(?P<base>\d+|[a-z]+)[ )]*\}?| \(?(?:in )?base (?P<word>\d+|[a-z]+)\)?)"
 )
-_BASES = {
-    "two": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-    "nine": 9,
-    "ten": 10,
-    "twelve": 12,
-}
+_BASE_NAMES = "two three four five six seven eight nine ten eleven twelve"
+_BASES = {name: base for base, name in enumerate(_BASE_NAMES.split(), 2)}
 _REPEATING = re.compile(
     r"(?<![\d.])(?P<whole>\d*)\.(?P<fixed>\d*)"
     r"(?:\\(?:overline|bar|dot) ?(?:\{(?P<line>\d+)\}|(?P<digit>\d))(?P<more>\d*\\dot ?\{?\d\}?)?"
@@ -233,4 +223,4 @@ def _evaluated(latex: str) -> Any:
         value = value.expand(func=True)
     if value.has(nan, zoo):
         return None
-    return Fraction(int(value.p), int(value.q)) if value.is_Rational else value
+    return exact(value)

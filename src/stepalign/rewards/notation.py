@@ -10,11 +10,9 @@ from functools import lru_cache
 
 from stepalign.trace import boxed
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_CHARACTERS = str.maketrans(
+_CHARACTERS = str.maketrans(  # beside what NFKC maps to ASCII, or to one of these
     {
-        **dict.fromkeys("‐‑‒–—―−﹣－➖", "-"),
+        **dict.fromkeys("‐‒–—―−➖", "-"),
         **dict.fromkeys("∗⋅·×✕⨯∙•", r"\cdot "),
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
         **dict.fromkeys("∅⌀", r"\emptyset "),
@@ -25,8 +23,8 @@ _CHARACTERS = str.maketrans(
          "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ",
         "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "ℝ": r"\mathbb{R} ", "ℤ": r"\mathbb{Z} ", "ℕ": r"\mathbb{N} ", "ℚ": r"\mathbb{Q} ",
-        "ℂ": r"\mathbb{C} ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F",
-        "θ": r"\theta ", "⟨": r"\langle ", "⟩": r"\rangle ", "‰": " permille", "、": ",", "，": ",", "；": ";",
+        "ℂ": r"\mathbb{C} ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ",
+        "θ": r"\theta ", "⟨": r"\langle ", "⟩": r"\rangle ", "‰": " permille", "、": ",",
     }
 )  # fmt: skip
 
@@ -78,12 +76,12 @@ _REPLACEMENTS = [
         (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
         (r"(?<![\\a-zA-Z])(sqrt|frac|sin|cos|tan|ln|log)(?=[({\\ ]*[\w({\\])(?![a-zA-Z])", r"\\\1"),
         (r"(?<![\\a-zA-Z])rac(?=\{)", r"\\frac"),  # `\f` of a JSON string
-        (r"(?:\\%|%|(?<![a-zA-Z])(?:percent|percentage|per cent|pct)(?![a-zA-Z]))", r"\\% "),
     )
 ]
+_PERCENT = re.compile(r"\\?%|(?<![a-zA-Z])(?:percent|percentage|per cent|pct)(?![a-zA-Z])")
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|underline|emph|ensuremath|bm"
-    r"|boldsymbol|bf|rm|it|[fs]box|boxed) *\{((?:[^{}]|\{[^{}]*\})*)\}"
+    r"|boldsymbol|[fs]box|boxed) *\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _OUTER = re.compile(
     r"\\\((.*)\\\)|\\\[(.*)\\\]|\${1,2}([^$]*)\${1,2}|\{(.*)\}|\*{1,3}([^*]*)\*{1,3}|`{1,3}([^`]*)`{1,3}"
@@ -102,8 +100,8 @@ _PHRASE = re.compile(
 def clean(answer: str) -> str:
     """Return an answer without dressing, in the characters and commands that the reader of values knows."""
     answer = _bare((boxed(answer) or (answer,))[-1])
-    answer = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+", lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", answer)
-    answer = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda run: f"_{{{run.group().translate(_SUBSCRIPTS)}}}", answer)
+    answer = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+", r"^{\g<0>}", answer)
+    answer = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", r"_{\g<0>}", answer)
     answer = re.sub(r"(?<=\d) *(?=[¼-¾⅐-⅞])", " ", answer)
     answer = unicodedata.normalize("NFKC", answer.translate(_CHARACTERS)).translate(_CHARACTERS).replace("⁄", "/")
     answer = re.sub(r"(?![0-9])\d", lambda digit: str(unicodedata.digit(digit.group())), answer)
@@ -111,14 +109,8 @@ def clean(answer: str) -> str:
         answer = pattern.sub(replacement, answer)
     substitutions = 1
     while substitutions:
-        answer, substitutions = _TEXT.subn(
-            lambda text: f" {text[1]} " if " " in text[1] or len(text[1]) > 1 else text[1], answer
-        )
-    return _bare(_words_to_commands(answer))
-
-
-def _words_to_commands(answer: str) -> str:
-    return re.sub(r" +", " ", _REPLACEMENTS[-1][0].sub(r"\\% ", answer))
+        answer, substitutions = _TEXT.subn(lambda text: f" {text[1]} " if len(text[1]) > 1 else text[1], answer)
+    return _bare(re.sub(r" +", " ", _PERCENT.sub(r"\\% ", answer)))
 
 
 def _bare(answer: str) -> str:
@@ -129,21 +121,12 @@ def _bare(answer: str) -> str:
         answer = re.sub(r"(?:[,;:。\s\\]|\\!|(?<!\.)\.)+$", "", answer.strip())
         if answer.endswith("\\") and before.rstrip().endswith(("\\,", "\\;", "\\:", "\\!")):
             answer = answer[:-1]
-        if (outer := _OUTER.fullmatch(answer)) and _is_balanced(inner := next(filter(None, outer.groups()), "")):
+        if (outer := _OUTER.fullmatch(answer)) and is_one(inner := next(filter(None, outer.groups()), ""), _BRACE):
             answer = inner
         answer = answer[phrase.end() :] if (phrase := _PHRASE.match(answer)) and phrase.end() < len(answer) else answer
         answer = re.sub(r"^(-?(?:US ?)?)\$(?= ?\d[^$]*$)", r"\1\\$", answer)
         answer = re.sub(r"^\$(?=[^$]*$)|^([^$]*[^$\\])\$$", r"\1", answer)
     return answer
-
-
-def _is_balanced(text: str) -> bool:
-    depth = 0
-    for brace in re.findall(r"(?<!\\)[{}]", text):
-        depth += 1 if brace == "{" else -1
-        if depth < 0:
-            return False
-    return depth == 0
 
 
 def words(text: str) -> str:
@@ -173,6 +156,7 @@ def _between_letters(gap: re.Match[str]) -> bool:
 
 
 _BRACKET = re.compile(r"(?P<opening>\\begin(?![a-zA-Z])|\\?\{|[(\[])|\\end(?![a-zA-Z])|\\?\}|[)\]]")
+_BRACE = re.compile(r"(?<!\\)(?:(?P<opening>\{)|\})")
 
 
 def split(text: str, separator: re.Pattern[str]) -> list[str]:
@@ -190,10 +174,10 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
     return [piece.strip() for piece in (*pieces, text[begin:])]
 
 
-def is_one(inner: str) -> bool:
+def is_one(inner: str, brackets: re.Pattern[str] = _BRACKET) -> bool:
     """Return whether no bracket closes in `inner` that opened outside it."""
     depth = 0
-    for bracket in _BRACKET.finditer(inner):
+    for bracket in brackets.finditer(inner):
         depth += 1 if bracket["opening"] else -1
         if depth < 0:
             return False

@@ -5,7 +5,6 @@ Left out: prose. What cannot be read to its end is words, which equal only the s
 
 import re
 from dataclasses import replace
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +12,7 @@ from stepalign.rewards import notation
 from stepalign.rewards.latex import read_scalar
 from stepalign.rewards.notation import is_one, split
 from stepalign.rewards.relations import RELATION, read_relation
-from stepalign.rewards.scalars import Scalar, as_expression, free_symbols
+from stepalign.rewards.scalars import Scalar, as_expression, exact, free_symbols
 from stepalign.rewards.values import Choice, Matrix, Named, Ratio, RealSet, Sequence, Value, Words, as_set, distinct
 
 _SEPARATOR = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![a-z])|\\(?:lor|land|wedge|vee)(?![a-zA-Z])|&(?!=)")
@@ -81,7 +80,8 @@ def _read_matrix(text: str) -> Value | None:
 
 def _read_pieces(text: str) -> Value | None:
     """Read `a; b`, `a or b`, `a, b`."""
-    text = re.sub(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])", _grouped, text) if text[:1] not in "([\\" else text
+    if text[:1] not in "([\\":
+        text = re.sub(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])", lambda number: number[0].replace(",", ""), text)
     for separator in (re.compile(";"), _SEPARATOR, _COMMA):
         pieces = [piece for piece in split(text, separator) if piece]
         if len(pieces) > 1:
@@ -92,10 +92,6 @@ def _read_pieces(text: str) -> Value | None:
                 items = [replace(item, kind="tuple") if isinstance(item, Sequence) else item for item in items]
             return _list(items, text)
     return None
-
-
-def _grouped(match: re.Match[str]) -> str:
-    return match.group().replace(",", "")
 
 
 def _list(items: list[Value], text: str) -> Value:
@@ -151,7 +147,7 @@ def _read_braces(text: str) -> Value | None:
 
 
 def _is_infinite(item: Value) -> bool:
-    return isinstance(item, Scalar) and not hasattr(item.value, "numerator") and bool(item.value.is_infinite)
+    return isinstance(item, Scalar) and bool(as_expression(item.value).is_infinite)
 
 
 def _interval(items: list[Value], left: str, right: str) -> Value | None:
@@ -186,12 +182,8 @@ def _real_set(points: Any) -> Value:
     from sympy import EmptySet, FiniteSet
 
     if points is EmptySet or isinstance(points, FiniteSet):
-        return Sequence("set", tuple(_scalar_of(point) for point in points))
+        return Sequence("set", tuple(Scalar(exact(point)) for point in points))
     return RealSet(points)
-
-
-def _scalar_of(point: Any) -> Scalar:
-    return Scalar(Fraction(int(point.p), int(point.q)) if point.is_Rational else point)
 
 
 def _read_signs(text: str) -> Value | None:

@@ -70,11 +70,8 @@ def same_scalar(reference: Scalar, answer: Scalar) -> bool:
 
 
 def _scaled(scalar: Scalar) -> Scalar:
-    factor = scalar.unit.factor if scalar.unit else Fraction(1)
-    if factor == 1:
-        return scalar
-    value = scalar.value * factor if isinstance(scalar.value, Fraction) else scalar.value * as_expression(factor)
-    return Scalar(value)
+    factor = scalar.unit.factor if scalar.unit else 1
+    return scalar if factor == 1 else Scalar(scalar.value * factor)
 
 
 def _same(reference: Scalar, answer: Scalar) -> bool:
@@ -122,12 +119,8 @@ def value_key(value: Any) -> str:
     from sympy import cancel
 
     symbols = sorted(value.free_symbols, key=str)
-    if value.is_rational_function(*symbols) and value.atoms() <= {
-        *symbols,
-        *(atom for atom in value.atoms() if atom.is_Rational),
-    }:
-        canonical = cancel(value)
-        return str(canonical) if canonical.free_symbols else value_key(Fraction(int(canonical.p), int(canonical.q)))
+    if value.is_rational_function(*symbols) and all(atom.is_Symbol or atom.is_Rational for atom in value.atoms()):
+        return str(cancel(value))
     points = fingerprint(value)
     if len(set(points)) == 1:
         return points[0]
@@ -181,6 +174,11 @@ def _part_key(value: Any, part: Any, side: int, digits: int) -> str:
 def free_symbols(value: Any) -> set[Any]:
     """Return the variables of a value."""
     return set() if isinstance(value, Fraction) else set(value.free_symbols)
+
+
+def exact(number: Any) -> Any:
+    """Return a sympy expression, a rational number as a fraction."""
+    return Fraction(int(number.p), int(number.q)) if number.is_Rational else number
 
 
 def as_expression(value: Any) -> Any:

@@ -15,15 +15,15 @@ _PREFIXES = {"k": "1000", "kilo": "1000", "c": "1/100", "centi": "1/100", "m": "
 _OTHERS = """
 s = 1 s: sec second; min = 60 s: minute; h = 3600 s: hr hour; day = 86400 s; week = 604800 s: wk; month = 1 month;
 year = 12 month: yr; in = 254/10000 m: inch inche; ft = 3048/10000 m: feet foot; yd = 9144/10000 m: yard;
-mi = 1609344/1000 m: mile; mph = 1609344/3600000 m/s; kph = 1000/3600 m/s: kmph kmh; lb = 45359237/100000 g: pound lbs;
+mi = 1609344/1000 m: mile; mph = 1609344/3600000 m/s; kph = 1000/3600 m/s: kmph kmh; lb = 45359237/100000 g: pound;
 cc = 1/1000000 m^3; gal = 3785411784/1000000000000 m^3: gallon; qt = 946352946/1000000000000 m^3: quart;
 pt = 473176473/1000000000000 m^3: pint; cup = 473176473/2000000000000 m^3;
 oz = 28349523125/1000000000 g: ounce; t = 1000000 g: tonne; ha = 10000 m^2: hectare; acre = 40468564224/10000000 m^2;
 mcm = 1/1000000 m: μm micron micrometer; nm = 1/1000000000 m: nanometer;
 dollar = 1 dollar: usd buck; cent = 1/100 dollar;
-euro = 1 euro: eur; £ = 1 £: gbp; yuan = 1 yuan: rmb; rupee = 1 rupee: rs inr; deg = 1 deg: degree; rad = 1 rad: radian;
-°C = 1 °C: celsius; °F = 1 °F: fahrenheit; K = 1 K: kelvin; mol = 1 mol: mole; permille = 1/1000;
-person = 1 person: people; yen = 1 yen: jpy
+euro = 1 euro: eur €; £ = 1 £: gbp; yuan = 1 yuan: rmb; rupee = 1 rupee: rs inr;
+deg = 1 deg: degree; rad = 1 rad: radian; °C = 1 °C: celsius; °F = 1 °F: fahrenheit; K = 1 K: kelvin; mol = 1 mol: mole;
+permille = 1/1000; person = 1 person: people; yen = 1 yen: jpy
 """
 
 
@@ -68,16 +68,16 @@ _TOKEN = re.compile(
     r"|\\cdot|[ .*-]"
 )
 _DENYING = """
-is isn't isnt are aren't was wasn't were be been not n't no nor never none neither wrong incorrect false untrue right
-correct true maybe perhaps probably possibly likely unlikely guess think believe suppose unsure uncertain unknown about
-roughly approximately around almost nearly circa ca least most than under over up or and but if when unless else except
-without with minus plus times squared cubed half double twice cannot can't impossible mod modulo for where to solution
-solutions root roots all any some every should would could might may must will does doesn't did do don't by fail
-fails failed seem seems doubt doubtful hardly base choose factorial todo remainder rem falsch nicht nein faux pas
-january february march april may june july august september october november december
+isnt are was were been not nor never none neither wrong incorrect false untrue right correct true maybe perhaps guess
+think believe suppose unsure uncertain unknown about roughly around almost nearly circa least most than under over and
+but when unless else except without with minus plus times squared cubed half double twice cannot impossible mod modulo
+for where solution solutions root roots all any some every should would could might may must will does did fail fails
+failed seem seems doubt doubtful base choose factorial todo remainder rem falsch nicht nein faux pas january february
+march april june july august september october november december
 """
 _NO_UNIT = frozenset(_DENYING.split())
-"""Words that deny, hedge, compare or condition: what they follow is no bare amount."""
+"""Words that deny, hedge, compare or condition: what they follow is no bare amount. Neither are one or two letters that
+are no unit, and words with an apostrophe."""
 _POWER_BEHIND = re.compile(r"([a-z]{2,}) (square|cub)e?d\b")
 _DENYING_FORM = re.compile(r"[^hkriun]ly$|[不非无未没否错]")
 """Adverbs, but not `daily`, `monthly`, `weekly`, `hourly`; and Chinese denials."""
@@ -106,7 +106,7 @@ def read_unit(text: str, *, close: bool) -> Unit | None:
             sign = -1
         if not (name := token["name"]):
             continue
-        if name.casefold() in _NO_UNIT or _DENYING_FORM.search(name):
+        if name.casefold() in _NO_UNIT or _DENYING_FORM.search(name.casefold()):
             return None
         if name in _CONNECTING and text[position : position + 1] == " ":
             continue
@@ -133,7 +133,6 @@ def read_unit(text: str, *, close: bool) -> Unit | None:
 def _known(name: str) -> Unit | None:
     if name.startswith("^"):
         name = "°" + name[-1] if name[-1] in "CF" else "deg"
-    name = {"€": "euro"}.get(name, name)
     lowered = name.casefold() if len(name) > 2 else name
     return _UNITS.get(name) or _UNITS.get(lowered) or _UNITS.get(lowered.removesuffix("s"))
 

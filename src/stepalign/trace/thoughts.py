@@ -1,6 +1,6 @@
 """Marks around a model's thought, and the character at which its response begins.
 
-The marks come from the chat template where one is known (`Chat.response_start`). A text alone is read with the marks of
+The marks come from the chat template where one is known (`Chat.thought_marks`). A text alone is read with the marks of
 known families. Left out: thoughts in a field of their own, which a server removes from the text.
 """
 
