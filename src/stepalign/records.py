@@ -20,6 +20,13 @@ Case = Literal["A", "B", "C", "D"]
 FinishReason = Literal["stop", "length"]
 RolloutSource = Literal["policy", "reference", "teacher"]
 """Author of a completion; `reference` is the problem's reference solution in the solver's format."""
+SHORTFALLS = {
+    "fallback": "fell back",
+    "dropped": "dropped out",
+    "cut": "had a shortened teacher prompt",
+    "without credit": "got no credit",
+}
+"""Outcomes of a rollout that are less than the recipe asks for, as verbs. A step's line and the report name them."""
 Nats = Annotated[float, Field(allow_inf_nan=False)]
 """A log-probability."""
 TopTokens = tuple[tuple[int, Nats], ...]

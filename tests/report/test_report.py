@@ -412,6 +412,8 @@ def test_the_built_folder_holds_real_records(build_run) -> None:
         ({"failed": 3, "fallback": 2, "dropped": 1}, {"parse": 2, "timeout": 1},
          "3 of 8 critiques failed, 2 of 16 rollouts fell back, 1 of 16 rollouts dropped out (2 parse, 1 timeout)."),
         ({"dropped": 1}, {"teacher prompt too long": 1}, "1 of 16 rollouts dropped out (1 teacher prompt too long)."),
+        ({"cut": 2, "without credit": 4}, {"no wrong context": 4},
+         "2 of 16 rollouts had a shortened teacher prompt, 4 of 16 rollouts got no credit (4 no wrong context)."),
         ({"failed": 0}, {}, "No failure among 5 critiques."),
     ],
 )  # fmt: skip

@@ -338,7 +338,9 @@ def test_a_finished_run_is_left_alone_and_reported_again(
     assert "going on from step-000004" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_stops_the_run_and_the_command_it_says_goes_on(make_recipe: MakeRecipe) -> None:
+def test_a_damaged_checkpoint_stops_the_run_and_the_command_it_says_goes_on(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = make_recipe("training.max_steps=3", "training.save_steps=1")
     folder = run(settings)
     whole = adapter(folder, 3)
@@ -347,8 +349,10 @@ def test_a_damaged_checkpoint_stops_the_run_and_the_command_it_says_goes_on(make
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
-    with pytest.raises(StepalignError, match=r"step-000003/optimizer\.safetensors: damaged") as raised:
-        run(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("stepalign.models.load_policy", None)  # known before the weights are loaded
+        with pytest.raises(StepalignError, match=r"step-000003/optimizer\.safetensors: damaged") as raised:
+            run(settings)
     command = str(raised.value).partition("The last good checkpoint is step-000001. To go on from it: `")[2]
     subprocess.run(command.partition("`")[0], shell=True, check=True)
     run(settings)
@@ -488,7 +492,9 @@ def long_and_short(folder: Path) -> Path:
     return path
 
 
-def test_problems_longer_than_the_context_are_left_out_and_counted(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_problems_longer_than_the_context_are_left_out_counted_and_said(
+    make_recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = f'problems.train={{ source = "file", path = "{long_and_short(tmp_path)}", columns = {{ id = "id" }} }}'
     folder = run(make_recipe(source, "problems.holdout=0", "training.max_steps=1"))
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -498,6 +504,7 @@ def test_problems_longer_than_the_context_are_left_out_and_counted(make_recipe: 
         "dropped": {"longer than the model's context": 1},
     }
     assert '"long"' not in (folder / "problems" / "train.jsonl").read_text()
+    assert "problems left out: 1 longer than the model's context" in capsys.readouterr().err
 
 
 def test_no_problem_with_room_for_a_completion_is_an_error(make_recipe: MakeRecipe) -> None:

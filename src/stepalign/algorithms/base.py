@@ -32,7 +32,7 @@ class StepExamples(Generic[E]):
     """Views in the loss's denominator without a gradient, so that no pass is spent on them."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """`trained`, of which `fallback` with the fallback's context and `cut` with a shortened one; `dropped`, of which
-    `masked` because the context had nothing to show."""
+    `masked` because the context had nothing to show. See `records.SHORTFALLS`."""
     cases: Counter[str] = field(default_factory=Counter)
     """Cases of the critiques, A to D."""
     failures: Counter[str] = field(default_factory=Counter)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from stepalign.critics import stats
 from stepalign.evaluation.metrics import METRICS, Evaluation, Metric, compare
 from stepalign.evaluation.stats import Difference, Interval
-from stepalign.records import Critique
+from stepalign.records import SHORTFALLS, Critique
 from stepalign.report import display
 from stepalign.report.display import Cell, Table, count
 from stepalign.report.run import Example, RunFiles
@@ -96,18 +96,16 @@ class Summary:
 
     @property
     def shortfall(self) -> str:
-        """The critiques that failed, and the rollouts that fell back or dropped out; empty where nothing could."""
+        """The critiques that failed, and the rollouts of an outcome in `SHORTFALLS`; empty where nothing could."""
         outcomes, failures = self._total("outcomes"), self._total("failures")
         critiques = self._total("cases").total() + outcomes["failed"]
-        parts = [
-            f"{outcomes['failed']} of {count(critiques, 'critique')} failed" if outcomes["failed"] else "",
-            f"{outcomes['fallback']} of {count(self.rollouts, 'rollout')} fell back" if outcomes["fallback"] else "",
-            f"{outcomes['dropped']} of {count(self.rollouts, 'rollout')} dropped out" if outcomes["dropped"] else "",
-        ]
-        if not any(parts):
+        parts = [f"{outcomes['failed']} of {count(critiques, 'critique')} failed"] if outcomes["failed"] else []
+        rollouts = count(self.rollouts, "rollout")
+        parts += [f"{outcomes[name]} of {rollouts} {verb}" for name, verb in SHORTFALLS.items() if outcomes[name]]
+        if not parts:
             return f"No failure among {count(critiques, 'critique')}." if critiques else ""
         reasons = ", ".join(f"{number} {reason}" for reason, number in failures.most_common())
-        return ", ".join(filter(None, parts)) + (f" ({reasons})." if reasons else ".")
+        return ", ".join(parts) + (f" ({reasons})." if reasons else ".")
 
     # ── did it help ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,6 +201,7 @@ class Summary:
                 ("fell back", outcomes["fallback"], "to the reference solution, for lack of a critique"),
                 ("cut", outcomes["cut"], "teacher's prompt shortened to teacher.max_length"),
             ]
+            rows += [("without credit", n, "keep the plain advantage")] if (n := outcomes["without credit"]) else []
         rows += [(f"critiques of case {case}", cases[case], _CASES.get(case, "")) for case in sorted(cases)]
         rows += [(f"failed: {reason}", failures[reason], "no critique") for reason in sorted(failures)]
         tokens = self._total("critic_tokens")

@@ -3,7 +3,7 @@
 Everything that can be wrong with a recipe is found before the weights are loaded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def build_trainer(
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
     if isinstance(critic, ServedCritic) and (last is None or last.name < f"step-{recipe.training.max_steps:06d}"):
         world.on_main(critic.check_servers)
+    has_checksums = world.on_main(lambda: checkpoints.verify(last)) if last else True
 
     # The weights.
     accelerator = _accelerator(recipe)
@@ -97,9 +98,8 @@ def build_trainer(
 
     # The run so far.
     run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision)
-    step, has_checksums = 0, True
+    step = 0
     if last:
-        has_checksums = world.on_main(lambda: checkpoints.verify(last))
         step, algorithm_state = checkpoints.load(last, policy, optimizer)
         algorithm.load_state_dict(policy, algorithm_state)
     run.drop_metrics_after(step)
@@ -107,7 +107,7 @@ def build_trainer(
     optimizer = strategy.prepare(policy, optimizer)
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
-    _say_what_runs(recipe, console, world, strategy, precision, last, has_checksums=has_checksums)
+    _say_what_runs(recipe, console, world, strategy, precision, dropped, last, has_checksums=has_checksums)
     if accelerator.device.type == "cuda" and fused.kernels(accelerator.device) is None:
         console.warn("triton is not installed: the losses take torch's slower form (pip install triton)")
     if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
@@ -173,15 +173,18 @@ def _say_what_runs(
     world: World,
     strategy: ParallelStrategy,
     precision: str,
+    dropped: Mapping[str, int],
     last: Path | None,
     *,
     has_checksums: bool,
 ) -> None:
-    """Print processes, precision and the checkpoint that a run goes on from."""
+    """Print processes, precision, problems that are left out, and the checkpoint that a run goes on from."""
     if world.size > 1:
         console.say(f"{world.size} processes, {strategy.name}")
     if precision != "highest":
         console.say(f"float32 products in {precision} precision (bfloat16 factors, float32 sums)")
+    if dropped:
+        console.say("problems left out: " + ", ".join(f"{count} {reason}" for reason, count in dropped.items()))
     if last:
         console.say(f"{recipe.folder}: going on from {last.name}")
     if not has_checksums:
@@ -189,7 +192,7 @@ def _say_what_runs(
 
 
 def _needs_trial(critic: config.CriticConfig | None) -> bool:
-    """Return whether a critic may be unable to write any critique, and whether its recipe minds."""
+    """Return whether a critic may be unable to write any critique, and its recipe limits the failures."""
     return isinstance(critic, config.LLMCriticConfig) and critic.max_failure_share < 1
 
 

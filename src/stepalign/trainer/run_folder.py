@@ -191,14 +191,8 @@ class RunFolder:
         Raises:
             StepalignError: the file is damaged, or holds others than one rollout for each place of the batch.
         """
-        path = self._step_file("rollouts", step)
-        if not path.exists():
-            return None
-        self._check(path)
-        rollouts = read_jsonl(path, Rollout)
-        wanted = list(rollout_ids(batch, num_samples, f"step-{step:06d}"))
-        self._check_ids(path, wanted, [rollout.id for rollout in rollouts])
-        return rollouts
+        wanted = rollout_ids(batch, num_samples, f"step-{step:06d}")
+        return self._read(self._step_file("rollouts", step), Rollout, wanted, "id")
 
     def second_turns(self, step: int, wanted: Sequence[str]) -> list[Rollout] | None:
         """Read the graded rollouts of a step's second turn, which have these ids; None if there are none.
@@ -206,13 +200,7 @@ class RunFolder:
         Raises:
             StepalignError: the file is damaged, or holds others.
         """
-        path = self._step_file("second-turns", step)
-        if not path.exists():
-            return None
-        self._check(path)
-        rollouts = read_jsonl(path, Rollout)
-        self._check_ids(path, wanted, [rollout.id for rollout in rollouts])
-        return rollouts
+        return self._read(self._step_file("second-turns", step), Rollout, wanted, "id")
 
     def save_second_turns(self, step: int, rollouts: Iterable[Rollout]) -> None:
         """Write the graded rollouts of a step's second turn."""
@@ -230,14 +218,8 @@ class RunFolder:
         Raises:
             StepalignError: the file is damaged, or holds others than one result for each rollout of the step.
         """
-        path = self._step_file("critiques", step)
-        if not path.exists():
-            return None
-        self._check(path)
-        results: list[Critique | CritiqueFailure] = read_jsonl(path, CriticResult)  # type: ignore[arg-type]
-        wanted = list(rollout_ids(batch, num_samples, f"step-{step:06d}"))
-        self._check_ids(path, wanted, [result.rollout_id for result in results])
-        return results
+        wanted = rollout_ids(batch, num_samples, f"step-{step:06d}")
+        return self._read(self._step_file("critiques", step), CriticResult, wanted, "rollout_id")
 
     def save_critiques(self, step: int, results: Iterable[CriticResult]) -> None:
         """Write the critic's results of a step."""
@@ -293,6 +275,15 @@ class RunFolder:
 
     def _step_file(self, room: str, step: int) -> Path:
         return self.folder / room / f"step-{step:06d}.jsonl"
+
+    def _read(self, path: Path, kind: Any, wanted: Iterable[str], key: str) -> list[Any] | None:
+        """Read a step's records, which have these ids under `key`; None if there are none."""
+        if not path.exists():
+            return None
+        self._check(path)
+        records: list[Any] = read_jsonl(path, kind)
+        self._check_ids(path, list(wanted), [getattr(record, key) for record in records])
+        return records
 
     def _write(self, path: Path, records: Iterable[Any]) -> None:
         content = "".join(to_json(record) + "\n" for record in records).encode()

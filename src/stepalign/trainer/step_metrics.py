@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stepalign import config
-from stepalign.records import CriticResult, Rollout
+from stepalign.records import SHORTFALLS, CriticResult, Rollout
 from stepalign.trace import parse
 
 COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_tokens", "updates", "flops", "seconds")
@@ -101,8 +101,7 @@ def step_line(values: Mapping[str, Any], outcomes: Mapping[str, int], seconds: M
     """Write a step's metrics, what failed, fell back or dropped out, and each stage's share in one line."""
     loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
     total = sum(seconds.values()) or 1.0
-    names = ("failed", "fallback", "dropped", "masked")
-    missing = "".join(f"{outcomes[name]} {name}, " for name in names if outcomes.get(name))
+    missing = "".join(f"{outcomes[name]} {name}, " for name in ("failed", *SHORTFALLS, "masked") if outcomes.get(name))
     return (
         f"{loss}correct {values['correct']:.0%}, {values['completion_tokens'] / values['rollouts']:.0f} tokens, "
         + missing
