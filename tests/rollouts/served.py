@@ -33,7 +33,7 @@ class Served:
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: str = ""
     """`stale`: keeps the first adapter; `stale once`: for one load; `missing`: answers as the base; `wrong`: an adapter
-    of its own; `off`: log-probabilities of completions are half a nat too low; `drop`; `once`: one 500; `late`: one
+    of its own; `off`: log-probabilities of completions are half a nat too low; `no logprobs`: has none; `drop`; `once`: one 500; `late`: one
     completion is lost when it has been under way for half a second; a status: its answer to everything; `PATH STATUS`:
     its answer to that path."""
 
@@ -80,6 +80,8 @@ class Served:
             rows = self.model(ids).logits[0, len(body["prompt"]) - 1 : -1].log_softmax(-1)
         logprobs = (rows.gather(-1, torch.tensor(sampled.ids)[:, None])[:, 0] - 0.5 * (self.fault == "off")).tolist()
         choice = {"finish_reason": sampled.finish, "token_ids": sampled.ids, "logprobs": {"token_logprobs": logprobs}}
+        if self.fault == "no logprobs":
+            choice["logprobs"] = None
         return 200, {"choices": [choice]}
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:

@@ -179,6 +179,12 @@ def test_a_sampler_with_other_probabilities_is_warned_of(
     assert "the sampler's log-probabilities of a rollout differ from the trainer's by 0.5 nats a token" in shown
 
 
+def test_a_sampler_without_log_probabilities_stops_the_run(make_recipe: MakeRecipe, served: Served) -> None:
+    served.fault = "no logprobs"
+    with pytest.raises(StepalignError, match="no log-probabilities in a server's answer"):
+        run(make_recipe(over(served), "training.max_steps=1"))
+
+
 # ── the check of a sync ───────────────────────────────────────────────────────────────────────────────────────
 
 

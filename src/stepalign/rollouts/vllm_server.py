@@ -146,13 +146,15 @@ class ServerSampler:
             if choice.get("token_ids") is None:
                 raise StepalignError("sampler: no token ids in a server's answer: a newer vLLM is needed")
             ids, logprobs = choice["token_ids"], (choice.get("logprobs") or {}).get("token_logprobs")
-            if not all(type(token) is int for token in ids) or not all(map(math.isfinite, logprobs or ())):
+            if logprobs is None:  # without them mismatch and importance ratios would be left out in silence
+                raise StepalignError("sampler: no log-probabilities in a server's answer: a newer vLLM is needed")
+            if not all(type(token) is int for token in ids) or not all(map(math.isfinite, logprobs)):
                 raise ValueError("a token id or a log-probability that is no number")
             return Completion(
                 id=request.id,
                 ids=tuple(ids),
                 finish="length" if choice["finish_reason"] == "length" else "stop",
-                logprobs=None if logprobs is None else tuple(round(value, 6) for value in logprobs),
+                logprobs=tuple(round(value, 6) for value in logprobs),
             )
 
         body: dict[str, Any] = {

@@ -29,9 +29,11 @@ class FailureLimit:
         too_many = len(failures) > self._critic.max_failure_share * len(critiques)
         self._failed_steps = self._failed_steps + 1 if too_many else 0
         if self._failed_steps >= self._critic.max_failed_steps:
+            before = self._failed_steps - 1
+            earlier = f", as in the {before} steps before" if before else ""
             raise StepalignError(
                 f"{self._folder}, step {step}: {len(failures)} of {len(critiques)} critiques failed "
-                f"({count_reasons(failures)}), as in the {self._failed_steps - 1} steps before. For example rollout "
+                f"({count_reasons(failures)}){earlier}. For example rollout "
                 f"{failures[0].rollout_id}: {failures[0].detail or failures[0].reason}. Another critic or prompt? "
                 "critic.max_failure_share = 1 never stops a run"
             )
