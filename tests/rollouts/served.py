@@ -33,9 +33,9 @@ class Served:
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: str = ""
     """`stale`: keeps the first adapter; `stale once`: for one load; `missing`: answers as the base; `wrong`: an adapter
-    of its own; `off`: log-probabilities of completions are half a nat too low; `no logprobs`: has none; `drop`; `once`: one 500; `late`: one
-    completion is lost when it has been under way for half a second; a status: its answer to everything; `PATH STATUS`:
-    its answer to that path."""
+    of its own; `off`: log-probabilities of completions are half a nat too low; `no logprobs`: completions have none;
+    `drop`; `once`: one 500; `late`: one completion is lost when it has been under way for half a second; a status: its
+    answer to everything; `PATH STATUS`: its answer to that path."""
 
     def restart(self) -> None:
         self.adapters.clear()
