@@ -27,9 +27,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stepalign import config
+from stepalign.assets import LAB_RECIPES
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_json
-from stepalign.assets import LAB_RECIPES
 from stepalign.records import Rollout
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stepalign.api import sample as sample
     from stepalign.api import select as select
     from stepalign.config import load as load_recipe
-    from stepalign.config.packaged import copy as copy_recipe
     from stepalign.config.migrate import migrate as migrate
+    from stepalign.config.packaged import copy as copy_recipe
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.lab.running import run_lab as run_lab
     from stepalign.launch import train as train

@@ -38,6 +38,6 @@ def test_an_unknown_name_is_an_error_that_helps() -> None:
         packaged.copy("quickstrat", Path("mine.toml"))
     with pytest.raises(StepalignError, match="nothing: no such recipe; `stepalign recipes` lists"):
         config.load("nothing")
+    Path("mine.toml").write_text('extends = "nothing"\n')
     with pytest.raises(StepalignError, match=r"nothing: no such recipe \(extended by"):
-        Path("mine.toml").write_text('extends = "nothing"\n')
         config.load("mine.toml")

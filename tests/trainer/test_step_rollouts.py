@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stepalign import config
+from stepalign.assets import LAB_RECIPES
 from stepalign.config import Recipe
 from stepalign.io import read_jsonl
-from stepalign.assets import LAB_RECIPES
 from stepalign.records import Problem, Rollout
 from stepalign.trace import parse
 from stepalign.trainer.build import build_trainer

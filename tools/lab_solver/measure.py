@@ -14,9 +14,9 @@ import numpy as np
 from pydantic_core import to_jsonable_python
 
 from stepalign import config, contexts
-from stepalign.assets import LAB_RECIPES
 from stepalign import data as problems
 from stepalign.algorithms.teacher_prompt import limit_to_context
+from stepalign.assets import LAB_RECIPES
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.evaluation.run import evaluate_policy

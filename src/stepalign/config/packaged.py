@@ -1,8 +1,8 @@
 """Recipes by name: those that ship with the package, so that a run begins without a clone.
 
-    stepalign recipes                          # list them
-    stepalign train quickstart                 # by name, wherever a recipe's file is wanted
-    stepalign recipes quickstart --out my.toml # copy one to change it
+stepalign recipes                          # list them
+stepalign train quickstart                 # by name, wherever a recipe's file is wanted
+stepalign recipes quickstart --out my.toml # copy one to change it
 """
 
 import difflib

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stepalign import config, report
+from stepalign.assets import LAB_RECIPES
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
-from stepalign.assets import LAB_RECIPES
 from stepalign.lab.behaviour import BEHAVIOURS, behaviours
 from stepalign.lab.side_effects import side_effects_table
 from stepalign.records import Problem, Rollout
