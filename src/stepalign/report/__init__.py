@@ -51,7 +51,7 @@ def run_page(summary: Summary, panels: Mapping[str, Sequence[Panel]], timeline: 
     """Render a run's report as HTML, with its panels by section."""
     template = environment().get_template("run.html.jinja")
     sections = {section: _inline(panels.get(section, ())) for section in ("evaluation", "training", "probe")}
-    drawing = Markup(figures.inline(timeline)) if timeline else ""
+    drawing = Markup(figures.inline(figures.vector(timeline))) if timeline else ""
     return template.render(run=summary.run, summary=summary, timeline=drawing, **sections)
 
 
@@ -95,7 +95,7 @@ def write_conditions(
 
 def _inline(panels: Sequence[Panel]) -> list[tuple[str, Markup]]:
     # Matplotlib escapes the labels.
-    return [(panel.title, Markup(figures.inline(figures.draw_panels([panel])))) for panel in panels]
+    return [(panel.title, Markup(figures.inline(figures.vector(figures.draw_panels([panel]))))) for panel in panels]
 
 
 def _write_figures(folder: Path, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> None:
