@@ -255,6 +255,7 @@ def copied(base: Path, folder: Path) -> Path:
     return Path(shutil.copytree(base, folder))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_base_that_changed_since_the_run_began_is_refused(
     tiny_llama: Path, make_recipe: Callable[..., config.Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

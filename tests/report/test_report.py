@@ -8,10 +8,13 @@ import pytest
 
 from stepalign import config, report
 from stepalign.errors import StepalignError
-from stepalign.io import read_jsonl
+from stepalign.io import read_jsonl, write_json
 from stepalign.records import Rollout
+from stepalign.report import figures
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import read_run
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 HOSTILE = (
     "### Step 1: Break out\n"
@@ -67,6 +70,9 @@ def written(build_run_in, tmp_path_factory) -> Path:
         return dataclasses.replace(rollout, text=HOSTILE)
 
     folder = build_run_in(tmp_path_factory.mktemp("runs"), edit=hostile)
+    interval = {"value": 0.1, "low": 0.0, "high": 0.2, "n": 3, "over": "problems"}
+    probe = {"contexts": {"refsol": {"correct": interval, "at": interval}}, "baselines": {}, "resamples": 50}
+    write_json(folder / "probe" / "step-000000.json", probe)
     assert report.write(report.summarize(folder)) == folder / "report.html"
     return folder
 
@@ -226,14 +232,19 @@ def test_the_page_asks_nothing_of_the_network_and_runs_nothing(written: Path) ->
 
 def test_the_figures_are_png_files_and_inside_the_page(written: Path) -> None:
     read_back = Page((written / "report.html").read_text())
-    assert sorted(path.name for path in (written / "figures").iterdir()) == ["evaluation.png", "training.png"]
+    assert sorted(path.name for path in (written / "figures").iterdir()) == [
+        "evaluation.png",
+        "probe.png",
+        "training.png",
+    ]
     for path in (written / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
-    assert read_back.count("svg") == 8
+    assert read_back.count("svg") == 10
     assert {"Avg@6", "Maj@6", "Pass@6", "Mean answer length", "optimizer step"} <= set(read_back.words)
 
 
-def test_the_same_folder_gives_the_same_bytes(written: Path) -> None:
+def test_the_same_folder_gives_the_same_bytes(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # with figures
     files = [written / "report.html", written / "figures" / "evaluation.png"]
     first = [path.read_bytes() for path in files]
     report.write(report.summarize(written))
@@ -266,8 +277,10 @@ def test_whatever_a_killed_run_left_is_reported(build_run, kept: tuple[str, ...]
 
 
 def test_a_single_step_can_be_drawn(build_run) -> None:
-    folder = build_run(steps=1, evaluate_every=5)
-    assert Page(report.write(report.summarize(folder)).read_text()).count("svg") == 8
+    run = report.summarize(build_run(steps=1, evaluate_every=5)).run
+    panels = [*figures.evaluation_panels({run.name: run.evaluations}), *figures.training_panels(run.steps)]
+    assert len(panels) == 8
+    assert figures.raster(figures.draw_panels(panels, 2))
 
 
 def test_a_half_written_last_line_of_metrics_is_left_out(build_run) -> None:
@@ -292,7 +305,9 @@ def test_metrics_that_are_missing_or_infinite_leave_gaps(build_run) -> None:
     folder = build_run(steps=3)
     shutil.rmtree(folder / "evaluations")
     rewrite_metrics(folder, spoil)
-    assert "3 optimizer steps of 6, 48 rollouts" in Page(report.write(report.summarize(folder)).read_text()).text
+    assert "3 optimizer steps of 6, 48 rollouts" in text_of(folder)
+    panels = figures.training_panels(report.summarize(folder).run.steps)
+    assert figures.raster(figures.draw_panels(panels, 2))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +336,10 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
 # ── several runs ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_comparison_shows_every_run_and_what_differs(build_run, tmp_path: Path) -> None:
+def test_a_comparison_shows_every_run_and_what_differs(
+    build_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
     refsol = build_run("refsol", template="refsol", critic=False, gain=0.0)
     stepalign = build_run("stepalign", gain=0.3)
     out = tmp_path / "pages" / "comparison.html"
