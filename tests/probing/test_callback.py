@@ -117,7 +117,7 @@ def test_watching_changes_nothing_about_what_is_learnt(watched: Recipe, finished
 
 
 def test_the_runs_page_shows_how_the_signal_changes(watched: Recipe, finished_run: Recipe) -> None:
-    assert "Credit of a fixed set of rollouts" in report.write(watched.folder).read_text()
+    assert "Credit of a fixed set of rollouts" in report.write(report.summarize(watched.folder)).read_text()
     assert (watched.folder / "figures" / "probe.png").stat().st_size
     assert "Credit of a fixed set of rollouts" not in (finished_run.folder / "report.html").read_text()
 

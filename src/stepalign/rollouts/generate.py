@@ -15,7 +15,7 @@ from stepalign import config, models
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
-from stepalign.io import kept_date
+from stepalign.manifest import read_manifest
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, RolloutSource, TokenIds
 from stepalign.rewards import Grader
@@ -268,7 +268,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None, date: date | None
     """
     prompt = SolverPrompt(settings.prompts)
     if adapter is not None:
-        date = date or kept_date(adapter.absolute().parent.parent / "manifest.json")
+        date = date or read_manifest(adapter.absolute().parent.parent).get("date")
     chat = load_chat(settings.model, prompt.before, date)
     device = Accelerator().device
     dtype = models.resolve_dtype(settings.model.dtype, device)
