@@ -32,7 +32,7 @@ from stepalign.probing.measures import rollout_means, token_regions
 from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout, TopTokens
 from stepalign.report.display import HIDDEN, environment
 from stepalign.report.figures import inline
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 
 UNIT = 0.001
 """Nats."""
@@ -142,7 +142,7 @@ def _rollout_block(
     sections: list[dict[str, Any]] = [
         {"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, start=1)
     ]
-    if parse(rollout.text, rollout.response_start).answer_section is not None:
+    if parse_rollout(rollout).answer_section is not None:
         sections[-1]["label"] = "answer"
     sections.sort(key=lambda section: section["first"])
     if not sections or sections[0]["first"] > 0:
