@@ -36,8 +36,10 @@ from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
     CriticLocatorConfig,
+    DerivationLocatorConfig,
     EquationsLocatorConfig,
     LocatorConfig,
+    OriginsLocatorConfig,
     StepValuesLocatorConfig,
 )
 from stepalign.config.model import ModelConfig
