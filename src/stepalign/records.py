@@ -179,6 +179,8 @@ class Critique:
     """The checks that failed then, and pass since the solver's own text was put in."""
     retried: tuple[str, ...] = ()
     """The faults of earlier replies, one name a reply, in order."""
+    mended_by: str = ""
+    """The author of the correction, where the critic has several."""
     prompt_tokens: int = 0
     """Of all replies, the earlier ones included."""
     completion_tokens: int = 0

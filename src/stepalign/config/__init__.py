@@ -25,10 +25,15 @@ from stepalign.config.critics import (
     CriticConfig,
     Fallback,
     LLMCriticConfig,
+    LocateMendCriticConfig,
     OpenAICriticConfig,
+    OpenAIMenderConfig,
     ProgramCriticConfig,
+    ProgramMenderConfig,
     ReplayCriticConfig,
+    SampledMenderConfig,
     SelfCriticConfig,
+    SelfMenderConfig,
     ValidationConfig,
 )
 from stepalign.config.graders import GraderConfig, MathGraderConfig
