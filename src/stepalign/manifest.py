@@ -1,6 +1,7 @@
 """Manifest: versions, hardware and commit, which tell two runs apart."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 import stepalign
+from stepalign.errors import StepalignError
+from stepalign.io import short
 
 _PACKAGES = [
     "torch",
@@ -41,6 +44,24 @@ def manifest() -> dict[str, Any]:
         },
         "git_commit": _commit(),
     }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a run's folder; empty without one.
+
+    Raises:
+        StepalignError: it is damaged.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        kept = json.loads(path.read_text())
+    except ValueError as error:
+        raise StepalignError(f"{path}: damaged: {error}") from None
+    if not isinstance(kept, dict):
+        raise StepalignError(f"{path}: damaged: {short(kept)} is not a table")
+    return kept
 
 
 def _cpu() -> str:

@@ -20,6 +20,7 @@ from stepalign.config.algorithms import (
     SeqKDConfig,
     SFTConfig,
 )
+from stepalign.config.contexts import ContextConfig, PythonContextConfig, TemplateContextConfig
 from stepalign.config.critics import (
     ChecksConfig,
     CriticConfig,
@@ -27,10 +28,12 @@ from stepalign.config.critics import (
     LLMCriticConfig,
     OpenAICriticConfig,
     ProgramCriticConfig,
+    PythonCriticConfig,
     ReplayCriticConfig,
     SelfCriticConfig,
     ValidationConfig,
 )
+from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
@@ -40,15 +43,13 @@ from stepalign.config.locators import (
     StepValuesLocatorConfig,
 )
 from stepalign.config.model import ModelConfig
+from stepalign.config.python import PythonObject
 from stepalign.config.recipe import (
     VERSION,
-    ContextConfig,
     DistributedConfig,
     EvaluationConfig,
     ExampleConfig,
-    GraderConfig,
     LoraConfig,
-    MathGraderConfig,
     OptimizerConfig,
     ProbeConfig,
     PromptsConfig,
@@ -65,9 +66,12 @@ from stepalign.config.sources import (
     FileConfig,
     Gsm8kConfig,
     GsmSymbolicConfig,
+    HubConfig,
+    HubSourceConfig,
     OpenMathConfig,
     ProblemsConfig,
     ProcessBenchConfig,
+    PythonSourceConfig,
     SourceConfig,
     SumsConfig,
 )

@@ -40,7 +40,7 @@ from stepalign.io import (
     write_atomically,
     write_json,
 )
-from stepalign.manifest import manifest
+from stepalign.manifest import manifest, read_manifest
 from stepalign.models import kept_fingerprint
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import rollout_ids
@@ -103,16 +103,13 @@ class RunFolder:
 
     def float32_matmul_precision(self) -> Literal["highest", "medium"] | None:
         """Return the precision this run began with, which `auto` measured; None for a new run."""
-        path = self.folder / "manifest.json"
-        if not path.exists():
-            return None
-        try:
-            precision: Literal["highest", "medium"] = json.loads(path.read_text()).get(
-                "float32_matmul_precision", "highest"
-            )
-        except (ValueError, AttributeError) as error:
-            raise StepalignError(f"{path}: damaged: {error}") from None
-        return precision
+        kept = read_manifest(self.folder)
+        precision: Literal["highest", "medium"] = kept.get("float32_matmul_precision", "highest")
+        return precision if kept else None
+
+    def dataset_commits(self) -> dict[str, str]:
+        """Return the commits of the hub data sets that this run began with, by `train` and `evaluation`."""
+        return dict(read_manifest(self.folder).get("dataset_commits", {}))
 
     def date(self) -> datetime.date:
         """Return the day on which the run began; chat templates may show it."""
@@ -146,6 +143,8 @@ class RunFolder:
         dropped: Mapping[str, int],
         base: Mapping[str, str] = MappingProxyType({}),
         float32_matmul_precision: str = "highest",
+        *,
+        dataset_commits: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
 
@@ -181,6 +180,7 @@ class RunFolder:
                 "seed": self.seed,
                 "float32_matmul_precision": float32_matmul_precision,
                 "problems": counts,
+                "dataset_commits": dict(dataset_commits),
                 "base": dict(base),
             },
         )
