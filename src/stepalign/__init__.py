@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stepalign.config import Recipe as Recipe
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
+    from stepalign.config.packaged import copy as copy_recipe
     from stepalign.critics import Critic as Critic
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.errors import StepalignError as StepalignError
@@ -61,6 +62,7 @@ _API = {
     "Trainer": "stepalign.trainer.loop:Trainer",
     "TrainerCallback": "stepalign.trainer.loop:TrainerCallback",
     "Verdict": "stepalign.records:Verdict",
+    "copy_recipe": "stepalign.config.packaged:copy",
     "critic_bench": "stepalign.api:critic_bench",
     "critique": "stepalign.api:critique",
     "evaluate": "stepalign.api:evaluate",
@@ -96,6 +98,7 @@ __all__ = [
     "TrainerCallback",
     "Verdict",
     "__version__",
+    "copy_recipe",
     "critic_bench",
     "critique",
     "evaluate",

@@ -51,6 +51,7 @@ def train(recipe: AnyRecipe, callbacks: Sequence[TrainerCallback] = (), **object
 
 def _conclude(folder: Path) -> None:
     """Write a run's report, and say what failed, fell back or dropped out."""
-    if shortfall := report.shortfall(folder):
-        Console().say(f"{folder}: {shortfall}")
-    report.write(folder)
+    summary = report.summarize(folder)
+    if summary.shortfall:
+        Console().say(f"{folder}: {summary.shortfall}")
+    report.write(summary)

@@ -16,7 +16,6 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation, Metric
 from stepalign.evaluation.stats import Difference
 from stepalign.notebook import html_table
-from stepalign.report.run import RunFiles, read_run
 from stepalign.report.summary import Summary, best_of
 from stepalign.trainer import checkpoints
 
@@ -31,17 +30,13 @@ class TrainResult:
     folder: Path
 
     @cached_property
-    def _run(self) -> RunFiles:
-        return read_run(self.folder)
-
-    @cached_property
     def _summary(self) -> Summary:
-        return Summary(self._run)
+        return report.summarize(self.folder)
 
     @property
     def evaluations(self) -> list[Evaluation]:
         """Every evaluation, in the order of the steps."""
-        return self._run.evaluations
+        return self._summary.run.evaluations
 
     @property
     def initial(self) -> Evaluation | None:
@@ -90,11 +85,11 @@ class TrainResult:
             raise StepalignError(
                 f"metrics as a DataFrame need pandas: pip install pandas. They are also in {self.folder}/metrics.jsonl"
             ) from None
-        return pandas.json_normalize([dict(step) for step in self._run.steps])
+        return pandas.json_normalize([dict(step) for step in self._summary.run.steps])
 
     def report(self) -> Path:
         """Write the run's page again, and return its path."""
-        return report.write(self.folder)
+        return report.write(self._summary)
 
     def __str__(self) -> str:
         verdict = self._summary.verdict

@@ -62,12 +62,17 @@ from stepalign.config.recipe import (
 from stepalign.config.registry import Table
 from stepalign.config.samplers import SamplerConfig, TransformersConfig, VllmConfig, VllmServerConfig
 from stepalign.config.sources import (
+    CodeColumnsConfig,
+    CodeFileConfig,
+    CodeSourceConfig,
     ColumnsConfig,
     FileConfig,
     Gsm8kConfig,
     GsmSymbolicConfig,
     HubConfig,
     HubSourceConfig,
+    HumanEvalConfig,
+    MbppConfig,
     OpenMathConfig,
     ProblemsConfig,
     ProcessBenchConfig,

@@ -17,11 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from stepalign import config
 from stepalign.data.columns import ColumnReader
 from stepalign.data.normalize import Candidate, WrittenFloat, text
 from stepalign.errors import StepalignError
+from stepalign.io import explain
 from stepalign.records import Problem
+from stepalign.unit_tests import UnitTests
 
 Rows = Iterator[tuple[int, str, dict[str, Any]]]
 """Row number, place for messages, values by column."""
@@ -29,6 +33,8 @@ Rows = Iterator[tuple[int, str, dict[str, Any]]]
 OTHERWISE = 'Where there is no network, name a local copy: a folder as `dataset`, or source = "file"'
 _DEFAULT = config.ColumnsConfig()
 _RECORD = {part.name for part in dataclasses.fields(Problem)}
+_ADDED = {"tests", "trace_format"}
+"""Fields of a record that older files lack."""
 
 
 def candidates(source: config.FileConfig) -> Iterator[Candidate]:
@@ -39,10 +45,12 @@ def candidates(source: config.FileConfig) -> Iterator[Candidate]:
     """
     with ColumnReader(source.path.stem, source.columns, source.path.name) as reader:
         for number, where, row in rows(source.path):
-            if source.columns == _DEFAULT and row.keys() == _RECORD:
+            if source.columns == _DEFAULT and _RECORD - _ADDED <= row.keys() <= _RECORD:
                 texts = {name: text(row, name, where) for name in ("statement", "solution", "source")}
                 numbers = {name: text(row, name, where, numbers=True) for name in ("id", "answer")}
-                yield Candidate(where=where, meta=row["meta"], **texts, **numbers)
+                tests = _unit_tests(row.get("tests"), where)
+                form = text(row, "trace_format", where) if "trace_format" in row else "steps"
+                yield Candidate(where=where, meta=row["meta"], tests=tests, trace_format=form, **texts, **numbers)
             else:
                 yield reader.candidate(number, where, row)
 
@@ -65,6 +73,13 @@ def hub_candidates(source: config.HubConfig) -> Iterator[Candidate]:
         )
         for number, where, row in rows:
             yield reader.candidate(number, where, row)
+
+
+def _unit_tests(value: Any, where: str) -> UnitTests | None:
+    try:
+        return TypeAdapter(UnitTests | None).validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise StepalignError(f"{where}: column 'tests': not unit tests: {explain(error)}") from None
 
 
 def rows(path: Path) -> Rows:

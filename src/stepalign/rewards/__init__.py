@@ -8,9 +8,9 @@ Left out: rewards from a learned model, because every condition here is graded b
 limit of a function, because it can have one inside.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import isnan, nan
 from typing import Protocol, Self, runtime_checkable
 
 from stepalign.errors import StepalignError
@@ -92,8 +92,8 @@ class FunctionGrader(Grader):
         try:
             number = float(score)
         except (TypeError, ValueError):
-            number = math.nan
-        if math.isnan(number):
+            number = nan
+        if isnan(number):
             raise StepalignError(
                 f"rollout {rollout.id}: the grading function returned {score!r:.80}; true or false, a number or a "
                 "Grade is wanted"

@@ -23,6 +23,7 @@ from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
 from stepalign.losses import fused
+from stepalign.manifest import read_manifest
 from stepalign.policy import Policy
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
@@ -76,8 +77,9 @@ def build_trainer(
         )
     world.assert_same("text of a template or of a Python function", prompts.digests(words))
     run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
-    kept_commits = run.dataset_commits()
-    problems, commits = world.on_main(lambda: data.pin(recipe.problems, kept_commits))
+    problems, commits = world.on_main(
+        lambda: data.pin(recipe.problems, read_manifest(recipe.folder).get("dataset_commits", {}))
+    )
     train, evaluation, dropped = world.on_main(lambda: data.prepare(problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)
@@ -85,6 +87,7 @@ def build_trainer(
     if isinstance(critic, ServedCritic) and (last is None or last.name < f"step-{recipe.training.max_steps:06d}"):
         world.on_main(critic.check_servers)
     has_checksums = world.on_main(lambda: checkpoints.verify(last)) if last else True
+    run.check_resumed(train, evaluation, world.on_main(lambda: _fingerprint(recipe)))
 
     # The weights.
     accelerator = _accelerator(recipe)
