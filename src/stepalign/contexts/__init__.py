@@ -16,7 +16,7 @@ design as well: its parameters have the names above, and it returns the message.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -151,6 +151,17 @@ def load(design: str | PythonObject | Callable[..., str]) -> Context:
         )
     )
     return context
+
+
+def check_solutions(shown: Sequence[Context], problems: Sequence[Problem]) -> None:
+    """Raise a StepalignError where a context shows a reference solution and problems have none."""
+    needing = [context for context in shown if context.needs_solution]
+    lacking = [problem.id for problem in problems if not problem.solution]
+    if needing and lacking:
+        raise StepalignError(
+            f"context {needing[0].name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
+            f"problems have none (the first: {lacking[0]})"
+        )
 
 
 def _of_function(design: PythonObject) -> Context:
