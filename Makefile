@@ -8,7 +8,7 @@ SMOLLM2 := models/SmolLM2-135M-Instruct
 .PHONY: quickstart lab test test-all test-kernels gpu-check lint format bench soak clean
 
 quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a minute, and write the report
-	OMP_NUM_THREADS=1 $(BIN)/stepalign train recipes/quickstart.toml  # so small a model gains nothing from a second
+	OMP_NUM_THREADS=1 $(BIN)/stepalign quickstart  # so small a model gains nothing from a second
 
 lab: $(VENV)/.run  ## StepAlignFB, RefSol (both directions) and GRPO on the solver that ships with the package: nothing is downloaded
 	$(BIN)/stepalign lab --jobs 2

@@ -45,6 +45,8 @@ class Problem:
     solution: str = ""
     """The reference solution, of a problem with unit tests a program; empty where the source has none."""
     source: str = ""
+    trace_format: Text = "steps"
+    """The format in which solutions are written and read (`trace.formats`): `steps`, `paragraphs` or `code`."""
     meta: dict[str, JsonValue] = Field(default_factory=dict)
     tests: UnitTests | None = None
 
@@ -106,6 +108,8 @@ class Rollout:
     """The author of the completion."""
     turn: Literal[1, 2] = 1
     """2 where the prompt shows a hint, or feedback on a first attempt."""
+    trace_format: Text = "steps"
+    """Its problem's, in which its text is read."""
 
     def __post_init__(self) -> None:
         count = len(self.completion_ids)

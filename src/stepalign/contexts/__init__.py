@@ -25,7 +25,7 @@ from stepalign.critics import sample
 from stepalign.critics.schema import trim
 from stepalign.errors import StepalignError
 from stepalign.records import Critique, Problem, Rollout
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 
 OF_CRITIQUE = frozenset({"critique", "wrong_step", "paraphrase"})
 OF_OTHERS = frozenset({"sibling", "demonstration"})
@@ -144,7 +144,7 @@ def load(name: str) -> Context:
 def _wrong_step(rollout: Rollout, critique: Critique) -> str:
     """Return the first wrong step in the solver's words; empty without one."""
     try:
-        trace = parse(rollout.text, rollout.response_start)
+        trace = parse_rollout(rollout)
         return trim(trace.content(trace.section(critique.first_error or 0)))
     except IndexError:
         return ""

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stepalign import config, report
+from stepalign.assets import LAB_RECIPES
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
-from stepalign.lab import RECIPES
 from stepalign.lab.behaviour import BEHAVIOURS, behaviours
 from stepalign.lab.side_effects import side_effects_table
 from stepalign.records import Problem, Rollout
@@ -34,21 +34,21 @@ TEACHER = "trained-teacher"
 """The condition whose first seed teaches those with a `teacher.kind = "model"`."""
 
 
-def conditions(folder: Path = RECIPES) -> list[str]:
+def conditions(folder: Path = LAB_RECIPES) -> list[str]:
     """List the names of the conditions in a folder and those below it."""
     return sorted(path.stem for path in folder.rglob("*.toml") if path.stem != "base")
 
 
 def related() -> list[str]:
     """List the names of the related systems, the one that teaches others first."""
-    return sorted(conditions(RECIPES / "related"), key=lambda name: (name != TEACHER, name))
+    return sorted(conditions(LAB_RECIPES / "related"), key=lambda name: (name != TEACHER, name))
 
 
 def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> config.Recipe:
     """Load a condition's recipe for one seed."""
     if condition not in conditions():
         raise StepalignError(f"no condition {condition!r}; allowed: {', '.join(conditions())}")
-    path = next(RECIPES.rglob(f"{condition}.toml"))
+    path = next(LAB_RECIPES.rglob(f"{condition}.toml"))
     own = [f"seed={seed}", f"name={condition}-{seed}", f"output_dir={out}"]
     return config.load(path, [*overrides, *own, *_teacher(path, out, overrides)])
 
