@@ -33,7 +33,7 @@ from stepalign.config.critics import (
     SelfCriticConfig,
     ValidationConfig,
 )
-from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig
+from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import PositiveFloat, PositiveInt, SerializeAsAny, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
 
 from stepalign.config.python import PYTHON, PythonObject
 from stepalign.config.registry import FAMILIES, RUNTIME, Table, register
@@ -44,3 +44,16 @@ class PythonGraderConfig(GraderConfig):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} = {getattr(self, key)}: a Python grader has no worker processes, leave it out")
         return self
+
+
+@register("grader", "unit-tests", implementation="stepalign.rewards.unit_tests:UnitTestGrader")
+class UnitTestGraderConfig(GraderConfig):
+    """Programs run on unit tests in a sandbox."""
+
+    kind: Literal["unit-tests"] = "unit-tests"
+    reward: Literal["all", "share"] = "all"
+    """1 where every test passes, else 0; or the share of the tests that pass."""
+    sandbox: Literal["auto", "bubblewrap", "limits"] = "auto"
+    """`bubblewrap` requires it; `limits` does without; `auto` takes it where it works, and else warns."""
+    max_memory_mb: Annotated[int, Field(ge=128)] = 1024
+    """The address space of a program, in MiB."""
