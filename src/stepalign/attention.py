@@ -2,21 +2,19 @@
 
 Where float32 products run in bfloat16 (`stepalign.precision`), SDPA's many small ones take 1.3 to 12 times as long as
 in float32. Copies of keys and values for each query head cost up to half of the time.
-
-    python bench/attention.py
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from stepalign.precision import float32_products
 
 CPU_SDPA = "cpu_sdpa"
 """The implementation's name in transformers' registry."""
@@ -64,26 +62,16 @@ class _Float32(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *settings: Any) -> Tensor:
         ctx.inputs = [states.detach().requires_grad_(states.requires_grad) for states in (query, key, value)]
-        with _float32_products(), torch.set_grad_enabled(any(ctx.needs_input_grad)):
-            ctx.output = _attend(*ctx.inputs, *settings)
-        return ctx.output.detach()
+        with float32_products(), torch.set_grad_enabled(any(ctx.needs_input_grad)):
+            output = ctx.output = _attend(*ctx.inputs, *settings)
+        return output.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         needed = [states for states in ctx.inputs if states.requires_grad]
-        with _float32_products():
+        with float32_products():
             gradients = iter(torch.autograd.grad(ctx.output, needed, gradient, retain_graph=True))
         return *(next(gradients) if states.requires_grad else None for states in ctx.inputs), *(None,) * 4
-
-
-@contextmanager
-def _float32_products() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 AttentionInterface.register(CPU_SDPA, cpu_sdpa)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import stepalign
-from stepalign import config
+from stepalign import cli_results, config
 from stepalign.errors import StepalignError
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_results.app)
 
-RecipeFile = Annotated[Path, typer.Argument(help="Recipe (TOML).")]
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe (TOML), or the name of one that ships with the package.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides of recipe keys, like optimizer.lr=1e-5.")]
 ProblemsFile = Annotated[Path | None, typer.Option(help="Problems (JSONL) of the rollouts. Default: the recipe's.")]
 PRICE_HELP = "Price of a million prompt tokens and of a million completion tokens."
@@ -51,6 +52,12 @@ def train(
         report = stepalign.train(settings)
     if _is_main():
         typer.echo(report)
+
+
+@app.command()
+def quickstart(overrides: Overrides = None) -> None:
+    """Train the solver that ships with the package, on a CPU in a minute or two. Nothing is downloaded."""
+    train(Path("quickstart"), overrides)
 
 
 @app.command()

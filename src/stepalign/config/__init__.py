@@ -31,6 +31,7 @@ from stepalign.config.critics import (
     SelfCriticConfig,
     ValidationConfig,
 )
+from stepalign.config.graders import GraderConfig, MathGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
@@ -46,9 +47,7 @@ from stepalign.config.recipe import (
     DistributedConfig,
     EvaluationConfig,
     ExampleConfig,
-    GraderConfig,
     LoraConfig,
-    MathGraderConfig,
     OptimizerConfig,
     ProbeConfig,
     PromptsConfig,
@@ -61,10 +60,15 @@ from stepalign.config.recipe import (
 from stepalign.config.registry import Table
 from stepalign.config.samplers import SamplerConfig, TransformersConfig, VllmConfig, VllmServerConfig
 from stepalign.config.sources import (
+    CodeColumnsConfig,
+    CodeFileConfig,
+    CodeSourceConfig,
     ColumnsConfig,
     FileConfig,
     Gsm8kConfig,
     GsmSymbolicConfig,
+    HumanEvalConfig,
+    MbppConfig,
     OpenMathConfig,
     ProblemsConfig,
     ProcessBenchConfig,
