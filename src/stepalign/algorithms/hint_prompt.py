@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from stepalign import config, contexts
 from stepalign.algorithms.teacher_prompt import build_teacher_prompt
 from stepalign.chat import Chat
+from stepalign.config import registry
 from stepalign.contexts import ContextInput
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
@@ -16,7 +17,7 @@ class HintPrompts:
 
     def __init__(
         self,
-        template: str,
+        settings: config.ContextConfig,
         teacher: config.TeacherConfig,
         *,
         chat: Chat,
@@ -27,7 +28,7 @@ class HintPrompts:
         """Load the context.
 
         Args:
-            template: the recipe's `context.template`.
+            settings: the recipe's `[context]`.
             teacher: length limit and thinking boundary of the prompt.
             chat: encodes the prompt.
             before: turns before the problem, which the solver is shown as well.
@@ -37,21 +38,17 @@ class HintPrompts:
         Raises:
             StepalignError: the context uses another variable.
         """
-        self.context = contexts.load(template)
+        self.context: contexts.Context = registry.build(settings)
         if unknown := sorted(self.context.variables - shows):
             raise StepalignError(
-                f"context.template = {template!r} shows {', '.join(unknown)}, which is not known when this algorithm "
+                f"{settings} shows {', '.join(unknown)}, which is not known when this algorithm "
                 f"samples under it; allowed: {', '.join(sorted(shows))}"
             )
         self.teacher, self.chat, self.before, self.max_new_tokens = teacher, chat, tuple(before), max_new_tokens
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the context shows a reference solution and a problem has none."""
-        if self.context.needs_solution and (lacking := [problem.id for problem in problems if not problem.solution]):
-            raise StepalignError(
-                f"context {self.context.name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
-                f"problems have none (the first: {lacking[0]})"
-            )
+        contexts.check_solutions([self.context], problems)
 
     def __call__(self, problem: Problem, rollout: Rollout | None = None) -> TokenIds:
         """Return the prompt ids, cut so that `sampling.max_new_tokens` fit behind them.

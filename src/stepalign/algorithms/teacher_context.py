@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stepalign import config, contexts
+from stepalign.config import registry
 from stepalign.contexts import ContextInput, others
 from stepalign.errors import StepalignError
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
@@ -46,11 +47,11 @@ class TeacherContext:
         Raises:
             StepalignError: the context shows what the recipe does not make.
         """
-        self.context, self.shuffled, self.critic = contexts.load(settings.template), settings.shuffled, critic
+        self.context, self.shuffled, self.critic = registry.build(settings), settings.shuffled, critic
         self.needs_critique = self.context.needs_critique or bool(critique_for)
         if self.needs_critique and critic is None:
             reason = (
-                f"context.template = {settings.template!r} shows a critique"
+                f"{settings} shows a critique"
                 if self.context.needs_critique
                 else f"{critique_for} needs a critique with the first error"
             )
@@ -86,13 +87,7 @@ class TeacherContext:
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where a context shows a reference solution and problems have none."""
-        needing = [context for context in self._both() if context.needs_solution]
-        lacking = [problem.id for problem in problems if not problem.solution]
-        if needing and lacking:
-            raise StepalignError(
-                f"context {needing[0].name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
-                f"problems have none (the first: {lacking[0]})"
-            )
+        contexts.check_solutions(self._both(), problems)
 
     def choose(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
@@ -127,13 +122,9 @@ class TeacherContext:
                 sibling=others.successful_sibling(rollout, groups[rollout.problem_id]),
                 demonstration=demonstrations.get(rollout.problem_id),
             )
-            if missing := context.missing(source):
-                yield rollout, f"{NOTHING_TO_SHOW}: {missing}"
-            else:
-                yield (
-                    rollout,
-                    ChosenContext(context=context, source=source, critique=critique, is_fallback=is_fallback),
-                )
+            chosen = ChosenContext(context=context, source=source, critique=critique, is_fallback=is_fallback)
+            missing = context.missing(source)
+            yield rollout, f"{NOTHING_TO_SHOW}: {missing}" if missing else chosen
 
     def _fallback_of(self, result: CriticResult | None) -> config.Fallback:
         """Return the failure's own fallback, else the critic's `on_failure`."""

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from stepalign.config.locators import AnyLocatorConfig, DerivationLocatorConfig, LocatorConfig
+from stepalign.config.python import PYTHON, PythonObject
 from stepalign.config.registry import (
     FAMILIES,
     KEY_VARIABLE,
@@ -137,6 +138,15 @@ class ReplayCriticConfig(CriticConfig):
     kind: Literal["replay"] = "replay"
     path: Path
     """Critiques and failures (JSONL)."""
+
+
+@register("critic", "python", implementation="stepalign.critics.python:from_config")
+class PythonCriticConfig(CriticConfig):
+    """A Python function or object that critiques, in this process."""
+
+    kind: Literal["python"] = "python"
+    function: Annotated[PythonObject, PYTHON]
+    """`module:name` of a function of problem and rollout, or of an object with the methods of a `Critic`."""
 
 
 class LLMCriticConfig(CriticConfig):
