@@ -231,7 +231,9 @@ class MenderConfig(Table):
     """Base of the tables of menders, which correct a solution from its first wrong step on."""
 
     is_remote: ClassVar[bool] = False
+    """Corrections are written on another machine."""
     needs_own_model: ClassVar[bool] = False
+    """Corrections are sampled from the solver's own base."""
     kind: str
 
 

@@ -31,7 +31,7 @@ from stepalign.trace import parse
 
 NAME = "locate-mend"
 PROGRAM = "program"
-"""`mended_by` where no sample was kept."""
+"""`mended_by` of a correction without a kept sample."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Where a solution goes wrong first: the first stage of a critic that locates and mends apart.
+"""The first wrong section of a solution, and the protocol of its locators.
 
 `config.registry.build(table, own=…, folder=…)` builds the step locator of a table whose `is_stage` is true. The
 benchmark on human labels (`process_supervision`) measures the same locators.
@@ -20,7 +20,7 @@ class Location:
     step: int | None
     """Counted as critiques count; None where no error was found."""
     reason: str = ""
-    """Why that section is wrong, in words that do not quote it."""
+    """The fault in a few words that do not quote it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 

@@ -1,4 +1,4 @@
-"""Menders: who continues a solution's correct steps, with the reference solution in view.
+"""Menders: continuations of a solution's correct steps, with the reference solution in view.
 
 The message is a teacher's (`refsol` by default). The reply begins with the solver's own correct steps and the next
 heading, so that the continuation keeps the solver's manner. `program` samples nothing: the critic then recomputes the

@@ -42,7 +42,7 @@ _FORMULA = re.compile(r"([A-Za-z][A-Za-z {}\\_]{0,60})\}?[ \t]{0,3}=")
 
 
 class Departure(NamedTuple):
-    """The first wrong step, counted from 1, and why, in words that do not quote it."""
+    """The first wrong step, counted from 1, and its fault in words that do not quote it."""
 
     step: int
     reason: str
