@@ -29,6 +29,7 @@ from stepalign.config.critics import (
     ProgramCriticConfig,
     ReplayCriticConfig,
     SelfCriticConfig,
+    UnitTestCriticConfig,
     ValidationConfig,
 )
 from stepalign.config.graders import GraderConfig, MathGraderConfig

@@ -75,7 +75,8 @@ class PromptsConfig(Table):
 
 
 def _fallback_beside(values: Mapping[str, Any]) -> str:
-    return "lab/refsol" if str(values.get("template", "")).startswith("lab/") else "refsol"
+    folder = str(values.get("template", "")).partition("/")[0]
+    return f"{folder}/refsol" if folder in ("lab", "code") else "refsol"
 
 
 class ContextConfig(Table):
@@ -84,7 +85,7 @@ class ContextConfig(Table):
     template: Annotated[str, TEMPLATE] = "refsol"
     """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
     fallback_template: Annotated[str, TEMPLATE] = Field(default_factory=_fallback_beside)
-    """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
+    """The template in place of a missing critique; by default `refsol`, or that of the template's folder `lab` or `code`."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
 

@@ -145,7 +145,10 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
         texts = {"statement": row.statement, "answer": row.answer, "solution": solution}
         try:
             stripped = {key: value.strip() for key, value in texts.items()}
-            problems.append(Problem(id=row.id, source=row.source, meta=row.meta, tests=row.tests, **stripped))
+            form = "code" if row.tests else "steps"
+            problems.append(
+                Problem(id=row.id, source=row.source, meta=row.meta, tests=row.tests, trace_format=form, **stripped)
+            )
         except ValidationError as error:
             raise StepalignError(f"{row.where}: not a problem: {explain(error)}") from None
         if len(problems) == limit:
