@@ -85,7 +85,7 @@ class ContextConfig(Table):
     template: Annotated[str, TEMPLATE] = "refsol"
     """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
     fallback_template: Annotated[str, TEMPLATE] = Field(default_factory=_fallback_beside)
-    """The template in place of a missing critique; by default `refsol`, or that of the template's folder `lab` or `code`."""
+    """The template in place of a missing critique; by default `refsol`, of `lab` or `code` beside theirs."""
     shuffled: bool = False
     """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
 

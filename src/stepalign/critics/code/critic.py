@@ -3,11 +3,11 @@
     [critic]
     kind = "unit-tests"
 
-A program that passes is case A. Any other is case C where it was cut off, else D. The first wrong step is the first that
-the mended program changes. Candidates for it (`mend`) are graded by the same tests, and the first that passes is taken:
-small repairs of the solver's own program before the reference's lines, and among those the line first at which the
-program goes wrong (`locate`). Steps after it are correct where the mended program keeps them. Hidden tests decide, but
-nothing of them but an exception's type is said.
+A program that passes is case A. Any other is case C where it was cut off, else D. The first wrong step is the first
+that the mended program changes. Candidates for it (`mend`) are graded by the same tests, and the first that passes is
+taken: small repairs of the solver's own program before the reference's lines, and among those the line first at which
+the program goes wrong (`locate`). Steps after it are correct where the mended program keeps them. Hidden tests decide,
+and nothing of them is said but an exception's type.
 
 Left out: case B, because a program that passes has nothing to justify.
 """
@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from time import perf_counter
-from typing import Self
 
 from stepalign import config
 from stepalign.critics.code.locate import first_failure, wrong_line
@@ -80,7 +79,9 @@ class UnitTestCritic:
         if k > len(trace.steps) > 0 and UNCLOSED not in trace.faults:
             k = len(trace.steps)  # what is added behind the last step completes it, because the fence is closed
         corrected, continuation = _split(trace, text, k)
-        reason = "it is unfinished." if case == "C" else reason_of(first_failure(rollout.grade) if rollout.grade else None)
+        reason = (
+            "it is unfinished." if case == "C" else reason_of(first_failure(rollout.grade) if rollout.grade else None)
+        )
         reasons = {k: reason}
         for later in range(k + 1, len(trace.steps) + 1):
             first, last = lines_of(trace, trace.steps[later - 1])
@@ -180,7 +181,9 @@ def _kept_lines(trace: Trace, text: str) -> set[int]:
     """Return the lines of the program that the other has too, in their order."""
     if not trace.steps:
         return set()
-    own, other = (source_of(each).lines for each in (trace, trace_format(trace.format).parse(text, trace.response_start)))
+    own, other = (
+        source_of(each).lines for each in (trace, trace_format(trace.format).parse(text, trace.response_start))
+    )
     blocks = difflib.SequenceMatcher(None, own, other, autojunk=False).get_matching_blocks()
     blank = {number for number, line in enumerate(own, start=1) if not line.strip()}
     return blank | {block.a + k + 1 for block in blocks for k in range(block.size)}
@@ -190,6 +193,8 @@ def _split(trace: Trace, text: str, k: int) -> tuple[str, str]:
     """Divide the other response's text from step `k` on into the corrected step and the continuation."""
     start = trace.steps[k - 1].start if k <= len(trace.steps) else trace.steps[-1].end if trace.steps else 0
     steps = trace_format(trace.format).parse(text, trace.response_start).steps
-    least = trace.steps[-1].end if k == len(trace.steps) and text.startswith(trace.text[: trace.steps[-1].end]) else start
+    least = (
+        trace.steps[-1].end if k == len(trace.steps) and text.startswith(trace.text[: trace.steps[-1].end]) else start
+    )
     end = next((step.end for step in steps if step.end > least), len(text)) if start else len(text)
     return trim(text[start:end]), trim(text[end:])

@@ -18,7 +18,7 @@ from stepalign.unit_tests import UnitTestResult, UnitTests
 
 _MARK = "stepalign-trace:"
 _RETURN = "return"
-_TRACER = '''
+_TRACER = """
 
 def __stepalign_trace__():
     import sys, zlib
@@ -56,7 +56,7 @@ def __stepalign_trace__():
     print("{mark}" + ";".join(events))
 
 __stepalign_trace__()
-'''
+"""
 _Event = tuple[int, str, str]
 """A line, a local variable, and a digest of the value that the line left it with."""
 

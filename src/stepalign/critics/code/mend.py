@@ -143,7 +143,8 @@ def name_map(theirs: ast.FunctionDef, ours: ast.FunctionDef) -> dict[str, str]:
     positional = ([arg.arg for arg in (*f.args.posonlyargs, *f.args.args)] for f in (theirs, ours))
     add(zip(*positional, strict=False))
     shapes = [list(_shapes(function)) for function in (theirs, ours)]
-    matcher = difflib.SequenceMatcher(None, *([shape for shape, _ in part] for part in shapes), autojunk=False)
+    first, second = ([shape for shape, _ in part] for part in shapes)
+    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
     for block in matcher.get_matching_blocks():
         for k in range(block.size):
             add(zip(shapes[0][block.a + k][1], shapes[1][block.b + k][1], strict=False))
