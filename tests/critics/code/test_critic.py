@@ -117,7 +117,8 @@ def test_the_first_wrong_step_is_the_first_that_the_mended_program_changes(
     if wrong is not None:
         assert error is not None
         assert text[error.start : error.end].replace("\r", "") == wrong
-        assert error.departure is not None and error.start <= error.departure < error.end
+        assert error.departure is not None
+        assert error.start <= error.departure < error.end
     (solved,) = grader.grade([mended(rollout, critique)], {"p": PROBLEM})
     assert solved.correct
     checks = Checker(config.ChecksConfig(), grader).check(critique, PROBLEM, rollout)
@@ -200,7 +201,8 @@ def test_the_reference_takes_the_solvers_names() -> None:
         parse(REFERENCE),
         parse("def total(xs, m):\n    s = 0\n    for x in xs:\n        pass\n    return s"),
     )
-    assert reference is not None and own is not None
+    assert reference is not None
+    assert own is not None
     text = renamed(reference, own, "total")
     assert ast.unparse(text) == (
         "def total(xs, m):\n    s = 0\n    for x in xs:\n        if x <= m:\n            s += x\n    return s"
