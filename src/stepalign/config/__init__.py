@@ -32,7 +32,7 @@ from stepalign.config.critics import (
     UnitTestCriticConfig,
     ValidationConfig,
 )
-from stepalign.config.graders import GraderConfig, MathGraderConfig
+from stepalign.config.graders import GraderConfig, MathGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
