@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from stepalign.rewards.unit_tests import UnitTestGrader
 
 from stepalign import config
 from stepalign.critics import schema, splice
@@ -16,6 +15,7 @@ from stepalign.critics.code.mend import renamed
 from stepalign.critics.code.units import parse
 from stepalign.critics.error_spans import rollout_error_span
 from stepalign.records import CriticResult, Critique, CritiqueFailure, FinishReason, Problem, Rollout
+from stepalign.rewards.unit_tests import UnitTestGrader
 from stepalign.trace import parse_rollout
 from stepalign.unit_tests import UnitTestResult, UnitTests
 

@@ -89,7 +89,7 @@ def wrong_line(problem: Problem, rollout: Rollout, grader: Grader) -> int:
 
 
 def _departure(own: list[_Event], other: list[_Event]) -> int:
-    """Return the line of the first value that the reference's variable of the same name does not take in its turn."""
+    """Return the line of the first value that differs from the reference's, by variable and turn."""
     values = defaultdict[str, list[str]](list)
     for _, name, digest in other:
         values[name].append(digest)

@@ -1,4 +1,4 @@
-"""A program as units, one a statement or a header, that are compared in a canonical form and written as they were.
+"""Units of a program, one a statement or a header: compared in a canonical form, written as they were.
 
 The canonical form is Python's own (`ast.unparse`): comments, layout and quotes do not count. Statements that share a
 line are one unit.
