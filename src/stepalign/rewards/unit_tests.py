@@ -8,6 +8,7 @@ all of them.
 """
 
 import ast
+import builtins
 import os
 import warnings
 from collections import Counter
@@ -98,7 +99,6 @@ class UnitTestGrader(Grader):
             "preamble": tests.preamble,
             "setup": tests.setup,
             "tests": [*tests.shown, *tests.hidden],
-            "num_shown": len(tests.shown),
             "entry_point": tests.entry_point,
         }
         sandbox = self._sandboxes.get()
@@ -136,7 +136,6 @@ class UnitTestGrader(Grader):
             feedback=feedback_of(results, self._timeout_s),
             score=passed / len(results) if self._reward == "share" else None,
             tests=results,
-            output=str(reply.get("output", "")),
         )
 
 
@@ -159,6 +158,8 @@ def _results(tests: UnitTests, replied: Sequence[_Reply]) -> tuple[UnitTestResul
         values = {"source": test} | (replied[number] if number < len(replied) else {"outcome": "not run"})
         if hidden:
             values = {key: values[key] for key in ("outcome", "exception", "lines") if key in values}
+            if values.get("exception") not in vars(builtins):  # a name of the program's could spell an argument
+                values.pop("exception", None)
         results.append(UnitTestResult(**{**values, "hidden": hidden, "lines": tuple(values.get("lines", ()))}))
     return tuple(results)
 

@@ -257,7 +257,7 @@ def _shown(value: Any) -> str:
 
 
 def judge(task: Mapping[str, Any], channel: socket.socket, timeout_s: float) -> dict[str, Any]:
-    """Run a task's tests, and return their results and the program's output until the last shown one."""
+    """Run a task's tests, and return their results."""
 
     def late(*_: object) -> NoReturn:
         raise _Ended("timeout")
@@ -265,13 +265,13 @@ def judge(task: Mapping[str, Any], channel: socket.socket, timeout_s: float) -> 
     signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     program = Program(channel, time.monotonic() + timeout_s)
-    results, output = list[dict[str, Any]](), ""
+    results, printed = list[dict[str, Any]](), 0
     try:
         for result in Judge(program, task).results():
-            results.append(result)
-            output = program.output if len(results) <= task["num_shown"] else output
+            results.append({**result, "output": program.output[printed:]})
+            printed = len(program.output)
     except _Ended as ended:  # while a result was written
         results.append({"outcome": ended.outcome, "source": task["tests"][len(results)]})
     signal.setitimer(signal.ITIMER_REAL, 0)
     results += [{"outcome": "not run", "source": test} for test in task["tests"][len(results) :]]
-    return {"results": results, "output": output}
+    return {"results": results}

@@ -113,7 +113,8 @@ def _run(code: str, entry_point: str, call: str, problem: Problem, rollout: Roll
     tests = UnitTests(shown=("pass",), preamble=problem.tests.preamble, entry_point=entry_point)
     attempt = replace(rollout, text=text, response_start=0, completion_ids=(), token_starts=(), sampler_logprobs=None)
     (graded,) = grader.grade([attempt], {problem.id: replace(problem, tests=tests)})
-    _, mark, events = (graded.grade.output if graded.grade else "").rpartition(_MARK)
+    output = graded.grade.tests[0].output if graded.grade and graded.grade.tests else ""
+    _, mark, events = output.rpartition(_MARK)
     parts = (event.split(":") for event in events.strip().split(";") if mark and event.count(":") == 2)
     return [(int(line), name, digest) for line, name, digest in parts]
 
