@@ -46,9 +46,15 @@ def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
         unknown, known = (", ".join(sorted(names)) for names in (used - allowed, allowed))
         raise StepalignError(f"{path}: unknown variables {unknown}; allowed: {known}")
     file = path.relative_to(_HERE) if path.is_relative_to(_HERE) else path
-    for recording in _recordings.get():
-        recording |= {str(file.with_name(Path(each).name)): source for each, source in sources.items()}
+    for each, source in sources.items():
+        record(str(file.with_name(Path(each).name)), source)
     return template, used
+
+
+def record(name: str, text: str) -> None:
+    """Add a text to the recordings that are under way."""
+    for recording in _recordings.get():
+        recording[name] = text
 
 
 @contextmanager

@@ -41,7 +41,7 @@ RETURN = "    return s\n```\nIt adds them."
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[UnitTestGrader]:
-    with UnitTestGrader(timeout_s=2) as grader:
+    with UnitTestGrader(timeout_s=3) as grader:
         yield grader
 
 
