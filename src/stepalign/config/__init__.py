@@ -36,6 +36,7 @@ from stepalign.config.critics import (
     SampledMenderConfig,
     SelfCriticConfig,
     SelfMenderConfig,
+    UnitTestCriticConfig,
     ValidationConfig,
 )
 from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig, UnitTestGraderConfig
