@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stepalign.api import process_bench as process_bench
     from stepalign.api import sample as sample
     from stepalign.api import select as select
+    from stepalign.api import verify as verify
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
     from stepalign.config.packaged import copy as copy_recipe
@@ -47,6 +48,7 @@ _API = {
     "select": "stepalign.api:select",
     "step_values": "stepalign.process_supervision.run:step_values",
     "train": "stepalign.launch:train",
+    "verify": "stepalign.api:verify",
     "write_report": "stepalign.report:write_report",
 }
 """The Python API: the module and the name of each function."""
@@ -68,6 +70,7 @@ __all__ = [
     "select",
     "step_values",
     "train",
+    "verify",
     "write_report",
 ]
 

@@ -9,6 +9,7 @@ them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, â€
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from stepalign import config, models, prompts
@@ -33,6 +34,7 @@ from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import open_solver
+from stepalign.rollouts.references import reference_text
 from stepalign.seeding import derive_seed
 
 
@@ -74,6 +76,22 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
     write_jsonl(out, rollouts)
     partial.unlink(missing_ok=True)
     return rollouts
+
+
+def verify(settings: config.Recipe) -> list[Rollout]:
+    """Grade the reference solutions of a recipe's training and evaluation problems, as the solver's are graded.
+
+    Returns:
+        Those that are not correct: their problems would punish a right answer. Problems without a reference are left out.
+    """
+    train, evaluation, _ = prepare(settings.problems)
+    problems = {problem.id: problem for problem in (*train, *evaluation) if problem.solution}
+    blank = Rollout(id="-", problem_id="-", completion_ids=(), token_starts=(), text="", finish="stop", source="reference")
+    with registry.build(settings.grader) as grader:
+        rollouts = grader.grade(
+            [replace(blank, id=name, problem_id=name, text=reference_text(one)) for name, one in problems.items()], problems
+        )
+    return [rollout for rollout in rollouts if not rollout.correct]
 
 
 def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None) -> Evaluation:

@@ -117,6 +117,16 @@ def sample(
 
 
 @app.command()
+def verify(file: RecipeFile, overrides: Overrides = None, trust: TrustOption = False) -> None:
+    """Grade the reference solutions of a recipe's problems, and name those that are not correct."""
+    with _interruptible():
+        wrong = stepalign.verify(config.load(file, overrides or (), trust=trust))
+    for rollout in wrong:
+        typer.echo(f"{rollout.problem_id}: {rollout.grade.feedback if rollout.grade else ''}")
+    typer.echo(f"{len(wrong)} reference solutions are not correct")
+
+
+@app.command()
 def critique(
     file: RecipeFile,
     rollouts: Annotated[Path, typer.Argument(help="Graded rollouts (JSONL).")],

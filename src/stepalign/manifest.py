@@ -46,6 +46,8 @@ class Manifest(TypedDict, total=False):
     problems: ManifestProblems
     base: dict[str, str]
     """Digests of the base's files; names of a teacher's files begin with `teacher/`."""
+    warning: str
+    """A protection that the grader lacks; empty without one."""
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -98,7 +98,7 @@ def build_trainer(
     optimizer = adamw(policy, recipe.optimizer)
 
     # The run so far.
-    run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision)
+    run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision, grader.warning)
     step = 0
     if last:
         step, algorithm_state = checkpoints.load(last, policy, optimizer)

@@ -167,8 +167,11 @@ class RunFolder:
         dropped: Mapping[str, int],
         base: Mapping[str, str] = MappingProxyType({}),
         float32_matmul_precision: str = "highest",
+        warning: str = "",
     ) -> None:
         """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
+
+        The report begins with `warning`.
 
         Raises:
             StepalignError: the run is resumed, and its base is no longer the one it began with.
@@ -188,6 +191,7 @@ class RunFolder:
                 "float32_matmul_precision": float32_matmul_precision,
                 "problems": counts,
                 "base": dict(base),
+                "warning": warning,
             },
         )
 
