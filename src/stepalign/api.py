@@ -79,19 +79,17 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
 
 
 def verify(settings: config.Recipe) -> list[Rollout]:
-    """Grade the reference solutions of a recipe's training and evaluation problems, as the solver's are graded.
+    """Grade the reference solutions of a recipe's problems as responses, and return those that are not correct.
 
-    Returns:
-        Those that are not correct: their problems would punish a right answer. Problems without a reference are left out.
+    Such a problem would punish a right response. Problems without a reference solution are left out.
     """
     train, evaluation, _ = prepare(settings.problems)
     problems = {problem.id: problem for problem in (*train, *evaluation) if problem.solution}
-    blank = Rollout(id="-", problem_id="-", completion_ids=(), token_starts=(), text="", finish="stop", source="reference")
+    blank = Rollout(id="-", problem_id="-", completion_ids=(), token_starts=(), text="", finish="stop")
+    texts = {name: reference_text(problem) for name, problem in problems.items()}
+    rollouts = [replace(blank, id=name, problem_id=name, text=text, source="reference") for name, text in texts.items()]
     with registry.build(settings.grader) as grader:
-        rollouts = grader.grade(
-            [replace(blank, id=name, problem_id=name, text=reference_text(one)) for name, one in problems.items()], problems
-        )
-    return [rollout for rollout in rollouts if not rollout.correct]
+        return [rollout for rollout in grader.grade(rollouts, problems) if not rollout.correct]
 
 
 def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None) -> Evaluation:
