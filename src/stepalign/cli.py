@@ -121,9 +121,8 @@ def verify(file: RecipeFile, overrides: Overrides = None, trust: TrustOption = F
     """Grade the reference solutions of a recipe's problems, and name those that are not correct."""
     with _interruptible():
         wrong = stepalign.verify(config.load(file, overrides or (), trust=trust))
-    for rollout in wrong:
-        typer.echo(f"{rollout.problem_id}: {rollout.grade.feedback if rollout.grade else ''}")
-    typer.echo(f"{len(wrong)} reference solutions are not correct")
+    lines = [f"{rollout.problem_id}: {rollout.grade.feedback if rollout.grade else ''}" for rollout in wrong]
+    typer.echo("\n".join((*lines, f"{len(wrong)} reference solutions are not correct")))
 
 
 @app.command()
