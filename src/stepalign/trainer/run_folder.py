@@ -167,11 +167,11 @@ class RunFolder:
         dropped: Mapping[str, int],
         base: Mapping[str, str] = MappingProxyType({}),
         float32_matmul_precision: str = "highest",
+        *,
+        dataset_commits: Mapping[str, str] = MappingProxyType({}),
         warning: str = "",
     ) -> None:
         """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
-
-        The report begins with `warning`.
 
         Raises:
             StepalignError: the run is resumed, and its base is no longer the one it began with.
@@ -190,6 +190,7 @@ class RunFolder:
                 "seed": self.seed,
                 "float32_matmul_precision": float32_matmul_precision,
                 "problems": counts,
+                "dataset_commits": dict(dataset_commits),
                 "base": dict(base),
                 "warning": warning,
             },
