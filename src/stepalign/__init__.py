@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
     from stepalign.error_injection.sets import plant_set as plant
+    from stepalign.gates.run import preflight as preflight
     from stepalign.lab.running import run_lab as run_lab
     from stepalign.launch import train as train
     from stepalign.planning import plan as plan
+    from stepalign.previewing import preview as preview
     from stepalign.probing.run import probe as probe
     from stepalign.process_supervision.run import step_values as step_values
     from stepalign.report import write_report as write_report
@@ -38,6 +40,8 @@ _API = {
     "migrate": "stepalign.config.migrate:migrate",
     "plan": "stepalign.planning:plan",
     "plant": "stepalign.error_injection.sets:plant_set",
+    "preflight": "stepalign.gates.run:preflight",
+    "preview": "stepalign.previewing:preview",
     "probe": "stepalign.probing.run:probe",
     "process_bench": "stepalign.api:process_bench",
     "run_lab": "stepalign.lab.running:run_lab",
@@ -58,6 +62,8 @@ __all__ = [
     "migrate",
     "plan",
     "plant",
+    "preflight",
+    "preview",
     "probe",
     "process_bench",
     "run_lab",

@@ -42,7 +42,7 @@ def train(
     """Train a solver, or resume a stopped run, and write the run's report."""
     settings = config.load(file, overrides or (), trust=trust)
     if dry_run:
-        from stepalign.preflight import check_recipe
+        from stepalign.trainer.checks import check_recipe
 
         check_recipe(settings)
         typer.echo(config.dump(settings), nl=False)
@@ -51,6 +51,51 @@ def train(
         report = stepalign.train(settings)
     if _is_main():
         typer.echo(report)
+
+
+@app.command()
+def preview(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    rollouts: Annotated[Path | None, typer.Option(help="Rollouts (JSONL) or folder. Default: sampled.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most rollouts to show.")] = 2,
+    ids: Annotated[bool, typer.Option("--ids", help="Print the ids below each text.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File for a page (HTML).")] = None,
+    trust: TrustOption = False,
+) -> None:
+    """Show the exact text and ids that student, teacher and critic read of a few rollouts."""
+    settings = config.load(file, overrides or (), trust=trust)
+    from rich.console import Console
+
+    from stepalign.previewing import display
+
+    with _interruptible():
+        previewed = stepalign.preview(settings, rollouts=rollouts, limit=limit, out=out)
+    Console(highlight=False).print(display.render(previewed.rollouts, ids=ids))
+    typer.echo(f"a step on these rollouts: {previewed.counts}" + (f"\n{out}" if out else ""))
+
+
+@app.command()
+def preflight(
+    file: RecipeFile,
+    overrides: Overrides = None,
+    limit: Annotated[
+        int | None, typer.Option(min=4, help="Training problems. Default: preflight.num_problems.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for attempts, measures and the page.")] = Path("preflight"),
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    trust: TrustOption = False,
+) -> None:
+    """Measure whether a recipe can work, before it is run. A gate that fails exits with 1. Resumes."""
+    settings = config.load(file, overrides or (), trust=trust)
+    with _resumable(out):
+        measured = stepalign.preflight(settings, out, limit=limit)
+    from stepalign.gates import page
+
+    typer.echo(f"{page.table(measured)}\n{out / 'preflight.html'}")
+    if show:
+        typer.launch(str(out / "preflight.html"))
+    raise typer.Exit(int(measured.verdict == "fail"))
 
 
 @app.command()

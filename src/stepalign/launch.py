@@ -5,11 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
-from stepalign import config, preflight, report
+from stepalign import config, report
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
 from stepalign.probing.callback import ProbeCallback
+from stepalign.trainer import checks
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.loop import TrainerCallback
 from stepalign.trainer.run_folder import RunFolder
@@ -28,7 +29,7 @@ def train(recipe: config.Recipe, callbacks: Sequence[TrainerCallback] = ()) -> P
             "[probe] measures the policy in one process: leave it out, and measure the checkpoints with "
             "`stepalign probe`"
         )
-    world.on_main(lambda: preflight.check_recipe(recipe))
+    world.on_main(lambda: checks.check_recipe(recipe))
     with ExitStack() as stack:
         run = cast(
             RunFolder, RunFolder(recipe) if world.size == 1 else MainProcessProxy(world, lambda: RunFolder(recipe))

@@ -31,6 +31,7 @@ from stepalign.config.critics import (
     SelfCriticConfig,
     ValidationConfig,
 )
+from stepalign.config.gates import CanariesConfig, PreflightConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,

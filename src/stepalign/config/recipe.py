@@ -17,6 +17,7 @@ from pydantic import (
 
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
+from stepalign.config.gates import CanariesConfig, PreflightConfig
 from stepalign.config.locators import AnyLocatorConfig, CriticLocatorConfig
 from stepalign.config.model import ModelConfig
 from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, register
@@ -268,6 +269,8 @@ class Recipe(Table):
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig | None = None
     locator: Annotated[AnyLocatorConfig, RUNTIME] = CriticLocatorConfig()
+    preflight: Annotated[PreflightConfig, RUNTIME] = PreflightConfig()
+    canaries: Annotated[CanariesConfig, RUNTIME] = CanariesConfig()
     tracking: Annotated[TrackingConfig, RUNTIME] = TrackingConfig()
 
     @property

@@ -47,6 +47,9 @@ class StepLine(TypedDict, total=False):
     correct: float
     formatted: float
     truncated: float
+    repeated: float
+    on_policy: float
+    canaries: list[str]
     clipped: float
 
 
