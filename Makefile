@@ -8,13 +8,13 @@ SMOLLM2 := models/SmolLM2-135M-Instruct
 .PHONY: quickstart lab test test-all test-kernels gpu-check lint format bench soak clean
 
 quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a minute, and write the report
-	OMP_NUM_THREADS=1 $(BIN)/stepalign train recipes/quickstart.toml  # so small a model gains nothing from a second
+	OMP_NUM_THREADS=1 $(BIN)/stepalign quickstart  # so small a model gains nothing from a second
 
 lab: $(VENV)/.run  ## StepAlignFB, RefSol (both directions) and GRPO on the solver that ships with the package: nothing is downloaded
 	$(BIN)/stepalign lab --jobs 2
 
 test: $(VENV)/.dev  ## The tests that run in minutes, on two cores
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # a file's tests share what they make
 
 test-all: $(VENV)/.dev $(SMOLLM2)/config.json  ## And the slow ones, on a real model
 	$(BIN)/python -m pytest -m "slow or not slow"
@@ -40,6 +40,7 @@ bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with th
 	$(BIN)/python bench/sampling.py
 	$(BIN)/python bench/probe.py
 	$(BIN)/python bench/step.py
+	$(BIN)/python bench/grpo_step.py
 	$(BIN)/python bench/grading.py
 	$(BIN)/python bench/critic_throughput.py
 	$(BIN)/python bench/lab.py

@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stepalign import config, lab
+from stepalign import config
+from stepalign.assets import LAB_RECIPES
 from stepalign.critics.arithmetic.critic import ProgramCritic
 from stepalign.launch import train
 from stepalign.planning.pipeline import simulate_step
@@ -103,7 +104,7 @@ def steps_of(folder: Path, rest: float, *, overlap: bool, steps: int) -> list[di
     server = context.Process(target=serve, args=(rest, queue), daemon=True)
     server.start()
     settings = config.load(
-        lab.RECIPES / "stepalign.toml",
+        LAB_RECIPES / "stepalign.toml",
         [
             *STEP,
             f"training.max_steps={steps + 1}",

@@ -27,9 +27,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stepalign import config
+from stepalign.assets import LAB_RECIPES
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_json
-from stepalign.lab import RECIPES
 from stepalign.records import Rollout
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -149,7 +149,7 @@ class Soak:
     def settings(self, name: str, *overrides: str) -> config.Recipe:
         """Load the recipe of a run."""
         own = (f"name={name}", f"output_dir={self.folder}", "seed=3")
-        return config.load(RECIPES / "stepalign.toml", [*KEYS, *overrides, *own]).model_copy(update={"probe": None})
+        return config.load(LAB_RECIPES / "stepalign.toml", [*KEYS, *overrides, *own]).model_copy(update={"probe": None})
 
     def fresh(self) -> config.Recipe:
         """Load the recipe of a run that was not started."""

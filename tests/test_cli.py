@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 import stepalign
 from stepalign import __version__, cli, config
@@ -23,7 +24,7 @@ LIGHT = [
     "trace",
 ]
 
-COMMANDS = [command.name or command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands]
+COMMANDS = list(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -68,7 +69,13 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
 
 
 def test_every_command_is_a_function_of_the_package() -> None:
-    functions = {"report": "write_report", "lab": "run_lab", "version": "__version__"}
+    functions = {
+        "report": "write_report",
+        "lab": "run_lab",
+        "version": "__version__",
+        "quickstart": "train",
+        "recipes": "copy_recipe",
+    }
     names = {functions.get(command, command.replace("-", "_")) for command in COMMANDS}
     assert {*names, "load_recipe", "process_bench"} == set(stepalign.__all__)
     assert names <= set(dir(stepalign))

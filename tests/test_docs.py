@@ -14,6 +14,7 @@ import typer
 
 import stepalign
 from stepalign import cli, config
+from stepalign.config import packaged
 from stepalign.config.migrate import KEYS
 from stepalign.config.recipe import Recipe
 from stepalign.config.registry import FAMILIES, Table, nested
@@ -134,7 +135,7 @@ def test_recipes_in_blocks_are_valid(page: Path, tmp_path: Path, monkeypatch: py
             parent = tomllib.loads(text).get("extends")
             own = f'extends = "{tmp_path / "base.toml"}"\n{text}'
             if parent:
-                own = text.replace(f'"{parent}"', f'"{ROOT / "recipes" / parent}"')
+                own = text.replace(f'"{parent}"', f'"{packaged.locate(parent).resolve()}"')
             (tmp_path / "recipe.toml").write_text(own)
             config.load(tmp_path / "recipe.toml")
 

@@ -12,7 +12,6 @@ from stepalign.records import Problem
 
 GOLDEN = Path(__file__).parent / "golden"
 SHIPPED = sorted(Path(prompts.__file__).parent.glob("*.txt"))
-OWN = sorted((Path(__file__).parents[1] / "recipes" / "prompts").glob("*.txt"))
 
 CRITIC = {
     "problem": "What is 2 + 3 + 4?",
@@ -32,7 +31,7 @@ def rendered(name: str, values: dict[str, object]) -> str:
     return prompts.render(template, values)
 
 
-@pytest.mark.parametrize("file", [*SHIPPED, *OWN], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_every_template_begins_by_saying_whose_words_it_has(file: Path) -> None:
     header = re.match(r"\{# (.+?) #\}", file.read_text(encoding="utf-8"), re.DOTALL)
     assert header
@@ -47,10 +46,11 @@ def test_the_format_reads_as_it_did() -> None:
     assert rendered("format", {}) + "\n" == (GOLDEN / "format.txt").read_text(encoding="utf-8")
 
 
-def test_the_solver_prompt_reads_as_it_did() -> None:
-    (turn,) = SolverPrompt(config.PromptsConfig()).turns(problem("What is 2 + 3 + 4?"))
+@pytest.mark.parametrize("name", ["solver", "brief"])
+def test_the_solver_prompt_reads_as_it_did(name: str) -> None:
+    (turn,) = SolverPrompt(config.PromptsConfig(solver=name)).turns(problem("What is 2 + 3 + 4?"))
     assert turn.role == "user"
-    assert turn.content + "\n" == (GOLDEN / "solver.txt").read_text(encoding="utf-8")
+    assert turn.content + "\n" == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["critic", "critic-splice", "critic-material"])

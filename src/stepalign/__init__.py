@@ -1,7 +1,7 @@
 """Post-train reasoning models from feedback whose structure you design.
 
     import stepalign
-    settings = stepalign.load_recipe("recipes/quickstart.toml", ["training.max_steps=4"])
+    settings = stepalign.load_recipe("quickstart", ["training.max_steps=4"])
     report = stepalign.train(settings)
 
 One function for each command of `stepalign --help`. Each is imported when it is first used, so that
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stepalign.api import select as select
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
+    from stepalign.config.packaged import copy as copy_recipe
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.gates.run import preflight as preflight
     from stepalign.lab.running import run_lab as run_lab
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from stepalign.report import write_report as write_report
 
 _API = {
+    "copy_recipe": "stepalign.config.packaged:copy",
     "critic_bench": "stepalign.api:critic_bench",
     "critique": "stepalign.api:critique",
     "evaluate": "stepalign.api:evaluate",
@@ -55,6 +57,7 @@ _API = {
 
 __all__ = [
     "__version__",
+    "copy_recipe",
     "critic_bench",
     "critique",
     "evaluate",

@@ -2,5 +2,13 @@
 
 from pathlib import Path
 
-SOLVER = Path(__file__).parent / "lab" / "solver"
+_HERE = Path(__file__).parent
+
+SOLVER = _HERE / "lab" / "solver"
 """Folder of the embedded solver: weights, tokenizer, model card."""
+
+LAB_RECIPES = _HERE / "lab" / "recipes"
+"""The lab's conditions, one recipe each; they share `base.toml`."""
+
+RECIPES = next(folder for folder in (_HERE / "recipes", _HERE.parents[1] / "recipes") if folder.is_dir())
+"""The other recipes: beside the modules in a wheel, in the root of a clone."""

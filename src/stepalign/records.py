@@ -12,6 +12,8 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.dataclasses import dataclass
 from pydantic_core import from_json, to_json
 
+from stepalign.unit_tests import UnitTestResult, UnitTests
+
 _STRICT = ConfigDict(extra="forbid")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -35,17 +37,22 @@ TopTokens = tuple[tuple[int, Nats], ...]
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Problem:
-    """A problem with its reference answer and solution."""
+    """A problem with its reference answer and solution, or with unit tests."""
 
     id: Text
     statement: Text
-    answer: Text
+    answer: str = ""
     solution: str = ""
-    """The reference solution; empty where the source has none."""
+    """The reference solution, of a problem with unit tests a program; empty where the source has none."""
     source: str = ""
+    trace_format: Text = "steps"
+    """The format in which solutions are written and read (`trace.formats`): `steps`, `paragraphs` or `code`."""
     meta: dict[str, JsonValue] = Field(default_factory=dict)
+    tests: UnitTests | None = None
 
     def __post_init__(self) -> None:
+        if not self.answer and self.tests is None:
+            raise ValueError("a problem without an answer and without unit tests")
         # NaN, half of a surrogate pair and nesting of 200 levels are written to a file, but not read back.
         if self.meta:
             values = {"meta": self.meta}
@@ -55,7 +62,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Grade:
-    """Result of comparing a rollout's final answer with the reference."""
+    """Result of comparing a rollout's final answer with the reference, or of its unit tests."""
 
     correct: bool
     outcome: Literal["correct", "wrong", "missing", "ambiguous", "timeout", "error"]
@@ -63,6 +70,12 @@ class Grade:
     """The extracted answer in a canonical form, so that equal answers are equal strings (Maj@n counts them)."""
     feedback: str = ""
     """The grader's words on the response, for a teacher, without the reference answer."""
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The reward, where it is not all or nothing."""
+    tests: tuple[UnitTestResult, ...] = ()
+    """The shown tests in their order, then the hidden ones."""
+    output: str = ""
+    """The beginning of the program's output until the last shown test."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -95,6 +108,8 @@ class Rollout:
     """The author of the completion."""
     turn: Literal[1, 2] = 1
     """2 where the prompt shows a hint, or feedback on a first attempt."""
+    trace_format: Text = "steps"
+    """Its problem's, in which its text is read."""
 
     def __post_init__(self) -> None:
         count = len(self.completion_ids)
@@ -111,6 +126,11 @@ class Rollout:
     def correct(self) -> bool:
         """True where it was graded as correct."""
         return self.grade is not None and self.grade.correct
+
+    @property
+    def reward(self) -> float:
+        """The grade's score; without one 1 for a correct answer, else 0."""
+        return self.grade.score if self.grade and self.grade.score is not None else float(self.correct)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -91,6 +91,8 @@ def shown(
         ("quoted", "quoted", CRITIQUE),
         ("quoted-correct", "quoted", RIGHT),
         ("verdicts", "verdicts", CRITIQUE),
+        ("brief-feedback", "brief-feedback", CRITIQUE),
+        ("brief-reference", "brief-reference", None),
         *((design, design, CRITIQUE) for design in BETWEEN),
         *((f"{design}-correct", design, RIGHT) for design in BETWEEN),
         *((design, design, None) for design in (*OTHERS, "feedback-request")),

@@ -22,6 +22,8 @@ from stepalign.rewards.math import MathGrader
 from stepalign.trace import parse
 from stepalign.trainer import checks
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MakeRecipe = Callable[..., Recipe]
 
 

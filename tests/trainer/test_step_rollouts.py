@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stepalign import config
+from stepalign.assets import LAB_RECIPES
 from stepalign.config import Recipe
 from stepalign.io import read_jsonl
-from stepalign.lab import RECIPES
 from stepalign.records import Problem, Rollout
 from stepalign.trace import parse
 from stepalign.trainer.build import build_trainer
@@ -116,7 +116,7 @@ def test_a_second_turn_with_a_hint_is_sampled_graded_and_learned(tmp_path: Path)
         "training={ max_steps = 2, rollouts_per_step = 8, num_generations = 2, save_steps = 1, eval_steps = 0 }",
         "problems.evaluation.count=2", "evaluation.num_samples=1", f"output_dir={tmp_path}",
     ]  # fmt: skip
-    settings = config.load(RECIPES / "refsol.toml", [*overrides, "name=whole"])
+    settings = config.load(LAB_RECIPES / "refsol.toml", [*overrides, "name=whole"])
     folder = run(settings)
     for step in (1, 2):
         first, second = rollouts(folder, step), rollouts(folder, step, "second-turns")
@@ -129,9 +129,9 @@ def test_a_second_turn_with_a_hint_is_sampled_graded_and_learned(tmp_path: Path)
         right = sum(rollout.correct for rollout in second)
         assert line["outcomes"].get("rationalized", 0) == right
         assert line["outcomes"]["trained"] == right + sum(rollout.correct for rollout in first)
-    parts = config.load(RECIPES / "refsol.toml", [*overrides, "name=parts", "training.max_steps=1"])
+    parts = config.load(LAB_RECIPES / "refsol.toml", [*overrides, "name=parts", "training.max_steps=1"])
     run(parts)
     for name in ("rollouts", "second-turns"):  # as if it had been stopped before its second update
         (parts.folder / name / "step-000002.jsonl").write_bytes((folder / name / "step-000002.jsonl").read_bytes())
-    run(config.load(RECIPES / "refsol.toml", [*overrides, "name=parts"]))
+    run(config.load(LAB_RECIPES / "refsol.toml", [*overrides, "name=parts"]))
     assert adapter(parts.folder, 2) == adapter(folder, 2)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from pydantic_core import to_jsonable_python
 
-from stepalign import config, contexts, lab
+from stepalign import config, contexts
 from stepalign import data as problems
 from stepalign.algorithms.teacher_prompt import limit_to_context
+from stepalign.assets import LAB_RECIPES
 from stepalign.chat import Chat, load_chat
 from stepalign.console import Console
 from stepalign.evaluation.run import evaluate_policy
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     evaluation = f"problems.evaluation.count={arguments.problems}", "problems.evaluation.seed=9"
-    settings = config.load(lab.RECIPES / "base.toml", [*evaluation, "evaluation.num_samples=8", *arguments.overrides])
+    settings = config.load(LAB_RECIPES / "base.toml", [*evaluation, "evaluation.num_samples=8", *arguments.overrides])
     measured = measure(settings)
     write_json(arguments.out, to_jsonable_python(measured))
     print(table(measured))

@@ -1,8 +1,8 @@
 """GRPO: each rollout's reward compared with its group's, no teacher and no critic (paper, Eq. 2).
 
-The reward is the grade: 1 for a right final answer, else 0. Several updates on the same rollouts take the
-log-probabilities of the first update as those of the policy that sampled. They are the trainer's own under the same
-weights, so no second pass is spent and no difference between two engines enters the ratio.
+The reward is the grade's: 1 for a right final answer, else 0, or a score between. Several updates on the same
+rollouts take the log-probabilities of the first update as those of the policy that sampled. They are the trainer's own
+under the same weights, so no second pass is spent and no difference between two engines enters the ratio.
 
     stepalign train recipes/paper/grpo.toml
 """
@@ -76,7 +76,7 @@ class GRPO(Algorithm[PolicyGradientExample]):
         for rollout in rollouts:
             groups[rollout.problem_id].append(rollout)
         for group in groups.values():
-            rewards = torch.tensor([[float(rollout.correct) for rollout in group]])
+            rewards = torch.tensor([[rollout.reward for rollout in group]])
             if len(set(rewards[0].tolist())) == 1:
                 step.failures["zero-variance group"] += len(group)
             for rollout, advantage in zip(group, advantages(rewards)[0].tolist(), strict=True):

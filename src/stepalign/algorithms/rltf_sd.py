@@ -138,11 +138,11 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
             if isinstance(reason, str) and reason:
                 step.failures[reason] += 1
         for group in others.groups(first).values():
-            baseline = sum(rollout.correct for rollout in group) / len(group)
+            baseline = sum(rollout.reward for rollout in group) / len(group)
             for rollout in group:
                 if (turn := second.get(rollout.id)) is None:
                     continue
-                advantage, view = turn.correct - baseline, View.whole(rollout.prompt_ids, turn.completion_ids)
+                advantage, view = turn.reward - baseline, View.whole(rollout.prompt_ids, turn.completion_ids)
                 if advantage == 0:
                     step.outcomes["dropped"] += 1
                     step.failures["as good as the first turns"] += 1

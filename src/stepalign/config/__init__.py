@@ -32,6 +32,7 @@ from stepalign.config.critics import (
     ValidationConfig,
 )
 from stepalign.config.gates import CanariesConfig, PreflightConfig
+from stepalign.config.graders import GraderConfig, MathGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
@@ -47,9 +48,7 @@ from stepalign.config.recipe import (
     DistributedConfig,
     EvaluationConfig,
     ExampleConfig,
-    GraderConfig,
     LoraConfig,
-    MathGraderConfig,
     OptimizerConfig,
     ProbeConfig,
     PromptsConfig,
@@ -62,10 +61,15 @@ from stepalign.config.recipe import (
 from stepalign.config.registry import Table
 from stepalign.config.samplers import SamplerConfig, TransformersConfig, VllmConfig, VllmServerConfig
 from stepalign.config.sources import (
+    CodeColumnsConfig,
+    CodeFileConfig,
+    CodeSourceConfig,
     ColumnsConfig,
     FileConfig,
     Gsm8kConfig,
     GsmSymbolicConfig,
+    HumanEvalConfig,
+    MbppConfig,
     OpenMathConfig,
     ProblemsConfig,
     ProcessBenchConfig,

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stepalign.config import packaged
 from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
 from stepalign.config.registry import Table, nested
@@ -27,14 +28,14 @@ def load(path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False
     Relative paths inside a recipe are relative to the working directory, `extends` to the recipe's own folder.
 
     Args:
-        path: the recipe's.
+        path: the recipe's, or the name of one that ships with the package (`quickstart`), as in `extends`.
         overrides: `key=value`, later ones first.
         trust: allow templates and environment variables that `config.trust` refuses.
 
     Raises:
         StepalignError: naming the file and the key, what was found and what is allowed.
     """
-    path = Path(path)
+    path = packaged.locate(path)
     values = _read(path, seen=())
     together: dict[str, Any] = {}
     for override in overrides:
@@ -73,7 +74,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         by_whom = f" (extended by {seen[-1]})" if seen else ""
-        raise StepalignError(f"{path}: no such recipe{by_whom}") from None
+        advice = "" if path.suffix == ".toml" else "; `stepalign recipes` lists those that ship with the package"
+        raise StepalignError(f"{path}: no such recipe{by_whom}{advice}") from None
     except IsADirectoryError:
         raise StepalignError(f"{path}: a folder, not a recipe file") from None
     except OSError as error:
@@ -92,7 +94,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(parent, str):
         raise StepalignError(f"{path}: extends: a recipe's path as a string is wanted, found {parent!r}")
-    inherited = _read(path.parent / parent, (*seen, resolved))
+    inside = path.parent / parent
+    inherited = _read(inside if inside.exists() else packaged.locate(parent), (*seen, resolved))
     _lay_over(inherited, values, Recipe)
     return inherited
 

@@ -11,13 +11,13 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    SerializeAsAny,
     model_validator,
 )
 
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.critics import AnyCriticConfig
 from stepalign.config.gates import CanariesConfig, PreflightConfig
+from stepalign.config.graders import AnyGraderConfig, MathGraderConfig
 from stepalign.config.locators import AnyLocatorConfig, CriticLocatorConfig
 from stepalign.config.model import ModelConfig
 from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, register
@@ -73,26 +73,6 @@ class PromptsConfig(Table):
     """The system message; empty is none."""
     examples: tuple[ExampleConfig, ...] = ()
     """Worked examples, for solvers too small to follow the format by instruction (the paper has none)."""
-
-
-class GraderConfig(Table):
-    """Base of every grader's table: worker processes that judge completions."""
-
-    kind: str = "math"
-    num_workers: Annotated[PositiveInt, RUNTIME] = 2
-    """The number of worker processes."""
-    timeout_s: PositiveFloat = 10.0
-    """Seconds for one rollout; after them its worker is killed and the rollout is wrong."""
-
-
-AnyGraderConfig = Annotated[SerializeAsAny[GraderConfig], FAMILIES["grader"]]
-
-
-@register("grader", "math", implementation="stepalign.rewards.math:MathGrader")
-class MathGraderConfig(GraderConfig):
-    """Final answers compared as mathematics."""
-
-    kind: Literal["math"] = "math"
 
 
 def _fallback_beside(values: Mapping[str, Any]) -> str:

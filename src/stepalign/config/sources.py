@@ -102,6 +102,65 @@ class FileConfig(SourceConfig):
     """The columns that are read."""
 
 
+class CodeSourceConfig(SourceConfig):
+    """Base of sources whose problems have unit tests."""
+
+    shown_tests: NonNegativeInt = 1
+    """The number of tests that the statement shows, from the first; the others are hidden."""
+
+
+@register("source", "mbpp", implementation="stepalign.data.code:mbpp")
+class MbppConfig(CodeSourceConfig):
+    """`google-research-datasets/mbpp` from the hub, or its raw JSONL."""
+
+    source: Literal["mbpp"] = "mbpp"
+    split: Literal["train", "validation", "test", "prompt"] = "train"
+    """The split: task ids 601–974, 511–600, 11–510, 1–10."""
+    path: Path | None = None
+    """A local raw JSONL file, of which the split is taken by `task_id`; None reads from the hub."""
+
+
+@register("source", "humaneval", implementation="stepalign.data.code:humaneval")
+class HumanEvalConfig(SourceConfig):
+    """`openai/openai_humaneval` from the hub, or a file of its format. Every test is hidden."""
+
+    source: Literal["humaneval"] = "humaneval"
+    path: Path | None = None
+    """A local JSONL or Parquet file; None reads from the hub."""
+
+
+class CodeColumnsConfig(Table):
+    """Columns of a file of problems with unit tests. A default column but the first two may be absent."""
+
+    statement: str = "statement"
+    """The column of the problem's statement, without its tests."""
+    tests: str = "tests"
+    """The column of the tests: a list of snippets, or one snippet."""
+    hidden_tests: str = "hidden_tests"
+    """The column of further tests, all hidden."""
+    solution: str = "solution"
+    """The column of the reference program."""
+    entry_point: str = "entry_point"
+    """The column of the function's name."""
+    preamble: str = "preamble"
+    """The column of the code before the program."""
+    setup: str = "setup"
+    """The column of the code between the program and the tests."""
+    id: str | None = None
+    """The column of the problem's id; None numbers the rows."""
+
+
+@register("source", "code_file", implementation="stepalign.data.code:code_file")
+class CodeFileConfig(CodeSourceConfig):
+    """Any local JSONL or Parquet file of problems with unit tests."""
+
+    source: Literal["code_file"] = "code_file"
+    path: Path
+    """The file."""
+    columns: CodeColumnsConfig = CodeColumnsConfig()
+    """The columns that are read."""
+
+
 class ProblemsConfig(Table):
     """Training problems and evaluation problems."""
 

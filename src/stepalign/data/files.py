@@ -16,16 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from stepalign import config
 from stepalign.data.normalize import Candidate, WrittenFloat, text
 from stepalign.errors import StepalignError
+from stepalign.io import explain
 from stepalign.records import Problem
+from stepalign.unit_tests import UnitTests
 
 Rows = Iterator[tuple[int, str, dict[str, Any]]]
 """Row number, place for messages, values by column."""
 
 _DEFAULT = config.ColumnsConfig()
 _RECORD = {part.name for part in dataclasses.fields(Problem)}
+_ADDED = {"tests"}
+"""Fields of a record that older files lack."""
 
 
 def candidates(source: config.FileConfig) -> Iterator[Candidate]:
@@ -39,7 +45,7 @@ def candidates(source: config.FileConfig) -> Iterator[Candidate]:
     """
     names = source.columns
     for number, where, row in rows(source.path):
-        is_record = names == _DEFAULT and row.keys() == _RECORD
+        is_record = names == _DEFAULT and _RECORD - _ADDED <= row.keys() <= _RECORD
         no_solution = not names.solution or (names.solution == _DEFAULT.solution and names.solution not in row)
         id_column = "id" if is_record else names.id
         yield Candidate(
@@ -50,7 +56,15 @@ def candidates(source: config.FileConfig) -> Iterator[Candidate]:
             solution="" if no_solution else text(row, names.solution, where),
             source=text(row, "source", where) if is_record else source.path.name,
             meta=row["meta"] if is_record else {},
+            tests=_unit_tests(row.get("tests"), where) if is_record else None,
         )
+
+
+def _unit_tests(value: Any, where: str) -> UnitTests | None:
+    try:
+        return TypeAdapter(UnitTests | None).validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise StepalignError(f"{where}: column 'tests': not unit tests: {explain(error)}") from None
 
 
 def rows(path: Path) -> Rows:

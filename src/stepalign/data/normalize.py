@@ -18,6 +18,7 @@ from stepalign.data.damage import has_lost_backslash, without_thought
 from stepalign.errors import StepalignError
 from stepalign.io import explain, short
 from stepalign.records import Problem
+from stepalign.unit_tests import UnitTests
 
 LOST_BACKSLASH = "LaTeX with single backslashes, which JSON reads as control characters"
 UNFINISHED_THOUGHT = "unfinished thought in the solution"
@@ -47,10 +48,11 @@ class Candidate:
     """The row's place in its source, for messages: `train.jsonl, line 17`."""
     id: str
     statement: str
-    answer: str
+    answer: str = ""
     solution: str = ""
     source: str = ""
     meta: dict[str, JsonValue] = field(default_factory=dict)
+    tests: UnitTests | None = None
     rejected: str | None = None
     """The reason of the source's own filter."""
 
@@ -108,7 +110,7 @@ def _digits(number: Decimal) -> str:
 
 
 def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None) -> Loaded:
-    """Keep the first of equal problems that have a statement and an answer.
+    """Keep the first of equal problems that have a statement, and an answer or unit tests.
 
     Two statements are equal if they are after Unicode normalization (NFC) and with runs of white space as one
     space; case counts, since x and X may be two things. No row is read after the one that fills the limit.
@@ -143,7 +145,7 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
         texts = {"statement": row.statement, "answer": row.answer, "solution": solution}
         try:
             stripped = {key: value.strip() for key, value in texts.items()}
-            problems.append(Problem(id=row.id, source=row.source, meta=row.meta, **stripped))
+            problems.append(Problem(id=row.id, source=row.source, meta=row.meta, tests=row.tests, **stripped))
         except ValidationError as error:
             raise StepalignError(f"{row.where}: not a problem: {explain(error)}") from None
         if len(problems) == limit:
@@ -157,11 +159,13 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
 def _fault(row: Candidate) -> str:
     if not row.statement.strip():
         return "empty statement"
-    return "" if row.answer.strip() else "missing answer"
+    return "" if row.answer.strip() or row.tests else "missing answer"
 
 
 def _damage(row: Candidate) -> tuple[str, str]:
     """Return the reason why a row's texts cannot be used, empty where they can, and its solution without thoughts."""
+    if row.tests:  # a program has tabs and may name a mark of thoughts
+        return "", row.solution
     solution = without_thought(row.solution)
     if has_lost_backslash(row.statement, row.answer, row.solution):
         return LOST_BACKSLASH, ""

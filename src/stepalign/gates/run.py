@@ -34,7 +34,7 @@ from stepalign.probing import inputs
 from stepalign.probing.folder import Probe
 from stepalign.probing.run import probe
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import CriticResult, Problem, Rollout, TokenIds
+from stepalign.records import Problem, TokenIds
 from stepalign.rollouts.generate import open_solver
 from stepalign.trainer.checks import check_recipe
 from stepalign.views import View

@@ -2,8 +2,3 @@
 
 stepalign lab --seeds 5
 """
-
-from pathlib import Path
-
-RECIPES = Path(__file__).parent / "recipes"
-"""The lab's conditions, one recipe each; they share `base.toml`."""

@@ -1,0 +1,29 @@
+"""The commands that begin without a clone and those that give results away.
+
+`cli` registers them. They are apart from it because nothing here samples or trains.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import stepalign
+from stepalign.config import packaged
+
+app = typer.Typer()
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Name of a recipe to copy. Default: list them all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the copy. Default: the recipe's own name.")] = None,
+) -> None:
+    """List the recipes that ship with the package, or copy one to change it."""
+    if name is not None:
+        copied = stepalign.copy_recipe(name, out or Path(f"{Path(name).name}.toml"))
+        typer.echo(copied)
+        return
+    for each, path in packaged.names().items():
+        if path.stem != "base":  # a part of others
+            typer.echo(f"{each}\n    {packaged.summary(path)}")
