@@ -17,7 +17,7 @@ class PreflightConfig(Table):
     min_solve_gain: float = 0.0
     """The least by which the teacher solves more than the solver."""
     max_numbers_drop: Share = 0.05
-    """The most right numbers that the teacher loses."""
+    """The most attempts with right numbers alone that the teacher loses."""
     max_format_drop: Share = 0.05
     """The most format accuracy that the teacher loses."""
     max_length_ratio: Annotated[float, Field(ge=1)] = 1.5

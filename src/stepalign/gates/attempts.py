@@ -20,10 +20,16 @@ from stepalign.gates.numbers import right_numbers
 from stepalign.records import Problem, Rollout, TokenIds
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 from stepalign.trainer.step_metrics import repeated
 
 RESAMPLES = 2000
+
+
+def all_numbers_right(problem: Problem, rollout: Rollout) -> float | None:
+    """Return 1 where every operand is right, else 0; None without a computation."""
+    share = right_numbers(problem, rollout)
+    return None if share is None else float(share == 1)
 
 
 def false_equations(_: Problem, rollout: Rollout) -> float | None:
@@ -34,9 +40,9 @@ def false_equations(_: Problem, rollout: Rollout) -> float | None:
 
 MEASURES: Mapping[str, Callable[[Problem, Rollout], float | None]] = {
     "solved": lambda _, rollout: float(rollout.correct),
-    "right numbers": right_numbers,
+    "right numbers": all_numbers_right,
     "false equations": false_equations,
-    "format": lambda _, rollout: float(parse(rollout.text, rollout.response_start).formatted),
+    "format": lambda _, rollout: float(parse_rollout(rollout).formatted),
     "truncated": lambda _, rollout: float(rollout.finish == "length"),
     "length": lambda _, rollout: float(len(rollout.completion_ids)),
     "repeated": lambda _, rollout: repeated(rollout),

@@ -15,8 +15,7 @@ import torch
 from stepalign import config
 from stepalign.algorithms.base import Algorithm
 from stepalign.console import Console
-from stepalign.distributed.process import SINGLE
-from stepalign.distributed.strategy import build_strategy
+from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.policy import Policy
 from stepalign.probing.credit import score_views
@@ -64,7 +63,7 @@ def try_first_step(
     Returns:
         None where no attempt carries a gradient.
     """
-    strategy = build_strategy(settings.distributed, SINGLE, device, full=settings.adapter is None)
+    strategy = ParallelStrategy(device=device)
     before = {name: value.detach().clone() for name, value in policy.named_parameters() if value.requires_grad}
     by_id, limit = {problem.id: problem for problem in problems}, settings.training.rollouts_per_step
     scores = _scores(policy, graded, by_id)

@@ -22,6 +22,7 @@ from stepalign.append_log import AppendLog
 from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.console import Console
+from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.gates import attempts as sampling
 from stepalign.gates import gates, page
@@ -36,8 +37,13 @@ from stepalign.probing.run import probe
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, TokenIds
 from stepalign.rollouts.generate import open_solver
+from stepalign.trainer.batches import with_room
 from stepalign.trainer.checks import check_recipe
 from stepalign.views import View
+
+
+MIN_PROBLEMS = 4
+"""Training problems of a preflight, at least: one step is tried on each half of them."""
 
 
 def preflight(settings: config.Recipe, out: Path = Path("preflight"), *, limit: int | None = None) -> Preflight:
@@ -64,10 +70,11 @@ def preflight(settings: config.Recipe, out: Path = Path("preflight"), *, limit: 
         )
     _claim(settings, out, prompts.digests(texts), day)
     train, evaluation, _ = data.prepare(settings.problems)
+    train = with_room(train, settings.sampling, chat, prompt, context_limit)
     problems = train[: settings.preflight.num_problems]
+    if len(problems) < MIN_PROBLEMS:
+        raise StepalignError(f"problems.train: {len(problems)} problems, a preflight needs {MIN_PROBLEMS} or more")
     algorithm.check_problems(problems)
-    if algorithm.rollout_source(1) != "policy":
-        settings = settings.model_copy(update={"critic": None})
     made = _sample(settings, algorithm, problems, out, day)
     credit = _credit(settings, out)
     first_step = _first_step(settings, algorithm, made)

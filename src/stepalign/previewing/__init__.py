@@ -34,7 +34,7 @@ from stepalign.rollouts import Completion, Request
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
-from stepalign.trainer.batches import batches
+from stepalign.trainer.batches import batches, with_room
 from stepalign.trainer.checks import check_recipe
 from stepalign.trainer.step_rollouts import make_rollouts
 from stepalign.views import TrainingExample, View
@@ -95,6 +95,7 @@ def preview(
         settings.algorithm, recipe=settings, chat=chat, prompt=prompt, context_limit=context_limit
     )
     train, evaluation, _ = data.prepare(settings.problems)
+    train = with_room(train, settings.sampling, chat, prompt, context_limit)
 
     @cache
     def load() -> Policy:
