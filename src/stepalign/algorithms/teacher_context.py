@@ -121,13 +121,9 @@ class TeacherContext:
                 sibling=others.successful_sibling(rollout, groups[rollout.problem_id]),
                 demonstration=demonstrations.get(rollout.problem_id),
             )
-            if missing := context.missing(source):
-                yield rollout, f"{NOTHING_TO_SHOW}: {missing}"
-            else:
-                yield (
-                    rollout,
-                    ChosenContext(context=context, source=source, critique=critique, is_fallback=is_fallback),
-                )
+            chosen = ChosenContext(context=context, source=source, critique=critique, is_fallback=is_fallback)
+            missing = context.missing(source)
+            yield rollout, f"{NOTHING_TO_SHOW}: {missing}" if missing else chosen
 
     def _fallback_of(self, result: CriticResult | None) -> config.Fallback:
         """Return the failure's own fallback, else the critic's `on_failure`."""

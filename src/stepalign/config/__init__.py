@@ -32,7 +32,7 @@ from stepalign.config.critics import (
     ValidationConfig,
 )
 from stepalign.config.gates import CanariesConfig, PreflightConfig
-from stepalign.config.graders import GraderConfig, MathGraderConfig
+from stepalign.config.graders import GraderConfig, MathGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,

@@ -15,7 +15,7 @@ import torch
 from stepalign import config
 from stepalign.algorithms.base import Algorithm
 from stepalign.console import Console
-from stepalign.distributed.strategy import ParallelStrategy
+from stepalign.distributed.strategy import DataParallel
 from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.policy import Policy
 from stepalign.probing.credit import score_views
@@ -63,7 +63,7 @@ def try_first_step(
     Returns:
         None where no attempt carries a gradient.
     """
-    strategy = ParallelStrategy(device=device)
+    strategy = DataParallel(device=device)
     before = {name: value.detach().clone() for name, value in policy.named_parameters() if value.requires_grad}
     by_id, limit = {problem.id: problem for problem in problems}, settings.training.rollouts_per_step
     scores = _scores(policy, graded, by_id)

@@ -41,7 +41,6 @@ from stepalign.trainer.batches import with_room
 from stepalign.trainer.checks import check_recipe
 from stepalign.views import View
 
-
 MIN_PROBLEMS = 4
 """Training problems of a preflight, at least: one step is tried on each half of them."""
 
