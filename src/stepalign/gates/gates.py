@@ -60,7 +60,7 @@ def preflight_of(
     """
     sides = _sides(settings, made)
     gates = [
-        *_of_teacher(settings.preflight, sides),
+        *_of_teacher(settings, sides),
         *_of_credit(settings.preflight, credit),
         *_of_step(settings, made),
         *_of_first_step(settings.preflight, first_step),
@@ -78,7 +78,7 @@ def preflight_of(
 
 _REASONS = {
     "solve gain": "no teacher answers a prompt of its own",
-    "right numbers": "no attempt computes anything, or there is no teacher",
+    "right numbers": "nothing is computed, or the loss is not forward KL (algorithm.beta below 0.5)",
     "format": "no teacher answers a prompt of its own",
     "length": "no teacher answers a prompt of its own",
     "correct suppressed": "no attempt is correct, or there is no teacher",
@@ -111,7 +111,9 @@ def _sides(settings: config.Recipe, made: Attempts) -> dict[str, dict[str, Inter
     return found
 
 
-def _of_teacher(table: config.PreflightConfig, sides: Mapping[str, Mapping[str, Interval]]) -> Iterator[Gate]:
+def _of_teacher(settings: config.Recipe, sides: Mapping[str, Mapping[str, Interval]]) -> Iterator[Gate]:
+    table = settings.preflight
+
     def detail(name: str) -> str:
         one = sides[name]
         return f"teacher {one['teacher'].value:.0%}, solver {one['solver'].value:.0%}"
@@ -127,7 +129,7 @@ def _of_teacher(table: config.PreflightConfig, sides: Mapping[str, Mapping[str, 
             detail=detail("solved"),
             remedy="another context.template, or a critic whose critiques help; teacher.jsonl has the attempts",
         )
-    if "right numbers" in sides:
+    if "right numbers" in sides and _is_forward(settings.algorithm):
         yield Gate(
             name="right numbers",
             title="The context leaves the teacher its right numbers",
@@ -136,7 +138,7 @@ def _of_teacher(table: config.PreflightConfig, sides: Mapping[str, Mapping[str, 
             at_least=True,
             unit="points",
             detail=detail("right numbers"),
-            remedy="algorithm.beta = 1.0 (reverse KL), which takes less of what distracts; another context.template",
+            remedy="algorithm.beta = 1.0 (reverse KL), which takes up less of what distracts; another context.template",
         )
     if "format" in sides:
         yield Gate(
@@ -151,6 +153,11 @@ def _of_teacher(table: config.PreflightConfig, sides: Mapping[str, Mapping[str, 
         )
     if "ratio" in sides.get("length", {}):
         yield _length(table, sides["length"])
+
+
+def _is_forward(algorithm: config.AlgorithmConfig) -> bool:
+    """Return whether the loss makes the student cover what its teacher finds possible."""
+    return isinstance(algorithm, config.DistillationConfig) and algorithm.beta < 0.5
 
 
 def _length(table: config.PreflightConfig, one: Mapping[str, Interval]) -> Gate:

@@ -14,7 +14,7 @@ from stepalign.records import SHORTFALLS, Critique
 from stepalign.report import display
 from stepalign.report.display import Cell, Table, count
 from stepalign.report.run import Example, RunFiles
-from stepalign.trainer.canaries import first_raised
+from stepalign.trainer.canaries import first_raised, of_evaluations, of_steps
 
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
 """For the answer length as in the paper's Table 1. A short answer is not by itself a good one."""
@@ -117,8 +117,15 @@ class Summary:
         settings = CanariesConfig(
             **{k: v for k, v in table.items() if k in known} if isinstance(table, Mapping) else {}
         )
-        raised = first_raised(self.run.steps, self.run.evaluations, settings)
-        return [(step, canary.text) for step, canaries in raised.items() for canary in canaries]
+        run = self.run
+        last = {canary.name for canary in of_steps(run.steps, settings)}
+        last |= {canary.name for canary in of_evaluations(run.steps, run.evaluations, settings)}
+        raised = first_raised(run.steps, run.evaluations, settings)
+        return [
+            (step, canary.text if canary.name in last else f"{canary.text}, and came back")
+            for step, canaries in raised.items()
+            for canary in canaries
+        ]
 
     # ── did it help ───────────────────────────────────────────────────────────────────────────────────────
 

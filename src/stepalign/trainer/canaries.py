@@ -97,11 +97,9 @@ class _Change(NamedTuple):
     last: float
     noise: float
 
-    def exceeds(self, allowed: float) -> bool:
-        """Return whether the change, of the sign of `allowed`, is larger than that and than noise."""
-        change = self.last - self.first
-        change, allowed = (change, allowed) if allowed > 0 else (-change, -allowed)
-        return change > max(allowed, self.noise)
+    def exceeds(self, sign: int, allowed: float | None) -> bool:
+        """Return whether the change in this direction is larger than noise and than allowed; None allows any."""
+        return allowed is not None and sign * (self.last - self.first) > max(allowed, self.noise)
 
 
 def _change(values: Sequence[float], settings: config.CanariesConfig) -> _Change | None:
@@ -117,22 +115,30 @@ def _change(values: Sequence[float], settings: config.CanariesConfig) -> _Change
 def of_steps(steps: Sequence[Mapping[str, Any]], settings: config.CanariesConfig) -> list[Canary]:
     """Return the measures of the rollouts that are out of range after the last of these steps."""
     steps, found = [line for line in steps if line.get("on_policy", 1) > 0.5], []
-    lengths = [line["completion_tokens"] / line["rollouts"] for line in steps if line.get("rollouts")]
-    for name, values, least, most in (
-        ("accuracy", _values(steps, "correct"), -settings.max_accuracy_drop, None),
-        ("format", _values(steps, "formatted"), -settings.max_format_drop, None),
+    lengths = [
+        line["completion_tokens"] / line["rollouts"]
+        for line in steps
+        if line.get("rollouts") and "completion_tokens" in line
+    ]
+    entropies = _values(steps, "entropy_student")
+    for name, values, fall, rise in (
+        ("accuracy", _values(steps, "correct"), settings.max_accuracy_drop, None),
+        ("format", _values(steps, "formatted"), settings.max_format_drop, None),
         ("truncation", _values(steps, "truncated"), None, settings.max_truncation_rise),
         ("repetition", _values(steps, "repeated"), None, settings.max_repetition_rise),
-        ("length", lengths, 1 / settings.max_length_ratio, settings.max_length_ratio),
-        ("entropy", _values(steps, "entropy_student"), 1 / settings.max_entropy_ratio, settings.max_entropy_ratio),
+        ("length", lengths, *_around(lengths, settings.max_length_ratio, settings)),
+        ("entropy", entropies, *_around(entropies, settings.max_entropy_ratio, settings)),
     ):
-        if (change := _change(values, settings)) is None:
-            continue
-        is_ratio = name in ("length", "entropy")
-        limits = [(limit - 1) * change.first if is_ratio else limit for limit in (least, most) if limit is not None]
-        if any(limit and change.exceeds(limit) for limit in limits):
+        change = _change(values, settings)
+        if change and (change.exceeds(-1, fall) or change.exceeds(1, rise)):
             found.append(Canary(name, change.first, change.last))
     return found
+
+
+def _around(values: Sequence[float], ratio: float, settings: config.CanariesConfig) -> tuple[float, float]:
+    """Return the fall and the rise that a factor allows from the first values' mean."""
+    first = fmean(values[: settings.num_steps]) if values else 0.0
+    return first * (1 - 1 / ratio), first * (ratio - 1)
 
 
 def _values(steps: Sequence[Mapping[str, Any]], key: str) -> list[float]:
