@@ -50,9 +50,9 @@ def train(
         typer.echo(config.dump(settings), nl=False)
         return
     with resumable(settings.folder):
-        report = stepalign.train(settings)
+        result = stepalign.train(settings)
     if is_main():
-        typer.echo(report)
+        typer.echo(result.folder / "report.html")
 
 
 @app.command()

@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from stepalign import config
+from stepalign.attention import use_cpu_sdpa
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import differences
 from stepalign.manifest import read_manifest
@@ -199,6 +200,8 @@ def load_base(
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
+    if device.type == "cpu":
+        use_cpu_sdpa(base)
     base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
     _check_head(base)
     return base

@@ -115,7 +115,7 @@ def test_a_canary_is_in_the_steps_line_the_log_and_the_report(
 ) -> None:
     # Any change of the entropy is out of a range without width.
     settings = make_recipe("canaries={ num_steps = 1, num_standard_errors = 0.0, max_entropy_ratio = 1.0 }")
-    page = train(settings)
+    page = train(settings).folder / "report.html"
     printed = capsys.readouterr().err
     assert re.search(r"step 2: .*canary entropy, ", printed)
     assert "warning: step 2: canary: entropy " in printed

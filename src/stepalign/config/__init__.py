@@ -20,6 +20,7 @@ from stepalign.config.algorithms import (
     SeqKDConfig,
     SFTConfig,
 )
+from stepalign.config.contexts import ContextConfig, PythonContextConfig, TemplateContextConfig
 from stepalign.config.critics import (
     ChecksConfig,
     CriticConfig,
@@ -27,12 +28,14 @@ from stepalign.config.critics import (
     LLMCriticConfig,
     OpenAICriticConfig,
     ProgramCriticConfig,
+    PythonCriticConfig,
     ReplayCriticConfig,
     SelfCriticConfig,
+    UnitTestCriticConfig,
     ValidationConfig,
 )
 from stepalign.config.gates import CanariesConfig, PreflightConfig
-from stepalign.config.graders import GraderConfig, MathGraderConfig, UnitTestGraderConfig
+from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
@@ -42,9 +45,9 @@ from stepalign.config.locators import (
     StepValuesLocatorConfig,
 )
 from stepalign.config.model import ModelConfig
+from stepalign.config.python import PythonObject
 from stepalign.config.recipe import (
     VERSION,
-    ContextConfig,
     DistributedConfig,
     EvaluationConfig,
     ExampleConfig,
@@ -68,11 +71,14 @@ from stepalign.config.sources import (
     FileConfig,
     Gsm8kConfig,
     GsmSymbolicConfig,
+    HubConfig,
+    HubSourceConfig,
     HumanEvalConfig,
     MbppConfig,
     OpenMathConfig,
     ProblemsConfig,
     ProcessBenchConfig,
+    PythonSourceConfig,
     SourceConfig,
     SumsConfig,
 )
