@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from accelerate import Accelerator
 
@@ -31,6 +31,7 @@ from stepalign.gates.gate import Preflight
 from stepalign.gates.gates import Attempts, StageTime
 from stepalign.io import claim, kept_date, to_json, write_atomically
 from stepalign.manifest import manifest
+from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.probing import inputs
 from stepalign.probing.folder import Probe
 from stepalign.probing.run import probe
@@ -45,17 +46,21 @@ MIN_PROBLEMS = 4
 """Training problems of a preflight, at least: one step is tried on each half of them."""
 
 
-def preflight(settings: config.Recipe, out: Path = Path("preflight"), *, limit: int | None = None) -> Preflight:
+def preflight(
+    recipe: AnyRecipe, out: Path | str = "preflight", *, limit: int | None = None, **objects: Unpack[Objects]
+) -> Preflight:
     """Measure the gates of a recipe, and write `preflight.json` and `preflight.html` into the folder `out`.
 
     Args:
-        settings: the recipe; `[preflight]` has sample size and thresholds.
+        recipe: the recipe, or its file; `[preflight]` has sample size and thresholds.
         out: the folder. A stopped preflight goes on there.
         limit: the number of training problems in place of `preflight.num_problems`.
+        objects: problems, grader, critic and context in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: the recipe cannot be run, or `out` holds another recipe's preflight.
     """
+    settings, out = with_objects(recipe, **objects), Path(out)
     check_recipe(settings)
     if limit is not None:
         table = settings.preflight.model_copy(update={"num_problems": limit})

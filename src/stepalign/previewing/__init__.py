@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack
 
 from accelerate import Accelerator
 
@@ -23,6 +23,7 @@ from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics.llm import first_message, load_template
+from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import Policy
 from stepalign.previewing import display
 from stepalign.previewing.views import RolloutPreview, ViewPreview, view_preview
@@ -75,19 +76,26 @@ class _LazySampler:
 
 
 def preview(
-    settings: config.Recipe, *, rollouts: Path | None = None, limit: int = 2, out: Path | None = None
+    recipe: AnyRecipe,
+    *,
+    rollouts: Path | str | None = None,
+    limit: int = 2,
+    out: Path | str | None = None,
+    **objects: Unpack[Objects],
 ) -> Preview:
     """Show what each model reads of a few rollouts of a recipe, and write it as a page to `out`.
 
     Args:
-        settings: the recipe.
+        recipe: the recipe, or its file.
         rollouts: a file, or a folder as of `stepalign probe --rollouts`. None samples the first ones of a run's step 1.
         limit: the most rollouts to show. Whole groups are sampled.
         out: the page's path; None writes none.
+        objects: problems, grader, critic and context in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: the recipe or the rollouts cannot be used.
     """
+    settings = with_objects(recipe, **objects)
     check_recipe(settings)
     prompt = SolverPrompt(settings.prompts)
     chat, context_limit = load_chat(settings.model, prompt.before), models.context_limit(settings.model)
@@ -107,7 +115,7 @@ def preview(
     with registry.build(settings.grader) as grader, Console() as console, TemporaryDirectory() as folder:
         solver = Solver(chat, sampler, grader, prompt)
         if rollouts:
-            given = inputs.read(rollouts, lambda: [*train, *evaluation], limit=limit)
+            given = inputs.read(Path(rollouts), lambda: [*train, *evaluation], limit=limit)
         else:
             given = _sampled(settings, solver, algorithm, load, train, limit, console)
         critic = settings.critic if algorithm.needs_critique else None
@@ -128,7 +136,7 @@ def preview(
     )
     previewed = Preview(rollouts=shown, outcomes=+step.outcomes, failures=+Counter(step.failures))
     if out is not None:
-        display.write(settings, previewed.rollouts, previewed.counts, out)
+        display.write(settings, previewed.rollouts, previewed.counts, Path(out))
     return previewed
 
 
