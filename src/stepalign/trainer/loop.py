@@ -209,13 +209,11 @@ class Trainer:
 
         training = self.recipe.training
         limits = training.micro_batch_size, training.max_tokens_per_micro_batch, self.policy.shares_prefixes
-        lengths = None
+        lengths = None if stream is None else [len(rollout.completion_ids) for rollout in rollouts]
         if stream is None:
             build(critiques)
             if not step_examples.examples:
                 return step_examples, list(critiques), {}
-        else:
-            lengths = [len(rollout.completion_ids) for rollout in rollouts]
         sampled = {r.id: r.sampler_logprobs for r in rollouts if r.sampler_logprobs and r.on_policy}
         if (lora := self.recipe.adapter) and lora.lora_dropout:  # the student's pass has a mask, the sampler none
             sampled = {}
