@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.errors import StepalignError as StepalignError
     from stepalign.evaluation.metrics import Evaluation as Evaluation
+    from stepalign.gates.run import preflight as preflight
     from stepalign.lab.running import run_lab as run_lab
     from stepalign.launch import train as train
     from stepalign.planning import plan as plan
+    from stepalign.previewing import preview as preview
     from stepalign.probing.run import probe as probe
     from stepalign.process_supervision.run import step_values as step_values
     from stepalign.records import Critique as Critique
@@ -71,6 +73,8 @@ _API = {
     "migrate": "stepalign.config.migrate:migrate",
     "plan": "stepalign.planning:plan",
     "plant": "stepalign.error_injection.sets:plant_set",
+    "preflight": "stepalign.gates.run:preflight",
+    "preview": "stepalign.previewing:preview",
     "probe": "stepalign.probing.run:probe",
     "process_bench": "stepalign.api:process_bench",
     "run_lab": "stepalign.lab.running:run_lab",
@@ -108,6 +112,8 @@ __all__ = [
     "migrate",
     "plan",
     "plant",
+    "preflight",
+    "preview",
     "probe",
     "process_bench",
     "run_lab",
