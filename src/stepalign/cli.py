@@ -96,7 +96,7 @@ def sample(
 @app.command()
 def verify(file: RecipeFile, overrides: Overrides = None, trust: TrustOption = False) -> None:
     """Grade the reference solutions of a recipe's problems, and name those that are not correct."""
-    with _interruptible():
+    with interruptible():
         wrong = stepalign.verify(config.load(file, overrides or (), trust=trust))
     lines = [f"{rollout.problem_id}: {rollout.grade.feedback if rollout.grade else ''}" for rollout in wrong]
     typer.echo("\n".join((*lines, f"{len(wrong)} reference solutions are not correct")))
