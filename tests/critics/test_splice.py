@@ -7,7 +7,7 @@ import pytest
 
 from stepalign.critics import schema, splice
 from stepalign.critics.schema import CritiqueFormatError
-from stepalign.records import Verdict
+from stepalign.records import FinishReason, Grade, Rollout, Verdict
 from stepalign.trace import parse
 
 TEXT = "We add.\n\n### Step 1: a\n47 + 38 = 85\n\n---\n\n### Step 2: b\n85 + 12 = 98\n\n### Final Answer:\n\\boxed{98}"
@@ -92,8 +92,31 @@ def test_what_is_no_json_is_said(text: str) -> None:
     assert "is not JSON" in rejection(text)
 
 
+def rollout(*, correct: bool = False, finish: FinishReason = "stop", text: str = TEXT) -> Rollout:
+    grade = Grade(correct=correct, outcome="correct" if correct else "wrong")
+    return Rollout(id="r", problem_id="p", completion_ids=(), token_starts=(), text=text, finish=finish, grade=grade)
+
+
+@pytest.mark.parametrize(
+    ("asked", "cases", "steps", "verdicts"),
+    [
+        (rollout(), ["D"], [1, 2, 3], (2, 3)),
+        (rollout(correct=True), ["A", "B"], [0, 1, 2, 3], (2, 3)),
+        (rollout(finish="length"), ["C", "D"], [1, 2, 3], (2, 3)),
+        (rollout(text="no steps"), ["D"], [1], (1, 1)),
+    ],
+)
+def test_the_servers_schema_has_only_what_grade_and_steps_leave_open(
+    asked: Rollout, cases: list[str], steps: list[int], verdicts: tuple[int, int]
+) -> None:
+    properties = splice.response_format(asked)["json_schema"]["schema"]["properties"]
+    assert properties["case"]["enum"] == cases
+    assert properties["first_wrong_step"]["enum"] == steps
+    assert (properties["verdicts"]["minItems"], properties["verdicts"]["maxItems"]) == verdicts
+
+
 def test_the_servers_schema_asks_for_every_key_and_no_other() -> None:
-    wanted = splice.response_format()["json_schema"]
+    wanted = splice.response_format(rollout())["json_schema"]
     assert wanted["strict"] is True
     assert wanted["schema"]["required"] == list(splice.SplicedCritique.model_fields) == list(GOOD)
     assert wanted["schema"]["additionalProperties"] is False

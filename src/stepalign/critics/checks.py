@@ -158,10 +158,9 @@ def _layout(critique: Critique, trace: Trace) -> Check:
 
 
 def _case(critique: Critique, rollout: Rollout, trace: Trace) -> Check:
-    allowed = "AB" if rollout.correct else "CD" if rollout.finish == "length" else "D"
     graded = "not graded" if rollout.grade is None else "graded correct" if rollout.correct else "graded not correct"
     detail = f"case {critique.case} for a final answer that was {graded}"
-    passed = rollout.grade is not None and critique.case in allowed
+    passed = rollout.grade is not None and critique.case in schema.allowed_cases(rollout)
     first = critique.first_error
     if passed and ((critique.case == "A") != (first is None) or (first or 0) > schema.num_sections(trace)):
         passed, detail = False, f"case {critique.case} with the first wrong step {first}"

@@ -38,8 +38,6 @@ class OpenAICritic:
         self._settings = settings
         self._writer = CritiqueWriter(settings.model, settings, grader)
         self._request = settings.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
-        if settings.mode == "splice":
-            self._request["response_format"] = splice.response_format()
         self._cache_path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, Path(settings.cache))
 
     @classmethod
@@ -79,11 +77,10 @@ class OpenAICritic:
             StepalignError: one refuses the key, the model or the URL, or none works.
         """
         server = ChatCompletions(self._settings, read_key(self._settings.api_key_env), None)
-        request = {name: value for name, value in self._request.items() if name != "response_format"}
 
         async def check() -> None:
             async with server:
-                await server.check(request)
+                await server.check(self._request)
 
         thread = LoopThread("critic")
         try:
@@ -95,13 +92,15 @@ class OpenAICritic:
         self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore
     ) -> Critique | CritiqueFailure:
         """Ask until a reply is accepted, or no further one may be asked for."""
+        is_spliced = self._settings.mode == "splice"
+        response_format = {"response_format": splice.response_format(pending.rollout)} if is_spliced else {}
         while True:
             try:
                 async with room:
                     if not pending.rejections:
                         pending.start = perf_counter()
                     messages = [{"role": "user", "content": self._writer.message(pending)}]
-                    reply = await server.ask(self._request | {"messages": messages})
+                    reply = await server.ask(self._request | response_format | {"messages": messages})
             except UnansweredError as error:
                 return self._writer.fail(pending, error.reason, error.detail)
             await asyncio.sleep(0)  # the next request is sent before this reply is read

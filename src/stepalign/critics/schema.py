@@ -17,7 +17,7 @@ from functools import cache
 from typing import NamedTuple
 
 from stepalign.critics.quoting import CONTROL, has_control_word
-from stepalign.records import Case, Critique, Verdict
+from stepalign.records import Case, Critique, Rollout, Verdict
 from stepalign.trace import Trace, boxed
 from stepalign.trace import parse as parse_trace
 
@@ -120,6 +120,11 @@ def trim(text: str) -> str:
             break
         text = above.rstrip()
     return text
+
+
+def allowed_cases(rollout: Rollout) -> str:
+    """Return the cases that a rollout's grade and end allow."""
+    return "AB" if rollout.correct else "CD" if rollout.finish == "length" else "D"
 
 
 def num_sections(trace: Trace) -> int:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 from stepalign.critics import schema
 from stepalign.critics.schema import CritiqueFormatError, ParsedCritique
 from stepalign.io import explain
-from stepalign.records import Case, Verdict
-from stepalign.trace import Trace
+from stepalign.records import Case, Rollout, Verdict
+from stepalign.trace import Trace, parse_rollout
 
 
 class SplicedCritique(BaseModel):
@@ -31,13 +31,24 @@ class SplicedCritique(BaseModel):
     continuation: str = Field(default="", description="The rest of the solution, with the final answer in a box")
 
 
-def response_format() -> dict[str, Any]:
-    """Return the request's `response_format`: every key required, none other allowed."""
+def response_format(rollout: Rollout) -> dict[str, Any]:
+    """Return the request's `response_format`: what the rollout's grade and number of steps leave open, nothing else.
+
+    A right answer is of case A or B, a wrong one of D, and one that ran out of tokens of C or D. There is a verdict for
+    each step, or one more for the final answer.
+    """
     fields = SplicedCritique.model_json_schema()["properties"]
     properties = {
         name: {key: value for key, value in field.items() if key not in ("title", "default")}
         for name, field in fields.items()
     }
+    trace = parse_rollout(rollout)
+    most, fewest = schema.num_sections(trace), max(len(trace.steps), 1)
+    cases = schema.allowed_cases(rollout)
+    properties["case"]["enum"] = list(cases)
+    properties["verdicts"] |= {"minItems": fewest, "maxItems": most}
+    del properties["first_wrong_step"]["minimum"]
+    properties["first_wrong_step"]["enum"] = list(range(0 if "A" in cases else 1, most + 1))
     required = {"required": list(properties), "additionalProperties": False}
     value = {"type": "object", "properties": properties, **required}
     return {"type": "json_schema", "json_schema": {"name": "critique", "strict": True, "schema": value}}
