@@ -31,6 +31,7 @@ from stepalign.config.critics import (
     PythonCriticConfig,
     ReplayCriticConfig,
     SelfCriticConfig,
+    UnitTestCriticConfig,
     ValidationConfig,
 )
 from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig, UnitTestGraderConfig

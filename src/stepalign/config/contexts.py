@@ -10,7 +10,8 @@ from stepalign.config.registry import FAMILIES, TEMPLATE, Table, register
 
 
 def _fallback_beside(values: Mapping[str, Any]) -> str:
-    return "lab/refsol" if str(values.get("template", "")).startswith("lab/") else "refsol"
+    folder = str(values.get("template", "")).partition("/")[0]
+    return f"{folder}/refsol" if folder in ("lab", "code") else "refsol"
 
 
 class ContextConfig(Table):
@@ -44,7 +45,7 @@ class TemplateContextConfig(ContextConfig):
     template: Annotated[str, TEMPLATE] = "refsol"
     """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
     fallback_template: Annotated[str, TEMPLATE] = Field(default_factory=_fallback_beside)
-    """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
+    """The template in place of a missing critique; by default `refsol`, of `lab` or `code` beside theirs."""
 
     @property
     def design(self) -> str:

@@ -116,6 +116,14 @@ class ProgramCriticConfig(CriticConfig):
     on_failure: Fallback = "drop"
 
 
+@register("critic", "unit-tests", implementation="stepalign.critics.code.critic:UnitTestCritic")
+class UnitTestCriticConfig(CriticConfig):
+    """A program that mends the solver's program with the reference until the unit tests pass."""
+
+    kind: Literal["unit-tests"] = "unit-tests"
+    on_failure: Fallback = "drop"
+
+
 @register("critic", "replay", implementation="stepalign.critics.files:ReplayCritic")
 class ReplayCriticConfig(CriticConfig):
     """Critiques of a file, by rollout id: an earlier run's, planted ones, a person's."""

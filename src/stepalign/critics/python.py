@@ -16,7 +16,7 @@ from stepalign.critics.validation import ValidatedCritic
 from stepalign.errors import StepalignError
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 
 
 def from_config(settings: config.PythonCriticConfig, *, grader: Grader, **_: object) -> ValidatedCritic:
@@ -67,7 +67,7 @@ class FunctionCritic:
                 f"rollout {rollout.id}: the critic {self.name} returned {value!r:.80}; a Critique, its text, a dict "
                 "or None is wanted"
             )
-        trace = parse(rollout.text, rollout.response_start)
+        trace = parse_rollout(rollout)
         try:
             if isinstance(value, str):
                 parsed = schema.parse(value, trace)
