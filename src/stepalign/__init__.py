@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stepalign.api import process_bench as process_bench
     from stepalign.api import sample as sample
     from stepalign.api import select as select
+    from stepalign.api import verify as verify
     from stepalign.config import Recipe as Recipe
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.errors import StepalignError as StepalignError
     from stepalign.evaluation.metrics import Evaluation as Evaluation
+    from stepalign.gates.run import preflight as preflight
     from stepalign.lab.running import run_lab as run_lab
     from stepalign.launch import train as train
     from stepalign.planning import plan as plan
+    from stepalign.previewing import preview as preview
     from stepalign.probing.run import probe as probe
     from stepalign.process_supervision.run import step_values as step_values
     from stepalign.records import Critique as Critique
@@ -70,6 +73,8 @@ _API = {
     "migrate": "stepalign.config.migrate:migrate",
     "plan": "stepalign.planning:plan",
     "plant": "stepalign.error_injection.sets:plant_set",
+    "preflight": "stepalign.gates.run:preflight",
+    "preview": "stepalign.previewing:preview",
     "probe": "stepalign.probing.run:probe",
     "process_bench": "stepalign.api:process_bench",
     "run_lab": "stepalign.lab.running:run_lab",
@@ -77,6 +82,7 @@ _API = {
     "select": "stepalign.api:select",
     "step_values": "stepalign.process_supervision.run:step_values",
     "train": "stepalign.launch:train",
+    "verify": "stepalign.api:verify",
     "write_report": "stepalign.report:write_report",
 }
 """The Python API: the module and the name of each function and class."""
@@ -106,6 +112,8 @@ __all__ = [
     "migrate",
     "plan",
     "plant",
+    "preflight",
+    "preview",
     "probe",
     "process_bench",
     "run_lab",
@@ -113,6 +121,7 @@ __all__ = [
     "select",
     "step_values",
     "train",
+    "verify",
     "write_report",
 ]
 
