@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stepalign.config.migrate import migrate as migrate
     from stepalign.config.packaged import copy as copy_recipe
     from stepalign.error_injection.sets import plant_set as plant
+    from stepalign.exporting import export as export
+    from stepalign.exporting.dataset import export_dataset as export_dataset
+    from stepalign.exporting.hub import push as push
     from stepalign.lab.running import run_lab as run_lab
     from stepalign.launch import train as train
     from stepalign.planning import plan as plan
@@ -36,12 +39,15 @@ _API = {
     "critic_bench": "stepalign.api:critic_bench",
     "critique": "stepalign.api:critique",
     "evaluate": "stepalign.api:evaluate",
+    "export": "stepalign.exporting:export",
+    "export_dataset": "stepalign.exporting.dataset:export_dataset",
     "load_recipe": "stepalign.config:load",
     "migrate": "stepalign.config.migrate:migrate",
     "plan": "stepalign.planning:plan",
     "plant": "stepalign.error_injection.sets:plant_set",
     "probe": "stepalign.probing.run:probe",
     "process_bench": "stepalign.api:process_bench",
+    "push": "stepalign.exporting.hub:push",
     "run_lab": "stepalign.lab.running:run_lab",
     "sample": "stepalign.api:sample",
     "select": "stepalign.api:select",
@@ -57,12 +63,15 @@ __all__ = [
     "critic_bench",
     "critique",
     "evaluate",
+    "export",
+    "export_dataset",
     "load_recipe",
     "migrate",
     "plan",
     "plant",
     "probe",
     "process_bench",
+    "push",
     "run_lab",
     "sample",
     "select",

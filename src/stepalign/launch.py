@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
-from stepalign import config, preflight, report
+from stepalign import config, exporting, preflight, report
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
@@ -42,7 +42,8 @@ def train(recipe: config.Recipe, callbacks: Sequence[TrainerCallback] = ()) -> P
 
 
 def _conclude(folder: Path) -> Path:
-    """Write a run's report, and say what failed, fell back or dropped out."""
+    """Write a run's report and model cards, and say what failed, fell back or dropped out."""
+    exporting.write_cards(folder)
     if shortfall := report.shortfall(folder):
         Console().say(f"{folder}: {shortfall}")
     return report.write(folder)
