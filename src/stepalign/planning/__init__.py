@@ -164,10 +164,7 @@ def estimate(
     student, read = (prompt + given.completion * given.read_share for prompt in (given.prompt, given.teacher_prompt))
     # The loss makes its products with the head in the student's stage: the student's, the teacher's, the gradient's.
     if algorithm.reference == "teacher":
-        contrasts = isinstance(algorithm, config.CreditGRPOConfig) and algorithm.credit == "contrast"
-        contexts_read = 1 + algorithm.num_wrong_contexts if contrasts else 1
-        passes = settings.teacher.passes * contexts_read
-        stages["teacher"] = learning(read, passes, 0, algorithm.num_updates, teacher or size)
+        stages["teacher"] = learning(read, _teacher_passes(settings), 0, algorithm.num_updates, teacher or size)
     elif algorithm.reference == "base":
         stages["base"] = learning(student, 1, 1, algorithm.num_updates)
     passes, products = 3 if training.gradient_checkpointing else 2, 3 if algorithm.uses_teacher else 2
@@ -191,7 +188,6 @@ def estimate(
         concurrency = enough_concurrency(sampled, latencies, micro_batch_size=size_of_pass, learning=learned)
     longest = given.prompt + max(given.max_completion, given.evaluation if attempts else 0.0)
     rows = min(slots, math.ceil(max(rollouts, attempts) / devices))
-    every = training.eval_steps or training.max_steps
     return Plan(
         size=size,
         lengths=given,
@@ -206,10 +202,18 @@ def estimate(
         stages=stages,
         evaluation=decoding(attempts, given.evaluation, given.evaluation),
         steps=training.max_steps,
-        evaluations=1 + math.ceil(training.max_steps / every) if attempts else 0,
+        evaluations=1 + math.ceil(training.max_steps / (training.eval_steps or training.max_steps)) if attempts else 0,
         critic_concurrency=concurrency,
         waiting=waiting,
     )
+
+
+def _teacher_passes(settings: config.Recipe) -> int:
+    """Return the teacher's forward passes of a rollout: one for each context that it reads, times the teacher's own."""
+    algorithm = settings.algorithm
+    if isinstance(algorithm, config.CreditGRPOConfig) and algorithm.credit == "contrast":
+        return settings.teacher.passes * (1 + algorithm.num_wrong_contexts)
+    return settings.teacher.passes
 
 
 def asks_critic(settings: config.Recipe) -> bool:

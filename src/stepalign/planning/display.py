@@ -10,7 +10,7 @@ from stepalign.planning import Plan
 from stepalign.planning.sizes import DECODE_SHARE, EAGER_LAYER_S, GPUS, PASS_SHARE
 
 _SMALLER = {
-    "learning": "training.micro_batch_size, training.gradient_checkpointing, or distributed.strategy = 'fsdp2' over more",
+    "learning": "training.micro_batch_size, training.gradient_checkpointing or distributed.strategy = 'fsdp2'",
     "sampling": "sampler.max_num_seqs",
 }
 """Keys that lower the memory of a plan's parts."""
@@ -55,8 +55,8 @@ def table(settings: config.Recipe, plan: Plan, *, price: float | None = None) ->
             + (f", {1e3 * EAGER_LAYER_S:g} ms a layer for each token of transformers" if eager else "")
             + ")",
             *(
-                f"does not fit: {title} needs {sum(parts.values()) / 1e9:,.1f} GB of a device's {gpu.memory / 1e9:,.1f}; "
-                f"smaller with {_SMALLER[title]}"
+                f"does not fit: {title} needs {sum(parts.values()) / 1e9:,.1f} GB of a device's "
+                f"{gpu.memory / 1e9:,.1f}; smaller with {_SMALLER[title]}"
                 for title, parts in needed.items()
                 if sum(parts.values()) > gpu.memory
             ),
