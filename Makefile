@@ -14,7 +14,7 @@ lab: $(VENV)/.run  ## StepAlignFB, RefSol (both directions) and GRPO on the solv
 	$(BIN)/stepalign lab --jobs 2
 
 test: $(VENV)/.dev  ## The tests that run in minutes, on two cores
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # a file's tests share what they make
 
 test-all: $(VENV)/.dev $(SMOLLM2)/config.json  ## And the slow ones, on a real model
 	$(BIN)/python -m pytest -m "slow or not slow"
@@ -40,6 +40,7 @@ bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with th
 	$(BIN)/python bench/sampling.py
 	$(BIN)/python bench/probe.py
 	$(BIN)/python bench/step.py
+	$(BIN)/python bench/grpo_step.py
 	$(BIN)/python bench/grading.py
 	$(BIN)/python bench/critic_throughput.py
 	$(BIN)/python bench/lab.py

@@ -3,7 +3,7 @@
 The reward is the parity of a completion's letters, so that groups differ whatever the model can do. Prompts,
 micro-batches, sampling settings and thread count are the same. Each repeat runs in a process of its own, in turns.
 
-    python bench/grpo_step.py --gsm8k train.jsonl
+    python bench/grpo_step.py --gsm8k train.jsonl        # without it the data set comes from the hub
 """
 
 import argparse
@@ -21,7 +21,7 @@ PROBLEMS, GROUP, TOKENS, PROMPT_TOKENS = 2, 8, 150, 300
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
-    parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K's raw train.jsonl")
+    parser.add_argument("--gsm8k", type=Path, help="GSM8K's raw train.jsonl")
     parser.add_argument("--micro-batch", type=int, default=8, help="rollouts in one forward and backward pass")
     parser.add_argument("--precision", default="highest", help="ours alone: model.float32_matmul_precision")
     parser.add_argument("--repeats", type=int, default=3)
@@ -39,8 +39,10 @@ def statements(options: argparse.Namespace) -> list[str]:
     """Problems, each made of several so that its prompt has about `PROMPT_TOKENS` tokens."""
     from transformers import AutoTokenizer
 
+    from stepalign import config, data
+
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    rows = [json.loads(line)["question"] for line in options.gsm8k.open()]
+    rows = [one.statement for one in data.load(config.Gsm8kConfig(path=options.gsm8k, limit=50)).problems]
     made: list[str] = []
     while len(made) < PROBLEMS:
         text = rows.pop(0)

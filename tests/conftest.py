@@ -146,6 +146,15 @@ def finished_run(recipe_in: Callable[..., Recipe], tmp_path_factory: pytest.Temp
     return settings
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports and probes without their figures, which take seconds to draw. `finished_run` has some."""
+    monkeypatch.setattr("stepalign.report._write_figures", lambda *_: None)
+    monkeypatch.setattr("stepalign.report._inline", lambda _: [])
+    monkeypatch.setattr("stepalign.report.figures.draw_timeline", lambda *_: None)
+    monkeypatch.setattr("stepalign.probing.figures.write", lambda *_: {})
+
+
 _RECIPE = """
 name = "tiny"
 seed = 5

@@ -21,6 +21,8 @@ from stepalign.rewards import final_answers
 from stepalign.rewards.math import MathGrader
 from stepalign.trace import parse
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MakeRecipe = Callable[..., Recipe]
 
 

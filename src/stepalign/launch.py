@@ -44,6 +44,7 @@ def train(recipe: config.Recipe, callbacks: Sequence[TrainerCallback] = ()) -> P
 def _conclude(folder: Path) -> Path:
     """Write a run's report and model cards, and say what failed, fell back or dropped out."""
     exporting.write_cards(folder)
-    if shortfall := report.shortfall(folder):
-        Console().say(f"{folder}: {shortfall}")
-    return report.write(folder)
+    summary = report.summarize(folder)
+    if summary.shortfall:
+        Console().say(f"{folder}: {summary.shortfall}")
+    return report.write(summary)

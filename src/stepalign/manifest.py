@@ -1,16 +1,20 @@
 """Manifest: versions, hardware and commit, which tell two runs apart."""
 
+import datetime
 import importlib.metadata
 import os
 import platform
 import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import torch
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 import stepalign
+from stepalign.io import read_json
+
+_OTHERS_PASS = ConfigDict(extra="allow")
 
 _PACKAGES = [
     "torch",
@@ -24,11 +28,43 @@ _PACKAGES = [
 ]
 
 
+class ManifestProblems(TypedDict, total=False):
+    """Counts of a run's problems."""
+
+    __pydantic_config__ = _OTHERS_PASS  # type: ignore[misc]
+    dropped: dict[str, Annotated[int, Field(ge=0)]]
+
+
+class Manifest(TypedDict, total=False):
+    """Content of a run's `manifest.json`: the keys that are read again, each with its type."""
+
+    __pydantic_config__ = _OTHERS_PASS  # type: ignore[misc]
+    created: str
+    date: datetime.date
+    """The day on which the run began."""
+    float32_matmul_precision: Literal["highest", "medium"]
+    problems: ManifestProblems
+    base: dict[str, str]
+    """Digests of the base's files; names of a teacher's files begin with `teacher/`."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a run's manifest; empty where the folder has none.
+
+    Raises:
+        StepalignError: it is damaged, with the key.
+    """
+    path = folder / "manifest.json"
+    return read_json(path, Manifest) if path.exists() else Manifest()
+
+
 def manifest() -> dict[str, Any]:
     """Describe the environment of a run or a probe."""
+    import torch
+
     return {
         "stepalign": stepalign.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -6,7 +6,6 @@ that (Gemma 2 caps them, Phi adds a bias) is refused everywhere.
 """
 
 import hashlib
-import json
 import re
 import warnings
 from importlib.util import find_spec
@@ -22,8 +21,10 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from stepalign import config
+from stepalign.attention import use_cpu_sdpa
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import differences
+from stepalign.manifest import read_manifest
 from stepalign.policy import ADAPTER, Policy, logit_scale
 from stepalign.precision import set_matmul_precision
 from stepalign.seeding import derive_seed
@@ -115,7 +116,7 @@ def check_adapter(model: config.ModelConfig, adapter: Path) -> None:
             f"{path}: peft_type = {settings.peft_type.value}: prompt and prefix tuning are not supported, "
             "only adapters within the layers, such as LoRA"
         )
-    kept = kept_fingerprint(adapter.absolute().parent.parent)
+    kept = read_manifest(adapter.absolute().parent.parent).get("base", {})
     if kept := {name: digest for name, digest in kept.items() if not name.startswith("teacher/")}:
         if changed := [name for name, _, _ in differences(kept, fingerprint(model))]:
             raise StepalignError(
@@ -141,26 +142,6 @@ def fingerprint(model: config.ModelConfig) -> dict[str, str]:
     weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     others = (folder / f"{name}.json" for name in ("config", "generation_config", "tokenizer"))
     return {path.name: _digest(path) for path in (*weights, *others) if path.is_file()}
-
-
-def kept_fingerprint(run_folder: Path) -> dict[str, str]:
-    """Return the fingerprint of the base that a run began with; empty for a folder of something else.
-
-    Names of a teacher's files begin with `teacher/`.
-
-    Raises:
-        StepalignError: the folder's manifest is damaged.
-    """
-    path = run_folder / "manifest.json"
-    try:
-        kept: dict[str, str] = json.loads(path.read_bytes()).get("base", {})
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise StepalignError(f"{path}: damaged: {first_line(error)}") from None
-    if not isinstance(kept, dict):
-        raise StepalignError(f"{path}: damaged: base is {kept!r}, not a table")
-    return kept
 
 
 def _digest(path: Path) -> str:
@@ -219,6 +200,8 @@ def load_base(
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
+    if device.type == "cpu":
+        use_cpu_sdpa(base)
     base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
     _check_head(base)
     return base

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from stepalign.attention import CPU_SDPA
 from stepalign.collate import Batch
 from stepalign.errors import StepalignError
 
@@ -105,7 +106,7 @@ class Policy(nn.Module):
         """True where attention takes a mask of any shape, as views in one row need (`collate`)."""
         settings = self.base.config.get_text_config()
         full = set(getattr(settings, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        return full and settings._attn_implementation == "sdpa"
+        return full and settings._attn_implementation in {"sdpa", CPU_SDPA}
 
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the hidden states that predict the batch's loss tokens, with gradients to what is trained.

@@ -5,6 +5,8 @@ once. Products differ by up to 2⁻⁸ relative, so results are equal to about 1
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Literal
 
@@ -24,6 +26,17 @@ def set_matmul_precision(setting: Literal["highest", "medium", "auto"], device: 
         setting = "medium" if device.type == "cpu" and medium_speedup() >= MIN_SPEEDUP else "highest"
     torch.set_float32_matmul_precision(setting)
     return setting
+
+
+@contextmanager
+def float32_products() -> Iterator[None]:
+    """Multiply in float32 within the block, for products too small to gain from bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.serving.endpoints import check_urls
-from stepalign.trace import parse
+from stepalign.trace import trace_format
 
 NUM_TRIALS = 3
 
@@ -72,11 +72,10 @@ def count_reasons(failures: Iterable[CritiqueFailure]) -> str:
 
 
 def _solved(problem: Problem, number: int) -> Rollout:
-    text = problem.solution
-    if not parse(text).formatted:
-        text = (
-            f"### Step 1: Solve the problem\n{problem.solution or problem.answer}\n\n"
-            f"### Final Answer:\n\\boxed{{{problem.answer}}}"
+    form, text = trace_format(problem.trace_format), problem.solution
+    if not form.parse(text).formatted:
+        text = form.write(text, problem.answer) or (
+            f"### Step 1: Solve the problem\n{text or problem.answer}\n\n### Final Answer:\n\\boxed{{{problem.answer}}}"
         )
     return Rollout(
         id=f"trial-{number}",
@@ -85,5 +84,6 @@ def _solved(problem: Problem, number: int) -> Rollout:
         token_starts=(),
         text=text,
         finish="stop",
+        trace_format=problem.trace_format,
         grade=Grade(correct=True, outcome="correct", final_answer=problem.answer),
     )

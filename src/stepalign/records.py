@@ -45,6 +45,8 @@ class Problem:
     solution: str = ""
     """The reference solution, of a problem with unit tests a program; empty where the source has none."""
     source: str = ""
+    trace_format: Text = "steps"
+    """The format in which solutions are written and read (`trace.formats`): `steps`, `paragraphs` or `code`."""
     meta: dict[str, JsonValue] = Field(default_factory=dict)
     tests: UnitTests | None = None
 
@@ -52,10 +54,9 @@ class Problem:
         if not self.answer and self.tests is None:
             raise ValueError("a problem without an answer and without unit tests")
         # NaN, half of a surrogate pair and nesting of 200 levels are written to a file, but not read back.
-        if self.meta:
-            values = {"meta": self.meta}
-            if from_json(to_json(values, inf_nan_mode="constants"), allow_inf_nan=False) != values:
-                raise ValueError("meta holds text that JSON cannot hold")
+        values = {"meta": self.meta}
+        if self.meta and from_json(to_json(values, inf_nan_mode="constants"), allow_inf_nan=False) != values:
+            raise ValueError("meta holds text that JSON cannot hold")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -71,9 +72,6 @@ class Grade:
     score: Annotated[float, Field(ge=0, le=1)] | None = None
     """The reward, where it is not all or nothing."""
     tests: tuple[UnitTestResult, ...] = ()
-    """The shown tests in their order, then the hidden ones."""
-    output: str = ""
-    """The beginning of the program's output until the last shown test."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -106,6 +104,7 @@ class Rollout:
     """The author of the completion."""
     turn: Literal[1, 2] = 1
     """2 where the prompt shows a hint, or feedback on a first attempt."""
+    trace_format: Text = "steps"
 
     def __post_init__(self) -> None:
         count = len(self.completion_ids)

@@ -32,7 +32,7 @@ class UnitTests:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class UnitTestResult:
-    """Result of one unit test. Of a hidden test only the outcome, the exception's type and the lines are kept."""
+    """Result of one unit test. Of a hidden one only the outcome, a builtin exception's type and the lines are kept."""
 
     outcome: Literal["passed", "failed", "error", "timeout", "killed", "not run"]
     """`failed`: an assertion is false. `error`: another exception, in all tests where the program cannot be loaded.
@@ -51,3 +51,5 @@ class UnitTestResult:
     """Lines of the program in the traceback, the innermost last, counted from 1."""
     traceback: str = ""
     """The traceback, without the frames outside the program."""
+    output: str = ""
+    """The beginning of what the program prints; the first test's includes what it prints when it is loaded."""

@@ -81,7 +81,7 @@ def test_references_are_learned_whatever_the_grader_says(make_recipe: MakeRecipe
     assert algorithm.rollout_source(7) == "reference"
     step = algorithm.build_examples([replace(rollout("a", 0, False), source="reference")], PROBLEMS, {})
     assert len(step.examples) == 1
-    for fault, solution in {"is missing": "", "breaks the step format": "### Step 4: x\n\\boxed{9}"}.items():
+    for fault, solution in {"is missing": "", "breaks the format 'steps'": "### Step 4: x\n\\boxed{9}"}.items():
         with pytest.raises(StepalignError, match=f"problem z: its reference solution {fault}"):
             algorithm.check_problems(
                 [*PROBLEMS.values(), Problem(id="z", statement="?", answer="1", solution=solution)]

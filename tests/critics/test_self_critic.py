@@ -131,6 +131,7 @@ def test_without_a_solver_there_is_no_such_critic() -> None:
         registry.build(config.SelfCriticConfig(), grader=MathGrader(), folder=Path(), own=None)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_in_the_training_loop_it_shares_the_weights_that_are_loaded(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_the_statement_shows_the_shown_tests_in_the_customary_words(tmp_path: Pa
         "Write a function to add two numbers.\n\nYour code should pass these tests:\n\nassert add(1, 2) == 3"
     )
     assert problem.solution == ADD
+    assert problem.trace_format == "code"
     assert problem.tests == UnitTests(
         shown=("assert add(1, 2) == 3",),
         hidden=("assert add(0, 0) == 0", "assert add(-1, 1) == 0"),

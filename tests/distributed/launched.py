@@ -88,13 +88,8 @@ def moved(
     return torch.cat([parameter.detach().flatten() for parameter in model.trainable()]), metrics
 
 
-def main() -> None:
-    settings = config.load(Path(sys.argv[1]))
+def compare_updates(settings: config.Recipe, out: Path) -> None:
     world = init_world(settings.distributed.num_processes)
-    if sys.argv[2] == "die":
-        if world.rank == 1:
-            os._exit(3)
-        world.gather([0])
     start = policy(settings)
     before = torch.cat([parameter.detach().flatten() for parameter in start.trainable()])
     strategy = build_strategy(settings.distributed, world, torch.device("cpu"))
@@ -118,9 +113,18 @@ def main() -> None:
             "metrics of one": metrics_of_one,
         }
     if world.is_main:
-        Path(sys.argv[2]).write_text(json.dumps(found))
+        out.write_text(json.dumps(found))
     distributed.destroy_process_group()
 
 
+def die(settings: config.Recipe) -> None:
+    """End one process while the other waits for it."""
+    world = init_world(settings.distributed.num_processes)
+    if world.rank == 1:
+        os._exit(3)
+    world.gather([0])
+
+
 if __name__ == "__main__":
-    main()
+    recipe = config.load(Path(sys.argv[1]))
+    die(recipe) if sys.argv[2] == "die" else compare_updates(recipe, Path(sys.argv[2]))

@@ -1,4 +1,7 @@
-"""Runs in two processes (gloo, started by torchrun) compared with the same run in one process."""
+"""Runs in two processes (gloo) compared with the same run in one process.
+
+Torchrun starts those that are slow; the others are forked, with what torchrun puts into the environment.
+"""
 
 import json
 import os
@@ -17,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
+import processes
 from stepalign import config, models
 from stepalign.config import Recipe, registry
 from stepalign.distributed import strategy as strategies
@@ -25,6 +29,7 @@ from stepalign.distributed.strategy import FSDP2, DataParallel, ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.lab.running import settings_of
 from stepalign.launch import train as train_in_process
+from tests.distributed import launched
 
 MakeRecipe = Callable[..., Recipe]
 RUNS = Path(__file__).with_name("launched.py")
@@ -120,10 +125,7 @@ def test_an_update_in_two_processes_is_that_of_one(
     objective: str, engine: str, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     settings = make_recipe(engine, f"algorithm={{ {objective} }}", "optimizer.max_grad_norm=0.05")
-    file = tmp_path / "whole.toml"
-    file.write_text(config.dump(settings))
-    done = launch(torchrun(2), str(RUNS), str(file), str(tmp_path / "updates.json"))
-    assert done.returncode == 0, done.stderr
+    processes.launch(2, tmp_path, launched.compare_updates, settings, tmp_path / "updates.json")
     updates = json.loads((tmp_path / "updates.json").read_text())
     assert len(updates) == 12, "three sets of lessons, two normalizations, one and three lessons a micro-batch"
     for case, found in updates.items():
@@ -137,7 +139,11 @@ def test_an_update_in_two_processes_is_that_of_one(
 
 
 def test_a_run_in_two_processes_is_that_of_one(finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    folder = train(make_recipe("distributed.num_processes=2"), 2, tmp_path)
+    settings = make_recipe("distributed.num_processes=2")
+    main, other = processes.launch(2, tmp_path, train_in_process, settings)
+    assert "2 processes, data_parallel" in main
+    assert not other, "one process speaks"
+    folder = settings.folder
     same_run(folder, finished_run.folder)
     assert json.loads((folder / "manifest.json").read_text())["problems"] == {
         "train": 9,
@@ -147,8 +153,8 @@ def test_a_run_in_two_processes_is_that_of_one(finished_run: Recipe, make_recipe
 
 
 @SLOW
-@pytest.mark.parametrize("engine", ["distributed.strategy=fsdp2", ZERO, ZERO_OFFLOAD])
-def test_a_sharded_run_is_that_of_one_process(
+@pytest.mark.parametrize("engine", ["distributed.num_processes=2", "distributed.strategy=fsdp2", ZERO, ZERO_OFFLOAD])
+def test_a_launched_run_is_that_of_one_process(
     engine: str, finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     folder = train(make_recipe(engine), 2, tmp_path)
@@ -387,6 +393,7 @@ def test_moments_of_a_checkpoint_follow_the_adapter_to_the_device() -> None:
     assert optimizer.state[parameter]["exp_avg"].dtype == torch.float64
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_trainer_loads_the_base_on_the_strategys_device(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

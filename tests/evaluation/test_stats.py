@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stepalign.evaluation.stats import Interval, bootstrap, interval, paired_bootstrap, resample
+from stepalign.evaluation.stats import Interval, bootstrap, interval, paired_bootstrap, pooled_mean, resample
 
 
 def test_a_resample_has_as_many_problems_as_there_are() -> None:
@@ -31,6 +31,15 @@ def test_metrics_of_a_resample_see_the_same_problems() -> None:
     values = np.random.default_rng(0).random((1, 10, 1))
     first, second = bootstrap(np.concatenate([values, 1 - values], axis=2), resamples=100, seed=0)
     assert (1 - second.high, 1 - second.low) == pytest.approx((first.low, first.high))
+
+
+def test_a_pooled_mean_weighs_values_alike_and_keeps_a_problem_together() -> None:
+    found = pooled_mean([("a", 1.0), ("a", 1.0), ("a", 1.0), ("b", 0.0)])
+    assert (found.value, found.low, found.high, found.n) == (0.75, 0.0, 1.0, 4)
+    assert pooled_mean([("a", 0.0), ("a", 1.0)]) == Interval(value=0.5, low=0.5, high=0.5, n=2)
+    each = [(str(k), float(k % 3)) for k in range(12)]
+    alike = np.array([value for _, value in each])[None, :, None]
+    assert pooled_mean(each).low == pytest.approx(bootstrap(alike, resamples=2000, seed=0)[0].low, abs=0.1)
 
 
 @pytest.mark.parametrize(("low", "high", "includes"), [(-0.1, 0.1, True), (1e-12, 0.1, True), (0.01, 0.1, False)])

@@ -78,6 +78,15 @@ def test_the_larger_teacher_of_the_lab_is_trained_in_the_same_folder_under_the_s
     assert teacher.model.name_or_path == "out/trained-teacher-0/checkpoints/step-000005"
 
 
+def test_the_larger_teacher_is_trained_where_a_condition_reads_it(tmp_path: Path) -> None:
+    def first(*conditions: str, overrides: tuple[str, ...] = ()) -> list[str]:
+        return [run.name for run in running.plan(conditions, seeds=2, out=tmp_path, overrides=overrides)[0]]
+
+    assert first("refsol", "gkd") == ["trained-teacher-0"]
+    assert first("refsol") == []
+    assert first("gkd", overrides=("teacher.model.name_or_path=mine",)) == []
+
+
 def test_an_unknown_condition_is_an_error_that_names_the_others() -> None:
     with pytest.raises(StepalignError, match="no condition 'stepaligned'; allowed: gkd, grpo, kd, "):
         settings_of("stepaligned", 0, Path("out"))

@@ -152,6 +152,7 @@ def test_tokens_are_those_of_the_run_whose_lengths_are_taken(finished_run: Recip
     assert given.evaluation <= 16, "the cap of its evaluations, not of its rollouts"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_reads_no_further_than_its_horizon(make_recipe: MakeRecipe) -> None:
     settings = make_recipe("algorithm.loss_span=until_first_error", "training.max_steps=2", "training.eval_steps=0")
     train(settings)

@@ -14,6 +14,9 @@ from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json
 from stepalign.launch import train
 from stepalign.probing import inputs
+from stepalign.report import figures
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 MakeRecipe = Callable[..., Recipe]
 CONTEXTS = 'probe.contexts=["stepalign", "refsol"]'
@@ -116,9 +119,14 @@ def test_watching_changes_nothing_about_what_is_learnt(watched: Recipe, finished
     assert mine == theirs
 
 
-def test_the_runs_page_shows_how_the_signal_changes(watched: Recipe, finished_run: Recipe) -> None:
-    assert "Credit of a fixed set of rollouts" in report.write(watched.folder).read_text()
-    assert (watched.folder / "figures" / "probe.png").stat().st_size
+def test_the_runs_page_shows_how_the_signal_changes(
+    watched: Recipe, finished_run: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # with figures
+    summary = report.summarize(watched.folder)
+    panels = figures.probe_panels(summary.run.probes)
+    assert len(panels) == 4
+    assert "Credit of a fixed set of rollouts" in report.run_page(summary, {"probe": panels[:1]})
     assert "Credit of a fixed set of rollouts" not in (finished_run.folder / "report.html").read_text()
 
 

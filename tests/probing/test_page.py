@@ -10,7 +10,7 @@ import html5lib
 import numpy as np
 import pytest
 
-from stepalign.probing import page
+from stepalign.probing import figures, page
 from stepalign.probing.folder import Probe
 
 HOSTILE = (
@@ -173,6 +173,12 @@ def test_a_probe_without_likeliest_tokens_or_marks_or_credit_is_a_page(build_pro
 
 
 def test_what_is_written_has_the_pictures_in_it(build_probe, tmp_path) -> None:
-    html = page.write(build_probe(), tmp_path / "probe.html").read_text()
+    probe = build_probe()
+    html = page.write(
+        probe, tmp_path / "probe.html", figures.write(probe, tmp_path / "figures", rollouts=1)
+    ).read_text()
     assert html.count("<svg") == 2
     assert "at the error" in html
+    drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert "var(--series-1)" in drawn
+    assert "DejaVu" not in drawn

@@ -22,6 +22,8 @@ from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Credit, Rollout
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MakeRecipe = Callable[..., Recipe]
 CONTEXTS = ("refsol", "stepalign", "quoted", "verdicts")
 SMOLLM2 = Path("models/SmolLM2-135M-Instruct")
@@ -174,13 +176,16 @@ def test_what_has_no_critique_is_left_out_and_counted(make_recipe: MakeRecipe, p
 
 
 def test_what_was_refused_before_anything_was_looked_at_may_be_mended(
-    settings: Recipe, planted: Path, tmp_path: Path
+    settings: Recipe, planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.undo()
     with pytest.raises(StepalignError, match=r"gone\.jsonl: No such file"):
         stepalign.probe(settings, tmp_path / "probe", rollouts=tmp_path / "gone.jsonl")
     with pytest.raises(StepalignError, match=r"no problem 'solutions-"):  # the recipe's problems are others
         stepalign.probe(settings, tmp_path / "probe", rollouts=planted / "rollouts.jsonl")
     assert stepalign.probe(settings, tmp_path / "probe", rollouts=planted, limit=1).credits
+    assert "rollout-1.png" in {path.name for path in (tmp_path / "probe" / "figures").iterdir()}
+    assert "<svg" in (tmp_path / "probe" / "probe.html").read_text()
 
 
 def test_another_models_rollouts_are_refused(settings: Recipe, planted: Path, tmp_path: Path) -> None:

@@ -6,18 +6,21 @@ from stepalign.process_supervision.benchmark import best_threshold, decide, scor
 from stepalign.process_supervision.locators import Finding, Located, Rule
 from stepalign.process_supervision.traces import LabelledTraces
 
+KNOWN, LOWEST = Rule("lowest", "grade"), Rule("lowest", "threshold")
+ZERO, FIRST = Rule("first", "zero"), Rule("first", "threshold")
+
 
 @pytest.mark.parametrize(
     ("rule", "scores", "correct", "threshold", "step"),
     [
-        ("lowest step, the grade known", (1, -2, -2), False, 0, 2),
-        ("lowest step, the grade known", (1, -2, -2), True, 0, None),
-        ("lowest step, a threshold", (1, -2, -3), True, -2.5, 3),
-        ("lowest step, a threshold", (1, -2, -3), False, -3, None),
-        ("first step at zero", (0.5, 0, 0), True, 0, 2),
-        ("first step at zero", (0.5, 0.1), False, 0, None),
-        ("first step, a threshold", (0.5, 0.2, 0.1), True, 0.3, 2),
-        ("first step, a threshold", (0.5, 0.3), True, 0.3, None),
+        (KNOWN, (1, -2, -2), False, 0, 2),
+        (KNOWN, (1, -2, -2), True, 0, None),
+        (LOWEST, (1, -2, -3), True, -2.5, 3),
+        (LOWEST, (1, -2, -3), False, -3, None),
+        (ZERO, (0.5, 0, 0), True, 0, 2),
+        (ZERO, (0.5, 0.1), False, 0, None),
+        (FIRST, (0.5, 0.2, 0.1), True, 0.3, 2),
+        (FIRST, (0.5, 0.3), True, 0.3, None),
     ],
 )
 def test_a_rule_turns_scores_into_a_step(
@@ -36,8 +39,7 @@ def finding(traces: LabelledTraces, worst: float, *rules: Rule) -> Finding:
 
 
 def test_scores_that_are_lowest_at_the_label_find_all(traces: LabelledTraces) -> None:
-    rules: tuple[Rule, Rule] = ("lowest step, the grade known", "lowest step, a threshold")
-    found = score(traces, Located(findings=(finding(traces, 0.0, *rules),), tokens=7, seconds=1.0), seed=0)
+    found = score(traces, Located(findings=(finding(traces, 0.0, KNOWN, LOWEST),), tokens=7, seconds=1.0), seed=0)
     for one in found.scores:
         assert {name: value.value for name, value in one.accuracies.items()} == dict.fromkeys(
             ("wrong", "right", "F1", "first error"), 1.0
@@ -45,12 +47,13 @@ def test_scores_that_are_lowest_at_the_label_find_all(traces: LabelledTraces) ->
     assert [one.told for one in found.scores] == [("grade", "solution"), ("solution",)]
     assert found.chance.value == pytest.approx(1 / 3)
     assert (found.traces, found.wrong, found.answer_known) == (7, 4, 6)
-    assert "told: grade, solution" in table(found)
+    assert "scores; lowest step, the grade known\n  told: grade, solution\n" in table(found)
+    assert "scores; lowest step, a threshold (" in table(found)
 
 
 def test_a_threshold_is_chosen_on_the_other_half(traces: LabelledTraces) -> None:
     """Shuffled labels of one half change the threshold of the other half alone."""
-    given = finding(traces, 0.0, "lowest step, a threshold")
+    given = finding(traces, 0.0, LOWEST)
     before = score(traces, Located(findings=(given,)), seed=0).scores[0].thresholds
     problem = traces.with_answer[0].problem.id
     changed = tuple(
@@ -58,12 +61,12 @@ def test_a_threshold_is_chosen_on_the_other_half(traces: LabelledTraces) -> None
     )
     after = score(traces, Located(findings=(replace(given, traces=changed),)), seed=0).scores[0].thresholds
     assert sum(old != new for old, new in zip(before, after, strict=True)) <= 1
-    assert best_threshold(given, "lowest step, a threshold", given.traces) == 1.0
-    assert best_threshold(given, "lowest step, a threshold", ()) == 0.0
+    assert best_threshold(given, LOWEST, given.traces) == 1.0
+    assert best_threshold(given, LOWEST, ()) == 0.0
 
 
 def test_a_trace_without_an_answer_is_a_miss(traces: LabelledTraces) -> None:
-    given = finding(traces, 0.0, "lowest step, the grade known")
+    given = finding(traces, 0.0, KNOWN)
     scores = {name: values for name, values in given.scores.items() if not name.startswith("17")}
     one = score(traces, Located(findings=(replace(given, scores=scores),)), seed=0).scores[0]
     assert one.missing == 2

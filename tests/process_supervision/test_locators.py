@@ -14,6 +14,8 @@ from stepalign.process_supervision.benchmark import ProcessBenchmark
 from stepalign.records import Problem, StepValues
 from tests.process_supervision.conftest import REFERENCES
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 Bench = Callable[..., ProcessBenchmark]
 
 

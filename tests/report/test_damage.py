@@ -9,7 +9,6 @@ from damage import damages, restore
 from stepalign import report
 from stepalign.errors import StepalignError
 from stepalign.report import figures
-from stepalign.report.run import read_run
 
 PARTS = [
     *("recipe.toml", "manifest.json", "metrics.jsonl", "timeline.jsonl", "problems/train.jsonl"),
@@ -36,22 +35,23 @@ def test_a_damaged_file_gives_a_page_or_an_error_that_names_it(name: str, folder
     for damage, act in damages(file, most=60):
         act()
         try:
-            run = read_run(folder)
+            summary = report.summarize(folder)
+            run = summary.run
             panels = {"training": figures.training_panels(run.steps), "probe": figures.probe_panels(run.probes)}
             figures.evaluation_panels({run.name: run.evaluations})
             assert panels is not None
-            report.run_page(run, {})
+            report.run_page(summary, {})
         except StepalignError as error:
             assert name in str(error), damage  # noqa: PT017
             errors += 1
         finally:
             restore(file, content)
     assert errors > 5
-    report.run_page(read_run(folder), {})
+    report.run_page(report.summarize(folder), {})
 
 
 def test_files_that_are_no_step_s_are_passed_over(folder: Path) -> None:
     for name in ("rollouts/step-x.jsonl", "evaluations/step-000003 (copy).json", "probe/step-.json"):
         (folder / name).write_text("of another program")
-        report.run_page(read_run(folder), {})
+        report.run_page(report.summarize(folder), {})
         (folder / name).unlink()

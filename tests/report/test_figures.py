@@ -1,11 +1,11 @@
 import re
 
-from stepalign.report.figures import Curve, Panel, draw_panels, draw_timeline, inline, raster
+from stepalign.report.figures import Curve, Panel, draw_panels, draw_timeline, inline, raster, vector
 
 
 def drawn(*labels: str) -> str:
     curves = [Curve(label, (0, 5, 10), (0.1, 0.2, float("nan"))) for label in labels]
-    return inline(draw_panels([Panel("Avg@12", "share", curves)]))
+    return inline(vector(draw_panels([Panel("Avg@12", "share", curves)])))
 
 
 def test_labels_are_drawn_as_they_are_written() -> None:
@@ -56,7 +56,7 @@ STEP = {
 def test_a_row_for_each_stage_that_took_any_time() -> None:
     timeline = draw_timeline(STEP)
     assert timeline is not None
-    rows = re.findall(r">(sampling|critic|critic wait|teacher|student|optimizer)<", inline(timeline))
+    rows = re.findall(r">(sampling|critic|critic wait|teacher|student|optimizer)<", inline(vector(timeline)))
     assert rows == ["sampling", "critic", "teacher", "student", "optimizer"]
     assert raster(timeline).startswith(b"\x89PNG")
 

@@ -8,10 +8,13 @@ import pytest
 
 from stepalign import config, report
 from stepalign.errors import StepalignError
-from stepalign.io import read_jsonl
+from stepalign.io import read_jsonl, write_json
 from stepalign.records import Rollout
+from stepalign.report import figures
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import read_run
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 HOSTILE = (
     "### Step 1: Break out\n"
@@ -45,7 +48,7 @@ class Page(HTMLParser):
 
 def html_of(folder: Path) -> str:
     """A run's page without its figures, which are what takes time."""
-    return report.run_page(read_run(folder), {})
+    return report.run_page(report.summarize(folder), {})
 
 
 def text_of(folder: Path) -> str:
@@ -67,7 +70,10 @@ def written(build_run_in, tmp_path_factory) -> Path:
         return dataclasses.replace(rollout, text=HOSTILE)
 
     folder = build_run_in(tmp_path_factory.mktemp("runs"), edit=hostile)
-    assert report.write(folder) == folder / "report.html"
+    interval = {"value": 0.1, "low": 0.0, "high": 0.2, "n": 3, "over": "problems"}
+    probe = {"contexts": {"refsol": {"correct": interval, "at": interval}}, "baselines": {}, "resamples": 50}
+    write_json(folder / "probe" / "step-000000.json", probe)
+    assert report.write(report.summarize(folder)) == folder / "report.html"
     return folder
 
 
@@ -226,17 +232,22 @@ def test_the_page_asks_nothing_of_the_network_and_runs_nothing(written: Path) ->
 
 def test_the_figures_are_png_files_and_inside_the_page(written: Path) -> None:
     read_back = Page((written / "report.html").read_text())
-    assert sorted(path.name for path in (written / "figures").iterdir()) == ["evaluation.png", "training.png"]
+    assert sorted(path.name for path in (written / "figures").iterdir()) == [
+        "evaluation.png",
+        "probe.png",
+        "training.png",
+    ]
     for path in (written / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
-    assert read_back.count("svg") == 8
+    assert read_back.count("svg") == 10
     assert {"Avg@6", "Maj@6", "Pass@6", "Mean answer length", "optimizer step"} <= set(read_back.words)
 
 
-def test_the_same_folder_gives_the_same_bytes(written: Path) -> None:
+def test_the_same_folder_gives_the_same_bytes(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # with figures
     files = [written / "report.html", written / "figures" / "evaluation.png"]
     first = [path.read_bytes() for path in files]
-    report.write(written)
+    report.write(report.summarize(written))
     assert [path.read_bytes() for path in files] == first
 
 
@@ -260,14 +271,16 @@ def test_whatever_a_killed_run_left_is_reported(build_run, kept: tuple[str, ...]
     for path in folder.iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    text = Page(report.write(folder).read_text()).text
+    text = Page(report.write(report.summarize(folder)).read_text()).text
     assert ("Not evaluated yet." in text) == ("evaluations" not in kept)
     assert ("6 optimizer steps, 96 rollouts" in text) == ("metrics.jsonl" in kept)
 
 
 def test_a_single_step_can_be_drawn(build_run) -> None:
-    folder = build_run(steps=1, evaluate_every=5)
-    assert Page(report.write(folder).read_text()).count("svg") == 8
+    run = report.summarize(build_run(steps=1, evaluate_every=5)).run
+    panels = [*figures.evaluation_panels({run.name: run.evaluations}), *figures.training_panels(run.steps)]
+    assert len(panels) == 8
+    assert figures.raster(figures.draw_panels(panels, 2))
 
 
 def test_a_half_written_last_line_of_metrics_is_left_out(build_run) -> None:
@@ -292,14 +305,16 @@ def test_metrics_that_are_missing_or_infinite_leave_gaps(build_run) -> None:
     folder = build_run(steps=3)
     shutil.rmtree(folder / "evaluations")
     rewrite_metrics(folder, spoil)
-    assert "3 optimizer steps of 6, 48 rollouts" in Page(report.write(folder).read_text()).text
+    assert "3 optimizer steps of 6, 48 rollouts" in text_of(folder)
+    panels = figures.training_panels(report.summarize(folder).run.steps)
+    assert figures.raster(figures.draw_panels(panels, 2))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("recipe.toml", "name = ", r"recipe\.toml: not valid TOML"),
-        ("manifest.json", "{", r"manifest\.json: not a JSON object"),
+        ("manifest.json", "{", r"manifest\.json: not a valid Manifest: the whole: Invalid JSON"),
         ("metrics.jsonl", "{}\n{}\n", r"metrics\.jsonl, line 1: not a step's: '{}'"),
         ("evaluations/step-000000.json", "{}", r"step-000000\.json: not a valid Evaluation: step"),
     ],
@@ -308,20 +323,23 @@ def test_a_broken_file_is_named(build_run, name: str, content: str, message: str
     folder = build_run(steps=2)
     (folder / name).write_text(content)
     with pytest.raises(StepalignError, match=message):
-        report.write(folder)
+        report.write(report.summarize(folder))
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match="no run there"):
-        report.write(tmp_path)
+        report.write(report.summarize(tmp_path))
     with pytest.raises(StepalignError, match="no run there"):
-        report.write(tmp_path / "nothing")
+        report.write(report.summarize(tmp_path / "nothing"))
 
 
 # ── several runs ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_comparison_shows_every_run_and_what_differs(build_run, tmp_path: Path) -> None:
+def test_a_comparison_shows_every_run_and_what_differs(
+    build_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
     refsol = build_run("refsol", template="refsol", critic=False, gain=0.0)
     stepalign = build_run("stepalign", gain=0.3)
     out = tmp_path / "pages" / "comparison.html"
@@ -424,6 +442,6 @@ def test_what_failed_fell_back_or_dropped_out_is_the_first_line(
     new = {"outcomes": outcomes, "failures": failures, "cases": {"A": 5}, "rollouts": 16}
     rewrite_metrics(folder, lambda steps: steps[0].update(new))
     assert f'</h1>\n<p class="shortfall">{said}</p>' in html_of(folder)
-    assert report.shortfall(folder) == said
+    assert report.summarize(folder).shortfall == said
     rewrite_metrics(folder, lambda steps: steps[0].update(outcomes={}, failures={}, cases={}))
-    assert report.shortfall(folder) == ""
+    assert report.summarize(folder).shortfall == ""

@@ -17,6 +17,8 @@ from stepalign.launch import train
 from stepalign.teachers.model import ModelTeacher, check_tokenizer
 from test_policy import batch, load, trained, views
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MakeRecipe = Callable[..., config.Recipe]
 
 

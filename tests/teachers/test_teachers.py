@@ -17,6 +17,8 @@ from stepalign.teachers import Teacher, build_teacher
 from stepalign.teachers.stateless import BaseTeacher, LiveTeacher
 from test_policy import batch, load, trained
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 KINDS = [kind for kind in FAMILIES["teacher"].tables if kind != "model"]
 """Those of the policy's own weights; `test_model` has the other."""
 

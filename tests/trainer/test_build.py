@@ -86,6 +86,7 @@ def test_words_that_change_are_refused_with_the_difference(
     train(settings)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_critics_words_are_kept_too(make_recipe: MakeRecipe) -> None:
     critic = "critic={kind='self', max_tokens=8, on_failure='drop', max_failure_share=1}"
     settings = make_recipe(critic, "training.max_steps=1")

@@ -58,7 +58,7 @@ class Held:
             self.closed.set()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
     with MathGrader() as grader:
         yield grader

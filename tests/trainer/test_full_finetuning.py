@@ -19,6 +19,8 @@ from stepalign.policy import Policy
 from stepalign.teachers import Teacher, build_teacher
 from test_policy import CPU, batch, trained, views
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MakeRecipe = Callable[..., config.Recipe]
 SHORT = (
     "training.use_peft=false", "optimizer.lr=1e-3", "training.rollouts_per_step=2", "training.save_steps=1",

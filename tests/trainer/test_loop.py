@@ -1,7 +1,6 @@
 """Whole runs on a tiny model: what they leave behind, and that a stopped one goes on to the same numbers."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from processes import fork
 from serving.fault_server import Reply, serving
 from stepalign import config, precision
 from stepalign.config import Recipe, TeacherConfig, registry
@@ -34,6 +34,8 @@ from stepalign.trace import parse
 from stepalign.trainer import checkpoints, loop
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -249,15 +251,6 @@ def test_a_run_stopped_at_any_moment_goes_on_to_the_same_numbers(
     assert what_was_computed(settings.folder) == what_was_computed(finished_run.folder)
 
 
-def in_a_process(settings: Recipe) -> Any:
-    """`train` in a process of its own, forked from a server that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stepalign.launch"])
-    process = context.Process(target=train, args=(settings,))
-    process.start()
-    return process
-
-
 def wait_for(folder: Path, pattern: str, running: Callable[[], bool]) -> None:
     """Until a path appears in the folder."""
     while not any(folder.glob(pattern)):
@@ -267,7 +260,7 @@ def wait_for(folder: Path, pattern: str, running: Callable[[], bool]) -> None:
 
 def test_a_killed_run_resumes_to_the_same_adapter(finished_run: Recipe, make_recipe: MakeRecipe) -> None:
     settings = make_recipe()
-    process = in_a_process(settings)
+    process = fork(train, settings)
     wait_for(settings.folder, "rollouts/step-000003.jsonl", process.is_alive)
     process.kill()
     process.join()
@@ -300,7 +293,7 @@ def test_a_run_killed_twice_resumes_to_the_same_numbers(
 ) -> None:
     settings = make_recipe()
     for first in (pattern, "checkpoints/step-000002"):
-        process = in_a_process(settings)
+        process = fork(train, settings)
         try:
             wait_for(settings.folder, first, process.is_alive)
         except AssertionError:

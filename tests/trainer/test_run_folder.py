@@ -155,7 +155,7 @@ def test_problems_and_manifest_are_written_once(run: RunFolder) -> None:
 def test_a_source_that_gives_other_problems_than_the_run_began_with_is_refused(run: RunFolder) -> None:
     run.describe(PROBLEMS[:2], PROBLEMS[2:], {})
     with pytest.raises(StepalignError, match=r"train\.jsonl: the recipe's source no longer gives the problems"):
-        run.describe(PROBLEMS[1:], PROBLEMS[2:], {})
+        run.check_resumed(PROBLEMS[1:], PROBLEMS[2:], {})
 
 
 BATCH = [PROBLEMS[0], PROBLEMS[1], PROBLEMS[0]]

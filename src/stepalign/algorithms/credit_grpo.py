@@ -39,7 +39,7 @@ from stepalign.losses.log_probs import scores
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Critique, Problem, Rollout
-from stepalign.trace import parse, step_spans
+from stepalign.trace import parse_rollout, step_spans
 from stepalign.views import View
 
 
@@ -164,7 +164,7 @@ class CreditGRPO(WithTeacher, GRPO):
             critique = critiques.get(rollout_id)
             if isinstance(critique, Critique):
                 steps, values = (
-                    step_spans(rollout, parse(rollout.text, rollout.response_start)),
+                    step_spans(rollout, parse_rollout(rollout)),
                     [0.0] * len(rollout.completion_ids),
                 )
                 for verdict in critique.verdicts:
@@ -223,7 +223,7 @@ class CreditGRPO(WithTeacher, GRPO):
             for name, applies in (("fallback", chosen.is_fallback), ("cut", any(one.cut for one in shown))):
                 if applies:
                     step.outcomes[name] += 1
-            steps = step_spans(rollout, parse(rollout.text, rollout.response_start))
+            steps = step_spans(rollout, parse_rollout(rollout))
             yield (
                 rollout.id,
                 CreditExample(

@@ -47,11 +47,7 @@ class HintPrompts:
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the context shows a reference solution and a problem has none."""
-        if self.context.needs_solution and (lacking := [problem.id for problem in problems if not problem.solution]):
-            raise StepalignError(
-                f"context {self.context.name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
-                f"problems have none (the first: {lacking[0]})"
-            )
+        contexts.check_solutions([self.context], problems)
 
     def __call__(self, problem: Problem, rollout: Rollout | None = None) -> TokenIds:
         """Return the prompt ids, cut so that `sampling.max_new_tokens` fit behind them.

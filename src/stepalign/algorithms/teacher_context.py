@@ -86,13 +86,7 @@ class TeacherContext:
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where a context shows a reference solution and problems have none."""
-        needing = [context for context in self._both() if context.needs_solution]
-        lacking = [problem.id for problem in problems if not problem.solution]
-        if needing and lacking:
-            raise StepalignError(
-                f"context {needing[0].name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
-                f"problems have none (the first: {lacking[0]})"
-            )
+        contexts.check_solutions(self._both(), problems)
 
     def choose(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
@@ -127,13 +121,9 @@ class TeacherContext:
                 sibling=others.successful_sibling(rollout, groups[rollout.problem_id]),
                 demonstration=demonstrations.get(rollout.problem_id),
             )
-            if missing := context.missing(source):
-                yield rollout, f"{NOTHING_TO_SHOW}: {missing}"
-            else:
-                yield (
-                    rollout,
-                    ChosenContext(context=context, source=source, critique=critique, is_fallback=is_fallback),
-                )
+            chosen = ChosenContext(context=context, source=source, critique=critique, is_fallback=is_fallback)
+            missing = context.missing(source)
+            yield rollout, f"{NOTHING_TO_SHOW}: {missing}" if missing else chosen
 
     def _fallback_of(self, result: CriticResult | None) -> config.Fallback:
         """Return the failure's own fallback, else the critic's `on_failure`."""

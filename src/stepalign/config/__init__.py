@@ -31,7 +31,7 @@ from stepalign.config.critics import (
     SelfCriticConfig,
     ValidationConfig,
 )
-from stepalign.config.graders import GraderConfig, MathGraderConfig
+from stepalign.config.graders import GraderConfig, MathGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,

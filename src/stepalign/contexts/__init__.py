@@ -14,6 +14,7 @@ for which a design has nothing to show is not taught (`Context.missing`). To add
 (`prompts/refsol.txt` is the shortest) and name it: `context.template = "my-context.txt"`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jinja2 import Template
@@ -25,7 +26,7 @@ from stepalign.critics import sample
 from stepalign.critics.schema import trim
 from stepalign.errors import StepalignError
 from stepalign.records import Critique, Problem, Rollout
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 
 OF_CRITIQUE = frozenset({"critique", "wrong_step", "paraphrase"})
 OF_OTHERS = frozenset({"sibling", "demonstration"})
@@ -141,10 +142,21 @@ def load(name: str) -> Context:
     return context
 
 
+def check_solutions(shown: Sequence[Context], problems: Sequence[Problem]) -> None:
+    """Raise a StepalignError where a context shows a reference solution and problems have none."""
+    needing = [context for context in shown if context.needs_solution]
+    lacking = [problem.id for problem in problems if not problem.solution]
+    if needing and lacking:
+        raise StepalignError(
+            f"context {needing[0].name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
+            f"problems have none (the first: {lacking[0]})"
+        )
+
+
 def _wrong_step(rollout: Rollout, critique: Critique) -> str:
     """Return the first wrong step in the solver's words; empty without one."""
     try:
-        trace = parse(rollout.text, rollout.response_start)
+        trace = parse_rollout(rollout)
         return trim(trace.content(trace.section(critique.first_error or 0)))
     except IndexError:
         return ""

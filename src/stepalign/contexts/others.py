@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from stepalign.records import Problem, Rollout
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 
 
 def response(rollout: Rollout) -> str:
     """Return a rollout's text without its thinking."""
-    return rollout.text[parse(rollout.text, rollout.response_start).response_start :].strip()
+    return rollout.text[parse_rollout(rollout).response_start :].strip()
 
 
 def groups(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:

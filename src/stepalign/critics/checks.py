@@ -24,7 +24,7 @@ from stepalign.critics.arithmetic.words import in_figures
 from stepalign.critics.fidelity import fidelity
 from stepalign.records import Check, Critique, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.trace import Section, Trace, boxed, parse
+from stepalign.trace import Section, Trace, boxed, parse, parse_rollout
 
 NAMES = (
     "length", "layout", "case", "verdicts", "exact_copy", "normalized_copy", "error_not_quoted", "true_equations",
@@ -48,7 +48,7 @@ class Checker:
 
     def check(self, critique: Critique, problem: Problem, rollout: Rollout) -> tuple[Check, ...]:
         """Run every check, in the order of `NAMES`."""
-        trace = parse(rollout.text, rollout.response_start)
+        trace = parse_rollout(rollout)
         exact, normalized = _copy_likeness(critique, trace)
         return (
             self._length(critique, problem, rollout),

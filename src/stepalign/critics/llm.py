@@ -20,7 +20,7 @@ from stepalign.critics.quoting import quote, unquote
 from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 from stepalign.trace.thoughts import THOUGHT_MARKS
 
 VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
@@ -116,7 +116,7 @@ class CritiqueWriter:
         ):
             if is_fault:
                 return self._reject(pending, reason, detail)
-        trace = parse(rollout.text, rollout.response_start)
+        trace = parse_rollout(rollout)
         try:
             parsed = (schema.parse if self._settings.mode == "copy" else splice.parse)(text, trace)
         except schema.CritiqueFormatError as error:

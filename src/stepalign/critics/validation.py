@@ -15,7 +15,7 @@ from stepalign.critics import Critic, schema
 from stepalign.critics.checks import Checker, verbatim_remainder
 from stepalign.records import Check, Critique, CritiqueFailure, Problem, Rollout, Verdict
 from stepalign.rewards import Grader
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 
 
 class Validator:
@@ -92,7 +92,7 @@ def splice(critique: Critique, rollout: Rollout, *, keep_reasons: bool) -> Criti
     verdicts = critique.verdicts
     if not keep_reasons:
         verdicts = tuple(Verdict(step=verdict.step, correct=verdict.correct) for verdict in verdicts)
-    trace = parse(rollout.text, rollout.response_start)
+    trace = parse_rollout(rollout)
     own = schema.original(trace, critique.first_error)
     corrected, continuation = critique.corrected_step, critique.continuation
     if remainder := verbatim_remainder(critique, trace):

@@ -133,6 +133,7 @@ def _candidate(
         )
         if every
         else None,
+        trace_format="code",
         rejected=None if all(_tree(code) for code in (preamble, setup, *every)) else "tests that do not parse",
     )
 

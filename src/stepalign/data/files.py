@@ -30,7 +30,7 @@ Rows = Iterator[tuple[int, str, dict[str, Any]]]
 
 _DEFAULT = config.ColumnsConfig()
 _RECORD = {part.name for part in dataclasses.fields(Problem)}
-_ADDED = {"tests"}
+_ADDED = {"tests", "trace_format"}
 """Fields of a record that older files lack."""
 
 
@@ -57,6 +57,7 @@ def candidates(source: config.FileConfig) -> Iterator[Candidate]:
             source=text(row, "source", where) if is_record else source.path.name,
             meta=row["meta"] if is_record else {},
             tests=_unit_tests(row.get("tests"), where) if is_record else None,
+            trace_format=text(row, "trace_format", where) if is_record and "trace_format" in row else "steps",
         )
 
 

@@ -53,6 +53,7 @@ class Candidate:
     source: str = ""
     meta: dict[str, JsonValue] = field(default_factory=dict)
     tests: UnitTests | None = None
+    trace_format: str = "steps"
     rejected: str | None = None
     """The reason of the source's own filter."""
 
@@ -142,10 +143,18 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
                 f"{place}: id {row.id!r} is already that of {place_of_id[row.id]}, which is another problem"
             )
         place_of_id[row.id] = place
-        texts = {"statement": row.statement, "answer": row.answer, "solution": solution}
         try:
-            stripped = {key: value.strip() for key, value in texts.items()}
-            problems.append(Problem(id=row.id, source=row.source, meta=row.meta, tests=row.tests, **stripped))
+            problem = Problem(
+                id=row.id,
+                statement=row.statement.strip(),
+                answer=row.answer.strip(),
+                solution=solution.strip(),
+                trace_format=row.trace_format,
+                source=row.source,
+                meta=row.meta,
+                tests=row.tests,
+            )
+            problems.append(problem)
         except ValidationError as error:
             raise StepalignError(f"{row.where}: not a problem: {explain(error)}") from None
         if len(problems) == limit:

@@ -180,7 +180,7 @@ def _read(log: AppendLog[Rollout], num_attempts: int) -> dict[str, Rates]:
 def _rates(group: Sequence[Rollout]) -> Rates:
     if ungraded := [rollout.id for rollout in group if rollout.grade is None]:
         raise ValueError(f"rollout {ungraded[0]} is not graded")
-    formatted = sum(trace.parse(rollout.text, rollout.response_start).formatted for rollout in group)
+    formatted = sum(trace.parse_rollout(rollout).formatted for rollout in group)
     return sum(rollout.correct for rollout in group) / len(group), formatted / len(group)
 
 

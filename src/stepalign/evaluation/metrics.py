@@ -107,7 +107,7 @@ def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, ste
             "maj": share,
             "pass": pass_at(n, samples=total, correct=correct),
             "length": sum(len(sample.completion_ids) for sample in samples) / total,
-            "formatted": sum(traces.parse(sample.text, sample.response_start).formatted for sample in samples) / total,
+            "formatted": sum(traces.parse_rollout(sample).formatted for sample in samples) / total,
             "truncated": sum(sample.finish == "length" for sample in samples) / total,
         }
         values[row] = [problem[metric] for metric in METRICS]

@@ -6,6 +6,7 @@ Where all problems have the same value, or there is one problem only, the interv
 within a problem, because its scatter is already part of the problem's value; bias-corrected intervals.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Literal
 
@@ -69,6 +70,18 @@ def interval(value: float, resampled: Float[np.ndarray, " resamples"], *, n: int
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(finite, [tail, 100 - tail]) if len(finite) else (value, value)
     return Interval(value=float(value), low=float(low), high=float(high), n=n, over=over)
+
+
+def pooled_mean(values: Iterable[tuple[str, float]], *, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Estimate the mean of values, each with its problem. Those of one problem stay together."""
+    sums: dict[str, tuple[float, int]] = {}
+    for problem, value in values:
+        total, count = sums.get(problem, (0.0, 0))
+        sums[problem] = total + value, count + 1
+    counts = np.vstack([np.ones(len(sums)), resample(len(sums), resamples=resamples, seed=seed)])
+    totals, numbers = (counts @ np.array(list(sums.values()))).T
+    means = totals / numbers
+    return interval(means[0], means[1:], n=int(numbers[0]))
 
 
 def bootstrap(values: Float[np.ndarray, "seeds problems metrics"], *, resamples: int, seed: int) -> list[Interval]:

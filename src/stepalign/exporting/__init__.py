@@ -34,7 +34,7 @@ class Exported:
     serve: str
     """The command that serves it with vLLM."""
     agreement: Agreement | None = None
-    """How well merged weights agree with the adapter; None where nothing was merged."""
+    """Agreement of merged weights with the adapter; None where nothing was merged."""
 
 
 def export(

@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-
-from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.evaluation.stats import Interval, pooled_mean
 from stepalign.records import Problem, Rollout
 
 DERIVATIONS = ("left to right", "right to left", "pairs")
@@ -44,17 +42,15 @@ _EQUATION = re.compile(r"(Wait: )?(\d+) \+ (\d+) = (\d+)")
 def behaviours(
     rollouts: Sequence[Rollout], problems: Mapping[str, Problem], *, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Estimate each of `BEHAVIOURS` from equally many rollouts of each sum, with intervals over problems."""
-    by_problem: dict[str, list[Attempt]] = {}
-    for rollout in rollouts:
-        terms = cast(list[int], problems[rollout.problem_id].meta["terms"])
-        by_problem.setdefault(rollout.problem_id, []).append(read(rollout.text, terms))
-    counts = resample(len(by_problem), resamples=resamples, seed=seed)
-    estimates = {}
-    for name, share in BEHAVIOURS.items():
-        values = np.array([np.mean([share(attempt) for attempt in attempts]) for attempts in by_problem.values()])
-        estimates[name] = interval(values.mean(), counts @ values / len(values), n=len(rollouts))
-    return estimates
+    """Estimate each of `BEHAVIOURS` from the rollouts of each sum, with intervals over problems."""
+    attempts = [
+        (rollout.problem_id, read(rollout.text, cast(list[int], problems[rollout.problem_id].meta["terms"])))
+        for rollout in rollouts
+    ]
+    return {
+        name: pooled_mean(((problem, share(attempt)) for problem, attempt in attempts), resamples=resamples, seed=seed)
+        for name, share in BEHAVIOURS.items()
+    }
 
 
 def read(text: str, terms: Sequence[int]) -> Attempt:

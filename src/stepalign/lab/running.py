@@ -45,22 +45,35 @@ def related() -> list[str]:
 
 
 def settings_of(condition: str, seed: int, out: Path, overrides: Sequence[str] = ()) -> config.Recipe:
-    """Load a condition's recipe for one seed."""
+    """Load a condition's recipe for one seed. The weights of `trained-teacher` are those that it has in this lab."""
+    own = [f"seed={seed}", f"name={condition}-{seed}", f"output_dir={out}"]
+    if _is_taught(condition, overrides):
+        trained = settings_of(TEACHER, 0, out, overrides)
+        weights = trained.folder / "checkpoints" / f"step-{trained.training.max_steps:06d}"
+        own.append(f"teacher.model.name_or_path={weights}")
+    return config.load(_path(condition), [*overrides, *own])
+
+
+def _path(condition: str) -> Path:
     if condition not in conditions():
         raise StepalignError(f"no condition {condition!r}; allowed: {', '.join(conditions())}")
-    path = next(LAB_RECIPES.rglob(f"{condition}.toml"))
-    own = [f"seed={seed}", f"name={condition}-{seed}", f"output_dir={out}"]
-    return config.load(path, [*overrides, *own, *_teacher(path, out, overrides)])
+    return next(LAB_RECIPES.rglob(f"{condition}.toml"))
 
 
-def _teacher(path: Path, out: Path, overrides: Sequence[str]) -> list[str]:
-    """Return the override with the weights that `trained-teacher` has in this lab, where a recipe names it."""
-    teacher = config.load(path, overrides).teacher
-    if not isinstance(teacher, config.ModelTeacherConfig) or teacher.model.name_or_path != TEACHER:
-        return []
-    trained = settings_of(TEACHER, 0, out, overrides)
-    weights = trained.folder / "checkpoints" / f"step-{trained.training.max_steps:06d}"
-    return [f"teacher.model.name_or_path={weights}"]
+def _is_taught(condition: str, overrides: Sequence[str]) -> bool:
+    """Return whether a condition's teacher is `trained-teacher`, the overrides considered."""
+    teacher = config.load(_path(condition), overrides).teacher
+    return isinstance(teacher, config.ModelTeacherConfig) and teacher.model.name_or_path == TEACHER
+
+
+def plan(
+    names: Sequence[str], *, seeds: int, out: Path, overrides: Sequence[str] = ()
+) -> tuple[list[config.Recipe], list[config.Recipe]]:
+    """Return the run of `trained-teacher`, where a condition learns from it, and the runs of the conditions."""
+    taught = any(_is_taught(name, overrides) for name in names)
+    # Seeds are the outer loop, so that a stopped lab is balanced.
+    runs = [settings_of(name, seed, out, overrides) for seed in range(seeds) for name in names]
+    return [settings_of(TEACHER, 0, out, overrides)] if taught else [], runs
 
 
 def _behaviour_table(comparison: Comparison) -> Table:
@@ -95,12 +108,10 @@ def run_lab(
         jobs: the number of runs at a time, one core each.
         overrides: laid over every recipe.
     """
-    # All recipes are checked before the first run. Seeds are the outer loop, so that a stopped lab is balanced.
-    planned = [settings_of(name, seed, out, overrides) for seed in range(seeds) for name in conditions or DEFAULT]
-    taught = any(isinstance(recipe.teacher, config.ModelTeacherConfig) for recipe in planned)
-    first = [settings_of(TEACHER, 0, out, overrides)] if taught else []
+    # All recipes are checked before the first run.
+    batches = plan(conditions or DEFAULT, seeds=seeds, out=out, overrides=overrides)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        for recipes in (first, planned):
+        for recipes in batches:
             with _ignoring_interrupts():  # inherited, so that a process that starts or waits has no traceback to print
                 results = pool.map(_train, recipes)
             try:

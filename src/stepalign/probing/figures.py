@@ -16,7 +16,7 @@ from stepalign.evaluation.stats import Interval
 from stepalign.io import write_atomically
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import DISTANCES, credit_by_position, distance_label, rollout_means, token_regions
-from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, inline, printable, raster, vector
+from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, printable, raster, vector
 
 PLUS, MINUS = COLOURS[0], COLOURS[1]
 
@@ -31,23 +31,23 @@ _GAP = 4 * "\N{NO-BREAK SPACE}"
 
 
 @matplotlib.rc_context(STYLE)
-def write(probe: Probe, folder: Path, *, rollouts: int = 6) -> None:
-    """Write the set's figures, and those of a few rollouts, as PNG and SVG. Rollouts with an error come first."""
+def write(probe: Probe, folder: Path, *, rollouts: int = 6) -> dict[str, str]:
+    """Write the set's figures, and those of a few rollouts, as PNG and SVG. Rollouts with an error come first.
+
+    Returns:
+        The SVG documents by name: `regions`, `positions`, `rollout-1`, …
+    """
     marked = {mark.rollout_id for mark in probe.marks}
     selected = sorted(probe.rollouts, key=lambda rollout: rollout.id not in marked)[:rollouts]
     figures = {"regions": regions(probe), "positions": positions(probe)}
     figures |= {f"rollout-{number}": along_rollout(probe, one.id) for number, one in enumerate(selected, start=1)}
+    drawings = {}
     for name, figure in figures.items():
         if figure is not None:
             write_atomically(folder / f"{name}.png", raster(figure))
-            write_atomically(folder / f"{name}.svg", vector(figure))
-
-
-@matplotlib.rc_context(STYLE)
-def for_page(probe: Probe) -> dict[str, str]:
-    """Draw the set's figures as SVG elements in the page's colours, by name."""
-    figures = {"regions": regions(probe), "positions": positions(probe)}
-    return {name: inline(figure) for name, figure in figures.items() if figure is not None}
+            drawings[name] = vector(figure)
+            write_atomically(folder / f"{name}.svg", drawings[name])
+    return drawings
 
 
 def regions(probe: Probe) -> Figure | None:

@@ -24,7 +24,7 @@ from stepalign.probing.folder import Probe, write_inputs
 from stepalign.records import CriticResult, Critique, Mark, PlantedSlip, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 
 
 def mark_from_slip(slip: PlantedSlip) -> Mark:
@@ -35,7 +35,7 @@ def mark_from_slip(slip: PlantedSlip) -> Mark:
 def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
     """Mark the first error that a critique reports. None where something is only missing (case C)."""
     error = None if critique.case == "C" else first_error_span(rollout.text, critique)
-    return _mark(rollout.id, error, "critique") if error and parse(rollout.text, rollout.response_start).steps else None
+    return _mark(rollout.id, error, "critique") if error and parse_rollout(rollout).steps else None
 
 
 def _mark(rollout_id: str, error: ErrorSpan | PlantedSlip, source: Literal["planted", "critique"]) -> Mark:
@@ -78,6 +78,9 @@ def read(path: Path, problems: Callable[[], Sequence[Problem]] = tuple, *, limit
     for rollout in rollouts:
         if rollout.problem_id not in by_id:
             raise StepalignError(f"{file}: rollout {rollout.id}: no problem {rollout.problem_id!r}")
+        if rollout.trace_format != (wanted := by_id[rollout.problem_id].trace_format):
+            fault = f"trace_format is {rollout.trace_format!r}, its problem's is {wanted!r}"
+            raise StepalignError(f"{file}: rollout {rollout.id}: {fault}")
     rollouts = rollouts[:limit]
     ids, problem_ids = {rollout.id for rollout in rollouts}, {rollout.problem_id for rollout in rollouts}
     slips = [mark_from_slip(slip) for slip in optional("slips.jsonl", PlantedSlip)]

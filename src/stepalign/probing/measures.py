@@ -18,7 +18,7 @@ from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.evaluation.stats import Interval
 from stepalign.records import Credit, Mark, Rollout
 from stepalign.seeding import derive_seed
-from stepalign.trace import parse, step_spans, token_span
+from stepalign.trace import parse_rollout, step_spans, token_span
 
 RESAMPLES = 2000
 
@@ -53,7 +53,7 @@ class TokenRegions:
 
 def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
     """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
-    steps = step_spans(rollout, parse(rollout.text, rollout.response_start))
+    steps = step_spans(rollout, parse_rollout(rollout))
     if mark is None:
         return TokenRegions(steps)
     departs = mark.departure

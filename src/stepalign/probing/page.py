@@ -26,12 +26,13 @@ import numpy as np
 from markupsafe import Markup
 
 from stepalign.io import write_atomically
-from stepalign.probing import display, figures, markdown
+from stepalign.probing import display, markdown
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import rollout_means, token_regions
 from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout, TopTokens
 from stepalign.report.display import HIDDEN, environment
-from stepalign.trace import parse
+from stepalign.report.figures import inline
+from stepalign.trace import parse_rollout
 
 UNIT = 0.001
 """Nats."""
@@ -42,9 +43,10 @@ _SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Initial values of the scale: the credit in nats at which a tint is strongest."""
 
 
-def write(probe: Probe, path: Path) -> Path:
-    """Write a probe's page, and return its path."""
-    write_atomically(path, render(probe, figures=figures.for_page(probe)))
+def write(probe: Probe, path: Path, drawings: Mapping[str, str]) -> Path:
+    """Write a probe's page with the set's figures among the drawings (SVG documents by name), and return its path."""
+    shown = {name: inline(drawings[name]) for name in ("regions", "positions") if name in drawings}
+    write_atomically(path, render(probe, figures=shown))
     return path
 
 
@@ -140,7 +142,7 @@ def _rollout_block(
     sections: list[dict[str, Any]] = [
         {"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, start=1)
     ]
-    if parse(rollout.text, rollout.response_start).answer_section is not None:
+    if parse_rollout(rollout).answer_section is not None:
         sections[-1]["label"] = "answer"
     sections.sort(key=lambda section: section["first"])
     if not sections or sections[0]["first"] > 0:

@@ -145,8 +145,8 @@ def probe(
         },
     )
     folder.write(probed, out)
-    figures.write(probed, out / "figures")
-    page.write(probed, out / "probe.html")
+    drawings = figures.write(probed, out / "figures")
+    page.write(probed, out / "probe.html", drawings)
     return probed
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stepalign.evaluation.critic_benchmark import Trial, accuracies
-from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.evaluation.stats import Interval, pooled_mean
 from stepalign.process_supervision.locators import Finding, Located, Rule
 from stepalign.process_supervision.traces import LabelledTrace, LabelledTraces
 from stepalign.seeding import derive_seed
@@ -69,7 +69,9 @@ def score(traces: LabelledTraces, located: Located, *, seed: int) -> ProcessBenc
         wrong=sum(trace.first_error is not None for trace in traces.traces),
         answer_known=len(traces.with_answer),
         dropped=dict(traces.dropped),
-        chance=_mean([(trace.problem.id, 1 / len(trace.spans)) for trace in asked if trace.first_error is not None]),
+        chance=pooled_mean(
+            [(trace.problem.id, 1 / len(trace.spans)) for trace in asked if trace.first_error is not None]
+        ),
         scores=tuple(scores),
         tokens=located.tokens,
         seconds=None if located.seconds is None else round(located.seconds, 1),
@@ -104,16 +106,12 @@ def decide(scores: Sequence[float], rule: Rule, *, correct: bool, threshold: flo
         correct: the grade, for the rule that knows it.
         threshold: steps below it are wrong, for the rules that have one.
     """
-    lowest = min(range(len(scores)), key=scores.__getitem__)
-    match rule:
-        case "lowest step, the grade known":
-            return None if correct else lowest + 1
-        case "lowest step, a threshold":
-            return lowest + 1 if scores[lowest] < threshold else None
-        case "first step at zero":
-            return next((k for k, value in enumerate(scores, start=1) if value <= 0), None)
-        case "first step, a threshold":
-            return next((k for k, value in enumerate(scores, start=1) if value < threshold), None)
+    order = range(len(scores))
+    asked = [min(order, key=scores.__getitem__)] if rule.step == "lowest" else order
+    for k in asked:
+        if {"grade": not correct, "zero": scores[k] <= 0, "threshold": scores[k] < threshold}[rule.wrong]:
+            return k + 1
+    return None
 
 
 def _score(finding: Finding, rule: Rule | None, seed: int) -> LocatorScore:
@@ -122,7 +120,7 @@ def _score(finding: Finding, rule: Rule | None, seed: int) -> LocatorScore:
     scored = [trace for trace in finding.traces if trace.rollout.id in finding.scores]
     if rule is not None:
         halves = [[t for t in scored if derive_seed(seed, "half", t.problem.id) % 2 == half] for half in (0, 1)]
-        if rule.endswith("threshold"):
+        if rule.wrong == "threshold":
             thresholds = tuple(best_threshold(finding, rule, halves[1 - half]) for half in (0, 1))
         steps = {
             trace.rollout.id: decide(
@@ -143,11 +141,11 @@ def _score(finding: Finding, rule: Rule | None, seed: int) -> LocatorScore:
         if trace.first_error is not None
     ]
     if rule is not None and erroneous:
-        found["first error"] = _mean(erroneous)
-    told = dict.fromkeys((*(("grade",) if rule and "grade" in rule else ()), *finding.told))
+        found["first error"] = pooled_mean(erroneous)
+    told = dict.fromkeys((*(("grade",) if rule and rule.wrong == "grade" else ()), *finding.told))
     return LocatorScore(
         name=finding.name,
-        rule=rule or "",
+        rule=str(rule or ""),
         told=tuple(told),
         accuracies=found,
         missing=sum(trace.rollout.id not in steps for trace in finding.traces),
@@ -174,14 +172,3 @@ def best_threshold(finding: Finding, rule: Rule, traces: Sequence[LabelledTrace]
 
 def _is_hit(trace: LabelledTrace, steps: Mapping[str, int | None]) -> bool:
     return trace.rollout.id in steps and steps[trace.rollout.id] == trace.first_error
-
-
-def _mean(values: Sequence[tuple[str, float]]) -> Interval:
-    """Estimate a mean of values by problem; those of one problem stay together."""
-    rows = {name: row for row, name in enumerate(dict.fromkeys(name for name, _ in values))}
-    sums = np.zeros((len(rows), 2))
-    for name, value in values:
-        sums[rows[name]] += (value, 1)
-    total, count = (np.vstack([np.ones(len(rows)), resample(len(rows), resamples=2000, seed=0)]) @ sums).T
-    means = total / count
-    return interval(float(means[0]), means[1:], n=len(values))

@@ -26,9 +26,19 @@ from stepalign.rollouts.generate import open_solver
 Critiques = Callable[[Sequence[tuple[Problem, Rollout]], Path], list[Critique | CritiqueFailure]]
 """A recipe's critic: critiques attempts, and keeps its results in a file."""
 
-Rule = Literal[
-    "lowest step, the grade known", "lowest step, a threshold", "first step at zero", "first step, a threshold"
-]
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that turns scores into the first wrong step."""
+
+    step: Literal["lowest", "first"]
+    """The step that is asked about: the lowest, or each in turn."""
+    wrong: Literal["grade", "zero", "threshold"]
+    """It is wrong where the grade is, where its score is at most zero, or below a threshold."""
+
+    def __str__(self) -> str:
+        """Return the rule in words."""
+        return f"{self.step} step" + {"grade": ", the grade known", "zero": " at zero"}.get(self.wrong, ", a threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +140,7 @@ def by_credit(
                     told=_told(load(name)),
                     traces=asked,
                     scores=scores,
-                    rules=("lowest step, the grade known", "lowest step, a threshold"),
+                    rules=(Rule("lowest", "grade"), Rule("lowest", "threshold")),
                 )
             )
     cost = probed.manifest["cost"]
@@ -165,7 +175,7 @@ def by_step_values(
         told=("grade", "answer"),
         traces=asked,
         scores={one.rollout_id: one.soft for one in values},
-        rules=("first step at zero", "first step, a threshold"),
+        rules=(Rule("first", "zero"), Rule("first", "threshold")),
     )
     return Located(
         findings=(finding,),

@@ -17,7 +17,7 @@ from stepalign.records import Problem, Rollout, StepValues
 from stepalign.rollouts import Request
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.trace import parse, step_spans
+from stepalign.trace import parse_rollout, step_spans
 
 _ROLLOUTS_AT_A_TIME = 4
 
@@ -27,7 +27,7 @@ Ends = Mapping[str, Sequence[int]]
 
 def step_ends(rollout: Rollout) -> list[int]:
     """Return the tokens up to the end of each step but the last. A final answer is a step."""
-    return [start for start, _ in step_spans(rollout, parse(rollout.text, rollout.response_start))[1:]]
+    return [start for start, _ in step_spans(rollout, parse_rollout(rollout))[1:]]
 
 
 def sample_step_values(

@@ -19,44 +19,45 @@ from stepalign.report import figures
 from stepalign.report.comparison import Comparison
 from stepalign.report.display import Table, environment
 from stepalign.report.figures import Panel
-from stepalign.report.run import RunFiles, read_run
+from stepalign.report.run import read_run
 from stepalign.report.summary import Summary
 
 
-def write(folder: Path) -> Path:
-    """Write a run's `report.html` and `figures/*.png` into its folder, and return the page's path.
+def summarize(folder: Path) -> Summary:
+    """Read a run's folder.
 
     Raises:
-        StepalignError: the folder holds no run, or a file in it is not what it should be.
+        StepalignError: it holds no run, or a file in it is not what it should be.
     """
-    run = read_run(folder)
+    return Summary(read_run(folder))
+
+
+def write(summary: Summary) -> Path:
+    """Write a run's `report.html` and `figures/*.png` into its folder, and return the page's path."""
+    run = summary.run
     panels = {
         "evaluation": figures.evaluation_panels({run.name: run.evaluations}),
         "training": figures.training_panels(run.steps),
         "probe": figures.probe_panels(run.probes),
     }
-    timeline = figures.draw_timeline(run.timeline, [stage.name for stage in Summary(run).stages])
-    _write_figures(folder / "figures", panels, timeline)
-    write_atomically(folder / "report.html", run_page(run, panels, timeline))
-    return folder / "report.html"
+    timeline = figures.draw_timeline(run.timeline, [stage.name for stage in summary.stages])
+    _write_figures(run.folder / "figures", panels, timeline)
+    page = run.folder / "report.html"
+    write_atomically(page, run_page(summary, panels, timeline))
+    return page
 
 
-def shortfall(folder: Path) -> str:
-    """Return what failed, fell back or dropped out in a run, as the first line of its report says it."""
-    return Summary(read_run(folder)).shortfall
-
-
-def run_page(run: RunFiles, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> str:
+def run_page(summary: Summary, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> str:
     """Render a run's report as HTML, with its panels by section."""
     template = environment().get_template("run.html.jinja")
     sections = {section: _inline(panels.get(section, ())) for section in ("evaluation", "training", "probe")}
-    drawing = Markup(figures.inline(timeline)) if timeline else ""
-    return template.render(run=run, summary=Summary(run), timeline=drawing, **sections)
+    drawing = Markup(figures.inline(figures.vector(timeline))) if timeline else ""
+    return template.render(run=summary.run, summary=summary, timeline=drawing, **sections)
 
 
 def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
     """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
-    return write(folders[0]) if len(folders) == 1 else write_comparison(folders, out)
+    return write(summarize(folders[0])) if len(folders) == 1 else write_comparison(folders, out)
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
@@ -94,7 +95,7 @@ def write_conditions(
 
 def _inline(panels: Sequence[Panel]) -> list[tuple[str, Markup]]:
     # Matplotlib escapes the labels.
-    return [(panel.title, Markup(figures.inline(figures.draw_panels([panel])))) for panel in panels]
+    return [(panel.title, Markup(figures.inline(figures.vector(figures.draw_panels([panel]))))) for panel in panels]
 
 
 def _write_figures(folder: Path, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> None:

@@ -137,7 +137,7 @@ def rollout_text(rollout: Rollout, critique: Critique | CritiqueFailure | None) 
     """Escape a rollout's text, with the first wrong step marked where a critique names one."""
     text, first_error = rollout.text, critique.first_error if isinstance(critique, Critique) else None
     try:
-        wrong = None if first_error is None else traces.parse(text, rollout.response_start).section(first_error)
+        wrong = None if first_error is None else traces.parse_rollout(rollout).section(first_error)
     except IndexError:  # a critique may count steps that the rollout does not have
         wrong = None
     if wrong is None:

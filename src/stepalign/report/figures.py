@@ -135,9 +135,8 @@ def probe_panels(probes: Sequence[tuple[int, CreditMeasures]]) -> list[Panel]:
     return [panel for panel in panels if panel.curves]
 
 
-def inline(figure: Figure) -> str:
-    """Save a figure as an SVG element in the page's colours and fonts."""
-    drawing = vector(figure)
+def inline(drawing: str) -> str:
+    """Turn an SVG document into an element in the page's colours and fonts."""
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # unused, and the same in every figure of a page
     for colour, variable in _VARIABLES.items():
@@ -145,9 +144,17 @@ def inline(figure: Figure) -> str:
     return drawing.replace("'DejaVu Sans'", "var(--sans)")
 
 
+def lay_out(figure: Figure) -> None:
+    """Place what the figure holds. Each save would do it again, and draw everything twice."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
 @matplotlib.rc_context(STYLE)
 def vector(figure: Figure) -> str:
     """Save a figure as an SVG document without background."""
+    lay_out(figure)
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
@@ -157,6 +164,7 @@ def vector(figure: Figure) -> str:
 @matplotlib.rc_context(STYLE)
 def raster(figure: Figure) -> bytes:
     """Save a figure as a PNG on white."""
+    lay_out(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()

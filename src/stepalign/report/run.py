@@ -14,6 +14,7 @@ from stepalign.append_log import AppendLog
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures, Evaluation
 from stepalign.io import explain, read_json, read_jsonl, read_text
+from stepalign.manifest import Manifest, read_manifest
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 
 _PARTS = ("recipe.toml", "manifest.json", "metrics.jsonl", "evaluations", "rollouts")
@@ -56,19 +57,6 @@ class _Timeline(BaseModel):
     step: int
 
 
-class _ManifestProblems(TypedDict, total=False):
-    __pydantic_config__ = _OTHERS_PASS  # type: ignore[misc]
-    dropped: _Counts
-
-
-class Manifest(TypedDict, total=False):
-    """Content of `manifest.json`: the keys that a report reads, each with its type."""
-
-    __pydantic_config__ = _OTHERS_PASS  # type: ignore[misc]
-    created: str
-    problems: _ManifestProblems
-
-
 @dataclass(frozen=True)
 class Example:
     """A training rollout with its critique."""
@@ -86,7 +74,7 @@ class RunFiles:
     recipe: Mapping[str, Any]
     """As in the file: a report needs no recipe that this release can run."""
     recipe_text: str
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     steps: list[Mapping[str, Any]]
     """The lines of `metrics.jsonl`, one an optimizer step, in order."""
     timeline: Mapping[str, Any]
@@ -113,7 +101,7 @@ def read_run(folder: Path) -> RunFiles:
     """
     if not any((folder / part).exists() for part in _PARTS):
         raise StepalignError(f"{folder}: no run there (none of {', '.join(_PARTS)})")
-    recipe_path, manifest_path = folder / "recipe.toml", folder / "manifest.json"
+    recipe_path = folder / "recipe.toml"
     recipe_text = read_text(recipe_path) if recipe_path.exists() else ""
     try:
         recipe = tomllib.loads(recipe_text)
@@ -125,7 +113,7 @@ def read_run(folder: Path) -> RunFiles:
         folder=folder,
         recipe=recipe,
         recipe_text=recipe_text,
-        manifest=_manifest(manifest_path) if manifest_path.exists() else {},
+        manifest=read_manifest(folder),
         steps=read_steps(folder),
         timeline=timeline[-1].model_dump() if timeline else {},
         evaluations=_evaluations(folder / "evaluations"),
@@ -146,14 +134,6 @@ def read_steps(folder: Path) -> list[Mapping[str, Any]]:
             reason = f": {explain(error)}" if isinstance(error, ValidationError) else ""
             raise StepalignError(f"{log.place}: not a step's: {str(line)[:80]!r}{reason}") from None
     return [steps[step] for step in sorted(steps)]
-
-
-def _manifest(path: Path) -> Mapping[str, Any]:
-    try:
-        return TypeAdapter(Manifest).validate_json(read_text(path), strict=True)
-    except ValidationError as error:
-        what = "not a JSON object" if error.errors()[0]["loc"] == () else "not a run's manifest"
-        raise StepalignError(f"{path}: {what}: {explain(error)}") from None
 
 
 def _step_files(folder: Path, suffix: str) -> list[Path]:

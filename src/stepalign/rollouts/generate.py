@@ -15,7 +15,7 @@ from stepalign import config, models
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
-from stepalign.io import kept_date
+from stepalign.manifest import read_manifest
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, RolloutSource, TokenIds
 from stepalign.rewards import Grader
@@ -90,7 +90,7 @@ class Solver:
         def rollout_of(completion: Completion) -> Rollout:
             name, number = places[completion.id]
             request = requests[completion.id]
-            return self._rollout(request, completion, name, number, policy_step, name in opened, source=source)
+            return self._rollout(request, completion, by_id[name], number, policy_step, name in opened, source=source)
 
         return self._graded(
             requests, lambda mine: sample(mine, sampling, adapter=adapter), rollout_of, by_id, on_rollout, grade
@@ -162,7 +162,8 @@ class Solver:
         def rollout_of(completion: Completion) -> Rollout:
             of, request = firsts[completion.id], requests[completion.id]
             in_thought = of.problem_id in opened
-            return self._rollout(request, completion, of.problem_id, of.sample, of.policy_step, in_thought, turn=2)
+            problem = problems[of.problem_id]
+            return self._rollout(request, completion, problem, of.sample, of.policy_step, in_thought, turn=2)
 
         return self._graded(
             requests, lambda mine: self.sampler.sample(mine, sampling, adapter=adapter), rollout_of, problems
@@ -198,7 +199,7 @@ class Solver:
         self,
         request: Request,
         completion: Completion,
-        problem_id: str,
+        problem: Problem,
         number: int,
         policy_step: int,
         opened: bool,
@@ -209,7 +210,7 @@ class Solver:
         text, starts = self.chat.decode(completion.ids)
         return Rollout(
             id=request.id,
-            problem_id=problem_id,
+            problem_id=problem.id,
             sample=number,
             prompt_ids=request.prompt_ids,
             completion_ids=completion.ids,
@@ -222,6 +223,7 @@ class Solver:
             sampler_logprobs=completion.logprobs,
             source=source,
             turn=turn,
+            trace_format=problem.trace_format,
         )
 
 
@@ -266,7 +268,7 @@ def open_solver(settings: config.Recipe, adapter: Path | None, date: date | None
     """
     prompt = SolverPrompt(settings.prompts)
     if adapter is not None:
-        date = date or kept_date(adapter.absolute().parent.parent / "manifest.json")
+        date = date or read_manifest(adapter.absolute().parent.parent).get("date")
     chat = load_chat(settings.model, prompt.before, date)
     device = Accelerator().device
     dtype = models.resolve_dtype(settings.model.dtype, device)

@@ -7,7 +7,7 @@ from stepalign.chat import Chat
 from stepalign.errors import StepalignError
 from stepalign.records import FinishReason, Problem
 from stepalign.rollouts import Completion, Request
-from stepalign.trace import write_steps
+from stepalign.trace import trace_format
 
 
 class ReferenceSampler:
@@ -33,8 +33,8 @@ def reference_text(problem: Problem) -> str:
     Raises:
         StepalignError: there is none, or it cannot be written so.
     """
-    text = write_steps(problem.solution, problem.answer) if problem.solution else None
+    text = trace_format(problem.trace_format).write(problem.solution, problem.answer) if problem.solution else None
     if text is None:
-        fault = "breaks the step format with headings of its own" if problem.solution else "is missing"
+        fault = f"breaks the format {problem.trace_format!r}" if problem.solution else "is missing"
         raise StepalignError(f"problem {problem.id}: its reference solution {fault}, but is to be learned from")
     return text

@@ -1,14 +1,19 @@
 """Reading of responses: sections with exact spans, the final answer, and the tokens of a span.
 
-A `TraceFormat` reads one way to write a solution. `parse` is the paper's format, numbered steps under headings.
+A `TraceFormat` reads one way to write a solution; `parse_rollout` takes the rollout's own. `parse` is the paper's
+format, numbered steps under headings.
 """
 
 from stepalign.trace.base import Section, Trace, TraceFormat, boxed, step_spans, token_span
+from stepalign.trace.code import CodeFormat
+from stepalign.trace.formats import FORMATS, parse_rollout, trace_format
 from stepalign.trace.paragraphs import ParagraphFormat
 from stepalign.trace.steps import StepFormat, parse, write_steps
 from stepalign.trace.thoughts import response_start
 
 __all__ = [
+    "FORMATS",
+    "CodeFormat",
     "ParagraphFormat",
     "Section",
     "StepFormat",
@@ -16,8 +21,10 @@ __all__ = [
     "TraceFormat",
     "boxed",
     "parse",
+    "parse_rollout",
     "response_start",
     "step_spans",
     "token_span",
+    "trace_format",
     "write_steps",
 ]

@@ -13,11 +13,12 @@ from stepalign.records import Rollout
 class Section:
     """A piece of a response, its heading included."""
 
-    kind: Literal["preamble", "step", "answer"]
+    kind: Literal["preamble", "step", "answer", "prose"]
+    """`prose` is text around a program, which no critique judges."""
     number: int | None
     """The number in a step's heading, or None."""
     title: str
-    """The rest of the heading's line."""
+    """The rest of the heading's line; of a program's step its lines, as `lines 4–6`."""
     start: int
     end: int
     """The characters `[start, end)` of the text."""
@@ -34,6 +35,8 @@ class Trace:
     """Each departure from the format, under a name that can be counted."""
     response_start: int = 0
     """The character after the solver's thought."""
+    format: str = "steps"
+    """The name of its format."""
 
     @cached_property
     def steps(self) -> tuple[Section, ...]:
@@ -83,6 +86,9 @@ class TraceFormat(Protocol):
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
         """Return the response's answer: none, one, or several that must all be equal to count."""
 
+    def write(self, solution: str, answer: str) -> str | None:
+        """Write a reference solution as a response; None where its text breaks the format."""
+
 
 def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
     """Return the range of completion tokens whose text overlaps the characters `[start, end)`.
@@ -105,11 +111,15 @@ def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
 def step_spans(rollout: Rollout, trace: Trace) -> tuple[tuple[int, int], ...]:
     """Return the token ranges of a rollout's steps and final answer, as critiques count them.
 
-    Tokens between two belong to the first. A token across a boundary belongs to the step that begins in it.
+    Tokens between two belong to the first. A token across a boundary belongs to the step that begins in it. Text
+    around a program belongs to no step.
     """
     sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
     starts = [token_span(rollout, section.start, section.end)[0] for section in sections]
-    return tuple(zip(starts, [*starts[1:], len(rollout.completion_ids)], strict=False))
+    last = trace.sections[-1] if trace.sections else None
+    is_prose = last is not None and last.kind == "prose"
+    end = token_span(rollout, last.start, last.end)[0] if last and is_prose else len(rollout.completion_ids)
+    return tuple(zip(starts, [*starts[1:], end], strict=False))
 
 
 def boxed(text: str) -> tuple[str, ...]:

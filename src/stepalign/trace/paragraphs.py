@@ -30,7 +30,7 @@ class ParagraphFormat:
         if has_box:
             sections[-1] = Section("answer", None, "", *spans[-1])
         faults = (() if spans else (NO_TEXT,)) + (() if has_box else (NO_BOX,))
-        return Trace(text, tuple(sections), faults, begin)
+        return Trace(text, tuple(sections), faults, begin, "paragraphs")
 
     def final_answers(self, trace: Trace) -> tuple[str, ...]:
         """Return the last box of the response, or else its last line."""
@@ -38,3 +38,8 @@ class ParagraphFormat:
         response = trace.text[trace.response_start : end]
         last_line = nonempty(tuple(response.splitlines()))[-1:] if end == len(trace.text) else ()
         return nonempty(boxed(response))[-1:] or last_line
+
+    def write(self, solution: str, answer: str) -> str | None:
+        """Write a solution as it is. Without a box at its end the answer follows in one."""
+        text = solution.strip()
+        return text if self.parse(text, 0).formatted else f"{text}\n\n\\boxed{{{answer}}}".strip()

@@ -53,6 +53,10 @@ class StepFormat:
                 return in_final_section[-1:]
         return tuple(dict.fromkeys(nonempty(boxed(text[trace.response_start :]))))
 
+    def write(self, solution: str, answer: str) -> str | None:
+        """Write a solution in the step format (`write_steps`)."""
+        return write_steps(solution, answer)
+
 
 @lru_cache(maxsize=256)  # several stages read the same rollout's text
 def parse(text: str, response_start: int | None = None) -> Trace:

@@ -82,6 +82,7 @@ def build_trainer(
     if isinstance(critic, ServedCritic) and (last is None or last.name < f"step-{recipe.training.max_steps:06d}"):
         world.on_main(critic.check_servers)
     has_checksums = world.on_main(lambda: checkpoints.verify(last)) if last else True
+    run.check_resumed(train, evaluation, world.on_main(lambda: _fingerprint(recipe)))
 
     # The weights.
     accelerator = _accelerator(recipe)

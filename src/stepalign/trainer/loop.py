@@ -127,9 +127,8 @@ class Trainer:
                 self.weight_sync.sleep()
             self._failure_limit.check(step, critiques)
             try:
-                examples, critiques, metrics = self._update(
-                    rollouts, problems, critiques, stream if streaming else None
-                )
+                source = stream if streaming else None
+                examples, critiques, metrics = self._update(rollouts, problems, critiques, source)
             except StepalignError as error:
                 raise StepalignError(f"{self.recipe.folder}, step {step}: {error}") from None
             if streaming:

@@ -31,7 +31,6 @@ from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import (
     claim,
     differences,
-    kept_date,
     read_json,
     read_jsonl,
     read_text,
@@ -40,8 +39,7 @@ from stepalign.io import (
     write_atomically,
     write_json,
 )
-from stepalign.manifest import manifest
-from stepalign.models import kept_fingerprint
+from stepalign.manifest import Manifest, manifest, read_manifest
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import rollout_ids
 
@@ -91,7 +89,7 @@ class RunFolder:
                 refusal="it holds a run of another recipe. Give this run another name (name=…), or delete that folder",
                 free=tuple(recipe.runtime_keys()),
             )
-            self._date = kept_date(self.folder / "manifest.json")
+            self._date = read_manifest(self.folder).get("date", datetime.date.today())
             self._sums = {entry.file: entry.sha256 for entry in self._checksums.read()}
         except BaseException:
             self.close()
@@ -103,16 +101,8 @@ class RunFolder:
 
     def float32_matmul_precision(self) -> Literal["highest", "medium"] | None:
         """Return the precision this run began with, which `auto` measured; None for a new run."""
-        path = self.folder / "manifest.json"
-        if not path.exists():
-            return None
-        try:
-            precision: Literal["highest", "medium"] = json.loads(path.read_text()).get(
-                "float32_matmul_precision", "highest"
-            )
-        except (ValueError, AttributeError) as error:
-            raise StepalignError(f"{path}: damaged: {error}") from None
-        return precision
+        kept = read_manifest(self.folder)
+        return kept.get("float32_matmul_precision", "highest") if kept else None
 
     def date(self) -> datetime.date:
         """Return the day on which the run began; chat templates may show it."""
@@ -139,6 +129,37 @@ class RunFolder:
                     "give this run another name (name=…). What differs:\n  " + "\n  ".join(islice(lines, _DIFF_LINES))
                 )
 
+    def check_resumed(self, train: Sequence[Problem], evaluation: Sequence[Problem], base: Mapping[str, str]) -> None:
+        """Compare a resumed run's problems and base with those it began with.
+
+        Args:
+            train: of the recipe.
+            evaluation: of the recipe.
+            base: the fingerprint of the base's files that are there. A hub's may be downloaded later.
+
+        Raises:
+            StepalignError: they are no longer the same.
+        """
+        kept = read_manifest(self.folder)
+        if not kept:
+            return
+        self._check_base(kept, {**kept.get("base", {}), **base})
+        for path, current in self._problems(train, evaluation).items():
+            self._check(path)
+            if read_jsonl(path, Problem) != current:
+                raise StepalignError(f"{path}: the recipe's source no longer gives the problems this run began with")
+
+    def _check_base(self, kept: Manifest, base: Mapping[str, str]) -> None:
+        if changed := [name for name, _, _ in differences(kept["base"], base)] if kept.get("base") else []:
+            raise StepalignError(
+                f"{self.folder}: the base has changed since this run began: {', '.join(changed)}. Restore these files, "
+                "or give this run another name (name=…)"
+            )
+
+    def _problems(self, train: Sequence[Problem], evaluation: Sequence[Problem]) -> dict[Path, list[Problem]]:
+        folder = self.folder / "problems"
+        return {folder / "train.jsonl": list(train), folder / "evaluation.jsonl": list(evaluation)}
+
     def describe(
         self,
         train: Sequence[Problem],
@@ -150,27 +171,12 @@ class RunFolder:
         """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
 
         Raises:
-            StepalignError: the run is resumed, and its problems or its base are no longer those it began with.
+            StepalignError: the run is resumed, and its base is no longer the one it began with.
         """
-        problems = {
-            self.folder / "problems" / f"{name}.jsonl": list(each)
-            for name, each in (("train", train), ("evaluation", evaluation))
-        }
-        if (self.folder / "manifest.json").exists():
-            kept = kept_fingerprint(self.folder)
-            if changed := [name for name, _, _ in differences(kept, base)] if kept else []:
-                raise StepalignError(
-                    f"{self.folder}: the base has changed since this run began: {', '.join(changed)}. Restore these "
-                    "files, or give this run another name (name=…)"
-                )
-            for path, current in problems.items():
-                self._check(path)
-                if read_jsonl(path, Problem) != current:
-                    raise StepalignError(
-                        f"{path}: the recipe's source no longer gives the problems this run began with"
-                    )
+        if kept := read_manifest(self.folder):
+            self._check_base(kept, base)
             return
-        for path, current in problems.items():
+        for path, current in self._problems(train, evaluation).items():
             self._write(path, current)
         counts = {"train": len(train), "evaluation": len(evaluation), "dropped": dict(dropped)}
         write_json(

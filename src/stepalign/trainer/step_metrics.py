@@ -11,7 +11,7 @@ from typing import Any
 
 from stepalign import config
 from stepalign.records import SHORTFALLS, CriticResult, Rollout
-from stepalign.trace import parse
+from stepalign.trace import parse_rollout
 
 COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_tokens", "updates", "flops", "seconds")
 """Costs that conditions are compared by. `seconds` is the sum of the stages' in `metrics.jsonl`."""
@@ -30,7 +30,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
         "rollouts": count,
         "completion_tokens": sum(len(rollout.completion_ids) for rollout in first),
         "correct": sum(rollout.correct for rollout in first) / count,
-        "formatted": sum(parse(rollout.text, rollout.response_start).formatted for rollout in first) / count,
+        "formatted": sum(parse_rollout(rollout).formatted for rollout in first) / count,
         "truncated": sum(rollout.finish == "length" for rollout in first) / count,
         "on_policy": sum(rollout.on_policy for rollout in first) / count,
     }
