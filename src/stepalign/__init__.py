@@ -1,11 +1,11 @@
 """Post-train reasoning models from feedback whose structure you design.
 
     import stepalign
-    settings = stepalign.load_recipe("quickstart", ["training.max_steps=4"])
-    report = stepalign.train(settings)
+    recipe = stepalign.Recipe(name="first", model="lab", problems=rows, critic="program", max_steps=4)
+    result = stepalign.train(recipe, grader=grade)
 
-One function for each command of `stepalign --help`. Each is imported when it is first used, so that
-`import stepalign` imports no torch.
+One function for each command of `stepalign --help`, and the classes that they take and return. Each is imported when
+it is first used, so that `import stepalign` imports no torch.
 """
 
 from importlib import import_module
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from stepalign.api import process_bench as process_bench
     from stepalign.api import sample as sample
     from stepalign.api import select as select
+    from stepalign.config import Recipe as Recipe
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
     from stepalign.config.packaged import copy as copy_recipe
+    from stepalign.critics import Critic as Critic
     from stepalign.error_injection.sets import plant_set as plant
+    from stepalign.errors import StepalignError as StepalignError
+    from stepalign.evaluation.metrics import Evaluation as Evaluation
     from stepalign.exporting import export as export
     from stepalign.exporting.dataset import export_dataset as export_dataset
     from stepalign.exporting.hub import push as push
@@ -32,9 +36,35 @@ if TYPE_CHECKING:
     from stepalign.planning import plan as plan
     from stepalign.probing.run import probe as probe
     from stepalign.process_supervision.run import step_values as step_values
+    from stepalign.records import Critique as Critique
+    from stepalign.records import CritiqueFailure as CritiqueFailure
+    from stepalign.records import Grade as Grade
+    from stepalign.records import Problem as Problem
+    from stepalign.records import Rollout as Rollout
+    from stepalign.records import Verdict as Verdict
     from stepalign.report import write_report as write_report
+    from stepalign.results import TrainResult as TrainResult
+    from stepalign.rewards import FunctionGrader as FunctionGrader
+    from stepalign.rewards import Grader as Grader
+    from stepalign.trainer.loop import Trainer as Trainer
+    from stepalign.trainer.loop import TrainerCallback as TrainerCallback
 
 _API = {
+    "Critic": "stepalign.critics:Critic",
+    "Critique": "stepalign.records:Critique",
+    "CritiqueFailure": "stepalign.records:CritiqueFailure",
+    "Evaluation": "stepalign.evaluation.metrics:Evaluation",
+    "FunctionGrader": "stepalign.rewards:FunctionGrader",
+    "Grade": "stepalign.records:Grade",
+    "Grader": "stepalign.rewards:Grader",
+    "Problem": "stepalign.records:Problem",
+    "Recipe": "stepalign.config:Recipe",
+    "Rollout": "stepalign.records:Rollout",
+    "StepalignError": "stepalign.errors:StepalignError",
+    "TrainResult": "stepalign.results:TrainResult",
+    "Trainer": "stepalign.trainer.loop:Trainer",
+    "TrainerCallback": "stepalign.trainer.loop:TrainerCallback",
+    "Verdict": "stepalign.records:Verdict",
     "copy_recipe": "stepalign.config.packaged:copy",
     "critic_bench": "stepalign.api:critic_bench",
     "critique": "stepalign.api:critique",
@@ -55,9 +85,24 @@ _API = {
     "train": "stepalign.launch:train",
     "write_report": "stepalign.report:write_report",
 }
-"""The Python API: the module and the name of each function."""
+"""The Python API: the module and the name of each function and class."""
 
 __all__ = [
+    "Critic",
+    "Critique",
+    "CritiqueFailure",
+    "Evaluation",
+    "FunctionGrader",
+    "Grade",
+    "Grader",
+    "Problem",
+    "Recipe",
+    "Rollout",
+    "StepalignError",
+    "TrainResult",
+    "Trainer",
+    "TrainerCallback",
+    "Verdict",
     "__version__",
     "copy_recipe",
     "critic_bench",
@@ -81,12 +126,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _API:
-        raise AttributeError(f"module 'stepalign' has no attribute {name!r}")
-    module, _, function = _API[name].partition(":")
-    return getattr(import_module(module), function)
+if not TYPE_CHECKING:  # a type checker would take any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _API:
+            raise AttributeError(f"module 'stepalign' has no attribute {name!r}")
+        module, _, function = _API[name].partition(":")
+        return getattr(import_module(module), function)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Unpack
 
 from stepalign import config, models, prompts
 from stepalign.chat import load_chat
@@ -26,6 +27,7 @@ from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
 from stepalign.io import claim, kept_date, sha256, to_json, write_atomically, write_jsonl
+from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER
 from stepalign.process_supervision import benchmark, locators
 from stepalign.process_supervision.traces import to_traces
@@ -36,14 +38,23 @@ from stepalign.rollouts.generate import open_solver
 from stepalign.seeding import derive_seed
 
 
-def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, samples: int = 1) -> list[Rollout]:
+def sample(
+    recipe: AnyRecipe,
+    out: Path | str | None = None,
+    *,
+    adapter: Path | str | None = None,
+    samples: int = 1,
+    **objects: Unpack[Objects],
+) -> list[Rollout]:
     """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`.
 
-    An interrupt writes the finished ones, not graded, to `STEM-partial.jsonl` beside it.
+    An interrupt writes the finished ones, not graded, to `STEM-partial.jsonl` beside it. With None nothing is written.
+    For `objects` see `objects.Objects`.
     """
+    settings, adapter = with_objects(recipe, **objects), _path(adapter)
+    file = _writable(out)
     train_problems, _, _ = prepare(settings.problems)
     finished: list[Rollout] = []
-    partial = out.with_name(f"{out.stem}-partial.jsonl")
     with (
         open_solver(settings, adapter) as solver,
         Console() as console,
@@ -66,24 +77,31 @@ def sample(settings: config.Recipe, out: Path, *, adapter: Path | None = None, s
                 on_rollout=keep,
             )
         except KeyboardInterrupt:
-            if not finished:
+            if not finished or file is None:
                 raise
+            partial = _partial(file)
             write_jsonl(partial, finished)
             count = f"{len(finished)} of {len(train_problems) * samples} rollouts"
             raise KeyboardInterrupt(f"{count}, not graded, are in {partial}") from None
-    write_jsonl(out, rollouts)
-    partial.unlink(missing_ok=True)
+    if file is not None:
+        write_jsonl(file, rollouts)
+        _partial(file).unlink(missing_ok=True)
     return rollouts
 
 
-def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None) -> Evaluation:
+def evaluate(
+    recipe: AnyRecipe, out: Path | str | None = None, *, adapter: Path | str | None = None, **objects: Unpack[Objects]
+) -> Evaluation:
     """Evaluate an adapter (None: the base) on a recipe's evaluation problems.
 
-    Writes the evaluation to `out`, and its rollouts to `STEM-rollouts.jsonl` beside it.
+    Writes the evaluation to `out`, and its rollouts to `STEM-rollouts.jsonl` beside it; with None nothing is written.
+    For `objects` see `objects.Objects`.
 
     Raises:
         StepalignError: the recipe has no evaluation problems.
     """
+    settings, adapter = with_objects(recipe, **objects), _path(adapter)
+    file = _writable(out)
     _, evaluation_problems, _ = prepare(settings.problems)
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
@@ -97,8 +115,9 @@ def evaluate(settings: config.Recipe, out: Path, *, adapter: Path | None = None)
             seed=settings.seed,
             step=0,
         )
-    write_jsonl(out.with_name(f"{out.stem}-rollouts.jsonl"), rollouts)
-    write_atomically(out, to_json(evaluation) + "\n")
+    if file is not None:
+        write_jsonl(file.with_name(f"{file.stem}-rollouts.jsonl"), rollouts)
+        write_atomically(file, to_json(evaluation) + "\n")
     return evaluation
 
 
@@ -158,26 +177,30 @@ def select(settings: config.Recipe, out: Path) -> Path:
 
 
 def critique(
-    settings: config.Recipe,
-    rollouts: Path,
-    out: Path,
+    recipe: AnyRecipe,
+    rollouts: Path | str | Sequence[Rollout],
+    out: Path | str,
     *,
     problems_file: Path | None = None,
     prices: Prices | None = None,
+    **objects: Unpack[Objects],
 ) -> list[Critique | CritiqueFailure]:
-    """Have a recipe's critic critique a file of graded rollouts, and write a report beside the critiques.
+    """Have a recipe's critic critique graded rollouts, and write a report beside the critiques.
 
     Results are appended to `out` as they come; a second start asks only for what is missing.
 
     Args:
-        settings: its `[critic]` is used, and its training problems where there is no `problems_file`.
-        rollouts: graded rollouts (JSONL).
+        recipe: its `[critic]` is used, and its training problems where there is no `problems_file`.
+        rollouts: graded rollouts, or their file (JSONL).
         out: the results (JSONL); the report is `STEM-report.json` beside it.
         problems_file: the rollouts' problems (JSONL).
         prices: of a million tokens; the report then has the cost.
+        objects: critic, grader and problems in place of the recipe's (`objects.Objects`).
     """
-    results = _critique_all(settings, read_attempts(rollouts, problems_file or settings.problems), out)
-    write_atomically(report_path(out), to_json(summarize(results, prices)) + "\n")
+    settings, file = with_objects(recipe, **objects), Path(out)
+    given = Path(rollouts) if isinstance(rollouts, str) else rollouts
+    results = _critique_all(settings, read_attempts(given, problems_file or settings.problems), file)
+    write_atomically(report_path(file), to_json(summarize(results, prices)) + "\n")
     return results
 
 
@@ -256,6 +279,21 @@ def process_bench(
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found
+
+
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _writable(out: Path | str | None) -> Path | None:
+    """Return a file's path; raise an error, before long work, where it is a folder."""
+    if (path := _path(out)) is not None and path.is_dir():
+        raise StepalignError(f"{path}: a folder, a file is wanted")
+    return path
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-partial.jsonl")
 
 
 def report_path(critiques: Path) -> Path:

@@ -49,9 +49,9 @@ def train(
         typer.echo(config.dump(settings), nl=False)
         return
     with _resumable(settings.folder):
-        report = stepalign.train(settings)
+        result = stepalign.train(settings)
     if _is_main():
-        typer.echo(report)
+        typer.echo(result.folder / "report.html")
 
 
 @app.command()

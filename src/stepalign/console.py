@@ -1,5 +1,7 @@
 """Progress on the terminal: a live line for each stage and for the run; in a log file one line for each step.
 
+A notebook shows the live lines where ipywidgets is installed, else what a log file has.
+
 The seconds of each stage are measured here as well, so that shown and recorded times are the same.
 """
 
@@ -7,11 +9,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 Advance = Callable[[float], None]
+
+
+def _can_draw_in(console: RichConsole) -> bool:
+    return console.is_jupyter and find_spec("ipywidgets") is not None
 
 
 class Console:
@@ -30,7 +37,7 @@ class Console:
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(compact=True),
             console=self.rich,
-            disable=quiet or not self.rich.is_terminal,
+            disable=quiet or not (self.rich.is_terminal or _can_draw_in(self.rich)),
             speed_estimate_period=600,
             transient=True,
         )

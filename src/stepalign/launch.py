@@ -3,25 +3,33 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Unpack, cast
 
-from stepalign import config, exporting, preflight, report
+from stepalign import exporting, preflight, report
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
+from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.probing.callback import ProbeCallback
+from stepalign.results import TrainResult
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.loop import TrainerCallback
 from stepalign.trainer.run_folder import RunFolder
 
 
-def train(recipe: config.Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
-    """Train a run, or resume it where it was stopped, and return its report. The main process calls the callbacks.
+def train(recipe: AnyRecipe, callbacks: Sequence[TrainerCallback] = (), **objects: Unpack[Objects]) -> TrainResult:
+    """Train a run, or resume it where it was stopped.
+
+    Args:
+        recipe: the recipe, or its file.
+        callbacks: called by the main process after a step, an evaluation and a checkpoint.
+        objects: problems, grader, critic and context in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: bad input, before any long work where it can be known; or a run that cannot go on. What was
             computed up to then is in the run's folder.
     """
+    recipe = with_objects(recipe, **objects)
     world = init_world(recipe.distributed.num_processes)
     if recipe.probe is not None and world.size > 1:
         raise StepalignError(
@@ -36,15 +44,15 @@ def train(recipe: config.Recipe, callbacks: Sequence[TrainerCallback] = ()) -> P
         stack.callback(run.close)
         probe = [ProbeCallback()] if recipe.probe is not None else []
         build_trainer(recipe, run, stack, world, [*probe, *callbacks]).train()
-    page = world.on_main(lambda: _conclude(recipe.folder))
+    world.on_main(lambda: _conclude(recipe.folder))
     world.shutdown()
-    return page
+    return TrainResult(recipe.folder)
 
 
-def _conclude(folder: Path) -> Path:
+def _conclude(folder: Path) -> None:
     """Write a run's report and model cards, and say what failed, fell back or dropped out."""
     exporting.write_cards(folder)
     summary = report.summarize(folder)
     if summary.shortfall:
         Console().say(f"{folder}: {summary.shortfall}")
-    return report.write(summary)
+    report.write(summary)

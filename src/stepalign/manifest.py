@@ -44,6 +44,8 @@ class Manifest(TypedDict, total=False):
     """The day on which the run began."""
     float32_matmul_precision: Literal["highest", "medium"]
     problems: ManifestProblems
+    dataset_commits: dict[str, str]
+    """Commits of data sets of the hub, by `train` and `evaluation`."""
     base: dict[str, str]
     """Digests of the base's files; names of a teacher's files begin with `teacher/`."""
 

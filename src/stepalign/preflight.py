@@ -7,7 +7,7 @@ it (`critic.max_failure_share`).
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from stepalign import config, contexts
+from stepalign import config, contexts, python_objects
 from stepalign.algorithms.teacher_context import TeacherContext
 from stepalign.critics import llm
 from stepalign.errors import StepalignError
@@ -27,8 +27,10 @@ def check_recipe(recipe: config.Recipe) -> None:
     """
     SolverPrompt(recipe.prompts)
     probed = recipe.probe.contexts if recipe.probe else ()
-    for name in (recipe.context.template, recipe.context.fallback_template, *probed):
-        contexts.load(name)
+    for design in (recipe.context.design, recipe.context.fallback_template, *probed):
+        contexts.load(design)
+    for key, function in recipe.marked("python"):
+        python_objects.load(function, key)
     if recipe.algorithm.uses_teacher:
         TeacherContext.of(recipe)
     if isinstance(recipe.algorithm, config.RLTFFMConfig):

@@ -136,6 +136,13 @@ class Verdict:
     """Counted from 1 in the order of the trace, the final-answer section as one more step."""
     correct: bool
     reason: str = ""
+    place: str = ""
+    """The place of a step without a heading: of a program's step its lines, as `lines 4–6`."""
+
+    @property
+    def label(self) -> str:
+        """The number and the place, as `3 (lines 4–6)`."""
+        return f"{self.step} ({self.place})" if self.place else str(self.step)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -183,6 +190,11 @@ class Critique:
     def first_error(self) -> int | None:
         """The first incorrect step, counted from 1; None where every step is correct."""
         return next((v.step for v in self.verdicts if not v.correct), None)
+
+    @property
+    def first_error_label(self) -> str:
+        """The first incorrect step's number and place; empty where every step is correct."""
+        return next((v.label for v in self.verdicts if not v.correct), "")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -15,7 +15,7 @@ from stepalign import contexts, models
 from stepalign.algorithms.credit_grpo import CreditExample, CreditGRPO
 from stepalign.chat import Chat, load_chat
 from stepalign.collate import collate
-from stepalign.config import ContextConfig, CreditGRPOConfig, Recipe
+from stepalign.config import CreditGRPOConfig, Recipe, TemplateContextConfig
 from stepalign.console import Console
 from stepalign.contexts import ContextInput
 from stepalign.distributed.strategy import DataParallel
@@ -261,7 +261,7 @@ def test_a_context_of_the_fallback_a_cut_one_and_an_empty_one_are_counted(
 
     (tmp_path / "empty.txt").write_text("{% if correct %}{{ problem }} {{ attempt }}{% endif %}")
     settings = make_recipe(*KEYS).model_copy(
-        update={"context": ContextConfig(template=str(tmp_path / "empty.txt"), fallback_template="refsol")}
+        update={"context": TemplateContextConfig(template=str(tmp_path / "empty.txt"), fallback_template="refsol")}
     )
     step = algorithm(chat, settings).build_examples(rollouts, {"p": PROBLEM}, {})
     assert dict(step.outcomes) == {"trained": 4, "without credit": 3}

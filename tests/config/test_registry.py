@@ -76,7 +76,9 @@ def test_a_registered_kind_is_built_from_its_table_and_the_given_parts(monkeypat
 
 
 def test_without_its_registration_the_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match=r"critic\.kind: unknown kind; allowed: program, replay, self, openai"):
+    with pytest.raises(
+        StepalignError, match=r"critic\.kind: unknown kind; allowed: program, unit-tests, replay, python, self, openai"
+    ):
         load(tmp_path, "", "critic.kind=parrot")
 
 

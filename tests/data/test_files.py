@@ -237,7 +237,10 @@ def test_null_and_nan_are_missing_answers(tmp_path: Path) -> None:
         ),
         ({"statement": "A"}, "line 2: no column 'answer'; columns present: statement"),
         ({}, "line 2: no column 'statement'; columns present: none"),
-        ({"statement": ["A"], "answer": "1"}, r"line 2: column 'statement': text is wanted, found \['A'\]"),
+        (
+            {"statement": ["A"], "answer": "1"},
+            r"line 2: column 'statement': turns of .* with text are wanted, found 'A'",
+        ),
         (
             {"statement": "A", "answer": True},
             "line 2: column 'answer': text or a number is wanted, found True",

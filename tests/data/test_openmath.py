@@ -63,8 +63,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def load(dataset: str, **settings: Any) -> Loaded:
-    source = config.OpenMathConfig(**settings)
-    return collect("openmath", openmath.candidates(source, dataset), source.limit)
+    source = config.OpenMathConfig(dataset=dataset, **settings)
+    return collect("openmath", openmath.candidates(source), source.limit)
 
 
 def test_the_pass_rate_must_be_known_and_above_the_bound(dataset: str) -> None:

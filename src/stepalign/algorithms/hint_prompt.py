@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from stepalign import config, contexts
 from stepalign.algorithms.teacher_prompt import build_teacher_prompt
 from stepalign.chat import Chat
+from stepalign.config import registry
 from stepalign.contexts import ContextInput
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
@@ -16,7 +17,7 @@ class HintPrompts:
 
     def __init__(
         self,
-        template: str,
+        settings: config.ContextConfig,
         teacher: config.TeacherConfig,
         *,
         chat: Chat,
@@ -27,7 +28,7 @@ class HintPrompts:
         """Load the context.
 
         Args:
-            template: the recipe's `context.template`.
+            settings: the recipe's `[context]`.
             teacher: length limit and thinking boundary of the prompt.
             chat: encodes the prompt.
             before: turns before the problem, which the solver is shown as well.
@@ -37,10 +38,10 @@ class HintPrompts:
         Raises:
             StepalignError: the context uses another variable.
         """
-        self.context = contexts.load(template)
+        self.context: contexts.Context = registry.build(settings)
         if unknown := sorted(self.context.variables - shows):
             raise StepalignError(
-                f"context.template = {template!r} shows {', '.join(unknown)}, which is not known when this algorithm "
+                f"{settings} shows {', '.join(unknown)}, which is not known when this algorithm "
                 f"samples under it; allowed: {', '.join(sorted(shows))}"
             )
         self.teacher, self.chat, self.before, self.max_new_tokens = teacher, chat, tuple(before), max_new_tokens

@@ -20,7 +20,7 @@ from stepalign.algorithms.teacher_context import NOTHING_TO_SHOW, ChosenContext,
 from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt, limited_teacher
 from stepalign.chat import Chat
 from stepalign.contexts import Context, ContextInput
-from stepalign.critics.first_error import first_error_span
+from stepalign.critics.error_spans import rollout_error_span
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Critique, Problem, Rollout, RolloutSource
@@ -205,7 +205,7 @@ def loss_bounds(
             raise StepalignError(
                 f"algorithm.loss_span = 'until_first_error': rollout {rollout.id} has no critique with its first error"
             )
-        if (error := first_error_span(rollout.text, critique)) is not None:
+        if (error := rollout_error_span(rollout, critique)) is not None:
             end = error.end if error.departure is None else error.departure + 1
             stop = token_span(rollout, error.start, end)[1]
     return min(skip, stop), stop

@@ -52,7 +52,7 @@ class SeqKD(WithTeacher, CrossEntropyLoss):
         self.algorithm = algorithm
         self.chat, self.prompt, self.thinking = chat, prompt, recipe.sampling.enable_thinking
         self.prompts = HintPrompts(
-            recipe.context.template,
+            recipe.context,
             limited_teacher(recipe, chat, context_limit),
             chat=chat,
             before=prompt.before,

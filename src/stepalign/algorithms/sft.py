@@ -102,7 +102,7 @@ class SFT(CrossEntropyLoss):
         if algorithm.rationalize:
             thinking = {"enable_thinking": recipe.sampling.enable_thinking, "close_think": False}
             hints = HintPrompts(
-                recipe.context.template,
+                recipe.context,
                 limit_to_context(recipe.teacher, context_limit).model_copy(update=thinking),
                 chat=chat,
                 before=prompt.before,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stepalign import config, contexts
+from stepalign.config import registry
 from stepalign.contexts import ContextInput, others
 from stepalign.errors import StepalignError
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
@@ -46,11 +47,11 @@ class TeacherContext:
         Raises:
             StepalignError: the context shows what the recipe does not make.
         """
-        self.context, self.shuffled, self.critic = contexts.load(settings.template), settings.shuffled, critic
+        self.context, self.shuffled, self.critic = registry.build(settings), settings.shuffled, critic
         self.needs_critique = self.context.needs_critique or bool(critique_for)
         if self.needs_critique and critic is None:
             reason = (
-                f"context.template = {settings.template!r} shows a critique"
+                f"{settings} shows a critique"
                 if self.context.needs_critique
                 else f"{critique_for} needs a critique with the first error"
             )

@@ -20,6 +20,7 @@ from stepalign.config.algorithms import (
     SeqKDConfig,
     SFTConfig,
 )
+from stepalign.config.contexts import ContextConfig, PythonContextConfig, TemplateContextConfig
 from stepalign.config.critics import (
     ChecksConfig,
     CriticConfig,
@@ -27,11 +28,13 @@ from stepalign.config.critics import (
     LLMCriticConfig,
     OpenAICriticConfig,
     ProgramCriticConfig,
+    PythonCriticConfig,
     ReplayCriticConfig,
     SelfCriticConfig,
+    UnitTestCriticConfig,
     ValidationConfig,
 )
-from stepalign.config.graders import GraderConfig, MathGraderConfig, UnitTestGraderConfig
+from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
@@ -41,9 +44,9 @@ from stepalign.config.locators import (
     StepValuesLocatorConfig,
 )
 from stepalign.config.model import ModelConfig
+from stepalign.config.python import PythonObject
 from stepalign.config.recipe import (
     VERSION,
-    ContextConfig,
     DistributedConfig,
     EvaluationConfig,
     ExampleConfig,
@@ -67,11 +70,14 @@ from stepalign.config.sources import (
     FileConfig,
     Gsm8kConfig,
     GsmSymbolicConfig,
+    HubConfig,
+    HubSourceConfig,
     HumanEvalConfig,
     MbppConfig,
     OpenMathConfig,
     ProblemsConfig,
     ProcessBenchConfig,
+    PythonSourceConfig,
     SourceConfig,
     SumsConfig,
 )

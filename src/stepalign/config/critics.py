@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
 
+from stepalign.config.python import PYTHON, PythonObject
 from stepalign.config.registry import (
     FAMILIES,
     KEY_VARIABLE,
@@ -115,6 +116,14 @@ class ProgramCriticConfig(CriticConfig):
     on_failure: Fallback = "drop"
 
 
+@register("critic", "unit-tests", implementation="stepalign.critics.code.critic:UnitTestCritic")
+class UnitTestCriticConfig(CriticConfig):
+    """A program that mends the solver's program with the reference until the unit tests pass."""
+
+    kind: Literal["unit-tests"] = "unit-tests"
+    on_failure: Fallback = "drop"
+
+
 @register("critic", "replay", implementation="stepalign.critics.files:ReplayCritic")
 class ReplayCriticConfig(CriticConfig):
     """Critiques of a file, by rollout id: an earlier run's, planted ones, a person's."""
@@ -122,6 +131,15 @@ class ReplayCriticConfig(CriticConfig):
     kind: Literal["replay"] = "replay"
     path: Path
     """Critiques and failures (JSONL)."""
+
+
+@register("critic", "python", implementation="stepalign.critics.python:from_config")
+class PythonCriticConfig(CriticConfig):
+    """A Python function or object that critiques, in this process."""
+
+    kind: Literal["python"] = "python"
+    function: Annotated[PythonObject, PYTHON]
+    """`module:name` of a function of problem and rollout, or of an object with the methods of a `Critic`."""
 
 
 class LLMCriticConfig(CriticConfig):

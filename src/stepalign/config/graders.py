@@ -1,9 +1,10 @@
 """The `[grader]` tables: what judges completions. `kind` names the grader."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
 
+from stepalign.config.python import PYTHON, PythonObject
 from stepalign.config.registry import FAMILIES, RUNTIME, Table, register
 
 
@@ -25,6 +26,24 @@ class MathGraderConfig(GraderConfig):
     """Final answers compared as mathematics."""
 
     kind: Literal["math"] = "math"
+
+
+@register("grader", "python", implementation="stepalign.rewards.python:from_config")
+class PythonGraderConfig(GraderConfig):
+    """A Python function or object that grades, in this process and without a time limit."""
+
+    kind: Literal["python"] = "python"
+    function: Annotated[PythonObject, PYTHON]
+    """`module:name` of a function of problem and rollout, or of an object with the methods of a `Grader`."""
+    threshold: float = 0.5
+    """The score from which a rollout is correct, where the function returns a number."""
+
+    @model_validator(mode="after")
+    def _no_workers(self) -> Self:
+        for key in ("num_workers", "timeout_s"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} = {getattr(self, key)}: a Python grader has no worker processes, leave it out")
+        return self
 
 
 @register("grader", "unit-tests", implementation="stepalign.rewards.unit_tests:UnitTestGrader")

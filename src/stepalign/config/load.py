@@ -1,9 +1,8 @@
 """Reading and writing recipe files: `extends`, overrides, and errors that name the key."""
 
-import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,9 @@ from pydantic import ValidationError
 from stepalign.config import packaged
 from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
-from stepalign.config.registry import Table, nested
+from stepalign.config.registry import fault_lines, lay_over
 from stepalign.config.trust import check_trust
 from stepalign.errors import StepalignError
-from stepalign.io import short
-
-_WANTED = {"tuple_type": "a list", "is_instance_of": "a path, as a string,", "model_type": "a table"}
-"""TOML's words for types, by pydantic's name of the error."""
 
 
 def load(path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
@@ -39,11 +34,11 @@ def load(path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False
     values = _read(path, seen=())
     together: dict[str, Any] = {}
     for override in overrides:
-        _lay_over(together, _parse_override(override), table=None)
+        lay_over(together, _parse_override(override), table=None)
     if renamed := dict(old_keys(together)):
         faults = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
         raise StepalignError(f"override of an earlier recipe format: {faults}")
-    _lay_over(values, together, Recipe)
+    lay_over(values, together, Recipe)
     version = values.get("version", VERSION)
     if isinstance(version, int) and version > VERSION:
         raise StepalignError(
@@ -53,7 +48,7 @@ def load(path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise StepalignError(_explain(path, values, error)) from None
+        raise StepalignError(f"{path}: not a valid recipe\n{fault_lines(Recipe, values, error)}") from None
     if not trust:
         check_trust(recipe, path)
     return recipe
@@ -96,22 +91,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise StepalignError(f"{path}: extends: a recipe's path as a string is wanted, found {parent!r}")
     inside = path.parent / parent
     inherited = _read(inside if inside.exists() else packaged.locate(parent), (*seen, resolved))
-    _lay_over(inherited, values, Recipe)
+    lay_over(inherited, values, Recipe)
     return inherited
-
-
-def _lay_over(base: dict[str, Any], values: Mapping[str, Any], table: type[Table] | None) -> None:
-    """Lay values over a base, in place. Of a known table's class, a table of another kind replaces the old one."""
-    for key, value in values.items():
-        old = base.get(key)
-        if isinstance(old, dict) and isinstance(value, Mapping):
-            family, inner = nested(table, key, {**old, **value})
-            if family is None or not family.replaces(old, value):
-                _lay_over(old, value, inner)
-            else:
-                base[key] = {**family.kept(old, value), **value}
-        else:
-            base[key] = value
 
 
 def _parse_override(override: str) -> dict[str, Any]:
@@ -121,32 +102,3 @@ def _parse_override(override: str) -> dict[str, Any]:
             if equals:
                 return tomllib.loads(f"{key} = {value}")
     raise StepalignError(f"override {override!r}: key=value is wanted, like optimizer.lr=1e-5")
-
-
-def _explain(path: Path, values: Mapping[str, Any], error: ValidationError) -> str:
-    lines = [f"{path}: not a valid recipe"]
-    for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"] or ("the recipe",))
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = "unknown key" + _suggestion(values, fault["loc"])
-        elif fault["type"] in _WANTED:
-            message = f"{_WANTED[fault['type']]} is wanted"
-        elif fault["type"] == "missing":
-            message = "missing"
-        found = list(fault["input"]) if isinstance(fault["input"], tuple) else fault["input"]
-        silent = message.startswith("missing") or isinstance(found, dict)
-        lines.append(f"  {key}: {message}" + ("" if silent else f" (found {short(found)})"))
-    return "\n".join(lines)
-
-
-def _suggestion(values: Any, location: Sequence[int | str]) -> str:
-    table: type[Table] | None = Recipe
-    for part in location[:-1]:
-        values = values[part]
-        if isinstance(part, str):
-            _, table = nested(table, part, values)
-    if table is None:
-        return ""
-    close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(table.model_fields)}"

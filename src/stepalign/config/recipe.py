@@ -1,8 +1,8 @@
 """The tables of a recipe: every key with its type, its range, its default and one sentence."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,11 +15,13 @@ from pydantic import (
 )
 
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
+from stepalign.config.contexts import AnyContextConfig, TemplateContextConfig
 from stepalign.config.critics import AnyCriticConfig
 from stepalign.config.graders import AnyGraderConfig, MathGraderConfig
+from stepalign.config.keywords import expand, plain
 from stepalign.config.locators import AnyLocatorConfig, CriticLocatorConfig
 from stepalign.config.model import ModelConfig
-from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, register
+from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, lay_over, register
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
 from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
@@ -72,21 +74,6 @@ class PromptsConfig(Table):
     """The system message; empty is none."""
     examples: tuple[ExampleConfig, ...] = ()
     """Worked examples, for solvers too small to follow the format by instruction (the paper has none)."""
-
-
-def _fallback_beside(values: Mapping[str, Any]) -> str:
-    return "lab/refsol" if str(values.get("template", "")).startswith("lab/") else "refsol"
-
-
-class ContextConfig(Table):
-    """The teacher's context beyond the problem: one template file."""
-
-    template: Annotated[str, TEMPLATE] = "refsol"
-    """`refsol`, `stepalign`, `sdpo`, … (docs/contexts.md), or the path of a file of your own."""
-    fallback_template: Annotated[str, TEMPLATE] = Field(default_factory=_fallback_beside)
-    """The template in place of a missing critique; by default `refsol`, or `lab/refsol` beside one of the lab's."""
-    shuffled: bool = False
-    """Another problem's critique is shown, as a control; the end of the loss stays the rollout's own."""
 
 
 class LoraConfig(Table):
@@ -220,7 +207,11 @@ class TrackingConfig(Table):
 
 
 class Recipe(Table):
-    """A whole run."""
+    """A whole run, from a file (`load`) or from keywords (`config.keywords`)."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **keywords: Any) -> None: ...
 
     version: int = VERSION
     """The format of the recipe."""
@@ -238,7 +229,7 @@ class Recipe(Table):
     sampling: SamplingConfig = SamplingConfig()
     grader: AnyGraderConfig = MathGraderConfig()
     critic: AnyCriticConfig | None = None
-    context: ContextConfig = ContextConfig()
+    context: AnyContextConfig = TemplateContextConfig()
     teacher: AnyTeacherConfig = BaseTeacherConfig()
     algorithm: AnyAlgorithmConfig = DistillationConfig()
     lora: LoraConfig = LoraConfig()
@@ -249,6 +240,17 @@ class Recipe(Table):
     probe: ProbeConfig | None = None
     locator: Annotated[AnyLocatorConfig, RUNTIME] = CriticLocatorConfig()
     tracking: Annotated[TrackingConfig, RUNTIME] = TrackingConfig()
+
+    @classmethod
+    def from_keywords(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the recipe's values from the arguments with which it is made in Python."""
+        return expand(cls, values, {})
+
+    def replace(self, **keywords: Any) -> "Recipe":
+        """Return this recipe with the keywords' values laid over it."""
+        values = plain(self)
+        lay_over(values, expand(Recipe, keywords, values), Recipe)
+        return Recipe(**values)
 
     @property
     def adapter(self) -> LoraConfig | None:

@@ -11,11 +11,11 @@ loads without importing torch.
 
 import difflib
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -27,6 +27,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from stepalign.errors import StepalignError
+from stepalign.io import short
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,7 +47,29 @@ KEY_VARIABLE = Field(json_schema_extra={"runtime": True, "key_variable": True})
 """Mark of a `RUNTIME` key that names an environment variable whose value is sent to a server (`config.trust`)."""
 
 
-class Table(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+_WANTED = {"tuple_type": "a list", "is_instance_of": "a path, as a string,", "model_type": "a table"}
+"""TOML's words for types, by pydantic's name of the error."""
+
+
+class _TableType(ModelMetaclass):
+    """Type of tables: one that is made in Python has errors like one of a file."""
+
+    if not TYPE_CHECKING:  # type checkers go by the fields
+
+        def __call__(cls, **values: Any) -> Any:
+            values = cls.from_keywords(values)
+            try:
+                return super().__call__(**values)
+            except ValidationError as error:
+                raise StepalignError(f"{cls.__name__}: not valid\n{fault_lines(cls, values, error)}") from None
+
+
+class Table(BaseModel, metaclass=_TableType):
     """A table of the recipe: unknown keys are errors, types are not converted, values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
@@ -64,6 +89,11 @@ class Table(BaseModel):
             else value
             for key, value in values.items()
         }
+
+    @classmethod
+    def from_keywords(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the table's values from the arguments with which it is made in Python."""
+        return values
 
     def runtime_keys(self) -> Iterator[str]:
         """Yield the dotted names of the keys marked `RUNTIME`, those of inner tables included."""
@@ -138,6 +168,7 @@ class Family:
 
 _FAMILIES = (
     Family("algorithm", default="distillation"),
+    Family("context", default="template", keeps_common_keys=True),
     Family("critic"),
     Family("grader", default="math"),
     Family("locator", default="critic"),
@@ -189,6 +220,20 @@ def nested(table: type[Table] | None, key: str, values: object) -> tuple[Family 
     return family, family.tables.get(kind) if isinstance(kind, str) else None
 
 
+def lay_over(base: dict[str, Any], values: Mapping[str, Any], table: type[Table] | None) -> None:
+    """Lay values over a base, in place. Of a known table's class, a table of another kind replaces the old one."""
+    for key, value in values.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            family, inner = nested(table, key, {**old, **value})
+            if family is None or not family.replaces(old, value):
+                lay_over(old, value, inner)
+            else:
+                base[key] = {**family.kept(old, value), **value}
+        else:
+            base[key] = value
+
+
 def _parts(annotated: Any) -> Iterator[Any]:
     """Yield a field's type, the types inside it and their metadata."""
     yield annotated
@@ -196,3 +241,33 @@ def _parts(annotated: Any) -> Iterator[Any]:
     inner = (*getattr(annotated, "metadata", ()), *([] if annotation is None else [annotation]))
     for part in (*inner, *typing.get_args(annotated)):
         yield from _parts(part)
+
+
+def fault_lines(table: type[Table], values: Mapping[str, Any], error: ValidationError) -> str:
+    """Return one indented line for each fault of a table's values: the key, what was found and what is allowed."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"] or ("the recipe",))
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "unknown key" + _suggestion(table, values, fault["loc"])
+        elif fault["type"] in _WANTED:
+            message = f"{_WANTED[fault['type']]} is wanted"
+        elif fault["type"] == "missing":
+            message = "missing"
+        found = list(fault["input"]) if isinstance(fault["input"], tuple) else fault["input"]
+        silent = message.startswith("missing") or isinstance(found, dict | Table)
+        lines.append(f"  {key}: {message}" + ("" if silent else f" (found {short(found)})"))
+    return "\n".join(lines)
+
+
+def _suggestion(root: type[Table], values: Any, location: Sequence[int | str]) -> str:
+    table: type[Table] | None = root
+    for part in location[:-1]:
+        values = values[part]
+        if isinstance(part, str):
+            _, table = nested(table, part, values)
+    if table is None:
+        return ""
+    close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(table.model_fields)}"

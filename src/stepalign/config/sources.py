@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
 
+from stepalign.config.python import PYTHON, PythonObject
 from stepalign.config.registry import FAMILIES, Share, Table, register
 
 
@@ -20,24 +21,43 @@ class SourceConfig(Table):
     """The most problems to take, in the source's order."""
 
 
+class HubSourceConfig(SourceConfig):
+    """Base of the tables of data sets on the Hugging Face hub."""
+
+    revision: str | None = None
+    """A commit, branch or tag on the hub. A run keeps the commit in its manifest, and resumes with that one."""
+
+    @property
+    def repository(self) -> tuple[str, str | None] | None:
+        """The data set's name and configuration; None for a local file."""
+        raise NotImplementedError
+
+
 AnySourceConfig = Annotated[SerializeAsAny[SourceConfig], FAMILIES["source"]]
 
 
 @register("source", "openmath", implementation="stepalign.data.openmath:candidates")
-class OpenMathConfig(SourceConfig):
+class OpenMathConfig(HubSourceConfig):
     """`nvidia/OpenMathReasoning` from the hub (the paper's data)."""
 
     hub = "nvidia/OpenMathReasoning"
     licence = "CC-BY-4.0"
     source: Literal["openmath"] = "openmath"
+    dataset: str = "nvidia/OpenMathReasoning"
+    """The data set, or a folder laid out like it."""
     split: str = "cot"
     """The split of the data set."""
     min_pass_rate: Share = 0.85
     """Problems with a `pass_rate_72b_tir` above this are kept (paper: 0.85)."""
 
+    @property
+    def repository(self) -> tuple[str, str | None]:
+        """The data set."""
+        return self.dataset, None
+
 
 @register("source", "gsm8k", implementation="stepalign.data.gsm8k:candidates")
-class Gsm8kConfig(SourceConfig):
+class Gsm8kConfig(HubSourceConfig):
     """`openai/gsm8k` from the hub, or its raw JSONL."""
 
     hub = "openai/gsm8k"
@@ -47,6 +67,11 @@ class Gsm8kConfig(SourceConfig):
     """The split of the data set."""
     path: Path | None = None
     """A local raw JSONL file; None reads from the hub."""
+
+    @property
+    def repository(self) -> tuple[str, str | None] | None:
+        """The data set; None where `path` names a file."""
+        return None if self.path else ("openai/gsm8k", "main")
 
 
 @register("source", "gsm_symbolic", implementation="stepalign.data.gsm8k:symbolic")
@@ -91,16 +116,22 @@ class ProcessBenchConfig(SourceConfig):
 
 
 class ColumnsConfig(Table):
-    """Columns of a file."""
+    """Columns of a file, a data set or rows from Python."""
 
     statement: str = "statement"
-    """The column of the problem's statement."""
+    """The column of the problem's statement: text, or a conversation whose last user turn is the problem."""
+    template: str | None = None
+    """Jinja text that makes the statement of a row's columns, such as `{{ question }} {{ choices }}`."""
+    system: Literal["refuse", "prepend", "drop"] = "refuse"
+    """A conversation's system turn: an error, put before the statement, or left out."""
     answer: str = "answer"
-    """The column of the reference answer."""
+    """The column of the reference answer: text, a number, or a list of values that are one answer together."""
     solution: str = "solution"
     """The column of the reference solution; empty where the file has none."""
     id: str | None = None
     """The column of the problem's id; None numbers the rows."""
+    meta: tuple[str, ...] = ()
+    """Columns kept in the problem's `meta`, for a grader or critic of your own; `["*"]` keeps all others."""
 
 
 @register("source", "file", implementation="stepalign.data.files:candidates")
@@ -111,6 +142,39 @@ class FileConfig(SourceConfig):
     path: Path
     """The file."""
     columns: ColumnsConfig = ColumnsConfig()
+    """The columns that are read."""
+
+
+@register("source", "hub", implementation="stepalign.data.files:hub_candidates")
+class HubConfig(HubSourceConfig):
+    """Any data set of the Hugging Face hub, or a local folder laid out like one."""
+
+    source: Literal["hub"] = "hub"
+    dataset: str
+    """The data set's name, `owner/name`, or a folder."""
+    config: str | None = None
+    """The data set's configuration; None takes the only one."""
+    split: str = "train"
+    """The split of the data set."""
+    streaming: bool = False
+    """Rows are read over the network on demand, instead of downloading all splits first."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """The columns that are read."""
+
+    @property
+    def repository(self) -> tuple[str, str | None]:
+        """Data set and configuration."""
+        return self.dataset, self.config
+
+
+@register("source", "python", implementation="stepalign.data.python:candidates")
+class PythonSourceConfig(SourceConfig):
+    """Rows from Python."""
+
+    source: Literal["python"] = "python"
+    function: Annotated[PythonObject, PYTHON]
+    """`module:name` of a function without parameters that returns a list, a DataFrame or a data set's split."""
+    columns: ColumnsConfig = ColumnsConfig(meta=("*",))
     """The columns that are read."""
 
 

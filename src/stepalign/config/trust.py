@@ -1,9 +1,10 @@
-"""Trust in recipes: without it one reads templates near it and environment variables of keys, nothing else.
+"""Trust in recipes: without it one reads templates near it and environment variables of keys, and runs no Python.
 
 A recipe is code. A template's text goes to the models that a recipe names, and a key to the servers that it names. So a
 recipe of unknown origin could send any file and any variable of this machine to any server. Without `--trust` it reads
 templates of the package, of its own folder and of the working directory only, neither hidden nor by way of a link that
-leads elsewhere, and variables whose names are those of keys. Left out: data files, which are read as records, and what
+leads elsewhere, and variables whose names are those of keys. Its Python functions are not run, wherever they are,
+because they could do anything. Left out: data files, which are read as records, and what
 a server is sent because that is its work.
 """
 
@@ -20,7 +21,7 @@ _ADVICE = "If you trust this recipe, give --trust (in Python: load_recipe(…, t
 
 
 def check_trust(recipe: Recipe, file: Path) -> None:
-    """Refuse templates elsewhere and variables that are no key's.
+    """Refuse templates elsewhere, variables that are no key's, and Python.
 
     Raises:
         StepalignError: naming the key, what was found and what is allowed.
@@ -33,6 +34,8 @@ def check_trust(recipe: Recipe, file: Path) -> None:
                     f"{name} = {str(template)!r} is neither in the recipe's folder {roots[0]} nor in the working "
                     f"directory {roots[1]}, or is hidden there, and its text would be shown to a model. {_ADVICE}"
                 )
+    for name, function in recipe.marked("python"):
+        raise StepalignError(f"{name} = {function.name!r}: Python of the recipe's own would be run. {_ADVICE}")
     for name, variable in recipe.marked("key_variable"):
         if not _KEY.fullmatch(variable):
             raise StepalignError(

@@ -11,15 +11,17 @@ A template uses the variables that it names, of
 
 A design that names one of the last three needs a critic. One that names `sibling` needs groups of rollouts. A rollout
 for which a design has nothing to show is not taught (`Context.missing`). To add a design, write a template
-(`prompts/refsol.txt` is the shortest) and name it: `context.template = "my-context.txt"`.
+(`prompts/refsol.txt` is the shortest) and name it: `context.template = "my-context.txt"`. A Python function is a
+design as well: its parameters have the names above, and it returns the message.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from jinja2 import Template
-
-from stepalign import prompts
+from stepalign import config, prompts, python_objects
+from stepalign.config import PythonObject
 from stepalign.contexts.others import response
 from stepalign.contexts.paraphrase import paraphrase
 from stepalign.critics import sample
@@ -58,7 +60,8 @@ class Context:
     """A context design, ready to be rendered into teachers' messages."""
 
     name: str
-    template: Template
+    write: Callable[[dict[str, object]], str]
+    """The message, of the values of its variables."""
     variables: frozenset[str]
 
     @property
@@ -97,7 +100,7 @@ class Context:
         """
         if source.critique is None and self.needs_critique:
             raise StepalignError(f"context {self.name}: rollout {source.rollout.id} has no critique to show")
-        return prompts.render(self.template, self._values(source, keep))
+        return self.write(self._values(source, keep))
 
     def _values(self, source: ContextInput, keep: float) -> dict[str, object]:
         problem, rollout, critique = source.problem, source.rollout, source.critique
@@ -126,10 +129,18 @@ class Context:
         return values
 
 
-def load(name: str) -> Context:
-    """Load a context of the package, or a template file of the user's own, and render it once."""
-    template, used = prompts.load(name, VARIABLES)
-    context = Context(name=name, template=template, variables=used)
+def from_config(settings: config.ContextConfig) -> Context:
+    """Load a recipe's context."""
+    return load(settings.design)
+
+
+def load(design: str | PythonObject | Callable[..., str]) -> Context:
+    """Load a context of the package, a template file of the user's own, or a function, and render it once."""
+    if not isinstance(design, str):
+        context = _of_function(design if isinstance(design, PythonObject) else PythonObject.of(design))
+    else:
+        template, used = prompts.load(design, VARIABLES)
+        context = Context(name=design, write=partial(prompts.render, template), variables=used)
     context.render(
         ContextInput(
             problem=sample.PROBLEM,
@@ -151,6 +162,32 @@ def check_solutions(shown: Sequence[Context], problems: Sequence[Problem]) -> No
             f"context {needing[0].name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
             f"problems have none (the first: {lacking[0]})"
         )
+
+
+def _of_function(design: PythonObject) -> Context:
+    function = python_objects.load(design, "context.function")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise StepalignError(f"context {design.name}: a function is wanted, found {function!r:.80}") from None
+    named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    required = {one.name for one in parameters if one.default is one.empty or one.name not in named}
+    if unknown := sorted(required - VARIABLES):
+        raise StepalignError(
+            f"context {design.name}: unknown parameters {', '.join(unknown)}; allowed: {', '.join(sorted(VARIABLES))}"
+        )
+    shown = frozenset(named & VARIABLES)
+
+    def write(values: dict[str, object]) -> str:
+        try:
+            text = function(**{name: values[name] for name in shown})
+        except Exception as error:  # the user's own code
+            raise StepalignError(f"context {design.name}: the function failed: {error!r}") from error
+        if not isinstance(text, str):
+            raise StepalignError(f"context {design.name}: it returned {text!r:.80}, a message is wanted")
+        return text.strip()
+
+    return Context(name=design.name, write=write, variables=shown)
 
 
 def _wrong_step(rollout: Rollout, critique: Critique) -> str:

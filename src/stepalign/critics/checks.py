@@ -6,6 +6,9 @@ over the longer length, section by section: at 1 it neither omits nor adds a cha
 the whole is compared. `error_not_quoted` measures the wrong step's *own* lines, because a corrected step may keep those
 of the problem and the correct part; in case C it is measured where the solver finished the step.
 
+Of a program (`trace.code`) the copied lines are compared as such, the correction is graded by the unit tests, and no
+equations are read.
+
 `true_equations` judges all that teaches: the steps called correct in the solver's own bytes, reasons, and correction.
 
 Left out: whether a step that the critic calls correct is correct beyond its arithmetic, because that is the critic's
@@ -14,6 +17,7 @@ judgement. The critic benchmark measures it.
 
 import re
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 
 from stepalign import config
@@ -21,10 +25,11 @@ from stepalign.critics import schema
 from stepalign.critics.arithmetic import equations
 from stepalign.critics.arithmetic.chains import Link
 from stepalign.critics.arithmetic.words import in_figures
+from stepalign.critics.code.silence import repetition
 from stepalign.critics.fidelity import fidelity
 from stepalign.records import Check, Critique, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.trace import Section, Trace, boxed, parse, parse_rollout
+from stepalign.trace import Section, Trace, boxed, parse_rollout, trace_format
 
 NAMES = (
     "length", "layout", "case", "verdicts", "exact_copy", "normalized_copy", "error_not_quoted", "true_equations",
@@ -66,6 +71,8 @@ class Checker:
 
     def needs_algebra(self, critique: Critique, problem: Problem, rollout: Rollout) -> bool:
         """Return whether the check of the final answer waits for the grader's processes."""
+        if parse_rollout(rollout).is_program:
+            return critique.case != "A"
         stated = _stated_answer(critique)
         return stated is not None and _equal(stated, critique, problem, rollout) is None
 
@@ -75,6 +82,8 @@ class Checker:
         return _result(name, measure, measure >= least, f"{measure:.1%} of {worst} is copied, {least:.1%} is required")
 
     def _final_answer(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
+        if parse_rollout(rollout).is_program:
+            return self._passes_tests(critique, problem, rollout)
         stated = _stated_answer(critique)
         equal = stated is not None and _equal(stated, critique, problem, rollout)
         if equal is None:
@@ -83,6 +92,15 @@ class Checker:
         if stated is not None:
             detail = f"the correction ends in {stated[:80]!r}, the reference in {problem.answer[:80]!r}"
         return _result("final_answer", float(equal), equal, detail)
+
+    def _passes_tests(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
+        """Grade the program that the critique leaves."""
+        grade = rollout.grade
+        if critique.case != "A":
+            (grade,) = (one.grade for one in self._grader.grade([mended(rollout, critique)], {problem.id: problem}))
+        correct = grade is not None and grade.correct
+        detail = f"the correction fails: {grade.feedback if grade else 'it is not graded'}"
+        return _result("final_answer", float(correct), correct, detail)
 
     def _reference_overlap(self, critique: Critique, problem: Problem, rollout: Rollout) -> Check:
         ngrams = _ngrams(f"{critique.corrected_step}\n{critique.continuation}")
@@ -95,6 +113,20 @@ class Checker:
         most = self._settings.max_length
         measure = most * len(critique.text) / max_length(self._settings, problem, rollout)
         return _result("length", measure, measure <= most, f"{measure:.1f} times as long, at most {most:g} is allowed")
+
+
+def mended(rollout: Rollout, critique: Critique) -> Rollout:
+    """Return the rollout with the solution that a critique leaves, not graded."""
+    return replace(
+        rollout,
+        text=schema.solution_of(critique),
+        completion_ids=(),
+        token_starts=(),
+        sampler_logprobs=None,
+        grade=None,
+        response_start=rollout.response_start if critique.correct_part else 0,
+        finish="stop",
+    )
 
 
 def max_length(settings: config.ChecksConfig, problem: Problem, rollout: Rollout) -> float:
@@ -154,7 +186,7 @@ def _copy_likeness(critique: Critique, trace: Trace) -> tuple[dict[str, float], 
     original, copy = schema.original(trace, critique.first_error).strip(), critique.correct_part.strip()
     if copy == original:
         return exact, normalized
-    sections, copies = _pieces(original, trace), _pieces(copy, parse(copy))
+    sections, copies = _pieces(original, trace), _pieces(copy, trace_format(trace.format).parse(copy))
     if len(copies) != len(sections):
         sections, copies = [("the correct part", original)], [("", copy)]
     pairs = [(name, copied, text) for (name, text), (_, copied) in zip(sections, copies, strict=True)]
@@ -185,7 +217,7 @@ def _likeness(copy: str, original: str) -> float:
 def verbatim_remainder(critique: Critique, trace: Trace) -> str:
     """Return the remainder that case B copies; empty in other cases, and where a false equation changes it."""
     remainder = schema.remainder(trace, critique.first_error, critique.case)
-    return "" if equations.false_links(remainder) else remainder
+    return "" if not trace.is_program and equations.false_links(remainder) else remainder
 
 
 _MARKS = re.compile(
@@ -203,6 +235,9 @@ def _error_not_quoted(critique: Critique, problem: Problem, rollout: Rollout, tr
     count = len(trace.steps) + (trace.answer_section is not None)
     if k is None or k > count or not (critique.case == "D" or (critique.case == "C" and k != count)):
         return _result("error_not_quoted", 0.0, True, "")
+    if trace.is_program:
+        measure, how = repetition(critique, problem, trace)
+        return _result("error_not_quoted", measure, not how, f"the wrong step {k} is {how}")
     wrong = trace.content(trace.section(k))
     reasons = [normalize(verdict.reason) for verdict in critique.verdicts]
     parts = map(normalize, (critique.correct_part, critique.corrected_step, critique.continuation))
@@ -220,6 +255,8 @@ def _error_not_quoted(critique: Critique, problem: Problem, rollout: Rollout, tr
 
 def _true_equations(critique: Critique, trace: Trace) -> Check:
     """Judge every equation of the copied part, of the steps called correct, of the reasons and of the correction."""
+    if trace.is_program:  # `=` assigns there
+        return _result("true_equations", 1.0, True, "")
     first = critique.first_error
     sections = (*trace.steps, *([trace.answer_section] if trace.answer_section else []))
     judged = {verdict.step for verdict in critique.verdicts if verdict.correct}
@@ -248,7 +285,7 @@ def _completed_step(critique: Critique, problem: Problem, trace: Trace) -> Check
     """In case B, ask whether the completed step has the results of the step on which the remainder rests."""
     k = critique.first_error
     count = len(trace.steps) + (trace.answer_section is not None)
-    if critique.case != "B" or k is None or k > count:
+    if critique.case != "B" or k is None or k > count or trace.is_program:
         return _result("completed_step", 1.0, True, "")
     step, rest = trace.content(trace.section(k)), trace.text[trace.section(k).end :]
     known = _values(f"{problem.statement}\n{schema.original(trace, k)}")

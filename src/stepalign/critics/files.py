@@ -53,15 +53,18 @@ class ReplayCritic:
             )
 
 
-def read_attempts(path: Path, source: Path | config.ProblemsConfig) -> list[tuple[Problem, Rollout]]:
-    """Read a file of graded rollouts, each once, with its problem from a file or from a recipe's training problems."""
+def read_attempts(
+    rollouts: Path | Sequence[Rollout], source: Path | config.ProblemsConfig
+) -> list[tuple[Problem, Rollout]]:
+    """Pair graded rollouts, each once, with their problems from a file or from a recipe's training problems."""
+    path = rollouts if isinstance(rollouts, Path) else "rollouts"
     if isinstance(source, Path):
         problems, place = read_jsonl(source, Problem), str(source)
     else:
         problems, place = prepare(source)[0], "the recipe"
     by_id = {problem.id: problem for problem in problems}
     attempts: dict[str, tuple[Problem, Rollout]] = {}
-    for rollout in read_jsonl(path, Rollout):
+    for rollout in read_jsonl(rollouts, Rollout) if isinstance(rollouts, Path) else rollouts:
         if rollout.problem_id not in by_id:
             raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r} in {place}")
         if rollout.grade is None:

@@ -23,7 +23,7 @@ from stepalign.rewards import Grader
 from stepalign.trace import parse_rollout
 from stepalign.trace.thoughts import THOUGHT_MARKS
 
-VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated"})
+VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated", "feedback", "steps"})
 """Variables of a critic's template."""
 
 MAX_CHARS_PER_TOKEN = 16
@@ -179,5 +179,15 @@ def _values(problem: Problem, rollout: Rollout) -> dict[str, object]:
     """Return a template's values. What others wrote is quoted, so that it ends no section."""
     texts = {
         "problem": problem.statement, "solution": problem.solution, "answer": problem.answer, "attempt": rollout.text,
+        "feedback": rollout.grade.feedback if rollout.grade else "",
     }  # fmt: skip
-    return {**{name: quote(text) for name, text in texts.items()}, "truncated": rollout.finish == "length"}
+    trace = parse_rollout(rollout)
+    steps = [
+        {"label": schema.label_of(trace, k), "text": quote(trace.content(step).rstrip())}
+        for k, step in enumerate(trace.steps, start=1)
+    ]
+    return {
+        **{name: quote(text) for name, text in texts.items()},
+        "truncated": rollout.finish == "length",
+        "steps": steps,
+    }

@@ -89,10 +89,11 @@ def compose(
     lines = [SUMMARY]
     for verdict in verdicts:
         reason = f" -- {verdict.reason}" if verdict.reason else "."
-        lines.append(f"Step {verdict.step}: " + ("Correct." if verdict.correct else f"Incorrect{reason}"))
+        lines.append(f"Step {verdict.label}: " + ("Correct." if verdict.correct else f"Incorrect{reason}"))
     if case == "A":
         return "\n".join([*lines, FULLY_CORRECT, "---", trim(correct_part)])
-    opening, *headings = (heading.format(k=first_error) for heading in HEADINGS[case])
+    label = next(verdict.label for verdict in verdicts if not verdict.correct)
+    opening, *headings = (heading.format(k=label) for heading in HEADINGS[case])
     parts = (trim(part) for part in (correct_part, corrected_step, continuation))
     body = (f"{heading}\n---\n{part}" for heading, part in zip(headings, parts, strict=True))
     return "\n".join([*lines, opening, "\n---\n".join(body)])
@@ -102,6 +103,12 @@ def text_of(critique: Critique | ParsedCritique) -> str:
     """Compose a critique's text from its parts, like `compose`."""
     parts = critique.correct_part, critique.corrected_step, critique.continuation
     return compose(critique.case, critique.verdicts, *parts)
+
+
+def solution_of(critique: Critique | ParsedCritique) -> str:
+    """Return the whole solution that a critique leaves: its parts, each from a new line."""
+    parts = critique.correct_part, critique.corrected_step, critique.continuation
+    return "\n".join(filter(None, map(trim, parts)))
 
 
 def trim(text: str) -> str:
@@ -118,6 +125,16 @@ def trim(text: str) -> str:
 def num_sections(trace: Trace) -> int:
     """Count the sections that a critique may judge: the steps and a final answer, even a missing one."""
     return len(trace.steps) + 1
+
+
+def place_of(trace: Trace, k: int) -> str:
+    """Return the lines of a program's step; empty for steps that have headings."""
+    return trace.steps[k - 1].title if trace.is_program and k <= len(trace.steps) else ""
+
+
+def label_of(trace: Trace, k: int) -> str:
+    """Return a step's number, of a program's step with its lines: `3 (lines 4–6)`."""
+    return Verdict(step=k, correct=True, place=place_of(trace, k)).label
 
 
 def original(trace: Trace, first_error: int | None) -> str:
@@ -249,7 +266,7 @@ def _verdicts(before: str, trace: Trace) -> tuple[Verdict, ...]:
             raise CritiqueFormatError(f"its summary judges {judged} where step {number} is due")
         correct = match["word"].lower() == "correct"
         reason = "" if correct else match["reason"].strip(" \t*_|")
-        verdicts.append(Verdict(step=number, correct=correct, reason=reason))
+        verdicts.append(Verdict(step=number, correct=correct, reason=reason, place=place_of(trace, number)))
     return tuple(verdicts)
 
 
@@ -264,7 +281,7 @@ def _heading(text: str, heading: str, begin: int) -> re.Match[str]:
 def _pattern(heading: str, *, first_sentence: bool = False) -> re.Pattern[str]:
     """Compile a heading's pattern, for any level, capitals and spacing; `{k}` is a group."""
     words = re.escape(heading.partition(". ")[0] if first_sentence else heading).lstrip("\\# ").rstrip("\\.:")
-    words = words.replace(r"\{k\}", r"(?P<k>\d{1,4})").replace(r"\ ", r"[ \t]{1,4}")
+    words = words.replace(r"\{k\}", r"(?P<k>\d{1,4})(?:[ \t]{1,4}\([^()\n]{0,80}\))?").replace(r"\ ", r"[ \t]{1,4}")
     rest = r"[^\n]*$" if first_sentence else r"[.: \t*]{0,8}$"
     return re.compile(r"^[ \t]{0,3}#{0,6}[ \t]{0,3}\*{0,2}" + words + rest, re.MULTILINE | re.IGNORECASE)
 

@@ -52,7 +52,7 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     schema.check_fit(spliced.case, first or None, len(spliced.verdicts), trace)
     reasons = {first: " ".join(spliced.reason.split())}
     verdicts = tuple(
-        Verdict(step=number, correct=correct, reason=reasons.get(number, ""))
+        Verdict(step=number, correct=correct, reason=reasons.get(number, ""), place=schema.place_of(trace, number))
         for number, correct in enumerate(spliced.verdicts, start=1)
     )
     if not first:
@@ -62,12 +62,14 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     continuation = spliced.continuation
     if spliced.case == "B" and not continuation.strip() and first < schema.num_sections(trace):
         continuation = trace.text[trace.section(first).end :]
-    corrected, rest = schema.trim(spliced.corrected_step).strip(), schema.trim(continuation).strip()
+    corrected, rest = (_BLANK_LINES.sub("", schema.trim(part)) for part in (spliced.corrected_step, continuation))
     corrected, rest = schema.cut_tail(corrected, rest)
     schema.check_correction(f"{corrected}\n{rest}", trace)
     return ParsedCritique(spliced.case, verdicts, schema.original(trace, first), corrected, rest)
 
 
+_BLANK_LINES = re.compile(r"\A(?:[ \t]*\n)+")
+"""Blank lines before a part. The indentation of a program's line stays."""
 _MAX_BRACES = 16
 """Opening braces from which JSON is tried to be read."""
 _DECODER = json.JSONDecoder(strict=False)  # models write line breaks within strings

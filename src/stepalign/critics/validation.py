@@ -13,7 +13,7 @@ from typing import get_args
 from stepalign import config
 from stepalign.critics import Critic, schema
 from stepalign.critics.checks import Checker, verbatim_remainder
-from stepalign.records import Check, Critique, CritiqueFailure, Problem, Rollout, Verdict
+from stepalign.records import Check, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.trace import parse_rollout
 
@@ -91,7 +91,7 @@ def splice(critique: Critique, rollout: Rollout, *, keep_reasons: bool) -> Criti
     """
     verdicts = critique.verdicts
     if not keep_reasons:
-        verdicts = tuple(Verdict(step=verdict.step, correct=verdict.correct) for verdict in verdicts)
+        verdicts = tuple(replace(verdict, reason="") for verdict in verdicts)
     trace = parse_rollout(rollout)
     own = schema.original(trace, critique.first_error)
     corrected, continuation = critique.corrected_step, critique.continuation

@@ -5,16 +5,17 @@ by reason and named. A new source is a table in `config/sources.py` and a functi
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stepalign import config
 from stepalign.config import registry
+from stepalign.data import files
 from stepalign.data.normalize import LOST_BACKSLASH, UNFINISHED_THOUGHT, Loaded, collect, statement_digest
 from stepalign.errors import StepalignError
 from stepalign.records import Problem
 from stepalign.seeding import derive_seed
 
-__all__ = ["Loaded", "load", "prepare", "split"]
+__all__ = ["Loaded", "load", "pin", "prepare", "split"]
 
 log = logging.getLogger("stepalign")
 
@@ -38,6 +39,25 @@ def prepare(settings: config.ProblemsConfig) -> tuple[list[Problem], list[Proble
     return train, evaluation, dropped
 
 
+def pin(settings: config.ProblemsConfig, kept: Mapping[str, str]) -> tuple[config.ProblemsConfig, dict[str, str]]:
+    """Replace the revisions of hub data sets by commits, so that a resumed run reads what it began with.
+
+    Args:
+        settings: the recipe's.
+        kept: the commits with which the run began, by `train` and `evaluation`.
+
+    Returns:
+        The settings and their commits. Local sources have none.
+    """
+    commits = {}
+    for name in ("train", "evaluation"):
+        source = getattr(settings, name)
+        if isinstance(source, config.HubSourceConfig) and (found := kept.get(name) or files.commit(source)):
+            commits[name] = found
+            settings = settings.model_copy(update={name: source.model_copy(update={"revision": found})})
+    return settings, commits
+
+
 def load(source: config.SourceConfig) -> Loaded:
     """Load a recipe's source of problems, at most `source.limit` of them.
 
@@ -45,7 +65,7 @@ def load(source: config.SourceConfig) -> Loaded:
         StepalignError: the source cannot be read (naming file, line and column, or the data set), or gives no
             problem at all (with the counts of what was left out).
     """
-    name = str(getattr(source, "path", None) or source.source)
+    name = str(getattr(source, "path", None) or getattr(source, "dataset", None) or source.source)
     loaded = collect(name, registry.build(source), source.limit)
     for reason in (LOST_BACKSLASH, UNFINISHED_THOUGHT):
         if count := loaded.dropped.get(reason):

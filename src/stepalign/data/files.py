@@ -1,4 +1,4 @@
-"""Rows of local JSONL and Parquet files and of hub data sets, and the source `file` with a column map.
+"""Rows of JSONL and Parquet files and of hub data sets, and the sources `file` and `hub`.
 
     [problems.train]
     source = "file"
@@ -13,12 +13,14 @@ columns, and takes seconds to import. Left out: compressed files, folders and gl
 import dataclasses
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from stepalign import config
+from stepalign.data.columns import ColumnReader
 from stepalign.data.normalize import Candidate, WrittenFloat, text
 from stepalign.errors import StepalignError
 from stepalign.io import explain
@@ -28,6 +30,7 @@ from stepalign.unit_tests import UnitTests
 Rows = Iterator[tuple[int, str, dict[str, Any]]]
 """Row number, place for messages, values by column."""
 
+OTHERWISE = 'Where there is no network, name a local copy: a folder as `dataset`, or source = "file"'
 _DEFAULT = config.ColumnsConfig()
 _RECORD = {part.name for part in dataclasses.fields(Problem)}
 _ADDED = {"tests", "trace_format"}
@@ -37,28 +40,39 @@ _ADDED = {"tests", "trace_format"}
 def candidates(source: config.FileConfig) -> Iterator[Candidate]:
     """Yield a file's rows as candidates. Without an id column an id is the file's stem and the line or row.
 
-    The default column `solution` may be absent (the problems then have no reference solution); one that the
-    recipe names must be there.
-
     Raises:
         StepalignError: naming file, line, column, what was found and the columns that are there.
     """
-    names = source.columns
-    for number, where, row in rows(source.path):
-        is_record = names == _DEFAULT and _RECORD - _ADDED <= row.keys() <= _RECORD
-        no_solution = not names.solution or (names.solution == _DEFAULT.solution and names.solution not in row)
-        id_column = "id" if is_record else names.id
-        yield Candidate(
-            where=where,
-            id=text(row, id_column, where, numbers=True) if id_column is not None else f"{source.path.stem}-{number}",
-            statement=text(row, names.statement, where),
-            answer=text(row, names.answer, where, numbers=True),
-            solution="" if no_solution else text(row, names.solution, where),
-            source=text(row, "source", where) if is_record else source.path.name,
-            meta=row["meta"] if is_record else {},
-            tests=_unit_tests(row.get("tests"), where) if is_record else None,
-            trace_format=text(row, "trace_format", where) if is_record and "trace_format" in row else "steps",
+    with ColumnReader(source.path.stem, source.columns, source.path.name) as reader:
+        for number, where, row in rows(source.path):
+            if source.columns == _DEFAULT and _RECORD - _ADDED <= row.keys() <= _RECORD:
+                texts = {name: text(row, name, where) for name in ("statement", "solution", "source")}
+                numbers = {name: text(row, name, where, numbers=True) for name in ("id", "answer")}
+                tests = _unit_tests(row.get("tests"), where)
+                form = text(row, "trace_format", where) if "trace_format" in row else "steps"
+                yield Candidate(where=where, meta=row["meta"], tests=tests, trace_format=form, **texts, **numbers)
+            else:
+                yield reader.candidate(number, where, row)
+
+
+def hub_candidates(source: config.HubConfig) -> Iterator[Candidate]:
+    """Yield the rows of a hub data set. Without an id column an id is the data set's name, the split and the row.
+
+    Raises:
+        StepalignError: the data set cannot be read; naming row, column, what was found and the columns that are there.
+    """
+    name = f"{source.dataset.rpartition('/')[2]}-{source.split}"
+    with ColumnReader(name, source.columns, source.dataset) as reader:
+        rows = hub_rows(
+            source.dataset,
+            config=source.config,
+            split=source.split,
+            streaming=source.streaming,
+            otherwise=OTHERWISE,
+            revision=source.revision,
         )
+        for number, where, row in rows:
+            yield reader.candidate(number, where, row)
 
 
 def _unit_tests(value: Any, where: str) -> UnitTests | None:
@@ -79,7 +93,15 @@ def rows(path: Path) -> Rows:
         raise StepalignError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def hub_rows(dataset: str, *, config: str | None = None, split: str, streaming: bool, otherwise: str) -> Rows:
+def hub_rows(
+    dataset: str,
+    *,
+    config: str | None = None,
+    split: str,
+    streaming: bool,
+    otherwise: str,
+    revision: str | None = None,
+) -> Rows:
     """Yield the rows of one split of a hub data set, or of a folder like one, from 0.
 
     Args:
@@ -88,16 +110,35 @@ def hub_rows(dataset: str, *, config: str | None = None, split: str, streaming: 
         split: one of its splits.
         streaming: read rows over the network on demand, instead of downloading every split first.
         otherwise: what to do without the hub, for the message.
+        revision: a commit, branch or tag.
     """
     import datasets
 
-    try:
-        for number, row in enumerate(datasets.load_dataset(dataset, config, split=split, streaming=streaming)):
+    with _hub_errors(dataset, otherwise, f", split {split!r}"):
+        rows = datasets.load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)
+        for number, row in enumerate(rows):
             yield number, f"{dataset}, {split}, row {number}", row
+
+
+def commit(source: config.HubSourceConfig) -> str | None:
+    """Return the commit of a hub data set that its revision stands for now; None for a local folder or file."""
+    import datasets
+
+    if source.repository is None or Path(source.repository[0]).expanduser().is_dir():
+        return None
+    dataset, name = source.repository
+    with _hub_errors(dataset, OTHERWISE):
+        return str(datasets.load_dataset_builder(dataset, name, revision=source.revision).hash)
+
+
+@contextmanager
+def _hub_errors(dataset: str, otherwise: str, part: str = "") -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StepalignError(f"{dataset} cannot be read from the Hugging Face hub: {error}. {otherwise}") from None
-    except ValueError as error:
-        raise StepalignError(f"{dataset}, split {split!r}: {error}") from None
+    except ValueError as error:  # of a split or a configuration; `datasets` names those that are there
+        raise StepalignError(f"{dataset}{part}: {error}") from None
 
 
 def _json_lines(path: Path) -> Rows:

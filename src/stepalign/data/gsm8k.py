@@ -26,7 +26,9 @@ def candidates(source: config.Gsm8kConfig) -> Iterator[Candidate]:
     """Yield GSM8K's rows; an id is the split (of a raw file: its stem) and the row, counted from 0."""
     if source.path is None:
         part: str = source.split
-        rows = files.hub_rows(DATASET, config="main", split=part, streaming=False, otherwise=_OTHERWISE)
+        rows = files.hub_rows(
+            DATASET, config="main", split=part, streaming=False, otherwise=_OTHERWISE, revision=source.revision
+        )
     else:
         part, rows = source.path.stem, files.rows(source.path)
     for index, (_, where, row) in enumerate(rows):

@@ -23,12 +23,10 @@ _OTHERWISE = (
 )
 
 
-def candidates(source: config.OpenMathConfig, dataset: str = DATASET) -> Iterator[Candidate]:
-    """Yield a split's rows. An id comes from the statement: the same in every split and release.
-
-    `dataset` may also be a local folder with the same columns.
-    """
-    for _, where, row in hub_rows(dataset, split=source.split, streaming=True, otherwise=_OTHERWISE):
+def candidates(source: config.OpenMathConfig) -> Iterator[Candidate]:
+    """Yield a split's rows. An id comes from the statement: the same in every split and release."""
+    rows = hub_rows(source.dataset, split=source.split, streaming=True, otherwise=_OTHERWISE, revision=source.revision)
+    for _, where, row in rows:
         statement, rate = text(row, "problem", where), text(row, "pass_rate_72b_tir", where)
         yield Candidate(
             where=where,

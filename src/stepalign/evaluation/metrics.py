@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from stepalign import trace as traces
 from stepalign.errors import StepalignError
 from stepalign.evaluation.stats import Difference, Interval, bootstrap, paired_bootstrap
+from stepalign.notebook import html_table
 from stepalign.records import Grade, Rollout, Text
 
 Metric = Literal["avg", "maj", "pass", "length", "formatted", "truncated"]
@@ -65,6 +66,16 @@ class Evaluation:
             by_problem={metric: tuple(by_problem[:, k].tolist()) for k, metric in enumerate(METRICS)},
             **fields,
         )
+
+    def _repr_html_(self) -> str:
+        """Return every metric with its interval for a notebook."""
+        rows = [
+            (f"{metric}@{self.n}" if metric in ("avg", "maj", "pass") else metric, f"{one:{spec}}")
+            for metric, one in self.measures.items()
+            for spec in (",.1f" if metric == "length" else ".1%",)
+        ]
+        caption = f"step {self.step}: {len(self.problem_ids)} problems, {self.n} samples each"
+        return html_table(["value and 95 % interval"], rows, caption)
 
     def values(self) -> Float[np.ndarray, "problems metrics"]:
         """Return each problem's values, problems sorted by id and metrics in the order of `METRICS`."""

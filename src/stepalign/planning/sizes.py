@@ -212,7 +212,7 @@ def lengths(
     solution = mean_tokens(problem.solution or problem.answer for problem in sample)
     copied = given.completion + _JUDGEMENT
     spliced = isinstance(settings.critic, config.LLMCriticConfig) and settings.critic.mode == "splice"
-    shown = copied if contexts.load(settings.context.template).needs_critique else solution
+    shown = copied if contexts.load(settings.context.design).needs_critique else solution
     statement = mean_tokens(problem.statement for problem in sample)
     return (
         replace(

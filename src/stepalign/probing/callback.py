@@ -35,7 +35,7 @@ class ProbeCallback(TrainerCallback):
         """
         recipe, probe = trainer.recipe, trainer.recipe.probe
         assert probe is not None
-        templates = [contexts.load(name) for name in dict.fromkeys(probe.contexts or [recipe.context.template])]
+        templates = [contexts.load(design) for design in dict.fromkeys(probe.contexts or [recipe.context.design])]
         lacking = [context.name for context in templates if context.needs_critique]
         if lacking and recipe.critic is None and probe.rollouts is None:
             raise StepalignError(f"probe.contexts: {lacking[0]!r} shows a critique, but the recipe has no [critic]")

@@ -14,18 +14,27 @@ COLUMNS = {
     "diffuseness": ("diffuse", "share of the negative credit, up to the wrong step's end, that falls on right steps"),
     "first_error": ("1st error", "share of wrong solutions whose step with the lowest credit is the wrong one"),
     "auroc": ("AUROC", "chance that a wrong step scores below a right one"),
+    "wrong_lines": ("wrong lines", "mean credit of a program's wrong lines, nats"),
+    "right_lines": ("right lines", "mean credit of the other lines of those programs, nats"),
+    "prose": ("prose", "mean credit of the text around programs, nats"),
+    "wrong_lines_share": ("% wrong", "share of the credit's magnitude that falls on wrong lines"),
+    "right_lines_share": ("% right", "share that falls on the other lines of those programs"),
+    "prose_share": ("% prose", "share that falls on the text around programs"),
     "first_token": ("1st token", "mean credit of the first token, nats"),
 }
 """Title and meaning of each printed measure."""
+_OF_PROGRAMS = frozenset(key for key in COLUMNS if key.startswith(("wrong_lines", "right_lines", "prose")))
+"""Measures that are printed for programs only."""
 
 
 def table(measures: CreditMeasures) -> str:
     """Format a row of values and a row of intervals for each context and baseline."""
-    rows = [("", [title for title, _ in COLUMNS.values()])]
+    keys = [key for key in COLUMNS if key not in _OF_PROGRAMS or largest_n(measures, key)]
+    rows = [("", [COLUMNS[key][0] for key in keys])]
     for name, intervals in (*measures.contexts.items(), *measures.baselines.items()):
-        cells = [format_cell(key, intervals.get(key)) for key in COLUMNS]
+        cells = [format_cell(key, intervals.get(key)) for key in keys]
         rows += [(name, [value for value, _ in cells]), ("", [ends for _, ends in cells])]
-    rows.append(("n", [str(largest_n(measures, key)) for key in COLUMNS]))
+    rows.append(("n", [str(largest_n(measures, key)) for key in keys]))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
     lines.append("Nats a token, shares in %; below each the 95 % interval over problems. docs/probe.md defines them.")
@@ -42,7 +51,7 @@ def format_cell(key: str, interval: Interval | None) -> tuple[str, str]:
     """Format a measure's value and the ends of its interval, both empty for None, in its unit."""
     if interval is None:
         return "", ""
-    scale = 100 if key in ("correct_negative", "diffuseness", "first_error") else 1
+    scale = 100 if key in ("correct_negative", "diffuseness", "first_error") or key.endswith("_share") else 1
     spec = ".0f" if scale == 100 else ".2f" if key == "auroc" else "+.2f"
     value, low, high = (format(scale * number, spec) for number in (interval.value, interval.low, interval.high))
     return value, "" if interval.low == interval.high else f"[{low}, {high}]"

@@ -16,6 +16,8 @@ from pydantic.dataclasses import dataclass
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
+from stepalign.notebook import html_table
+from stepalign.probing.display import COLUMNS, format_cell
 from stepalign.probing.measures import regions_by_rollout
 from stepalign.records import Credit, CriticResult, Critique, Mark, Problem, Rollout
 
@@ -57,6 +59,12 @@ class Probe:
     def critiques(self) -> dict[str, Critique]:
         """Critiques by rollout id."""
         return {result.rollout_id: result for result in self.critic_results if isinstance(result, Critique)}
+
+    def _repr_html_(self) -> str:
+        """Return the measures with their intervals for a notebook."""
+        shown = (*self.measures.contexts.items(), *self.measures.baselines.items())
+        rows = [(name, *(" ".join(format_cell(key, by_key.get(key))) for key in COLUMNS)) for name, by_key in shown]
+        return html_table([title for title, _ in COLUMNS.values()], rows, "nats a token, shares in %")
 
     def frame(self) -> "pandas.DataFrame":
         """Build a pandas DataFrame with a row for each token and context.

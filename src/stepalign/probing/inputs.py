@@ -14,8 +14,9 @@ from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.contexts import Context
 from stepalign.critics import Critic
+from stepalign.critics.error_spans import rollout_error_span
 from stepalign.critics.files import critique_all
-from stepalign.critics.first_error import ErrorSpan, first_error_span
+from stepalign.critics.first_error import ErrorSpan
 from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
@@ -34,7 +35,7 @@ def mark_from_slip(slip: PlantedSlip) -> Mark:
 
 def mark_from_critique(rollout: Rollout, critique: Critique) -> Mark | None:
     """Mark the first error that a critique reports. None where something is only missing (case C)."""
-    error = None if critique.case == "C" else first_error_span(rollout.text, critique)
+    error = None if critique.case == "C" else rollout_error_span(rollout, critique)
     return _mark(rollout.id, error, "critique") if error and parse_rollout(rollout).steps else None
 
 

@@ -1,10 +1,11 @@
-"""Headings, rules, bold and mathematics of a solution as a tree of known elements.
+"""Headings, rules, bold, mathematics and fenced code of a solution as a tree of known elements.
 
 A tree is a text, or `[element, attributes, …children]`; `html/page.js` builds it without parsing HTML. Mathematics is
 the text between `$…$`, `$$…$$`, `\\(…\\)` and `\\[…\\]`, and a bare `\\boxed{…}`. A `$` opens only before a character
 that is no space, and closes only after one, within its line and not before a digit, so that "$5 and $6" stays money.
 With spaces inside, the content must look like a formula. latex2mathml converts; what it cannot read stays as written,
-in code. Left out: the rest of Markdown, because the tokens are the truth and this view is an aid.
+in code. A critique's parts divide a program, so a rule interrupts a fenced block until the next rule. Left out: the
+rest of Markdown, because the tokens are the truth and this view is an aid.
 """
 
 import re
@@ -28,7 +29,7 @@ _ATTRIBUTES = """
     voffset width
 """
 MATHML = frozenset(_MATHML.split())
-ELEMENTS = MATHML | {"div", "h4", "hr", "strong", "code"}
+ELEMENTS = MATHML | {"div", "h4", "hr", "strong", "code", "pre"}
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 """Allowed attributes: neither style nor href nor anything that acts."""
 
@@ -50,19 +51,34 @@ _MATH = re.compile(
 )
 
 
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})(?P<info>[^`\r]*)\r?")
+
+
 def parse(text: str) -> list[Tree]:
     """Parse a text into blocks."""
     blocks: list[Tree] = []
     paragraph: list[str] = []
+    fence, interrupted = "", False
 
     def close() -> None:
         if content := "\n".join(paragraph).strip("\n"):
-            blocks.append(["div", {"class": "paragraph"}, *_inline(content)])
+            is_code = fence and not interrupted
+            blocks.append(["pre", {}, content] if is_code else ["div", {"class": "paragraph"}, *_inline(content)])
         paragraph.clear()
 
     in_display = False
     for line in text.split("\n"):
-        if not in_display and (match := _LINE.fullmatch(line)):
+        match = None if interrupted or in_display else _FENCE.fullmatch(line)
+        if match and (not fence or (match[1].startswith(fence) and not match["info"].strip())):
+            close()
+            fence = "" if fence else match[1]
+        elif fence and line.strip() == "---":
+            close()
+            blocks.append(["hr", {}])
+            interrupted = not interrupted
+        elif fence and not interrupted:
+            paragraph.append(line)
+        elif not in_display and (match := _LINE.fullmatch(line)):
             close()
             blocks.append(["hr", {}] if match["rule"] else ["h4", {}, *_inline(match["title"])])
         elif line.strip() or in_display:

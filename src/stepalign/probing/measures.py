@@ -35,6 +35,8 @@ class TokenRegions:
 
     steps: tuple[tuple[int, int], ...]
     """The steps and the final answer, as critiques count them. Tokens between two belong to the first."""
+    is_program: bool = False
+    """True if tokens in no step are prose around a program."""
     error: tuple[int, int] | None = None
     departure: int | None = None
     """The first wrong token, where it is known."""
@@ -42,23 +44,27 @@ class TokenRegions:
     """The step of `error`, counted from 1."""
 
     def step_of(self, position: int) -> int:
-        """Return the step of a token; 0 before the first."""
-        return sum(start <= position for start, _ in self.steps)
+        """Return the step of a token; 0 in none."""
+        return next((k for k, (start, stop) in enumerate(self.steps, start=1) if start <= position < stop), 0)
 
-    def place_of(self, position: int) -> Literal["before", "at", "after", ""]:
-        """Return a token's place relative to the error; empty without one."""
+    def place_of(self, position: int) -> Literal["before", "at", "after", "prose", ""]:
+        """Return a token's place relative to the error; empty without one. Text around a program is `prose`."""
+        if self.is_program and not self.step_of(position):
+            return "prose"
         start, stop = self.error or (0, 0)
         return "" if not self.error else "before" if position < start else "at" if position < stop else "after"
 
 
 def token_regions(rollout: Rollout, mark: Mark | None) -> TokenRegions:
     """Divide a rollout's tokens. A token across a boundary belongs to the step that begins in it."""
-    steps = step_spans(rollout, parse_rollout(rollout))
+    trace = parse_rollout(rollout)
+    steps = step_spans(rollout, trace)
     if mark is None:
-        return TokenRegions(steps)
+        return TokenRegions(steps, trace.is_program)
     departs = mark.departure
     departure = None if departs is None else token_span(rollout, departs, departs + 1)[0]
-    return TokenRegions(steps, token_span(rollout, mark.start, mark.end), departure, mark.step)
+    error = token_span(rollout, mark.start, mark.end)
+    return TokenRegions(steps, trace.is_program, error, departure, mark.step)
 
 
 def regions_by_rollout(rollouts: Iterable[Rollout], marks: Iterable[Mark]) -> dict[str, TokenRegions]:
@@ -168,6 +174,8 @@ def _ratios(correct: bool, region: TokenRegions, values: Sequence[float]) -> dic
     elif correct:
         parts["correct"] = values
     ratios = {"first_token": (values[0], 1.0)} if values else {}
+    if region.is_program:
+        ratios |= _by_place(region, values)
     for name, credit in parts.items():
         if credit:
             ratios[name] = (sum(credit), float(len(credit)))
@@ -178,6 +186,18 @@ def _ratios(correct: bool, region: TokenRegions, values: Sequence[float]) -> dic
         if wrong_from and (total := sum(blame)):
             ratios["diffuseness"] = (sum(blame[:wrong_from]), total)
     return ratios
+
+
+def _by_place(region: TokenRegions, values: Sequence[float]) -> dict[str, Ratio]:
+    """Divide a program's credit among wrong lines, right lines and prose: means, and shares of its magnitude."""
+    places = {"wrong_lines": list[float](), "right_lines": list[float](), "prose": list[float]()}
+    for position, value in enumerate(values):
+        place = region.place_of(position)
+        places[{"prose": "prose", "at": "wrong_lines"}.get(place, "right_lines")].append(value)
+    names = places.keys() if region.error else {"prose"}
+    total = sum(map(abs, values))
+    ratios = {name: (sum(places[name]), float(len(places[name]))) for name in names if places[name]}
+    return ratios | {f"{name}_share": (sum(map(abs, places[name])), total) for name in names if total}
 
 
 class _Bootstrap:

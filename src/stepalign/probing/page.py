@@ -139,14 +139,17 @@ def _rollout_block(
 
     ends = [*rollout.token_starts[1:], len(rollout.text)]
     regions = token_regions(rollout, mark)
+    trace = parse_rollout(rollout)
     sections: list[dict[str, Any]] = [
         {"label": f"step {k}", "step": k, "first": first} for k, (first, _) in enumerate(regions.steps, start=1)
     ]
-    if parse_rollout(rollout).answer_section is not None:
+    if trace.answer_section is not None:
         sections[-1]["label"] = "answer"
+    if trace.is_program and regions.steps and regions.steps[-1][1] < len(rollout.completion_ids):
+        sections.append({"label": "prose", "step": 0, "first": regions.steps[-1][1]})
     sections.sort(key=lambda section: section["first"])
     if not sections or sections[0]["first"] > 0:
-        sections.insert(0, {"label": "", "step": 0, "first": 0})
+        sections.insert(0, {"label": "prose" if trace.is_program else "", "step": 0, "first": 0})
     first, last = regions.error or (0, 0)
     wrong = first if regions.departure is None else regions.departure
     title, reading = "", []

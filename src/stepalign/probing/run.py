@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from accelerate import Accelerator
 
@@ -25,6 +25,7 @@ from stepalign.data import prepare
 from stepalign.errors import StepalignError
 from stepalign.io import claim, kept_date
 from stepalign.manifest import manifest
+from stepalign.objects import AnyContext, AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, inputs, page
 from stepalign.probing.credit import CreditScorer
@@ -39,38 +40,42 @@ from stepalign.trainer.checkpoints import load_algorithm_state
 
 
 def probe(
-    settings: config.Recipe,
-    out: Path,
+    recipe: AnyRecipe,
+    out: Path | str,
     *,
-    rollouts: Path | None = None,
-    contexts: Sequence[str] = (),
-    adapter: Path | None = None,
+    rollouts: Path | str | None = None,
+    contexts: Sequence[AnyContext] = (),
+    adapter: Path | str | None = None,
     top: int = 0,
     limit: int | None = None,
     contrast: int = 0,
+    **objects: Unpack[Objects],
 ) -> Probe:
     """Probe contexts, and write the folder `out`; or continue what was begun there.
 
     Args:
-        settings: model, prompts, teacher and critic; problems and sampling where rollouts are sampled.
+        recipe: model, prompts, teacher and critic; problems and sampling where rollouts are sampled.
         out: the probe's folder.
         rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem,
             or `training.num_generations` where a context shows siblings.
-        contexts: by name or file; by default the recipe's own.
+        contexts: by name or file, or functions; by default the recipe's own.
         adapter: the student's, or a checkpoint's folder. None probes the base itself. The teacher is the recipe's.
         top: the number of likeliest tokens kept beside each sampled one.
         limit: the number of rollouts, from the first.
         contrast: the most wrong contexts that each context is contrasted with; 0 is no contrast.
+        objects: problems, grader and critic in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: the input is bad, which is raised before long work where possible; or `out` holds another probe.
     """
-    names = dict.fromkeys(contexts or [settings.context.template])
+    settings, out = with_objects(recipe, **objects), Path(out)
+    rollouts = Path(rollouts) if rollouts else None
+    adapter = Path(adapter) if adapter else None
     templates, words = [], {}
-    for name in names:
+    for design in dict.fromkeys(contexts or [settings.context.design]):
         with prompts.recorded() as texts:
-            templates.append(load(name))
-        words[name] = prompts.digests(texts)
+            templates.append(load(design))
+        words[templates[-1].name] = prompts.digests(texts)
     with prompts.recorded() as texts:
         prompt = SolverPrompt(settings.prompts)
     date = kept_date(out / "settings.json")

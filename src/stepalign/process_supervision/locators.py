@@ -120,14 +120,14 @@ def by_credit(
     settings: config.CreditLocatorConfig, *, recipe: config.Recipe, traces: LabelledTraces, out: Path, **_: object
 ) -> Located:
     """Score each step by the lowest, or by the mean, credit of its tokens under each context."""
-    names = settings.contexts or (recipe.context.template,)
+    designs = settings.contexts or (recipe.context.design,)
     resumed = (out / "probe" / "credits.jsonl").exists()
-    probed = probe(recipe, out / "probe", rollouts=out / "traces", contexts=names)
+    probed = probe(recipe, out / "probe", rollouts=out / "traces", contexts=designs)
     asked = traces.with_answer
     spans = {trace.rollout.id: trace.token_spans for trace in asked}
     reductions: dict[str, Callable[[Sequence[float]], float]] = {"lowest": min, "mean": fmean}
     findings = []
-    for name in names:
+    for name in (load(design).name for design in designs):
         credits = {credit.rollout_id: credit.values for credit in probed.credits if credit.context == name}
         for label, reduce in reductions.items():
             scores = {
@@ -200,11 +200,13 @@ def check(settings: config.LocatorConfig, recipe: config.Recipe) -> None:
     if isinstance(settings, config.CriticLocatorConfig) and recipe.critic is None:
         raise StepalignError("locator.kind = 'critic', but the recipe has no [critic]")
     if isinstance(settings, config.CreditLocatorConfig):
-        for name in settings.contexts or (recipe.context.template,):
-            context = load(name)
+        for design in settings.contexts or (recipe.context.design,):
+            context = load(design)
             if context.needs_siblings:
                 raise StepalignError(
-                    f"locator.contexts: {name!r} shows another rollout of the problem, of which ProcessBench has one"
+                    f"locator.contexts: {context.name!r} shows another rollout of the problem, and ProcessBench has one"
                 )
             if context.needs_critique and recipe.critic is None:
-                raise StepalignError(f"locator.contexts: {name!r} shows a critique, but the recipe has no [critic]")
+                raise StepalignError(
+                    f"locator.contexts: {context.name!r} shows a critique, but the recipe has no [critic]"
+                )

@@ -18,6 +18,8 @@ from stepalign.config.trust import is_within
 from stepalign.errors import StepalignError
 
 _HERE = Path(__file__).parent
+_DIALECTS = frozenset({_HERE / "code"})
+"""Folders that have only what they word otherwise. Any other template is the general one with their `format.txt`."""
 _recordings: ContextVar[tuple[dict[str, str], ...]] = ContextVar("recordings", default=())
 
 
@@ -44,9 +46,15 @@ def load(name: str, allowed: frozenset[str]) -> tuple[Template, frozenset[str]]:
         unknown, known = (", ".join(sorted(names)) for names in (used - allowed, allowed))
         raise StepalignError(f"{path}: unknown variables {unknown}; allowed: {known}")
     file = path.relative_to(_HERE) if path.is_relative_to(_HERE) else path
-    for recording in _recordings.get():
-        recording |= {str(file.with_name(Path(each).name)): source for each, source in sources.items()}
+    for each, source in sources.items():
+        record(str(file.with_name(Path(each).name)), source)
     return template, used
+
+
+def record(name: str, text: str) -> None:
+    """Add a text to the recordings that are under way."""
+    for recording in _recordings.get():
+        recording[name] = text
 
 
 @contextmanager
@@ -79,6 +87,8 @@ def _find(name: str) -> Path:
         return shipped
     if Path(name).is_file():
         return Path(name)
+    if shipped.parent in _DIALECTS and (_HERE / shipped.name).is_file():
+        return shipped  # the general template, which finds what it includes in the folder first
     names = sorted(str(path.relative_to(_HERE).with_suffix("")) for path in _HERE.rglob("*.txt"))
     raise StepalignError(f"no template {name!r}: neither a file nor one of {', '.join(names)}")
 

@@ -77,7 +77,8 @@ class Summary:
             generations = self.setting("training.num_generations") or 1
             return f"GRPO, {generations} rollout{'s' * (generations != 1)} a problem"
         critic = self.setting("critic.model") or self.setting("critic.kind")
-        context = f"context {self.setting('context.template') or 'unknown'}"
+        design = self.setting("context.template") or self.setting("context.function")
+        context = f"context {design or 'unknown'}"
         return f"{context}, critic {critic}" if critic else f"{context}, no critic"
 
     @property

@@ -10,6 +10,7 @@ limit of a function, because it can have one inside.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import isnan, nan
 from typing import Protocol, Self, runtime_checkable
 
 from stepalign.errors import StepalignError
@@ -77,6 +78,9 @@ class FunctionGrader(Grader):
         """Compare the two answers of each pair."""
         return [self._equal(reference, answer) for reference, answer in pairs]
 
+    def close(self) -> None:
+        """Release nothing: the function holds what it holds."""
+
     def _grade(self, rollout: Rollout, problems: Mapping[str, Problem]) -> Grade:
         problem = problem_of(rollout, problems)
         try:
@@ -85,8 +89,17 @@ class FunctionGrader(Grader):
             raise StepalignError(f"rollout {rollout.id}: the grading function failed: {error!r}") from error
         if isinstance(score, Grade):
             return score
-        correct = score >= self._threshold
-        points = "" if isinstance(score, bool) else f" (score {score:g})"
+        try:
+            number = float(score)
+        except (TypeError, ValueError):
+            number = nan
+        if isnan(number):
+            raise StepalignError(
+                f"rollout {rollout.id}: the grading function returned {score!r:.80}; true or false, a number or a "
+                "Grade is wanted"
+            )
+        correct = number >= self._threshold
+        points = "" if isinstance(score, bool) else f" (score {number:g})"
         return Grade(
             correct=correct,
             outcome="correct" if correct else "wrong",

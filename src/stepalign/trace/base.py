@@ -53,6 +53,11 @@ class Trace:
         """True if the response has no fault: the definition of format accuracy."""
         return not self.faults
 
+    @property
+    def is_program(self) -> bool:
+        """True if the solution is a program: its steps have lines, and its answer is all of it."""
+        return self.format == "code"
+
     def section(self, k: int) -> Section:
         """Return section `k` as critiques count: the steps from 1, then the final answer as one more step."""
         counted = self.steps if self.answer_section is None else (*self.steps, self.answer_section)

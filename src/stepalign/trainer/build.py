@@ -23,6 +23,7 @@ from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
 from stepalign.losses import fused
+from stepalign.manifest import read_manifest
 from stepalign.policy import Policy
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
@@ -74,8 +75,12 @@ def build_trainer(
             folder=recipe.folder,
             own=lambda: OwnModel(chat, solver.sampler, context_limit),
         )
+    world.assert_same("text of a template or of a Python function", prompts.digests(words))
     run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
-    train, evaluation, dropped = world.on_main(lambda: data.prepare(recipe.problems))
+    problems, commits = world.on_main(
+        lambda: data.pin(recipe.problems, read_manifest(recipe.folder).get("dataset_commits", {}))
+    )
+    train, evaluation, dropped = world.on_main(lambda: data.prepare(problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
     algorithm.check_problems(train)
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
@@ -98,7 +103,8 @@ def build_trainer(
     optimizer = adamw(policy, recipe.optimizer)
 
     # The run so far.
-    run.describe(train, evaluation, dropped, world.on_main(lambda: _fingerprint(recipe)), precision)
+    base = world.on_main(lambda: _fingerprint(recipe))
+    run.describe(train, evaluation, dropped, base, precision, dataset_commits=commits)
     step = 0
     if last:
         step, algorithm_state = checkpoints.load(last, policy, optimizer)
@@ -109,10 +115,7 @@ def build_trainer(
 
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
     _say_what_runs(recipe, console, world, strategy, precision, dropped, last, has_checksums=has_checksums)
-    if accelerator.device.type == "cuda" and fused.kernels(accelerator.device) is None:
-        console.warn("triton is not installed: the losses take torch's slower form (pip install triton)")
-    if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
-        console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
+    _warn(recipe, console, chat, accelerator.device)
     if critic is not None and not step and _needs_trial(recipe.critic):
         _try_critic(critic, train, recipe.sampling.max_new_tokens, world, console, strategy.unsharded(policy))
     # The solver's own model cannot sample rollouts and critiques at once.
@@ -190,6 +193,14 @@ def _say_what_runs(
         console.say(f"{recipe.folder}: going on from {last.name}")
     if not has_checksums:
         console.say(f"{last}: written without checksums, by an earlier release: a damaged byte would not be noticed")
+
+
+def _warn(recipe: config.Recipe, console: Console, chat: Chat, device: torch.device) -> None:
+    """Print what the machine or the tokenizer lacks."""
+    if device.type == "cuda" and fused.kernels(device) is None:
+        console.warn("triton is not installed: the losses take torch's slower form (pip install triton)")
+    if recipe.teacher.enable_thinking and not chat.has_thinking_switch():
+        console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
 
 
 def _needs_trial(critic: config.CriticConfig | None) -> bool:

@@ -167,6 +167,8 @@ class RunFolder:
         dropped: Mapping[str, int],
         base: Mapping[str, str] = MappingProxyType({}),
         float32_matmul_precision: str = "highest",
+        *,
+        dataset_commits: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
 
@@ -187,6 +189,7 @@ class RunFolder:
                 "seed": self.seed,
                 "float32_matmul_precision": float32_matmul_precision,
                 "problems": counts,
+                "dataset_commits": dict(dataset_commits),
                 "base": dict(base),
             },
         )

@@ -131,7 +131,7 @@ function showAsides() {
   const { problem, critique, credits } = rollout;
   const folds = state.shown.filter((k) => credits[k]).map((k) =>
     fold(`prompt-${k}`, `The teacher’s prompt under ${INDEX.contexts[k]}`, pre(credits[k].prompt)));
-  if (problem?.solution) folds.unshift(fold("reference", `Reference solution, answer ${problem.answer}`, pre(problem.solution)));
+  if (problem?.solution) folds.unshift(fold("reference", problem.answer ? `Reference solution, answer ${problem.answer}` : "Reference solution", pre(problem.solution)));
   if (critique) {
     const reading = element("div", { class: "reading", dir: "auto" }, ...critique.reading.map(build));
     folds.unshift(fold("critique", critique.title, reading));

@@ -1,0 +1,109 @@
+"""Keywords of `stepalign.Recipe`: tables as objects or dicts, a key by its own name, and Python objects.
+
+    Recipe(name="first", model="Qwen/Qwen3-1.7B", problems=rows, holdout=30, grader=grade, lr=1e-5, max_steps=100)
+
+A key that several tables have is given with its table, or as `**{"evaluation.sampling.temperature": 0.6}`.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stepalign.config.python import PythonObject
+from stepalign.config.registry import Table, lay_over, nested
+from stepalign.errors import StepalignError
+
+_KINDS = {"grader", "critic", "sampler", "teacher", "algorithm"}
+"""Tables for which a word is a kind."""
+_FUNCTIONS = {"grader", "critic", "context"}
+"""Tables for which a function or an object of the protocol may stand."""
+
+
+def expand(table: type[Table], keywords: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's values from keywords.
+
+    Args:
+        table: the recipe's class.
+        keywords: tables, values that stand for a table, and keys.
+        old: the plain values that the keywords change; they say which kinds the tables have.
+
+    Raises:
+        StepalignError: several tables have a key.
+    """
+    values = {name: _table(name, value) for name, value in keywords.items() if name in table.model_fields}
+    together = _copied(old)
+    lay_over(together, values, table)
+    for name, value in keywords.items():
+        if name not in table.model_fields:
+            _set(values, name.split(".") if "." in name else _find(table, together, name), value)
+    return values
+
+
+def plain(value: Any) -> Any:
+    """Return a table as a dict of what was given, and of its kind; any other value as it is."""
+    if not isinstance(value, Table):
+        return value
+    names = [name for name in type(value).model_fields if name in value.model_fields_set or name in ("kind", "source")]
+    return {name: plain(getattr(value, name)) for name in names}
+
+
+def _table(name: str, value: Any) -> Any:
+    """Return a table for a value that stands for one; others are as they are."""
+    value = plain(value)
+    if name == "problems" and value is not None:
+        if isinstance(value, Mapping):
+            return {"train": value} if "source" in value else {key: plain(part) for key, part in value.items()}
+        return {"train": source_of(value)}
+    if isinstance(value, str):
+        words = {"model": {"name_or_path": value}, "context": {"kind": "template", "template": value}}
+        return words.get(name, {"kind": value} if name in _KINDS else value)
+    if name in _FUNCTIONS and value is not None and not isinstance(value, Mapping):
+        return {"kind": "python", "function": value if isinstance(value, PythonObject) else PythonObject.of(value)}
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def source_of(problems: Any) -> dict[str, Any]:
+    """Return a source's values for rows, for a function that returns rows, or for a source's table."""
+    if isinstance(values := plain(problems), Mapping):
+        return dict(values)
+    function = PythonObject.of(problems) if callable(problems) else PythonObject.of_rows(problems)
+    return {"source": "python", "function": function}
+
+
+def _find(table: type[Table], values: Mapping[str, Any], key: str) -> list[str]:
+    """Return the place of a key that one table has."""
+    paths = list(_paths(table, values))
+    places = [path for path in paths if path[-1] == key]
+    if not places:
+        close = difflib.get_close_matches(key, [*table.model_fields, *(path[-1] for path in paths)], n=1)
+        meant = f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(table.model_fields)} and their keys"
+        raise StepalignError(f"Recipe: not valid\n  {key}: unknown key{meant}")
+    if len(places) > 1:
+        names = " or ".join(".".join(path) for path in places)
+        example = ".".join(places[0])
+        raise StepalignError(f"Recipe: {key} means {names}: give the table, or **{{{example!r}: …}}")
+    return places[0]
+
+
+def _paths(table: type[Table], values: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the places of all keys below a table."""
+    for name in table.model_fields:
+        below = values.get(name) or {}
+        inner = nested(table, name, below)[1]
+        if inner is not None:
+            yield from ([name, key] for key in inner.model_fields)
+            yield from ([name, *path] for path in _paths(inner, below))
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a value below tables, which are copied."""
+    key, *rest = path
+    if rest:
+        values[key] = dict(values.get(key) or {})
+        _set(values[key], rest, value)
+    else:
+        values[key] = value
