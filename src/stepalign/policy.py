@@ -109,16 +109,12 @@ class Policy(nn.Module):
         return full and settings._attn_implementation in {"sdpa", CPU_SDPA}
 
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
-        """Return the hidden states that predict the batch's loss tokens, with gradients to what is trained.
-
-        They are multiplied by the model's `logit_scale`, so that hidden · headᵀ are its logits.
-        """
+        """Return the hidden states that predict the batch's loss tokens, times `logit_scale`, with gradients."""
         shared = {"position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
         output = self.base.get_decoder()(
             input_ids=batch.input_ids, use_cache=False, **(shared if batch.attention_mask is not None else {})
         )
-        hidden: Tensor = output.last_hidden_state[batch.rows, batch.columns]
-        return hidden * self.logit_scale if self.logit_scale != 1 else hidden
+        return output.last_hidden_state[batch.rows, batch.columns] * self.logit_scale  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def forward_base(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:

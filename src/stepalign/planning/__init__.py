@@ -221,7 +221,7 @@ def asks_critic(settings: config.Recipe) -> bool:
     algorithm, critic = settings.algorithm, settings.critic
     if critic is None or not critic.is_remote or not algorithm.uses_teacher:
         return False
-    needs = contexts.load(settings.context.template).needs_critique or isinstance(algorithm, config.RLTFFMConfig)
+    needs = contexts.load(settings.context.design).needs_critique or isinstance(algorithm, config.RLTFFMConfig)
     if isinstance(algorithm, config.CreditGRPOConfig):
         needs |= algorithm.credit == "verdicts"
     if isinstance(algorithm, config.DistillationConfig):
