@@ -9,6 +9,7 @@ them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, â€
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -35,6 +36,7 @@ from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import open_solver
+from stepalign.rollouts.references import reference_text
 from stepalign.seeding import derive_seed
 
 
@@ -87,6 +89,21 @@ def sample(
         write_jsonl(file, rollouts)
         _partial(file).unlink(missing_ok=True)
     return rollouts
+
+
+def verify(recipe: AnyRecipe, **objects: Unpack[Objects]) -> list[Rollout]:
+    """Grade the reference solutions of a recipe's problems as responses, and return those that are not correct.
+
+    Such a problem would punish a right response. Problems without a reference solution are left out.
+    """
+    settings = with_objects(recipe, **objects)
+    train, evaluation, _ = prepare(settings.problems)
+    problems = {problem.id: problem for problem in (*train, *evaluation) if problem.solution}
+    blank = Rollout(id="-", problem_id="-", completion_ids=(), token_starts=(), text="", finish="stop")
+    texts = {name: reference_text(problem) for name, problem in problems.items()}
+    rollouts = [replace(blank, id=name, problem_id=name, text=text, source="reference") for name, text in texts.items()]
+    with registry.build(settings.grader) as grader:
+        return [rollout for rollout in grader.grade(rollouts, problems) if not rollout.correct]
 
 
 def evaluate(

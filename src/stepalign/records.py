@@ -70,7 +70,6 @@ class Grade:
     feedback: str = ""
     """The grader's words on the response, for a teacher, without the reference answer."""
     score: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The reward, where it is not all or nothing."""
     tests: tuple[UnitTestResult, ...] = ()
 
 

@@ -34,6 +34,7 @@ from stepalign.config.critics import (
     UnitTestCriticConfig,
     ValidationConfig,
 )
+from stepalign.config.gates import CanariesConfig, PreflightConfig
 from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (

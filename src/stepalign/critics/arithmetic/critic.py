@@ -50,7 +50,7 @@ _NUMBER_WORDS = {
     "six": Fraction(6), "seven": Fraction(7), "eight": Fraction(8), "nine": Fraction(9), "ten": Fraction(10),
     "eleven": Fraction(11), "twelve": Fraction(12),
 }  # fmt: skip
-_CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
+CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
 """Numbers that a computation may use although no text states them."""
 _MAX_CANDIDATES, _MAX_STEPS = 12, 40
 """Bounds of the search for a miscopied number."""
@@ -224,7 +224,7 @@ def _recompute(attempt: Attempt) -> Correction | None:
 def _recopy(attempt: Attempt) -> Correction | None:
     if problem_terms(attempt.problem.meta) or len(attempt.steps) > _MAX_STEPS:
         return None
-    known = attempt.given | _CONSTANTS | known_values(attempt.problem.solution)
+    known = attempt.given | CONSTANTS | known_values(attempt.problem.solution)
     earlier: list[Fraction] = []
     for k, text in enumerate(attempt.steps, start=1):
         chains = find_equations(text)
