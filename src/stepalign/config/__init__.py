@@ -26,11 +26,16 @@ from stepalign.config.critics import (
     CriticConfig,
     Fallback,
     LLMCriticConfig,
+    LocateMendCriticConfig,
     OpenAICriticConfig,
+    OpenAIMenderConfig,
     ProgramCriticConfig,
+    ProgramMenderConfig,
     PythonCriticConfig,
     ReplayCriticConfig,
+    SampledMenderConfig,
     SelfCriticConfig,
+    SelfMenderConfig,
     UnitTestCriticConfig,
     ValidationConfig,
 )
@@ -40,8 +45,10 @@ from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
     CriticLocatorConfig,
+    DerivationLocatorConfig,
     EquationsLocatorConfig,
     LocatorConfig,
+    OriginsLocatorConfig,
     StepValuesLocatorConfig,
 )
 from stepalign.config.model import ModelConfig
