@@ -152,3 +152,23 @@ def test_a_folder_without_an_adapter_is_an_error(make_recipe: MakeRecipe, tmp_pa
 def test_a_prompt_without_room_names_the_rollout(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match=r"sample/sums-.*: a prompt of \d+ tokens and max_new_tokens = 1000"):
         stepalign.sample(make_recipe("sampling.max_new_tokens=1000"), tmp_path / "rollouts.jsonl")
+
+
+def test_verifying_names_the_references_that_fail_their_own_tests(
+    make_recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"statement": "Add.", "tests": "assert add(1, 2) == 3", "solution": "def add(a, b):\n    return a + b"},
+        {"statement": "Subtract.", "tests": "assert sub(1, 2) == 1", "solution": "def sub(a, b):\n    return a - b"},
+        {"statement": "Unknown.", "tests": "assert f(1) == 1", "solution": ""},
+    ]
+    path = tmp_path / "code.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = {"train": {"source": "code_file", "path": str(path)}}
+    settings = make_recipe().model_dump(mode="json", exclude={"problems", "grader"})
+    wrong = stepalign.verify(
+        Recipe.model_validate({**settings, "problems": problems, "grader": {"kind": "unit-tests"}})
+    )
+    assert [rollout.problem_id for rollout in wrong] == ["code-2"]
+    assert wrong[0].grade is not None
+    assert "assert sub(1, 2) == 1\nfails: the program gives -1, expected is 1." in wrong[0].grade.feedback

@@ -13,7 +13,14 @@ MODULES = {
     ".".join(("stepalign", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in SOURCE.rglob("*.py")
 }
-NO_LOGIC = {"stepalign", "stepalign.cli", "stepalign.cli_results", "stepalign.api", "stepalign.launch"}
+NO_LOGIC = {
+    "stepalign",
+    "stepalign.cli",
+    "stepalign.cli_before",
+    "stepalign.cli_results",
+    "stepalign.api",
+    "stepalign.launch",
+}
 """Modules that may import every room, and that no room imports."""
 
 

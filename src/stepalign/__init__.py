@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stepalign.api import process_bench as process_bench
     from stepalign.api import sample as sample
     from stepalign.api import select as select
+    from stepalign.api import verify as verify
     from stepalign.config import Recipe as Recipe
     from stepalign.config import load as load_recipe
     from stepalign.config.migrate import migrate as migrate
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.errors import StepalignError as StepalignError
     from stepalign.evaluation.metrics import Evaluation as Evaluation
+    from stepalign.exporting import export as export
+    from stepalign.exporting.dataset import export_dataset as export_dataset
+    from stepalign.exporting.hub import push as push
+    from stepalign.gates.run import preflight as preflight
     from stepalign.lab.running import run_lab as run_lab
     from stepalign.launch import train as train
     from stepalign.planning import plan as plan
+    from stepalign.previewing import preview as preview
     from stepalign.probing.run import probe as probe
     from stepalign.process_supervision.run import step_values as step_values
     from stepalign.records import Critique as Critique
@@ -66,17 +72,23 @@ _API = {
     "critic_bench": "stepalign.api:critic_bench",
     "critique": "stepalign.api:critique",
     "evaluate": "stepalign.api:evaluate",
+    "export": "stepalign.exporting:export",
+    "export_dataset": "stepalign.exporting.dataset:export_dataset",
     "load_recipe": "stepalign.config:load",
     "migrate": "stepalign.config.migrate:migrate",
     "plan": "stepalign.planning:plan",
     "plant": "stepalign.error_injection.sets:plant_set",
+    "preflight": "stepalign.gates.run:preflight",
+    "preview": "stepalign.previewing:preview",
     "probe": "stepalign.probing.run:probe",
     "process_bench": "stepalign.api:process_bench",
+    "push": "stepalign.exporting.hub:push",
     "run_lab": "stepalign.lab.running:run_lab",
     "sample": "stepalign.api:sample",
     "select": "stepalign.api:select",
     "step_values": "stepalign.process_supervision.run:step_values",
     "train": "stepalign.launch:train",
+    "verify": "stepalign.api:verify",
     "write_report": "stepalign.report:write_report",
 }
 """The Python API: the module and the name of each function and class."""
@@ -102,17 +114,23 @@ __all__ = [
     "critic_bench",
     "critique",
     "evaluate",
+    "export",
+    "export_dataset",
     "load_recipe",
     "migrate",
     "plan",
     "plant",
+    "preflight",
+    "preview",
     "probe",
     "process_bench",
+    "push",
     "run_lab",
     "sample",
     "select",
     "step_values",
     "train",
+    "verify",
     "write_report",
 ]
 

@@ -9,15 +9,17 @@ them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, â€
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 from stepalign import config, models, prompts
 from stepalign.chat import load_chat
-from stepalign.config import registry
+from stepalign.config import benchmarks, registry
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
+from stepalign.critics.location import StepLocator
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
@@ -35,6 +37,7 @@ from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import open_solver
+from stepalign.rollouts.references import reference_text
 from stepalign.seeding import derive_seed
 
 
@@ -89,20 +92,48 @@ def sample(
     return rollouts
 
 
+def verify(recipe: AnyRecipe, **objects: Unpack[Objects]) -> list[Rollout]:
+    """Grade the reference solutions of a recipe's problems as responses, and return those that are not correct.
+
+    Such a problem would punish a right response. Problems without a reference solution are left out.
+    """
+    settings = with_objects(recipe, **objects)
+    train, evaluation, _ = prepare(settings.problems)
+    problems = {problem.id: problem for problem in (*train, *evaluation) if problem.solution}
+    blank = Rollout(id="-", problem_id="-", completion_ids=(), token_starts=(), text="", finish="stop")
+    texts = {name: reference_text(problem) for name, problem in problems.items()}
+    rollouts = [replace(blank, id=name, problem_id=name, text=text, source="reference") for name, text in texts.items()]
+    with registry.build(settings.grader) as grader:
+        return [rollout for rollout in grader.grade(rollouts, problems) if not rollout.correct]
+
+
 def evaluate(
-    recipe: AnyRecipe, out: Path | str | None = None, *, adapter: Path | str | None = None, **objects: Unpack[Objects]
+    recipe: AnyRecipe,
+    out: Path | str | None = None,
+    *,
+    adapter: Path | str | None = None,
+    benchmark: str | None = None,
+    **objects: Unpack[Objects],
 ) -> Evaluation:
     """Evaluate an adapter (None: the base) on a recipe's evaluation problems.
 
-    Writes the evaluation to `out`, and its rollouts to `STEM-rollouts.jsonl` beside it; with None nothing is written.
-    For `objects` see `objects.Objects`.
+    Args:
+        recipe: the recipe, or its file.
+        out: the evaluation's file; its rollouts are written to `STEM-rollouts.jsonl` beside it. None writes nothing.
+        adapter: the folder of a PEFT adapter.
+        benchmark: a name of `config.benchmarks.BENCHMARKS`, whose problems, grader and sampling replace the recipe's.
+        objects: problems, grader and critic in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: the recipe has no evaluation problems.
     """
     settings, adapter = with_objects(recipe, **objects), _path(adapter)
+    if benchmark is not None:
+        settings = settings.replace(**benchmarks.benchmark(benchmark).values())
     file = _writable(out)
-    _, evaluation_problems, _ = prepare(settings.problems)
+    # Without a hold-out the training problems, which may be many, are not read.
+    source = settings.problems.evaluation
+    evaluation_problems = list(load(source).problems) if source else prepare(settings.problems)[1]
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
     with open_solver(settings, adapter) as solver, Console() as console:
@@ -269,13 +300,14 @@ def process_bench(
         refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
     )
     traces.write(out / "traces")
-    located: locators.Located = registry.build(
+    locator: locators.Located | StepLocator = registry.build(
         settings.locator,
         recipe=settings,
         traces=traces,
         out=out,
         critique=lambda attempts, path: _critique_all(settings, attempts, path),
     )
+    located = locator if isinstance(locator, locators.Located) else locators.by_stage(locator, traces)
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found

@@ -1,16 +1,24 @@
 """The command line: reads arguments, calls the Python function of the same name, prints its result."""
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import stepalign
-from stepalign import cli_results, config
+from stepalign import cli_before, cli_results, config
+from stepalign.cli_options import (
+    AdapterFolder,
+    Overrides,
+    PriceOption,
+    ProblemsFile,
+    RecipeFile,
+    TrustOption,
+    interruptible,
+    is_main,
+    resumable,
+)
 from stepalign.errors import StepalignError
 
 if TYPE_CHECKING:
@@ -22,15 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_before.app)
 app.add_typer(cli_results.app)
-
-RecipeFile = Annotated[Path, typer.Argument(help="Recipe (TOML), or the name of one that ships with the package.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides of recipe keys, like optimizer.lr=1e-5.")]
-ProblemsFile = Annotated[Path | None, typer.Option(help="Problems (JSONL) of the rollouts. Default: the recipe's.")]
-PRICE_HELP = "Price of a million prompt tokens and of a million completion tokens."
-PriceOption = Annotated[tuple[float, float] | None, typer.Option(help=PRICE_HELP)]
-TrustOption = Annotated[bool, typer.Option("--trust", help="Allow templates and key variables of any place and name.")]
-AdapterFolder = Annotated[Path | None, typer.Option(help="Folder of a PEFT adapter. Default: the base model.")]
 
 
 @app.command()
@@ -43,14 +44,14 @@ def train(
     """Train a solver, or resume a stopped run, and write the run's report."""
     settings = config.load(file, overrides or (), trust=trust)
     if dry_run:
-        from stepalign.preflight import check_recipe
+        from stepalign.trainer.checks import check_recipe
 
         check_recipe(settings)
         typer.echo(config.dump(settings), nl=False)
         return
-    with _resumable(settings.folder):
+    with resumable(settings.folder):
         result = stepalign.train(settings)
-    if _is_main():
+    if is_main():
         typer.echo(result.folder / "report.html")
 
 
@@ -61,40 +62,21 @@ def quickstart(overrides: Overrides = None) -> None:
 
 
 @app.command()
-def plan(
-    file: RecipeFile,
-    overrides: Overrides = None,
-    hardware: Annotated[str | None, typer.Option(help="h100, h200, a100, l40s or rtx4090. Default: no hours.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs that train and sample.")] = 1,
-    from_run: Annotated[Path | None, typer.Option(help="Folder of an earlier run whose text lengths are used.")] = None,
-    completion_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one completion.")] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Price of one device for one hour.")] = None,
-    trust: TrustOption = False,
-) -> None:
-    """Estimate memory, tokens, operations and hours of a run. No weights are loaded."""
-    settings = config.load(file, overrides or (), trust=trust)
-    from rich.console import Console
-
-    from stepalign.planning import table
-
-    with _interruptible():
-        estimated = stepalign.plan(
-            settings, hardware=hardware, devices=devices, from_run=from_run, completion_tokens=completion_tokens
-        )
-    Console(highlight=False, soft_wrap=True).print(table(settings, estimated, price=price))
-
-
-@app.command()
 def evaluate(
     file: RecipeFile,
     overrides: Overrides = None,
     adapter: AdapterFolder = None,
+    benchmark: Annotated[str | None, typer.Option(help="gsm8k, math-500, aime24 … Default: the recipe's.")] = None,
     out: Annotated[Path, typer.Option(help="File for the evaluation (JSON).")] = Path("evaluation.json"),
     trust: TrustOption = False,
 ) -> None:
-    """Evaluate an adapter, or the base model, on a recipe's evaluation problems."""
-    with _interruptible():
-        evaluation = stepalign.evaluate(config.load(file, overrides or (), trust=trust), out, adapter=adapter)
+    """Evaluate an adapter, or the base model, on a recipe's evaluation problems or on a benchmark."""
+    settings = config.load(file, overrides or (), trust=trust, benchmark=benchmark)
+    with interruptible():
+        evaluation = stepalign.evaluate(settings, out, adapter=adapter)
+    if benchmark is not None:
+        known = config.benchmarks.benchmark(benchmark)
+        typer.echo(f"{benchmark}: {len(evaluation.problem_ids)} of {known.size} problems; {known.contamination}")
     for name, measure in evaluation.measures.items():
         typer.echo(f"{name:<10} {measure.value:8.3f}   [{measure.low:.3f}, {measure.high:.3f}]")
 
@@ -109,11 +91,20 @@ def sample(
     trust: TrustOption = False,
 ) -> None:
     """Sample and grade rollouts of a recipe's training problems."""
-    with _interruptible():
+    with interruptible():
         rollouts = stepalign.sample(
             config.load(file, overrides or (), trust=trust), out, adapter=adapter, samples=samples
         )
     typer.echo(f"{out}: {len(rollouts)} rollouts, {sum(rollout.correct for rollout in rollouts)} correct")
+
+
+@app.command()
+def verify(file: RecipeFile, overrides: Overrides = None, trust: TrustOption = False) -> None:
+    """Grade the reference solutions of a recipe's problems, and name those that are not correct."""
+    with interruptible():
+        wrong = stepalign.verify(config.load(file, overrides or (), trust=trust))
+    lines = [f"{rollout.problem_id}: {rollout.grade.feedback if rollout.grade else ''}" for rollout in wrong]
+    typer.echo("\n".join((*lines, f"{len(wrong)} reference solutions are not correct")))
 
 
 @app.command()
@@ -136,7 +127,7 @@ def critique(
         report = stats.summarize(api.check_critiques(settings, rollouts, check, problems_file=problems))
         typer.echo(stats.table(report))
         raise typer.Exit(int(not report.is_sound))
-    with _resumable(out):
+    with resumable(out):
         results = api.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
     typer.echo(stats.table(stats.summarize(results, _prices(prices))))
     typer.echo(f"\n{out}, {api.report_path(out)}")
@@ -159,12 +150,12 @@ def critic_bench(
     if traces.is_file():
         from stepalign.process_supervision import benchmark
 
-        with _resumable(out):
+        with resumable(out):
             typer.echo(benchmark.table(stepalign.process_bench(settings, traces, out, limit=limit)))
         return
     from stepalign.evaluation.critic_benchmark import table
 
-    with _resumable(out):
+    with resumable(out):
         typer.echo(table(stepalign.critic_bench(settings, traces, out, limit=limit, prices=_prices(prices))))
 
 
@@ -181,7 +172,7 @@ def step_values(
 ) -> None:
     """Value each step by the share of continuations that reach the answer (Math-Shepherd). Resumes a stopped file."""
     settings = config.load(file, overrides or (), trust=trust)
-    with _resumable(out):
+    with resumable(out):
         values = stepalign.step_values(
             settings, rollouts, out, problems_file=problems, adapter=adapter, num_rollouts=num_rollouts
         )
@@ -205,7 +196,7 @@ def probe(
 ) -> None:
     """Measure the credit that each context gives to each token, before training. Resumes a stopped probe."""
     settings = config.load(file, overrides or (), trust=trust)
-    with _resumable(out):
+    with resumable(out):
         probed = stepalign.probe(
             settings,
             out,
@@ -256,7 +247,7 @@ def select(
     trust: TrustOption = False,
 ) -> None:
     """Select the problems that the solver rarely solves but writes in the format (the paper's filter)."""
-    with _resumable(out):
+    with resumable(out):
         typer.echo(stepalign.select(config.load(file, overrides or (), trust=trust), out))
 
 
@@ -282,7 +273,7 @@ def lab(
     from stepalign.lab import running
 
     chosen = [*(running.related() if related else ()), *(conditions or ())]
-    with _resumable(out):
+    with resumable(out):
         typer.echo(stepalign.run_lab(chosen, seeds=seeds, out=out, jobs=jobs, overrides=overrides or ()))
 
 
@@ -301,25 +292,6 @@ def migrate(
 def version() -> None:
     """Print the release."""
     typer.echo(stepalign.__version__)
-
-
-def _resumable(path: Path) -> AbstractContextManager[None]:
-    return _interruptible(f"the same command goes on from {path}")
-
-
-@contextmanager
-def _interruptible(kept: str = "nothing was written") -> Iterator[None]:
-    """Exit with 130 at an interrupt, and say what is kept: the interrupt's own message, or `kept`."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        if _is_main():
-            typer.echo(f"\nstopped; {str(interrupt) or kept}", err=True)
-        raise typer.Exit(130) from None
-
-
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"  # the first of the processes that a launcher started, or the only one
 
 
 def _prices(prices: tuple[float, float] | None) -> "Prices | None":

@@ -5,13 +5,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Unpack, cast
 
-from stepalign import preflight, report
+from stepalign import exporting, report
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.probing.callback import ProbeCallback
 from stepalign.results import TrainResult
+from stepalign.trainer import checks
 from stepalign.trainer.build import build_trainer
 from stepalign.trainer.loop import TrainerCallback
 from stepalign.trainer.run_folder import RunFolder
@@ -36,7 +37,7 @@ def train(recipe: AnyRecipe, callbacks: Sequence[TrainerCallback] = (), **object
             "[probe] measures the policy in one process: leave it out, and measure the checkpoints with "
             "`stepalign probe`"
         )
-    world.on_main(lambda: preflight.check_recipe(recipe))
+    world.on_main(lambda: checks.check_recipe(recipe))
     with ExitStack() as stack:
         run = cast(
             RunFolder, RunFolder(recipe) if world.size == 1 else MainProcessProxy(world, lambda: RunFolder(recipe))
@@ -50,7 +51,8 @@ def train(recipe: AnyRecipe, callbacks: Sequence[TrainerCallback] = (), **object
 
 
 def _conclude(folder: Path) -> None:
-    """Write a run's report, and say what failed, fell back or dropped out."""
+    """Write a run's report and model cards, and say what failed, fell back or dropped out."""
+    exporting.write_cards(folder)
     summary = report.summarize(folder)
     if summary.shortfall:
         Console().say(f"{folder}: {summary.shortfall}")

@@ -48,6 +48,8 @@ class Manifest(TypedDict, total=False):
     """Commits of data sets of the hub, by `train` and `evaluation`."""
     base: dict[str, str]
     """Digests of the base's files; names of a teacher's files begin with `teacher/`."""
+    warning: str
+    """A protection that the grader lacks; empty without one."""
 
 
 def read_manifest(folder: Path) -> Manifest:

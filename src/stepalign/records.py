@@ -70,7 +70,6 @@ class Grade:
     feedback: str = ""
     """The grader's words on the response, for a teacher, without the reference answer."""
     score: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The reward, where it is not all or nothing."""
     tests: tuple[UnitTestResult, ...] = ()
 
 
@@ -173,16 +172,15 @@ class Critique:
     continuation: str = ""
     text: Text
     """The whole critique in the paper's schema, as a teacher reads it."""
-    fidelity: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """The share of characters copied verbatim, of those that should be."""
+    fidelity: Annotated[float, Field(ge=0, le=1)] = 1.0  # the share copied verbatim, of what should be
     checks: tuple[Check, ...] = ()
     """Results for the critique as its critic wrote it; empty without checks."""
     repaired: tuple[str, ...] = ()
     """The checks that failed then, and pass since the solver's own text was put in."""
     retried: tuple[str, ...] = ()
     """The faults of earlier replies, one name a reply, in order."""
-    prompt_tokens: int = 0
-    """Of all replies, the earlier ones included."""
+    mended_by: str = ""  # the author of the correction, where the critic has several
+    prompt_tokens: int = 0  # of all replies, the earlier ones included
     completion_tokens: int = 0
     seconds: float = 0.0
 

@@ -3,8 +3,9 @@
 import pytest
 
 from stepalign.evaluation.stats import Difference
-from stepalign.lab.side_effects import NGRAM, broken, repeated
+from stepalign.lab.side_effects import broken
 from stepalign.records import Rollout
+from stepalign.trainer.step_metrics import NGRAM, repeated
 
 
 def rollout(ids: tuple[int, ...]) -> Rollout:

@@ -43,6 +43,19 @@ def test_false_equations_are_found_told_nothing(bench: Bench) -> None:
     assert found.scores[0].told == ()
 
 
+def test_origins_are_told_nothing(bench: Bench) -> None:
+    found = bench("locator.kind=origins")
+    assert found.scores[0].told == ()
+    assert found.scores[0].accuracies["wrong"].n == 4
+
+
+def test_the_derivation_knows_grade_answer_and_solution(bench: Bench) -> None:
+    found = bench("locator.kind=derivation")
+    assert shares(found) == {"wrong": 1, "right": 1, "F1": 1}
+    assert found.scores[0].told == ("grade", "answer", "solution")
+    assert found.scores[0].missing == 0
+
+
 def test_the_critic_is_asked_where_the_answer_is_known_and_resumes(bench: Bench, tmp_path: Path) -> None:
     first = bench()
     assert shares(first) == {"wrong": 1, "right": 1, "F1": 1}

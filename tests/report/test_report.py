@@ -424,6 +424,14 @@ def test_the_built_folder_holds_real_records(build_run) -> None:
     assert {rollout.correct for rollout in rollouts} == {True, False}
 
 
+def test_a_protection_that_the_grader_lacks_is_said_at_the_head(build_run) -> None:
+    folder = build_run("run", steps=1)
+    assert "Warning:" not in html_of(folder)
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"warning": "programs run without <bubblewrap>"}))
+    assert '</h1>\n<p class="shortfall">Warning: programs run without &lt;bubblewrap&gt;.</p>' in html_of(folder)
+
+
 @pytest.mark.parametrize(
     ("outcomes", "failures", "said"),
     [

@@ -26,21 +26,29 @@ from stepalign.config.critics import (
     CriticConfig,
     Fallback,
     LLMCriticConfig,
+    LocateMendCriticConfig,
     OpenAICriticConfig,
+    OpenAIMenderConfig,
     ProgramCriticConfig,
+    ProgramMenderConfig,
     PythonCriticConfig,
     ReplayCriticConfig,
+    SampledMenderConfig,
     SelfCriticConfig,
+    SelfMenderConfig,
     UnitTestCriticConfig,
     ValidationConfig,
 )
+from stepalign.config.gates import CanariesConfig, PreflightConfig
 from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
     CreditLocatorConfig,
     CriticLocatorConfig,
+    DerivationLocatorConfig,
     EquationsLocatorConfig,
     LocatorConfig,
+    OriginsLocatorConfig,
     StepValuesLocatorConfig,
 )
 from stepalign.config.model import ModelConfig

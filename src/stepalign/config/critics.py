@@ -3,8 +3,17 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+)
 
+from stepalign.config.locators import AnyLocatorConfig, DerivationLocatorConfig, LocatorConfig
 from stepalign.config.python import PYTHON, PythonObject
 from stepalign.config.registry import (
     FAMILIES,
@@ -78,10 +87,6 @@ class ValidationConfig(Table):
 class CriticConfig(Table):
     """Base of every critic's table: each critique is checked, whatever wrote it."""
 
-    is_remote: ClassVar[bool] = False
-    """Critiques are written on another machine, so that the solver can learn meanwhile."""
-    needs_own_model: ClassVar[bool] = False
-    """Critiques are sampled from the solver's own base, so that the solver cannot sample meanwhile."""
     kind: str
     on_failure: Fallback = "refsol"
     """The fallback where no critique passes."""
@@ -93,6 +98,16 @@ class CriticConfig(Table):
     """Bounds of the checks."""
     validation: ValidationConfig = ValidationConfig()
     """Responses to failed checks."""
+
+    @property
+    def is_remote(self) -> bool:
+        """True if critiques are written on another machine, so that the solver can learn meanwhile."""
+        return False
+
+    @property
+    def needs_own_model(self) -> bool:
+        """True if critiques are sampled from the solver's own base, so that the solver cannot sample meanwhile."""
+        return False
 
     @property
     def fallbacks(self) -> frozenset[Fallback]:
@@ -163,7 +178,6 @@ class LLMCriticConfig(CriticConfig):
 class SelfCriticConfig(LLMCriticConfig):
     """The solver's own base model, in process, with the adapter disabled."""
 
-    needs_own_model: ClassVar[bool] = True
     kind: Literal["self"] = "self"
     max_tokens: PositiveInt = 2048
     enable_thinking: bool = False
@@ -171,13 +185,18 @@ class SelfCriticConfig(LLMCriticConfig):
     max_num_seqs: Annotated[PositiveInt, RUNTIME] = 8
     """The most rollouts critiqued together; each has a whole message and its reply in the key-value cache."""
 
+    @property
+    def needs_own_model(self) -> bool:
+        """True: it is the solver's base."""
+        return True
 
-@register("critic", "openai", implementation="stepalign.critics.openai:OpenAICritic")
-class OpenAICriticConfig(LLMCriticConfig):
-    """A model behind OpenAI-compatible endpoints. The key is read from `api_key_env`, never from a recipe."""
 
-    is_remote: ClassVar[bool] = True
-    kind: Literal["openai"] = "openai"
+class ServedModelConfig(Table):
+    """Base of the tables of models behind OpenAI-compatible endpoints.
+
+    The key is read from `api_key_env`, never from a recipe.
+    """
+
     base_url: Annotated[Urls, RUNTIME]
     """One URL, or a list of URLs that share the load; all must serve `model`."""
     model: str
@@ -199,6 +218,103 @@ class OpenAICriticConfig(LLMCriticConfig):
     cache: Annotated[str, RUNTIME] = "run"
     """The file of kept replies: `run` is `critic-cache.jsonl` in the run's folder, `off` is none, else a path."""
 
+
+@register("critic", "openai", implementation="stepalign.critics.openai:OpenAICritic")
+class OpenAICriticConfig(LLMCriticConfig, ServedModelConfig):
+    """A model behind OpenAI-compatible endpoints."""
+
+    kind: Literal["openai"] = "openai"
+
+    @property
+    def is_remote(self) -> bool:
+        """True: its servers answer."""
+        return True
+
     def divided(self, world_size: int) -> Self:
         """Return this critic with one process' share of the requests under way."""
         return self.model_copy(update={"max_concurrency": -(-self.max_concurrency // world_size)})
+
+
+class MenderConfig(Table):
+    """Base of the tables of menders, which correct a solution from its first wrong step on."""
+
+    is_remote: ClassVar[bool] = False
+    """Corrections are written on another machine."""
+    needs_own_model: ClassVar[bool] = False
+    """Corrections are sampled from the solver's own base."""
+    kind: str
+
+
+AnyMenderConfig = Annotated[SerializeAsAny[MenderConfig], FAMILIES["mender"]]
+
+
+@register("mender", "program", implementation="stepalign.critics.mending:ProgramMender")
+class ProgramMenderConfig(MenderConfig):
+    """A program that recomputes the solver's text, or goes on with the reference solution's steps."""
+
+    kind: Literal["program"] = "program"
+
+
+class SampledMenderConfig(MenderConfig):
+    """Base of the tables of menders that are language models: the solver's correct steps, continued."""
+
+    prompt: Annotated[str, TEMPLATE] = "refsol"
+    """The name or file of the message's template."""
+    num_samples: Annotated[PositiveInt, Field(le=64)] = 4
+    """The most continuations of one rollout. The first whose critique passes the checks is kept, else the program's."""
+    temperature: NonNegativeFloat = 0.7
+    """The temperature; at 0 all continuations are equal."""
+    top_p: Probability = 0.95
+    """The probability mass of the nucleus."""
+    max_tokens: PositiveInt = 1024
+    """The most tokens of a continuation."""
+
+
+@register("mender", "self", implementation="stepalign.critics.mending:SelfMender")
+class SelfMenderConfig(SampledMenderConfig):
+    """The solver's own base model, in process, with the adapter disabled."""
+
+    needs_own_model: ClassVar[bool] = True
+    kind: Literal["self"] = "self"
+    enable_thinking: bool = False
+    """The chat template's thinking switch."""
+    max_num_seqs: Annotated[PositiveInt, RUNTIME] = 8
+    """The most rollouts mended together."""
+
+
+@register("mender", "openai", implementation="stepalign.critics.mending:OpenAIMender")
+class OpenAIMenderConfig(SampledMenderConfig, ServedModelConfig):
+    """A model behind OpenAI-compatible endpoints that continue a begun reply (`continue_final_message`)."""
+
+    is_remote: ClassVar[bool] = True
+    kind: Literal["openai"] = "openai"
+
+
+@register("critic", "locate-mend", implementation="stepalign.critics.locate_mend:LocateMendCritic")
+class LocateMendCriticConfig(CriticConfig):
+    """A locator of the first wrong step, and a mender that goes on from there."""
+
+    kind: Literal["locate-mend"] = "locate-mend"
+    locator: AnyLocatorConfig = DerivationLocatorConfig()
+    """The finder of the first wrong step."""
+    mender: AnyMenderConfig = ProgramMenderConfig()
+    """The writer of the correction."""
+
+    @field_validator("locator")
+    @classmethod
+    def _is_stage(cls, locator: LocatorConfig) -> LocatorConfig:
+        if not locator.is_stage:
+            tables = FAMILIES["locator"].tables.items()
+            kinds = ", ".join(kind for kind, table in tables if getattr(table, "is_stage", False))
+            raise ValueError(f"kind {locator.kind!r} locates only for stepalign critic-bench; allowed: {kinds}")
+        return locator
+
+    @property
+    def is_remote(self) -> bool:
+        """True where the mender is served."""
+        return self.mender.is_remote
+
+    @property
+    def needs_own_model(self) -> bool:
+        """True where the mender is the solver's own base."""
+        return self.mender.needs_own_model

@@ -1,6 +1,6 @@
 """The `[locator]` tables: the way in which `stepalign critic-bench` finds a solution's first wrong step."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, SerializeAsAny
 
@@ -10,6 +10,8 @@ from stepalign.config.registry import FAMILIES, TEMPLATE, Table, register
 class LocatorConfig(Table):
     """Base of every locator's table."""
 
+    is_stage: ClassVar[bool] = False
+    """It locates single rollouts, so that a `locate-mend` critic can use it."""
     kind: str
 
 
@@ -25,11 +27,28 @@ class CriticLocatorConfig(LocatorConfig):
     """The critic is shown the reference solution; grade and reference answer are always shown."""
 
 
-@register("locator", "equations", implementation="stepalign.process_supervision.locators:by_equations")
+@register("locator", "equations", implementation="stepalign.critics.arithmetic.locators:EquationsLocator")
 class EquationsLocatorConfig(LocatorConfig):
     """The first step with an equation that does not hold, told nothing."""
 
+    is_stage: ClassVar[bool] = True
     kind: Literal["equations"] = "equations"
+
+
+@register("locator", "origins", implementation="stepalign.critics.arithmetic.locators:OriginsLocator")
+class OriginsLocatorConfig(LocatorConfig):
+    """The first step with an equation that does not hold or a number of unknown origin, told nothing."""
+
+    is_stage: ClassVar[bool] = True
+    kind: Literal["origins"] = "origins"
+
+
+@register("locator", "derivation", implementation="stepalign.critics.arithmetic.locators:DerivationLocator")
+class DerivationLocatorConfig(LocatorConfig):
+    """The first step that departs from the reference solution's derivation, by a program."""
+
+    is_stage: ClassVar[bool] = True
+    kind: Literal["derivation"] = "derivation"
 
 
 @register("locator", "credit", implementation="stepalign.process_supervision.locators:by_credit")

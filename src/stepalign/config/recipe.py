@@ -17,6 +17,7 @@ from pydantic import (
 from stepalign.config.algorithms import AnyAlgorithmConfig, DistillationConfig
 from stepalign.config.contexts import AnyContextConfig, TemplateContextConfig
 from stepalign.config.critics import AnyCriticConfig
+from stepalign.config.gates import CanariesConfig, PreflightConfig
 from stepalign.config.graders import AnyGraderConfig, MathGraderConfig
 from stepalign.config.keywords import expand, plain
 from stepalign.config.locators import AnyLocatorConfig, CriticLocatorConfig
@@ -239,6 +240,8 @@ class Recipe(Table):
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig | None = None
     locator: Annotated[AnyLocatorConfig, RUNTIME] = CriticLocatorConfig()
+    preflight: Annotated[PreflightConfig, RUNTIME] = PreflightConfig()
+    canaries: Annotated[CanariesConfig, RUNTIME] = CanariesConfig()
     tracking: Annotated[TrackingConfig, RUNTIME] = TrackingConfig()
 
     @classmethod

@@ -172,6 +172,7 @@ _FAMILIES = (
     Family("critic"),
     Family("grader", default="math"),
     Family("locator", default="critic"),
+    Family("mender", default="program"),
     Family("sampler", default="transformers"),
     Family("source", tag="source"),
     Family("strategy", tag="strategy"),

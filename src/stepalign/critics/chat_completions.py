@@ -73,7 +73,12 @@ class ReplyCache:
 class ChatCompletions:
     """Asynchronous context manager: a critic's endpoints, with a cache in front."""
 
-    def __init__(self, settings: config.OpenAICriticConfig, key: str | None, cache: ReplyCache | None) -> None:
+    def __init__(
+        self,
+        settings: config.OpenAICriticConfig | config.OpenAIMenderConfig,
+        key: str | None,
+        cache: ReplyCache | None,
+    ) -> None:
         lost = "With critic.cache = 'off' its replies to unfinished steps are lost."
         kept = f"Its replies so far are kept in {cache.path}." if cache else lost
         endpoints = Endpoints(

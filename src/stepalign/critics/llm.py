@@ -95,7 +95,7 @@ class CritiqueWriter:
 
     def message(self, pending: PendingCritique) -> str:
         """Render the user message of the next request."""
-        message = prompts.render(self._template, _values(pending.problem, pending.rollout))
+        message = first_message(self._template, pending.problem, pending.rollout)
         if pending.rejections:
             faults = [quote(rejection.detail) for rejection in pending.rejections]
             message += "\n\n" + prompts.render(self._again, {"faults": faults})
@@ -173,6 +173,11 @@ def load_template(settings: config.LLMCriticConfig) -> Template:
     for finish in ("stop", "length"):
         prompts.render(template, _values(sample.PROBLEM, replace(sample.ROLLOUT, finish=finish)))
     return template
+
+
+def first_message(template: Template, problem: Problem, rollout: Rollout) -> str:
+    """Render the user message of the first request on a rollout."""
+    return prompts.render(template, _values(problem, rollout))
 
 
 def _values(problem: Problem, rollout: Rollout) -> dict[str, object]:

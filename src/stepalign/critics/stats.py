@@ -44,6 +44,8 @@ class CriticReport:
     cases: dict[str, int]
     failures: dict[str, int]
     """By reason."""
+    mended: dict[str, int] = Field(default_factory=dict)
+    """By author of the correction, where the critic has several."""
     checks: dict[str, dict[str, int]]
     """For each check, or other reason of a failure, how often each outcome came."""
     fidelity: dict[str, float] = Field(default_factory=dict)
@@ -88,6 +90,7 @@ def summarize(results: Sequence[Critique | CritiqueFailure], prices: Prices | No
         critiques=len(critiques),
         cases=dict(Counter(sorted(critique.case for critique in critiques)).most_common()),
         failures=dict(Counter(sorted(reasons)).most_common()),
+        mended=dict(Counter(sorted(critique.mended_by for critique in critiques if critique.mended_by)).most_common()),
         checks={name: dict(counts) for name, counts in outcomes(results).items()},
         fidelity=_distribution(fidelity),
         prompt_tokens=read,
@@ -101,6 +104,8 @@ def table(report: CriticReport) -> str:
     """Format the report as lines of text."""
     lines = [f"{'answers':<14}{report.answers}", f"{'critiques':<14}{report.critiques}{_in_words(report.cases)}"]
     lines.append(f"{'failures':<14}{report.answers - report.critiques}{_in_words(report.failures)}")
+    if report.mended:
+        lines.append(f"{'mended':<14}{sum(report.mended.values())}{_in_words(report.mended)}")
     if report.fidelity:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in report.fidelity.items() if name != "exact")
         lines.append(f"{'fidelity':<14}{report.fidelity['exact']:.1%} exact; {figures}")

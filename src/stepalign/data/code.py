@@ -8,7 +8,7 @@ from which the function's name follows. Line breaks are `\\n` in all texts. Left
 import ast
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from stepalign import config
 from stepalign.data import files
@@ -17,9 +17,16 @@ from stepalign.errors import StepalignError
 from stepalign.io import short
 from stepalign.unit_tests import UnitTests
 
+Split = Literal["train", "validation", "test", "prompt"]
+
 MBPP = "google-research-datasets/mbpp"
 HUMANEVAL = "openai/openai_humaneval"
-SPLITS = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
+SPLITS: dict[Split, range] = {
+    "prompt": range(1, 11),
+    "test": range(11, 511),
+    "validation": range(511, 601),
+    "train": range(601, 975),
+}
 """MBPP's customary splits, by task id."""
 
 _DEFAULT = config.CodeColumnsConfig()

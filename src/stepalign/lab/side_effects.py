@@ -17,9 +17,8 @@ from stepalign.records import Rollout
 from stepalign.report.comparison import Comparison
 from stepalign.report.display import Cell, Table
 from stepalign.report.run import RunFiles
+from stepalign.trainer.step_metrics import NGRAM, repeated
 
-NGRAM = 8
-"""Tokens of a repeated piece."""
 STEPS = 5
 """Steps at either end of a run whose entropy is averaged."""
 SMALLEST = 0.01
@@ -27,13 +26,6 @@ SMALLEST = 0.01
 RELATIVE = 0.1
 """The smallest relative change of length and of diversity that is named."""
 OWN = ("repeated", "distinct")
-
-
-def repeated(rollout: Rollout) -> float:
-    """Return the share of a rollout's token n-grams that stand earlier in it."""
-    ids = rollout.completion_ids
-    ngrams = [ids[start : start + NGRAM] for start in range(len(ids) - NGRAM + 1)]
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def side_effects(runs: Sequence[RunFiles]) -> dict[str, tuple[float, float, Difference]]:

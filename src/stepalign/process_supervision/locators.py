@@ -1,7 +1,8 @@
 """Locators of the first wrong step, each a function that its table in `config/locators.py` names.
 
-A locator decides by itself (a critic), or scores every step, the lower the worse. Scores become a decision by a rule
-(`benchmark.decide`). Each finding says what its locator was told.
+A table whose `is_stage` is true names a step locator of a critic instead (`critics/location.py`). A locator decides by
+itself, or scores every step, the lower the worse. Scores become a decision by a rule (`benchmark.decide`). Each finding
+says what its locator was told.
 """
 
 import time
@@ -14,7 +15,7 @@ from typing import Literal
 from stepalign import config
 from stepalign.console import Console
 from stepalign.contexts import Context, load
-from stepalign.critics.arithmetic.equations import false_links
+from stepalign.critics.location import StepLocator
 from stepalign.errors import StepalignError
 from stepalign.io import kept_date
 from stepalign.probing.run import probe
@@ -90,7 +91,7 @@ def by_critic(
         result = results[trace.rollout.id]
         if isinstance(result, Critique):
             error = result.first_error
-            steps[trace.rollout.id] = error if error is None else trace.step_of(error) or len(trace.spans) + 1
+            steps[trace.rollout.id] = error and trace.labelled_step(error)
     solved = any(problem.solution for problem, _ in attempts)
     finding = Finding(
         name=f"critic, {recipe.critic.kind if recipe.critic else ''}",
@@ -105,15 +106,16 @@ def by_critic(
     )
 
 
-def by_equations(settings: config.EquationsLocatorConfig, *, traces: LabelledTraces, **_: object) -> Located:
-    """Take the first step with an equation that does not hold."""
+def by_stage(locator: StepLocator, traces: LabelledTraces) -> Located:
+    """Ask a step locator, which a critic can use as well."""
     start = time.perf_counter()
-    steps = {}
-    for trace in traces.traces:
-        false = (k for k, span in enumerate(trace.spans, start=1) if false_links(trace.rollout.text[slice(*span)]))
-        steps[trace.rollout.id] = next(false, None)
-    finding = Finding(name="false equations", told=(), traces=traces.traces, steps=steps)
-    return Located(findings=(finding,), seconds=time.perf_counter() - start)
+    asked = traces.with_answer if locator.told else traces.traces
+    by_id = {trace.rollout.id: trace for trace in asked}
+    found = list(locator.locate([(trace.problem, trace.rollout) for trace in asked]))
+    steps = {one.rollout_id: one.step and by_id[one.rollout_id].labelled_step(one.step) for one in found}
+    finding = Finding(name=locator.name, told=locator.told, traces=asked, steps=steps)
+    tokens = sum(one.prompt_tokens + one.completion_tokens for one in found)
+    return Located(findings=(finding,), tokens=tokens, seconds=time.perf_counter() - start)
 
 
 def by_credit(

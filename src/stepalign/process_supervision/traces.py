@@ -52,6 +52,10 @@ class LabelledTrace:
             return None
         return next(k for k, (_, end) in enumerate(self.spans, start=1) if start < end)
 
+    def labelled_step(self, section: int) -> int:
+        """Return the step with a section of a critique; one more than there are for a section behind the last."""
+        return self.step_of(section) or len(self.spans) + 1
+
     @property
     def token_spans(self) -> tuple[tuple[int, int], ...]:
         """The completion tokens `[first, stop)` of each step. A token across a boundary belongs to the later step."""

@@ -48,6 +48,9 @@ class StepLine(TypedDict, total=False):
     correct: float
     formatted: float
     truncated: float
+    repeated: float
+    on_policy: float
+    canaries: list[str]
     clipped: float
 
 

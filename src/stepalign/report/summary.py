@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from stepalign.config import CanariesConfig
 from stepalign.critics import stats
 from stepalign.evaluation.metrics import METRICS, Evaluation, Metric, compare
 from stepalign.evaluation.stats import Difference, Interval
@@ -13,6 +14,7 @@ from stepalign.records import SHORTFALLS, Critique
 from stepalign.report import display
 from stepalign.report.display import Cell, Table, count
 from stepalign.report.run import Example, RunFiles
+from stepalign.trainer.canaries import first_raised, of_evaluations, of_steps
 
 LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
 """For the answer length as in the paper's Table 1. A short answer is not by itself a good one."""
@@ -107,6 +109,24 @@ class Summary:
             return f"No failure among {count(critiques, 'critique')}." if critiques else ""
         reasons = ", ".join(f"{number} {reason}" for reason, number in failures.most_common())
         return ", ".join(parts) + (f" ({reasons})." if reasons else ".")
+
+    @property
+    def canaries(self) -> list[tuple[int, str]]:
+        """The measures that left the range of the run's first steps: step and change in words."""
+        table = self.setting("canaries")
+        known = CanariesConfig.model_fields
+        settings = CanariesConfig(
+            **{k: v for k, v in table.items() if k in known} if isinstance(table, Mapping) else {}
+        )
+        run = self.run
+        last = {canary.name for canary in of_steps(run.steps, settings)}
+        last |= {canary.name for canary in of_evaluations(run.steps, run.evaluations, settings)}
+        raised = first_raised(run.steps, run.evaluations, settings)
+        return [
+            (step, canary.text if canary.name in last else f"{canary.text}, and came back")
+            for step, canaries in raised.items()
+            for canary in canaries
+        ]
 
     # ── did it help ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,6 +1,6 @@
 """Graders: a rollout's response against its problem, as a reward and as feedback text.
 
-Two implementations: mathematical answers (`rewards.math`) and any Python function:
+Three implementations: mathematical answers (`rewards.math`), unit tests (`rewards.unit_tests`) and any Python function:
 
     grader = FunctionGrader(lambda problem, rollout: rollout.text.count("[") == rollout.text.count("]"))
 
@@ -23,6 +23,9 @@ GradingFunction = Callable[[Problem, Rollout], bool | float | Grade]
 @runtime_checkable
 class Grader(Protocol):
     """Compare final answers. Use it as a context manager, or call `close` at the end."""
+
+    warning: str = ""
+    """A protection that is missing here. A run's report begins with it."""
 
     def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
         """Return the rollouts, in their order, each with its `Grade`.

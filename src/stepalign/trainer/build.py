@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from stepalign import config, data, models, preflight, prompts
+from stepalign import config, data, models, prompts
 from stepalign.algorithms.base import Algorithm
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
@@ -30,9 +30,10 @@ from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, TokenIds
 from stepalign.rewards import Grader
 from stepalign.rollouts.generate import Solver, make_sampler
-from stepalign.trainer import checkpoints
+from stepalign.trainer import checkpoints, checks
 from stepalign.trainer.accumulation import adamw
 from stepalign.trainer.batches import with_room
+from stepalign.trainer.canaries import Canaries
 from stepalign.trainer.loop import Trainer, TrainerCallback
 from stepalign.trainer.run_folder import RunFolder
 from stepalign.trainer.weight_sync import WeightSync
@@ -104,7 +105,7 @@ def build_trainer(
 
     # The run so far.
     base = world.on_main(lambda: _fingerprint(recipe))
-    run.describe(train, evaluation, dropped, base, precision, dataset_commits=commits)
+    run.describe(train, evaluation, dropped, base, precision, dataset_commits=commits, warning=grader.warning)
     step = 0
     if last:
         step, algorithm_state = checkpoints.load(last, policy, optimizer)
@@ -136,6 +137,7 @@ def build_trainer(
         strategy=strategy,
         solver=solver,
         weight_sync=weight_sync,
+        canaries=Canaries(recipe.folder, recipe.canaries),
         callbacks=callbacks,
         concurrent_critic=concurrent,
         streaming=concurrent and served and algorithm.one_by_one and world.size == 1,
@@ -217,13 +219,13 @@ def _try_critic(
     unsharded: AbstractContextManager[None],
 ) -> None:
     """Ask a critic for its first critiques, and refuse it if all of them fail."""
-    attempts = world.shard(preflight.trial_attempts(problems))
+    attempts = world.shard(checks.trial_attempts(problems))
     with console.stage("critic's trial", len(attempts)) as advance, unsharded:
         results = []
         for result in critic.critique(attempts):
             results.append(result)
             advance(1)
-    preflight.check_trial(world.gather(results))
+    checks.check_trial(world.gather(results))
     if isinstance(critic, SelfCritic) and (lack := critic.lack_of_room(problems, max_new_tokens)):
         console.warn(lack)
 

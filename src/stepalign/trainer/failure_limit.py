@@ -5,8 +5,8 @@ from pathlib import Path
 
 from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.preflight import count_reasons
 from stepalign.records import CriticResult, CritiqueFailure
+from stepalign.trainer.checks import count_reasons
 
 
 class FailureLimit:

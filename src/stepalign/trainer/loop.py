@@ -28,6 +28,7 @@ from stepalign.seeding import derive_seed
 from stepalign.trainer import checkpoints
 from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
+from stepalign.trainer.canaries import Canaries, Canary
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
@@ -71,6 +72,7 @@ class Trainer:
     strategy: ParallelStrategy
     solver: Solver
     weight_sync: WeightSync
+    canaries: Canaries
     callbacks: Sequence[TrainerCallback] = ()
     concurrent_critic: bool = False
     """Critiques are made while other rollouts are sampled."""
@@ -207,13 +209,11 @@ class Trainer:
 
         training = self.recipe.training
         limits = training.micro_batch_size, training.max_tokens_per_micro_batch, self.policy.shares_prefixes
-        lengths = None
+        lengths = None if stream is None else [len(rollout.completion_ids) for rollout in rollouts]
         if stream is None:
             build(critiques)
             if not step_examples.examples:
                 return step_examples, list(critiques), {}
-        else:
-            lengths = [len(rollout.completion_ids) for rollout in rollouts]
         sampled = {r.id: r.sampler_logprobs for r in rollouts if r.sampler_logprobs and r.on_policy}
         if (lora := self.recipe.adapter) and lora.lora_dropout:  # the student's pass has a mask, the sampler none
             sampled = {}
@@ -246,7 +246,7 @@ class Trainer:
         optimizer = self.strategy.full_optimizer_state(self.policy, self.optimizer)
         folder = self.recipe.folder / "checkpoints"  # `run` may be a proxy, which has methods only
         state = self.algorithm.state_dict(self.policy)
-        tokenizer = None if self.policy.adapter else self.solver.chat.tokenizer
+        tokenizer = self.solver.chat.tokenizer
         self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step, state, tokenizer))
         self._call("on_save")
 
@@ -274,6 +274,7 @@ class Trainer:
             f"step {self.step}: Avg@{evaluation.n} {values['avg']:.1%}, Maj@{evaluation.n} {values['maj']:.1%}, "
             f"Pass@{evaluation.n} {values['pass']:.1%}, {values['length']:.0f} tokens"
         )
+        self._warn(self.canaries.after_evaluation(evaluation))
         self._call("on_evaluate", evaluation)
         return evaluation
 
@@ -301,8 +302,10 @@ class Trainer:
             "epoch": self.step * per_step / len(self.train_problems),
             **(dict(update_metrics) | rollout_metrics(rollouts) | self.algorithm.metrics() | self.weight_sync.metrics),
         }
+        out_of_range, new = self.canaries.after_step(values)
         line = {
             **values,
+            "canaries": [canary.name for canary in out_of_range],
             "cases": examples.cases,
             "failures": examples.failures,
             "outcomes": counts,
@@ -316,13 +319,19 @@ class Trainer:
         }
         self.run.append_metrics(line)
         logged = values | {f"outcomes/{name}": count for name, count in counts.items()}
+        logged |= {f"canaries/{canary.name}": canary.last for canary in out_of_range}
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=self.step)
         for warning in step_warnings(
             rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
         ):
             self.console.warn(f"step {self.step}: {warning}")
-        self.console.step_done(f"step {self.step}: {step_line(values, counts, seconds)}")
+        self.console.step_done(f"step {self.step}: {step_line(line, counts, seconds)}")
+        self._warn(new)
         self._call("on_step_end", line)
+
+    def _warn(self, canaries: Sequence[Canary]) -> None:
+        for canary in canaries:
+            self.console.warn(f"step {self.step}: canary: {canary.text}")
 
     def _call(self, hook: str, *arguments: Any) -> None:
         if self.world.is_main:

@@ -169,6 +169,7 @@ class RunFolder:
         float32_matmul_precision: str = "highest",
         *,
         dataset_commits: Mapping[str, str] = MappingProxyType({}),
+        warning: str = "",
     ) -> None:
         """Write the problems and the manifest, once. `base` is the fingerprint of the base's files.
 
@@ -191,6 +192,7 @@ class RunFolder:
                 "problems": counts,
                 "dataset_commits": dict(dataset_commits),
                 "base": dict(base),
+                "warning": warning,
             },
         )
 

@@ -17,11 +17,22 @@ COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_t
 """Costs that conditions are compared by. `seconds` is the sum of the stages' in `metrics.jsonl`."""
 
 
+NGRAM = 8
+"""Tokens of a repeated piece."""
+
+
+def repeated(rollout: Rollout) -> float:
+    """Return the share of a rollout's token n-grams that stand earlier in it."""
+    ids = rollout.completion_ids
+    ngrams = [ids[start : start + NGRAM] for start in range(len(ids) - NGRAM + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
     """Count a step's rollouts and tokens.
 
     `correct`, `formatted`, `truncated` and `on_policy` are shares of the first turn's rollouts, `correct_second` of the
-    second turn's.
+    second turn's. `repeated` is the mean share of repeated 8-grams of the first turn's.
     """
     first = [rollout for rollout in rollouts if rollout.turn == 1]
     second = [rollout for rollout in rollouts if rollout.turn == 2]
@@ -32,6 +43,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
         "correct": sum(rollout.correct for rollout in first) / count,
         "formatted": sum(parse_rollout(rollout).formatted for rollout in first) / count,
         "truncated": sum(rollout.finish == "length" for rollout in first) / count,
+        "repeated": sum(map(repeated, first)) / count,
         "on_policy": sum(rollout.on_policy for rollout in first) / count,
     }
     if second:
@@ -102,9 +114,11 @@ def step_line(values: Mapping[str, Any], outcomes: Mapping[str, int], seconds: M
     loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
     total = sum(seconds.values()) or 1.0
     missing = "".join(f"{outcomes[name]} {name}, " for name in ("failed", *SHORTFALLS, "masked") if outcomes.get(name))
+    canaries = "".join(f"canary {name}, " for name in values.get("canaries", ()))
     return (
         f"{loss}correct {values['correct']:.0%}, {values['completion_tokens'] / values['rollouts']:.0f} tokens, "
         + missing
+        + canaries
         + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
         + f" of {total:.0f} s"
     )

@@ -63,13 +63,18 @@ def by_reference(
             break  # a step that cannot be computed must at least end in a known number
         obtained |= set() if result is None else {result}
         kept += 1
+    texts = remaining_steps(solution, obtained, number_after(kept))
+    return Continuation(kept, texts, "it does not lead to the answer.")
+
+
+def remaining_steps(solution: str, obtained: Set[Fraction], first_number: int) -> list[str]:
+    """Write the reference solution's steps under headings, from the first one whose result is not obtained yet."""
     steps = split_steps(solution)
     new = [i for i, step in enumerate(steps) if step.result is not None and step.result not in obtained]
     if obtained and any(step.result is not None for step in steps):
         steps = [step for step in steps[new[0] :] if step.result not in obtained] if new else []
-    missing = enumerate(steps, start=number_after(kept))
-    texts = [f"{f'### Step {number}: {step.title}'.rstrip()}\n{step.body}" for number, step in missing]
-    return Continuation(kept, texts, "it does not lead to the answer.")
+    missing = enumerate(steps, start=first_number)
+    return [f"{f'### Step {number}: {step.title}'.rstrip()}\n{step.body}" for number, step in missing]
 
 
 def known_values(solution: str) -> set[Fraction]:

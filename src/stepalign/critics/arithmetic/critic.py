@@ -25,7 +25,14 @@ from typing import NamedTuple
 
 from stepalign import config
 from stepalign.critics.arithmetic.chains import Link
-from stepalign.critics.arithmetic.continuation import Continuation, by_reference, by_terms, known_values, problem_terms
+from stepalign.critics.arithmetic.continuation import (
+    Continuation,
+    by_reference,
+    by_terms,
+    known_values,
+    problem_terms,
+    remaining_steps,
+)
 from stepalign.critics.arithmetic.equations import (
     evaluate,
     false_links,
@@ -50,7 +57,7 @@ _NUMBER_WORDS = {
     "six": Fraction(6), "seven": Fraction(7), "eight": Fraction(8), "nine": Fraction(9), "ten": Fraction(10),
     "eleven": Fraction(11), "twelve": Fraction(12),
 }  # fmt: skip
-_CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
+CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
 """Numbers that a computation may use although no text states them."""
 _MAX_CANDIDATES, _MAX_STEPS = 12, 40
 """Bounds of the search for a miscopied number."""
@@ -100,6 +107,12 @@ class Attempt:
     def is_usable(self) -> bool:
         """True if it has steps, and no false equation before them."""
         return bool(self.trace.steps) and not false_links(self.trace.text[: self.trace.steps[0].start])
+
+    @cached_property
+    def reference(self) -> str:
+        """The reference solution, with annotations only where the solver writes them as well."""
+        solution = self.problem.solution
+        return solution if "<<" in self.rollout.text else ANNOTATION.sub("", solution)
 
     def number_after(self, kept: int) -> int:
         """Return the heading number of the step after the kept ones."""
@@ -201,6 +214,25 @@ def correct(attempt: Attempt) -> Correction | None:
     return (is_finished and (_recompute(attempt) or _recopy(attempt))) or _continue(attempt)
 
 
+def correct_from(attempt: Attempt, step: int, reason: str) -> Correction | None:
+    """Correct a wrong or truncated solution from a given section on.
+
+    The solver's own text is recomputed if that mends this very section. Otherwise the reference solution's steps
+    follow, those whose results the solver has left out. None without a reference solution.
+    """
+    if attempt.is_usable and not attempt.is_truncated:
+        own = next((found for mend in (_recompute, _recopy) if (found := mend(attempt)) and found.step == step), None)
+        if own:
+            return own
+    kept = attempt.steps[: step - 1] if attempt.is_usable else ()
+    solution = attempt.reference
+    if not solution.strip():
+        return None
+    obtained = {result for text in kept if (result := last_result(text)) is not None}
+    steps = remaining_steps(solution, obtained, attempt.number_after(len(kept)))
+    return Correction(step, reason, (*steps, attempt.final_section()))
+
+
 def justify(attempt: Attempt) -> Correction | None:
     """Repair the first false equation of a right solution.
 
@@ -224,7 +256,7 @@ def _recompute(attempt: Attempt) -> Correction | None:
 def _recopy(attempt: Attempt) -> Correction | None:
     if problem_terms(attempt.problem.meta) or len(attempt.steps) > _MAX_STEPS:
         return None
-    known = attempt.given | _CONSTANTS | known_values(attempt.problem.solution)
+    known = attempt.given | CONSTANTS | known_values(attempt.problem.solution)
     earlier: list[Fraction] = []
     for k, text in enumerate(attempt.steps, start=1):
         chains = find_equations(text)
@@ -283,9 +315,7 @@ def _continue(attempt: Attempt) -> Correction | None:
     if own and attempt.answer is not None and last_result(own[-1]) == attempt.answer:
         options = [Continuation(len(own), [], "the final answer is missing.")]
     else:
-        terms, solution = problem_terms(attempt.problem.meta), attempt.problem.solution
-        if "<<" not in attempt.rollout.text:
-            solution = ANNOTATION.sub("", solution)
+        terms, solution = problem_terms(attempt.problem.meta), attempt.reference
         options = [by_terms(terms, own, attempt.number_after)] if terms else []
         options += [by_reference(solution, own, attempt.given, attempt.number_after)] if solution.strip() else []
     if not options:

@@ -277,7 +277,7 @@ class _Parser:
             is_word = is_word and not is_part
             if is_word or self._kind(at) == "unit":
                 at += 1
-            elif self._kind(at) == "divide" and self._kind(at + 1) == "word":
+            elif self._kind(at) == "divide" and self._kind(at + 1) in ("word", "unit"):
                 at += 2
             else:
                 break
@@ -325,7 +325,7 @@ class _Parser:
         token, next_kind = self.tokens[at], self._kind(at + 1)
         if token.kind in _SIGNS:
             is_end = next_kind in ("newline", "punctuation", "equals") and not self._is_text(at + 1, "|√")
-            return is_end or (token.kind == "divide" and next_kind == "word")
+            return is_end or (token.kind == "divide" and next_kind in ("word", "unit"))
         if token.kind in ("word", "letter"):
             words = {self._word(at), self._word(at + 1)}
             is_compound = next_kind == "number"  # 2 hours 30 minutes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.fault_server import Reply, free_url, serving
-from stepalign import cli, config, models, preflight
+from stepalign import cli, config, models
 from stepalign.config.recipe import Recipe
 from stepalign.critics import sample
 from stepalign.critics.files import critique_all
@@ -20,6 +20,7 @@ from stepalign.records import Verdict
 from stepalign.rewards import final_answers
 from stepalign.rewards.math import MathGrader
 from stepalign.trace import parse
+from stepalign.trainer import checks
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -140,7 +141,7 @@ def test_a_run_that_is_done_needs_no_server(make_recipe: MakeRecipe) -> None:
 
 def test_any_problem_makes_an_attempt_that_is_right() -> None:
     problems = [sample.PROBLEM, *load(config.SumsConfig(count=3)).problems]
-    for problem, rollout in preflight.trial_attempts(problems):
+    for problem, rollout in checks.trial_attempts(problems):
         assert parse(rollout.text).formatted
         assert final_answers(rollout.text) == (problem.answer,)
 

@@ -1,0 +1,203 @@
+"""A critic of two stages: one finds the first wrong step, the other writes the solution on from there.
+
+    [critic]
+    kind = "locate-mend"
+    locator = { kind = "derivation" }
+    mender = { kind = "self", num_samples = 4 }
+
+A right answer needs no model. Of a wrong one, the mender continues the solver's own correct steps with the reference
+solution in view, and the first sample whose critique passes the checks is kept (`mending`). The program composes the
+critique, so copy and case are right by construction. Without such a sample the program corrects: it recomputes the
+solver's text, or goes on with the reference's steps. Each critique names its author (`mended_by`), and the report
+counts them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol, Self
+
+from stepalign import config
+from stepalign.config.registry import build
+from stepalign.critics.arithmetic.critic import Attempt, Correction, correct_from, justify, to_critique
+from stepalign.critics.location import Location, StepLocator, is_truncated
+from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.validation import Validator
+from stepalign.records import Case, Critique, CritiqueFailure, Problem, Rollout
+from stepalign.rewards import Grader
+from stepalign.trace import parse
+
+NAME = "locate-mend"
+PROGRAM = "program"
+"""`mended_by` of a correction without a kept sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A model's continuation of a solution, behind the heading that it was given."""
+
+    text: str
+    whole: bool
+    """It ended by itself."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(eq=False)
+class Draft:
+    """A located rollout without a critique yet."""
+
+    attempt: Attempt
+    location: Location
+    start: float = field(default_factory=perf_counter)
+    faults: list[str] = field(default_factory=list)
+    """Of each sample that was not kept: the check that failed, or `truncated`."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def step(self) -> int:
+        """The first wrong section."""
+        assert self.location.step is not None
+        return self.location.step
+
+    @property
+    def heading(self) -> str:
+        """The heading of the step to be written."""
+        return f"### Step {self.attempt.number_after(min(self.step - 1, len(self.attempt.steps)))}:"
+
+    @property
+    def before(self) -> str:
+        """The solver's own text before that step, verbatim; empty where it has no usable steps."""
+        trace = self.attempt.trace
+        if not self.attempt.is_usable:
+            return ""
+        return trace.text if self.step > len(self.attempt.sections) else trace.before(self.step)
+
+
+class Mender(Protocol):
+    """Writer of continuations."""
+
+    name: str
+    num_samples: int
+    """The most samples for one rollout."""
+    max_num_seqs: int
+    """Rollouts that are mended together."""
+
+    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, Sample]]:
+        """Yield sample `number` of each draft, in any order. A draft without room is left out."""
+        ...
+
+
+class LocateMendCritic:
+    """A locator and a mender. Results come a batch at a time."""
+
+    name = NAME
+
+    def __init__(
+        self, settings: config.LocateMendCriticConfig, locator: StepLocator, mender: Mender, grader: Grader
+    ) -> None:
+        self._locator, self._mender = locator, mender
+        self._validator = Validator(settings, grader)
+
+    @classmethod
+    def from_config(
+        cls,
+        settings: config.LocateMendCriticConfig,
+        *,
+        grader: Grader,
+        folder: Path,
+        own: Callable[[], OwnModel] | None,
+    ) -> Self:
+        """Build the critic of a recipe."""
+        parts = {"folder": folder, "own": own}
+        return cls(settings, build(settings.locator, **parts), build(settings.mender, **parts), grader)
+
+    def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
+        """Yield one result an attempt, a batch at a time.
+
+        A failure's reason is that of the program's own critique: a check, `not located` where the locator finds no
+        error in a wrong solution, or `no way to the answer` where nothing mends it.
+        """
+        source = iter(attempts)
+        while batch := list(islice(source, self._mender.max_num_seqs)):
+            start = perf_counter()
+            by_id = {rollout.id: (problem, rollout) for problem, rollout in batch}
+            drafts = []
+            for location in self._locator.locate(batch):
+                draft = Draft(Attempt(*by_id[location.rollout_id]), location, start)
+                draft.prompt_tokens, draft.completion_tokens = location.prompt_tokens, location.completion_tokens
+                if draft.attempt.rollout.correct or location.step is None:
+                    yield self._finish(draft, self._without_mender(draft))
+                else:
+                    drafts.append(draft)
+            yield from self._mend(drafts)
+
+    def _mend(self, drafts: list[Draft]) -> Iterator[Critique | CritiqueFailure]:
+        """Sample for the drafts that are left, until each has a critique or its last sample."""
+        for number in range(self._mender.num_samples):
+            kept = set()
+            for draft, sample in self._mender.sample(drafts, number):
+                draft.prompt_tokens += sample.prompt_tokens
+                draft.completion_tokens += sample.completion_tokens
+                result = self._read(draft, sample)
+                if isinstance(result, Critique):
+                    kept.add(draft)
+                    yield self._finish(draft, result)
+                else:
+                    draft.faults.append(result)
+            drafts = [draft for draft in drafts if draft not in kept]
+        for draft in drafts:
+            yield self._finish(draft, self._by_program(draft))
+
+    def _read(self, draft: Draft, sample: Sample) -> Critique | str:
+        """Return the critique that a sample makes, or the check that it fails."""
+        if not sample.whole:
+            return "truncated"
+        text = f"{draft.heading}{sample.text}"
+        trace = parse(text)
+        ends = [*(section.start for section in trace.sections[1:]), len(text)]
+        starts = [0, *ends[:-1]]
+        pieces = tuple(text[start:end].strip() for start, end in zip(starts, ends, strict=True))
+        result = self._composed(draft, Correction(draft.step, draft.location.reason, pieces), self._mender.name)
+        return result.reason if isinstance(result, CritiqueFailure) else result
+
+    def _by_program(self, draft: Draft) -> Critique | CritiqueFailure:
+        correction = correct_from(draft.attempt, draft.step, draft.location.reason)
+        if correction is None:
+            return self._failure(draft, "no way to the answer", "no sample passes, and there is no reference solution")
+        return self._composed(draft, correction, PROGRAM)
+
+    def _without_mender(self, draft: Draft) -> Critique | CritiqueFailure:
+        """Write the critique of a right answer: case A, or B where a step is wrong."""
+        if not draft.attempt.rollout.correct:
+            return self._failure(draft, "not located", "the locator finds no error in a wrong solution")
+        if draft.location.step is None or draft.location.step not in draft.attempt.false_links:
+            return self._composed(draft, None, PROGRAM)
+        if (correction := justify(draft.attempt)) is None:
+            return self._failure(draft, "no way to the answer", "the repaired steps do not lead to the answer")
+        return self._composed(draft, correction, PROGRAM)
+
+    def _composed(self, draft: Draft, correction: Correction | None, mended_by: str) -> Critique | CritiqueFailure:
+        attempt = draft.attempt
+        case: Case = "C" if is_truncated(attempt.rollout) else "D"
+        if attempt.rollout.correct:
+            case = "A" if correction is None else "B"
+        critique = to_critique(attempt, case, correction, critic=NAME)
+        result = self._validator.validate(critique, attempt.problem, attempt.rollout)
+        return replace(result, mended_by=mended_by) if isinstance(result, Critique) and correction else result
+
+    def _failure(self, draft: Draft, reason: str, detail: str) -> CritiqueFailure:
+        return self._validator.reject(draft.attempt.rollout, NAME, reason, detail)
+
+    def _finish(self, draft: Draft, result: Critique | CritiqueFailure) -> Critique | CritiqueFailure:
+        """Add what the result cost."""
+        return replace(
+            result,
+            retried=tuple(draft.faults),
+            prompt_tokens=draft.prompt_tokens,
+            completion_tokens=draft.completion_tokens,
+            seconds=perf_counter() - draft.start,
+        )

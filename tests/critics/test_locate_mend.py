@@ -1,0 +1,161 @@
+"""A critic of a locator and a mender: scripted samples, a server, and a real (tiny) model that babbles."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from serving.fault_server import Reply, serving
+from stepalign import config, models
+from stepalign.chat import Chat, load_chat
+from stepalign.config import Recipe, registry
+from stepalign.critics import stats
+from stepalign.critics.self_critic import OwnModel
+from stepalign.errors import StepalignError
+from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout
+from stepalign.rewards.math import MathGrader
+from stepalign.rollouts import Completion, Request
+from stepalign.rollouts.generate import open_solver
+
+PROBLEM = Problem(
+    id="p",
+    statement="A shop sells 24 red pens and 15 blue pens for 3 dollars each. What does it take?",
+    answer="117",
+    solution="It sells 24 + 15 = 39 pens in all.\nFor them it takes 39 * 3 = 117 dollars.",
+)
+GRADER = MathGrader(num_workers=1)  # plain arithmetic decides every answer here: no worker starts
+STEPS = "### Step 1: Pens\n24 + 15 = 39\n\n### Step 2: Takings\n39 - 3 = 36\n\n### Final Answer:\n\\boxed{36}"
+GOOD = " Takings\nThree dollars for each: 3 * 39 = 117\n\n### Final Answer:\n\\boxed{117}"
+WRONG = " Takings\n39 + 3 = 42\n\n### Final Answer:\n\\boxed{42}"
+FALSE = " Takings\n39 * 3 = 118\n\n### Final Answer:\n\\boxed{117}"
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_llama: Path) -> Chat:
+    return load_chat(config.ModelConfig(name_or_path=str(tiny_llama)))
+
+
+def attempt(
+    text: str = STEPS, *, name: str = "r", correct: bool = False, problem: Problem = PROBLEM
+) -> tuple[Problem, Rollout]:
+    grade = Grade(correct=correct, outcome="correct" if correct else "wrong")
+    rollout = Rollout(
+        id=name, problem_id="p", completion_ids=(), token_starts=(), text=text, finish="stop", grade=grade
+    )
+    return problem, rollout
+
+
+class Scripted:
+    """A sampler that says what it is told to, and remembers the prompts."""
+
+    def __init__(self, chat: Chat, *says: str, finish: str = "stop") -> None:
+        self.chat, self.says, self.finish, self.prompts = chat, list(says), finish, list[str]()
+
+    def sample(
+        self, requests: Sequence[Request], sampling: config.SamplingConfig, *, adapter: str | None
+    ) -> Iterator[Completion]:
+        assert adapter is None
+        for request in requests:
+            self.prompts.append(self.chat.decode(request.prompt_ids)[0])
+            yield Completion(id=request.id, ids=self.chat.encode_text(self.says.pop(0)), finish=self.finish)  # type: ignore[arg-type]
+
+
+def critiques(
+    attempts: Sequence[tuple[Problem, Rollout]], own: OwnModel | None = None, folder: Path = Path(), **settings: object
+) -> list[Critique | CritiqueFailure]:
+    table = config.LocateMendCriticConfig.model_validate({"kind": "locate-mend"} | settings)
+    critic = registry.build(table, grader=GRADER, folder=folder, own=(lambda: own) if own else None)
+    return list(critic.critique(attempts))
+
+
+def test_the_first_sample_that_passes_the_checks_is_kept(chat: Chat) -> None:
+    sampler = Scripted(chat, WRONG, FALSE, GOOD)
+    (found,) = critiques([attempt()], OwnModel(chat, sampler, None), mender={"kind": "self"})
+    assert isinstance(found, Critique)
+    assert (found.case, found.first_error, found.mended_by) == ("D", 2, "self")
+    assert found.correct_part == "### Step 1: Pens\n24 + 15 = 39"
+    assert found.corrected_step == "### Step 2: Takings\nThree dollars for each: 3 * 39 = 117"
+    assert found.retried == ("final_answer", "true_equations")
+    assert all(check.passed for check in found.checks)
+    assert all(prompt.endswith("### Step 1: Pens\n24 + 15 = 39\n\n### Step 2:") for prompt in sampler.prompts)
+    assert "For them it takes 39 * 3 = 117 dollars." in sampler.prompts[0]
+    assert found.completion_tokens == sum(len(chat.encode_text(text)) for text in (WRONG, FALSE, GOOD))
+
+
+@pytest.mark.parametrize(("finish", "fault"), [("stop", "final_answer"), ("length", "truncated")])
+def test_without_a_good_sample_the_program_corrects(chat: Chat, finish: str, fault: str) -> None:
+    sampler = Scripted(chat, WRONG, WRONG, finish=finish)
+    (found,) = critiques([attempt()], OwnModel(chat, sampler, None), mender={"kind": "self", "num_samples": 2})
+    assert isinstance(found, Critique)
+    assert (found.mended_by, found.retried) == ("program", (fault, fault))
+    assert "39 * 3 = 117" in found.corrected_step
+    report = stats.summarize([found])
+    assert report.mended == {"program": 1}
+    assert report.checks[fault]["retried"] == 2
+
+
+def test_a_rollout_without_room_is_left_to_the_program(chat: Chat) -> None:
+    (found,) = critiques([attempt()], OwnModel(chat, Scripted(chat), 64), mender={"kind": "self", "num_samples": 1})
+    assert isinstance(found, Critique)
+    assert (found.mended_by, found.retried) == ("program", ("no room",))
+
+
+def test_right_answers_need_no_model(chat: Chat) -> None:
+    right = STEPS.replace("39 - 3 = 36", "39 * 3 = 117").replace("{36}", "{117}")
+    false = right.replace("39 * 3 = 117", "39 * 3 = 116 + 1 = 117").replace("24 + 15 = 39", "24 + 15 = 38 = 39")
+    whole, repaired = critiques([attempt(right, correct=True), attempt(false, name="f", correct=True)])
+    assert isinstance(whole, Critique)
+    assert (whole.case, whole.mended_by, whole.first_error) == ("A", "", None)
+    assert repaired.prompt_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "locator", "reason"),
+    [
+        (STEPS, PROBLEM, "equations", "not located"),
+        (STEPS, Problem(id="p", statement=PROBLEM.statement, answer="117"), "derivation", "no way to the answer"),
+    ],
+)
+def test_what_cannot_be_located_or_mended_fails(text: str, problem: Problem, locator: str, reason: str) -> None:
+    (found,) = critiques([attempt(text, problem=problem)], locator={"kind": locator})
+    assert isinstance(found, CritiqueFailure)
+    assert found.reason == reason
+
+
+def test_a_served_mender_continues_the_begun_reply_and_its_replies_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(Reply(WRONG), Reply(GOOD)) as server:
+        mender = {"kind": "openai", "base_url": server.url, "model": "m"}
+        (found,) = critiques([attempt()], folder=tmp_path, mender=mender)
+    asked = server.requests
+    for body in asked:
+        assert body["messages"][-1] == {"role": "assistant", "content": "### Step 1: Pens\n24 + 15 = 39\n\n### Step 2:"}
+        assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert isinstance(found, Critique)
+    assert (found.mended_by, found.retried, len({body["seed"] for body in asked})) == ("m", ("final_answer",), 2)
+    (again,) = critiques([attempt()], folder=tmp_path, mender=mender)  # without the server
+    assert isinstance(again, Critique)
+    assert again.text == found.text
+
+
+def test_a_locator_of_the_benchmark_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="allowed: equations, origins, derivation"):
+        config.LocateMendCriticConfig.model_validate({"locator": {"kind": "credit"}})
+
+
+def test_the_solvers_own_base_mends_in_process(make_recipe: Callable[..., Recipe]) -> None:
+    recipe = make_recipe()
+    with open_solver(recipe, None) as solver:
+        own = OwnModel(solver.chat, solver.sampler, models.context_limit(recipe.model))
+        mender = {"kind": "self", "num_samples": 2, "max_tokens": 8}
+        found = critiques([attempt(), attempt(name="s")], own, mender=mender)
+    assert [one.mended_by for one in found if isinstance(one, Critique)] == ["program"] * 2
+    assert json.dumps([len(one.retried) for one in found]) == "[2, 2]"
+
+
+def test_self_mending_needs_a_solver() -> None:
+    with pytest.raises(StepalignError, match="no solver is loaded"):
+        critiques([attempt()], mender={"kind": "self"})

@@ -1,0 +1,189 @@
+"""Gates: their verdicts, what they are made of, and a preflight of a real recipe from end to end."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+import stepalign
+from stepalign import cli
+from stepalign.config import Recipe
+from stepalign.errors import StepalignError
+from stepalign.evaluation.stats import Interval
+from stepalign.gates import attempts, page
+from stepalign.gates.gate import Gate, Preflight
+from stepalign.gates.numbers import right_numbers
+from stepalign.records import Grade, Problem, Rollout
+from stepalign.rollouts.generate import Solver
+
+MakeRecipe = Callable[..., Recipe]
+NUM_PROBLEMS = 4
+
+
+def gate(value: float, width: float, *, at_least: bool = True) -> Gate:
+    measured = Interval(value=value, low=value - width, high=value + width, n=9)
+    return Gate(name="g", title="G", measured=measured, threshold=0.5, at_least=at_least, unit="%", remedy="key")
+
+
+@pytest.mark.parametrize(
+    ("value", "width", "at_least", "verdict"),
+    [
+        (0.7, 0.1, True, "pass"),
+        (0.5, 0.0, True, "pass"),
+        (0.6, 0.2, True, "undecided"),
+        (0.4, 0.2, True, "undecided"),
+        (0.3, 0.1, True, "fail"),
+        (0.3, 0.1, False, "pass"),
+        (0.7, 0.1, False, "fail"),
+        (0.55, 0.1, False, "undecided"),
+    ],
+)
+def test_a_gate_decides_where_its_interval_is_on_one_side(
+    value: float, width: float, at_least: bool, verdict: str
+) -> None:
+    assert gate(value, width, at_least=at_least).verdict == verdict
+
+
+def test_one_failing_gate_fails_the_recipe_and_says_what_to_change() -> None:
+    gates = (gate(0.7, 0.1), gate(0.5, 0.2), gate(0.2, 0.1))
+    assert Preflight(name="r", gates=gates[:1]).verdict == "pass"
+    assert Preflight(name="r", gates=gates[:2]).verdict == "undecided"
+    failing = Preflight(name="r", gates=gates)
+    assert failing.verdict == "fail"
+    assert page.table(failing).count("change: key") == 1
+
+
+def solution(text: str, *, correct: bool = True) -> Rollout:
+    grade = Grade(correct=correct, outcome="correct" if correct else "wrong")
+    return Rollout(id="r", problem_id="p", completion_ids=(), token_starts=(), text=text, finish="stop", grade=grade)
+
+
+SUM = Problem(id="p", statement="Compute 4 + 7 + 9 + 2.", answer="22", meta={"terms": [4, 7, 9, 2]})
+WORDS = Problem(id="p", statement="Ann has 5 boxes of 12 eggs and gives away half of them.", answer="30")
+
+
+@pytest.mark.parametrize(
+    ("problem", "text", "share"),
+    [
+        (SUM, "4 + 7 = 11\n11 + 9 = 20\n20 + 2 = 22", 1.0),
+        (SUM, "9 + 2 = 11\n4 + 7 = 11\n11 + 11 = 22", 1.0),
+        (SUM, "4 + 7 = 10\n10 + 9 = 19\n19 + 2 = 21", 1.0),  # a slip is no wrong number
+        (SUM, "4 + 7 = 10\nWait: 4 + 7 = 11\n11 + 9 = 20", 1.0),
+        (SUM, "4 + 7 = 11\n11 + 7 = 18", 0.75),  # 7 a second time
+        (SUM, "4 + 8 = 12\n12 + 9 = 21", 0.75),
+        (SUM, "The answer is 22.", None),
+        (WORDS, "5 * 12 = 60\n60 / 2 = 30", 1.0),
+        (WORDS, "5 * 13 = 65\n65 / 2 = 32.5", 0.75),
+        (WORDS, "5 * 12 = 60\n59 - 30 = 29", 0.5),
+    ],
+)
+def test_right_numbers_come_from_the_problem_or_an_earlier_step(
+    problem: Problem, text: str, share: float | None
+) -> None:
+    assert right_numbers(problem, solution(text)) == share
+
+
+def test_sides_are_compared_on_the_problems_that_both_attempted() -> None:
+    problems = {name: replace(SUM, id=name) for name in "abc"}
+    right, wrong = solution("4 + 7 = 11"), solution("4 + 7 = 12", correct=False)
+    found = attempts.compare(problems, {"a": [wrong, right], "b": [wrong], "c": [right]}, {"a": [right], "b": [right]},
+                             seed=0)  # fmt: skip
+    assert found["solved"]["solver"].value == 0.25
+    assert found["solved"]["teacher"].value == 1.0
+    assert found["solved"]["difference"].value == 0.75
+    assert found["solved"]["difference"].n == 2
+    assert found["false equations"]["difference"].value == -0.75
+
+
+@pytest.fixture(scope="module")
+def settings(recipe_in: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    table = f"preflight={{ num_problems = {NUM_PROBLEMS}, num_samples = 2 }}"
+    return recipe_in(tmp_path_factory.mktemp("recipe"), table)
+
+
+@pytest.fixture(scope="module")
+def measured(settings: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Preflight]:
+    out = tmp_path_factory.mktemp("preflight")
+    return out, stepalign.preflight(settings, out)
+
+
+def test_a_preflight_measures_solver_teacher_credit_and_first_step(measured: tuple[Path, Preflight]) -> None:
+    out, found = measured
+    names = {gate.name for gate in found.gates} | {*found.not_measured}
+    assert names >= {"solve gain", "format", "length", "cut", "dropped", "critic", "first step", "first token", "hours"}
+    # A model of random weights solves nothing with any prompt, and its updates change no grade.
+    assert found.sides["solved"]["solver"].value == found.sides["solved"]["teacher"].value == 0
+    assert found.named("format").measured.value == 0  # type: ignore[union-attr]
+    assert found.hours is not None
+    assert json.loads((out / "preflight.json").read_text())["name"] == "tiny"
+    html = (out / "preflight.html").read_text()
+    assert all(gate.title in unescape(html) for gate in found.gates)
+    assert "http" not in html.replace('http-equiv="Content-Security-Policy"', "")
+    assert (out / "probe" / "probe.html").exists()
+
+
+@pytest.mark.slow
+def test_a_second_start_samples_nothing_and_finds_the_same(
+    settings: Recipe, measured: tuple[Path, Preflight], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, found = measured
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("sampled again")
+
+    monkeypatch.setattr(Solver, "generate_rollouts", refuse)
+    monkeypatch.setattr(Solver, "second_turns", refuse)
+    again = stepalign.preflight(settings, out)
+    assert [(one.name, one.measured) for one in again.gates] == [(one.name, one.measured) for one in found.gates]
+
+
+@pytest.mark.slow
+def test_the_folder_of_another_recipe_is_refused_and_thresholds_may_change(
+    settings: Recipe, measured: tuple[Path, Preflight]
+) -> None:
+    out, _ = measured
+    with pytest.raises(StepalignError, match="another recipe's preflight"):
+        stepalign.preflight(settings.model_copy(update={"seed": 6}), out)
+    strict = settings.preflight.model_copy(update={"max_first_token_kl": 0.0, "max_hours": 1e-9})
+    found = stepalign.preflight(settings.model_copy(update={"preflight": strict}), out)
+    assert {gate.name for gate in found.gates if gate.verdict == "fail"} >= {"first token", "hours"}
+
+
+@pytest.mark.slow
+def test_the_command_exits_with_1_where_a_gate_fails(
+    settings: Recipe, measured: tuple[Path, Preflight], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out, _ = measured
+    file = settings.folder.parent.parent / "recipe.toml"
+    overrides = [f"model.name_or_path={settings.model.name_or_path}", f"output_dir={settings.output_dir}",
+                 f"preflight.num_problems={NUM_PROBLEMS}", "preflight.max_hours=1e-9"]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["stepalign", "preflight", str(file), *overrides, "--out", str(out)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().out
+    assert "change: training.max_steps" in printed
+
+
+def test_an_interrupted_sampling_goes_on(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def sample(keys: list[str]) -> list[Rollout]:
+        if "c" in keys and len(made) < 3:
+            raise KeyboardInterrupt
+        made.extend(keys)
+        return [replace(solution("x"), id=f"{key}/{number}") for key in keys for number in range(2)]
+
+    def start() -> dict[str, list[Rollout]]:
+        return attempts.resumed(tmp_path / "log.jsonl", list("abcd"), 2, sample, 1, lambda _: None, lambda *_: None)  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    made.append("")
+    found = start()
+    assert made == ["a", "b", "", "c", "d"]
+    assert [rollout.id for rollout in found["d"]] == ["d/0", "d/1"]

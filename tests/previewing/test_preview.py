@@ -1,0 +1,122 @@
+"""The preview shows the very ids that a run trains on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import stepalign
+from stepalign import cli, models
+from stepalign.chat import load_chat
+from stepalign.config import Recipe
+from stepalign.io import read_jsonl, write_jsonl
+from stepalign.previewing import display
+from stepalign.previewing.views import RolloutPreview, ViewPreview
+from stepalign.records import CriticResult, Problem, Rollout
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the weights are loaded")
+
+    monkeypatch.setattr(models, "load_policy", refuse)
+
+
+def named(one: RolloutPreview, name: str) -> ViewPreview:
+    return next(view for view in one.views if view.name == name)
+
+
+def loss_ids(view: ViewPreview) -> list[int]:
+    return [token.id for token in view.tokens if token.in_loss]
+
+
+def test_the_views_are_those_of_a_runs_first_step(finished_run: Recipe, tmp_path: Path) -> None:
+    sampled = read_jsonl(finished_run.folder / "rollouts" / "step-000001.jsonl", Rollout)
+    shown = stepalign.preview(finished_run, limit=3).rollouts
+    assert [one.rollout for one in shown] == sampled[:3]
+    chat = load_chat(finished_run.model)
+    for one in shown:
+        if one.views:
+            student, teacher = named(one, "student"), named(one, "teacher")
+            assert student.ids == (*one.rollout.prompt_ids, *one.rollout.completion_ids)
+            assert loss_ids(student) == loss_ids(teacher) == list(one.rollout.completion_ids)
+            assert one.problem.statement in teacher.text
+            assert len(teacher.ids) > len(student.ids)
+            controls = [token for token in student.tokens if token.is_control]
+            assert [token.id for token in controls] == [id for id in student.ids if id in chat.control_ids]
+            assert all(token.text for token in controls)
+    assert any(one.views for one in shown)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_given_rollouts_need_no_weights(finished_run: Recipe, tmp_path: Path) -> None:
+    problems = read_jsonl(finished_run.folder / "problems" / "train.jsonl", Problem)
+    problem = next(one for one in problems if len(one.solution.split("###")) > 3)
+    wrong = "### Step 1: Add 1 and 1\n1 + 1 = 3\n\n### Final Answer:\n\\boxed{3}"
+    ids = load_chat(finished_run.model).completion_ids(wrong)
+    text, starts = load_chat(finished_run.model).decode(ids)
+    rollout = Rollout(
+        id="mine", problem_id=problem.id, completion_ids=ids, text=text, token_starts=starts, finish="stop"
+    )
+    write_jsonl(tmp_path / "mine.jsonl", [rollout])
+    settings = finished_run.model_copy(
+        update={"algorithm": finished_run.algorithm.model_copy(update={"loss_span": "until_first_error"})}
+    )
+    (one,) = stepalign.preview(settings, rollouts=tmp_path / "mine.jsonl").rollouts
+    student = named(one, "student")
+    marked = "".join(token.text for token in student.tokens if token.in_loss)
+    assert wrong.startswith(marked)
+    assert 0 < len(marked) < len(wrong)
+    assert "correct" in named(one, "teacher").text.lower()
+
+
+@pytest.mark.parametrize(
+    ("critic", "is_encoded"),
+    [('{ kind = "self" }', True), ('{ kind = "openai", base_url = "http://127.0.0.1:9/v1", model = "m" }', False)],
+)
+@pytest.mark.usefixtures("no_weights")
+def test_the_critics_message_is_a_view(
+    finished_run: Recipe, make_recipe: MakeRecipe, critic: str, is_encoded: bool, tmp_path: Path
+) -> None:
+    # The critiques are there, so nobody is asked.
+    folder = tmp_path / "rollouts"
+    for name, kind in (("rollouts", Rollout), ("critiques", CriticResult)):
+        records: list[object] = read_jsonl(finished_run.folder / name / "step-000001.jsonl", kind)  # type: ignore[arg-type]
+        write_jsonl(folder / f"{name}.jsonl", records)
+    write_jsonl(folder / "problems.jsonl", read_jsonl(finished_run.folder / "problems" / "train.jsonl", Problem))
+    one = stepalign.preview(make_recipe(f"critic={critic}"), rollouts=folder, limit=1).rollouts[0]
+    view = named(one, "critic")
+    assert one.rollout.text.split("\n")[0] in view.text
+    assert one.problem.answer in view.text
+    assert bool(view.tokens) == is_encoded
+
+
+def test_the_page_hides_nothing_and_runs_nothing(finished_run: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    (one, *_) = stepalign.preview(finished_run, limit=1).rollouts
+    tokens = named(one, "student").tokens if one.views else ()
+    hostile = ViewPreview(name="student", tokens=(*tokens, replace(tokens[0], text="<script>\u202e")))
+    display.write(finished_run, [replace(one, views=(hostile,))], "1 trained", out)
+    page = out.read_text()
+    assert "<script>" not in page
+    assert "U+202E" in page
+    assert f'title="{tokens[0].id}"' in page
+    assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
+
+
+def test_the_command_prints_views_and_ids(
+    finished_run: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["stepalign", "preview", str(finished_run.folder / "recipe.toml"), "--ids",
+                                     "--limit", "1", "--out", str(tmp_path / "page.html")])  # fmt: skip
+    with pytest.raises(SystemExit):
+        cli.main()
+    printed = capsys.readouterr().out
+    assert "‹<|im_start|>›" in printed
+    sampled = read_jsonl(finished_run.folder / "rollouts" / "step-000001.jsonl", Rollout)
+    assert " ".join(map(str, sampled[0].prompt_ids[:3])) in printed
+    assert (tmp_path / "page.html").exists()
