@@ -79,6 +79,45 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+HEADS: dict[str, dict[str, Any]] = {
+    "granite": {"logits_scaling": 8.0},
+    "cohere": {"logit_scale": 0.25},
+    "gemma2": {"final_logit_softcapping": 1.0, "head_dim": 8},
+    "phi": {},  # a bias
+}
+"""Families whose logits are more than hidden · headᵀ."""
+
+
+@pytest.fixture
+def with_head(tiny_llama: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A function: a folder with a tiny model of a family of `HEADS`, and the tiny tokenizer."""
+
+    def make(family: str) -> Path:
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+        built = AutoConfig.for_model(
+            family,
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            initializer_range=0.5,
+            pad_token_id=0,
+            **HEADS[family],
+        )
+        model = AutoModelForCausalLM.from_config(built)
+        if family == "phi":
+            model.lm_head.bias.data.fill_(1.0)[:40] = -1.0
+        model.save_pretrained(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def recipe_in(tiny_llama: Path) -> Callable[..., Recipe]:
     """A function: the recipe of a short run on the tiny model, sums and the program critic, kept in a folder."""

@@ -9,21 +9,29 @@ from typing import Any
 import pytest
 import torch
 from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
     LoraConfig,
+    OFTConfig,
     PeftConfig,
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
+    VeraConfig,
     get_peft_model,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from stepalign import api, config, models
 from stepalign.chat import load_chat
 from stepalign.errors import StepalignError
 from stepalign.launch import train
+from stepalign.losses.divergence import divergence
 from stepalign.probing.run import probe
-from test_policy import CPU, batch, load, trained
+from test_policy import CPU, batch, load, trained, views
 
 # ── initial adapters ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -44,40 +52,18 @@ def test_the_initial_adapter_depends_on_the_recipes_seed_alone(tiny_llama: Path)
 # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["granite", "gemma2", "cohere"])
-def scaled_or_capped(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path: Path) -> Path:
-    """A model whose logits are scaled or capped, with the tiny tokenizer."""
-    architecture = request.param
-    options: dict[str, Any] = (
-        {"granite": {"logits_scaling": 8.0}, "gemma2": {"final_logit_softcapping": 1.0, "head_dim": 8}}
-    ).get(architecture, {"logit_scale": 0.25})
-    built = AutoConfig.for_model(
-        architecture,
-        vocab_size=len(AutoTokenizer.from_pretrained(tiny_llama)),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        initializer_range=0.5,
-        pad_token_id=0,
-        **options,
-    )
-    folder = tmp_path / architecture
-    AutoModelForCausalLM.from_config(built).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate", "select", "critique", "probe"])
-def test_a_head_that_scales_or_caps_is_refused_by_every_command(
+@pytest.mark.parametrize(("family", "why"), [("gemma2", "a soft cap at 1"), ("phi", "a bias, or a scale of")])
+def test_a_head_that_caps_or_adds_is_refused_by_every_command(
     command: str,
-    scaled_or_capped: Path,
+    family: str,
+    why: str,
+    with_head: Callable[[str], Path],
     make_recipe: Callable[..., config.Recipe],
     finished_run: config.Recipe,
     tmp_path: Path,
 ) -> None:
-    given = [f"model.name_or_path={scaled_or_capped}", "model.attn_implementation=eager"]
+    given = [f"model.name_or_path={with_head(family)}", "model.attn_implementation=eager"]
     settings = make_recipe(*given, *["critic={kind='self'}"] * (command == "critique"))
     out = tmp_path / "out.jsonl"
     commands: dict[str, Callable[[], object]] = {
@@ -88,8 +74,33 @@ def test_a_head_that_scales_or_caps_is_refused_by_every_command(
         "critique": lambda: api.critique(settings, finished_run.folder / "rollouts" / "step-000001.jsonl", out),
         "probe": lambda: probe(settings, tmp_path / "probe"),
     }
-    with pytest.raises(StepalignError, match=rf"{scaled_or_capped.name}: its logits are more than hidden · headᵀ"):
+    with pytest.raises(StepalignError, match=rf"{family}: its logits are more than hidden · headᵀ \({why}"):
         commands[command]()
+
+
+@pytest.mark.parametrize("family", ["granite", "cohere"])
+def test_a_head_that_scales_is_trained_and_sampled_as_the_model_itself_would(
+    family: str, with_head: Callable[[str], Path], make_recipe: Callable[..., config.Recipe], tmp_path: Path
+) -> None:
+    folder = with_head(family)
+    policy = trained(load(folder)).eval()
+    parameters, hidden = policy.trainable(), policy(batch())
+    wanted = []
+    for view in views():
+        logits = policy.model(torch.tensor([[*view.prompt_ids, *view.completion_ids]])).logits[0]
+        before = len(view.prompt_ids) - 1
+        wanted.append(logits[before + view.loss_start : before + view.loss_stop])
+    torch.testing.assert_close(hidden @ policy.head.T, torch.cat(wanted), rtol=1e-4, atol=1e-5)
+
+    base, weights = policy.forward_base(batch()), torch.rand(len(hidden))
+    loss, _ = divergence(hidden, base, policy.head, weights)
+    teacher = (base @ policy.head.T).log_softmax(-1)
+    kl = functional.kl_div(torch.cat(wanted).log_softmax(-1), teacher, reduction="none", log_target=True).sum(-1)
+    expected = torch.autograd.grad((weights * kl).sum(), parameters)
+    for found, each in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
+        torch.testing.assert_close(found, each, rtol=1e-3, atol=1e-5)
+
+    train(make_recipe(f"model.name_or_path={folder}", "training.max_steps=1"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -100,7 +111,7 @@ def test_the_check_of_the_head_sees_a_cap_above_all_logits_and_leaves_the_model_
     options = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "pad_token_id": 0, "final_logit_softcapping": 30.0}
     AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **options, **heads)).save_pretrained(tmp_path)
-    with pytest.raises(StepalignError, match="gemma2: its logits are more"):
+    with pytest.raises(StepalignError, match=r"gemma2: its logits are more .*cap at 30"):
         models.load_base(config.ModelConfig(name_or_path=str(tmp_path), dtype=dtype, attn_implementation="eager"), CPU)
     base = models.load_base(config.ModelConfig(name_or_path=str(tiny_llama), dtype=dtype), CPU)
     plain = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=base.dtype)
@@ -179,7 +190,7 @@ def lora(**options: Any) -> LoraConfig:
     return LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | options)
 
 
-def load_with(base: Path, adapter: Path) -> object:
+def load_with(base: Path, adapter: Path) -> Any:
     return models.load_model(config.ModelConfig(name_or_path=str(base)), adapter, CPU)
 
 
@@ -200,6 +211,38 @@ def test_prompt_and_prefix_tuning_are_refused(
     commands = {"sample": api.sample, "evaluate": api.evaluate, "probe": probe}
     with pytest.raises(StepalignError, match=rf"peft_type = {tuning.peft_type.value}: prompt and prefix tuning"):
         commands[command](make_recipe(), tmp_path / "out", adapter=adapter)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        LoraConfig(r=4, target_modules=["q_proj"], use_dora=True),
+        LoraConfig(r=4, target_modules=["q_proj"], use_rslora=True),
+        IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        VeraConfig(r=4, target_modules=["q_proj"]),
+        LoHaConfig(r=4, target_modules=["q_proj"]),
+        LoKrConfig(r=4, target_modules=["q_proj"]),
+        OFTConfig(oft_block_size=8, target_modules=["q_proj"]),
+        AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj"]),
+    ],
+    ids=lambda kind: f"{kind.peft_type.value}{'-dora' * getattr(kind, 'use_dora', False)}",
+)
+def test_every_kind_of_adapter_within_the_layers_acts_on_what_is_scored_and_sampled(
+    kind: PeftConfig, tiny_llama: Path, tmp_path: Path
+) -> None:
+    kind.task_type = "CAUSAL_LM"
+    torch.manual_seed(0)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), kind)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "rank" not in name:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 2, 3]])
+    wanted, base = model.eval()(ids).logits, AutoModelForCausalLM.from_pretrained(tiny_llama)(ids).logits
+    assert (wanted - base).abs().max() > 1e-2
+    loaded = load_with(tiny_llama, tmp_path)
+    hidden = loaded.get_base_model().get_decoder()(ids).last_hidden_state  # as Policy and TransformersSampler call it
+    torch.testing.assert_close(loaded.get_output_embeddings()(hidden), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_an_adapter_within_the_layers_is_loaded_and_one_of_the_head_is_not(tiny_llama: Path, tmp_path: Path) -> None:

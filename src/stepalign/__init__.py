@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.errors import StepalignError as StepalignError
     from stepalign.evaluation.metrics import Evaluation as Evaluation
+    from stepalign.exporting import export as export
+    from stepalign.exporting.dataset import export_dataset as export_dataset
+    from stepalign.exporting.hub import push as push
     from stepalign.gates.run import preflight as preflight
     from stepalign.lab.running import run_lab as run_lab
     from stepalign.launch import train as train
@@ -69,6 +72,8 @@ _API = {
     "critic_bench": "stepalign.api:critic_bench",
     "critique": "stepalign.api:critique",
     "evaluate": "stepalign.api:evaluate",
+    "export": "stepalign.exporting:export",
+    "export_dataset": "stepalign.exporting.dataset:export_dataset",
     "load_recipe": "stepalign.config:load",
     "migrate": "stepalign.config.migrate:migrate",
     "plan": "stepalign.planning:plan",
@@ -77,6 +82,7 @@ _API = {
     "preview": "stepalign.previewing:preview",
     "probe": "stepalign.probing.run:probe",
     "process_bench": "stepalign.api:process_bench",
+    "push": "stepalign.exporting.hub:push",
     "run_lab": "stepalign.lab.running:run_lab",
     "sample": "stepalign.api:sample",
     "select": "stepalign.api:select",
@@ -108,6 +114,8 @@ __all__ = [
     "critic_bench",
     "critique",
     "evaluate",
+    "export",
+    "export_dataset",
     "load_recipe",
     "migrate",
     "plan",
@@ -116,6 +124,7 @@ __all__ = [
     "preview",
     "probe",
     "process_bench",
+    "push",
     "run_lab",
     "sample",
     "select",

@@ -15,7 +15,7 @@ from typing import Unpack
 
 from stepalign import config, models, prompts
 from stepalign.chat import load_chat
-from stepalign.config import registry
+from stepalign.config import benchmarks, registry
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
@@ -108,19 +108,32 @@ def verify(recipe: AnyRecipe, **objects: Unpack[Objects]) -> list[Rollout]:
 
 
 def evaluate(
-    recipe: AnyRecipe, out: Path | str | None = None, *, adapter: Path | str | None = None, **objects: Unpack[Objects]
+    recipe: AnyRecipe,
+    out: Path | str | None = None,
+    *,
+    adapter: Path | str | None = None,
+    benchmark: str | None = None,
+    **objects: Unpack[Objects],
 ) -> Evaluation:
     """Evaluate an adapter (None: the base) on a recipe's evaluation problems.
 
-    Writes the evaluation to `out`, and its rollouts to `STEM-rollouts.jsonl` beside it; with None nothing is written.
-    For `objects` see `objects.Objects`.
+    Args:
+        recipe: the recipe, or its file.
+        out: the evaluation's file; its rollouts are written to `STEM-rollouts.jsonl` beside it. None writes nothing.
+        adapter: the folder of a PEFT adapter.
+        benchmark: a name of `config.benchmarks.BENCHMARKS`, whose problems, grader and sampling replace the recipe's.
+        objects: problems, grader and critic in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: the recipe has no evaluation problems.
     """
     settings, adapter = with_objects(recipe, **objects), _path(adapter)
+    if benchmark is not None:
+        settings = settings.replace(**benchmarks.benchmark(benchmark).values())
     file = _writable(out)
-    _, evaluation_problems, _ = prepare(settings.problems)
+    # Without a hold-out the training problems, which may be many, are not read.
+    source = settings.problems.evaluation
+    evaluation_problems = list(load(source).problems) if source else prepare(settings.problems)[1]
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
     with open_solver(settings, adapter) as solver, Console() as console:

@@ -66,12 +66,17 @@ def evaluate(
     file: RecipeFile,
     overrides: Overrides = None,
     adapter: AdapterFolder = None,
+    benchmark: Annotated[str | None, typer.Option(help="gsm8k, math-500, aime24 … Default: the recipe's.")] = None,
     out: Annotated[Path, typer.Option(help="File for the evaluation (JSON).")] = Path("evaluation.json"),
     trust: TrustOption = False,
 ) -> None:
-    """Evaluate an adapter, or the base model, on a recipe's evaluation problems."""
+    """Evaluate an adapter, or the base model, on a recipe's evaluation problems or on a benchmark."""
+    settings = config.load(file, overrides or (), trust=trust, benchmark=benchmark)
     with interruptible():
-        evaluation = stepalign.evaluate(config.load(file, overrides or (), trust=trust), out, adapter=adapter)
+        evaluation = stepalign.evaluate(settings, out, adapter=adapter)
+    if benchmark is not None:
+        known = config.benchmarks.benchmark(benchmark)
+        typer.echo(f"{benchmark}: {len(evaluation.problem_ids)} of {known.size} problems; {known.contamination}")
     for name, measure in evaluation.measures.items():
         typer.echo(f"{name:<10} {measure.value:8.3f}   [{measure.low:.3f}, {measure.high:.3f}]")
 

@@ -66,16 +66,22 @@ def plan(
     from_run: Annotated[Path | None, typer.Option(help="Folder of an earlier run whose text lengths are used.")] = None,
     completion_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one completion.")] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of one device for one hour.")] = None,
+    selection: Annotated[bool, typer.Option("--select", help="Plan `stepalign select` instead of training.")] = False,
     trust: TrustOption = False,
 ) -> None:
     """Estimate memory, tokens, operations and hours of a run. No weights are loaded."""
     settings = config.load(file, overrides or (), trust=trust)
     from rich.console import Console
 
-    from stepalign.planning import table
+    from stepalign.planning.display import table
 
     with interruptible():
         estimated = stepalign.plan(
-            settings, hardware=hardware, devices=devices, from_run=from_run, completion_tokens=completion_tokens
+            settings,
+            hardware=hardware,
+            devices=devices,
+            from_run=from_run,
+            completion_tokens=completion_tokens,
+            select=selection,
         )
     Console(highlight=False, soft_wrap=True).print(table(settings, estimated, price=price))

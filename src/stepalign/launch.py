@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Unpack, cast
 
-from stepalign import report
+from stepalign import exporting, report
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
@@ -51,7 +51,8 @@ def train(recipe: AnyRecipe, callbacks: Sequence[TrainerCallback] = (), **object
 
 
 def _conclude(folder: Path) -> None:
-    """Write a run's report, and say what failed, fell back or dropped out."""
+    """Write a run's report and model cards, and say what failed, fell back or dropped out."""
+    exporting.write_cards(folder)
     summary = report.summarize(folder)
     if summary.shortfall:
         Console().say(f"{folder}: {summary.shortfall}")

@@ -1,8 +1,8 @@
 """Loading of models: the base's weights, a fresh or a saved adapter on it, the context limit, the precision.
 
-Every command loads through `load_base`, which checks the output projection. A model whose logits are more than
-hidden · headᵀ (Granite scales them, Gemma 2 caps them) is refused everywhere, because sampler and losses multiply
-hidden states with the head themselves.
+Every command loads through `load_base`, which checks the output projection. Sampler and losses multiply hidden states
+with the head themselves, and know a scale (Granite, Cohere; `policy.logit_scale`). A model whose logits are more than
+that (Gemma 2 caps them, Phi adds a bias) is refused everywhere.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from stepalign.attention import use_cpu_sdpa
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import differences
 from stepalign.manifest import read_manifest
-from stepalign.policy import ADAPTER, Policy
+from stepalign.policy import ADAPTER, Policy, logit_scale
 from stepalign.precision import set_matmul_precision
 from stepalign.seeding import derive_seed
 
@@ -242,17 +242,17 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 @torch.no_grad()
 def _check_head(base: PreTrainedModel) -> None:
-    """Refuse a head that is not a plain projection.
+    """Refuse a head that is not a projection, times `policy.logit_scale`.
 
     No layer is run, because a layer's kernel may not run on the loading device. Hidden states are scaled until logits
     reach 50, because a cap (30 in Gemma 2) shows on large logits only.
     """
-    decoder, head = base.get_decoder(), base.get_output_embeddings().weight
+    decoder, head, scale = base.get_decoder(), base.get_output_embeddings().weight, logit_scale(base)
     hidden: list[Tensor] = []
 
     def rescale(_module: nn.Module, _inputs: object, output: Any) -> None:
         states = output.last_hidden_state
-        output.last_hidden_state = states * (50 / F.linear(states, head).abs().max())
+        output.last_hidden_state = states * (50 / scale / F.linear(states, head).abs().max())
         hidden.append(output.last_hidden_state)
 
     handle = decoder.register_forward_hook(rescale)
@@ -265,9 +265,14 @@ def _check_head(base: PreTrainedModel) -> None:
         handle.remove()
         if layers is not None:
             decoder.layers = layers
-    if not torch.allclose(F.linear(hidden[0], head).float(), logits.float(), rtol=2e-2, atol=1e-2):
-        more = "its logits are more than hidden · headᵀ (a bias, a scale, a soft cap), which is not supported"
-        raise StepalignError(f"model {base.config.model_type}: {more}")
+    expected = F.linear(hidden[0], head).float() * scale
+    if not torch.allclose(expected, logits.float(), rtol=2e-2, atol=1e-2):
+        settings, more = base.config.get_text_config(), "a bias, or a scale of another name"
+        if cap := getattr(settings, "final_logit_softcapping", None) or getattr(settings, "logits_soft_cap", None):
+            more = f"a soft cap at {cap:g}"
+        raise StepalignError(
+            f"model {base.config.model_type}: its logits are more than hidden · headᵀ ({more}), which is not supported"
+        )
 
 
 def _cannot_load(model: config.ModelConfig, reason: str) -> StepalignError:

@@ -42,6 +42,17 @@ class LoraPair(NamedTuple):
     """LoRA's A."""
 
 
+def logit_scale(model: PreTrainedModel) -> float:
+    """Return the factor of hidden · headᵀ in a model's logits: Cohere's `logit_scale`, 1 over Granite's divisor."""
+    settings = model.config.get_text_config()
+
+    def number(name: str) -> float:
+        value = getattr(settings, name, None)
+        return float(value) if isinstance(value, int | float) and value else 1.0
+
+    return number("logit_scale") * number("lm_head_multiplier") / number("logits_scaling")
+
+
 class Policy(nn.Module):
     """A causal language model with a LoRA adapter, or without one."""
 
@@ -49,6 +60,7 @@ class Policy(nn.Module):
         """Wrap a loaded model. Its output projection has no adapter, because the losses read it as one matrix."""
         super().__init__()
         self.model = model
+        self.logit_scale = logit_scale(self.base)
         self._base_weights: dict[str, Tensor] | None = None
         if isinstance(self.base.get_output_embeddings(), BaseTunerLayer):
             raise StepalignError("lora.target_modules: the output projection must stay frozen, leave it out")
@@ -97,13 +109,12 @@ class Policy(nn.Module):
         return full and settings._attn_implementation in {"sdpa", CPU_SDPA}
 
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
-        """Return the hidden states that predict the batch's loss tokens, with gradients to what is trained."""
+        """Return the hidden states that predict the batch's loss tokens, times `logit_scale`, with gradients."""
         shared = {"position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
         output = self.base.get_decoder()(
             input_ids=batch.input_ids, use_cache=False, **(shared if batch.attention_mask is not None else {})
         )
-        hidden: Tensor = output.last_hidden_state[batch.rows, batch.columns]
-        return hidden
+        return output.last_hidden_state[batch.rows, batch.columns] * self.logit_scale  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def forward_base(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.launch import train
-from stepalign.planning import Plan, estimate, plan, table
+from stepalign.planning import Plan, asks_critic, estimate, plan
+from stepalign.planning.display import table
 from stepalign.planning.sizes import Lengths, lengths, model_size
 from stepalign.policy import Policy
 from stepalign.teachers import build_teacher
@@ -129,11 +131,11 @@ def test_operations_are_those_of_an_update(checkpointing: bool, folder: Path, ma
 
 def planned(settings: Recipe, given: Lengths, problems: int) -> Plan:
     size = model_size(settings.model, settings.lora, gpu=False)
-    return estimate(settings, size, given, evaluation_problems=problems)
+    return estimate(settings, size, given, attempts=problems * settings.evaluation.num_samples)
 
 
 def assert_tokens_are_the_runs(settings: Recipe) -> None:
-    found = planned(settings, *lengths(settings, from_run=settings.folder))
+    found = planned(settings, lengths(settings, from_run=settings.folder)[0], 3)
     steps = [json.loads(line) for line in (settings.folder / "metrics.jsonl").read_text().splitlines()]
     for stage, name in (("sample", "completion_tokens"), ("teacher", "teacher_tokens"), ("student", "student_tokens")):
         measured = sum(step.get(name, 0) for step in steps) / len(steps)
@@ -142,7 +144,7 @@ def assert_tokens_are_the_runs(settings: Recipe) -> None:
 
 def test_tokens_are_those_of_the_run_whose_lengths_are_taken(finished_run: Recipe) -> None:
     assert_tokens_are_the_runs(finished_run)
-    given, problems = lengths(finished_run, from_run=finished_run.folder)
+    given, _, problems = lengths(finished_run, from_run=finished_run.folder)
     found = planned(finished_run, given, problems)
     assert problems == 3
     assert (found.steps, found.evaluations) == (4, 3), "steps 0, 3 and 4"
@@ -154,7 +156,7 @@ def test_tokens_are_those_of_the_run_whose_lengths_are_taken(finished_run: Recip
 def test_a_run_reads_no_further_than_its_horizon(make_recipe: MakeRecipe) -> None:
     settings = make_recipe("algorithm.loss_span=until_first_error", "training.max_steps=2", "training.eval_steps=0")
     train(settings)
-    given, _ = lengths(settings, from_run=settings.folder)
+    given, _, _ = lengths(settings, from_run=settings.folder)
     assert given.read_share < 1
     assert_tokens_are_the_runs(settings)
 
@@ -188,9 +190,9 @@ def test_unknown_hardware_is_an_error(make_recipe: MakeRecipe) -> None:
         plan(make_recipe(), hardware="abacus")
 
 
-def printed(settings: Recipe, hardware: str | None, price: float | None = None) -> str:
+def printed(settings: Recipe, hardware: str | None, price: float | None = None, *, tokens: int | None = 5) -> str:
     output = io.StringIO()
-    estimated = plan(settings, hardware=hardware, completion_tokens=5)
+    estimated = plan(settings, hardware=hardware, completion_tokens=tokens)
     RichConsole(width=200, file=output).print(table(settings, estimated, price=price))
     return output.getvalue()
 
@@ -204,6 +206,75 @@ def test_hours_are_given_for_stated_hardware_only(make_recipe: MakeRecipe) -> No
     for line in ("5 completion tokens", "keys and values", "student", "activations"):
         assert line in without, line
         assert line in stated, line
+
+
+CRITIC = 'critic={ kind = "openai", base_url = "http://c", model = "m" }'
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
+    [
+        ([], True),
+        (["context.template=refsol"], False),
+        (["context.template=refsol", "algorithm.loss_span=until_first_error"], True),
+        (["context.template=refsol", "algorithm.kind=credit-grpo", "algorithm.credit=verdicts"], True),
+        (["context.template=refsol", "algorithm.kind=rltf-fm"], True),
+        (["algorithm.kind=grpo"], False),
+        (["context.template=refsol", "algorithm.kind=seq-kd"], False),
+    ],
+)
+def test_a_critic_is_charged_where_it_is_asked(overrides: list[str], asked: bool, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe(CRITIC, *overrides)
+    assert asks_critic(settings) == asked
+    assert ("critique" in plan(settings).stages) == asked
+
+
+def test_contrasts_second_turns_and_the_teachers_own_samples_are_counted(make_recipe: MakeRecipe) -> None:
+    def stages(*overrides: str) -> dict[str, float]:
+        found = plan(make_recipe("context.template=refsol", *overrides), hardware="h100")
+        return {name: stage.flops for name, stage in found.stages.items()}
+
+    one, contrast = (stages("algorithm.kind=credit-grpo", f"algorithm.credit={c}") for c in ("context", "contrast"))
+    assert contrast["teacher"] == pytest.approx(5 * one["teacher"])
+    turns = stages("algorithm.kind=rltf-sd", "context.template=second-turn")
+    assert turns["second turn"] > turns["sample"], "its prompt holds the first turn"
+    own = stages("algorithm.kind=seq-kd")["sample"]
+    assert own > one["sample"], "the teacher reads a context"
+    settings = make_recipe("context.template=refsol", "algorithm.kind=seq-kd")
+    size = model_size(settings.model, settings.lora, gpu=True)
+    found = estimate(settings, size, GIVEN, teacher=replace(size, projections=9 * size.projections))
+    assert found.stages["sample"].flops > estimate(settings, size, GIVEN).stages["sample"].flops
+    assert "sample" not in stages("algorithm.kind=sft")
+
+
+def test_transformers_decodes_more_slowly_than_vllm(make_recipe: MakeRecipe) -> None:
+    seconds = [
+        plan(make_recipe(*overrides), hardware="h100").stages["sample"].seconds
+        for overrides in ((), ("sampler={ kind = 'vllm' }",))
+    ]
+    assert seconds[0] > 2 * seconds[1]
+    assert "1 ms a layer for each token of transformers" in printed(make_recipe(), "h100")
+
+
+def test_what_does_not_fit_is_said(make_recipe: MakeRecipe) -> None:
+    assert "does not fit" not in printed(make_recipe(), "h100")
+    vast = make_recipe(
+        "sampling.max_new_tokens=900", "sampler.max_num_seqs=900000", "training.rollouts_per_step=900000"
+    )
+    assert "does not fit: sampling needs" in printed(vast, "rtx4090", tokens=None)
+    assert "smaller with sampler.max_num_seqs" in printed(vast, "rtx4090", tokens=None)
+
+
+def test_a_selection_is_planned_as_one(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("selection.num_attempts=8")
+    found = plan(settings, hardware="h100", completion_tokens=10, select=True)
+    assert (found.stages, found.memory, found.steps) == ({}, {}, 0)
+    assert found.evaluation.tokens == 9 * 8 * 10
+    assert found.hours == found.evaluation.seconds / 3600 > 0
+    output = io.StringIO()
+    RichConsole(width=200, file=output).print(table(settings, found))
+    assert "selection" in output.getvalue()
+    assert "learning" not in output.getvalue()
 
 
 def test_the_solver_that_ships_can_be_planned_for() -> None:

@@ -1,6 +1,7 @@
 """Sampled tokens against transformers' own distributions, and whole completions against `model.generate`."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,11 @@ def test_another_seed_draws_another_completion(llama: Any) -> None:
     assert len({completion.ids for completion in got.values()}) == 5
 
 
-def test_tokens_are_drawn_from_the_models_distribution(llama: Any) -> None:
+@pytest.mark.parametrize("family", ["llama", "granite", "cohere"])
+def test_tokens_are_drawn_from_the_models_distribution(
+    family: str, tiny_llama: Path, with_head: Callable[[str], Path]
+) -> None:
+    llama = AutoModelForCausalLM.from_pretrained(tiny_llama if family == "llama" else with_head(family))
     prompt, sampling = requests()[2].prompt_ids, SamplingConfig(temperature=0.7, top_k=4, max_new_tokens=1)
     asked = [Request(id=str(seed), prompt_ids=prompt, seed=seed) for seed in range(1500)]
     first = [got.ids[0] for got in sample(llama, asked, sampling, batch_size=500).values()]

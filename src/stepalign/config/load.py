@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stepalign.config import packaged
+from stepalign.config import benchmarks, packaged
 from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
 from stepalign.config.registry import fault_lines, lay_over
@@ -17,7 +17,9 @@ from stepalign.config.trust import check_trust
 from stepalign.errors import StepalignError
 
 
-def load(path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
+def load(
+    path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False, benchmark: str | None = None
+) -> Recipe:
     """Read a recipe file, what it extends, and overrides like `optimizer.lr=1e-5`.
 
     Relative paths inside a recipe are relative to the working directory, `extends` to the recipe's own folder.
@@ -25,6 +27,7 @@ def load(path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False
     Args:
         path: the recipe's, or the name of one that ships with the package (`quickstart`), as in `extends`.
         overrides: `key=value`, later ones first.
+        benchmark: evaluate on this benchmark as is customary (`config.benchmarks`), overrides laid over it.
         trust: allow templates and environment variables that `config.trust` refuses.
 
     Raises:
@@ -38,6 +41,8 @@ def load(path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False
     if renamed := dict(old_keys(together)):
         faults = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
         raise StepalignError(f"override of an earlier recipe format: {faults}")
+    if benchmark is not None:
+        lay_over(values, benchmarks.benchmark(benchmark).values(), Recipe)
     lay_over(values, together, Recipe)
     version = values.get("version", VERSION)
     if isinstance(version, int) and version > VERSION:

@@ -61,7 +61,6 @@ class Context:
 
     name: str
     write: Callable[[dict[str, object]], str]
-    """The message, of the values of its variables."""
     variables: frozenset[str]
 
     @property

@@ -13,18 +13,16 @@ communication, overlap of stages, and the adapter's own products (under one part
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Group, RenderableType
-from rich.table import Table
 
-from stepalign import config
+from stepalign import config, contexts
 from stepalign.errors import StepalignError
 from stepalign.losses.lm_head import chunk_tokens
 from stepalign.planning.pipeline import enough_concurrency, simulate_step
-from stepalign.planning.sizes import DECODE_SHARE, GPUS, PASS_SHARE, Lengths, ModelSize, lengths, model_size
+from stepalign.planning.sizes import GPUS, Lengths, ModelSize, lengths, model_size
 
 CRITIC_TOKENS_PER_S = 30.0
 """Assumed speed of one critique among many."""
@@ -79,6 +77,7 @@ def plan(
     devices: int = 1,
     from_run: Path | None = None,
     completion_tokens: int | None = None,
+    select: bool = False,
 ) -> Plan:
     """Estimate a recipe. The tokenizer and the problems are loaded, no weights.
 
@@ -88,6 +87,7 @@ def plan(
         devices: the number of GPUs that train and sample.
         from_run: the folder of an earlier run, whose lengths are taken.
         completion_tokens: tokens of a completion; None is the earlier run's mean, or the cap.
+        select: estimate `stepalign select` with this recipe instead of its training.
 
     Raises:
         StepalignError: unknown hardware, or model, problems or run cannot be read.
@@ -97,10 +97,16 @@ def plan(
     gpu = hardware is not None or torch.cuda.is_available()
     size, model = model_size(settings.model, settings.adapter, gpu=gpu), settings.teacher.model_of(settings.model)
     teacher = None if model is settings.model else model_size(model, config.LoraConfig(), gpu=gpu)
-    given, problems = lengths(settings, from_run=from_run, completion_tokens=completion_tokens)
-    return estimate(
-        settings, size, given, teacher=teacher, hardware=hardware, devices=devices, evaluation_problems=problems
-    )
+    given, candidates, problems = lengths(settings, from_run=from_run, completion_tokens=completion_tokens)
+    if select:
+        attempts = candidates * settings.selection.num_attempts
+        given = replace(given, evaluation=given.completion)
+        return replace(
+            estimate(settings, size, given, hardware=hardware, devices=devices, attempts=attempts),
+            stages={}, memory={}, steps=0, evaluations=1, waiting=0.0, critic_concurrency=None,
+        )  # fmt: skip
+    attempts = problems * settings.evaluation.num_samples
+    return estimate(settings, size, given, teacher=teacher, hardware=hardware, devices=devices, attempts=attempts)
 
 
 def estimate(
@@ -111,28 +117,40 @@ def estimate(
     teacher: ModelSize | None = None,
     hardware: str | None = None,
     devices: int = 1,
-    evaluation_problems: int = 0,
+    attempts: int = 0,
 ) -> Plan:
-    """Estimate a recipe for a model and lengths that are given. `teacher` has a model of its own. See `plan`."""
+    """Estimate a recipe for a model and lengths that are given. See `plan`.
+
+    `teacher` has a model of its own. `attempts` are those of an evaluation.
+    """
     training, rollouts, slots = settings.training, settings.training.rollouts_per_step, settings.sampler.max_num_seqs
     gpu = GPUS[hardware] if hardware else None
-    attempts = evaluation_problems * settings.evaluation.num_samples
 
-    def decoding(count: int, mean: float, longest: float) -> Stage:
+    def decoding(
+        count: int, mean: float, longest: float, *, of: ModelSize = size, prompt: float = given.prompt
+    ) -> Stage:
         """Estimate the decoding of completions that devices share, `slots` together on each."""
-        tokens, context = count * mean, given.prompt + mean / 2
-        reading = size.forward_flops(given.prompt)
-        flops = count * reading + tokens * size.decode_flops(context)
+        tokens, context = count * mean, prompt + mean / 2
+        reading = of.forward_flops(prompt)
+        flops = count * reading + tokens * of.decode_flops(context)
         if gpu is None or not count:
             return Stage(tokens, flops)
         share = count / devices
         rows = min(slots, share)
         steps = max(longest, share * mean / rows)
-        return Stage(tokens, flops, share * gpu.pass_seconds(reading) + steps * size.decode_step_s(gpu, rows, context))
+        seconds = steps * of.decode_step_s(gpu, rows, context, eager=settings.sampler.kind == "transformers")
+        return Stage(tokens, flops, share * gpu.pass_seconds(reading) + seconds)
 
-    stages = {"sample": decoding(rollouts, given.completion, given.max_completion)}
+    algorithm, of_completions = settings.algorithm, (given.completion, given.max_completion)
+    stages = {}
+    if isinstance(algorithm, config.SeqKDConfig):
+        stages["sample"] = decoding(rollouts, *of_completions, of=teacher or size, prompt=given.teacher_prompt)
+    elif not isinstance(algorithm, config.SFTConfig) or algorithm.sequences == "rollouts":
+        stages["sample"] = decoding(rollouts, *of_completions)
+    if isinstance(algorithm, config.RLTFSDConfig):
+        stages["second turn"] = decoding(rollouts, *of_completions, prompt=given.teacher_prompt)
     concurrency = None
-    if settings.algorithm.uses_teacher and settings.critic is not None and settings.critic.is_remote:
+    if asks_critic(settings):
         seconds = given.critique / CRITIC_TOKENS_PER_S if gpu else 0.0
         stages["critique"] = Stage(rollouts * (given.critic_prompt + given.critique), 0.0, seconds)
 
@@ -142,11 +160,11 @@ def estimate(
         flops = examples * updates * (passes * of.forward_flops(length) + products * head)
         return Stage(examples * length, flops, gpu.pass_seconds(flops) / devices if gpu else 0.0)
 
-    examples, algorithm = rollouts * given.learned_share, settings.algorithm
+    examples = rollouts * given.learned_share
     student, read = (prompt + given.completion * given.read_share for prompt in (given.prompt, given.teacher_prompt))
     # The loss makes its products with the head in the student's stage: the student's, the teacher's, the gradient's.
     if algorithm.reference == "teacher":
-        stages["teacher"] = learning(read, settings.teacher.passes, 0, algorithm.num_updates, teacher or size)
+        stages["teacher"] = learning(read, _teacher_passes(settings), 0, algorithm.num_updates, teacher or size)
     elif algorithm.reference == "base":
         stages["base"] = learning(student, 1, 1, algorithm.num_updates)
     passes, products = 3 if training.gradient_checkpointing else 2, 3 if algorithm.uses_teacher else 2
@@ -160,7 +178,9 @@ def estimate(
         sampled = [stages["sample"].seconds * (earliest + (1 - earliest) * (n + 1) / rollouts) for n in range(rollouts)]
         latencies = [stages["critique"].seconds] * rollouts
         size_of_pass = training.micro_batch_size * devices
-        learned = sum(stage.seconds for name, stage in stages.items() if name not in {"sample", "critique"})
+        learned = sum(
+            stage.seconds for name, stage in stages.items() if name not in {"sample", "second turn", "critique"}
+        )
         waiting = simulate_step(
             sampled, latencies, max_concurrency=settings.critic.max_concurrency, micro_batch_size=size_of_pass,
             learning=learned, overlap=training.overlap,
@@ -168,7 +188,6 @@ def estimate(
         concurrency = enough_concurrency(sampled, latencies, micro_batch_size=size_of_pass, learning=learned)
     longest = given.prompt + max(given.max_completion, given.evaluation if attempts else 0.0)
     rows = min(slots, math.ceil(max(rollouts, attempts) / devices))
-    every = training.eval_steps or training.max_steps
     return Plan(
         size=size,
         lengths=given,
@@ -183,10 +202,31 @@ def estimate(
         stages=stages,
         evaluation=decoding(attempts, given.evaluation, given.evaluation),
         steps=training.max_steps,
-        evaluations=1 + math.ceil(training.max_steps / every) if evaluation_problems else 0,
+        evaluations=1 + math.ceil(training.max_steps / (training.eval_steps or training.max_steps)) if attempts else 0,
         critic_concurrency=concurrency,
         waiting=waiting,
     )
+
+
+def _teacher_passes(settings: config.Recipe) -> int:
+    """Return the teacher's forward passes of a rollout: one for each context that it reads, times the teacher's own."""
+    algorithm = settings.algorithm
+    if isinstance(algorithm, config.CreditGRPOConfig) and algorithm.credit == "contrast":
+        return settings.teacher.passes * (1 + algorithm.num_wrong_contexts)
+    return settings.teacher.passes
+
+
+def asks_critic(settings: config.Recipe) -> bool:
+    """Return whether a model critic is asked. A context without a critique, RefSol's for instance, leaves it idle."""
+    algorithm, critic = settings.algorithm, settings.critic
+    if critic is None or not critic.is_remote or not algorithm.uses_teacher:
+        return False
+    needs = contexts.load(settings.context.design).needs_critique or isinstance(algorithm, config.RLTFFMConfig)
+    if isinstance(algorithm, config.CreditGRPOConfig):
+        needs |= algorithm.credit == "verdicts"
+    if isinstance(algorithm, config.DistillationConfig):
+        needs |= algorithm.loss_span == "until_first_error"
+    return needs
 
 
 def _learning_memory(
@@ -223,60 +263,3 @@ def _learning_memory(
         # The student's logits, the teacher's, and working room.
         "logits of a chunk": 6.0 * 4 * chunk * size.vocab,
     }
-
-
-def table(settings: config.Recipe, plan: Plan, *, price: float | None = None) -> RenderableType:
-    """Lay out a recipe's plan. `price` is that of one device for an hour."""
-    size, given, gpu = plan.size, plan.lengths, GPUS.get(plan.hardware or "")
-    stages = Table("one step", "tokens", "TFLOP", *(["time"] if gpu else []))
-    for name, stage in {**plan.stages, "evaluation": plan.evaluation}.items():
-        if stage.tokens:
-            flops = f"{stage.flops / 1e12:,.3g}" if stage.flops else "elsewhere"
-            stages.add_row(name, f"{stage.tokens:,.0f}", flops, *([_time(stage.seconds)] if gpu else []))
-    memory = Table("memory of a device", "GB")
-    for title, parts in {"learning": plan.memory, "sampling": plan.sampling_memory}.items():
-        memory.add_row(title, f"{sum(parts.values()) / 1e9:,.2f}", style="bold")
-        for name, value in parts.items():
-            memory.add_row(f"  {name}", f"{value / 1e9:,.2f}")
-    if gpu:
-        memory.add_row("available", f"{gpu.memory / 1e9:,.1f}", style="bold")
-    for column in (*stages.columns[1:], memory.columns[1]):
-        column.justify = "right"
-    lines = ["hours: state --hardware, or time two steps on your own (training.max_steps=2)"]
-    if gpu:
-        device_hours = plan.hours * plan.devices
-        cost = "" if price is None else f", {device_hours * price:,.2f} at {price:g} an hour"
-        lines = [
-            f"{plan.steps} steps of {_time(plan.step_seconds)} and {plan.evaluations} evaluations of "
-            f"{_time(plan.evaluation.seconds)}: {plan.hours:,.1f} hours, {device_hours:,.1f} device hours{cost}",
-            f"(assumed: {PASS_SHARE:.0%} of {gpu.flops / 1e12:,.3g} TFLOP/s in passes, {DECODE_SHARE:.0%} of "
-            f"{gpu.bandwidth / 1e12:,.3g} TB/s in decoding)",
-        ]
-    if "critique" in plan.stages:
-        rollouts = settings.training.rollouts_per_step
-        read, written = rollouts * given.critic_prompt, rollouts * given.critique
-        lines.insert(0, f"critic: reads {read:,.0f} and writes {written:,.0f} tokens a step")
-        if gpu and isinstance(settings.critic, config.OpenAICriticConfig):
-            limit, enough = settings.critic.max_concurrency, plan.critic_concurrency
-            lines.insert(
-                1,
-                f"learning waits {_time(plan.waiting)} a step for critiques, {_time(plan.stages['critique'].seconds)} "
-                f"each, with critic.max_concurrency = {limit}; {enough} at once are enough"
-                + (f", so {math.ceil(enough / limit)} × the servers" if enough and enough > limit else ""),
-            )
-    teacher = f"; {given.teacher_prompt:,.0f} before it for the teacher" if "teacher" in plan.stages else ""
-    return Group(
-        f"{settings.name}: {size.parameters / 1e9:.3f} B parameters, adapter {size.adapter / 1e6:.1f} M, "
-        f"on {plan.devices} × {plan.hardware or 'device'}",
-        f"a rollout: {given.prompt:,.0f} prompt tokens, {given.completion:,.0f} completion tokens{teacher}",
-        "",
-        stages,
-        "",
-        memory,
-        "",
-        *lines,
-    )
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"

@@ -46,6 +46,8 @@ GPUS = {
 }
 PASS_SHARE, DECODE_SHARE = 0.4, 0.5
 """Shares that are assumed to be reached: of `Gpu.flops` in passes, of `Gpu.bandwidth` in decoding."""
+EAGER_LAYER_S = 1e-3
+"""Assumed seconds in which Python calls one layer's kernels."""
 _COUNTED = 64
 """Problems whose prompts and solutions are tokenized."""
 _JUDGEMENT, _INSTRUCTIONS = 250, 960
@@ -99,10 +101,14 @@ class ModelSize:
         """Return the operations of one more token behind a context, through layers and head."""
         return 2 * (self.projections + self.vocab * self.hidden) + 4 * self.layers * self.query_width * context
 
-    def decode_step_s(self, gpu: Gpu, rows: float, context: float) -> float:
-        """Return the seconds of one more token for every row, bound by operations or by bytes read."""
+    def decode_step_s(self, gpu: Gpu, rows: float, context: float, *, eager: bool) -> float:
+        """Return the seconds of one more token for every row, bound by operations, bytes read, or calls of kernels.
+
+        `eager`: each layer's kernels are called from Python, as transformers does and vLLM does not.
+        """
         read = self.weight_bytes * (self.projections + self.vocab * self.hidden) + rows * context * self.cache_bytes
-        return max(gpu.pass_seconds(rows * self.decode_flops(context)), read / (gpu.bandwidth * DECODE_SHARE))
+        calls = self.layers * EAGER_LAYER_S if eager else 0.0
+        return max(gpu.pass_seconds(rows * self.decode_flops(context)), read / (gpu.bandwidth * DECODE_SHARE), calls)
 
     @property
     def cache_bytes(self) -> int:
@@ -180,8 +186,8 @@ class Lengths:
 
 def lengths(
     settings: config.Recipe, *, from_run: Path | None = None, completion_tokens: int | None = None
-) -> tuple[Lengths, int]:
-    """Return a rollout's lengths under a recipe, and the number of evaluation problems. See `planning.plan`."""
+) -> tuple[Lengths, int, int]:
+    """Return a rollout's lengths under a recipe, and the numbers of its training and its evaluation problems."""
     train, evaluation, _ = prepare(settings.problems)
     prompt = SolverPrompt(settings.prompts)
     chat = load_chat(settings.model, prompt.before)
@@ -208,14 +214,18 @@ def lengths(
     spliced = isinstance(settings.critic, config.LLMCriticConfig) and settings.critic.mode == "splice"
     shown = copied if contexts.load(settings.context.design).needs_critique else solution
     statement = mean_tokens(problem.statement for problem in sample)
-    return replace(
-        given,
-        teacher_prompt=min(
-            given.teacher_prompt or given.prompt + shown, settings.teacher.max_length - given.completion
+    return (
+        replace(
+            given,
+            teacher_prompt=min(
+                given.teacher_prompt or given.prompt + shown, settings.teacher.max_length - given.completion
+            ),
+            critic_prompt=_INSTRUCTIONS + statement + solution + given.completion,
+            critique=copied * (_SPLICED if spliced else 1.0),
         ),
-        critic_prompt=_INSTRUCTIONS + statement + solution + given.completion,
-        critique=copied * (_SPLICED if spliced else 1.0),
-    ), len(evaluation)
+        len(train),
+        len(evaluation),
+    )
 
 
 def _of_run(folder: Path, assumed: Lengths) -> Lengths:

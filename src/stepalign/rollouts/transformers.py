@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache
 
 from stepalign import config
 from stepalign.errors import StepalignError
+from stepalign.policy import logit_scale
 from stepalign.records import FinishReason, TokenIds
 from stepalign.rollouts import Completion, Request
 from stepalign.rollouts.kv_cache import SharedAxisLayer
@@ -92,7 +93,7 @@ class _Batch:
         self, model: PreTrainedModel, eos_ids: frozenset[int], size: int, sampling: config.SamplingConfig
     ) -> None:
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
-        self.device = self.head.weight.device
+        self.device, self.logit_scale = self.head.weight.device, logit_scale(model)
         self.eos_ids, self.size, self.sampling = eos_ids, size, sampling
         self.rows: list[_Row] = []
         self.starts: list[int] = []  # the column where each row's prompt begins
@@ -193,7 +194,7 @@ class _Batch:
             use_cache=True,
         )
         logits: Tensor = self.head(output.last_hidden_state[:, -1])
-        return logits.float()
+        return logits.float() * self.logit_scale
 
     def _sample(self, logits: Float[Tensor, "some vocab"], first: int) -> Iterator[Completion]:
         """Sample a token for the rows from `first` on; rows that end leave."""

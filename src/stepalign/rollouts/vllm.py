@@ -66,7 +66,7 @@ class VllmSampler:
                 max_num_seqs=settings.max_num_seqs,
                 enforce_eager=settings.enforce_eager,
                 enable_lora=True,
-                max_lora_rank=_served_rank(rank),
+                max_lora_rank=served_rank(rank),
                 max_loras=1,
                 enable_sleep_mode=self._sleeps,
                 enable_prefix_caching=True,
@@ -175,6 +175,6 @@ class VllmSampler:
         return self._adapter
 
 
-def _served_rank(rank: int) -> int:
+def served_rank(rank: int) -> int:
     """Round a rank up to one that vLLM has kernels for."""
     return next((served for served in (8, 16, 32, 64, 128, 256, 320, 512) if served >= rank), rank)

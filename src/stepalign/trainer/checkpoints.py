@@ -1,8 +1,8 @@
 """Checkpoints: one folder a step, written under a temporary name and then renamed, so that it is whole or absent.
 
 `step-000010/` holds the PEFT adapter (loadable by transformers, vLLM and TRL) or, where all weights are trained, the
-model and its tokenizer; AdamW's state in safetensors, `state.json`, and in `SHA256SUMS` their checksums
-(`sha256sum --check SHA256SUMS`). A resumed run compares them first.
+model; the tokenizer, AdamW's state in safetensors, `state.json`, and in `SHA256SUMS` their checksums
+(`sha256sum --check SHA256SUMS`). A resumed run compares them first. The model card is written when the run ends.
 
 Left out: generator states, because every random choice is a function of the run's seed (`seeding`); pickles, because
 a checkpoint from elsewhere must not run code.
@@ -34,7 +34,7 @@ _ALGORITHM = "algorithm.safetensors"
 """The algorithm's own state, such as a teacher's weights; absent where there is none."""
 _SUMS = "SHA256SUMS"
 _NOT_SUMMED = "README.md"
-"""PEFT's model card, which its owner may edit."""
+"""The model card, which its owner may edit."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -52,7 +52,7 @@ def save(
     algorithm_state: Mapping[str, torch.Tensor] = MappingProxyType({}),
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
-    """Write the checkpoint of an optimizer step and return its folder. A whole model needs its tokenizer beside it.
+    """Write the checkpoint of an optimizer step, with its tokenizer, and return its folder.
 
     Raises:
         StepalignError: the disk is full or not writable; earlier checkpoints are untouched.

@@ -246,7 +246,7 @@ class Trainer:
         optimizer = self.strategy.full_optimizer_state(self.policy, self.optimizer)
         folder = self.recipe.folder / "checkpoints"  # `run` may be a proxy, which has methods only
         state = self.algorithm.state_dict(self.policy)
-        tokenizer = None if self.policy.adapter else self.solver.chat.tokenizer
+        tokenizer = self.solver.chat.tokenizer
         self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step, state, tokenizer))
         self._call("on_save")
 

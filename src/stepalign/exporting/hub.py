@@ -1,0 +1,80 @@
+"""Upload to the Hugging Face hub of what `export` wrote."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from huggingface_hub import HfApi
+
+from stepalign.errors import StepalignError, first_line
+from stepalign.exporting import export
+from stepalign.exporting.dataset import export_dataset
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Files that were uploaded to a repository, or would be."""
+
+    repo: str
+    kind: Literal["model", "dataset"]
+    files: dict[str, int]
+    """Bytes by name."""
+    url: str | None
+    """The address of the upload; None for a dry run."""
+
+
+def push(
+    folder: Path, repo: str, *, dataset: bool = False, dry_run: bool = False, private: bool = False, **options: Any
+) -> Pushed:
+    """Upload a run's checkpoint, or its rollouts and critiques, or a folder that `export` wrote.
+
+    Args:
+        folder: the folder of a run, or of an export.
+        repo: `owner/name`; it is made if it does not exist.
+        dataset: upload a run's rollouts and critiques.
+        dry_run: upload nothing, and return what would be.
+        private: a repository that is made is private.
+        **options: `export`'s, for the folder of a run.
+
+    Raises:
+        StepalignError: nobody else could load the adapter's base, or the hub refuses.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise StepalignError(f"repository {repo!r}: owner/name is wanted")
+    kind: Literal["model", "dataset"] = "dataset" if dataset else "model"
+    with TemporaryDirectory() as temporary:
+        made = Path(temporary) / "export"
+        if dataset:
+            export_dataset(folder, made)
+        elif (folder / "checkpoints").is_dir():
+            export(folder, made, **options)
+        else:
+            made = folder
+        _check(made, kind)
+        files = {str(path.relative_to(made)): path.stat().st_size for path in sorted(made.rglob("*")) if path.is_file()}
+        return Pushed(repo, kind, files, None if dry_run else _upload(made, repo, kind, private))
+
+
+def _check(folder: Path, kind: str) -> None:
+    """Refuse a folder of something else, and an adapter whose base is on this machine alone."""
+    if kind == "model" and not any((folder / name).exists() for name in ("adapter_config.json", "config.json")):
+        raise StepalignError(f"{folder}: neither a run with checkpoints nor a folder that `stepalign export` wrote")
+    path = folder / "adapter_config.json"
+    base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.exists() else ""
+    if base and Path(base).is_dir():
+        raise StepalignError(
+            f"the adapter's base is the folder {base}, which others do not have: name it as they find it with "
+            "--base owner/model, or upload merged weights with --merge"
+        )
+
+
+def _upload(folder: Path, repo: str, kind: Literal["model", "dataset"], private: bool) -> str:
+    api = HfApi()
+    try:
+        api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder).repo_url)
+    except Exception as error:  # HTTP errors, no token, no connection: types of several packages
+        raise StepalignError(f"{repo}: the hub refused: {first_line(error)}") from None
