@@ -19,7 +19,6 @@ from stepalign.config import benchmarks, registry
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
-from stepalign.critics.location import StepLocator
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
@@ -300,14 +299,12 @@ def process_bench(
         refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
     )
     traces.write(out / "traces")
-    locator: locators.Located | StepLocator = registry.build(
-        settings.locator,
-        recipe=settings,
+    located = locators.locate(
+        settings,
         traces=traces,
         out=out,
         critique=lambda attempts, path: _critique_all(settings, attempts, path),
     )
-    located = locator if isinstance(locator, locators.Located) else locators.by_stage(locator, traces)
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Literal
 
 from stepalign import config
+from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.contexts import Context, load
 from stepalign.critics.location import StepLocator
@@ -68,6 +69,14 @@ class Located:
     """Tokens read and written by models."""
     seconds: float | None = None
     """Wall time; None where a second start went on with the results of a first."""
+
+
+def locate(recipe: config.Recipe, traces: LabelledTraces, out: Path, critique: Critiques) -> Located:
+    """Run a recipe's locator on labelled traces. What it found is kept in the folder `out`, so that it resumes."""
+    built: Located | StepLocator = registry.build(
+        recipe.locator, recipe=recipe, traces=traces, out=out, critique=critique
+    )
+    return built if isinstance(built, Located) else by_stage(built, traces)
 
 
 def by_critic(
