@@ -54,7 +54,7 @@ def sample(
     An interrupt writes the finished ones, not graded, to `STEM-partial.jsonl` beside it. With None nothing is written.
     For `objects` see `objects.Objects`.
     """
-    settings, adapter = with_objects(recipe, **objects), _path(adapter)
+    settings, adapter = with_objects(recipe, **objects), Path(adapter) if adapter else None
     file = _writable(out)
     train_problems, _, _ = prepare(settings.problems)
     finished: list[Rollout] = []
@@ -127,7 +127,7 @@ def evaluate(
     Raises:
         StepalignError: the recipe has no evaluation problems.
     """
-    settings, adapter = with_objects(recipe, **objects), _path(adapter)
+    settings, adapter = with_objects(recipe, **objects), Path(adapter) if adapter else None
     if benchmark is not None:
         settings = settings.replace(**benchmarks.benchmark(benchmark).values())
     file = _writable(out)
@@ -313,13 +313,10 @@ def process_bench(
     return found
 
 
-def _path(path: Path | str | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
 def _writable(out: Path | str | None) -> Path | None:
     """Return a file's path; raise an error, before long work, where it is a folder."""
-    if (path := _path(out)) is not None and path.is_dir():
+    path = None if out is None else Path(out)
+    if path is not None and path.is_dir():
         raise StepalignError(f"{path}: a folder, a file is wanted")
     return path
 
