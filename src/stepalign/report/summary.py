@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from stepalign.config import CanariesConfig
 from stepalign.critics import stats
+from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import METRICS, Evaluation, Metric, compare
 from stepalign.evaluation.stats import Difference, Interval
 from stepalign.records import SHORTFALLS, Critique
@@ -115,9 +116,11 @@ class Summary:
         """The measures that left the range of the run's first steps: step and change in words."""
         table = self.setting("canaries")
         known = CanariesConfig.model_fields
-        settings = CanariesConfig(
-            **{k: v for k, v in table.items() if k in known} if isinstance(table, Mapping) else {}
-        )
+        own = {key: value for key, value in table.items() if key in known} if isinstance(table, Mapping) else {}
+        try:
+            settings = CanariesConfig(**own)
+        except StepalignError as error:
+            raise StepalignError(f"{self.run.folder / 'recipe.toml'}: {error}") from None
         run = self.run
         last = {canary.name for canary in of_steps(run.steps, settings)}
         last |= {canary.name for canary in of_evaluations(run.steps, run.evaluations, settings)}
