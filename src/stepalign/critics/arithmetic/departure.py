@@ -8,7 +8,7 @@ A step is under suspicion for each of these reasons, and the first such step is 
 - it has a number of unknown origin;
 - it goes on computing behind the answer;
 - the answer comes out if the step's result is replaced by another quantity of the reference: the step stopped at a part
-  of it, or computed something else.
+  of it, or computed something else. A false equation explains a wrong answer better.
 
 Without any of them it is the step that computed the stated answer, else the last one. A step that a formula in words
 sets up is blamed on the formula; a sum with one term too many on the step that stated the term.
@@ -96,7 +96,10 @@ class _Solution:
                 (false, "an equation in it does not hold."),
                 (unknown, "a number in it is neither in the problem nor an earlier result."),
                 (is_whole and self._behind_answer(), "the answer was there before it."),
-                (is_whole and self._replaceable(), "its result is not what the rest of the solution needs."),
+                (
+                    is_whole and not false and self._replaceable(),
+                    "its result is not what the rest of the solution needs.",
+                ),
             )
             if step
         ]
