@@ -275,7 +275,7 @@ def test_the_learning_rate_warms_up_linearly_and_stays() -> None:
 def test_a_schedule_is_that_of_transformers_from_the_end_of_the_warmup_on(kind: str, warmup: int) -> None:
     """Its warm-up spends the first step at a rate of 0. Ours is one step ahead."""
     if kind == "constant" and warmup:
-        with pytest.raises(ValueError, match=r"warmup_steps = \d+: .* constant_with_warmup"):
+        with pytest.raises(StepalignError, match=r"warmup_steps = \d+: .* constant_with_warmup"):
             OptimizerConfig(lr_scheduler_type=kind, warmup_steps=warmup)
         return
     settings = OptimizerConfig(lr=2.0, lr_scheduler_type=kind, warmup_steps=warmup)
@@ -293,5 +293,5 @@ def test_a_schedule_is_that_of_transformers_from_the_end_of_the_warmup_on(kind: 
 
 
 def test_two_lengths_of_the_warmup_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match=r"warmup_steps = 3 and warmup_ratio = 0\.1: set one"):
+    with pytest.raises(StepalignError, match=r"warmup_steps = 3 and warmup_ratio = 0\.1: set one"):
         OptimizerConfig(warmup_steps=3, warmup_ratio=0.1)

@@ -54,13 +54,13 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def what_was_computed(folder: Path) -> dict[str, Any]:
-    """Everything in a run's folder but times of the clock."""
+    """Everything in a run's folder but times of the clock, and cards, which belong to the report."""
     found: dict[str, Any] = {"metrics": [{**values, "seconds": None} for values in metrics(folder)]}
     for path in sorted(folder.glob("*/**/*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".tmp":  # what a killed process was about to write
             continue
-        if path.is_file() and not name.startswith("figures"):
+        if path.is_file() and not name.startswith("figures") and path.name != "README.md":
             found[name] = path.read_bytes()
         if name.startswith("critiques"):
             found[name] = [{**json.loads(line), "seconds": None} for line in path.read_text().splitlines()]
