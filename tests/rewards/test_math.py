@@ -62,7 +62,7 @@ def running(pid: int) -> bool:
 
 def children() -> set[int]:
     """The child processes, without `ps` and the process that counts multiprocessing's semaphores."""
-    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid=,args="], stdout=subprocess.PIPE, text=True) as listing:
+    with subprocess.Popen(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], stdout=subprocess.PIPE, text=True) as listing:
         lines = [line.split(maxsplit=2) for line in listing.communicate()[0].splitlines()]
     own = {int(pid): command for pid, parent, *command in lines if int(parent) == os.getpid()}
     return {pid for pid, command in own.items() if pid != listing.pid and "resource_tracker" not in str(command)}
