@@ -24,11 +24,14 @@ RolloutSource = Literal["policy", "reference", "teacher"]
 """Author of a completion; `reference` is the problem's reference solution in the solver's format."""
 SHORTFALLS = {
     "fallback": "fell back",
+    "mended by program": "were corrected by the program after the mender failed",
     "dropped": "dropped out",
     "cut": "had a shortened teacher prompt",
     "without credit": "got no credit",
 }
 """Outcomes of a rollout that are less than the recipe asks for, as verbs. A step's line and the report name them."""
+PROGRAM = "program"
+"""`Critique.mended_by` of a correction that no model wrote."""
 Nats = Annotated[float, Field(allow_inf_nan=False)]
 """A log-probability."""
 TopTokens = tuple[tuple[int, Nats], ...]
@@ -183,6 +186,11 @@ class Critique:
     prompt_tokens: int = 0  # of all replies, the earlier ones included
     completion_tokens: int = 0
     seconds: float = 0.0
+
+    @property
+    def mender_failed(self) -> bool:
+        """True where the program corrected because no sample of a mender passed."""
+        return self.mended_by == PROGRAM and bool(self.retried)
 
     @property
     def first_error(self) -> int | None:

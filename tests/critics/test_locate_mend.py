@@ -77,6 +77,7 @@ def test_the_first_sample_that_passes_the_checks_is_kept(chat: Chat) -> None:
     assert found.correct_part == "### Step 1: Pens\n24 + 15 = 39"
     assert found.corrected_step == "### Step 2: Takings\nThree dollars for each: 3 * 39 = 117"
     assert found.retried == ("final_answer", "true_equations")
+    assert not found.mender_failed
     assert all(check.passed for check in found.checks)
     assert all(prompt.endswith("### Step 1: Pens\n24 + 15 = 39\n\n### Step 2:") for prompt in sampler.prompts)
     assert "For them it takes 39 * 3 = 117 dollars." in sampler.prompts[0]
@@ -91,7 +92,8 @@ def test_without_a_good_sample_the_program_corrects(chat: Chat, finish: str, fau
     assert (found.mended_by, found.retried) == ("program", (fault, fault))
     assert "39 * 3 = 117" in found.corrected_step
     report = stats.summarize([found])
-    assert report.mended == {"program": 1}
+    assert (report.mended, report.mender_failed) == ({"program": 1}, 1)
+    assert "(1 program); 1 by the program after the mender failed" in stats.table(report)
     assert report.checks[fault]["retried"] == 2
 
 
@@ -107,6 +109,8 @@ def test_right_answers_need_no_model(chat: Chat) -> None:
     whole, repaired = critiques([attempt(right, correct=True), attempt(false, name="f", correct=True)])
     assert isinstance(whole, Critique)
     assert (whole.case, whole.mended_by, whole.first_error) == ("A", "", None)
+    assert isinstance(repaired, Critique)
+    assert (repaired.case, repaired.mended_by, repaired.mender_failed) == ("B", "program", False)
     assert repaired.prompt_tokens == 0
 
 

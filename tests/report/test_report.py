@@ -440,6 +440,8 @@ def test_a_protection_that_the_grader_lacks_is_said_at_the_head(build_run) -> No
         ({"dropped": 1}, {"teacher prompt too long": 1}, "1 of 16 rollouts dropped out (1 teacher prompt too long)."),
         ({"cut": 2, "without credit": 4}, {"no wrong context": 4},
          "2 of 16 rollouts had a shortened teacher prompt, 4 of 16 rollouts got no credit (4 no wrong context)."),
+        ({"failed": 0, "mended by program": 3}, {},
+         "3 of 16 rollouts were corrected by the program after the mender failed."),
         ({"failed": 0}, {}, "No failure among 5 critiques."),
     ],
 )  # fmt: skip

@@ -655,6 +655,22 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(
     assert f'</h1>\n<p class="shortfall">{shortfall}</p>' in page
 
 
+def test_a_mender_whose_samples_all_fail_is_said_in_the_steps_line_and_at_the_reports_head(
+    make_recipe: MakeRecipe, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mender = 'critic.mender={kind = "self", num_samples = 1, max_tokens = 8}'  # a tiny model that babbles
+    recipe = make_recipe("critic.kind=locate-mend", mender, "training.max_steps=1", "critic.max_failure_share=1")
+    train(recipe)
+    (line,) = metrics(recipe.folder)
+    count = line["outcomes"]["mended by program"]
+    assert count
+    assert f", {count} mended by program, " in capfd.readouterr().err
+    said = f"{count} of 4 rollouts were corrected by the program after the mender failed"
+    assert (
+        said in (recipe.folder / "report.html").read_text().partition('<p class="shortfall">')[2].partition("</p>")[0]
+    )
+
+
 # ── precision of products ─────────────────────────────────────────────────────────────────────────────────────
 
 

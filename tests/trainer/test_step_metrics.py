@@ -31,8 +31,16 @@ def test_a_step_without_examples_costs_its_sampling() -> None:
 
 def test_the_line_of_a_step_counts_what_fell_back_and_dropped_out() -> None:
     values = {"loss": 0.5, "correct": 0.25, "completion_tokens": 40, "rollouts": 4}
-    counts = {"trained": 3, "failed": 3, "fallback": 2, "dropped": 1, "cut": 0, "without credit": 2}
+    counts = {
+        "trained": 3,
+        "failed": 3,
+        "fallback": 2,
+        "mended by program": 2,
+        "dropped": 1,
+        "cut": 0,
+        "without credit": 2,
+    }
     line = step_line(values, counts, {"sample": 3.0, "student": 1.0})
-    missing = "3 failed, 2 fallback, 1 dropped, 2 without credit"
+    missing = "3 failed, 2 fallback, 2 mended by program, 1 dropped, 2 without credit"
     assert line == f"loss 0.5000, correct 25%, 10 tokens, {missing}, sample 75%, student 25% of 4 s"
     assert "fallback" not in step_line(values, {"trained": 4, "fallback": 0}, {})

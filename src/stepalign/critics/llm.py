@@ -7,8 +7,7 @@ model is asked again, with what was wrong at the message's end.
 """
 
 import re
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, replace
 
 from jinja2 import Template
 
@@ -16,6 +15,7 @@ from stepalign import config, prompts
 from stepalign.critics import sample, schema, splice
 from stepalign.critics.checks import max_length
 from stepalign.critics.fidelity import fidelity
+from stepalign.critics.pending import Fault, Pending
 from stepalign.critics.quoting import quote, unquote
 from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
@@ -72,15 +72,11 @@ def _is_thinking(reply: str, mode: str) -> bool:
 
 
 @dataclass(eq=False)
-class PendingCritique:
-    """An attempt without a result yet."""
+class PendingCritique(Pending):
+    """An attempt that a model critiques."""
 
     problem: Problem
     rollout: Rollout
-    start: float = field(default_factory=perf_counter)
-    rejections: list[CritiqueFailure] = field(default_factory=list)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 class CritiqueWriter:
@@ -96,8 +92,8 @@ class CritiqueWriter:
     def message(self, pending: PendingCritique) -> str:
         """Render the user message of the next request."""
         message = first_message(self._template, pending.problem, pending.rollout)
-        if pending.rejections:
-            faults = [quote(rejection.detail) for rejection in pending.rejections]
+        if pending.faults:
+            faults = [quote(fault.detail) for fault in pending.faults]
             message += "\n\n" + prompts.render(self._again, {"faults": faults})
         return message
 
@@ -139,11 +135,11 @@ class CritiqueWriter:
         """Validate what was read; None where the model is to be asked again."""
         if isinstance(read, Critique):
             read = self._validator.validate(read, pending.problem, pending.rollout)
-        is_last = len(pending.rejections) + 1 >= self._settings.max_attempts
+        is_last = len(pending.faults) + 1 >= self._settings.max_attempts
         if isinstance(read, CritiqueFailure) and self._validator.may_retry(read) and not is_last:
-            pending.rejections.append(read)
+            pending.faults.append(Fault(read.reason, read.detail))
             return None
-        return self._finish(pending, read)
+        return pending.finish(read)
 
     def judge(self, pending: PendingCritique, reply: ModelReply) -> Critique | CritiqueFailure | None:
         """Read and validate a reply; None where the model is to be asked again."""
@@ -151,20 +147,10 @@ class CritiqueWriter:
 
     def fail(self, pending: PendingCritique, reason: str, detail: str) -> Critique | CritiqueFailure:
         """Return the failure of an attempt that gets no further reply."""
-        return self._finish(pending, self._reject(pending, reason, detail))
+        return pending.finish(self._reject(pending, reason, detail))
 
     def _reject(self, pending: PendingCritique, reason: str, detail: str) -> CritiqueFailure:
         return self._validator.reject(pending.rollout, self._critic, reason, detail)
-
-    def _finish(self, pending: PendingCritique, result: Critique | CritiqueFailure) -> Critique | CritiqueFailure:
-        """Add what the result cost."""
-        return replace(
-            result,
-            retried=tuple(rejection.reason for rejection in pending.rejections),
-            prompt_tokens=pending.prompt_tokens,
-            completion_tokens=pending.completion_tokens,
-            seconds=perf_counter() - pending.start,
-        )
 
 
 def load_template(settings: config.LLMCriticConfig) -> Template:

@@ -8,12 +8,12 @@
 A right answer needs no model. Of a wrong one, the mender continues the solver's own correct steps with the reference
 solution in view, and the first sample whose critique passes the checks is kept (`mending`). The program composes the
 critique, so copy and case are right by construction. Without such a sample the program corrects: it recomputes the
-solver's text, or goes on with the reference's steps. Each critique names its author (`mended_by`), and the report
-counts them.
+solver's text, or goes on with the reference's steps. Each critique names its author (`mended_by`). Where no
+sample of a model passed, the step's line and the head of the report say so (`records.SHORTFALLS`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -23,15 +23,14 @@ from stepalign import config
 from stepalign.config.registry import build
 from stepalign.critics.arithmetic.critic import Attempt, Correction, correct_from, justify, to_critique
 from stepalign.critics.location import Location, StepLocator, is_truncated
+from stepalign.critics.pending import Fault, Pending
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.validation import Validator
-from stepalign.records import Case, Critique, CritiqueFailure, Problem, Rollout
+from stepalign.records import PROGRAM, Case, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.trace import parse
 
 NAME = "locate-mend"
-PROGRAM = "program"
-"""`mended_by` of a correction without a kept sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +45,11 @@ class Sample:
 
 
 @dataclass(eq=False)
-class Draft:
+class Draft(Pending):
     """A located rollout without a critique yet."""
 
     attempt: Attempt
     location: Location
-    start: float = field(default_factory=perf_counter)
-    faults: list[str] = field(default_factory=list)
-    """Of each sample that was not kept: the check that failed, or `truncated`."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
     @property
     def step(self) -> int:
@@ -127,10 +121,15 @@ class LocateMendCritic:
             by_id = {rollout.id: (problem, rollout) for problem, rollout in batch}
             drafts = []
             for location in self._locator.locate(batch):
-                draft = Draft(Attempt(*by_id[location.rollout_id]), location, start)
-                draft.prompt_tokens, draft.completion_tokens = location.prompt_tokens, location.completion_tokens
+                draft = Draft(
+                    Attempt(*by_id[location.rollout_id]),
+                    location,
+                    start=start,
+                    prompt_tokens=location.prompt_tokens,
+                    completion_tokens=location.completion_tokens,
+                )
                 if draft.attempt.rollout.correct or location.step is None:
-                    yield self._finish(draft, self._without_mender(draft))
+                    yield draft.finish(self._without_mender(draft))
                 else:
                     drafts.append(draft)
             yield from self._mend(drafts)
@@ -145,24 +144,24 @@ class LocateMendCritic:
                 result = self._read(draft, sample)
                 if isinstance(result, Critique):
                     kept.add(draft)
-                    yield self._finish(draft, result)
+                    yield draft.finish(result)
                 else:
                     draft.faults.append(result)
             drafts = [draft for draft in drafts if draft not in kept]
         for draft in drafts:
-            yield self._finish(draft, self._by_program(draft))
+            yield draft.finish(self._by_program(draft))
 
-    def _read(self, draft: Draft, sample: Sample) -> Critique | str:
-        """Return the critique that a sample makes, or the check that it fails."""
+    def _read(self, draft: Draft, sample: Sample) -> Critique | Fault:
+        """Return the critique that a sample makes, or its fault."""
         if not sample.whole:
-            return "truncated"
+            return Fault("truncated")
         text = f"{draft.heading}{sample.text}"
         trace = parse(text)
         ends = [*(section.start for section in trace.sections[1:]), len(text)]
         starts = [0, *ends[:-1]]
         pieces = tuple(text[start:end].strip() for start, end in zip(starts, ends, strict=True))
         result = self._composed(draft, Correction(draft.step, draft.location.reason, pieces), self._mender.name)
-        return result.reason if isinstance(result, CritiqueFailure) else result
+        return Fault(result.reason, result.detail) if isinstance(result, CritiqueFailure) else result
 
     def _by_program(self, draft: Draft) -> Critique | CritiqueFailure:
         correction = correct_from(draft.attempt, draft.step, draft.location.reason)
@@ -191,13 +190,3 @@ class LocateMendCritic:
 
     def _failure(self, draft: Draft, reason: str, detail: str) -> CritiqueFailure:
         return self._validator.reject(draft.attempt.rollout, NAME, reason, detail)
-
-    def _finish(self, draft: Draft, result: Critique | CritiqueFailure) -> Critique | CritiqueFailure:
-        """Add what the result cost."""
-        return replace(
-            result,
-            retried=tuple(draft.faults),
-            prompt_tokens=draft.prompt_tokens,
-            completion_tokens=draft.completion_tokens,
-            seconds=perf_counter() - draft.start,
-        )

@@ -14,6 +14,7 @@ from jinja2 import Template
 from stepalign import config, prompts
 from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.locate_mend import Draft, Sample
+from stepalign.critics.pending import Fault
 from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
@@ -83,7 +84,7 @@ class SelfMender:
                 seed = derive_seed("self-mender", name, number)
                 requests[name] = Request(id=name, prompt_ids=ids, seed=seed)
             else:
-                draft.faults.append("no room")
+                draft.faults.append(Fault("no room"))
         for completion in own.sampler.sample(list(requests.values()), self._sampling, adapter=None):
             text, _ = own.chat.decode(completion.ids)
             yield (
@@ -127,7 +128,7 @@ class OpenAIMender:
                 try:
                     reply = future.result()
                 except UnansweredError as error:
-                    draft.faults.append(error.reason)
+                    draft.faults.append(Fault(error.reason, error.detail))
                     continue
                 whole = not reply.truncated and reply.finish == "stop"
                 yield (

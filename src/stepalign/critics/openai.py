@@ -97,7 +97,7 @@ class OpenAICritic:
         while True:
             try:
                 async with room:
-                    if not pending.rejections:
+                    if not pending.faults:
                         pending.start = perf_counter()
                     messages = [{"role": "user", "content": self._writer.message(pending)}]
                     reply = await server.ask(self._request | response_format | {"messages": messages})

@@ -98,7 +98,7 @@ class SelfCritic:
                 detail = f"{lengths} do not fit into the model's context of {own.context_limit}"
                 yield pending, self._writer.fail(pending, "no room", detail)
                 continue
-            seed = derive_seed("self-critic", name, len(pending.rejections))
+            seed = derive_seed("self-critic", name, len(pending.faults))
             requests[name] = Request(id=name, prompt_ids=ids, seed=seed)
         for completion in own.sampler.sample(list(requests.values()), self._sampling, adapter=None):
             pending = by_id[completion.id]

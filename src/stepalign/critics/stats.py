@@ -46,6 +46,8 @@ class CriticReport:
     """By reason."""
     mended: dict[str, int] = Field(default_factory=dict)
     """By author of the correction, where the critic has several."""
+    mender_failed: int = 0
+    """Those of the program because no sample of a mender passed."""
     checks: dict[str, dict[str, int]]
     """For each check, or other reason of a failure, how often each outcome came."""
     fidelity: dict[str, float] = Field(default_factory=dict)
@@ -91,6 +93,7 @@ def summarize(results: Sequence[Critique | CritiqueFailure], prices: Prices | No
         cases=dict(Counter(sorted(critique.case for critique in critiques)).most_common()),
         failures=dict(Counter(sorted(reasons)).most_common()),
         mended=dict(Counter(sorted(critique.mended_by for critique in critiques if critique.mended_by)).most_common()),
+        mender_failed=sum(critique.mender_failed for critique in critiques),
         checks={name: dict(counts) for name, counts in outcomes(results).items()},
         fidelity=_distribution(fidelity),
         prompt_tokens=read,
@@ -105,7 +108,8 @@ def table(report: CriticReport) -> str:
     lines = [f"{'answers':<14}{report.answers}", f"{'critiques':<14}{report.critiques}{_in_words(report.cases)}"]
     lines.append(f"{'failures':<14}{report.answers - report.critiques}{_in_words(report.failures)}")
     if report.mended:
-        lines.append(f"{'mended':<14}{sum(report.mended.values())}{_in_words(report.mended)}")
+        failed = f"; {report.mender_failed} by the program after the mender failed" if report.mender_failed else ""
+        lines.append(f"{'mended':<14}{sum(report.mended.values())}{_in_words(report.mended)}{failed}")
     if report.fidelity:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in report.fidelity.items() if name != "exact")
         lines.append(f"{'fidelity':<14}{report.fidelity['exact']:.1%} exact; {figures}")

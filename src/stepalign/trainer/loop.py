@@ -22,7 +22,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import Policy
-from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from stepalign.trainer import checkpoints
@@ -293,8 +293,11 @@ class Trainer:
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
         per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
-        failed = sum(isinstance(result, CritiqueFailure) for result in critiques)
-        counts = {**examples.outcomes, **({"failed": failed} if critiques else {})}
+        counts = dict(examples.outcomes)
+        if critiques:
+            counts["failed"] = sum(isinstance(result, CritiqueFailure) for result in critiques)
+        if mended := sum(isinstance(result, Critique) and result.mender_failed for result in critiques):
+            counts["mended by program"] = mended
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {
