@@ -145,6 +145,18 @@ def test_a_served_mender_continues_the_begun_reply_and_its_replies_are_kept(
     assert again.text == found.text
 
 
+@pytest.mark.parametrize(("finish", "fault"), [("length", "truncated"), ("content_filter", "unfinished")])
+def test_a_served_sample_that_is_not_whole_is_not_kept(
+    finish: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(Reply(GOOD, finish=finish), Reply(GOOD)) as server:
+        mender = {"kind": "openai", "base_url": server.url, "model": "m"}
+        (found,) = critiques([attempt()], folder=tmp_path, mender=mender)
+    assert isinstance(found, Critique)
+    assert (found.mended_by, found.retried) == ("m", (fault,))
+
+
 def test_a_locator_of_the_benchmark_alone_is_refused() -> None:
     with pytest.raises(ValueError, match="allowed: equations, origins, derivation"):
         config.LocateMendCriticConfig.model_validate({"locator": {"kind": "credit"}})

@@ -22,7 +22,8 @@ from typing import Protocol, Self
 from stepalign import config
 from stepalign.config.registry import build
 from stepalign.critics.arithmetic.critic import Attempt, Correction, correct_from, justify, to_critique
-from stepalign.critics.location import Location, StepLocator, is_truncated
+from stepalign.critics.llm import ModelReply
+from stepalign.critics.location import Location, StepLocator
 from stepalign.critics.pending import Fault, Pending
 from stepalign.critics.self_critic import OwnModel
 from stepalign.critics.validation import Validator
@@ -31,17 +32,6 @@ from stepalign.rewards import Grader
 from stepalign.trace import parse
 
 NAME = "locate-mend"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A model's continuation of a solution, behind the heading that it was given."""
-
-    text: str
-    whole: bool
-    """It ended by itself."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -80,8 +70,11 @@ class Mender(Protocol):
     max_num_seqs: int
     """Rollouts that are mended together."""
 
-    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, Sample]]:
-        """Yield sample `number` of each draft, in any order. A draft without room is left out."""
+    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, ModelReply]]:
+        """Yield sample `number` of each draft, in any order: the text behind the heading.
+
+        A draft without a sample gets a fault.
+        """
         ...
 
 
@@ -151,10 +144,12 @@ class LocateMendCritic:
         for draft in drafts:
             yield draft.finish(self._by_program(draft))
 
-    def _read(self, draft: Draft, sample: Sample) -> Critique | Fault:
+    def _read(self, draft: Draft, sample: ModelReply) -> Critique | Fault:
         """Return the critique that a sample makes, or its fault."""
-        if not sample.whole:
+        if sample.truncated:
             return Fault("truncated")
+        if sample.finish != "stop":
+            return Fault("unfinished", sample.finish)
         text = f"{draft.heading}{sample.text}"
         trace = parse(text)
         ends = [*(section.start for section in trace.sections[1:]), len(text)]
@@ -181,7 +176,7 @@ class LocateMendCritic:
 
     def _composed(self, draft: Draft, correction: Correction | None, mended_by: str) -> Critique | CritiqueFailure:
         attempt = draft.attempt
-        case: Case = "C" if is_truncated(attempt.rollout) else "D"
+        case: Case = "C" if attempt.is_truncated else "D"
         if attempt.rollout.correct:
             case = "A" if correction is None else "B"
         critique = to_critique(attempt, case, correction, critic=NAME)

@@ -13,7 +13,8 @@ from jinja2 import Template
 
 from stepalign import config, prompts
 from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
-from stepalign.critics.locate_mend import Draft, Sample
+from stepalign.critics.llm import ModelReply
+from stepalign.critics.locate_mend import Draft
 from stepalign.critics.pending import Fault
 from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
@@ -40,7 +41,7 @@ class ProgramMender:
         """Build the mender of a recipe."""
         return cls()
 
-    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, Sample]]:
+    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, ModelReply]]:
         """Yield nothing."""
         return iter(())
 
@@ -69,7 +70,7 @@ class SelfMender:
             raise StepalignError("critic.mender.kind = 'self': no solver is loaded here that could be the mender")
         return cls(settings, own)
 
-    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, Sample]]:
+    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, ModelReply]]:
         """Sample one continuation of each draft that has room in the model's context."""
         if not drafts:
             return
@@ -89,9 +90,9 @@ class SelfMender:
             text, _ = own.chat.decode(completion.ids)
             yield (
                 by_id[completion.id],
-                Sample(
+                ModelReply(
                     text=text,
-                    whole=completion.finish == "stop",
+                    truncated=completion.finish == "length",
                     prompt_tokens=len(requests[completion.id].prompt_ids),
                     completion_tokens=len(completion.ids),
                 ),
@@ -117,7 +118,7 @@ class OpenAIMender:
         """Build the mender of a recipe, with its cache in the run's folder."""
         return cls(settings, folder)
 
-    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, Sample]]:
+    def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, ModelReply]]:
         """Ask for one continuation of each draft, all at once. An answer that does not come is a fault."""
         server = ChatCompletions(self._settings, self._key, self._cache)
         thread = LoopThread("mender")
@@ -126,20 +127,9 @@ class OpenAIMender:
             asked = [(draft, thread.start(server.ask(self._body(draft, number)))) for draft in drafts]
             for draft, future in asked:
                 try:
-                    reply = future.result()
+                    yield draft, future.result()
                 except UnansweredError as error:
                     draft.faults.append(Fault(error.reason, error.detail))
-                    continue
-                whole = not reply.truncated and reply.finish == "stop"
-                yield (
-                    draft,
-                    Sample(
-                        text=reply.text,
-                        whole=whole,
-                        prompt_tokens=reply.prompt_tokens,
-                        completion_tokens=reply.completion_tokens,
-                    ),
-                )
         finally:
             thread.close(server.__aexit__())
 

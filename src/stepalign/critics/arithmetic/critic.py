@@ -42,11 +42,12 @@ from stepalign.critics.arithmetic.equations import (
 )
 from stepalign.critics.arithmetic.expressions import ANNOTATION
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
+from stepalign.critics.location import counted_sections, is_truncated
 from stepalign.critics.schema import compose, original, trim
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.records import Case, CriticResult, Critique, CritiqueFailure, Problem, Rollout, Verdict
 from stepalign.rewards import Grader
-from stepalign.trace import Section, boxed, parse
+from stepalign.trace import boxed, parse
 
 NAME = "program"
 
@@ -85,10 +86,9 @@ class Attempt:
 
     def __init__(self, problem: Problem, rollout: Rollout) -> None:
         self.problem, self.rollout, self.trace = problem, rollout, parse(rollout.text, rollout.response_start)
-        end = self.trace.answer_section
-        self.sections: tuple[Section, ...] = self.trace.steps if end is None else (*self.trace.steps, end)
+        self.sections = counted_sections(self.trace)
         self.texts = tuple(map(self.trace.content, self.sections))
-        self.is_truncated = rollout.finish == "length" and not boxed(rollout.text)
+        self.is_truncated = is_truncated(rollout)
         is_cut = self.is_truncated and bool(self.sections) and self.sections[-1].end == len(rollout.text)
         self.num_complete = len(self.sections) - is_cut
         self.steps = self.texts[: min(len(self.trace.steps), self.num_complete)]
