@@ -165,8 +165,9 @@ def _is_forward(algorithm: config.AlgorithmConfig) -> bool:
 
 def _length(table: config.PreflightConfig, one: Mapping[str, Interval]) -> Gate:
     """Judge the factor between the lengths, of whichever side is longer."""
-    ratio = one["ratio"]
+    ratio, relation = one["ratio"], "longer"
     if ratio.value < 1:
+        relation = "shorter"
         ratio = Interval(value=1 / ratio.value, low=1 / ratio.high, high=1 / max(ratio.low, 1e-9), n=ratio.n)
     return Gate(
         name="length",
@@ -175,7 +176,7 @@ def _length(table: config.PreflightConfig, one: Mapping[str, Interval]) -> Gate:
         threshold=table.max_length_ratio,
         at_least=False,
         unit="times",
-        detail=f"teacher {one['teacher'].value:.0f}, solver {one['solver'].value:.0f} tokens",
+        detail=f"{relation}: teacher {one['teacher'].value:.0f}, solver {one['solver'].value:.0f} tokens",
         remedy="teacher.enable_thinking, sampling.max_new_tokens, or a context.template that asks for a whole solution",
     )
 
@@ -190,7 +191,7 @@ def _of_credit(table: config.PreflightConfig, credit: CreditMeasures | None) -> 
             threshold=table.max_correct_suppressed,
             at_least=False,
             unit="%",
-            detail=f"of the tokens of correct solutions pushed down; mean {measures['correct'].value:+.2f} nats",
+            detail=f"of the tokens of correct solutions pushed down; mean {_nats(measures['correct'])}",
             remedy='context.template = "stepalign" with a [critic], which shows the solver\'s own steps',
         )
     if "contrast" in measures:
@@ -202,9 +203,13 @@ def _of_credit(table: config.PreflightConfig, credit: CreditMeasures | None) -> 
             threshold=table.min_error_contrast,
             at_least=True,
             unit="nats",
-            detail=f"first wrong token {first_wrong.value:+.2f} nats" if first_wrong else "",
+            detail=f"first wrong token {_nats(first_wrong)}" if first_wrong else "",
             remedy="a context.template that shows the corrected step; a [critic] that finds the first error",
         )
+
+
+def _nats(interval: Interval) -> str:
+    return f"{interval.value:+.2f} nats".replace("-", "−")
 
 
 def _of_step(settings: config.Recipe, made: Attempts) -> Iterator[Gate]:
