@@ -1,5 +1,6 @@
 """The `[problems]` tables: where problems come from, and which are held out. `source` names the kind."""
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -28,9 +29,9 @@ class HubSourceConfig(SourceConfig):
     """A commit, branch or tag on the hub. A run keeps the commit in its manifest, and resumes with that one."""
 
     @property
+    @abstractmethod
     def repository(self) -> tuple[str, str | None] | None:
         """The data set's name and configuration; None for a local file."""
-        raise NotImplementedError
 
 
 AnySourceConfig = Annotated[SerializeAsAny[SourceConfig], FAMILIES["source"]]
@@ -189,6 +190,8 @@ class CodeSourceConfig(SourceConfig):
 class MbppConfig(CodeSourceConfig):
     """`google-research-datasets/mbpp` from the hub, or its raw JSONL."""
 
+    hub = "google-research-datasets/mbpp"
+    licence = "CC-BY-4.0"
     source: Literal["mbpp"] = "mbpp"
     split: Literal["train", "validation", "test", "prompt"] = "train"
     """The split: task ids 601–974, 511–600, 11–510, 1–10."""
@@ -200,6 +203,8 @@ class MbppConfig(CodeSourceConfig):
 class HumanEvalConfig(SourceConfig):
     """`openai/openai_humaneval` from the hub, or a file of its format. Every test is hidden."""
 
+    hub = "openai/openai_humaneval"
+    licence = "MIT"
     source: Literal["humaneval"] = "humaneval"
     path: Path | None = None
     """A local JSONL or Parquet file; None reads from the hub."""
