@@ -19,8 +19,6 @@ from stepalign.unit_tests import UnitTests
 
 Split = Literal["train", "validation", "test", "prompt"]
 
-MBPP = "google-research-datasets/mbpp"
-HUMANEVAL = "openai/openai_humaneval"
 SPLITS: dict[Split, range] = {
     "prompt": range(1, 11),
     "test": range(11, 511),
@@ -36,7 +34,14 @@ def mbpp(source: config.MbppConfig) -> Iterator[Candidate]:
     """Yield the problems of a split of MBPP; an id is `mbpp-` and the task id."""
     if source.path is None:
         otherwise = 'Where there is no network, name its raw file instead: source = "mbpp", path = "mbpp.jsonl"'
-        rows = files.hub_rows(MBPP, config="full", split=source.split, streaming=False, otherwise=otherwise)
+        rows = files.hub_rows(
+            source.hub,
+            config="full",
+            split=source.split,
+            streaming=False,
+            otherwise=otherwise,
+            revision=source.revision,
+        )
     else:
         rows = files.rows(source.path)
     for _, where, row in rows:
@@ -53,7 +58,7 @@ def mbpp(source: config.MbppConfig) -> Iterator[Candidate]:
             num_shown=source.shown_tests,
             solution=_code(row, "code", where),
             setup=_code(row, "test_setup_code", where),
-            source=MBPP,
+            source=source.hub,
         )
 
 
@@ -65,7 +70,7 @@ def humaneval(source: config.HumanEvalConfig) -> Iterator[Candidate]:
     """
     if source.path is None:
         otherwise = 'Where there is no network, name a file instead: source = "humaneval", path = "HumanEval.jsonl"'
-        rows = files.hub_rows(HUMANEVAL, split="test", streaming=False, otherwise=otherwise)
+        rows = files.hub_rows(source.hub, split="test", streaming=False, otherwise=otherwise, revision=source.revision)
     else:
         rows = files.rows(source.path)
     for _, where, row in rows:
@@ -81,7 +86,7 @@ def humaneval(source: config.HumanEvalConfig) -> Iterator[Candidate]:
             solution=prompt + body if body.strip() else "",
             entry_point=entry_point,
             preamble=_without(prompt, entry_point),
-            source=HUMANEVAL,
+            source=source.hub,
         )
 
 
