@@ -57,6 +57,16 @@ def criticized(grader: UnitTestGrader, rollout: Rollout, problem: Problem = PROB
     return result
 
 
+@pytest.mark.parametrize("value", ["+".join(["1"] * 900), "0x" + "f" * 5000], ids=["deep", "long"])
+@pytest.mark.parametrize("fence", ["\n```", ""])
+def test_a_program_that_python_parses_but_cannot_write_is_mended(
+    grader: UnitTestGrader, value: str, fence: str
+) -> None:
+    critique = criticized(grader, graded(grader, f"{HEAD}    return {value}{fence}"))
+    assert isinstance(critique, Critique)
+    assert critique.case == "D"
+
+
 @pytest.mark.parametrize(
     ("text", "case", "label", "wrong", "reason"),
     [
