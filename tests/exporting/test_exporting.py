@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stepalign import config, exporting
 from stepalign.errors import StepalignError
 from stepalign.exporting import hub, merge
+from stepalign.exporting.card import sources_of
 from stepalign.exporting.dataset import export_dataset
 from stepalign.io import read_jsonl
 from stepalign.records import Rollout
+from stepalign.report.run import read_run
 
 IDS = torch.tensor([[5, 40, 7, 90, 12]])
 
@@ -61,6 +64,24 @@ def test_a_card_tells_what_taught_the_figures_with_intervals_the_data_and_the_re
     assert exported.serve.startswith(
         f"vllm serve owner/model --enable-lora --max-lora-rank 8 --lora-modules tiny={tmp_path}"
     )
+
+
+@pytest.mark.parametrize(
+    ("table", "commits", "shown", "on_hub", "licence"),
+    [
+        ({"source": "mbpp"}, {}, "google-research-datasets/mbpp", True, "CC-BY-4.0"),
+        ({"source": "hub", "dataset": "owner/problems"}, {"train": "0a1b"}, "owner/problems", True, ""),
+        ({"source": "hub", "dataset": "data/problems"}, {}, "hub", False, ""),
+        ({"source": "file", "path": "train.jsonl"}, {}, "file", False, ""),
+    ],
+)
+def test_a_card_names_data_sets_of_the_hub_and_no_folders(
+    table: dict[str, str], commits: dict[str, str], shown: str, on_hub: bool, licence: str, finished_run: config.Recipe
+) -> None:
+    run = read_run(finished_run.folder)
+    run = replace(run, recipe={"problems": {"train": table}}, manifest={"dataset_commits": commits})
+    source = sources_of(run)["train"]
+    assert (source.name, source.hub, source.licence) == (shown, shown if on_hub else "", licence)
 
 
 def test_an_exported_adapter_is_the_checkpoint_and_names_its_base(

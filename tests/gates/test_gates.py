@@ -1,22 +1,27 @@
 """Gates: their verdicts, what they are made of, and a preflight of a real recipe from end to end."""
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import stepalign
 from stepalign import cli
+from stepalign.algorithms.base import StepExamples
 from stepalign.config import Recipe
+from stepalign.critics import sample
 from stepalign.errors import StepalignError
 from stepalign.evaluation.stats import Interval
 from stepalign.gates import attempts, page
 from stepalign.gates.gate import Gate, Preflight
+from stepalign.gates.gates import Attempts, preflight_of
 from stepalign.gates.numbers import right_numbers
-from stepalign.records import Grade, Problem, Rollout
+from stepalign.records import CriticResult, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 
 MakeRecipe = Callable[..., Recipe]
@@ -96,6 +101,33 @@ def test_sides_are_compared_on_the_problems_that_both_attempted() -> None:
     assert found["solved"]["difference"].value == 0.75
     assert found["solved"]["difference"].n == 2
     assert found["false equations"]["difference"].value == -0.75
+
+
+def made_of(results: Sequence[CriticResult], failures: Mapping[str, int]) -> Attempts:
+    step = StepExamples[Any](examples=[], failures=Counter(failures))
+    critiques = {str(number): result for number, result in enumerate(results)}
+    return Attempts(problems={}, attempts={}, fresh={}, teacher={}, critiques=critiques, step=step, seconds=[])
+
+
+def test_the_critic_s_gate_gives_the_critic_s_own_reasons(settings: Recipe) -> None:
+    failure = CritiqueFailure(rollout_id="r", critic="c", reason="parse")
+    made = made_of([failure, sample.CRITIQUE], {"parse": 1, "nothing to show": 5})
+    (gate,) = (one for one in preflight_of(settings, made, None, None, None).gates if one.name == "critic")
+    assert gate.detail == "1 of 2 (1 parse)"
+
+
+@pytest.mark.parametrize(
+    ("hours", "bound", "said"),
+    [(None, 5.0, "no stage was timed"), (None, 0.0, "no stage was timed"), (3.0, 5.0, None),
+     (3.0, 0.0, "preflight.max_hours = 0 sets no bound")],
+)  # fmt: skip
+def test_the_gate_of_hours_is_there_or_says_why_not(
+    hours: float | None, bound: float, said: str | None, settings: Recipe
+) -> None:
+    table = settings.preflight.model_copy(update={"max_hours": bound})
+    found = preflight_of(settings.model_copy(update={"preflight": table}), made_of([], {}), None, None, hours)
+    assert found.not_measured.get("hours") == said
+    assert (found.named("hours") is not None) == (said is None)
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,10 @@ def served(*urls: str) -> str:
     return f'critic={{ kind = "openai", base_url = [{bases}], model = "m", max_retries = 0, timeout_s = 5 }}'
 
 
+def mended(mender: str) -> str:
+    return f'critic={{ kind = "locate-mend", mender = {{ {mender} }} }}'
+
+
 def copied(prompt: str) -> str:
     """The critique of a right solution."""
     attempt = prompt.partition("Student's Solution Begin ===\n")[2].partition("\n=== Student's")[0]
@@ -52,10 +56,17 @@ def copied(prompt: str) -> str:
     return compose("A", verdicts, attempt) if attempt else "yes"
 
 
-@pytest.mark.parametrize("override", [served("http://me:hunter2@host/v1"), "context.template=hunter2.txt"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        served("http://me:hunter2@host/v1"),
+        mended('kind = "openai", model = "m", base_url = "http://me:hunter2@host/v1"'),
+        "context.template=hunter2.txt",
+    ],
+)
 def test_what_a_run_must_not_begin_with_leaves_no_folder(override: str, make_recipe: MakeRecipe) -> None:
     settings = make_recipe(override)
-    with pytest.raises(StepalignError, match=r"critic\.base_url|no template"):
+    with pytest.raises(StepalignError, match=r"critic\.(mender\.)?base_url|no template"):
         train(settings)
     assert not settings.folder.exists()
 
@@ -150,9 +161,17 @@ BROKEN = ["{{ problem.statement.text }}", "{% if %}", "{{ unknown }}", None]
 
 
 @pytest.mark.parametrize("text", BROKEN)
-@pytest.mark.parametrize("key", ["critic.prompt", "context.template", "context.fallback_template", "prompts.solver"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"{key}=mine.txt" for key in ("critic.prompt", "context.template", "context.fallback_template",
+                                        "prompts.solver")),
+        *(mended(f'prompt = "mine.txt", {mender}') for mender in (
+            'kind = "self"', 'kind = "openai", model = "m", base_url = "http://localhost/v1"')),
+    ],
+)  # fmt: skip
 def test_a_dry_run_finds_a_template_that_cannot_be_rendered(
-    key: str, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    override: str, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:
         (tmp_path / "mine.txt").write_text(text)
@@ -161,7 +180,7 @@ def test_a_dry_run_finds_a_template_that_cannot_be_rendered(
         'critic = { kind = "openai", base_url = "http://localhost/v1", model = "m" }\n'
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["stepalign", "train", "recipe.toml", f"{key}=mine.txt", "--dry-run"])
+    monkeypatch.setattr("sys.argv", ["stepalign", "train", "recipe.toml", override, "--dry-run"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     printed = capsys.readouterr()

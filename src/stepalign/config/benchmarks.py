@@ -3,12 +3,13 @@
     stepalign evaluate RECIPE --benchmark aime25
 
 A benchmark's values are laid over a recipe, before overrides: `problems.evaluation.dataset=FOLDER` names a local copy,
-`evaluation.num_samples=4` asks for less. Names, splits and columns are those of the data sets' cards. They were not
-downloaded when this was written.
+`evaluation.num_samples=4` asks for less. Names, splits, columns and licences are those of the data sets' cards. The
+data were not downloaded when this was written.
 """
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stepalign.config.keywords import plain
@@ -51,62 +52,58 @@ class Benchmark:
         }
 
 
-_GREEDY = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=1024)
-_PAPER = {
-    "num_samples": 12,
-    "sampling": SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=38_912, enable_thinking=True),
-    "basis": "arXiv 2606.11173: n 12, T 1.0, top-p 0.95, 38,912 tokens, thinking on",
-}
-_R1 = SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=32_768)
+_greedy = partial(Benchmark, num_samples=1, sampling=SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=1024))
+_like_r1 = partial(
+    Benchmark, num_samples=4, sampling=SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=32_768)
+)
+_like_the_paper = partial(
+    Benchmark,
+    num_samples=12,
+    sampling=SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=38_912, enable_thinking=True),
+    basis="arXiv 2606.11173: n 12, T 1.0, top-p 0.95, 38,912 tokens, thinking on",
+)
 _MATHARENA = ColumnsConfig(statement="problem", solution="", id="problem_idx")
 
 BENCHMARKS = {
-    "gsm8k": Benchmark(
+    "gsm8k": _greedy(
         source=Gsm8kConfig(split="test"),
         size=1319,
         licence="MIT",
-        num_samples=1,
-        sampling=_GREEDY,
-        basis="greedy, one sample, as in the Qwen2.5-Math report; 1,024 tokens are ours",
+        basis="greedy, one sample, as in arXiv 2409.12122 (Qwen2.5-Math); 1,024 tokens are ours",
         contamination="public since 2021: its training split, and paraphrases of both, are in many training sets",
     ),
-    "math-500": Benchmark(
+    "math-500": _like_r1(
         source=HubConfig(
             dataset="HuggingFaceH4/MATH-500",
             split="test",
             columns=ColumnsConfig(statement="problem", id="unique_id", meta=("subject", "level")),
         ),
         size=500,
-        licence="MIT (MATH, PRM800K); the data set's card states none",
-        num_samples=4,
-        sampling=_R1,
-        basis="DeepSeek-R1 report: T 0.6, top-p 0.95, 32,768 tokens, 4 to 64 samples",
+        licence="none stated; MATH and PRM800K, of which it is made, are MIT",
+        basis="arXiv 2501.12948 (DeepSeek-R1): T 0.6, top-p 0.95, 32,768 tokens, 4 to 64 samples, here 4",
         contamination="public since 2021: a part of MATH, whose other problems are in nearly every training set",
     ),
-    "aime24": Benchmark(
+    "aime24": _like_the_paper(
         source=HubConfig(
             dataset="HuggingFaceH4/aime_2024", columns=ColumnsConfig(statement="problem", id="id", meta=("year",))
         ),
         size=30,
         licence="none stated; the problems are the MAA's",
-        **_PAPER,  # type: ignore[arg-type]
         contamination="public since February 2024: in training sets of models released later",
     ),
-    "aime25": Benchmark(
+    "aime25": _like_the_paper(
         source=HubConfig(dataset="MathArena/aime_2025", columns=_MATHARENA),
         size=30,
         licence="CC BY-NC-SA 4.0",
-        **_PAPER,  # type: ignore[arg-type]
         contamination="public since February 2025; some of its problems have older twins on the web",
     ),
-    "hmmt25": Benchmark(
+    "hmmt25": _like_the_paper(
         source=HubConfig(dataset="MathArena/hmmt_feb_2025", columns=_MATHARENA),
         size=30,
         licence="CC BY-NC-SA 4.0",
-        **_PAPER,  # type: ignore[arg-type]
         contamination="public since February 2025",
     ),
-    "amc23": Benchmark(
+    "amc23": _like_r1(
         source=HubConfig(
             dataset="math-ai/amc23",
             split="test",
@@ -114,28 +111,22 @@ BENCHMARKS = {
         ),
         size=40,
         licence="none stated; the problems are the MAA's",
-        num_samples=4,
-        sampling=_R1,
         basis="sampling as for math-500",
         contamination="public since November 2023: in training sets of models released later",
     ),
-    "humaneval": Benchmark(
+    "humaneval": _greedy(
         source=HumanEvalConfig(),
         size=164,
         licence="MIT",
         grader="unit-tests",
-        num_samples=1,
-        sampling=_GREEDY,
         basis="greedy, one sample, as on EvalPlus' leaderboard; 1,024 tokens are ours",
         contamination="public since 2021, and in many training sets",
     ),
-    "mbpp": Benchmark(
+    "mbpp": _greedy(
         source=MbppConfig(split="test", shown_tests=3),
         size=500,
         licence="CC BY 4.0",
         grader="unit-tests",
-        num_samples=1,
-        sampling=_GREEDY,
         basis="all three tests shown, as in arXiv 2108.07732, but without its examples; greedy; 1,024 tokens are ours",
         contamination="public since 2021, and in many training sets",
     ),

@@ -1,5 +1,6 @@
 """The `[context]` tables: what the teacher is shown beyond the problem."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,9 +25,9 @@ class ContextConfig(Table):
         fallback_template: str
 
     @property
+    @abstractmethod
     def design(self) -> str | PythonObject:
         """The design, for `contexts.load`."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         """Name key and value, for messages."""

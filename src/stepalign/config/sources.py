@@ -1,5 +1,6 @@
 """The `[problems]` tables: where problems come from, and which are held out. `source` names the kind."""
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -28,9 +29,9 @@ class HubSourceConfig(SourceConfig):
     """A commit, branch or tag on the hub. A run keeps the commit in its manifest, and resumes with that one."""
 
     @property
+    @abstractmethod
     def repository(self) -> tuple[str, str | None] | None:
         """The data set's name and configuration; None for a local file."""
-        raise NotImplementedError
 
 
 AnySourceConfig = Annotated[SerializeAsAny[SourceConfig], FAMILIES["source"]]

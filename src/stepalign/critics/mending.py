@@ -12,11 +12,13 @@ from typing import Any, Self
 from jinja2 import Template
 
 from stepalign import config, prompts
+from stepalign.critics import sample
 from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.locate_mend import Draft, Sample
 from stepalign.critics.self_critic import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
+from stepalign.records import Problem
 from stepalign.rollouts import Request
 from stepalign.seeding import derive_seed
 from stepalign.serving.client import UnansweredError, read_key
@@ -52,7 +54,7 @@ class SelfMender:
     def __init__(self, settings: config.SelfMenderConfig, own: Callable[[], OwnModel]) -> None:
         """Load the template. The model is loaded with the first attempt."""
         self.num_samples, self.max_num_seqs = settings.num_samples, settings.max_num_seqs
-        self._template, self._own = _load(settings), own
+        self._template, self._own = load_template(settings), own
         self._thinking = settings.enable_thinking
         self._sampling = config.SamplingConfig(
             temperature=settings.temperature,
@@ -76,7 +78,7 @@ class SelfMender:
         by_id = {draft.location.rollout_id: draft for draft in drafts}
         requests = {}
         for name, draft in by_id.items():
-            turn = Turn("user", _message(self._template, draft))
+            turn = Turn("user", _message(self._template, draft.attempt.problem, draft.attempt.reference))
             begun = own.chat.encode_text(f"{draft.before}{draft.heading}")
             ids = (*own.chat.prompt_ids([turn], thinking=self._thinking), *begun)
             if own.context_limit is None or len(ids) + self._sampling.max_new_tokens <= own.context_limit:
@@ -104,7 +106,7 @@ class OpenAIMender:
         """Check URLs and key, and load the template."""
         check_urls("critic.mender.base_url", settings.base_url)
         self.name, self.num_samples, self.max_num_seqs = settings.model, settings.num_samples, settings.max_concurrency
-        self._settings, self._template = settings, _load(settings)
+        self._settings, self._template = settings, load_template(settings)
         self._key = read_key(settings.api_key_env)
         self._request = settings.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
         self._request |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -144,17 +146,19 @@ class OpenAIMender:
 
     def _body(self, draft: Draft, number: int) -> dict[str, Any]:
         messages = [
-            {"role": "user", "content": _message(self._template, draft)},
+            {"role": "user", "content": _message(self._template, draft.attempt.problem, draft.attempt.reference)},
             {"role": "assistant", "content": f"{draft.before}{draft.heading}"},
         ]
         return self._request | {"messages": messages, "seed": derive_seed(draft.location.rollout_id, number) % 2**31}
 
 
-def _load(settings: config.SampledMenderConfig) -> Template:
-    return prompts.load(settings.prompt, VARIABLES)[0]
+def load_template(settings: config.SampledMenderConfig) -> Template:
+    """Load a mender's template, and render it once."""
+    template, _ = prompts.load(settings.prompt, VARIABLES)
+    _message(template, sample.PROBLEM, sample.PROBLEM.solution)
+    return template
 
 
-def _message(template: Template, draft: Draft) -> str:
-    problem = draft.attempt.problem
-    values = {"problem": problem.statement, "solution": draft.attempt.reference, "answer": problem.answer}
+def _message(template: Template, problem: Problem, reference: str) -> str:
+    values = {"problem": problem.statement, "solution": reference, "answer": problem.answer}
     return prompts.render(template, values)

@@ -1,8 +1,7 @@
 """A model card written from a run: what taught the model, its figures with intervals, data, licences, recipe."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,17 @@ from stepalign.report.run import RunFiles
 from stepalign.report.summary import Summary
 
 
+@dataclass(frozen=True)
+class DataSource:
+    """A source of problems as cards name it."""
+
+    name: str
+    hub: str
+    """The data set's name on the hub; empty where it has none."""
+    licence: str
+    """Empty where it is not known."""
+
+
 def model_card(
     run: RunFiles, step: int, *, serve: str, base: str | None = None, agreement: Agreement | None = None
 ) -> str:
@@ -41,7 +51,7 @@ def model_card(
         evaluations=[evaluation for evaluation in run.evaluations if evaluation.step <= step],
     )
     summary = Summary(until)
-    sources, licence = sources_of(run.recipe), licence_of_base(run)
+    sources, licence = sources_of(run), licence_of_base(run)
     base = base or str(summary.setting("model.name_or_path"))
     adapter = agreement is None and summary.setting("training.use_peft") is not False
     data = ModelCardData(
@@ -71,11 +81,16 @@ def model_card(
     )
 
 
-def sources_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the classes of a recipe's sources of problems: for training and, where there is one, for evaluation."""
-    tables = {use: recipe.get("problems", {}).get(use, {}) for use in ("train", "evaluation")}
-    known = FAMILIES["source"].tables
-    return {use: known[table["source"]] for use, table in tables.items() if table.get("source") in known}
+def sources_of(run: RunFiles) -> dict[str, DataSource]:
+    """Return a run's sources of problems: for training and, where there is one, for evaluation."""
+    found, commits = {}, run.manifest.get("dataset_commits", {})
+    for use in ("train", "evaluation"):
+        table = run.recipe.get("problems", {}).get(use, {})
+        kind: Any = FAMILIES["source"].tables.get(table.get("source"))
+        if kind is not None:
+            hub = kind.hub or (table.get("dataset", "") if use in commits else "")  # a folder has no commit
+            found[use] = DataSource(name=hub or table["source"], hub=hub, licence=kind.licence)
+    return found
 
 
 def licence_of_base(run: RunFiles) -> str | None:

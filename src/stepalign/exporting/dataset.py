@@ -36,7 +36,7 @@ def _write(run_folder: Path, folder: Path) -> dict[str, int]:
             counts[split] = len(rows)
     if not counts:
         raise StepalignError(f"{run_folder}: the run has no rollouts yet")
-    sources = sources_of(run.recipe)
+    sources = sources_of(run)
     front = DatasetCardData(
         tags=["stepalign", "rollouts", "critiques"],
         configs=[

@@ -17,14 +17,13 @@ from stepalign.algorithms.base import Algorithm
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.gates.attempts import RESAMPLES
 from stepalign.policy import Policy
 from stepalign.probing.credit import score_views
 from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.seeding import derive_seed
 from stepalign.trainer.accumulation import adamw, local_passes, update
 from stepalign.views import View
-
-RESAMPLES = 2000
 
 
 class FirstStep(NamedTuple):

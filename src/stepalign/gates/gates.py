@@ -13,8 +13,9 @@ from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.gates.attempts import RESAMPLES, compare
 from stepalign.gates.first_step import FirstStep
 from stepalign.gates.gate import Gate, Preflight
-from stepalign.records import CriticResult, Critique, Problem, Rollout
+from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
 from stepalign.seeding import derive_seed
+from stepalign.trainer.checks import count_reasons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,13 @@ def preflight_of(
         *_of_step(settings, made),
         *_of_first_step(settings.preflight, first_step),
     ]
-    if hours is not None and settings.preflight.max_hours:
-        gates.append(_hours(settings.preflight, hours, len(made.problems)))
     missing = {name: reason for name, reason in _REASONS.items() if all(gate.name != name for gate in gates)}
-    if not settings.preflight.max_hours:
-        missing["hours"] = "preflight.max_hours = 0 sets no bound" if hours is not None else "no stage was timed"
+    if hours is None:
+        missing["hours"] = "no stage was timed"
+    elif settings.preflight.max_hours:
+        gates.append(_hours(settings.preflight, hours, len(made.problems)))
+    else:
+        missing["hours"] = "preflight.max_hours = 0 sets no bound"
     return Preflight(
         name=settings.name, gates=tuple(gates), not_measured=missing, sides=sides, reasons=+made.step.failures,
         hours=hours,
@@ -113,46 +116,46 @@ def _sides(settings: config.Recipe, made: Attempts) -> dict[str, dict[str, Inter
 
 def _of_teacher(settings: config.Recipe, sides: Mapping[str, Mapping[str, Interval]]) -> Iterator[Gate]:
     table = settings.preflight
-
-    def detail(name: str) -> str:
-        one = sides[name]
-        return f"teacher {one['teacher'].value:.0%}, solver {one['solver'].value:.0%}"
-
     if "solved" in sides:
-        yield Gate(
+        yield _difference(
+            sides["solved"],
             name="solve gain",
             title="The teacher solves more problems than the solver",
-            measured=sides["solved"]["difference"],
             threshold=table.min_solve_gain,
-            at_least=True,
-            unit="points",
-            detail=detail("solved"),
             remedy="another context.template, or a critic whose critiques help; teacher.jsonl has the attempts",
         )
     if "right numbers" in sides and _is_forward(settings.algorithm):
-        yield Gate(
+        yield _difference(
+            sides["right numbers"],
             name="right numbers",
             title="The context leaves the teacher its right numbers",
-            measured=sides["right numbers"]["difference"],
             threshold=-table.max_numbers_drop,
-            at_least=True,
-            unit="points",
-            detail=detail("right numbers"),
             remedy="algorithm.beta = 1.0 (reverse KL), which takes up less of what distracts; another context.template",
         )
     if "format" in sides:
-        yield Gate(
+        yield _difference(
+            sides["format"],
             name="format",
             title="The context leaves the teacher the solver's format",
-            measured=sides["format"]["difference"],
             threshold=-table.max_format_drop,
-            at_least=True,
-            unit="points",
-            detail=detail("format"),
             remedy="the format's words in context.template, or prompts.examples, which the teacher reads as well",
         )
     if "ratio" in sides.get("length", {}):
         yield _length(table, sides["length"])
+
+
+def _difference(one: Mapping[str, Interval], *, name: str, title: str, threshold: float, remedy: str) -> Gate:
+    """Judge a share of the attempts, teacher minus solver."""
+    return Gate(
+        name=name,
+        title=title,
+        measured=one["difference"],
+        threshold=threshold,
+        at_least=True,
+        unit="points",
+        detail=f"teacher {one['teacher'].value:.0%}, solver {one['solver'].value:.0%}",
+        remedy=remedy,
+    )
 
 
 def _is_forward(algorithm: config.AlgorithmConfig) -> bool:
@@ -162,8 +165,9 @@ def _is_forward(algorithm: config.AlgorithmConfig) -> bool:
 
 def _length(table: config.PreflightConfig, one: Mapping[str, Interval]) -> Gate:
     """Judge the factor between the lengths, of whichever side is longer."""
-    ratio = one["ratio"]
+    ratio, relation = one["ratio"], "longer"
     if ratio.value < 1:
+        relation = "shorter"
         ratio = Interval(value=1 / ratio.value, low=1 / ratio.high, high=1 / max(ratio.low, 1e-9), n=ratio.n)
     return Gate(
         name="length",
@@ -172,7 +176,7 @@ def _length(table: config.PreflightConfig, one: Mapping[str, Interval]) -> Gate:
         threshold=table.max_length_ratio,
         at_least=False,
         unit="times",
-        detail=f"teacher {one['teacher'].value:.0f}, solver {one['solver'].value:.0f} tokens",
+        detail=f"{relation}: teacher {one['teacher'].value:.0f}, solver {one['solver'].value:.0f} tokens",
         remedy="teacher.enable_thinking, sampling.max_new_tokens, or a context.template that asks for a whole solution",
     )
 
@@ -187,7 +191,7 @@ def _of_credit(table: config.PreflightConfig, credit: CreditMeasures | None) -> 
             threshold=table.max_correct_suppressed,
             at_least=False,
             unit="%",
-            detail=f"of the tokens of correct solutions pushed down; mean {measures['correct'].value:+.2f} nats",
+            detail=f"of the tokens of correct solutions pushed down; mean {_nats(measures['correct'])}",
             remedy='context.template = "stepalign" with a [critic], which shows the solver\'s own steps',
         )
     if "contrast" in measures:
@@ -199,9 +203,13 @@ def _of_credit(table: config.PreflightConfig, credit: CreditMeasures | None) -> 
             threshold=table.min_error_contrast,
             at_least=True,
             unit="nats",
-            detail=f"first wrong token {first_wrong.value:+.2f} nats" if first_wrong else "",
+            detail=f"first wrong token {_nats(first_wrong)}" if first_wrong else "",
             remedy="a context.template that shows the corrected step; a [critic] that finds the first error",
         )
+
+
+def _nats(interval: Interval) -> str:
+    return f"{interval.value:+.2f} nats".replace("-", "−")
 
 
 def _of_step(settings: config.Recipe, made: Attempts) -> Iterator[Gate]:
@@ -233,8 +241,8 @@ def _of_step(settings: config.Recipe, made: Attempts) -> Iterator[Gate]:
         )
     if made.critiques and settings.critic is not None:
         results = list(made.critiques.values())
-        passed = sum(isinstance(result, Critique) for result in results)
-        reasons = ", ".join(f"{count} {reason}" for reason, count in step.failures.most_common())
+        failures = [result for result in results if isinstance(result, CritiqueFailure)]
+        passed = len(results) - len(failures)
         yield Gate(
             name="critic",
             title="The critic's critiques pass the checks",
@@ -242,7 +250,7 @@ def _of_step(settings: config.Recipe, made: Attempts) -> Iterator[Gate]:
             threshold=1 - settings.critic.max_failure_share,
             at_least=True,
             unit="%",
-            detail=f"{passed} of {len(results)}" + (f" ({reasons})" if reasons else ""),
+            detail=f"{passed} of {len(results)}" + (f" ({count_reasons(failures)})" if failures else ""),
             remedy="critic.kind, critic.mode, critic.max_attempts, critic.validation; `stepalign critique`",
         )
 

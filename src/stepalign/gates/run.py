@@ -24,8 +24,8 @@ from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures
-from stepalign.gates import attempts as sampling
 from stepalign.gates import gates, page
+from stepalign.gates.attempts import solver_attempts, teacher_attempts
 from stepalign.gates.first_step import FirstStep, try_first_step
 from stepalign.gates.gate import Preflight
 from stepalign.gates.gates import Attempts, StageTime
@@ -118,9 +118,7 @@ def _sample(
             log.append(StageTime(stage="sample", units=tokens, seconds=seconds))
 
         with console.stage("solver", len(problems), "problems") as advance:
-            every = sampling.solver_attempts(
-                solver, problems, group + number, settings, out / "solver.jsonl", advance, timed
-            )
+            every = solver_attempts(solver, problems, group + number, settings, out / "solver.jsonl", advance, timed)
         attempts = {some[0].problem_id: some[:group] for some in every}
         fresh = {some[0].problem_id: some[group:] for some in every}
         complete = (
@@ -143,7 +141,7 @@ def _sample(
             teacher = stack.enter_context(open_solver(settings.model_copy(update=changes), None, day))
         known = [rollout for rollout in complete.rollouts if rollout.id in by_attempt]
         with console.stage("teacher", len(by_attempt), "prompts") as advance:
-            answered = sampling.teacher_attempts(
+            answered = teacher_attempts(
                 teacher, known, by_attempt, by_id, number, settings, out / "teacher.jsonl", advance, timed
             )
     return Attempts(

@@ -1,7 +1,7 @@
 """LoRA layers while rows are decoded: two products and a sum, without peft's steps between them.
 
 peft also casts, drops out and scales, each in a call of its own, and multiplies in the precision of the large
-products. At a few rows on a CPU that takes as long as the base's product.
+products. At a few rows on a CPU these calls are a large part of a decoding step.
 """
 
 from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from stepalign import config, contexts, python_objects
 from stepalign.algorithms.teacher_context import TeacherContext
-from stepalign.critics import llm
+from stepalign.critics import llm, mending
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, CritiqueFailure, Grade, Problem, Rollout
@@ -37,10 +37,12 @@ def check_recipe(recipe: config.Recipe) -> None:
         contexts.load(recipe.algorithm.feedback_template)
     if isinstance(recipe.critic, config.LLMCriticConfig):
         llm.load_template(recipe.critic)
-    if isinstance(recipe.critic, config.OpenAICriticConfig):
-        check_urls("critic.base_url", recipe.critic.base_url)
-    if isinstance(recipe.sampler, config.VllmServerConfig):
-        check_urls("sampler.base_url", recipe.sampler.base_url)
+    mender = recipe.critic.mender if isinstance(recipe.critic, config.LocateMendCriticConfig) else None
+    if isinstance(mender, config.SampledMenderConfig):
+        mending.load_template(mender)
+    for key, table in (("critic", recipe.critic), ("critic.mender", mender), ("sampler", recipe.sampler)):
+        if isinstance(table, (config.OpenAICriticConfig, config.OpenAIMenderConfig, config.VllmServerConfig)):
+            check_urls(f"{key}.base_url", table.base_url)
     path = recipe.model.chat_template_path
     if path is not None and not path.is_file():
         raise StepalignError(f"model.chat_template_path = {str(path)!r}: no such file")

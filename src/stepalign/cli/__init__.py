@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import stepalign
-from stepalign import cli_before, cli_results, config
-from stepalign.cli_options import (
+from stepalign import config
+from stepalign.cli import before, results
+from stepalign.cli.options import (
     AdapterFolder,
     Overrides,
     PriceOption,
@@ -30,8 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(cli_before.app)
-app.add_typer(cli_results.app)
+app.add_typer(before.app)
+app.add_typer(results.app)
 
 
 @app.command()
@@ -307,7 +308,3 @@ def main() -> None:
     except StepalignError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ import typer
 
 import stepalign
 from stepalign import config
-from stepalign.cli_options import Overrides, RecipeFile, TrustOption, interruptible, resumable
+from stepalign.cli.options import Overrides, RecipeFile, TrustOption, interruptible, resumable
 
 app = typer.Typer()
 
