@@ -3,7 +3,7 @@
 python bench/code_grading.py ../shared/data/mbpp/mbpp.jsonl
 """
 
-import sys
+import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,9 @@ from stepalign.sandbox.launch import Kind
 
 
 def main() -> None:
-    path = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=Path, help="MBPP's raw mbpp.jsonl")
+    path = parser.parse_args().path
     problems = {
         problem.id: problem for split in SPLITS for problem in load(config.MbppConfig(split=split, path=path)).problems
     }

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -115,6 +116,25 @@ def test_humanevals_prompt_is_statement_and_preamble_and_its_tests_are_hidden(tm
         entry_point="inc",
         preamble="from typing import List\n\ndef one() -> int:\n    return 1",
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "row", "asked"),
+    [
+        (config.MbppConfig(revision="v1"), ROW, ("google-research-datasets/mbpp", "full", "train")),
+        (config.HumanEvalConfig(revision="v1"), HUMANEVAL_ROW, ("openai/openai_humaneval", None, "test")),
+    ],
+)
+def test_a_hub_data_set_is_read_at_its_revision(
+    source: Any, row: dict[str, Any], asked: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_dataset(dataset: str, name: str | None, *, split: str, revision: str, streaming: bool) -> Any:
+        assert (dataset, name, split, revision) == (*asked, "v1")
+        return [row]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (problem,) = load(source).problems
+    assert problem.source == asked[0]
 
 
 def test_a_file_with_other_columns_reads_the_same_as_jsonl_and_as_parquet(tmp_path: Path) -> None:

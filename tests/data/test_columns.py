@@ -185,7 +185,17 @@ def test_a_kept_commit_is_used_again_and_a_local_folder_has_none(hub_folder: Pat
     assert pinned.evaluation == local
 
 
-def test_a_commit_is_that_of_the_data_set_now(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("source", "repository"),
+    [
+        (config.Gsm8kConfig, ("openai/gsm8k", "main")),
+        (config.MbppConfig, ("google-research-datasets/mbpp", "full")),
+        (config.HumanEvalConfig, ("openai/openai_humaneval", None)),
+    ],
+)
+def test_a_commit_is_that_of_the_data_set_now(
+    source: Any, repository: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     class Builder:
@@ -196,9 +206,9 @@ def test_a_commit_is_that_of_the_data_set_now(monkeypatch: pytest.MonkeyPatch) -
         return Builder()
 
     monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
-    settings = config.ProblemsConfig(train=config.Gsm8kConfig(revision="v1"))
+    settings = config.ProblemsConfig(train=source(revision="v1"), evaluation=source(path="raw.jsonl"))
     pinned, commits = pin(settings, {})
-    assert (commits, asked) == ({"train": "fedcba"}, [("openai/gsm8k", "main", {"revision": "v1"})])
+    assert (commits, asked) == ({"train": "fedcba"}, [(*repository, {"revision": "v1"})])
     assert pinned.train.revision == "fedcba"  # type: ignore[attr-defined]
 
 

@@ -187,7 +187,7 @@ class CodeSourceConfig(SourceConfig):
 
 
 @register("source", "mbpp", implementation="stepalign.data.code:mbpp")
-class MbppConfig(CodeSourceConfig):
+class MbppConfig(CodeSourceConfig, HubSourceConfig):
     """`google-research-datasets/mbpp` from the hub, or its raw JSONL."""
 
     hub = "google-research-datasets/mbpp"
@@ -198,9 +198,14 @@ class MbppConfig(CodeSourceConfig):
     path: Path | None = None
     """A local raw JSONL file, of which the split is taken by `task_id`; None reads from the hub."""
 
+    @property
+    def repository(self) -> tuple[str, str | None] | None:
+        """The data set; None where `path` names a file."""
+        return None if self.path else (self.hub, "full")
+
 
 @register("source", "humaneval", implementation="stepalign.data.code:humaneval")
-class HumanEvalConfig(SourceConfig):
+class HumanEvalConfig(HubSourceConfig):
     """`openai/openai_humaneval` from the hub, or a file of its format. Every test is hidden."""
 
     hub = "openai/openai_humaneval"
@@ -208,6 +213,11 @@ class HumanEvalConfig(SourceConfig):
     source: Literal["humaneval"] = "humaneval"
     path: Path | None = None
     """A local JSONL or Parquet file; None reads from the hub."""
+
+    @property
+    def repository(self) -> tuple[str, str | None] | None:
+        """The data set; None where `path` names a file."""
+        return None if self.path else (self.hub, None)
 
 
 class CodeColumnsConfig(Table):

@@ -6,7 +6,6 @@ from which the function's name follows. Line breaks are `\\n` in all texts. Left
 """
 
 import ast
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,12 +14,11 @@ from stepalign.data import files
 from stepalign.data.normalize import Candidate, cell, text
 from stepalign.errors import StepalignError
 from stepalign.io import short
+from stepalign.trace.code import parse_program
 from stepalign.unit_tests import UnitTests
 
 Split = Literal["train", "validation", "test", "prompt"]
 
-MBPP = "google-research-datasets/mbpp"
-HUMANEVAL = "openai/openai_humaneval"
 SPLITS: dict[Split, range] = {
     "prompt": range(1, 11),
     "test": range(11, 511),
@@ -36,7 +34,14 @@ def mbpp(source: config.MbppConfig) -> Iterator[Candidate]:
     """Yield the problems of a split of MBPP; an id is `mbpp-` and the task id."""
     if source.path is None:
         otherwise = 'Where there is no network, name its raw file instead: source = "mbpp", path = "mbpp.jsonl"'
-        rows = files.hub_rows(MBPP, config="full", split=source.split, streaming=False, otherwise=otherwise)
+        rows = files.hub_rows(
+            source.hub,
+            config="full",
+            split=source.split,
+            streaming=False,
+            otherwise=otherwise,
+            revision=source.revision,
+        )
     else:
         rows = files.rows(source.path)
     for _, where, row in rows:
@@ -53,7 +58,7 @@ def mbpp(source: config.MbppConfig) -> Iterator[Candidate]:
             num_shown=source.shown_tests,
             solution=_code(row, "code", where),
             setup=_code(row, "test_setup_code", where),
-            source=MBPP,
+            source=source.hub,
         )
 
 
@@ -65,7 +70,7 @@ def humaneval(source: config.HumanEvalConfig) -> Iterator[Candidate]:
     """
     if source.path is None:
         otherwise = 'Where there is no network, name a file instead: source = "humaneval", path = "HumanEval.jsonl"'
-        rows = files.hub_rows(HUMANEVAL, split="test", streaming=False, otherwise=otherwise)
+        rows = files.hub_rows(source.hub, split="test", streaming=False, otherwise=otherwise, revision=source.revision)
     else:
         rows = files.rows(source.path)
     for _, where, row in rows:
@@ -81,7 +86,7 @@ def humaneval(source: config.HumanEvalConfig) -> Iterator[Candidate]:
             solution=prompt + body if body.strip() else "",
             entry_point=entry_point,
             preamble=_without(prompt, entry_point),
-            source=HUMANEVAL,
+            source=source.hub,
         )
 
 
@@ -141,7 +146,7 @@ def _candidate(
         if every
         else None,
         trace_format="code",
-        rejected=None if all(_tree(code) for code in (preamble, setup, *every)) else "tests that do not parse",
+        rejected=None if all(parse_program(code) for code in (preamble, setup, *every)) else "tests that do not parse",
     )
 
 
@@ -162,28 +167,19 @@ def _unix(code: str) -> str:
     return code.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _tree(code: str) -> ast.Module | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        try:
-            return ast.parse(code)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
-
-
 def _called(tests: Sequence[str], solution: str) -> str:
     """Return the first function of a reference program that every test calls; empty without one."""
     calls = [
         {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
         for test in tests
-        if (tree := _tree(test))
+        if (tree := parse_program(test))
     ]
-    defined = [node.name for node in getattr(_tree(solution), "body", []) if isinstance(node, ast.FunctionDef)]
+    defined = [node.name for node in getattr(parse_program(solution), "body", []) if isinstance(node, ast.FunctionDef)]
     return next((name for name in defined if all(name in names for names in calls)), "")
 
 
 def _without(prompt: str, entry_point: str) -> str:
     """Return the statements of a prompt but the entry point's; the prompt may lack the entry point's body."""
-    tree = _tree(prompt) or _tree(f"{prompt.rstrip()}\n    pass")
+    tree = parse_program(prompt) or parse_program(f"{prompt.rstrip()}\n    pass")
     body = tree.body if tree else []
     return "\n\n".join(ast.unparse(node) for node in body if getattr(node, "name", None) != entry_point)

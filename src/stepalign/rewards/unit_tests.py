@@ -10,7 +10,6 @@ all of them.
 import ast
 import builtins
 import os
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from stepalign.records import Grade, Problem, Rollout
 from stepalign.rewards import Grader, problem_of
 from stepalign.sandbox.launch import Sandbox, SandboxError, choose
 from stepalign.trace import trace_format
+from stepalign.trace.code import parse_program
 from stepalign.unit_tests import UnitTestResult, UnitTests
 
 MAX_CHARACTERS = 100_000
@@ -197,9 +197,8 @@ def _words(result: UnitTestResult, timeout_s: float) -> str:
 
 
 def _canonical(program: str) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        try:
-            return ast.unparse(ast.parse(program))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return program.strip()
+    tree = parse_program(program)
+    try:
+        return program.strip() if tree is None else ast.unparse(tree)
+    except (ValueError, RecursionError):  # an integer of too many digits, or nesting too deep
+        return program.strip()

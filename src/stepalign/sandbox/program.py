@@ -26,14 +26,12 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "setattr": setattr,
     "getitem": operator.getitem,
     "setitem": operator.setitem,
-    "contains": operator.contains,
     "len": len,
     "list": list,
     "bool": bool,
     "int": int,
     "float": float,
     "str": str,
-    "repr": repr,
 }
 
 

@@ -9,7 +9,6 @@ import importlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def main(memory_bytes: int, may_write: bool) -> None:
         # The judge's end is opened before and closed after both forks; each closes the other's end.
         ours, theirs = socket.socketpair()
 
-        def run_program(ours: socket.socket = ours, theirs: socket.socket = theirs) -> None:
+        def run_program(theirs: socket.socket = theirs) -> None:
             channel = _keep_only(theirs)
             limit_s = int(wire.receive(channel))
             confine.confine(memory_bytes=memory_bytes, cpu_s=limit_s, may_write=may_write)
@@ -98,7 +97,3 @@ def _can_filter(memory_bytes: int, may_write: bool) -> bool:
         finally:
             os._exit(0 if filtered else 1)
     return os.waitpid(pid, 0)[1] == 0
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), bool(int(sys.argv[2])))

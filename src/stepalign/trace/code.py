@@ -165,6 +165,12 @@ def _dedent(text: str, indent: str) -> str:
     return re.sub(rf"^[ \t]{{1,{len(indent)}}}", "", text, flags=re.MULTILINE) if indent else text
 
 
+def parse_program(program: str) -> ast.Module | None:
+    """Parse a program; None where it does not parse."""
+    tree = _tree(program)
+    return tree if isinstance(tree, ast.Module) else None
+
+
 def _tree(program: str) -> ast.Module | int:
     """Parse a program, or return the line of its first error."""
     with warnings.catch_warnings():

@@ -57,6 +57,26 @@ def criticized(grader: UnitTestGrader, rollout: Rollout, problem: Problem = PROB
     return result
 
 
+@pytest.mark.parametrize("program", ["print(3)", "def add(xs, m):\n    return sum(xs)"])
+def test_a_program_without_the_function_is_mended_by_a_reference_of_any_layout(
+    grader: UnitTestGrader, program: str
+) -> None:
+    problem = replace(PROBLEM, solution="# The sum of\n# small numbers.\n\n" + REFERENCE.replace("\n", "\n\n"))
+    critique = criticized(grader, graded(grader, f"```python\n{program}\n```", problem=problem), problem)
+    assert isinstance(critique, Critique)
+    assert "def total(numbers, limit):" in critique.corrected_step
+
+
+@pytest.mark.parametrize("value", ["+".join(["1"] * 900), "0x" + "f" * 5000], ids=["deep", "long"])
+@pytest.mark.parametrize("fence", ["\n```", ""])
+def test_a_program_that_python_parses_but_cannot_write_is_mended(
+    grader: UnitTestGrader, value: str, fence: str
+) -> None:
+    critique = criticized(grader, graded(grader, f"{HEAD}    return {value}{fence}"))
+    assert isinstance(critique, Critique)
+    assert critique.case == "D"
+
+
 @pytest.mark.parametrize(
     ("text", "case", "label", "wrong", "reason"),
     [

@@ -108,7 +108,8 @@ def _function(tree: ast.Module, name: str) -> ast.FunctionDef | None:
 
 
 def renamed(reference: ast.Module, own: ast.Module, entry_point: str) -> ast.Module:
-    """Give the reference's function the solver's names, as far as the two agree."""
+    """Give the reference's function the solver's names, as far as the two agree. Lines are those of `ast.unparse`."""
+    reference = ast.parse(ast.unparse(reference))
     theirs, ours = (_function(tree, entry_point) for tree in (reference, own))
     if theirs is None or ours is None:
         return reference
@@ -124,11 +125,8 @@ def renamed(reference: ast.Module, own: ast.Module, entry_point: str) -> ast.Mod
         def visit_arg(self, node: ast.arg) -> ast.arg:
             return ast.copy_location(ast.arg(names.get(node.arg, node.arg), node.annotation), node)
 
-    changed = ast.parse(ast.unparse(reference))
-    target = _function(changed, entry_point)
-    assert target is not None
-    _Rename().visit(target)
-    return changed
+    _Rename().visit(theirs)
+    return reference
 
 
 def name_map(theirs: ast.FunctionDef, ours: ast.FunctionDef) -> dict[str, str]:

@@ -6,12 +6,11 @@ line are one unit.
 
 import ast
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from stepalign.trace import Trace
-from stepalign.trace.code import line_starts, program_of
+from stepalign.trace.code import line_starts, parse_program, program_of
 
 
 class Unit(NamedTuple):
@@ -23,13 +22,14 @@ class Unit(NamedTuple):
 
 
 def parse(program: str) -> ast.Module | None:
-    """Parse a program; None where it does not parse."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return ast.parse(program)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
+    """Parse a program; None where Python cannot parse it, or not write it again."""
+    tree = parse_program(program)
+    try:
+        if tree is not None:
+            ast.unparse(tree)
+    except (ValueError, RecursionError):  # an integer of too many digits, or nesting too deep
+        return None
+    return tree
 
 
 def units(tree: ast.Module, lines: Sequence[str]) -> list[Unit]:
@@ -106,5 +106,5 @@ def source_of(trace: Trace) -> Source:
     tree, parsed = parse("\n".join(lines)), len(lines)
     if tree is None:
         parsed = next((trace.text.count("\n", starts[0], step.start) for step in trace.steps[-1:]), 0)
-        tree = parse("\n".join(lines[:parsed])) or ast.Module([], [])
-    return Source(raw, lines, tree, parsed)
+        tree = parse("\n".join(lines[:parsed]))
+    return Source(raw, lines, tree, parsed) if tree else Source(raw, lines, ast.Module([], []), 0)
