@@ -29,7 +29,7 @@ def use_fused_lora(model: nn.Module) -> None:
 
 def _forward(layer: lora.Linear, peft_forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def forward(inputs: Float[Tensor, "*rows inputs"], *args: Any, **kwargs: Any) -> Float[Tensor, "*rows outputs"]:
-        if args or kwargs or not _is_plain(layer):
+        if args or kwargs or not _is_plain(layer, inputs.dtype):
             return peft_forward(inputs, *args, **kwargs)
         name, base = layer.active_adapters[0], layer.base_layer
         packed = base.packed if isinstance(base, Bfloat16Linear) else None
@@ -39,9 +39,9 @@ def _forward(layer: lora.Linear, peft_forward: Callable[..., Tensor]) -> Callabl
     return forward
 
 
-def _is_plain(layer: lora.Linear) -> bool:
-    """Tell whether a layer now adds one float32 adapter's update to its base's output, and does no more."""
-    active = layer.active_adapters
+def _is_plain(layer: lora.Linear, dtype: torch.dtype) -> bool:
+    """Tell whether a layer now adds one adapter's update to its base's output, all of one type, and does no more."""
+    active, base = layer.active_adapters, layer.base_layer
     return (
         not layer.disable_adapters
         and not layer.merged
@@ -49,7 +49,8 @@ def _is_plain(layer: lora.Linear) -> bool:
         and active[0] in layer.lora_A
         and not layer.lora_variant
         and layer.lora_B[active[0]].bias is None
-        and layer.lora_A[active[0]].weight.dtype == torch.float32
+        and layer.lora_A[active[0]].weight.dtype == dtype
+        and dtype == (torch.float32 if isinstance(base, Bfloat16Linear) else base.weight.dtype)
         and not (layer.training and isinstance(layer.lora_dropout[active[0]], nn.Dropout))
     )
 
