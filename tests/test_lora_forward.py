@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -77,6 +78,16 @@ def test_layers_that_do_more_stay_with_peft(settings: dict[str, object], calls: 
     use_fused_lora(model)
     model(inputs)
     assert not calls
+
+
+def test_a_copy_has_its_own_weights() -> None:
+    model, inputs = adapted(), torch.randn(4, 12)
+    use_fused_lora(model)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert copied(inputs).abs().sum() > 0
 
 
 def test_dropout_acts_in_training_alone(calls: list[None]) -> None:

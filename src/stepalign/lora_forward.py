@@ -4,7 +4,6 @@ peft casts, drops out, scales and adds in calls of their own, and multiplies sma
 ones. On a CPU these steps take longer than the base's product.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,29 +17,28 @@ from stepalign.precision import float32_products
 
 
 def use_fused_lora(model: nn.Module) -> None:
-    """Replace the forward pass of a model's LoRA layers. The result is peft's up to rounding.
-
-    A layer with more than one plain adapter, or with dropout in training, still takes peft's pass.
-    """
+    """Change the forward pass of a model's LoRA layers. The result is peft's up to rounding."""
     for layer in model.modules():
         if type(layer) is lora.Linear and isinstance(layer.base_layer, nn.Linear) and not layer.fan_in_fan_out:
-            layer.forward = _forward(layer, layer.forward)
+            layer.__class__ = FusedLoraLinear
 
 
-def _forward(layer: lora.Linear, peft_forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def forward(inputs: Float[Tensor, "*rows inputs"], *args: Any, **kwargs: Any) -> Float[Tensor, "*rows outputs"]:
-        if args or kwargs or not _is_plain(layer, inputs.dtype):
-            return peft_forward(inputs, *args, **kwargs)
-        name, base = layer.active_adapters[0], layer.base_layer
+class FusedLoraLinear(lora.Linear):
+    """A LoRA layer with one plain adapter as one function. With more than that, or with dropout, it is peft's."""
+
+    def forward(self, x: Float[Tensor, "*rows inputs"], *args: Any, **kwargs: Any) -> Float[Tensor, "*rows outputs"]:
+        """Add the adapter's update to the base's output."""
+        if args or kwargs or not _is_plain(self, x.dtype):
+            output: Tensor = super().forward(x, *args, **kwargs)
+            return output
+        name, base = self.active_adapters[0], self.base_layer
         packed = base.packed if isinstance(base, Bfloat16Linear) else None
-        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-        return _lora_linear(inputs, base.weight, packed, base.bias, down, up, layer.scaling[name])
-
-    return forward
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        return _lora_linear(x, base.weight, packed, base.bias, a, b, self.scaling[name])
 
 
 def _is_plain(layer: lora.Linear, dtype: torch.dtype) -> bool:
-    """Tell whether a layer now adds one adapter's update to its base's output, all of one type, and does no more."""
+    """Tell whether a layer now adds one adapter's update of the same type, and does no more."""
     active, base = layer.active_adapters, layer.base_layer
     return (
         not layer.disable_adapters
