@@ -1,0 +1,49 @@
+"""Lay out the pages of the documentation's site, for MkDocs or another generator to build.
+
+    python -m tools.site build/docs
+
+They are the pages of `docs/`, the README as the first one, and the files beside `docs/` to which they link. Sections
+that follow from the package are filled in.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from stepalign.config import packaged
+from tools.site import keys
+
+ROOT = Path(__file__).parents[2]
+BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "examples/first_run.ipynb")
+"""Files outside `docs/` to which pages link."""
+
+
+def lay_out(out: Path) -> None:
+    """Write all pages into a folder, which is emptied first."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", out)
+    for name in BESIDE:
+        (out / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, out / name)
+    shutil.copy(ROOT / "README.md", out / "index.md")
+    for page in out.glob("*.md"):
+        page.write_text(filled_in(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled_in(text: str) -> str:
+    """Return a page with its generated sections, and with links into the one folder of the site."""
+    text = re.sub(r"\]\((?:\.\./|docs/)", "](", text)
+    for mark, section in (("<!-- keys -->", keys.markdown), ("<!-- recipes -->", shipped_recipes)):
+        text = text.replace(mark, section()) if mark in text else text
+    return text
+
+
+def shipped_recipes() -> str:
+    """Return a table of the recipes that ship with the package."""
+    rows = (f"| `{name}` | {packaged.summary(path)} |" for name, path in packaged.names().items())
+    return "\n".join(["| recipe | |", "|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    lay_out(Path(sys.argv[1]))
