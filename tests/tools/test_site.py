@@ -10,7 +10,7 @@ from stepalign.config import packaged
 from stepalign.config.recipe import Recipe
 from stepalign.config.registry import FAMILIES
 from tools.site import keys
-from tools.site.__main__ import ROOT, filled_in, lay_out
+from tools.site.__main__ import ROOT, SECTIONS, filled_in, lay_out
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,14 @@ def test_every_key_says_what_it_is(reference: str) -> None:
 
 def test_pages_link_within_the_site(tmp_path: Path) -> None:
     lay_out(tmp_path / "pages")
+    assert not any(mark in page.read_text() for page in (tmp_path / "pages").glob("*.md") for mark in SECTIONS)
     for page in (tmp_path / "pages").glob("*.md"):
         for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_shipped_recipes_are_listed() -> None:
-    table = filled_in("<!-- recipes -->")
+    table = filled_in("(`make docs` lists them here.)")
     assert all(f"| `{name}` | " in table for name in packaged.names())
 
 
@@ -78,5 +79,6 @@ def test_every_page_is_in_the_navigation_and_every_name_in_the_api() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} | {"index.md", "CHANGELOG.md", "CONTRIBUTING.md"}
     assert set(re.findall(r"[\w-]+\.md", navigation)) == pages
-    names = re.findall(r"^::: stepalign\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.M)
-    assert sorted(names) == sorted({*stepalign.__all__} - {"__version__"})
+    api = (ROOT / "docs" / "api.md").read_text()
+    names = re.findall(r"^::: stepalign\.(\w+)$|heading: (\w+)", api, flags=re.M)
+    assert sorted(name or heading for name, heading in names) == sorted({*stepalign.__all__} - {"__version__"})

@@ -9,6 +9,7 @@ that follow from the package are filled in.
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from stepalign.config import packaged
@@ -26,7 +27,8 @@ def lay_out(out: Path) -> None:
     for name in BESIDE:
         (out / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, out / name)
-    shutil.copy(ROOT / "README.md", out / "index.md")
+    home = (ROOT / "README.md").read_text(encoding="utf-8")
+    (out / "index.md").write_text(f"---\nhide: [navigation]\n---\n{home}", encoding="utf-8")
     for page in out.glob("*.md"):
         page.write_text(filled_in(page.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -34,7 +36,7 @@ def lay_out(out: Path) -> None:
 def filled_in(text: str) -> str:
     """Return a page with its generated sections, and with links into the one folder of the site."""
     text = re.sub(r"\]\((?:\.\./|docs/)", "](", text)
-    for mark, section in (("<!-- keys -->", keys.markdown), ("<!-- recipes -->", shipped_recipes)):
+    for mark, section in SECTIONS.items():
         text = text.replace(mark, section()) if mark in text else text
     return text
 
@@ -43,6 +45,14 @@ def shipped_recipes() -> str:
     """Return a table of the recipes that ship with the package."""
     rows = (f"| `{name}` | {packaged.summary(path)} |" for name, path in packaged.names().items())
     return "\n".join(["| recipe | |", "|---|---|", *rows])
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "(`make docs` lists every key here.)": keys.markdown,
+    "(`make docs` lists them here.)": shipped_recipes,
+    "(`make docs` shows signatures and docstrings here.)": str,
+}
+"""What takes the place of a page's sentence."""
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ import inspect
 import json
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from stepalign.config.recipe import Recipe
-from stepalign.config.registry import FAMILIES, Family, Table, nested
+from stepalign.config.registry import Family, Table, nested
 
 _RUNTIME = "↻"
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
@@ -112,7 +114,9 @@ def _value(default: object) -> str:
 
 def _slug(title: str) -> str:
     """Return the anchor of a title, as the site and GitHub make it."""
-    return "".join(character for character in title.lower().replace(" ", "-") if character.isalnum() or character in "-_")
+    return "".join(
+        character for character in title.lower().replace(" ", "-") if character.isalnum() or character in "-_"
+    )
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -141,14 +145,13 @@ def _docstrings(table: type[Table]) -> dict[str, str]:
 @cache
 def _in_module(module: str) -> dict[str, tuple[tuple[str, str], ...]]:
     """Return name and docstring of each attribute of a module's classes."""
-    tree = ast.parse(inspect.getsource(inspect.importlib.import_module(module)))  # type: ignore[attr-defined]
+    tree = ast.parse(inspect.getsource(import_module(module)))
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
     return {node.name: tuple(_attributes(node.body)) for node in classes}
 
 
 def _attributes(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for statement, following in zip(body, body[1:], strict=False):
-        text = following.value if isinstance(following, ast.Expr) else None
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                yield statement.target.id, inspect.cleandoc(text.value)
+    for statement, following in pairwise(body):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, inspect.cleandoc(text)
