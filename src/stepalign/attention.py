@@ -98,7 +98,7 @@ def _attend(
         return attend(query, key, value, mask)
     rows = [
         torch.cat([attend(q[:, :, b.queries], k[:, :, b.keys], v[:, :, b.keys], b.mask) for b in blocks], dim=2)
-        for blocks, q, k, v in zip(plan, query.split(1), key.split(1), value.split(1), strict=True)
+        for blocks, q, k, v in zip(plan, *(torch.split(states, 1) for states in (query, key, value)), strict=True)
     ]
     return torch.cat(rows)
 

@@ -23,7 +23,7 @@ def use_fused_lora(model: nn.Module) -> None:
             layer.__class__ = FusedLoraLinear
 
 
-class FusedLoraLinear(lora.Linear):
+class FusedLoraLinear(lora.Linear):  # type: ignore[misc]
     """A LoRA layer with one plain adapter as one function. With more than that, or with dropout, it is peft's."""
 
     def forward(self, x: Float[Tensor, "*rows inputs"], *args: Any, **kwargs: Any) -> Float[Tensor, "*rows outputs"]:
