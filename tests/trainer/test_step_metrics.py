@@ -1,7 +1,9 @@
 """What a step cost, counted by hand."""
 
-from stepalign.records import CritiqueFailure, Rollout
-from stepalign.trainer.step_metrics import COSTS, step_cost, step_line
+from dataclasses import replace
+
+from stepalign.records import CritiqueFailure, Grade, Rollout
+from stepalign.trainer.step_metrics import COSTS, rollout_metrics, step_cost, step_line, step_outcomes
 
 ROLLOUT = Rollout(
     id="r", problem_id="p", prompt_ids=(1, 2, 3), completion_ids=(4, 5), text="ab", token_starts=(0, 1), finish="stop"
@@ -27,6 +29,22 @@ def test_every_token_is_counted_where_it_is_read() -> None:
 
 def test_a_step_without_examples_costs_its_sampling() -> None:
     assert step_cost(10, 1, [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5
+
+
+def test_programs_are_measured_in_lines_too() -> None:
+    long = replace(ROLLOUT, text="```python\na = 1\n\nb = 2\n```", trace_format="code")
+    prose = replace(ROLLOUT, trace_format="code")
+    assert rollout_metrics([long, prose])["lines"] == 1.0
+    assert "lines" not in rollout_metrics([long, ROLLOUT])
+
+
+def test_rollouts_whose_sandbox_was_restarted_are_outcomes_and_in_the_line() -> None:
+    grade = Grade(correct=False, outcome="error", sandbox_restarts=2)
+    counts = step_outcomes({"trained": 2}, [ROLLOUT, replace(ROLLOUT, grade=grade)], [FAILURE])
+    assert counts == {"trained": 2, "failed": 1, "sandbox restarted": 1}
+    line = step_line({"correct": 0.0, "completion_tokens": 4, "rollouts": 2}, counts, {})
+    assert ", 1 failed, 1 sandbox restarted, " in line
+    assert step_outcomes({"trained": 1}, [ROLLOUT], []) == {"trained": 1}
 
 
 def test_the_line_of_a_step_counts_what_fell_back_and_dropped_out() -> None:

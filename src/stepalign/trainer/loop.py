@@ -22,7 +22,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import Policy
-from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from stepalign.trainer import checkpoints
@@ -32,7 +32,7 @@ from stepalign.trainer.canaries import Canaries, Canary
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
-from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_warnings
+from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_outcomes, step_warnings
 from stepalign.trainer.step_rollouts import make_rollouts, num_samples, second_turns
 from stepalign.trainer.weight_sync import WeightSync
 
@@ -293,11 +293,7 @@ class Trainer:
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
         per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
-        counts = dict(examples.outcomes)
-        if critiques:
-            counts["failed"] = sum(isinstance(result, CritiqueFailure) for result in critiques)
-        if mended := sum(isinstance(result, Critique) and result.mender_failed for result in critiques):
-            counts["mended by program"] = mended
+        counts = step_outcomes(examples.outcomes, rollouts, critiques)
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         values: dict[str, Any] = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stepalign import config
-from stepalign.records import SHORTFALLS, CriticResult, Rollout
+from stepalign.records import SHORTFALLS, CriticResult, Critique, CritiqueFailure, Rollout
 from stepalign.trace import parse_rollout
 
 COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_tokens", "updates", "flops", "seconds")
@@ -32,26 +32,43 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
     """Count a step's rollouts and tokens.
 
     `correct`, `formatted`, `truncated` and `on_policy` are shares of the first turn's rollouts, `correct_second` of the
-    second turn's. `repeated` is the mean share of repeated 8-grams of the first turn's.
+    second turn's. `repeated` is the mean share of repeated 8-grams of the first turn's, and `lines` the mean number of
+    lines, where all are programs.
     """
     first = [rollout for rollout in rollouts if rollout.turn == 1]
     second = [rollout for rollout in rollouts if rollout.turn == 2]
-    count = len(first)
+    count, traces = len(first), [parse_rollout(rollout) for rollout in first]
     values = {
         "rollouts": count,
         "completion_tokens": sum(len(rollout.completion_ids) for rollout in first),
         "correct": sum(rollout.correct for rollout in first) / count,
-        "formatted": sum(parse_rollout(rollout).formatted for rollout in first) / count,
+        "formatted": sum(trace.formatted for trace in traces) / count,
         "truncated": sum(rollout.finish == "length" for rollout in first) / count,
         "repeated": sum(map(repeated, first)) / count,
         "on_policy": sum(rollout.on_policy for rollout in first) / count,
     }
+    if all(trace.is_program for trace in traces):
+        values["lines"] = sum(trace.num_lines for trace in traces) / count
     if second:
         values |= {
             "rollouts_second": len(second),
             "correct_second": sum(rollout.correct for rollout in second) / len(second),
         }
     return values
+
+
+def step_outcomes(
+    outcomes: Mapping[str, int], rollouts: Sequence[Rollout], critiques: Sequence[CriticResult]
+) -> dict[str, int]:
+    """Add failed critiques, corrections by the program and restarted sandboxes to an algorithm's outcomes."""
+    counts = dict(outcomes)
+    if critiques:
+        counts["failed"] = sum(isinstance(result, CritiqueFailure) for result in critiques)
+    if mended := sum(isinstance(result, Critique) and result.mender_failed for result in critiques):
+        counts["mended by program"] = mended
+    if restarted := sum(rollout.grade is not None and rollout.grade.sandbox_restarts > 0 for rollout in rollouts):
+        counts["sandbox restarted"] = restarted
+    return counts
 
 
 def step_cost(
