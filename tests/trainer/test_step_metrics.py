@@ -12,23 +12,23 @@ FAILURE = CritiqueFailure(rollout_id="r", critic="model", reason="parse", prompt
 
 
 def test_every_token_is_counted_where_it_is_read() -> None:
-    learnt = {"loss": 0.5, "student_tokens": 8.0, "teacher_tokens": 20.0}
-    cost = step_cost(10, 1, [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
+    learnt = {"loss": 0.5, "student_tokens": 16.0, "teacher_tokens": 20.0, "base_tokens": 16.0}
+    cost = step_cost((10, 70), 1, [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
     assert cost == {
         "rollouts": 2,
         "problems": 1,
         "generated_tokens": 4,
-        "teacher_tokens": 40,  # in each of two updates
+        "teacher_tokens": 36,
         "critic_tokens": 47,
         "updates": 2,
-        # sampling reads 2·(3 + 2), the teacher 40, the student 16 forward and as many again backward
-        "flops": 2 * 10 * (10 + 40 + 32),
+        # sampling reads 2·(3 + 2), the base 16, the student 16 forward and backward; the teacher is larger.
+        "flops": 2 * 10 * (10 + 16 + 32) + 2 * 70 * 20,
     }
     assert (*cost, "seconds") == COSTS
 
 
 def test_a_step_without_examples_costs_its_sampling() -> None:
-    assert step_cost(10, 1, [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5
+    assert step_cost((10, 70), 1, [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5
 
 
 def test_programs_are_measured_in_lines_too() -> None:

@@ -36,6 +36,11 @@ class AlgorithmConfig(Table):
         """The frozen model whose forward pass the loss needs."""
         return "teacher" if self.uses_teacher else None
 
+    @property
+    def teacher_readings(self) -> int:
+        """How often a step's teacher reads each rollout: in each update, under each context."""
+        return self.num_updates
+
     def check(self, *, num_generations: int, temperature: float, dropout: float, remote_sampler: bool) -> None:
         """Raise a ValueError where the rollouts that the recipe samples cannot be learned from.
 
@@ -240,6 +245,11 @@ class CreditGRPOConfig(PolicyGradientConfig):
     def reference(self) -> Literal["teacher", "base"] | None:
         """The frozen model whose forward pass the loss needs."""
         return super().reference if self.credit == "verdicts" else "teacher"
+
+    @property
+    def teacher_readings(self) -> int:
+        """How often a step's teacher reads each rollout: under each context, once for all updates."""
+        return 1 + self.num_wrong_contexts if self.credit == "contrast" else 1
 
     @model_validator(mode="after")
     def _sign_is_kept(self) -> Self:

@@ -174,10 +174,11 @@ class GradientAccumulator(Generic[E]):
             metrics["sampler_mismatch"] = sum(mismatches) / len(mismatches)
             metrics["sampler_mismatch_max"] = max(mismatches)
         metrics["student_tokens"] = sum(len(example.student.input_ids) for example in examples)
-        if reference_tokens := self._loss.reference_tokens(examples):
-            metrics[f"{self._loss.reference_stage}_tokens"] = reference_tokens
-        return metrics
+        return metrics | {f"{name}_tokens": count for name, count in self._loss.reference_tokens(examples).items()}
 
+
+READ = ("student_tokens", "teacher_tokens", "base_tokens")
+"""Metrics of an update that a step adds up: tokens of the views that each model reads."""
 
 Pass = tuple[list[E], bool, bool]
 """A micro-batch, True where it is padding, and True where it is known to be the step's last."""

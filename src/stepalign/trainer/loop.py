@@ -26,7 +26,7 @@ from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from stepalign.trainer import checkpoints
-from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
+from stepalign.trainer.accumulation import READ, Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
 from stepalign.trainer.canaries import Canaries, Canary
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
@@ -193,7 +193,8 @@ class Trainer:
             stream: gives the critiques as they are ready; None where they are all there.
 
         Returns:
-            The examples, the critiques in the order of the rollouts, and the last update's metrics.
+            The examples, the critiques in the order of the rollouts, and the last update's metrics, with the tokens
+            that all updates read.
         """
         by_id = {rollout.id: rollout for rollout in rollouts}
         results: dict[str, CriticResult] = {}
@@ -224,7 +225,7 @@ class Trainer:
                 passes = ((ready, False, False) for ready in iter_micro_batches(stream, build, *limits, self.console))
             else:
                 passes = local_passes(self.strategy, step_examples.examples, *limits)
-            metrics |= update(
+            last = update(
                 self.algorithm,
                 self.policy,
                 self.strategy,
@@ -237,6 +238,7 @@ class Trainer:
                 lengths=lengths,
                 sampler_logprobs=sampled if iteration == 0 else None,  # later the policy is another
             )
+            metrics |= last | {name: metrics.get(name, 0) + last[name] for name in READ if name in last}
             if step_examples.examples:
                 self.algorithm.after_update(self.policy)
         return step_examples, [results[r.id] for r in rollouts if r.id in results], metrics
@@ -296,6 +298,7 @@ class Trainer:
         counts = step_outcomes(examples.outcomes, rollouts, critiques)
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
+        parameters = self.policy.parameters_read, self.algorithm.teacher_parameters(self.policy)
         values: dict[str, Any] = {
             "step": self.step,
             "epoch": self.step * per_step / len(self.train_problems),
@@ -313,7 +316,7 @@ class Trainer:
                 "read": sum(result.prompt_tokens for result in critiques),
                 "written": sum(result.completion_tokens for result in critiques),
             },
-            "cost": step_cost(self.policy.parameters_read, len(batch), rollouts, critiques, update_metrics, updates),
+            "cost": step_cost(parameters, len(batch), rollouts, critiques, update_metrics, updates),
             "seconds": seconds,
         }
         self.run.append_metrics(line)
