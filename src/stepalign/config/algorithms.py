@@ -38,7 +38,7 @@ class AlgorithmConfig(Table):
 
     @property
     def teacher_readings(self) -> int:
-        """How often a step's teacher reads each rollout: in each update, under each context."""
+        """Readings of each rollout by a step's teacher: one in each update."""
         return self.num_updates
 
     def check(self, *, num_generations: int, temperature: float, dropout: float, remote_sampler: bool) -> None:
@@ -248,7 +248,7 @@ class CreditGRPOConfig(PolicyGradientConfig):
 
     @property
     def teacher_readings(self) -> int:
-        """How often a step's teacher reads each rollout: under each context, once for all updates."""
+        """Readings of each rollout by a step's teacher: one under each context, for all updates."""
         return 1 + self.num_wrong_contexts if self.credit == "contrast" else 1
 
     @model_validator(mode="after")

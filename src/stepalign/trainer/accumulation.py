@@ -166,10 +166,9 @@ class GradientAccumulator(Generic[E]):
             for name, value in sums.items():
                 totals[name] += value
                 counts[name] += known.get(name, 0)
-        tokens = sum(example.student.num_loss_tokens for example in examples)
         metrics = {"loss": totals.pop("loss")}
         metrics |= {name: total / counts[name] for name, total in totals.items() if counts[name]}
-        metrics |= {"grad_norm": grad_norm, "tokens": tokens}
+        metrics |= {"grad_norm": grad_norm, "tokens": sum(example.student.num_loss_tokens for example in examples)}
         if mismatches := self._strategy.world.gather(self._mismatches):
             metrics["sampler_mismatch"] = sum(mismatches) / len(mismatches)
             metrics["sampler_mismatch_max"] = max(mismatches)

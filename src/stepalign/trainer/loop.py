@@ -193,8 +193,7 @@ class Trainer:
             stream: gives the critiques as they are ready; None where they are all there.
 
         Returns:
-            The examples, the critiques in the order of the rollouts, and the last update's metrics, with the tokens
-            that all updates read.
+            Examples, critiques in the order of the rollouts, and the last update's metrics with all updates' tokens.
         """
         by_id = {rollout.id: rollout for rollout in rollouts}
         results: dict[str, CriticResult] = {}
