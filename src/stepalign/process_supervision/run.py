@@ -4,11 +4,12 @@ stepalign step-values recipes/process-bench/gsm8k.toml rollouts.jsonl --problems
 """
 
 from pathlib import Path
+from typing import Unpack
 
-from stepalign import config
 from stepalign.console import Console
 from stepalign.critics.files import read_attempts
 from stepalign.io import claim, kept_date, sha256
+from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER
 from stepalign.process_supervision.step_values import sample_step_values, step_ends
 from stepalign.records import StepValues
@@ -16,26 +17,30 @@ from stepalign.rollouts.generate import open_solver
 
 
 def step_values(
-    settings: config.Recipe,
-    rollouts: Path,
-    out: Path,
+    recipe: AnyRecipe,
+    rollouts: Path | str,
+    out: Path | str,
     *,
-    problems_file: Path | None = None,
-    adapter: Path | None = None,
+    problems_file: Path | str | None = None,
+    adapter: Path | str | None = None,
     num_rollouts: int = 8,
+    **objects: Unpack[Objects],
 ) -> list[StepValues]:
     """Value every step of graded rollouts by continuations from it (Math-Shepherd), with a recipe's solver.
 
     Values are appended to `out` (JSONL) as they come; a second start samples only what is missing.
 
     Args:
-        settings: its model, prompt, sampling and grader are used, and its training problems without `problems_file`.
+        recipe: its model, prompt, sampling and grader are used, and its training problems without `problems_file`.
         rollouts: graded rollouts (JSONL).
         out: the values; `STEM-settings.json` beside it keeps what they depend on.
         problems_file: the rollouts' problems (JSONL).
         adapter: the solver's; None is the base.
         num_rollouts: continuations of each step.
+        objects: problems and grader in place of the recipe's (`objects.Objects`).
     """
+    settings, rollouts, out = with_objects(recipe, **objects), Path(rollouts), Path(out)
+    adapter = Path(adapter) if adapter else None
     attempts = read_attempts(rollouts, problems_file or settings.problems)
     kept = out.with_name(f"{out.stem}-settings.json")
     date = kept_date(kept)
