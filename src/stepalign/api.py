@@ -8,33 +8,27 @@ them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, â€
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from stepalign import config, models, prompts
-from stepalign.chat import load_chat
+from stepalign import config, prompts
 from stepalign.config import benchmarks, registry
 from stepalign.console import Console
-from stepalign.critics import Critic
-from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.files import ReplayCritic, read_attempts
+from stepalign.critics.run import critique_attempts
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
-from stepalign.data import load, prepare, processbench, selection
+from stepalign.data import load, prepare, selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.io import claim, kept_date, sha256, to_json, write_atomically, write_jsonl
+from stepalign.io import kept_date, to_json, write_atomically, write_jsonl
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER
-from stepalign.process_supervision import benchmark, locators
-from stepalign.process_supervision.traces import to_traces
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards import Grader
 from stepalign.rollouts.generate import open_solver
 from stepalign.rollouts.references import reference_text
 from stepalign.seeding import derive_seed
@@ -229,7 +223,7 @@ def critique(
         objects: critic, grader and problems in place of the recipe's (`objects.Objects`).
     """
     settings, file = with_objects(recipe, **objects), _file(out)
-    results = _critique_all(settings, read_attempts(rollouts, problems_file or settings.problems), file)
+    results = critique_attempts(settings, read_attempts(rollouts, problems_file or settings.problems), file)
     write_atomically(report_path(file), to_json(summarize(results, prices)) + "\n")
     return results
 
@@ -277,7 +271,7 @@ def critic_bench(
     traces = PlantedTraces.read(Path(folder), limit)
     path = out / "critiques.jsonl"
     resumed, start = path.exists(), time.perf_counter()
-    results = {result.rollout_id: result for result in _critique_all(settings, traces.attempts, path)}
+    results = {result.rollout_id: result for result in critique_attempts(settings, traces.attempts, path)}
     found = score(
         traces,
         results,
@@ -285,41 +279,6 @@ def critic_bench(
         seconds=None if resumed else round(time.perf_counter() - start, 3),
         prices=prices,
     )
-    write_atomically(out / "benchmark.json", to_json(found) + "\n")
-    return found
-
-
-def process_bench(
-    recipe: AnyRecipe, file: Path | str, out: Path | str, *, limit: int | None = None, **objects: Unpack[Objects]
-) -> benchmark.ProcessBenchmark:
-    """Measure a recipe's `[locator]` of the first wrong step on a ProcessBench file.
-
-    Reference answers and solutions are those of the recipe's training problems with the same statements. Writes the
-    traces, what the locator found (resumable) and `benchmark.json` into the folder `out`. With a `limit`, at most so
-    many traces are taken, evenly spaced. For `objects` see `objects.Objects`.
-    """
-    settings, file, out = with_objects(recipe, **objects), Path(file), Path(out)
-    locators.check(settings.locator, settings)
-    solutions = list(processbench.read(file))
-    prompt = SolverPrompt(settings.prompts)
-    date = kept_date(out / "settings.json")
-    chat = load_chat(settings.model, prompt.before, date)
-    traces = to_traces(solutions, load(settings.problems.train).problems, chat, prompt, limit=limit)
-    keys = {"model", "prompts", "sampling", "grader", "critic", "context", "teacher", "locator", "problems", "seed"}
-    claim(
-        out / "settings.json",
-        {**settings.model_dump(mode="json", include=keys), "file": sha256(file), "limit": limit, "date": str(date)},
-        started=(out / "traces" / "rollouts.jsonl").exists(),
-        refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
-    )
-    traces.write(out / "traces")
-    located = locators.locate(
-        settings,
-        traces=traces,
-        out=out,
-        critique=lambda attempts, path: _critique_all(settings, attempts, path),
-    )
-    found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found
 
@@ -339,21 +298,3 @@ def _partial(out: Path) -> Path:
 def report_path(critiques: Path) -> Path:
     """Return the path of the report on a file of critiques."""
     return critiques.with_name(f"{critiques.stem}-report.json")
-
-
-def _critique_all(
-    settings: config.Recipe, attempts: Sequence[tuple[Problem, Rollout]], out: Path
-) -> list[Critique | CritiqueFailure]:
-    if settings.critic is None:
-        raise StepalignError("the recipe has no [critic]")
-    with ExitStack() as stack:
-        grader: Grader = stack.enter_context(registry.build(settings.grader))
-
-        def own_model() -> OwnModel:
-            loaded = stack.enter_context(open_solver(settings, None))
-            return OwnModel(loaded.chat, loaded.sampler, models.context_limit(settings.model))
-
-        critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own_model)
-        console = stack.enter_context(Console())
-        with console.stage("critique", len(attempts)) as advance:
-            return critique_all(critic, attempts, out, advance)

@@ -17,7 +17,7 @@ COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_t
 """Costs that conditions are compared by. `seconds` is the sum of the stages' in `metrics.jsonl`."""
 
 
-WIDTH = 70
+WIDTH = 69
 """Characters of a step's line, so that it fits a terminal of 80 columns behind `step 1000: `."""
 NGRAM = 8
 """Tokens of a repeated piece."""
