@@ -76,9 +76,9 @@ def test_a_long_run_is_read_at_once_and_each_measure_where_it_was_first_raised()
     found = first_raised(steps, [], SETTINGS)
     assert {canary.name: step for step, canaries in found.items() for canary in canaries} == first
     assert set(first) == {"accuracy", "entropy"}
-    start = time.perf_counter()
+    start = time.process_time()
     first_raised(lines(2000), [], SETTINGS)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_gains_and_noise_are_not_named() -> None:

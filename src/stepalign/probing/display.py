@@ -23,7 +23,7 @@ COLUMNS = {
     "first_token": ("1st token", "mean credit of the first token, nats"),
 }
 """Title and meaning of each printed measure."""
-_TITLE, _CELL, _N, _COLUMNS = 11, 21, 5, 4
+_TITLE, _CELL, _N, _COLUMNS = 11, 20, 5, 4
 """Characters of a measure's title, of a value with its interval and of n; columns of a block: 100 characters."""
 
 
@@ -33,12 +33,12 @@ def table(measures: CreditMeasures) -> str:
     blocks = []
     for start in range(0, len(given), _COLUMNS):
         some = given[start : start + _COLUMNS]
-        names = [name if len(name) < _CELL else f"…{name[2 - _CELL :]}" for name, _ in some]
-        lines = [" " * _TITLE + "".join(f"{name:>{_CELL}}" for name in names) + f"{'n':>{_N}}"]
+        names = [name if len(name) <= _CELL else f"…{name[1 - _CELL :]}" for name, _ in some]
+        lines = [" " * _TITLE + "".join(f" {name:>{_CELL}}" for name in names) + f"{'n':>{_N}}"]
         for key, (title, _) in COLUMNS.items():
             if any(key in intervals for _, intervals in some):
                 cells = [" ".join(format_cell(key, intervals.get(key))).strip() for _, intervals in some]
-                numbers = "".join(f"{cell:>{_CELL}}" for cell in cells)
+                numbers = "".join(f" {cell:>{_CELL}}" for cell in cells)
                 lines.append(f"{title:<{_TITLE}}{numbers}{largest_n(measures, key):>{_N}}")
         blocks.append("\n".join(lines))
     note = "Nats a token, shares in %, with 95 % intervals over problems. docs/probe.md defines them."
