@@ -17,7 +17,7 @@ _WIDTH = 100
 def table(measured: Preflight) -> str:
     """Format each gate, and what to change for those that fail, in lines of `_WIDTH` characters."""
     width = max((len(name) for name in (*(gate.name for gate in measured.gates), *measured.not_measured)), default=0)
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for gate in measured.gates:
         rows.append((gate.verdict, gate.name, f"{gate.value}, {gate.bound}; {gate.detail}".rstrip("; ")))
         if gate.verdict == "fail":
