@@ -35,7 +35,7 @@ def lay_out(out: Path) -> None:
 
 def filled_in(text: str) -> str:
     """Return a page with its generated sections, and with links into the one folder of the site."""
-    text = re.sub(r"\]\((?:\.\./|docs/)", "](", text)
+    text = re.sub(r"\]\((?:\.\./|docs/)", "](", text).replace("](README.md", "](index.md")
     for mark, section in SECTIONS.items():
         text = text.replace(mark, section()) if mark in text else text
     return text
