@@ -15,12 +15,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
 from stepalign import config, contexts
 from stepalign.errors import StepalignError
 from stepalign.losses.lm_head import chunk_tokens
+from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.planning.pipeline import enough_concurrency, simulate_step
 from stepalign.planning.sizes import GPUS, Lengths, ModelSize, lengths, model_size
 
@@ -71,27 +73,30 @@ class Plan:
 
 
 def plan(
-    settings: config.Recipe,
+    recipe: AnyRecipe,
     *,
     hardware: str | None = None,
     devices: int = 1,
-    from_run: Path | None = None,
+    from_run: Path | str | None = None,
     completion_tokens: int | None = None,
     select: bool = False,
+    **objects: Unpack[Objects],
 ) -> Plan:
     """Estimate a recipe. The tokenizer and the problems are loaded, no weights.
 
     Args:
-        settings: the recipe.
+        recipe: the recipe, or its file.
         hardware: a name in `GPUS`; None estimates no seconds.
         devices: the number of GPUs that train and sample.
         from_run: the folder of an earlier run, whose lengths are taken.
         completion_tokens: tokens of a completion; None is the earlier run's mean, or the cap.
         select: estimate `stepalign select` with this recipe instead of its training.
+        objects: problems, grader, critic and context in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: unknown hardware, or model, problems or run cannot be read.
     """
+    settings, from_run = with_objects(recipe, **objects), Path(from_run) if from_run else None
     if hardware is not None and hardware not in GPUS:
         raise StepalignError(f"hardware {hardware!r}: allowed are {', '.join(GPUS)}")
     gpu = hardware is not None or torch.cuda.is_available()
@@ -158,13 +163,13 @@ def estimate(
         """Estimate passes through the layers, and products of the completion with the head."""
         head = 2 * of.vocab * of.hidden * given.completion * given.read_share
         flops = examples * updates * (passes * of.forward_flops(length) + products * head)
-        return Stage(examples * length, flops, gpu.pass_seconds(flops) / devices if gpu else 0.0)
+        return Stage(examples * updates * length, flops, gpu.pass_seconds(flops) / devices if gpu else 0.0)
 
     examples = rollouts * given.learned_share
     student, read = (prompt + given.completion * given.read_share for prompt in (given.prompt, given.teacher_prompt))
     # The loss makes its products with the head in the student's stage: the student's, the teacher's, the gradient's.
     if algorithm.reference == "teacher":
-        stages["teacher"] = learning(read, _teacher_passes(settings), 0, algorithm.num_updates, teacher or size)
+        stages["teacher"] = learning(read, settings.teacher.passes, 0, algorithm.teacher_readings, teacher or size)
     elif algorithm.reference == "base":
         stages["base"] = learning(student, 1, 1, algorithm.num_updates)
     passes, products = 3 if training.gradient_checkpointing else 2, 3 if algorithm.uses_teacher else 2
@@ -206,14 +211,6 @@ def estimate(
         critic_concurrency=concurrency,
         waiting=waiting,
     )
-
-
-def _teacher_passes(settings: config.Recipe) -> int:
-    """Return the teacher's forward passes of a rollout: one for each context that it reads, times the teacher's own."""
-    algorithm = settings.algorithm
-    if isinstance(algorithm, config.CreditGRPOConfig) and algorithm.credit == "contrast":
-        return settings.teacher.passes * (1 + algorithm.num_wrong_contexts)
-    return settings.teacher.passes
 
 
 def asks_critic(settings: config.Recipe) -> bool:
