@@ -7,19 +7,20 @@ them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, â€
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Unpack
 
-from stepalign import config, models, prompts
+from stepalign import config, prompts
 from stepalign.chat import load_chat
 from stepalign.config import benchmarks, registry
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.own_model import OwnModel
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.data import load, prepare, processbench, selection
@@ -299,12 +300,14 @@ def process_bench(
         refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
     )
     traces.write(out / "traces")
-    located = locators.locate(
-        settings,
-        traces=traces,
-        out=out,
-        critique=lambda attempts, path: _critique_all(settings, attempts, path),
-    )
+    with ExitStack() as stack:
+        located = locators.locate(
+            settings,
+            traces=traces,
+            out=out,
+            critique=lambda attempts, path: _critique_all(settings, attempts, path),
+            own=_own_model(settings, stack),
+        )
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found
@@ -327,6 +330,11 @@ def report_path(critiques: Path) -> Path:
     return critiques.with_name(f"{critiques.stem}-report.json")
 
 
+def _own_model(settings: config.Recipe, stack: ExitStack) -> Callable[[], OwnModel]:
+    """Return a function that loads the solver's base at its first call. The stack closes it."""
+    return cache(lambda: OwnModel.of(stack.enter_context(open_solver(settings, None)), settings.model))
+
+
 def _critique_all(
     settings: config.Recipe, attempts: Sequence[tuple[Problem, Rollout]], out: Path
 ) -> list[Critique | CritiqueFailure]:
@@ -335,11 +343,10 @@ def _critique_all(
     with ExitStack() as stack:
         grader: Grader = stack.enter_context(registry.build(settings.grader))
 
-        def own_model() -> OwnModel:
-            loaded = stack.enter_context(open_solver(settings, None))
-            return OwnModel(loaded.chat, loaded.sampler, models.context_limit(settings.model))
-
-        critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own_model)
+        own = _own_model(settings, stack)
+        critic: Critic = registry.build(
+            settings.critic, grader=grader, folder=out.parent, own=own, before=SolverPrompt(settings.prompts).before
+        )
         console = stack.enter_context(Console())
         with console.stage("critique", len(attempts)) as advance:
             return critique_all(critic, attempts, out, advance)

@@ -5,6 +5,7 @@ Everything that can be wrong with a recipe is found before the weights are loade
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic, ServedCritic
-from stepalign.critics.self_critic import OwnModel, SelfCritic
+from stepalign.critics.own_model import OwnModel
+from stepalign.critics.self_critic import SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
@@ -68,13 +70,15 @@ def build_trainer(
     )
     grader: Grader = stack.enter_context(registry.build(recipe.grader))
     critic: Critic | None = None
-    solver: Solver  # built below, with the weights
+    policy: Policy  # built below, and the solver on it
+    solver: Solver
     if recipe.critic and algorithm.needs_critique:
         critic = registry.build(
             recipe.critic.divided(world.size),
             grader=grader,
             folder=recipe.folder,
-            own=lambda: OwnModel(chat, solver.sampler, context_limit),
+            own=cache(lambda: OwnModel.of(solver, recipe.model, policy)),
+            before=prompt.before,
         )
     world.assert_same("text of a template or of a Python function", prompts.digests(words))
     run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
