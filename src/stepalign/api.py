@@ -7,10 +7,9 @@ them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, â€
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Unpack
 
@@ -20,7 +19,7 @@ from stepalign.config import benchmarks, registry
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
-from stepalign.critics.own_model import OwnModel
+from stepalign.critics.own_model import own_model
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.data import load, prepare, processbench, selection
@@ -306,7 +305,7 @@ def process_bench(
             traces=traces,
             out=out,
             critique=lambda attempts, path: _critique_all(settings, attempts, path),
-            own=_own_model(settings, stack),
+            own=own_model(settings, stack),
         )
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
@@ -330,11 +329,6 @@ def report_path(critiques: Path) -> Path:
     return critiques.with_name(f"{critiques.stem}-report.json")
 
 
-def _own_model(settings: config.Recipe, stack: ExitStack) -> Callable[[], OwnModel]:
-    """Return a function that loads the solver's base at its first call. The stack closes it."""
-    return cache(lambda: OwnModel.of(stack.enter_context(open_solver(settings, None)), settings.model))
-
-
 def _critique_all(
     settings: config.Recipe, attempts: Sequence[tuple[Problem, Rollout]], out: Path
 ) -> list[Critique | CritiqueFailure]:
@@ -343,7 +337,7 @@ def _critique_all(
     with ExitStack() as stack:
         grader: Grader = stack.enter_context(registry.build(settings.grader))
 
-        own = _own_model(settings, stack)
+        own = own_model(settings, stack)
         critic: Critic = registry.build(
             settings.critic, grader=grader, folder=out.parent, own=own, before=SolverPrompt(settings.prompts).before
         )

@@ -108,6 +108,11 @@ class CriticConfig(Table):
         return False
 
     @property
+    def trial(self) -> Literal["none", "right", "cut"]:
+        """Attempts that a model is tried on before a run: right solutions, or some that were cut off."""
+        return "none"
+
+    @property
     def fallbacks(self) -> frozenset[Fallback]:
         """Fallbacks that this critic can lead to."""
         values: set[str] = {self.on_failure, *self.validation.model_dump().values()}
@@ -173,6 +178,11 @@ class LLMCriticConfig(CriticConfig):
     right_answers: Literal["model", "program"] = "model"
     """The critic of right answers. `program`: no request; case A, or B where an equation does not hold. `model`: a
     strong critic finds unjustified steps as well, of which the paper's case B tells."""
+
+    @property
+    def trial(self) -> Literal["none", "right", "cut"]:
+        """Right solutions, where the model is asked about them."""
+        return "right" if self.right_answers == "model" else "cut"
 
 
 @register("critic", "self", implementation="stepalign.critics.self_critic:SelfCritic")
@@ -284,6 +294,11 @@ class LocateMendCriticConfig(CriticConfig):
     def is_remote(self) -> bool:
         """True where locator or mender is served."""
         return self.locator.is_remote or self.mender.is_remote
+
+    @property
+    def trial(self) -> Literal["none", "right", "cut"]:
+        """Cut solutions, where a served model may refuse what it is asked."""
+        return "cut" if self.is_remote else "none"
 
     @property
     def needs_own_model(self) -> bool:

@@ -26,6 +26,11 @@ class LocatorConfig(Table):
         """True where the solver's own base locates."""
         return False
 
+    @property
+    def parts(self) -> tuple["LocatorConfig", ...]:
+        """This locator, or those that it combines."""
+        return (self,)
+
     def divided(self, world_size: int) -> Self:
         """Return the share of this locator's limits that belongs to one of several processes."""
         return self
@@ -162,6 +167,11 @@ class CombinedLocatorConfig(LocatorConfig):
     @classmethod
     def _are_stages(cls, locators: tuple[LocatorConfig, ...]) -> tuple[LocatorConfig, ...]:
         return tuple(map(check_stage, locators))
+
+    @property
+    def parts(self) -> tuple[LocatorConfig, ...]:
+        """The locators, those of nested combinations one by one."""
+        return tuple(part for locator in self.locators for part in locator.parts)
 
     @property
     def is_remote(self) -> bool:

@@ -1,7 +1,7 @@
 """The solver's own base as critic, mender or locator: the weights that are loaded already, with the adapter off."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
@@ -13,7 +13,7 @@ from stepalign.chat import Chat
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.rollouts import Sampler
-from stepalign.rollouts.generate import Solver
+from stepalign.rollouts.generate import Solver, open_solver
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.teachers import Teacher
 from stepalign.teachers.stateless import BaseTeacher
@@ -55,3 +55,8 @@ class OwnModel:
             yield BaseTeacher(policy)
         finally:
             policy.train(was_training)
+
+
+def own_model(recipe: config.Recipe, stack: ExitStack) -> Callable[[], OwnModel]:
+    """Return a function that loads the base of a recipe's solver at its first call. The stack closes it."""
+    return cache(lambda: OwnModel.of(stack.enter_context(open_solver(recipe, None)), recipe.model))

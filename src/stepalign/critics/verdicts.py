@@ -74,9 +74,7 @@ class VerdictLocator(_Verdicts):
         """Load the template. Weights are loaded with the first attempt."""
         super().__init__(settings)
         self._model, self._own = settings.model, own
-        if settings.model is not None:
-            models.context_limit(settings.model)  # a model that is not there is an error now
-        elif own is None:
+        if settings.model is None and own is None:
             raise StepalignError("locator.kind = 'verdicts': no solver is loaded here that could judge")
 
     @classmethod
@@ -160,7 +158,13 @@ class ServedVerdictLocator(_Verdicts):
 
 
 def load_template(settings: config.VerdictsConfig) -> Template:
-    """Load the template of a question, and render it once."""
+    """Load the template of a question, and render it once.
+
+    Raises:
+        StepalignError: it is not a valid template, or the model that reads it is not there.
+    """
+    if isinstance(settings, config.VerdictsLocatorConfig) and settings.model is not None:
+        models.context_limit(settings.model)
     template, _ = prompts.load(settings.prompt, VARIABLES)
     prompts.render(template, _values(settings.told, sample.PROBLEM, sample.ROLLOUT, sample.ROLLOUT.text, "1"))
     return template

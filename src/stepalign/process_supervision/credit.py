@@ -32,17 +32,8 @@ class CreditLocator(ScoredLocator):
     """The solver's own base, as student and as teacher."""
 
     def __init__(self, settings: config.CreditLocatorConfig, own: Callable[[], OwnModel]) -> None:
-        """Load the context. The model is loaded with the first attempt.
-
-        Raises:
-            StepalignError: there are several contexts, or one that shows what a critic does not have.
-        """
-        if len(settings.contexts) > 1:
-            raise StepalignError("locator.contexts: a critic locates by one context, not by several")
-        self._context, self._own = load(settings.contexts[0] if settings.contexts else "refsol"), own
-        shown = "a critique" if self._context.needs_critique else "another rollout"
-        if self._context.needs_critique or self._context.needs_siblings:
-            raise StepalignError(f"locator.contexts: {self._context.name!r} shows {shown}, and a critic has none")
+        """Load the context. The model is loaded with the first attempt."""
+        self._context, self._own = context_of(settings), own
         self.name, self.facts = f"{settings.reduction} credit, {self._context.name}", told(self._context)
         self.threshold, self._reduce = settings.threshold, REDUCTIONS[settings.reduction]
 
@@ -81,6 +72,21 @@ class CreditLocator(ScoredLocator):
         """Reduce the credit of each complete section's tokens to one score."""
         spans = step_spans(rollout, parse_rollout(rollout))[: len(section_texts(rollout))]
         return tuple(self._reduce(credit[first : max(stop, first + 1)]) for first, stop in spans)
+
+
+def context_of(settings: config.CreditLocatorConfig) -> Context:
+    """Load a critic's context.
+
+    Raises:
+        StepalignError: there are several, or one that shows what a critic does not have.
+    """
+    if len(settings.contexts) > 1:
+        raise StepalignError("locator.contexts: a critic locates by one context, not by several")
+    context = load(settings.contexts[0] if settings.contexts else "refsol")
+    if context.needs_critique or context.needs_siblings:
+        shown = "a critique" if context.needs_critique else "another rollout"
+        raise StepalignError(f"locator.contexts: {context.name!r} shows {shown}, and a critic has none")
+    return context
 
 
 def told(context: Context) -> tuple[str, ...]:

@@ -16,12 +16,13 @@ from stepalign.append_log import AppendLog
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.contexts import load
+from stepalign.critics import verdicts
 from stepalign.critics.location import Location, ScoredLocator, StepLocator
 from stepalign.critics.own_model import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import kept_date
 from stepalign.probing.run import probe
-from stepalign.process_supervision.credit import REDUCTIONS, told
+from stepalign.process_supervision.credit import REDUCTIONS, context_of, told
 from stepalign.process_supervision.step_values import sample_step_values
 from stepalign.process_supervision.traces import LabelledTrace, LabelledTraces
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
@@ -249,6 +250,11 @@ def check(settings: config.LocatorConfig, recipe: config.Recipe) -> None:
     """Raise a StepalignError where a locator lacks something in the recipe, before long work."""
     if isinstance(settings, config.CriticLocatorConfig) and recipe.critic is None:
         raise StepalignError("locator.kind = 'critic', but the recipe has no [critic]")
+    for part in settings.parts:
+        if isinstance(part, config.VerdictsConfig):
+            verdicts.load_template(part)
+        if isinstance(part, config.CreditLocatorConfig) and part is not settings:
+            context_of(part)
     if isinstance(settings, config.CreditLocatorConfig):
         for design in settings.contexts or (recipe.context.design,):
             context = load(design)
