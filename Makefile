@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := models/SmolLM2-135M-Instruct
 
-.PHONY: quickstart lab test test-all test-kernels gpu-check lint format bench soak clean
+.PHONY: quickstart lab test test-all test-kernels gpu-check lint format docs bench soak clean
 
 quickstart: $(VENV)/.run  ## Train the solver that ships with the package, in a minute, and write the report
 	OMP_NUM_THREADS=1 $(BIN)/stepalign quickstart  # so small a model gains nothing from a second
@@ -35,6 +35,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs  ## The documentation as a site, in site/, every link checked
+	$(BIN)/python -m tools.site build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 bench: $(VENV)/.dev $(SMOLLM2)/config.json  ## Side by side with TRL and with the floor
 	$(BIN)/python bench/objective.py
 	$(BIN)/python bench/sampling.py
@@ -49,7 +53,7 @@ soak: $(VENV)/.dev  ## Kills, damaged files and a failing critic for SOAK_MINUTE
 	OMP_NUM_THREADS=1 SOAK_MINUTES=$(or $(SOAK_MINUTES),5) $(BIN)/python bench/soak.py
 
 clean:
-	rm -rf $(VENV) models runs dist
+	rm -rf $(VENV) models runs dist build site
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
@@ -62,6 +66,10 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[dev]"
 	touch $@ $(VENV)/.run
+
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) --editable ".[docs]"
+	touch $@
 
 $(SMOLLM2)/config.json: | $(VENV)/.run
 	$(BIN)/python scripts/smollm2.py $(@D)

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from stepalign import attention
 from stepalign.attention import CPU_SDPA, cpu_sdpa, use_cpu_sdpa
 
 medium_precision = pytest.mark.skipif(
@@ -82,3 +83,26 @@ def test_inputs_without_gradients_get_none() -> None:
         torch.set_float32_matmul_precision("highest")
     assert query.grad is not None
     assert key.grad is None
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_rows_that_views_share_are_attended_to_block_by_block(grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = torch.ones(300, 300, dtype=torch.bool).tril().repeat(2, 1, 1, 1)
+    mask[0, 0, 200:, 50:200] = False  # the second view sees the first 50 columns and its own
+    keys = 2 if grouped else 4
+    inputs = [torch.randn(2, heads, 300, 16, requires_grad=True) for heads in (4, keys, keys)]
+    weights = torch.randn(2, 300, 4, 16)
+    results = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(attention, "_MAX_SHARE", share)
+        output = cpu_sdpa(torch.nn.Identity(), *inputs, mask := mask.clone())[0]
+        results.append([output, *torch.autograd.grad((output * weights).sum(), inputs)])
+    plan = attention._plan(mask)
+    assert plan is not None
+    assert [block.mask.shape[2:] for block in plan[0]] == [(128, 128), (128, 256), (44, 150)]
+    for dense, blocks in zip(*results, strict=True):
+        torch.testing.assert_close(blocks, dense, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_that_hides_little_is_not_divided() -> None:
+    assert attention._plan(torch.ones(1, 1, 300, 300, dtype=torch.bool)) is None

@@ -3,7 +3,7 @@
 Each reads and writes the records that training does, so that any stage runs alone on a file. `stepalign` itself exports
 them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, …).
 
-    stepalign.sample(stepalign.load_recipe("recipes/quickstart.toml"), Path("rollouts.jsonl"), samples=4)
+    stepalign.sample(stepalign.load_recipe("quickstart"), Path("rollouts.jsonl"), samples=4)
 """
 
 import time

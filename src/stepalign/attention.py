@@ -1,15 +1,17 @@
 """Attention on a CPU: torch's SDPA without copies of grouped keys and values, with float32 products.
 
 Where float32 products run in bfloat16 (`stepalign.precision`), SDPA's many small ones are slower, not faster.
-transformers copies keys and values for each query head where a mask is given. The kernel for CPUs needs no copies.
+transformers copies keys and values for each query head where a mask is given. The kernel for CPUs needs no copies. It
+multiplies what a mask hides all the same, so rows that views share (`collate`) are attended to block by block.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -18,6 +20,11 @@ from stepalign.precision import float32_products
 
 CPU_SDPA = "cpu_sdpa"
 """The implementation's name in transformers' registry."""
+
+_BLOCK = 128
+"""Queries of a block."""
+_MAX_SHARE = 0.8
+"""The share of a mask that blocks may cover; above it they gain nothing."""
 
 
 def use_cpu_sdpa(model: PreTrainedModel) -> None:
@@ -49,11 +56,51 @@ def cpu_sdpa(
     return output.transpose(1, 2).contiguous(), None
 
 
+class _Block(NamedTuple):
+    """Queries of one row, and the keys that at least one of them sees."""
+
+    queries: slice
+    keys: Int[Tensor, " seen"]
+    mask: Bool[Tensor, "1 1 queries seen"]
+
+
+_plans: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""The blocks of each row, by mask: a model's layers share one."""
+
+
+def _plan(mask: Tensor) -> list[list[_Block]] | None:
+    """Divide a mask into blocks, or return None where that does not pay."""
+    if mask not in _plans:
+        rows = [[_block(row, first) for first in range(0, row.shape[0], _BLOCK)] for row in mask[:, 0]]
+        covered = sum(block.mask.numel() for row in rows for block in row)
+        _plans[mask] = rows if covered < _MAX_SHARE * mask.numel() else None
+    plan: list[list[_Block]] | None = _plans[mask]
+    return plan
+
+
+def _block(row: Bool[Tensor, "queries keys"], first: int) -> _Block:
+    queries = slice(first, min(first + _BLOCK, row.shape[0]))
+    keys = row[queries].any(0).nonzero()[:, 0]
+    return _Block(queries, keys, row[queries][:, keys][None, None])
+
+
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
 ) -> Tensor:
     grouped = query.shape[1] > key.shape[1]
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, scale=scale, enable_gqa=grouped)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, scale=scale, enable_gqa=grouped)
+
+    square = mask is not None and mask.dtype == torch.bool and query.shape[2] == key.shape[2] == mask.shape[-2]
+    plan = _plan(mask) if mask is not None and square and mask.shape[1] == 1 else None
+    if plan is None or len(plan) != len(query):
+        return attend(query, key, value, mask)
+    rows = [
+        torch.cat([attend(q[:, :, b.queries], k[:, :, b.keys], v[:, :, b.keys], b.mask) for b in blocks], dim=2)
+        for blocks, q, k, v in zip(plan, *(torch.split(states, 1) for states in (query, key, value)), strict=True)
+    ]
+    return torch.cat(rows)
 
 
 class _Float32(torch.autograd.Function):

@@ -22,8 +22,10 @@ from transformers.utils import logging as transformers_logging
 
 from stepalign import config
 from stepalign.attention import use_cpu_sdpa
+from stepalign.bfloat16_linear import has_bfloat16_products, use_bfloat16_linear
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import differences
+from stepalign.lora_forward import use_fused_lora
 from stepalign.manifest import read_manifest
 from stepalign.policy import ADAPTER, Policy, logit_scale
 from stepalign.precision import set_matmul_precision
@@ -45,7 +47,7 @@ def load_policy(
     if lora is None:
         if model.dtype == "auto":  # an update of half-precision weights is lost below 1/256 of a weight
             model = model.model_copy(update={"dtype": "float32"})
-        return Policy(load_base(model, device, load_device=load_device).requires_grad_(True))
+        return Policy(load_base(model, device, load_device=load_device, trainable=True))
     base = load_base(model, device, load_device=load_device)
     adapter = LoraConfig(
         r=lora.r,
@@ -66,6 +68,8 @@ def load_policy(
     layers = [f".{name}" for name in policy.model.base_model.targeted_module_names]
     if missing := [target for target in lora.target_modules if not any(name.endswith(f".{target}") for name in layers)]:
         raise StepalignError(f"lora.target_modules: the model has no layers named {', '.join(missing)}")
+    if device.type == "cpu":
+        use_fused_lora(policy)
     return policy
 
 
@@ -90,6 +94,8 @@ def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.de
         raise StepalignError(f"{adapter}: not a PEFT adapter for this model, which has no {', '.join(unknown[:3])} …")
     if base.get_output_embeddings() is not head:
         raise StepalignError(f"{adapter}: it changes the output projection, which is not supported")
+    if device.type == "cpu":
+        use_fused_lora(loaded)
     return loaded
 
 
@@ -174,11 +180,13 @@ def load_base(
     *,
     load_device: torch.device | None = None,
     device_map: str | None = None,
+    trainable: bool = False,
 ) -> PreTrainedModel:
-    """Load base weights in the recipe's precision, or in 4 bits, without dropout, frozen.
+    """Load base weights in the recipe's precision, or in 4 bits, without dropout, frozen unless `trainable`.
 
     Dropout is off because the teacher runs in the student's mode and would be noisy. For `device` and `load_device`
-    see `load_policy`. `device_map` spreads the weights over devices instead.
+    see `load_policy`. `device_map` spreads the weights over devices instead. Frozen layers keep bfloat16 weights on a
+    CPU where this process multiplies in `medium` precision.
     """
     transformers_logging.disable_progress_bar()
     dtype = resolve_dtype(model.dtype, device)
@@ -202,8 +210,11 @@ def load_base(
             module.attention_dropout = 0.0
     if device.type == "cpu":
         use_cpu_sdpa(base)
-    base = (base if device_map else base.to(load_device or device)).requires_grad_(False)
+    base = (base if device_map else base.to(load_device or device)).requires_grad_(trainable)
     _check_head(base)
+    medium = torch.get_float32_matmul_precision() == "medium" and has_bfloat16_products()
+    if device.type == "cpu" and medium and not (trainable or load_device or device_map):
+        use_bfloat16_linear(base.get_decoder())
     return base
 
 

@@ -1,7 +1,8 @@
 """Precision of float32 matrix products: `highest`, or `medium` where the processor is faster with it.
 
-`medium` multiplies in bfloat16 and sums in float32 (AVX512-BF16 or AMX on a CPU). Weights stay float32 and are kept
-once. Products differ by up to 2⁻⁸ relative, so results are equal to about 1 %, not bit for bit to `highest`.
+`medium` multiplies in bfloat16 and sums in float32 (AVX512-BF16 or AMX on a CPU). Products differ by up to 2⁻⁸
+relative, so results are equal to about 1 %, not bit for bit to `highest`. Frozen layers have their weights rounded
+once (`stepalign.bfloat16_linear`).
 """
 
 import time

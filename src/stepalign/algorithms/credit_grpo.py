@@ -12,7 +12,7 @@ there is no teacher. A rollout without a context keeps its plain advantage, and 
 
 Left out: learned weights of steps; credit beside a group without contrast, because its advantage is 0.
 
-    stepalign train recipes/quickstart.toml algorithm.kind=credit-grpo training.num_generations=8
+    stepalign train quickstart algorithm.kind=credit-grpo training.num_generations=8
 """
 
 from collections.abc import Iterator, Mapping, Sequence

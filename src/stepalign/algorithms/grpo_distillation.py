@@ -9,7 +9,7 @@ distilled only (TRL's `distillation_weight`; SDPG, arXiv 2606.04036).
 Left out: a KL to the base, because the one pass without gradients is the teacher's; routing of rollouts to one of the
 two terms (SRPO), because a template that renders to nothing does that for distillation.
 
-    stepalign train recipes/quickstart.toml algorithm.kind=grpo-distillation training.num_generations=8
+    stepalign train quickstart algorithm.kind=grpo-distillation training.num_generations=8
 """
 
 from collections.abc import Mapping, Sequence

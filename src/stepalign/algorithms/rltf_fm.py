@@ -8,7 +8,7 @@ rollout without a critique is rewarded only, one of a group of equal rewards mod
 
 Left out: the paper's policy gradient on a second turn, because the aim here is the auxiliary loss by itself.
 
-    stepalign train recipes/quickstart.toml algorithm.kind=rltf-fm training.num_generations=8
+    stepalign train quickstart algorithm.kind=rltf-fm training.num_generations=8
 """
 
 from collections.abc import Mapping, Sequence

@@ -11,7 +11,7 @@ nothing to show has no second turn, and is counted.
 
 Left out: a loss on the second turn itself; the paper's multi-turn objective beside it.
 
-    stepalign train recipes/quickstart.toml algorithm.kind=rltf-sd context.template=lab/second-turn
+    stepalign train quickstart algorithm.kind=rltf-sd context.template=lab/second-turn
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@
 heavy starts: an unknown key, a wrong type or an impossible combination is an error with the key's full name, the
 value and what is allowed. Two conditions of the paper differ in one visible field of their recipes.
 
-    stepalign train recipes/quickstart.toml optimizer.lr=1e-4 --dry-run
+    stepalign train quickstart optimizer.lr=1e-4 --dry-run
 """
 
 from stepalign.config.algorithms import (

@@ -1,6 +1,6 @@
 """Files of critiques: a critic that reads one, and rollouts whose critiques are written to one.
 
-    stepalign critique recipes/quickstart.toml rollouts.jsonl --problems problems.jsonl
+    stepalign critique quickstart rollouts.jsonl --problems problems.jsonl
 
 A second start asks only for what is missing. `critic.kind = "replay"` reads critiques of an earlier run, of a person or
 planted ones, which belong to rollouts by id. Left out: matching by text, because the checks reject a critique of

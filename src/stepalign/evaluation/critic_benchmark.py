@@ -6,7 +6,7 @@ badly. A failure is a miss. Of natural traces only the final answer's label is k
 a hit. Intervals are percentile bootstraps over problems, whose traces stay together. Unlike in ProcessBench, critics
 are given the reference answer, so that they differ in the first error rather than on correct traces.
 
-    stepalign critic-bench recipes/quickstart.toml planted
+    stepalign critic-bench quickstart planted
 """
 
 from collections.abc import Mapping, Sequence

@@ -73,8 +73,8 @@ def merge_adapter(
     Raises:
         StepalignError: the merged weights, or the written files, disagree with the adapter.
     """
-    wide = model.model_copy(update={"dtype": "float32", "load_in_4bit": False})
-    loaded = models.load_model(wide, adapter, torch.device("cpu"))
+    exact = {"dtype": "float32", "load_in_4bit": False, "float32_matmul_precision": "highest"}
+    loaded = models.load_model(model.model_copy(update=exact), adapter, torch.device("cpu"))
     assert isinstance(loaded, PeftModel)
     stored = getattr(torch, dtype) if dtype else models.load_config(model).dtype or torch.float32
     wanted = _logits(loaded, texts)

@@ -1,6 +1,6 @@
 """Preflight of a recipe: attempts of solver and teacher, the probe's credit, one optimizer step, and their gates.
 
-    stepalign preflight recipes/quickstart.toml
+    stepalign preflight quickstart
 
 The folder keeps everything: attempts and critiques as they are made, credit in `probe/`, so that a stopped preflight
 goes on. Left out: what a second or a hundredth step does, because that is the run.

@@ -1,6 +1,6 @@
 """Previews: the exact text and ids of each model's view of a few rollouts, with the loss span marked.
 
-    stepalign preview recipes/quickstart.toml --out preview.html
+    stepalign preview quickstart --out preview.html
 
 Examples come from the algorithm's own `build_examples`, as in training. Rollouts are given, or sampled as those of a
 run's first step by the base. Without a need for them no weights are loaded. Left out: the ids that a served critic

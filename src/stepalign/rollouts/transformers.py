@@ -29,7 +29,6 @@ from stepalign.policy import logit_scale
 from stepalign.records import FinishReason, TokenIds
 from stepalign.rollouts import Completion, Request
 from stepalign.rollouts.kv_cache import SharedAxisLayer
-from stepalign.rollouts.lora_forward import short_lora_forward
 
 _COMPACT_EVERY = 256
 """Columns of slack on the time axis. The whole cache is moved to the front when they are used up."""
@@ -72,7 +71,7 @@ class TransformersSampler:
         was_training = self.model.training
         self.model.eval()
         try:
-            with _using(self.model, adapter), short_lora_forward(self.model):
+            with _using(self.model, adapter):
                 yield from _Batch(_base(self.model), self.eos_ids, self.batch_size, sampling).run(requests)
         finally:
             self.model.train(was_training)
