@@ -61,7 +61,7 @@ class UnitTestCritic:
     def _critique(self, problem: Problem, rollout: Rollout) -> CriticResult:
         """Criticize one graded rollout.
 
-        A failure's reason is `no reference` without a reference program, or `no way to the answer` where not even that
+        A failure's reason is `no reference` without a reference program, `reference fails` where not even that
         passes the tests, and `no program` for a problem of another trace format.
         """
         trace = parse_rollout(rollout)
@@ -73,7 +73,7 @@ class UnitTestCritic:
             return self._fail(rollout, "no reference", "the problem has no reference program")
         text = self._mended(problem, rollout, trace)
         if text is None:
-            return self._fail(rollout, "no way to the answer", "the reference program fails the problem's tests")
+            return self._fail(rollout, "reference fails", "the reference program fails the problem's tests")
         case: Case = "C" if rollout.finish == "length" and (not trace.steps or UNCLOSED in trace.faults) else "D"
         k, kept = _first_changed(trace, text), _kept_lines(trace, text)
         if k > len(trace.steps) > 0 and UNCLOSED not in trace.faults:
