@@ -78,7 +78,9 @@ def test_every_command_is_a_function_of_the_package() -> None:
     }
     names = {functions.get(command, command.replace("-", "_")) for command in COMMANDS}
     classes = {name for name in stepalign.__all__ if name[0].isupper()}
-    assert {*names, "load_recipe", "process_bench", "export_dataset"} == set(stepalign.__all__) - classes
+    assert {*names, "load_recipe", "check_critiques", "process_bench", "export_dataset"} == set(
+        stepalign.__all__
+    ) - classes
     assert names <= set(dir(stepalign))
     for name in names - {"__version__"}:
         assert callable(getattr(stepalign, name)), name

@@ -1,5 +1,8 @@
 """Runs from Python: rows, functions and objects in place of a recipe's tables, and the result of a run."""
 
+import inspect
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -167,6 +170,28 @@ def test_stages_take_objects_and_text_paths(make_recipe: MakeRecipe, tmp_path: P
 def test_a_folder_in_a_files_place_is_refused_before_sampling(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match="a folder, a file is wanted"):
         stepalign.sample(make_recipe("model.name_or_path=no/model"), tmp_path)
+
+
+def test_every_path_may_be_text() -> None:
+    for name in stepalign.__all__:
+        function = getattr(stepalign, name)
+        if not inspect.isroutine(function) and function is not TrainResult:
+            continue
+        for parameter in inspect.signature(function).parameters.values():
+            parts = set(re.findall(r"\w+", str(parameter.annotation)))
+            assert "Path" not in parts or "str" in parts, f"{name}: {parameter}"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_path_as_text_is_read(finished_run: Recipe, tmp_path: Path) -> None:
+    folder = str(finished_run.folder)
+    assert TrainResult(folder).evaluations == TrainResult(Path(folder)).evaluations
+    assert stepalign.export_dataset(folder, str(tmp_path / "data"))["train"] > 0
+    assert stepalign.export(folder, str(tmp_path / "export"), base="own/model").folder == tmp_path / "export"
+    assert stepalign.push(str(tmp_path / "export"), "own/model", dry_run=True).files
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert stepalign.write_report(str(copy)) == copy / "report.html"
+    assert stepalign.write_report([folder, str(copy)], str(tmp_path / "both.html")).exists()
 
 
 def test_public_names_are_shown_and_the_import_is_light() -> None:

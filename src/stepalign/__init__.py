@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stepalign.api import check_critiques as check_critiques
     from stepalign.api import critic_bench as critic_bench
     from stepalign.api import critique as critique
     from stepalign.api import evaluate as evaluate
-    from stepalign.api import process_bench as process_bench
     from stepalign.api import sample as sample
     from stepalign.api import select as select
     from stepalign.api import verify as verify
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from stepalign.planning import plan as plan
     from stepalign.previewing import preview as preview
     from stepalign.probing.run import probe as probe
+    from stepalign.process_supervision.run import process_bench as process_bench
     from stepalign.process_supervision.run import step_values as step_values
     from stepalign.records import Critique as Critique
     from stepalign.records import CritiqueFailure as CritiqueFailure
@@ -68,6 +69,7 @@ _API = {
     "Trainer": "stepalign.trainer.loop:Trainer",
     "TrainerCallback": "stepalign.trainer.loop:TrainerCallback",
     "Verdict": "stepalign.records:Verdict",
+    "check_critiques": "stepalign.api:check_critiques",
     "copy_recipe": "stepalign.config.packaged:copy",
     "critic_bench": "stepalign.api:critic_bench",
     "critique": "stepalign.api:critique",
@@ -81,7 +83,7 @@ _API = {
     "preflight": "stepalign.gates.run:preflight",
     "preview": "stepalign.previewing:preview",
     "probe": "stepalign.probing.run:probe",
-    "process_bench": "stepalign.api:process_bench",
+    "process_bench": "stepalign.process_supervision.run:process_bench",
     "push": "stepalign.exporting.hub:push",
     "run_lab": "stepalign.lab.running:run_lab",
     "sample": "stepalign.api:sample",
@@ -110,6 +112,7 @@ __all__ = [
     "TrainerCallback",
     "Verdict",
     "__version__",
+    "check_critiques",
     "copy_recipe",
     "critic_bench",
     "critique",

@@ -8,33 +8,27 @@ them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, â€
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 from stepalign import config, prompts
-from stepalign.chat import load_chat
 from stepalign.config import benchmarks, registry
 from stepalign.console import Console
-from stepalign.critics import Critic
-from stepalign.critics.files import ReplayCritic, critique_all, read_attempts
-from stepalign.critics.own_model import own_model
+from stepalign.critics.files import ReplayCritic, read_attempts
+from stepalign.critics.run import critique_attempts
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
-from stepalign.data import load, prepare, processbench, selection
+from stepalign.data import load, prepare, selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.io import claim, kept_date, sha256, to_json, write_atomically, write_jsonl
+from stepalign.io import kept_date, to_json, write_atomically, write_jsonl
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER
-from stepalign.process_supervision import benchmark, locators
-from stepalign.process_supervision.traces import to_traces
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
-from stepalign.rewards import Grader
 from stepalign.rollouts.generate import open_solver
 from stepalign.rollouts.references import reference_text
 from stepalign.seeding import derive_seed
@@ -54,7 +48,7 @@ def sample(
     For `objects` see `objects.Objects`.
     """
     settings, adapter = with_objects(recipe, **objects), Path(adapter) if adapter else None
-    file = _writable(out)
+    file = _file(out) if out is not None else None
     train_problems, _, _ = prepare(settings.problems)
     finished: list[Rollout] = []
     with (
@@ -129,7 +123,7 @@ def evaluate(
     settings, adapter = with_objects(recipe, **objects), Path(adapter) if adapter else None
     if benchmark is not None:
         settings = settings.replace(**benchmarks.benchmark(benchmark).values())
-    file = _writable(out)
+    file = _file(out) if out is not None else None
     # Without a hold-out the training problems, which may be many, are not read.
     source = settings.problems.evaluation
     evaluation_problems = list(load(source).problems) if source else prepare(settings.problems)[1]
@@ -151,12 +145,13 @@ def evaluate(
     return evaluation
 
 
-def select(settings: config.Recipe, out: Path) -> Path:
+def select(recipe: AnyRecipe, out: Path | str, **objects: Unpack[Objects]) -> Path:
     """Select the training problems that the base solver rarely solves but writes in the format (the paper's filter).
 
     Writes `train.jsonl`, `evaluation.jsonl` and `manifest.json` into the folder `out`. A stopped selection resumes. A
-    recipe trains on the selected problems with `source = "file"`.
+    recipe trains on the selected problems with `source = "file"`. For `objects` see `objects.Objects`.
     """
+    settings, out = with_objects(recipe, **objects), Path(out)
     loaded = load(settings.problems.train)
     seed = derive_seed(settings.seed, "selection")
     date = kept_date(out / "settings.json")
@@ -211,7 +206,7 @@ def critique(
     rollouts: Path | str | Sequence[Rollout],
     out: Path | str,
     *,
-    problems_file: Path | None = None,
+    problems_file: Path | str | None = None,
     prices: Prices | None = None,
     **objects: Unpack[Objects],
 ) -> list[Critique | CritiqueFailure]:
@@ -227,44 +222,56 @@ def critique(
         prices: of a million tokens; the report then has the cost.
         objects: critic, grader and problems in place of the recipe's (`objects.Objects`).
     """
-    settings, file = with_objects(recipe, **objects), Path(out)
-    given = Path(rollouts) if isinstance(rollouts, str) else rollouts
-    results = _critique_all(settings, read_attempts(given, problems_file or settings.problems), file)
+    settings, file = with_objects(recipe, **objects), _file(out)
+    results = critique_attempts(settings, read_attempts(rollouts, problems_file or settings.problems), file)
     write_atomically(report_path(file), to_json(summarize(results, prices)) + "\n")
     return results
 
 
 def check_critiques(
-    settings: config.Recipe, rollouts: Path, critiques: Path, *, problems_file: Path | None = None
+    recipe: AnyRecipe,
+    rollouts: Path | str | Sequence[Rollout],
+    critiques: Path | str,
+    *,
+    problems_file: Path | str | None = None,
+    **objects: Unpack[Objects],
 ) -> list[Critique | CritiqueFailure]:
     """Validate a file of critiques as the recipe would. No critic is asked, and nothing is written.
 
     Returns:
         Each critique, repaired where the recipe says so, or the reason why no teacher may be shown it.
     """
+    settings = with_objects(recipe, **objects)
     attempts = read_attempts(rollouts, problems_file or settings.problems)
     table = settings.critic or config.ProgramCriticConfig()
     results = []
     with registry.build(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as done:
-        for result in ValidatedCritic(ReplayCritic(critiques), table, grader).critique(attempts):
+        for result in ValidatedCritic(ReplayCritic(Path(critiques)), table, grader).critique(attempts):
             results.append(result)
             done(1)
     return results
 
 
 def critic_bench(
-    settings: config.Recipe, folder: Path, out: Path, *, limit: int | None = None, prices: Prices | None = None
+    recipe: AnyRecipe,
+    folder: Path | str,
+    out: Path | str,
+    *,
+    limit: int | None = None,
+    prices: Prices | None = None,
+    **objects: Unpack[Objects],
 ) -> CriticBenchmark:
     """Measure a recipe's `[critic]` on a folder that `stepalign plant` wrote.
 
     Writes the critic's results (`critiques.jsonl`, resumable) and `benchmark.json` into the folder `out`. With a
     `limit`, at most so many slips, their correct traces, and as many natural solutions are judged, evenly spaced.
-    `prices` are of a million tokens.
+    `prices` are of a million tokens. For `objects` see `objects.Objects`.
     """
-    traces = PlantedTraces.read(folder, limit)
+    settings, out = with_objects(recipe, **objects), Path(out)
+    traces = PlantedTraces.read(Path(folder), limit)
     path = out / "critiques.jsonl"
     resumed, start = path.exists(), time.perf_counter()
-    results = {result.rollout_id: result for result in _critique_all(settings, traces.attempts, path)}
+    results = {result.rollout_id: result for result in critique_attempts(settings, traces.attempts, path)}
     found = score(
         traces,
         results,
@@ -276,46 +283,10 @@ def critic_bench(
     return found
 
 
-def process_bench(
-    settings: config.Recipe, file: Path, out: Path, *, limit: int | None = None
-) -> benchmark.ProcessBenchmark:
-    """Measure a recipe's `[locator]` of the first wrong step on a ProcessBench file.
-
-    Reference answers and solutions are those of the recipe's training problems with the same statements. Writes the
-    traces, what the locator found (resumable) and `benchmark.json` into the folder `out`. With a `limit`, at most so
-    many traces are taken, evenly spaced.
-    """
-    locators.check(settings.locator, settings)
-    solutions = list(processbench.read(file))
-    prompt = SolverPrompt(settings.prompts)
-    date = kept_date(out / "settings.json")
-    chat = load_chat(settings.model, prompt.before, date)
-    traces = to_traces(solutions, load(settings.problems.train).problems, chat, prompt, limit=limit)
-    keys = {"model", "prompts", "sampling", "grader", "critic", "context", "teacher", "locator", "problems", "seed"}
-    claim(
-        out / "settings.json",
-        {**settings.model_dump(mode="json", include=keys), "file": sha256(file), "limit": limit, "date": str(date)},
-        started=(out / "traces" / "rollouts.jsonl").exists(),
-        refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
-    )
-    traces.write(out / "traces")
-    with ExitStack() as stack:
-        located = locators.locate(
-            settings,
-            traces=traces,
-            out=out,
-            critique=lambda attempts, path: _critique_all(settings, attempts, path),
-            own=own_model(settings, stack),
-        )
-    found = benchmark.score(traces, located, seed=settings.seed)
-    write_atomically(out / "benchmark.json", to_json(found) + "\n")
-    return found
-
-
-def _writable(out: Path | str | None) -> Path | None:
+def _file(out: Path | str) -> Path:
     """Return a file's path; raise an error, before long work, where it is a folder."""
-    path = None if out is None else Path(out)
-    if path is not None and path.is_dir():
+    path = Path(out)
+    if path.is_dir():
         raise StepalignError(f"{path}: a folder, a file is wanted")
     return path
 
@@ -327,20 +298,3 @@ def _partial(out: Path) -> Path:
 def report_path(critiques: Path) -> Path:
     """Return the path of the report on a file of critiques."""
     return critiques.with_name(f"{critiques.stem}-report.json")
-
-
-def _critique_all(
-    settings: config.Recipe, attempts: Sequence[tuple[Problem, Rollout]], out: Path
-) -> list[Critique | CritiqueFailure]:
-    if settings.critic is None:
-        raise StepalignError("the recipe has no [critic]")
-    with ExitStack() as stack:
-        grader: Grader = stack.enter_context(registry.build(settings.grader))
-
-        own = own_model(settings, stack)
-        critic: Critic = registry.build(
-            settings.critic, grader=grader, folder=out.parent, own=own, before=SolverPrompt(settings.prompts).before
-        )
-        console = stack.enter_context(Console())
-        with console.stage("critique", len(attempts)) as advance:
-            return critique_all(critic, attempts, out, advance)

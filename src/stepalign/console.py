@@ -41,6 +41,7 @@ class Console:
             speed_estimate_period=600,
             transient=True,
         )
+        self._label = ""
         self._run: TaskID | None = None
         if total_steps is not None:
             self._run = self._progress.add_task("optimizer steps", total=total_steps, completed=first_step, speed="")
@@ -51,6 +52,12 @@ class Console:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def set_label(self, name: str) -> None:
+        """Name the run in its bar and before each line, where several runs share a terminal."""
+        self._label = f"{name} "
+        if self._run is not None:
+            self._progress.update(self._run, description=name)
 
     def begin(self) -> None:
         """Clear the measured times at the beginning of a step."""
@@ -72,6 +79,7 @@ class Console:
 
         try:
             yield advance
+            self._progress.update(task, completed=total, refresh=True)
         finally:
             self.timed(name, start)
             self._progress.remove_task(task)
@@ -90,8 +98,8 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.rich.print(text, markup=False, soft_wrap=True)
+        self.rich.print(f"{self._label}{text}", markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self.rich.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        self.rich.print(f"{self._label}warning: {text}", style="yellow", markup=False, soft_wrap=True)

@@ -38,6 +38,7 @@ def train(recipe: AnyRecipe, callbacks: Sequence[TrainerCallback] = (), **object
             "`stepalign probe`"
         )
     world.on_main(lambda: checks.check_recipe(recipe))
+    world.on_main(lambda: checks.check_trackers(recipe.tracking))
     with ExitStack() as stack:
         run = cast(
             RunFolder, RunFolder(recipe) if world.size == 1 else MainProcessProxy(world, lambda: RunFolder(recipe))

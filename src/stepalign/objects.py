@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from stepalign.config import PythonObject, Recipe, load
-from stepalign.config.keywords import source_of
 from stepalign.critics import Critic
-from stepalign.errors import StepalignError
 from stepalign.records import Problem, Rollout
 from stepalign.rewards import Grader, GradingFunction
 
@@ -46,18 +44,5 @@ def with_objects(recipe: AnyRecipe, **objects: Unpack[Objects]) -> Recipe:
     """
     if not isinstance(recipe, Recipe):
         recipe = load(recipe)
-    given: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
-    rows = {"train": given.pop("problems", None), "evaluation": given.pop("evaluation_problems", None)}
-    sources: dict[str, Any] = {name: source_of(value) for name, value in rows.items() if value is not None}
-    if columns := given.pop("columns", None):
-        if not sources:
-            raise StepalignError(
-                "columns are those of `problems`, which are not given; the recipe's source has its own"
-            )
-        for source in sources.values():
-            source["columns"] = {"meta": ["*"], **columns}
-    if "evaluation" in sources:
-        sources["holdout"] = 0
-    if sources:
-        given["problems"] = sources
+    given = {name: value for name, value in objects.items() if value is not None}
     return recipe.replace(**given) if given else recipe

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TrainResult:
     """A run's folder and what is in it."""
 
     folder: Path
+
+    def __init__(self, folder: Path | str) -> None:
+        object.__setattr__(self, "folder", Path(folder))
 
     @cached_property
     def _summary(self) -> Summary:

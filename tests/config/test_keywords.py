@@ -110,6 +110,16 @@ def test_a_file_that_runs_python_is_refused_without_trust(kind: str, tmp_path: P
     config.load(base, overrides, trust=True)
 
 
+def test_a_recipe_takes_columns_and_evaluation_problems_as_training_does() -> None:
+    rows = {"problems": ROWS, "evaluation_problems": [*ROWS, *ROWS], "columns": {"statement": "q"}}
+    made = recipe(**rows)
+    assert config.dump(made) == config.dump(with_objects(recipe(), **rows))
+    assert made.problems.evaluation.columns.meta == ("*",)  # type: ignore[union-attr]
+    assert recipe(columns=config.ColumnsConfig(answer="a")).problems.train.columns.answer == "a"  # type: ignore[attr-defined]
+    with pytest.raises(StepalignError, match="exclude each other"):
+        recipe(**rows, holdout=1)
+
+
 def test_columns_without_problems_and_both_hold_outs_are_settled() -> None:
     with pytest.raises(StepalignError, match="columns are those of `problems`"):
         with_objects(recipe(), columns={"statement": "q"})

@@ -58,7 +58,9 @@ def test_one_failing_gate_fails_the_recipe_and_says_what_to_change() -> None:
     assert Preflight(name="r", gates=gates[:2]).verdict == "undecided"
     failing = Preflight(name="r", gates=gates)
     assert failing.verdict == "fail"
-    assert page.table(failing).count("change: key") == 1
+    shown = page.table(replace(failing, reasons={"parse": 2, "nothing to show": 9}))
+    assert shown.count("change: key") == 1
+    assert "without a critique or an example: 9 nothing to show, 2 parse" in shown
 
 
 def solution(text: str, *, correct: bool = True) -> Rollout:

@@ -1,6 +1,7 @@
 """Canaries: what leaves its range is named once and in time, noise is not."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -64,6 +65,20 @@ def test_a_measure_that_leaves_its_range_is_named_in_time(key: str, value: float
     assert 20 < raised[0] < 40
     assert [canary.name for canary in raised[1]] == [name]
     assert (value < STEADY[key]) == (" fell from " in raised[1][0].text)
+
+
+def test_a_long_run_is_read_at_once_and_each_measure_where_it_was_first_raised() -> None:
+    steps = lines(300, correct=0.1, entropy_student=2.0)
+    first: dict[str, int] = {}
+    for count in range(len(steps) + 1):
+        for canary in of_steps(steps[:count], SETTINGS):
+            first.setdefault(canary.name, count)
+    found = first_raised(steps, [], SETTINGS)
+    assert {canary.name: step for step, canaries in found.items() for canary in canaries} == first
+    assert set(first) == {"accuracy", "entropy"}
+    start = time.process_time()
+    first_raised(lines(2000), [], SETTINGS)
+    assert time.process_time() - start < 0.5
 
 
 def test_gains_and_noise_are_not_named() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from accelerate.utils import LoggerType
 
 from serving.fault_server import Reply, free_url, serving
 from stepalign import cli, config, models
@@ -71,6 +72,18 @@ def test_what_a_run_must_not_begin_with_leaves_no_folder(override: str, make_rec
     with pytest.raises(StepalignError, match=r"critic\.(mender\.)?base_url|no template"):
         train(settings)
     assert not settings.folder.exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_tracker_that_is_not_installed_is_an_error_and_leaves_no_folder(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    settings = make_recipe('tracking.report_to=["tensorboard", "wandb"]')
+    with pytest.raises(StepalignError, match=r"tracking\.report_to: wandb is not installed: pip install wandb"):
+        train(settings)
+    assert not settings.folder.exists()
+    checks.check_trackers(make_recipe('tracking.report_to=["tensorboard"]').tracking)
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -1,7 +1,9 @@
 """What a step cost, counted by hand."""
 
+import pytest
+
 from stepalign.records import CritiqueFailure, Rollout
-from stepalign.trainer.step_metrics import COSTS, step_cost, step_line
+from stepalign.trainer.step_metrics import COSTS, numbers, step_cost, step_line
 
 ROLLOUT = Rollout(
     id="r", problem_id="p", prompt_ids=(1, 2, 3), completion_ids=(4, 5), text="ab", token_starts=(0, 1), finish="stop"
@@ -42,5 +44,27 @@ def test_the_line_of_a_step_counts_what_fell_back_and_dropped_out() -> None:
     }
     line = step_line(values, counts, {"sample": 3.0, "student": 1.0})
     missing = "3 failed, 2 fallback, 2 mended by program, 1 dropped, 2 without credit"
-    assert line == f"loss 0.5000, correct 25%, 10 tokens, {missing}, sample 75%, student 25% of 4 s"
+    assert line == f"loss 0.5000, correct 25%, 10 tokens, {missing}, 4.0 s"
     assert "fallback" not in step_line(values, {"trained": 4, "fallback": 0}, {})
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("counts", [{}, {"failed": 12}, {"failed": 3, "fallback": 2}])
+def test_the_line_of_a_step_fits_a_terminal_and_names_the_largest_stages(counts: dict[str, int], scale: float) -> None:
+    values = {"loss": 0.5, "correct": 1.0, "completion_tokens": 360, "rollouts": 4}
+    shares = {"sample": 1.1, "critique": 0.0, "teacher": 0.4, "student": 0.9, "optimizer": 0.1}
+    line = step_line(values, counts, {name: scale * seconds for name, seconds in shares.items()})
+    assert len(f"step 1000: {line}") <= (100 if counts else 80)
+    assert counts or "(sample 44%" in line
+
+
+def test_every_number_of_a_step_goes_to_the_trackers() -> None:
+    line = {"step": 3, "loss": 0.5, "canaries": ["length"], "failures": {"parse": 2}, "seconds": {"sample": 1.5},
+            "checks": {"layout": {"passed": 4}}}  # fmt: skip
+    assert dict(numbers(line, "train/")) == {
+        "train/step": 3,
+        "train/loss": 0.5,
+        "train/failures/parse": 2,
+        "train/seconds/sample": 1.5,
+        "train/checks/layout/passed": 4,
+    }

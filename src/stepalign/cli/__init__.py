@@ -8,7 +8,7 @@ import typer
 
 import stepalign
 from stepalign import config
-from stepalign.cli import before, results
+from stepalign.cli import before, recipes, results
 from stepalign.cli.options import (
     AdapterFolder,
     Overrides,
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(before.app)
+app.add_typer(recipes.app)
 app.add_typer(results.app)
 
 
@@ -45,9 +46,10 @@ def train(
     """Train a solver, or resume a stopped run, and write the run's report."""
     settings = config.load(file, overrides or (), trust=trust)
     if dry_run:
-        from stepalign.trainer.checks import check_recipe
+        from stepalign.trainer import checks
 
-        check_recipe(settings)
+        checks.check_recipe(settings)
+        checks.check_trackers(settings.tracking)
         typer.echo(config.dump(settings), nl=False)
         return
     with resumable(settings.folder):
@@ -146,7 +148,7 @@ def critic_bench(
     out: Annotated[Path, typer.Option(help="Folder for answers and figures.")] = Path("critic-bench"),
     trust: TrustOption = False,
 ) -> None:
-    """Measure how often a recipe's critic, or its `[locator]` on ProcessBench, finds the first wrong step."""
+    """Measure how often a recipe's critic, or its locator on ProcessBench, finds the first wrong step."""
     settings = config.load(file, overrides or (), trust=trust)
     if traces.is_file():
         from stepalign.process_supervision import benchmark
@@ -276,17 +278,6 @@ def lab(
     chosen = [*(running.related() if related else ()), *(conditions or ())]
     with resumable(out):
         typer.echo(stepalign.run_lab(chosen, seeds=seeds, out=out, jobs=jobs, overrides=overrides or ()))
-
-
-@app.command()
-def migrate(
-    file: Annotated[Path, typer.Argument(help="Recipe of an earlier format (TOML).")],
-    out: Annotated[Path | None, typer.Option(help="File for the new recipe. Default: the same file.")] = None,
-) -> None:
-    """Rewrite a recipe of an earlier format with today's keys. Comments and layout stay."""
-    for old, new in stepalign.migrate(file, out):
-        typer.echo(f"{old} → {new}")
-    typer.echo(out or file)
 
 
 @app.command()

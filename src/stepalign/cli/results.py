@@ -1,7 +1,4 @@
-"""The commands that begin without a clone and those that give results away.
-
-`cli` registers them. They are apart from it because nothing here samples or trains.
-"""
+"""Commands that give results away."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +6,6 @@ from typing import Annotated, Literal
 import typer
 
 import stepalign
-from stepalign.config import packaged
 
 app = typer.Typer()
 
@@ -20,21 +16,6 @@ Checkpoint = Annotated[int | None, typer.Option("--step", min=0, help="Checkpoin
 Base = Annotated[str | None, typer.Option(help="Base's name where others load it from. Default: the recipe's.")]
 Merge = Annotated[bool, typer.Option("--merge", help="Merge the adapter into the base, and write a whole model.")]
 Dataset = Annotated[bool, typer.Option("--dataset", help="Rollouts and critiques as a data set, and no weights.")]
-
-
-@app.command()
-def recipes(
-    name: Annotated[str | None, typer.Argument(help="Name of a recipe to copy. Default: list them all.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the copy. Default: the recipe's own name.")] = None,
-) -> None:
-    """List the recipes that ship with the package, or copy one to change it."""
-    if name is not None:
-        copied = stepalign.copy_recipe(name, out or Path(f"{Path(name).name}.toml"))
-        typer.echo(copied)
-        return
-    for each, path in packaged.names().items():
-        if path.stem != "base":  # a part of others
-            typer.echo(f"{each}\n    {packaged.summary(path)}")
 
 
 @app.command()

@@ -30,6 +30,7 @@ def expand(table: type[Table], keywords: Mapping[str, Any], old: Mapping[str, An
     Raises:
         StepalignError: several tables have a key.
     """
+    keywords = _with_sources(keywords)
     values = {name: _table(name, value) for name, value in keywords.items() if name in table.model_fields}
     together = _copied(old)
     lay_over(together, values, table)
@@ -60,6 +61,23 @@ def _table(name: str, value: Any) -> Any:
     if name in _FUNCTIONS and value is not None and not isinstance(value, Mapping):
         return {"kind": "python", "function": value if isinstance(value, PythonObject) else PythonObject.of(value)}
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _with_sources(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords with `evaluation_problems` and `columns` in the table of problems."""
+    others = dict(keywords)
+    evaluation, columns = others.pop("evaluation_problems", None), others.pop("columns", None)
+    if evaluation is None and columns is None:
+        return others
+    problems = _table("problems", others.get("problems")) or {}
+    if evaluation is not None:
+        problems |= {"holdout": 0, "evaluation": source_of(evaluation)}
+    sources = [name for name in ("train", "evaluation") if problems.get(name)]
+    if not sources:
+        raise StepalignError("columns are those of `problems`, which are not given; the recipe's source has its own")
+    if columns is not None:  # columns that are not mapped are kept
+        problems |= {name: {**problems[name], "columns": {"meta": ["*"], **plain(columns)}} for name in sources}
+    return {**others, "problems": problems}
 
 
 def source_of(problems: Any) -> dict[str, Any]:

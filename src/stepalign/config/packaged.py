@@ -38,13 +38,13 @@ def summary(file: Path) -> str:
     return textwrap.shorten(re.split(r"(?<=\.)\s", text, maxsplit=1)[0].rstrip(":."), 72, placeholder=" …")
 
 
-def copy(name: str, out: Path) -> Path:
+def copy(name: str, out: Path | str) -> Path:
     """Write a shipped recipe to a file of one's own, which extends what the recipe extends, by name.
 
     Raises:
         StepalignError: there is no such recipe, or the file exists.
     """
-    shipped = names()
+    shipped, out = names(), Path(out)
     if name not in shipped:
         close = difflib.get_close_matches(name, shipped, n=1)
         known = f"did you mean {close[0]}?" if close else "`stepalign recipes` lists them"

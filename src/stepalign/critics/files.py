@@ -54,17 +54,17 @@ class ReplayCritic:
 
 
 def read_attempts(
-    rollouts: Path | Sequence[Rollout], source: Path | config.ProblemsConfig
+    rollouts: Path | str | Sequence[Rollout], source: Path | str | config.ProblemsConfig
 ) -> list[tuple[Problem, Rollout]]:
     """Pair graded rollouts, each once, with their problems from a file or from a recipe's training problems."""
-    path = rollouts if isinstance(rollouts, Path) else "rollouts"
-    if isinstance(source, Path):
-        problems, place = read_jsonl(source, Problem), str(source)
+    path = rollouts if isinstance(rollouts, Path | str) else "rollouts"
+    if isinstance(source, Path | str):
+        problems, place = read_jsonl(Path(source), Problem), str(source)
     else:
         problems, place = prepare(source)[0], "the recipe"
     by_id = {problem.id: problem for problem in problems}
     attempts: dict[str, tuple[Problem, Rollout]] = {}
-    for rollout in read_jsonl(rollouts, Rollout) if isinstance(rollouts, Path) else rollouts:
+    for rollout in read_jsonl(Path(rollouts), Rollout) if isinstance(rollouts, Path | str) else rollouts:
         if rollout.problem_id not in by_id:
             raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r} in {place}")
         if rollout.grade is None:

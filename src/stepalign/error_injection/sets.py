@@ -49,12 +49,12 @@ class PlantedSet:
 
 
 def plant_set(
-    source: str,
-    out: Path,
+    source: Path | str,
+    out: Path | str,
     *,
     model: config.ModelConfig,
     prompts: config.PromptsConfig | None = None,
-    problems_file: Path | None = None,
+    problems_file: Path | str | None = None,
     limit: int | None = None,
     seed: int = 0,
     kinds: Collection[str] = (),
@@ -72,6 +72,8 @@ def plant_set(
         seed: selects the slips.
         kinds: allowed kinds; all of them for none.
     """
+    source, out = str(source), Path(out)
+    problems_file = Path(problems_file) if problems_file else None
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise StepalignError(f"no kind of slip {unknown[0]!r}; allowed: {', '.join(KINDS)}")
     allowed = [kind for kind in KINDS if kind in kinds or not kinds]

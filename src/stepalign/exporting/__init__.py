@@ -38,8 +38,8 @@ class Exported:
 
 
 def export(
-    run_folder: Path,
-    out: Path | None = None,
+    run_folder: Path | str,
+    out: Path | str | None = None,
     *,
     step: int | None = None,
     merge: bool = False,
@@ -59,6 +59,7 @@ def export(
     Raises:
         StepalignError: there is no such checkpoint, it is damaged, `out` exists, or merged weights disagree.
     """
+    run_folder = Path(run_folder)
     run = read_run(run_folder)
     checkpoint = _checkpoint(run_folder, step)
     checkpoints.verify(checkpoint)
@@ -66,7 +67,7 @@ def export(
     adapter, agreement = (checkpoint / "adapter_config.json").exists(), None
     if merge and not adapter:
         raise StepalignError(f"{checkpoint}: a whole model and no adapter: there is nothing to merge")
-    out = out or run_folder / ("merged" if merge else "export")
+    out = Path(out or run_folder / ("merged" if merge else "export"))
     with new_folder(out) as folder:
         if merge:
             texts = sample_ids(run, chat.load_tokenizer(model)[0])

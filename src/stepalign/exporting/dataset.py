@@ -14,7 +14,7 @@ from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, 
 from stepalign.report.run import read_run
 
 
-def export_dataset(run_folder: Path, out: Path) -> dict[str, int]:
+def export_dataset(run_folder: Path | str, out: Path | str) -> dict[str, int]:
     """Write the rollouts of training and of evaluations, each with its problem, grade and critique, to a new folder.
 
     Returns:
@@ -23,8 +23,8 @@ def export_dataset(run_folder: Path, out: Path) -> dict[str, int]:
     Raises:
         StepalignError: the run has no rollouts, a file of it is damaged, or `out` exists.
     """
-    with new_folder(out) as folder:
-        return _write(run_folder, folder)
+    with new_folder(Path(out)) as folder:
+        return _write(Path(run_folder), folder)
 
 
 def _write(run_folder: Path, folder: Path) -> dict[str, int]:

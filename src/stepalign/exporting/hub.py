@@ -27,7 +27,13 @@ class Pushed:
 
 
 def push(
-    folder: Path, repo: str, *, dataset: bool = False, dry_run: bool = False, private: bool = False, **options: Any
+    folder: Path | str,
+    repo: str,
+    *,
+    dataset: bool = False,
+    dry_run: bool = False,
+    private: bool = False,
+    **options: Any,
 ) -> Pushed:
     """Upload a run's checkpoint, or its rollouts and critiques, or a folder that `export` wrote.
 
@@ -44,6 +50,7 @@ def push(
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise StepalignError(f"repository {repo!r}: owner/name is wanted")
+    folder = Path(folder)
     kind: Literal["model", "dataset"] = "dataset" if dataset else "model"
     with TemporaryDirectory() as temporary:
         made = Path(temporary) / "export"

@@ -73,6 +73,13 @@ class Preflight:
     manifest: Mapping[str, Any] = Field(default_factory=dict)
 
     @property
+    def shortfall(self) -> str:
+        """The reasons in words; empty where there is none."""
+        reasons = sorted(self.reasons.items(), key=lambda pair: -pair[1])
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        return f"without a critique or an example: {counts}" if counts else ""
+
+    @property
     def verdict(self) -> GateVerdict:
         """`fail` where any gate fails, `undecided` where none fails and not all pass."""
         verdicts = {gate.verdict for gate in self.gates}

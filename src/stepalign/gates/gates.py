@@ -213,7 +213,7 @@ def _nats(interval: Interval) -> str:
 
 
 def _of_step(settings: config.Recipe, made: Attempts) -> Iterator[Gate]:
-    table, outcomes, step = settings.preflight, made.step.outcomes, made.step
+    table, outcomes = settings.preflight, made.step.outcomes
     total = outcomes["trained"] + outcomes["dropped"]
     seed = derive_seed(settings.seed, "preflight", "step")
     if total and settings.algorithm.uses_teacher:
@@ -228,7 +228,6 @@ def _of_step(settings: config.Recipe, made: Attempts) -> Iterator[Gate]:
             remedy="teacher.max_length, or a shorter context.template",
         )
     if total:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in step.failures.most_common())
         yield Gate(
             name="dropped",
             title="Rollouts carry a gradient",
@@ -236,7 +235,7 @@ def _of_step(settings: config.Recipe, made: Attempts) -> Iterator[Gate]:
             threshold=table.max_dropped,
             at_least=False,
             unit="%",
-            detail=f"{outcomes['dropped']} of {total} dropped" + (f" ({reasons})" if reasons else ""),
+            detail=f"{outcomes['dropped']} of {total} dropped",
             remedy="training.num_generations, context.fallback_template, critic.on_failure, teacher.max_length",
         )
     if made.critiques and settings.critic is not None:

@@ -1,5 +1,6 @@
 """A preflight as text, as the command prints it, and as a page that loads nothing from the network."""
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,20 +11,27 @@ from stepalign.report.display import Cell, Table, environment
 from stepalign.report.summary import Verdict
 
 _FOLDER = Path(__file__).parent
+_WIDTH = 100
 
 
 def table(measured: Preflight) -> str:
-    """Format a line for each gate, and what to change for those that fail."""
-    width = max((len(gate.name) for gate in measured.gates), default=0)
-    lines = []
+    """Format each gate, and what to change for those that fail, in lines of `_WIDTH` characters."""
+    width = max((len(name) for name in (*(gate.name for gate in measured.gates), *measured.not_measured)), default=0)
+    rows: list[tuple[str, str, str]] = []
     for gate in measured.gates:
-        lines.append(f"{gate.verdict:<10}{gate.name:<{width}}  {gate.value}, {gate.bound}; {gate.detail}".rstrip("; "))
+        rows.append((gate.verdict, gate.name, f"{gate.value}, {gate.bound}; {gate.detail}".rstrip("; ")))
         if gate.verdict == "fail":
-            lines.append(f"{'':<10}change: {gate.remedy}")
-    lines += [f"{'–':<10}{name:<{width}}  {reason}" for name, reason in measured.not_measured.items()]
+            rows.append(("", "", f"change: {gate.remedy}"))
+    rows += [("–", name, reason) for name, reason in measured.not_measured.items()]
+    lines = []
+    for verdict, name, text in rows:
+        head = f"{verdict:<10}{name:<{width}}  "
+        lines += textwrap.wrap(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+    if measured.shortfall:
+        lines += textwrap.wrap(measured.shortfall, _WIDTH)
     if measured.hours is not None:
         lines.append(f"about {measured.hours:.2g} hours on this machine")
-    return "\n".join([*lines, _verdict(measured).headline])
+    return "\n".join([*lines, *textwrap.wrap(_verdict(measured).headline, _WIDTH)])
 
 
 def write(settings: config.Recipe, measured: Preflight, path: Path, *, has_probe: bool) -> None:

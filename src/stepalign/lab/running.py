@@ -6,6 +6,7 @@ second. Finished runs are not repeated, so a stopped lab resumes where it was.
     stepalign lab --seeds 5 --out runs/lab
 """
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -95,7 +96,7 @@ def run_lab(
     conditions: Sequence[str] = (),
     *,
     seeds: int = 1,
-    out: Path = Path("runs/lab"),
+    out: Path | str = Path("runs/lab"),
     jobs: int = 1,
     overrides: Sequence[str] = (),
 ) -> Path:
@@ -108,12 +109,13 @@ def run_lab(
         jobs: the number of runs at a time, one core each.
         overrides: laid over every recipe.
     """
+    out = Path(out)
     # All recipes are checked before the first run.
     batches = plan(conditions or DEFAULT, seeds=seeds, out=out, overrides=overrides)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
         for recipes in batches:
             with _ignoring_interrupts():  # inherited, so that a process that starts or waits has no traceback to print
-                results = pool.map(_train, recipes)
+                results = pool.map(_train, recipes, itertools.count(1), itertools.repeat(len(recipes)))
             try:
                 list(results)
             except KeyboardInterrupt:
@@ -141,9 +143,15 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _train(settings: config.Recipe) -> None:
+def _train(settings: config.Recipe, number: int, count: int) -> None:
     """Train in a process of the pool. The first SIGINT ends the run, and later ones do not disturb its end."""
     from stepalign import launch
+    from stepalign.trainer.loop import Trainer, TrainerCallback
+
+    class Label(TrainerCallback):
+        def on_train_begin(self, trainer: Trainer) -> None:
+            trainer.console.set_label(settings.name)
+            trainer.console.say(f"run {number} of {count}")
 
     def interrupt(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -151,7 +159,7 @@ def _train(settings: config.Recipe) -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     try:
-        launch.train(settings)
+        launch.train(settings, [Label()])
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -15,12 +15,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
 from stepalign import config, contexts
 from stepalign.errors import StepalignError
 from stepalign.losses.lm_head import chunk_tokens
+from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.planning.pipeline import enough_concurrency, simulate_step
 from stepalign.planning.sizes import GPUS, Lengths, ModelSize, lengths, model_size
 
@@ -71,27 +73,30 @@ class Plan:
 
 
 def plan(
-    settings: config.Recipe,
+    recipe: AnyRecipe,
     *,
     hardware: str | None = None,
     devices: int = 1,
-    from_run: Path | None = None,
+    from_run: Path | str | None = None,
     completion_tokens: int | None = None,
     select: bool = False,
+    **objects: Unpack[Objects],
 ) -> Plan:
     """Estimate a recipe. The tokenizer and the problems are loaded, no weights.
 
     Args:
-        settings: the recipe.
+        recipe: the recipe, or its file.
         hardware: a name in `GPUS`; None estimates no seconds.
         devices: the number of GPUs that train and sample.
         from_run: the folder of an earlier run, whose lengths are taken.
         completion_tokens: tokens of a completion; None is the earlier run's mean, or the cap.
         select: estimate `stepalign select` with this recipe instead of its training.
+        objects: problems, grader, critic and context in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: unknown hardware, or model, problems or run cannot be read.
     """
+    settings, from_run = with_objects(recipe, **objects), Path(from_run) if from_run else None
     if hardware is not None and hardware not in GPUS:
         raise StepalignError(f"hardware {hardware!r}: allowed are {', '.join(GPUS)}")
     gpu = hardware is not None or torch.cuda.is_available()

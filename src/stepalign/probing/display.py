@@ -23,22 +23,26 @@ COLUMNS = {
     "first_token": ("1st token", "mean credit of the first token, nats"),
 }
 """Title and meaning of each printed measure."""
-_OF_PROGRAMS = frozenset(key for key in COLUMNS if key.startswith(("wrong_lines", "right_lines", "prose")))
-"""Measures that are printed for programs only."""
+_TITLE, _CELL, _N, _COLUMNS = 11, 20, 5, 4
+"""Characters of a measure's title, of a value with its interval and of n; columns of a block: 100 characters."""
 
 
 def table(measures: CreditMeasures) -> str:
-    """Format a row of values and a row of intervals for each context and baseline."""
-    keys = [key for key in COLUMNS if key not in _OF_PROGRAMS or largest_n(measures, key)]
-    rows = [("", [COLUMNS[key][0] for key in keys])]
-    for name, intervals in (*measures.contexts.items(), *measures.baselines.items()):
-        cells = [format_cell(key, intervals.get(key)) for key in keys]
-        rows += [(name, [value for value, _ in cells]), ("", [ends for _, ends in cells])]
-    rows.append(("n", [str(largest_n(measures, key)) for key in keys]))
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
-    lines.append("Nats a token, shares in %; below each the 95 % interval over problems. docs/probe.md defines them.")
-    return "\n".join(lines)
+    """Format a row for each measure and a column for each context and baseline, `_COLUMNS` to a block."""
+    given = [*measures.contexts.items(), *measures.baselines.items()]
+    blocks = []
+    for start in range(0, len(given), _COLUMNS):
+        some = given[start : start + _COLUMNS]
+        names = [name if len(name) <= _CELL else f"…{name[1 - _CELL :]}" for name, _ in some]
+        lines = [" " * _TITLE + "".join(f" {name:>{_CELL}}" for name in names) + f"{'n':>{_N}}"]
+        for key, (title, _) in COLUMNS.items():
+            if any(key in intervals for _, intervals in some):
+                cells = [" ".join(format_cell(key, intervals.get(key))).strip() for _, intervals in some]
+                numbers = "".join(f" {cell:>{_CELL}}" for cell in cells)
+                lines.append(f"{title:<{_TITLE}}{numbers}{largest_n(measures, key):>{_N}}")
+        blocks.append("\n".join(lines))
+    note = "Nats a token, shares in %, with 95 % intervals over problems. docs/probe.md defines them."
+    return "\n\n".join([*blocks, note])
 
 
 def largest_n(measures: CreditMeasures, key: str) -> int:

@@ -1,41 +1,54 @@
-"""Step values of a file of rollouts.
+"""Step values of a file of rollouts; measures of a locator on a file of ProcessBench.
 
 stepalign step-values recipes/process-bench/gsm8k.toml rollouts.jsonl --problems problems.jsonl
 """
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Unpack
 
-from stepalign import config
+from stepalign.chat import load_chat
 from stepalign.console import Console
 from stepalign.critics.files import read_attempts
-from stepalign.io import claim, kept_date, sha256
+from stepalign.critics.own_model import own_model
+from stepalign.critics.run import critique_attempts
+from stepalign.data import load, processbench
+from stepalign.io import claim, kept_date, sha256, to_json, write_atomically
+from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER
+from stepalign.process_supervision import benchmark, locators
 from stepalign.process_supervision.step_values import sample_step_values, step_ends
+from stepalign.process_supervision.traces import to_traces
+from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import StepValues
 from stepalign.rollouts.generate import open_solver
 
 
 def step_values(
-    settings: config.Recipe,
-    rollouts: Path,
-    out: Path,
+    recipe: AnyRecipe,
+    rollouts: Path | str,
+    out: Path | str,
     *,
-    problems_file: Path | None = None,
-    adapter: Path | None = None,
+    problems_file: Path | str | None = None,
+    adapter: Path | str | None = None,
     num_rollouts: int = 8,
+    **objects: Unpack[Objects],
 ) -> list[StepValues]:
     """Value every step of graded rollouts by continuations from it (Math-Shepherd), with a recipe's solver.
 
     Values are appended to `out` (JSONL) as they come; a second start samples only what is missing.
 
     Args:
-        settings: its model, prompt, sampling and grader are used, and its training problems without `problems_file`.
+        recipe: its model, prompt, sampling and grader are used, and its training problems without `problems_file`.
         rollouts: graded rollouts (JSONL).
         out: the values; `STEM-settings.json` beside it keeps what they depend on.
         problems_file: the rollouts' problems (JSONL).
         adapter: the solver's; None is the base.
         num_rollouts: continuations of each step.
+        objects: problems and grader in place of the recipe's (`objects.Objects`).
     """
+    settings, rollouts, out = with_objects(recipe, **objects), Path(rollouts), Path(out)
+    adapter = Path(adapter) if adapter else None
     attempts = read_attempts(rollouts, problems_file or settings.problems)
     kept = out.with_name(f"{out.stem}-settings.json")
     date = kept_date(kept)
@@ -67,3 +80,40 @@ def step_values(
             adapter=ADAPTER if adapter else None,
             advance=advance,
         )
+
+
+def process_bench(
+    recipe: AnyRecipe, file: Path | str, out: Path | str, *, limit: int | None = None, **objects: Unpack[Objects]
+) -> benchmark.ProcessBenchmark:
+    """Measure a recipe's `[locator]` of the first wrong step on a ProcessBench file.
+
+    Reference answers and solutions are those of the recipe's training problems with the same statements. Writes the
+    traces, what the locator found (resumable) and `benchmark.json` into the folder `out`. With a `limit`, at most so
+    many traces are taken, evenly spaced. For `objects` see `objects.Objects`.
+    """
+    settings, file, out = with_objects(recipe, **objects), Path(file), Path(out)
+    locators.check(settings.locator, settings)
+    solutions = list(processbench.read(file))
+    prompt = SolverPrompt(settings.prompts)
+    date = kept_date(out / "settings.json")
+    chat = load_chat(settings.model, prompt.before, date)
+    traces = to_traces(solutions, load(settings.problems.train).problems, chat, prompt, limit=limit)
+    keys = {"model", "prompts", "sampling", "grader", "critic", "context", "teacher", "locator", "problems", "seed"}
+    claim(
+        out / "settings.json",
+        {**settings.model_dump(mode="json", include=keys), "file": sha256(file), "limit": limit, "date": str(date)},
+        started=(out / "traces" / "rollouts.jsonl").exists(),
+        refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
+    )
+    traces.write(out / "traces")
+    with ExitStack() as stack:
+        located = locators.locate(
+            settings,
+            traces=traces,
+            out=out,
+            critique=lambda attempts, path: critique_attempts(settings, attempts, path),
+            own=own_model(settings, stack),
+        )
+    found = benchmark.score(traces, located, seed=settings.seed)
+    write_atomically(out / "benchmark.json", to_json(found) + "\n")
+    return found

@@ -55,9 +55,10 @@ def run_page(summary: Summary, panels: Mapping[str, Sequence[Panel]], timeline: 
     return template.render(run=summary.run, summary=summary, timeline=drawing, **sections)
 
 
-def write_report(folders: Sequence[Path], out: Path = Path("comparison.html")) -> Path:
+def write_report(folders: Path | str | Sequence[Path | str], out: Path | str = Path("comparison.html")) -> Path:
     """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
-    return write(summarize(folders[0])) if len(folders) == 1 else write_comparison(folders, out)
+    paths = [Path(folder) for folder in ([folders] if isinstance(folders, Path | str) else folders)]
+    return write(summarize(paths[0])) if len(paths) == 1 else write_comparison(paths, Path(out))
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:

@@ -8,12 +8,13 @@ intervals. Steps on references or on a teacher's completions do not count.
 Left out: stopping the run, because its best checkpoint is kept and only a person knows what a change means.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from stepalign import config
 from stepalign.append_log import AppendLog
@@ -80,9 +81,11 @@ def first_raised(
         settings: the ranges.
     """
     found: dict[str, tuple[int, Canary]] = {}
-    for count in range(2 * settings.num_steps, len(steps) + 1):
-        for canary in of_steps(steps[:count], settings):
-            found.setdefault(canary.name, (int(steps[count - 1]["step"]), canary))
+    for name, lines, values, fall, rise in _measures(steps, settings):
+        for line, change in zip(lines[2 * settings.num_steps - 1 :], _changes(values, settings), strict=False):
+            if change.exceeds(-1, fall) or change.exceeds(1, rise):
+                found[name] = (int(line["step"]), Canary(name, change.first, change.last))
+                break
     for count in range(2, len(evaluations) + 1):
         for canary in of_evaluations(steps, evaluations[:count], settings):
             found.setdefault(canary.name, (evaluations[count - 1].step, canary))
@@ -102,36 +105,54 @@ class _Change(NamedTuple):
         return allowed is not None and sign * (self.last - self.first) > max(allowed, self.noise)
 
 
-def _change(values: Sequence[float], settings: config.CanariesConfig) -> _Change | None:
-    """Compare the last values with the first ones; None while the two overlap."""
+def _changes(values: Sequence[float], settings: config.CanariesConfig) -> list[_Change]:
+    """Compare the last values with the first ones after each value from which on the two do not overlap."""
     size = settings.num_steps
     if len(values) < 2 * size:
-        return None
-    scatter = fmean((after - before) ** 2 for before, after in pairwise(values)) / 2
-    noise = settings.num_standard_errors * sqrt(scatter * 2 / size)
-    return _Change(fmean(values[:size]), fmean(values[-size:]), noise)
+        return []
+    means = np.lib.stride_tricks.sliding_window_view(np.array(values), size).mean(axis=1)
+    squares = np.cumsum(np.diff(values) ** 2)[2 * size - 2 :]
+    scatter = squares / np.arange(2 * size - 1, len(values)) / 2
+    noises = settings.num_standard_errors * np.sqrt(scatter * 2 / size)
+    return [_Change(float(means[0]), float(last), float(n)) for last, n in zip(means[size:], noises, strict=True)]
+
+
+class _Measure(NamedTuple):
+    name: str
+    lines: list[Mapping[str, Any]]
+    """The steps that have a value."""
+    values: list[float]
+    fall: float | None
+    """The largest allowed; None allows any."""
+    rise: float | None
+
+
+def _measures(steps: Sequence[Mapping[str, Any]], settings: config.CanariesConfig) -> Iterator[_Measure]:
+    """Yield each measure of the rollouts with its values and its range."""
+    steps = [line for line in steps if line.get("on_policy", 1) > 0.5]
+    for name, key, fall, rise in (
+        ("accuracy", "correct", settings.max_accuracy_drop, None),
+        ("format", "formatted", settings.max_format_drop, None),
+        ("truncation", "truncated", None, settings.max_truncation_rise),
+        ("repetition", "repeated", None, settings.max_repetition_rise),
+    ):
+        lines = [line for line in steps if key in line]
+        yield _Measure(name, lines, [line[key] for line in lines], fall, rise)
+    lines = [line for line in steps if line.get("rollouts") and "completion_tokens" in line]
+    lengths = [line["completion_tokens"] / line["rollouts"] for line in lines]
+    yield _Measure("length", lines, lengths, *_around(lengths, settings.max_length_ratio, settings))
+    lines = [line for line in steps if "entropy_student" in line]
+    entropies = [line["entropy_student"] for line in lines]
+    yield _Measure("entropy", lines, entropies, *_around(entropies, settings.max_entropy_ratio, settings))
 
 
 def of_steps(steps: Sequence[Mapping[str, Any]], settings: config.CanariesConfig) -> list[Canary]:
     """Return the measures of the rollouts that are out of range after the last of these steps."""
-    steps, found = [line for line in steps if line.get("on_policy", 1) > 0.5], []
-    lengths = [
-        line["completion_tokens"] / line["rollouts"]
-        for line in steps
-        if line.get("rollouts") and "completion_tokens" in line
-    ]
-    entropies = _values(steps, "entropy_student")
-    for name, values, fall, rise in (
-        ("accuracy", _values(steps, "correct"), settings.max_accuracy_drop, None),
-        ("format", _values(steps, "formatted"), settings.max_format_drop, None),
-        ("truncation", _values(steps, "truncated"), None, settings.max_truncation_rise),
-        ("repetition", _values(steps, "repeated"), None, settings.max_repetition_rise),
-        ("length", lengths, *_around(lengths, settings.max_length_ratio, settings)),
-        ("entropy", entropies, *_around(entropies, settings.max_entropy_ratio, settings)),
-    ):
-        change = _change(values, settings)
-        if change and (change.exceeds(-1, fall) or change.exceeds(1, rise)):
-            found.append(Canary(name, change.first, change.last))
+    found = []
+    for name, _, values, fall, rise in _measures(steps, settings):
+        changes = _changes(values, settings)
+        if changes and (changes[-1].exceeds(-1, fall) or changes[-1].exceeds(1, rise)):
+            found.append(Canary(name, changes[-1].first, changes[-1].last))
     return found
 
 
@@ -139,10 +160,6 @@ def _around(values: Sequence[float], ratio: float, settings: config.CanariesConf
     """Return the fall and the rise that a factor allows from the first values' mean."""
     first = fmean(values[: settings.num_steps]) if values else 0.0
     return first * (1 - 1 / ratio), first * (ratio - 1)
-
-
-def _values(steps: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    return [line[key] for line in steps if key in line]
 
 
 def of_evaluations(
@@ -157,8 +174,8 @@ def of_evaluations(
     if -change.value > settings.max_accuracy_drop and change.high < 0:
         found.append(Canary("held-out accuracy", before, after))
     own = [line for line in steps if line.get("on_policy", 1) > 0.5 and line["step"] <= last.step]
-    training = _change(_values(own, "correct"), settings)
-    if training is not None:
+    if changes := _changes([line["correct"] for line in own if "correct" in line], settings):
+        training = changes[-1]
         gap = training.last - training.first - change.value
         noise = sqrt(training.noise**2 + (change.high - change.value) ** 2)
         if gap > max(settings.max_gap, noise):

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from accelerate.tracking import get_available_trackers
+
 from stepalign import config, contexts, python_objects
 from stepalign.algorithms.teacher_context import TeacherContext
 from stepalign.critics import llm, mending, verdicts
@@ -50,6 +52,18 @@ def check_recipe(recipe: config.Recipe) -> None:
     path = recipe.model.chat_template_path
     if path is not None and not path.is_file():
         raise StepalignError(f"model.chat_template_path = {str(path)!r}: no such file")
+
+
+def check_trackers(tracking: config.TrackingConfig) -> None:
+    """Refuse a tracker that is not installed, which Accelerate would leave out.
+
+    Raises:
+        StepalignError: naming the tracker.
+    """
+    if missing := [name for name in tracking.report_to if name not in map(str, get_available_trackers())]:
+        raise StepalignError(
+            f"tracking.report_to: {missing[0]} is not installed: pip install {missing[0]}, or leave it out"
+        )
 
 
 def _check_stages(critic: config.LocateMendCriticConfig) -> None:

@@ -32,7 +32,7 @@ from stepalign.trainer.canaries import Canaries, Canary
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
-from stepalign.trainer.step_metrics import rollout_metrics, step_cost, step_line, step_warnings
+from stepalign.trainer.step_metrics import numbers, rollout_metrics, step_cost, step_line, step_warnings
 from stepalign.trainer.step_rollouts import make_rollouts, num_samples, second_turns
 from stepalign.trainer.weight_sync import WeightSync
 
@@ -151,12 +151,11 @@ class Trainer:
             stream.graded(mine)
             return cached
         self.weight_sync.sync(self.step)
-        max_tokens = samples * len(batch) * self.recipe.sampling.max_new_tokens / self.world.size
-        with self.console.stage("sample", max_tokens, "tokens") as advance:
+        with self.console.stage("sample", samples * len(batch) / self.world.size) as advance:
 
             def sampled(rollout: Rollout) -> None:
                 stream.submit(rollout)
-                advance(len(rollout.completion_ids))
+                advance(1)
 
             parts = self.recipe, self.solver, self.algorithm, self.policy
             rollouts = make_rollouts(*parts, step, batch, on_rollout=sampled, grade=stream.graded)
@@ -321,9 +320,10 @@ class Trainer:
             "seconds": seconds,
         }
         self.run.append_metrics(line)
-        logged = values | {f"outcomes/{name}": count for name, count in counts.items()}
-        logged |= {f"canaries/{canary.name}": canary.last for canary in out_of_range}
-        self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=self.step)
+        logged = dict(numbers(line, "train/")) | {
+            f"train/canaries/{canary.name}": canary.last for canary in out_of_range
+        }
+        self.accelerator.log(logged, step=self.step)
         for warning in step_warnings(
             rollouts, update_metrics, examples.failures, self.recipe.sampling, self.weight_sync.tolerance
         ):

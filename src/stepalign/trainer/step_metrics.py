@@ -17,6 +17,8 @@ COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_t
 """Costs that conditions are compared by. `seconds` is the sum of the stages' in `metrics.jsonl`."""
 
 
+WIDTH = 69
+"""Characters of a step's line, so that it fits a terminal of 80 columns behind `step 1000: `."""
 NGRAM = 8
 """Tokens of a repeated piece."""
 
@@ -109,16 +111,29 @@ def step_warnings(
         yield f"no rollout carries a gradient, so no update was made (dropped: {dict(failures)})"
 
 
+def numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number of a step's line under its keys, joined by a slash, as trackers name it."""
+    for key, value in line.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{key}", value
+
+
 def step_line(values: Mapping[str, Any], outcomes: Mapping[str, int], seconds: Mapping[str, float]) -> str:
-    """Write a step's metrics, what failed, fell back or dropped out, and each stage's share in one line."""
-    loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
-    total = sum(seconds.values()) or 1.0
-    missing = "".join(f"{outcomes[name]} {name}, " for name in ("failed", *SHORTFALLS, "masked") if outcomes.get(name))
-    canaries = "".join(f"canary {name}, " for name in values.get("canaries", ()))
-    return (
-        f"{loss}correct {values['correct']:.0%}, {values['completion_tokens'] / values['rollouts']:.0f} tokens, "
-        + missing
-        + canaries
-        + ", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
-        + f" of {total:.0f} s"
-    )
+    """Write a step's metrics, what failed, fell back or dropped out, and its seconds in one line.
+
+    The largest stages are named, as many as leave the line within `WIDTH`. All are in `metrics.jsonl`.
+    """
+    parts = [f"loss {values['loss']:.4f}"] if "loss" in values else []
+    parts += [f"correct {values['correct']:.0%}", f"{values['completion_tokens'] / values['rollouts']:.0f} tokens"]
+    parts += [f"{outcomes[name]} {name}" for name in ("failed", *SHORTFALLS, "masked") if outcomes.get(name)]
+    parts += [f"canary {name}" for name in values.get("canaries", ())]
+    total = sum(seconds.values())
+    line = ", ".join([*parts, f"{total:.1f} s" if total < 10 else f"{total:.0f} s"])
+    stages = [
+        f"{name} {seconds[name] / total:.0%}" for name in sorted(seconds, key=lambda name: -seconds[name]) if total
+    ]
+    while stages and len(f"{line} ({', '.join(stages)})") > WIDTH:
+        stages.pop()
+    return f"{line} ({', '.join(stages)})" if stages else line
