@@ -45,7 +45,7 @@ _SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 def write(probe: Probe, path: Path, drawings: Mapping[str, str]) -> Path:
     """Write a probe's page with the set's figures among the drawings (SVG documents by name), and return its path."""
-    shown = {name: inline(drawings[name]) for name in ("regions", "positions") if name in drawings}
+    shown = {name: inline(drawing) for name, drawing in drawings.items() if not name.startswith("rollout-")}
     write_atomically(path, render(probe, figures=shown))
     return path
 
