@@ -473,6 +473,7 @@ def test_a_protection_that_the_grader_lacks_is_said_at_the_head(build_run) -> No
          "2 of 16 rollouts had a shortened teacher prompt, 4 of 16 rollouts got no credit (4 no wrong context)."),
         ({"failed": 0, "mended by program": 3}, {},
          "3 of 16 rollouts were corrected by the program after the mender failed."),
+        ({"sandbox restarted": 2}, {}, "2 of 16 rollouts were graded by a sandbox that had to be restarted."),
         ({"failed": 0}, {}, "No failure among 5 critiques."),
     ],
 )  # fmt: skip

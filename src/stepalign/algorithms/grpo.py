@@ -165,6 +165,7 @@ class GRPO(Algorithm[PolicyGradientExample]):
         """Drop the step's old log-probabilities."""
         self.old_log_probs.clear()
 
-    def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> int:
+    def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> dict[str, int]:
         """Count the tokens that the base reads."""
-        return sum(example.max_input_len for example in examples) if self.algorithm.kl_coef else 0
+        tokens = sum(len(example.student.input_ids) for example in examples)
+        return {"base": tokens} if self.algorithm.kl_coef else {}
