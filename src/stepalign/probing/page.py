@@ -8,7 +8,7 @@ A block is base64 of zlib of JSON and numbers. There is one for the tokens' text
 rollout is opened. Log-probabilities are counted in steps of `UNIT` nats below zero: a number on the page is within
 `UNIT` / 2 of the record's, a credit within `UNIT`. Left out: values that the page derives, such as credit.
 
-    stepalign probe recipes/probe/gsm8k.toml --out probes/gsm8k --open
+    stepalign probe probe/gsm8k --out probes/gsm8k --open
 """
 
 import base64
