@@ -8,8 +8,8 @@ GSM8K, each of its answers is compared with itself in ten spellings and with ten
     python bench/grading.py ../shared/data/gsm8k
 """
 
+import argparse
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -89,8 +89,10 @@ def rollout(name: str, problem_id: str, answer: str) -> Rollout:
 
 
 def main() -> None:
-    if sys.argv[1:]:
-        return gsm8k(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("gsm8k", type=Path, nargs="?", help="a folder with GSM8K's train.jsonl and test.jsonl")
+    if (folder := parser.parse_args().gsm8k) is not None:
+        return gsm8k(folder)
     pairs = [ordinary(n) for n in range(COUNT)]
     problems = {str(n): Problem(id=str(n), statement="?", answer=ref) for n, (ref, _) in enumerate(pairs)}
     rollouts = [rollout(str(n), str(n), answer) for n, (_, answer) in enumerate(pairs)]

@@ -26,9 +26,10 @@ from stepalign.records import Critique, Grade, Problem, Rollout
 
 IN_FLIGHT = 8
 """Requests that the server works on at a time."""
+ROLLOUTS = 64
 STEP = (
     *("problems.train.count=400", "problems.evaluation.count=1", "evaluation.num_samples=1", "training.eval_steps=0"),
-    *("training.rollouts_per_step=64", "training.micro_batch_size=8", "sampler.max_num_seqs=8", "probe.num_rollouts=1"),
+    *("training.micro_batch_size=8", "sampler.max_num_seqs=8", "probe.num_rollouts=1"),
 )
 """Rollouts end one by one; eight are sampled at a time."""
 
@@ -36,8 +37,8 @@ STEP = (
 # ── the critic ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def serve(rest: float, port: "multiprocessing.Queue[int]") -> None:
-    """Answer each request after `rest` seconds, `IN_FLIGHT` of them at a time."""
+def serve(rest: float, in_flight: int, port: "multiprocessing.Queue[int]") -> None:
+    """Answer each request after `rest` seconds, `in_flight` of them at a time."""
     critic = ProgramCritic()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,7 +59,7 @@ def serve(rest: float, port: "multiprocessing.Queue[int]") -> None:
         port.put(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
-    room = asyncio.Semaphore(IN_FLIGHT)
+    room = asyncio.Semaphore(in_flight)
     asyncio.run(run())
 
 
@@ -97,17 +98,20 @@ def framed(said: str) -> bytes:
 # ── the runs ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def steps_of(folder: Path, rest: float, *, overlap: bool, steps: int) -> list[dict[str, Any]]:
+def steps_of(
+    folder: Path, rest: float, *, overlap: bool, steps: int, rollouts: int = ROLLOUTS, in_flight: int = IN_FLIGHT
+) -> list[dict[str, Any]]:
     """Every step's timeline but the first one's, of a run against a critic that rests so long."""
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[int] = context.Queue()
-    server = context.Process(target=serve, args=(rest, queue), daemon=True)
+    server = context.Process(target=serve, args=(rest, in_flight, queue), daemon=True)
     server.start()
     settings = config.load(
         LAB_RECIPES / "stepalign.toml",
         [
             *STEP,
             f"training.max_steps={steps + 1}",
+            f"training.rollouts_per_step={rollouts}",
             f"training.overlap={str(overlap).lower()}",
             f"output_dir={folder}",
             f'critic={{ kind = "openai", base_url = ["http://127.0.0.1:{queue.get()}/v1"], model = "program" }}',
@@ -137,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         first = steps_of(Path(folder) / "first", 0.0, overlap=False, steps=arguments.steps)
         sampling = statistics.median(spent(step, "sample") for step in first)
-        rest = sampling * IN_FLIGHT / 64
+        rest = sampling * IN_FLIGHT / ROLLOUTS
         print(f"sampling takes {sampling:.2f} s; each critique {rest:.3f} s, {IN_FLIGHT} at a time", flush=True)
         ratios, against, predicted = [], [], []
         for repeat in range(arguments.repeats):
@@ -155,8 +159,8 @@ def main() -> None:
                     bound = max(sample, wait) + learn
                 simulated = statistics.median(
                     simulate_step(
-                        [start for start, _ in step["answered"]] or [spent(step, "sample")] * 64,
-                        [rest] * 64,
+                        [start for start, _ in step["answered"]] or [spent(step, "sample")] * ROLLOUTS,
+                        [rest] * ROLLOUTS,
                         max_concurrency=IN_FLIGHT,
                         micro_batch_size=8,
                         learning=spent(step, "teacher", "student", "optimizer"),

@@ -28,6 +28,7 @@ SHORTFALLS = {
     "dropped": "dropped out",
     "cut": "had a shortened teacher prompt",
     "without credit": "got no credit",
+    "sandbox restarted": "were graded by a sandbox that had to be restarted",
 }
 """Outcomes of a rollout that are less than the recipe asks for, as verbs. A step's line and the report name them."""
 PROGRAM = "program"
@@ -73,6 +74,8 @@ class Grade:
     feedback: str = ""
     """The grader's words on the response, for a teacher, without the reference answer."""
     score: Annotated[float, Field(ge=0, le=1)] | None = None
+    sandbox_restarts: Annotated[int, Field(ge=0)] = 0
+    """Sandboxes that died at the tests, or were killed because no result came in time."""
     tests: tuple[UnitTestResult, ...] = ()
 
 

@@ -168,7 +168,7 @@ def test_updates_equal_the_plain_computation(
 
     step = made.build_examples(rollouts, {"p": PROBLEM}, {})
     assert dict(step.outcomes) == {"trained": 4, "without credit": 0}
-    strategy, found = DataParallel(), []
+    strategy, found, read = DataParallel(), [], []
     optimizer = torch.optim.SGD(policy.trainable(), lr=0.5)
     with Console(1) as console:
         for _ in range(settings.algorithm.num_iterations):
@@ -176,8 +176,13 @@ def test_updates_equal_the_plain_computation(
                 made, policy, strategy, optimizer, step, local_passes(strategy, step.examples, 3, None), console,
                 loss_agg_mode=settings.algorithm.loss_agg_mode, max_grad_norm=1e9,
             )  # fmt: skip
+            made.after_update(policy)
             found.append(metrics["loss"])
+            read.append((metrics.get("teacher_tokens", 0), metrics.get("base_tokens", 0)))
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    shown = sum(len(view.input_ids) for example in step.examples for view in example.teachers)  # type: ignore[attr-defined]
+    base = metrics["student_tokens"] if settings.algorithm.kl_coef else 0
+    assert read == [(shown, base), (0, base)][: settings.algorithm.num_iterations], "credit is made once a step"
     for mine, wanted in zip(policy.trainable(), plain.trainable(), strict=True):
         torch.testing.assert_close(mine.double(), wanted, rtol=1e-3, atol=1e-5)
     views = {"context": 1, "contrast": 4}[kind]

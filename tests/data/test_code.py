@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,27 @@ def test_a_hub_data_set_is_read_at_its_revision(
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     (problem,) = load(source).problems
     assert problem.source == asked[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "layout", "row"),
+    [
+        (config.MbppConfig(shown_tests=2), ("full", "train"), ROW),
+        (config.HumanEvalConfig(), ("openai_humaneval", "test"), HUMANEVAL_ROW),
+    ],
+)
+def test_the_hub_s_layout_and_columns_give_the_problems_of_the_raw_file(
+    source: Any, layout: tuple[str, str], row: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, split = layout
+    (tmp_path / name).mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / name / f"{split}-00000-of-00001.parquet")
+    files = f"data_files: [{{ split: {split}, path: {name}/{split}-* }}]"
+    (tmp_path / "README.md").write_text(f"---\nconfigs: [{{ config_name: {name}, {files} }}]\n---\n")
+    (raw,) = load(source.model_copy(update={"path": write(tmp_path / "raw.jsonl", row)})).problems
+    monkeypatch.setattr(type(source), "hub", str(tmp_path))
+    (problem,) = load(source).problems
+    assert problem == replace(raw, source=str(tmp_path))
 
 
 def test_a_file_with_other_columns_reads_the_same_as_jsonl_and_as_parquet(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 import math
 import random
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import Evaluation, Metric, majority, pass_at, score
+from stepalign.evaluation.metrics import Evaluation, Metric, compare, majority, pass_at, pool, score
 from stepalign.io import read_json, to_json, write_atomically
 from stepalign.records import Grade, Rollout
 
@@ -52,6 +53,25 @@ def test_avg_maj_and_pass_of_a_case_done_by_hand() -> None:
     assert evaluation.measures["pass"].value == pytest.approx(2 / 3)
     assert evaluation.ties == 1
     assert (evaluation.step, evaluation.n) == (3, 4)
+
+
+def test_lines_are_a_metric_of_programs_alone() -> None:
+    def program(problem: str, sample: int, text: str) -> Rollout:
+        return rollout(problem, sample, "4", text=text, trace_format="code")
+
+    long = "A sum:\n```python\ndef f():\n\n    x = 1  # one\n    return x\n```\nIt works."
+    programs = [program("p", 0, long), program("p", 1, "```python\nx = 1\n```"), program("q", 0, "no program")]
+    evaluation = evaluate(programs, n=1)
+    assert evaluation.by_problem["lines"] == (2.0, 0.0)
+    assert list(evaluation.measures) == ["avg", "maj", "pass", "length", "lines", "formatted", "truncated"]
+    solutions = evaluate(attempts("p", "4") + attempts("q", "4"), n=1)
+    assert "lines" not in solutions.measures
+    assert "lines" not in evaluate([*programs, rollout("r", 0, "4")], n=1).measures
+    # An evaluation from before there were lines.
+    assert set(compare(solutions, evaluation, resamples=50, seed=0)) == set(solutions.measures)
+    assert set(pool([solutions, evaluation]).measures) == set(solutions.measures)
+    with pytest.raises(ValueError, match="no measure of lines"):
+        replace(evaluation, by_problem=solutions.by_problem)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,10 @@ def test_tokens_are_those_of_the_run_whose_lengths_are_taken(finished_run: Recip
 
 @pytest.mark.usefixtures("no_figures")
 def test_a_run_reads_no_further_than_its_horizon(make_recipe: MakeRecipe) -> None:
-    settings = make_recipe("algorithm.loss_span=until_first_error", "training.max_steps=2", "training.eval_steps=0")
+    settings = make_recipe(
+        *("algorithm.loss_span=until_first_error", "algorithm.num_iterations=2"),
+        *("training.max_steps=2", "training.eval_steps=0"),
+    )
     train(settings)
     given, _, _ = lengths(settings, from_run=settings.folder)
     assert given.read_share < 1

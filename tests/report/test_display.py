@@ -5,7 +5,7 @@ from stepalign.report import display
 
 @pytest.mark.parametrize(
     ("metric", "number", "shown"),
-    [("avg", 129 / 360, "35.83 %"), ("pass", 1.0, "100.00 %"), ("length", 1996.07, "1,996.07")],
+    [("avg", 129 / 360, "35.83 %"), ("pass", 1.0, "100.00 %"), ("length", 1996.07, "1,996.07"), ("lines", 7.2, "7.20")],
 )
 def test_values_as_table_1_prints_them(metric: str, number: float, shown: str) -> None:
     assert display.value(metric, number, 2) == shown  # type: ignore[arg-type]
@@ -18,6 +18,7 @@ def test_values_as_table_1_prints_them(metric: str, number: float, shown: str) -
         ("avg", -0.0204, "−2.0"),
         ("avg", -0.0001, "0.0"),
         ("length", -314.58, "−314.6"),
+        ("lines", 1.5, "+1.5"),
     ],
 )
 def test_differences_carry_a_sign_unless_nothing_is_left_after_rounding(metric, number, shown) -> None:

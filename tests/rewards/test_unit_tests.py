@@ -242,6 +242,29 @@ def test_a_killed_sandbox_is_replaced(grader: UnitTestGrader) -> None:
     assert grade(grader, ADD + "  # again", of).correct
 
 
+GONE = launch.SandboxError("gone")
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcome", "restarts"),
+    [([], "correct", 0), ([GONE], "correct", 1), ([GONE, GONE], "error", 2), ([TimeoutError()], "timeout", 1)],
+)
+def test_sandboxes_that_are_lost_at_the_tests_are_counted(
+    errors: list[Exception], outcome: str, restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(errors)
+
+    def run(*_: object) -> dict[str, Any]:
+        if left:
+            raise left.pop(0)
+        return {"results": [{"outcome": "passed"}]}
+
+    monkeypatch.setattr(launch.Sandbox, "run", run)
+    with UnitTestGrader(num_workers=1) as grader:
+        found = grade(grader, ADD, problem("assert add(1, 2) == 3"))
+    assert (found.outcome, found.sandbox_restarts) == (outcome, restarts)
+
+
 def test_without_bubblewrap_the_warning_says_what_is_not_confined(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -43,7 +43,7 @@ def evaluation(step: int, accuracy: float) -> Evaluation:
     values = np.zeros((1, 60, len(METRICS)))
     values[0, :, 0] = np.clip(accuracy + random.normal(0, 0.1, 60), 0, 1)
     ids = tuple(f"{number:02}" for number in range(60))
-    return Evaluation.of(values, problem_ids=ids, n=4, ties=0, resamples=200, seed=0, step=step)
+    return Evaluation.of(METRICS, values, problem_ids=ids, n=4, ties=0, resamples=200, seed=0, step=step)
 
 
 @pytest.mark.parametrize(

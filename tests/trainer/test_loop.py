@@ -174,6 +174,23 @@ def test_learning_begins_with_a_served_critic_s_first_answers_and_comes_to_the_s
     assert early["answered"][0][0] <= early["sample"][0][1], "asked while others are drawn"
 
 
+def test_tokens_and_operations_are_those_of_all_updates_and_of_each_model_that_reads(make_recipe: MakeRecipe) -> None:
+    keys = ("training.max_steps=1", "context.template=refsol", "algorithm.kind=credit-grpo", "algorithm.kl_coef=0.1")
+    folders = [
+        run(make_recipe(*keys, "teacher.kind=trust-region", f"algorithm.num_iterations={n}", f"name=n{n}"))
+        for n in (1, 2)
+    ]
+    one, two = (metrics(folder)[0] for folder in folders)
+    assert two["student_tokens"] == two["base_tokens"] == 2 * one["student_tokens"]
+    assert two["teacher_tokens"] == one["teacher_tokens"] > one["student_tokens"], "credit is made once a step"
+    assert two["cost"]["teacher_tokens"] == two["teacher_tokens"] + two["base_tokens"]
+    # The second update adds the student's forward and backward pass and the base's. A trust region is two models.
+    token = (two["cost"]["flops"] - one["cost"]["flops"]) / (3 * one["student_tokens"])
+    rollouts = read_jsonl(folders[0] / "rollouts" / "step-000001.jsonl", Rollout)
+    sampled = sum(len(rollout.prompt_ids) + len(rollout.completion_ids) for rollout in rollouts)
+    assert one["cost"]["flops"] == token * (sampled + 3 * one["student_tokens"] + 2 * one["teacher_tokens"])
+
+
 @pytest.mark.parametrize("overrides", [["context.shuffled=true"], ["training.overlap=false"]])
 def test_what_needs_the_whole_step_s_critiques_waits_for_them(
     overrides: list[str], make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch

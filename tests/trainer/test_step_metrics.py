@@ -1,9 +1,11 @@
 """What a step cost, counted by hand."""
 
+from dataclasses import replace
+
 import pytest
 
-from stepalign.records import CritiqueFailure, Rollout
-from stepalign.trainer.step_metrics import COSTS, numbers, step_cost, step_line
+from stepalign.records import CritiqueFailure, Grade, Rollout
+from stepalign.trainer.step_metrics import COSTS, numbers, rollout_metrics, step_cost, step_line, step_outcomes
 
 ROLLOUT = Rollout(
     id="r", problem_id="p", prompt_ids=(1, 2, 3), completion_ids=(4, 5), text="ab", token_starts=(0, 1), finish="stop"
@@ -12,23 +14,39 @@ FAILURE = CritiqueFailure(rollout_id="r", critic="model", reason="parse", prompt
 
 
 def test_every_token_is_counted_where_it_is_read() -> None:
-    learnt = {"loss": 0.5, "student_tokens": 8.0, "teacher_tokens": 20.0}
-    cost = step_cost(10, 1, [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
+    learnt = {"loss": 0.5, "student_tokens": 16.0, "teacher_tokens": 20.0, "base_tokens": 16.0}
+    cost = step_cost((10, 70), 1, [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
     assert cost == {
         "rollouts": 2,
         "problems": 1,
         "generated_tokens": 4,
-        "teacher_tokens": 40,  # in each of two updates
+        "teacher_tokens": 36,
         "critic_tokens": 47,
         "updates": 2,
-        # sampling reads 2·(3 + 2), the teacher 40, the student 16 forward and as many again backward
-        "flops": 2 * 10 * (10 + 40 + 32),
+        # sampling reads 2·(3 + 2), the base 16, the student 16 forward and backward; the teacher is larger.
+        "flops": 2 * 10 * (10 + 16 + 32) + 2 * 70 * 20,
     }
     assert (*cost, "seconds") == COSTS
 
 
 def test_a_step_without_examples_costs_its_sampling() -> None:
-    assert step_cost(10, 1, [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5
+    assert step_cost((10, 70), 1, [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5
+
+
+def test_programs_are_measured_in_lines_too() -> None:
+    long = replace(ROLLOUT, text="```python\na = 1\n\nb = 2\n```", trace_format="code")
+    prose = replace(ROLLOUT, trace_format="code")
+    assert rollout_metrics([long, prose])["lines"] == 1.0
+    assert "lines" not in rollout_metrics([long, ROLLOUT])
+
+
+def test_rollouts_whose_sandbox_was_restarted_are_outcomes_and_in_the_line() -> None:
+    grade = Grade(correct=False, outcome="error", sandbox_restarts=2)
+    counts = step_outcomes({"trained": 2}, [ROLLOUT, replace(ROLLOUT, grade=grade)], [FAILURE])
+    assert counts == {"trained": 2, "failed": 1, "sandbox restarted": 1}
+    line = step_line({"correct": 0.0, "completion_tokens": 4, "rollouts": 2}, counts, {})
+    assert ", 1 failed, 1 sandbox restarted, " in line
+    assert step_outcomes({"trained": 1}, [ROLLOUT], []) == {"trained": 1}
 
 
 def test_the_line_of_a_step_counts_what_fell_back_and_dropped_out() -> None:

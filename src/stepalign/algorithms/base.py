@@ -75,8 +75,12 @@ class Loss(Protocol[E_contra]):
         """Compute the micro-batch's part of the step's loss, and metrics of each token by name."""
         ...
 
-    def reference_tokens(self, examples: Sequence[E_contra]) -> int:
-        """Count the tokens of the views that `reference_forward` reads, those that share a row in full."""
+    def reference_tokens(self, examples: Sequence[E_contra]) -> dict[str, int]:
+        """Count the tokens of the views that `reference_forward` reads in an update, those that share a row in full.
+
+        Returns:
+            Tokens that `teacher` and `base` read; without those that read nothing.
+        """
         ...
 
 
@@ -135,6 +139,10 @@ class Algorithm(Loss[E], Protocol[E]):
     def teacher_of(self, policy: Policy) -> Teacher:
         """Return the model that the policy is compared with; by default the base."""
         return BaseTeacher(policy)
+
+    def teacher_parameters(self, policy: Policy) -> int:
+        """Return the parameters that each token of the teacher's views is multiplied with; by default the base's."""
+        return policy.parameters_read
 
     def metrics(self) -> dict[str, float]:
         """Return measures of the algorithm's own state for the step's line; by default none."""

@@ -106,6 +106,7 @@ class CreditGRPO(WithTeacher, GRPO):
             clip=algorithm.credit_clip,
         )
         self._credit: dict[str, Float[Tensor, " tokens"]] = {}
+        self._updated = False
 
     @classmethod
     def from_config(  # type: ignore[override]
@@ -312,14 +313,20 @@ class CreditGRPO(WithTeacher, GRPO):
         GRPO.begin(self, policy)
         WithTeacher.begin(self, policy)
 
+    def after_update(self, policy: Policy) -> None:
+        """Let the teacher follow; the step's credit stays."""
+        super().after_update(policy)
+        self._updated = True
+
     def after_step(self, policy: Policy) -> None:
         """Drop the step's credit and old log-probabilities, and let the teacher follow."""
         GRPO.after_step(self, policy)
         WithTeacher.after_step(self, policy)
         self._credit.clear()
+        self._updated = False
 
-    def reference_tokens(self, examples: Sequence[CreditExample]) -> int:  # type: ignore[override]
-        """Count the tokens that teacher and base read."""
+    def reference_tokens(self, examples: Sequence[CreditExample]) -> dict[str, int]:  # type: ignore[override]
+        """Count the tokens that teacher and base read; the teacher's in a step's first update alone."""
         teacher = sum(len(view.input_ids) for example in examples for view in example.teachers)
-        base = sum(len(example.student.input_ids) for example in examples) if self.algorithm.kl_coef else 0
-        return teacher + base
+        credit = {} if self._updated or not teacher else {"teacher": teacher}
+        return credit | super().reference_tokens(examples)

@@ -132,9 +132,9 @@ class DistillationLoss(WithTeacher):
         super().after_step(policy)
         self.old_log_probs.clear()
 
-    def reference_tokens(self, examples: Sequence[DistillationExample]) -> int:
+    def reference_tokens(self, examples: Sequence[DistillationExample]) -> dict[str, int]:
         """Count the tokens that the teacher reads."""
-        return sum(len(example.teacher.input_ids) for example in examples)
+        return {"teacher": sum(len(example.teacher.input_ids) for example in examples)} if examples else {}
 
 
 def support_of(algorithm: config.DistillationConfig) -> Support:

@@ -4,7 +4,7 @@ The reward is the grade's: 1 for a right final answer, else 0, or a score betwee
 rollouts take the log-probabilities of the first update as those of the policy that sampled. They are the trainer's own
 under the same weights, so no second pass is spent and no difference between two engines enters the ratio.
 
-    stepalign train recipes/paper/grpo.toml
+    stepalign train paper/grpo
 """
 
 from collections import defaultdict
@@ -165,6 +165,7 @@ class GRPO(Algorithm[PolicyGradientExample]):
         """Drop the step's old log-probabilities."""
         self.old_log_probs.clear()
 
-    def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> int:
+    def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> dict[str, int]:
         """Count the tokens that the base reads."""
-        return sum(example.max_input_len for example in examples) if self.algorithm.kl_coef else 0
+        tokens = sum(len(example.student.input_ids) for example in examples)
+        return {"base": tokens} if self.algorithm.kl_coef else {}

@@ -146,7 +146,7 @@ class GRPODistillation(SelfDistillation):
         super().after_step(policy)
         self.grpo.after_step(policy)
 
-    def reference_tokens(self, examples: Sequence[RewardedExample]) -> int:  # type: ignore[override]
+    def reference_tokens(self, examples: Sequence[RewardedExample]) -> dict[str, int]:  # type: ignore[override]
         """Count the tokens that the teacher reads."""
         return super().reference_tokens([example.distilled for example in examples if example.distilled])
 

@@ -185,6 +185,6 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
     def after_step(self, policy: Policy) -> None:
         """Do nothing: there is no state."""
 
-    def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> int:
+    def reference_tokens(self, examples: Sequence[PolicyGradientExample]) -> dict[str, int]:
         """Count no tokens."""
-        return 0
+        return {}

@@ -74,9 +74,9 @@ class CrossEntropyLoss(Algorithm[SequenceExample]):
     def after_step(self, policy: Policy) -> None:
         """Do nothing: there is no state."""
 
-    def reference_tokens(self, examples: Sequence[SequenceExample]) -> int:
-        """Return 0."""
-        return 0
+    def reference_tokens(self, examples: Sequence[SequenceExample]) -> dict[str, int]:
+        """Count no tokens."""
+        return {}
 
 
 class SFT(CrossEntropyLoss):

@@ -34,6 +34,10 @@ class WithTeacher:
         """Let the teacher follow the step, where its kind does."""
         self.teacher_of(policy).after_step(policy)
 
+    def teacher_parameters(self, policy: Policy) -> int:
+        """Return the parameters that each token of the teacher's views is multiplied with."""
+        return self.teacher_of(policy).parameters_read
+
     def metrics(self) -> dict[str, float]:
         """Return the teacher's own measures."""
         return dict(self._teacher.metrics()) if self._teacher else {}

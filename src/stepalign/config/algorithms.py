@@ -36,6 +36,16 @@ class AlgorithmConfig(Table):
         """The frozen model whose forward pass the loss needs."""
         return "teacher" if self.uses_teacher else None
 
+    @property
+    def teacher_readings(self) -> int:
+        """Readings of each rollout by a step's teacher: one in each update."""
+        return self.num_updates
+
+    @property
+    def teacher_passes_vary(self) -> bool:
+        """True where the number of the teacher's passes over a micro-batch depends on its rollouts."""
+        return False
+
     def check(self, *, num_generations: int, temperature: float, dropout: float, remote_sampler: bool) -> None:
         """Raise a ValueError where the rollouts that the recipe samples cannot be learned from.
 
@@ -241,6 +251,16 @@ class CreditGRPOConfig(PolicyGradientConfig):
         """The frozen model whose forward pass the loss needs."""
         return super().reference if self.credit == "verdicts" else "teacher"
 
+    @property
+    def teacher_readings(self) -> int:
+        """Readings of each rollout by a step's teacher: one under each context, for all updates."""
+        return 1 + self.num_wrong_contexts if self.credit == "contrast" else 1
+
+    @property
+    def teacher_passes_vary(self) -> bool:
+        """True with a teacher: a rollout's contexts are a pass of their own, and some rollouts have none."""
+        return self.credit != "verdicts"
+
     @model_validator(mode="after")
     def _sign_is_kept(self) -> Self:
         if self.modulation == "multiply" and self.credit_weight > 1:
@@ -262,6 +282,11 @@ class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
     def reference(self) -> Literal["teacher", "base"] | None:
         """The teacher."""
         return "teacher"
+
+    @property
+    def teacher_passes_vary(self) -> bool:
+        """True: a micro-batch may hold no rollout with a context."""
+        return True
 
     @model_validator(mode="after")
     def _one_reference(self) -> Self:

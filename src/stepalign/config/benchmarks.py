@@ -32,7 +32,8 @@ class Benchmark:
     source: SourceConfig
     size: int
     """The number of problems on the data set's card."""
-    licence: str
+    stated_licence: str = ""
+    """The licence on the data set's card, where the source's table has none."""
     grader: str = "math"
     """Its kind."""
     num_samples: int
@@ -41,6 +42,11 @@ class Benchmark:
     """The origin of number of samples and sampling."""
     contamination: str
     """The chance that models have been trained on it."""
+
+    @property
+    def licence(self) -> str:
+        """The problems' licence."""
+        return self.source.licence or self.stated_licence
 
     def values(self) -> dict[str, Any]:
         """Return the recipe's values that evaluate on this benchmark."""
@@ -68,7 +74,6 @@ BENCHMARKS = {
     "gsm8k": _greedy(
         source=Gsm8kConfig(split="test"),
         size=1319,
-        licence="MIT",
         basis="greedy, one sample, as in arXiv 2409.12122 (Qwen2.5-Math); 1,024 tokens are ours",
         contamination="public since 2021: its training split, and paraphrases of both, are in many training sets",
     ),
@@ -79,7 +84,7 @@ BENCHMARKS = {
             columns=ColumnsConfig(statement="problem", id="unique_id", meta=("subject", "level")),
         ),
         size=500,
-        licence="none stated; MATH and PRM800K, of which it is made, are MIT",
+        stated_licence="none stated; MATH and PRM800K, of which it is made, are MIT",
         basis="arXiv 2501.12948 (DeepSeek-R1): T 0.6, top-p 0.95, 32,768 tokens, 4 to 64 samples, here 4",
         contamination="public since 2021: a part of MATH, whose other problems are in nearly every training set",
     ),
@@ -88,19 +93,19 @@ BENCHMARKS = {
             dataset="HuggingFaceH4/aime_2024", columns=ColumnsConfig(statement="problem", id="id", meta=("year",))
         ),
         size=30,
-        licence="none stated; the problems are the MAA's",
+        stated_licence="none stated; the problems are the MAA's",
         contamination="public since February 2024: in training sets of models released later",
     ),
     "aime25": _like_the_paper(
         source=HubConfig(dataset="MathArena/aime_2025", columns=_MATHARENA),
         size=30,
-        licence="CC BY-NC-SA 4.0",
+        stated_licence="CC BY-NC-SA 4.0",
         contamination="public since February 2025; some of its problems have older twins on the web",
     ),
     "hmmt25": _like_the_paper(
         source=HubConfig(dataset="MathArena/hmmt_feb_2025", columns=_MATHARENA),
         size=30,
-        licence="CC BY-NC-SA 4.0",
+        stated_licence="CC BY-NC-SA 4.0",
         contamination="public since February 2025",
     ),
     "amc23": _like_r1(
@@ -110,14 +115,13 @@ BENCHMARKS = {
             columns=ColumnsConfig(statement="question", solution="", id="id"),
         ),
         size=40,
-        licence="none stated; the problems are the MAA's",
+        stated_licence="none stated; the problems are the MAA's",
         basis="sampling as for math-500",
         contamination="public since November 2023: in training sets of models released later",
     ),
     "humaneval": _greedy(
         source=HumanEvalConfig(),
         size=164,
-        licence="MIT",
         grader="unit-tests",
         basis="greedy, one sample, as on EvalPlus' leaderboard; 1,024 tokens are ours",
         contamination="public since 2021, and in many training sets",
@@ -125,7 +129,6 @@ BENCHMARKS = {
     "mbpp": _greedy(
         source=MbppConfig(split="test", shown_tests=3),
         size=500,
-        licence="CC BY 4.0",
         grader="unit-tests",
         basis="all three tests shown, as in arXiv 2108.07732, but without its examples; greedy; 1,024 tokens are ours",
         contamination="public since 2021, and in many training sets",

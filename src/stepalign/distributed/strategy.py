@@ -158,9 +158,25 @@ class FSDP2(ParallelStrategy):
 
 
 def build_strategy(
-    settings: config.DistributedConfig, world: World, device: torch.device, *, full: bool = False
+    settings: config.DistributedConfig,
+    world: World,
+    device: torch.device,
+    *,
+    full: bool = False,
+    teacher_passes_vary: bool = False,
 ) -> ParallelStrategy:
-    """Create the strategy of the recipe, or else of the launcher's configuration. `full` trains all weights."""
+    """Create the strategy of the recipe, or else of the launcher's configuration.
+
+    Args:
+        settings: the recipe's table.
+        world: the processes of the run.
+        device: this process'.
+        full: all weights are trained.
+        teacher_passes_vary: the number of the teacher's passes depends on the rollouts.
+
+    Raises:
+        StepalignError: recipe and launcher disagree, or the strategy cannot train this.
+    """
     launcher = "data_parallel"
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         launcher = "fsdp2"
@@ -177,6 +193,12 @@ def build_strategy(
         raise StepalignError(
             f"training.use_peft = false with distributed.strategy = {name!r}, which is made for an adapter on a frozen "
             "base: only 'data_parallel' trains all weights"
+        )
+    if teacher_passes_vary and name == "fsdp2":
+        raise StepalignError(
+            "distributed.strategy = 'fsdp2' with algorithm.kind = 'credit-grpo' or 'grpo-distillation': the number of "
+            "the teacher's passes depends on the rollouts, and each pass of a sharded base needs all processes. "
+            "'data_parallel' and 'zero2' train this"
         )
     strategy: ParallelStrategy = registry.implementation("strategy", name).from_config(settings, world, device)
     return strategy

@@ -1,10 +1,10 @@
-"""Avg@n, Maj@n, Pass@n, answer length, format accuracy and truncation rate, each with its interval.
+"""Avg@n, Maj@n, Pass@n, answer length, lines of programs, format accuracy and truncation rate, with intervals.
 
 The four metrics of Table 1 and Figure 2 of "The Role of Feedback Alignment in Self-Distillation" (arXiv 2606.11173),
-and two that explain them. Each is a mean over problems; shares are between 0 and 1. Pass@n is the unbiased estimator of
-Chen et al. (arXiv 2107.03374, Eq. 1). Two adapters are compared on the same resampled problems, because an easy problem
-is easy for both. With one seed a side, an interval tells nothing about seeds. Left out: choosing a checkpoint, and a
-correction for many comparisons, because only the reader knows how many are looked at.
+and three that explain them. Each is a mean over problems; shares are between 0 and 1. Pass@n is the unbiased estimator
+of Chen et al. (arXiv 2107.03374, Eq. 1). Two adapters are compared on the same resampled problems, because an easy
+problem is easy for both. With one seed a side, an interval tells nothing about seeds. Left out: choosing a checkpoint,
+and a correction for many comparisons, because only the reader knows how many are looked at.
 """
 
 import math
@@ -23,8 +23,10 @@ from stepalign.evaluation.stats import Difference, Interval, bootstrap, paired_b
 from stepalign.notebook import html_table
 from stepalign.records import Grade, Rollout, Text
 
-Metric = Literal["avg", "maj", "pass", "length", "formatted", "truncated"]
+Metric = Literal["avg", "maj", "pass", "length", "lines", "formatted", "truncated"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+OPTIONAL: tuple[Metric, ...] = ("lines",)
+"""Metrics of some trace formats alone."""
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -40,7 +42,7 @@ class Evaluation:
     problem_ids: Annotated[tuple[Text, ...], Field(min_length=1)]
     """Sorted."""
     measures: dict[Metric, Interval]
-    """Every metric's mean over problems. `length` is in tokens, all others are shares."""
+    """Every metric's mean over problems. `length` is in tokens; `lines`, of programs alone; all others are shares."""
     by_problem: dict[Metric, tuple[float, ...]]
     """Every metric's value for each problem, in the order of `problem_ids`."""
     ties: Annotated[int, Field(ge=0)]
@@ -50,20 +52,24 @@ class Evaluation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if missing := [metric for metric in METRICS if metric not in self.measures or metric not in self.by_problem]:
+        present = self.measures.keys() & self.by_problem.keys()
+        wanted = [metric for metric in METRICS if metric not in OPTIONAL or metric in self.measures | self.by_problem]
+        if missing := [metric for metric in wanted if metric not in present]:
             raise ValueError(f"no measure of {', '.join(missing)}")
         for metric, values in self.by_problem.items():
             if len(values) != len(self.problem_ids):
                 raise ValueError(f"{metric}: {len(values)} values for {len(self.problem_ids)} problems")
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, "seeds problems metrics"], **fields: Any) -> "Evaluation":
-        """Average values over seeds and problems, metrics in the order of `METRICS`; the other fields are as given."""
+    def of(
+        cls, metrics: Sequence[Metric], values: Float[np.ndarray, "seeds problems metrics"], **fields: Any
+    ) -> "Evaluation":
+        """Average values over seeds and problems; the other fields are as given."""
         by_problem = values.mean(axis=0)
         intervals = bootstrap(values, resamples=fields["resamples"], seed=fields["seed"])
         return cls(
-            measures=dict(zip(METRICS, intervals, strict=True)),
-            by_problem={metric: tuple(by_problem[:, k].tolist()) for k, metric in enumerate(METRICS)},
+            measures=dict(zip(metrics, intervals, strict=True)),
+            by_problem={metric: tuple(by_problem[:, k].tolist()) for k, metric in enumerate(metrics)},
             **fields,
         )
 
@@ -72,15 +78,20 @@ class Evaluation:
         rows = [
             (f"{metric}@{self.n}" if metric in ("avg", "maj", "pass") else metric, f"{one:{spec}}")
             for metric, one in self.measures.items()
-            for spec in (",.1f" if metric == "length" else ".1%",)
+            for spec in (",.1f" if metric in ("length", "lines") else ".1%",)
         ]
         caption = f"step {self.step}: {len(self.problem_ids)} problems, {self.n} samples each"
         return html_table(["value and 95 % interval"], rows, caption)
 
-    def values(self) -> Float[np.ndarray, "problems metrics"]:
-        """Return each problem's values, problems sorted by id and metrics in the order of `METRICS`."""
+    def values(self, metrics: Sequence[Metric]) -> Float[np.ndarray, "problems metrics"]:
+        """Return each problem's values, problems sorted by id."""
         order = np.argsort(np.array(self.problem_ids, dtype=object))
-        return np.array([self.by_problem[metric] for metric in METRICS], dtype=np.float64).T[order]
+        return np.array([self.by_problem[metric] for metric in metrics], dtype=np.float64).T[order]
+
+
+def common_metrics(evaluations: Sequence[Evaluation]) -> list[Metric]:
+    """Return the metrics that all of some evaluations have, in the order of `METRICS`."""
+    return [metric for metric in METRICS if all(metric in evaluation.measures for evaluation in evaluations)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -105,7 +116,10 @@ def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, ste
             samples; it names the rollout or problem.
     """
     by_problem = _by_problem(rollouts)
-    values, ties = np.empty((len(by_problem), len(METRICS))), 0
+    parsed = {rollout.id: traces.parse_rollout(rollout) for rollout in rollouts}
+    are_programs = all(trace.is_program for trace in parsed.values())
+    metrics = [metric for metric in METRICS if metric != "lines" or are_programs]
+    values, ties = np.empty((len(by_problem), len(metrics))), 0
     for row, (problem_id, samples) in enumerate(by_problem.items()):
         total = len(samples)
         if total < n:
@@ -118,12 +132,13 @@ def score(rollouts: Sequence[Rollout], *, n: int, resamples: int, seed: int, ste
             "maj": share,
             "pass": pass_at(n, samples=total, correct=correct),
             "length": sum(len(sample.completion_ids) for sample in samples) / total,
-            "formatted": sum(traces.parse_rollout(sample).formatted for sample in samples) / total,
+            "lines": sum(parsed[sample.id].num_lines for sample in samples) / total,
+            "formatted": sum(parsed[sample.id].formatted for sample in samples) / total,
             "truncated": sum(sample.finish == "length" for sample in samples) / total,
         }
-        values[row] = [problem[metric] for metric in METRICS]
+        values[row] = [problem[metric] for metric in metrics]
     return Evaluation.of(
-        values[None], problem_ids=tuple(by_problem), n=n, ties=ties, resamples=resamples, seed=seed, step=step
+        metrics, values[None], problem_ids=tuple(by_problem), n=n, ties=ties, resamples=resamples, seed=seed, step=step
     )
 
 
@@ -148,15 +163,17 @@ def pass_at(k: int, *, samples: int, correct: int) -> float:
 def compare(
     a: Evaluation | Sequence[Evaluation], b: Evaluation | Sequence[Evaluation], *, resamples: int, seed: int
 ) -> dict[Metric, Difference]:
-    """Estimate the differences b − a, metric by metric, of two adapters or of several seeds of each.
+    """Estimate the differences b − a of two adapters or of several seeds of each, for every metric that all have.
 
     Raises:
         StepalignError: n or the problems differ.
     """
     sides = [[side] if isinstance(side, Evaluation) else list(side) for side in (a, b)]
-    _assert_alike([*sides[0], *sides[1]], "compared")
-    first, second = (np.array([evaluation.values() for evaluation in side]) for side in sides)
-    return dict(zip(METRICS, paired_bootstrap(first, second, resamples=resamples, seed=seed), strict=True))
+    everyone = [*sides[0], *sides[1]]
+    _assert_alike(everyone, "compared")
+    metrics = common_metrics(everyone)
+    first, second = (np.array([evaluation.values(metrics) for evaluation in side]) for side in sides)
+    return dict(zip(metrics, paired_bootstrap(first, second, resamples=resamples, seed=seed), strict=True))
 
 
 def pool(evaluations: Sequence[Evaluation], *, seed: int = 0) -> Evaluation:
@@ -166,9 +183,10 @@ def pool(evaluations: Sequence[Evaluation], *, seed: int = 0) -> Evaluation:
         StepalignError: n or the problems differ.
     """
     _assert_alike(evaluations, "pooled")
-    first = evaluations[0]
+    first, metrics = evaluations[0], common_metrics(evaluations)
     return Evaluation.of(
-        np.array([evaluation.values() for evaluation in evaluations]),
+        metrics,
+        np.array([evaluation.values(metrics) for evaluation in evaluations]),
         problem_ids=tuple(sorted(first.problem_ids)),
         n=first.n,
         ties=sum(evaluation.ties for evaluation in evaluations),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from stepalign.evaluation.metrics import METRICS
+from stepalign.evaluation.metrics import Metric, common_metrics
 from stepalign.evaluation.stats import Difference, paired_bootstrap
 from stepalign.io import read_jsonl
 from stepalign.records import Rollout
@@ -35,14 +35,15 @@ def side_effects(runs: Sequence[RunFiles]) -> dict[str, tuple[float, float, Diff
         Before, after and their difference, by metric of an evaluation and by `repeated` and `distinct` (the share of a
         problem's rollouts whose text is the first of its kind).
     """
-    before, after = (np.array([_values(run, at) for run in runs]) for at in (0, -1))
+    metrics = common_metrics([run.evaluations[at] for run in runs for at in (0, -1)])
+    before, after = (np.array([_values(run, at, metrics) for run in runs]) for at in (0, -1))
     changes = paired_bootstrap(before, after, resamples=2000, seed=0)
     ends = [side.mean(axis=(0, 1)) for side in (before, after)]
-    names: list[str] = [*METRICS, *OWN]
+    names: list[str] = [*metrics, *OWN]
     return {name: (float(ends[0][k]), float(ends[1][k]), changes[k]) for k, name in enumerate(names)}
 
 
-def _values(run: RunFiles, at: int) -> Float[np.ndarray, "problems measures"]:
+def _values(run: RunFiles, at: int, metrics: Sequence[Metric]) -> Float[np.ndarray, "problems measures"]:
     evaluation = run.evaluations[at]
     by_problem: dict[str, list[Rollout]] = {name: [] for name in sorted(evaluation.problem_ids)}
     for rollout in read_jsonl(run.folder / "evaluations" / f"step-{evaluation.step:06d}.jsonl", Rollout):
@@ -51,7 +52,7 @@ def _values(run: RunFiles, at: int) -> Float[np.ndarray, "problems measures"]:
         (np.mean([repeated(one) for one in rollouts]), len({one.text for one in rollouts}) / len(rollouts))
         for rollouts in by_problem.values()
     ]
-    return np.concatenate([evaluation.values(), np.array(own)], axis=1)
+    return np.concatenate([evaluation.values(metrics), np.array(own)], axis=1)
 
 
 def broken(effects: Mapping[str, tuple[float, float, Difference]], n: int) -> list[str]:
@@ -95,7 +96,7 @@ def side_effects_table(comparison: Comparison) -> Table:
 
 
 def _cell(before: float, after: float, change: Difference, scale: float, places: int) -> Cell:
-    low, high = (f"{scale * end:+.{places}f}" for end in (change.low, change.high))
+    low, high = (f"{scale * end:+.{places}f}".replace("-", "−") for end in (change.low, change.high))
     return Cell(f"{scale * before:.{places}f} → {scale * after:.{places}f}", (f"[{low}, {high}]",))
 
 

@@ -1,6 +1,6 @@
 """Memory, tokens, operations and hours of a run, before it starts.
 
-    stepalign plan recipes/paper/stepalign.toml --devices 4 --hardware h100
+    stepalign plan paper/stepalign --devices 4 --hardware h100
 
 Operations are 2 a weight and token in a forward pass, as many in a backward pass (the base is frozen, so only
 activations have gradients), and once more with gradient checkpointing. Attention costs 4 · layers · width for each pair
@@ -163,13 +163,13 @@ def estimate(
         """Estimate passes through the layers, and products of the completion with the head."""
         head = 2 * of.vocab * of.hidden * given.completion * given.read_share
         flops = examples * updates * (passes * of.forward_flops(length) + products * head)
-        return Stage(examples * length, flops, gpu.pass_seconds(flops) / devices if gpu else 0.0)
+        return Stage(examples * updates * length, flops, gpu.pass_seconds(flops) / devices if gpu else 0.0)
 
     examples = rollouts * given.learned_share
     student, read = (prompt + given.completion * given.read_share for prompt in (given.prompt, given.teacher_prompt))
     # The loss makes its products with the head in the student's stage: the student's, the teacher's, the gradient's.
     if algorithm.reference == "teacher":
-        stages["teacher"] = learning(read, _teacher_passes(settings), 0, algorithm.num_updates, teacher or size)
+        stages["teacher"] = learning(read, settings.teacher.passes, 0, algorithm.teacher_readings, teacher or size)
     elif algorithm.reference == "base":
         stages["base"] = learning(student, 1, 1, algorithm.num_updates)
     passes, products = 3 if training.gradient_checkpointing else 2, 3 if algorithm.uses_teacher else 2
@@ -211,14 +211,6 @@ def estimate(
         critic_concurrency=concurrency,
         waiting=waiting,
     )
-
-
-def _teacher_passes(settings: config.Recipe) -> int:
-    """Return the teacher's forward passes of a rollout: one for each context that it reads, times the teacher's own."""
-    algorithm = settings.algorithm
-    if isinstance(algorithm, config.CreditGRPOConfig) and algorithm.credit == "contrast":
-        return settings.teacher.passes * (1 + algorithm.num_wrong_contexts)
-    return settings.teacher.passes
 
 
 def asks_critic(settings: config.Recipe) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM
 
 from stepalign import config, contexts
 from stepalign.chat import load_chat
+from stepalign.config.registry import FAMILIES
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import Evaluation
-from stepalign.io import read_json, read_jsonl
+from stepalign.io import read_jsonl
 from stepalign.models import load_config
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Rollout
-from stepalign.report.run import read_steps
+from stepalign.report.run import read_run
 
 
 class Gpu(NamedTuple):
@@ -231,21 +231,23 @@ def lengths(
 def _of_run(folder: Path, assumed: Lengths) -> Lengths:
     try:
         rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
-        steps = read_steps(folder)
-        evaluations = [read_json(file, Evaluation) for file in (folder / "evaluations").glob("*.json")]
-        learned = sum(step["outcomes"].get("trained", 0) for step in steps)
+        run = read_run(folder)
+        algorithm: Any = FAMILIES["algorithm"].validate(run.recipe["algorithm"])
+        learned = sum(step["outcomes"].get("trained", 0) for step in run.steps)
         prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
         completions = [len(rollout.completion_ids) for rollout in rollouts]
         # A view ends before the last token in the loss.
-        read = sum(step.get("student_tokens", 0) for step in steps) / learned - prompt
-        teacher = sum(step.get("teacher_tokens", 0) for step in steps) / learned
+        student, teacher = (
+            sum(step.get(name, 0) for step in run.steps) / learned for name in ("student_tokens", "teacher_tokens")
+        )
+        read = student / algorithm.num_updates - prompt
         return replace(
             assumed,
             prompt=prompt,
             completion=fmean(completions),
             max_completion=max(completions),
-            teacher_prompt=max(teacher - read, 0.0),
-            evaluation=fmean([e.measures["length"].value for e in evaluations] or [assumed.evaluation]),
+            teacher_prompt=max(teacher / algorithm.teacher_readings - read, 0.0),
+            evaluation=fmean([e.measures["length"].value for e in run.evaluations] or [assumed.evaluation]),
             read_share=read / fmean(completions),
             learned_share=learned / len(rollouts),
         )

@@ -20,8 +20,11 @@ from stepalign.critics.stats import OUTCOMES
 from stepalign.evaluation.metrics import Metric
 from stepalign.evaluation.stats import Interval
 from stepalign.records import Critique, CritiqueFailure, Rollout
+from stepalign.report import palette
 
 FIGURE_2: tuple[Metric, ...] = ("avg", "maj", "pass", "length")
+_COUNTS: dict[Metric, str] = {"length": "tokens", "lines": "lines"}
+"""Units of the metrics that are no shares."""
 
 # C0 and C1 without tab and line feed; soft hyphen; zero-width and bidirectional controls; line and paragraph
 # separators; byte-order mark; tags; lone surrogates. Joiners stay: scripts and emoji need them.
@@ -62,23 +65,28 @@ class Table:
 
 def label(metric: Metric, n: int) -> str:
     """Return a metric's name as the paper writes it."""
-    names = {"length": "Mean answer length", "formatted": "Format accuracy", "truncated": "Truncation rate"}
+    names = {
+        "length": "Mean answer length",
+        "lines": "Mean lines of code",
+        "formatted": "Format accuracy",
+        "truncated": "Truncation rate",
+    }
     return names.get(metric, f"{metric.capitalize()}@{n}")
 
 
 def value(metric: Metric, number: float, places: int = 1) -> str:
     """Return a metric's value: `35.8 %`, or tokens `1,996.1`."""
-    return f"{number:,.{places}f}" if metric == "length" else f"{100 * number:.{places}f} %"
+    return f"{number:,.{places}f}" if metric in _COUNTS else f"{100 * number:.{places}f} %"
 
 
 def unit(metric: Metric) -> str:
     """Return the unit of the metric's differences."""
-    return "tokens" if metric == "length" else "points"
+    return _COUNTS.get(metric, "points")
 
 
 def difference(metric: Metric, number: float) -> str:
     """Return a signed difference, without its unit: `+6.4`, `−1.2`, `0.0`."""
-    digits = f"{abs(number if metric == 'length' else 100 * number):,.1f}"
+    digits = f"{abs(number if metric in _COUNTS else 100 * number):,.1f}"
     return ("" if digits == "0.0" else "+" if number > 0 else "−") + digits
 
 
@@ -125,6 +133,11 @@ def visible(text: str) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
+def visible_text(text: str) -> str:
+    """Write each hidden or reordering character as its code point, where there can be no element."""
+    return HIDDEN.sub(lambda match: f"<U+{ord(match[0]):04X}>", text)
+
+
 def long_text(text: str) -> Markup:
     """Escape a foreign text, cut where it is very long."""
     if len(text) <= _MAX_CHARACTERS:
@@ -156,8 +169,11 @@ def environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {function.__name__: function for function in (visible, duration, rate)} | {"text": long_text}
+    environment.filters |= {function.__name__: function for function in (visible, visible_text, duration, rate)} | {
+        "text": long_text
+    }
     environment.globals |= {function.__name__: function for function in (count, difference, unit, label, value)}
     environment.globals |= {"rollout_text": rollout_text, "check_outcomes": OUTCOMES, "tile_metrics": FIGURE_2}
+    environment.globals["stage_colours"] = palette.STAGES
     environment.globals["version"] = stepalign.__version__
     return environment

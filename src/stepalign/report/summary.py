@@ -9,7 +9,7 @@ from typing import Any, Literal
 from stepalign.config import CanariesConfig
 from stepalign.critics import stats
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import METRICS, Evaluation, Metric, compare
+from stepalign.evaluation.metrics import Evaluation, Metric, common_metrics, compare
 from stepalign.evaluation.stats import Difference, Interval
 from stepalign.records import SHORTFALLS, Critique
 from stepalign.report import display
@@ -17,7 +17,7 @@ from stepalign.report.display import Cell, Table, count
 from stepalign.report.run import Example, RunFiles
 from stepalign.trainer.canaries import first_raised, of_evaluations, of_steps
 
-LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "truncated")
+LOWER_IS_BETTER: tuple[Metric, ...] = ("length", "lines", "truncated")
 """For the answer length as in the paper's Table 1. A short answer is not by itself a good one."""
 
 _TOKENS = {"sample": "completion"} | {stage: stage for stage in ("teacher", "base", "student")}
@@ -165,7 +165,7 @@ class Summary:
         if self.after:
             columns += [f"step {self.after.step}", "difference", "resamples in which it is higher", "best checkpoint"]
         rows = []
-        for metric in METRICS:
+        for metric in common_metrics(self.run.evaluations):
             cells = [display.value_cell(metric, self.before.measures[metric])]
             if self.after:
                 change = self.differences[metric]
@@ -177,17 +177,18 @@ class Summary:
                     display.value_cell(metric, best, f"at step {step}"),
                 ]
             rows.append((display.label(metric, self.n), cells))
-        note = "Best is the largest value, for length and truncation the least, over evaluated checkpoints."
+        note = "Best is the largest value, for length, lines and truncation the least, over evaluated checkpoints."
         return Table("Values and intervals", columns, rows, note if self.after else "")
 
     @property
     def every_evaluation(self) -> Table:
         """Each metric at every evaluation."""
+        metrics = common_metrics(self.run.evaluations)
         rows = [
-            (str(evaluation.step), [display.value_cell(metric, evaluation.measures[metric]) for metric in METRICS])
+            (str(evaluation.step), [display.value_cell(metric, evaluation.measures[metric]) for metric in metrics])
             for evaluation in self.run.evaluations
         ]
-        return Table("Every evaluation", [display.label(metric, self.n) for metric in METRICS], rows)
+        return Table("Every evaluation", [display.label(metric, self.n) for metric in metrics], rows)
 
     # ── how the time was spent ────────────────────────────────────────────────────────────────────────────
 

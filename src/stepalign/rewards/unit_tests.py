@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from stepalign import config
 from stepalign.errors import StepalignError
@@ -32,6 +32,13 @@ _ATTEMPTS = 2
 """A sandbox may die for a reason outside its program, so it is tried again."""
 
 _Reply = dict[str, Any]
+
+
+class _Judged(NamedTuple):
+    """The judge's results, test by test, and the sandboxes that were lost on the way to them."""
+
+    results: Sequence[_Reply]
+    restarts: int
 
 
 class UnitTestGrader(Grader):
@@ -93,7 +100,7 @@ class UnitTestGrader(Grader):
                 self._sandboxes.get().close()
             self._threads.shutdown()
 
-    def _run(self, program: str, tests: UnitTests) -> _Reply:
+    def _run(self, program: str, tests: UnitTests) -> _Judged:
         task = {
             "program": program,
             "preamble": tests.preamble,
@@ -103,39 +110,33 @@ class UnitTestGrader(Grader):
         }
         sandbox = self._sandboxes.get()
         try:
-            for _ in range(_ATTEMPTS):
+            for lost in range(_ATTEMPTS):
                 try:
-                    return sandbox.run(task, self._timeout_s)
+                    return _Judged(sandbox.run(task, self._timeout_s)["results"], lost)
                 except TimeoutError:
-                    return {"results": [{"outcome": "timeout"}]}
+                    return _Judged([{"outcome": "timeout"}], lost + 1)
                 except SandboxError:
                     continue
         finally:
             self._sandboxes.put(sandbox)
-        return {"results": [{"outcome": "killed"}]}
+        return _Judged([{"outcome": "killed"}], _ATTEMPTS)
 
-    def _grade(self, program: str, tests: UnitTests, reply: _Reply | None) -> Grade:
-        if reply is None:
+    def _grade(self, program: str, tests: UnitTests, judged: _Judged | None) -> Grade:
+        if judged is None:
             feedback = "The program is too long to be run." if program else "The response has no program."
             score = 0.0 if self._reward == "share" else None
             return Grade(correct=False, outcome="error" if program else "missing", feedback=feedback, score=score)
-        results = _results(tests, reply["results"])
-        passed = sum(result.outcome == "passed" for result in results)
-        correct = passed == len(results)
-        outcomes = {result.outcome for result in results}
+        results = _results(tests, judged.results)
+        outcome = _outcome(results)
+        share = sum(result.outcome == "passed" for result in results) / len(results)
         return Grade(
-            correct=correct,
-            outcome="correct"
-            if correct
-            else "timeout"
-            if "timeout" in outcomes
-            else "error"
-            if "killed" in outcomes
-            else "wrong",
+            correct=outcome == "correct",
+            outcome=outcome,
             final_answer=_canonical(program),
             feedback=feedback_of(results, self._timeout_s),
-            score=passed / len(results) if self._reward == "share" else None,
+            score=share if self._reward == "share" else None,
             tests=results,
+            sandbox_restarts=judged.restarts,
         )
 
 
@@ -148,6 +149,15 @@ def _tests(problem: Problem) -> UnitTests:
 def _program(rollout: Rollout) -> str:
     form = trace_format("code")
     return "".join(form.final_answers(form.parse(rollout.text, rollout.response_start))[-1:])
+
+
+def _outcome(results: Sequence[UnitTestResult]) -> Literal["correct", "timeout", "error", "wrong"]:
+    outcomes = {result.outcome for result in results}
+    if outcomes == {"passed"}:
+        return "correct"
+    if "timeout" in outcomes:
+        return "timeout"
+    return "error" if "killed" in outcomes else "wrong"
 
 
 def _results(tests: UnitTests, replied: Sequence[_Reply]) -> tuple[UnitTestResult, ...]:

@@ -39,6 +39,11 @@ class Teacher(Protocol):
         """True where views that begin alike may share a row of its batches (`Policy.shares_prefixes`)."""
         ...
 
+    @property
+    def parameters_read(self) -> int:
+        """Parameters that each token of its views is multiplied with."""
+        ...
+
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the hidden states that predict the batch's loss tokens, without gradients."""
         ...

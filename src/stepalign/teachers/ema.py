@@ -180,6 +180,11 @@ class EMATeacher:
         """The policy's."""
         return self._policy.shares_prefixes
 
+    @property
+    def parameters_read(self) -> int:
+        """The policy's."""
+        return self._policy.parameters_read
+
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the average's hidden states."""
         return self.average.forward(self._policy, batch)

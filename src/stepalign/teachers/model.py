@@ -68,6 +68,11 @@ class ModelTeacher(PolicyTeacher):
         """The teacher's model's."""
         return self._model.shares_prefixes
 
+    @property
+    def parameters_read(self) -> int:
+        """The model's own."""
+        return self._model.parameters_read
+
     @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the model's hidden states."""

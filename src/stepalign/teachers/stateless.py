@@ -31,6 +31,11 @@ class PolicyTeacher:
         """The policy's."""
         return self._policy.shares_prefixes
 
+    @property
+    def parameters_read(self) -> int:
+        """The policy's."""
+        return self._policy.parameters_read
+
     def after_update(self, policy: Policy) -> None:
         """Do nothing: the policy's weights are read in each forward pass."""
 
@@ -113,6 +118,9 @@ class TrustRegionTeacher(PolicyTeacher):
     hidden states too: their product is the sum of both.
     """
 
+    _both_heads: Float[Tensor, "vocab both"] | None = None
+    """Both heads side by side, until an update changes the policy's."""
+
     def __init__(self, settings: config.TrustRegionTeacherConfig, *, policy: Policy) -> None:
         super().__init__(policy)
         policy.keep_base()
@@ -123,7 +131,18 @@ class TrustRegionTeacher(PolicyTeacher):
         """The one output projection, or both side by side."""
         if self._policy.adapter:
             return self._policy.head
-        return torch.cat((self._policy.base_head, self._policy.head.detach()), 1)
+        if self._both_heads is None:
+            self._both_heads = torch.cat((self._policy.base_head, self._policy.head.detach()), 1)
+        return self._both_heads
+
+    @property
+    def parameters_read(self) -> int:
+        """The policy's, for both of its models."""
+        return 2 * self._policy.parameters_read
+
+    def after_update(self, policy: Policy) -> None:
+        """Forget the heads, because the policy's has changed."""
+        self._both_heads = None
 
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Return the mean of both models' hidden states."""

@@ -58,6 +58,13 @@ class Trace:
         """True if the solution is a program: its steps have lines, and its answer is all of it."""
         return self.format == "code"
 
+    @property
+    def num_lines(self) -> int:
+        """The lines of the program that are not blank; 0 without a program."""
+        if not self.is_program:
+            return 0
+        return sum(bool(line.strip()) for step in self.steps for line in self.content(step).split("\n"))
+
     def section(self, k: int) -> Section:
         """Return section `k` as critiques count: the steps from 1, then the final answer as one more step."""
         counted = self.steps if self.answer_section is None else (*self.steps, self.answer_section)

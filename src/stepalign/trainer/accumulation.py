@@ -166,18 +166,18 @@ class GradientAccumulator(Generic[E]):
             for name, value in sums.items():
                 totals[name] += value
                 counts[name] += known.get(name, 0)
-        tokens = sum(example.student.num_loss_tokens for example in examples)
         metrics = {"loss": totals.pop("loss")}
         metrics |= {name: total / counts[name] for name, total in totals.items() if counts[name]}
-        metrics |= {"grad_norm": grad_norm, "tokens": tokens}
+        metrics |= {"grad_norm": grad_norm, "tokens": sum(example.student.num_loss_tokens for example in examples)}
         if mismatches := self._strategy.world.gather(self._mismatches):
             metrics["sampler_mismatch"] = sum(mismatches) / len(mismatches)
             metrics["sampler_mismatch_max"] = max(mismatches)
         metrics["student_tokens"] = sum(len(example.student.input_ids) for example in examples)
-        if reference_tokens := self._loss.reference_tokens(examples):
-            metrics[f"{self._loss.reference_stage}_tokens"] = reference_tokens
-        return metrics
+        return metrics | {f"{name}_tokens": count for name, count in self._loss.reference_tokens(examples).items()}
 
+
+READ = ("student_tokens", "teacher_tokens", "base_tokens")
+"""Metrics of an update that a step adds up: tokens of the views that each model reads."""
 
 Pass = tuple[list[E], bool, bool]
 """A micro-batch, True where it is padding, and True where it is known to be the step's last."""

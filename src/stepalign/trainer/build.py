@@ -96,7 +96,13 @@ def build_trainer(
 
     # The weights.
     accelerator = _accelerator(recipe)
-    strategy = build_strategy(recipe.distributed, world, accelerator.device, full=recipe.adapter is None)
+    strategy = build_strategy(
+        recipe.distributed,
+        world,
+        accelerator.device,
+        full=recipe.adapter is None,
+        teacher_passes_vary=recipe.algorithm.teacher_passes_vary,
+    )
     wanted = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
     precision = world.on_main(lambda: set_matmul_precision(wanted, accelerator.device))
     torch.set_float32_matmul_precision(precision)

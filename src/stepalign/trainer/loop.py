@@ -22,17 +22,24 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
 from stepalign.policy import Policy
-from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from stepalign.trainer import checkpoints
-from stepalign.trainer.accumulation import Pass, learning_rate, local_passes, update
+from stepalign.trainer.accumulation import READ, Pass, learning_rate, local_passes, update
 from stepalign.trainer.batches import batches
 from stepalign.trainer.canaries import Canaries, Canary
 from stepalign.trainer.critique_stream import CritiqueStream, iter_micro_batches
 from stepalign.trainer.failure_limit import FailureLimit
 from stepalign.trainer.run_folder import RunFolder
-from stepalign.trainer.step_metrics import numbers, rollout_metrics, step_cost, step_line, step_warnings
+from stepalign.trainer.step_metrics import (
+    numbers,
+    rollout_metrics,
+    step_cost,
+    step_line,
+    step_outcomes,
+    step_warnings,
+)
 from stepalign.trainer.step_rollouts import make_rollouts, num_samples, second_turns
 from stepalign.trainer.weight_sync import WeightSync
 
@@ -192,7 +199,7 @@ class Trainer:
             stream: gives the critiques as they are ready; None where they are all there.
 
         Returns:
-            The examples, the critiques in the order of the rollouts, and the last update's metrics.
+            Examples, critiques in the order of the rollouts, and the last update's metrics with all updates' tokens.
         """
         by_id = {rollout.id: rollout for rollout in rollouts}
         results: dict[str, CriticResult] = {}
@@ -223,7 +230,7 @@ class Trainer:
                 passes = ((ready, False, False) for ready in iter_micro_batches(stream, build, *limits, self.console))
             else:
                 passes = local_passes(self.strategy, step_examples.examples, *limits)
-            metrics |= update(
+            last = update(
                 self.algorithm,
                 self.policy,
                 self.strategy,
@@ -236,6 +243,7 @@ class Trainer:
                 lengths=lengths,
                 sampler_logprobs=sampled if iteration == 0 else None,  # later the policy is another
             )
+            metrics |= last | {name: metrics.get(name, 0) + last[name] for name in READ if name in last}
             if step_examples.examples:
                 self.algorithm.after_update(self.policy)
         return step_examples, [results[r.id] for r in rollouts if r.id in results], metrics
@@ -292,13 +300,10 @@ class Trainer:
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
         per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
-        counts = dict(examples.outcomes)
-        if critiques:
-            counts["failed"] = sum(isinstance(result, CritiqueFailure) for result in critiques)
-        if mended := sum(isinstance(result, Critique) and result.mender_failed for result in critiques):
-            counts["mended by program"] = mended
+        counts = step_outcomes(examples.outcomes, rollouts, critiques)
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
+        parameters = self.policy.parameters_read, self.algorithm.teacher_parameters(self.policy)
         values: dict[str, Any] = {
             "step": self.step,
             "epoch": self.step * per_step / len(self.train_problems),
@@ -316,7 +321,7 @@ class Trainer:
                 "read": sum(result.prompt_tokens for result in critiques),
                 "written": sum(result.completion_tokens for result in critiques),
             },
-            "cost": step_cost(self.policy.parameters_read, len(batch), rollouts, critiques, update_metrics, updates),
+            "cost": step_cost(parameters, len(batch), rollouts, critiques, update_metrics, updates),
             "seconds": seconds,
         }
         self.run.append_metrics(line)

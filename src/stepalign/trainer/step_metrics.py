@@ -1,17 +1,19 @@
 """Metrics of one step: its rollouts, its cost, warnings, and the line on the terminal.
 
-Floating-point operations are counted as 2·N a token read, N the base's parameters, and as many again for a token with
-gradients (frozen weights need none of their own). Common ids of views in one row are counted with each view, so that
-counts do not depend on the micro-batches; the time that is saved by reading them once shows in `seconds`. Left out: the
-adapter's and attention's own, and those of a separate critic, because the critic's tokens are counted by themselves.
+Floating-point operations are counted as 2·N a token read, N the parameters of the model that reads, and as many again
+for a token with gradients (frozen weights need none of their own). Common ids of views in one row are counted with each
+view, so that counts do not depend on the micro-batches; the time that is saved by reading them once shows in `seconds`.
+Left out: the adapter's and attention's own, and those of a separate critic, because the critic's tokens are counted by
+themselves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stepalign import config
-from stepalign.records import SHORTFALLS, CriticResult, Rollout
+from stepalign.records import SHORTFALLS, CriticResult, Critique, CritiqueFailure, Rollout
 from stepalign.trace import parse_rollout
+from stepalign.trainer.accumulation import READ
 
 COSTS = ("rollouts", "problems", "generated_tokens", "teacher_tokens", "critic_tokens", "updates", "flops", "seconds")
 """Costs that conditions are compared by. `seconds` is the sum of the stages' in `metrics.jsonl`."""
@@ -34,20 +36,23 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
     """Count a step's rollouts and tokens.
 
     `correct`, `formatted`, `truncated` and `on_policy` are shares of the first turn's rollouts, `correct_second` of the
-    second turn's. `repeated` is the mean share of repeated 8-grams of the first turn's.
+    second turn's. `repeated` is the mean share of repeated 8-grams of the first turn's, and `lines` the mean number of
+    lines, where all are programs.
     """
     first = [rollout for rollout in rollouts if rollout.turn == 1]
     second = [rollout for rollout in rollouts if rollout.turn == 2]
-    count = len(first)
+    count, traces = len(first), [parse_rollout(rollout) for rollout in first]
     values = {
         "rollouts": count,
         "completion_tokens": sum(len(rollout.completion_ids) for rollout in first),
         "correct": sum(rollout.correct for rollout in first) / count,
-        "formatted": sum(parse_rollout(rollout).formatted for rollout in first) / count,
+        "formatted": sum(trace.formatted for trace in traces) / count,
         "truncated": sum(rollout.finish == "length" for rollout in first) / count,
         "repeated": sum(map(repeated, first)) / count,
         "on_policy": sum(rollout.on_policy for rollout in first) / count,
     }
+    if all(trace.is_program for trace in traces):
+        values["lines"] = sum(trace.num_lines for trace in traces) / count
     if second:
         values |= {
             "rollouts_second": len(second),
@@ -56,8 +61,22 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, int | float]:
     return values
 
 
+def step_outcomes(
+    outcomes: Mapping[str, int], rollouts: Sequence[Rollout], critiques: Sequence[CriticResult]
+) -> dict[str, int]:
+    """Add failed critiques, corrections by the program and restarted sandboxes to an algorithm's outcomes."""
+    counts = dict(outcomes)
+    if critiques:
+        counts["failed"] = sum(isinstance(result, CritiqueFailure) for result in critiques)
+    if mended := sum(isinstance(result, Critique) and result.mender_failed for result in critiques):
+        counts["mended by program"] = mended
+    if restarted := sum(rollout.grade is not None and rollout.grade.sandbox_restarts > 0 for rollout in rollouts):
+        counts["sandbox restarted"] = restarted
+    return counts
+
+
 def step_cost(
-    parameters: int,
+    parameters: tuple[int, int],
     num_problems: int,
     rollouts: Sequence[Rollout],
     critiques: Sequence[CriticResult],
@@ -67,26 +86,26 @@ def step_cost(
     """Count one step's cost, seconds aside.
 
     Args:
-        parameters: of the base.
+        parameters: those that a token is multiplied with in the base, and in the teacher.
         num_problems: problems of the step.
         rollouts: for them; references are not sampled, so they cost nothing.
         critiques: the critic's results.
-        update_metrics: the last update's: tokens that student and reference pass read in each update.
+        update_metrics: tokens that student, teacher and base read in all updates.
         updates: of the adapter.
     """
     sampled = [rollout for rollout in rollouts if rollout.source != "reference"]
     generated = sum(len(rollout.completion_ids) for rollout in sampled)
     prompts = sum(len(rollout.prompt_ids) for rollout in sampled)
-    reference = updates * int(update_metrics.get("teacher_tokens", update_metrics.get("base_tokens", 0)))
-    student = updates * int(update_metrics.get("student_tokens", 0))
+    student, teacher, base = (int(update_metrics.get(name, 0)) for name in READ)
+    of_base, of_teacher = parameters
     return {
         "rollouts": len(sampled),
         "problems": num_problems,
         "generated_tokens": generated,
-        "teacher_tokens": reference,
+        "teacher_tokens": teacher + base,
         "critic_tokens": sum(result.prompt_tokens + result.completion_tokens for result in critiques),
         "updates": updates,
-        "flops": 2 * parameters * (prompts + generated + reference + 2 * student),
+        "flops": 2 * of_base * (prompts + generated + base + 2 * student) + 2 * of_teacher * teacher,
     }
 
 

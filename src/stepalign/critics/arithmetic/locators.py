@@ -1,6 +1,6 @@
 """Step locators without a model: by the truth of equations alone, and by the reference solution's derivation.
 
-stepalign critic-bench recipes/process-bench/gsm8k.toml gsm8k.jsonl locator.kind=derivation --out found/derivation
+stepalign critic-bench process-bench/gsm8k gsm8k.jsonl locator.kind=derivation --out found/derivation
 """
 
 from collections.abc import Iterator, Sequence
