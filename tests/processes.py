@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
@@ -43,4 +44,8 @@ def launch(processes: int, output: Path, command: Callable[..., object], *args: 
 def _run(environment: dict[str, str], log: Path, command: Callable[..., object], args: tuple[Any, ...]) -> None:
     os.environ.update(environment)
     with log.open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-        command(*args)
+        try:
+            command(*args)
+        except Exception:
+            traceback.print_exc()  # into the log, which `launch` shows
+            raise

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from stepalign.config.registry import FAMILIES
+
 SOURCE = Path(__file__).parents[1] / "src" / "stepalign"
 MODULES = {
     ".".join(("stepalign", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -129,3 +131,10 @@ def test_the_way_of_a_rollout_is_short_and_as_the_page_says() -> None:
         assert abs(lines - int(stated)) <= 20, f"{files}: {lines} lines, the page says {stated}"
         total += lines
     assert total <= 1300
+
+
+def test_neither_the_loop_nor_sampling_imports_an_algorithm() -> None:
+    algorithms = {place.partition(":")[0] for place in FAMILIES["algorithm"].implementations.values()}
+    rooms = [name for name in MODULES if name.startswith(("stepalign.trainer", "stepalign.rollouts"))]
+    assert len(algorithms) > 5
+    assert not {name for module in rooms for name in imports(module)} & algorithms

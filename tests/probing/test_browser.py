@@ -80,7 +80,7 @@ def test_keys_lead_through_rollouts_and_tokens(show, build_probe) -> None:
     from selenium.webdriver.common.keys import Keys
 
     probe = build_probe(4, tokens=80)
-    browser = show(probe)
+    browser = show(probe, "#rollout=1&contexts=1")
     press(browser, "j")
     settled(browser, "state.rollout", 1)
     press(browser, "e")
@@ -119,7 +119,7 @@ def test_keys_lead_through_rollouts_and_tokens(show, build_probe) -> None:
 def test_arrows_in_the_list_show_the_next_rollout_and_a_head_sorts(show, build_probe) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    browser = show(build_probe(4))
+    browser = show(build_probe(4), "#rollout=1&contexts=1")
     browser.execute_script("document.querySelector('#rows .current button').focus()")
     press(browser, Keys.ARROW_DOWN)
     settled(browser, "document.activeElement.textContent", "pens/001")
@@ -128,6 +128,35 @@ def test_arrows_in_the_list_show_the_next_rollout_and_a_head_sorts(show, build_p
     assert ordered[:2] == sorted(ordered[:2], reverse=True)
     assert ordered[2:] == [None, None]
     assert browser.find_element("css selector", "#columns th[data-key=at]").get_attribute("aria-sort") == "descending"
+
+
+def test_the_page_opens_on_a_marked_solution_with_tinted_tokens(show, build_probe) -> None:
+    browser = show(build_probe(4))
+    assert browser.execute_script("return rollout.mark !== null")
+    assert browser.execute_script(
+        "return state.rollout === INDEX.first.rollout && state.shown[0] === INDEX.first.context"
+    )
+    strengths = (
+        "[...document.querySelectorAll('#solution .token')].map((t) => parseInt(t.style.getPropertyValue('--mix')))"
+    )
+    assert max(browser.execute_script(f"return {strengths}")) > 0
+
+
+@pytest.mark.parametrize("key", [*"jkcsere?", "/"])
+@pytest.mark.parametrize("place", ["#solution .tokens", "#rows .current button", "#next", "#previous"])
+def test_no_key_loses_the_focus(show, build_probe, place: str, key: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser = show(build_probe(4), "#rollout=2&contexts=1")
+    browser.execute_script("document.querySelector(arguments[0]).focus()", place)
+    for _ in range(2):
+        press(browser, key)
+        if key in "/?":
+            press(browser, Keys.ESCAPE)
+        settled(browser, "document.activeElement !== document.body", True)
+    if key in "/?cs":
+        there = "return document.activeElement.closest(arguments[0].split(' ')[0]) !== null"
+        assert browser.execute_script(there, place)
 
 
 def test_the_card_has_the_records_numbers(show, build_probe) -> None:

@@ -21,7 +21,7 @@ def test_the_table_has_every_measure_and_fits_a_hundred_columns(count: int) -> N
         assert f"…{name[-19:]} " in text
     for title, _ in COLUMNS.values():
         assert len(re.findall(rf"^{re.escape(title)} ", text, re.MULTILINE)) >= -(-count // 4)
-    assert "-0.12 [-1.50, +0.25]" in text
+    assert "−0.12 [−1.50, +0.25]" in text
 
 
 def test_measures_that_no_context_has_are_left_out() -> None:

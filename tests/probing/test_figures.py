@@ -12,7 +12,7 @@ from stepalign.report.figures import STYLE
 def test_every_picture_is_written_as_png_and_svg(build_probe, tmp_path) -> None:
     drawings = figures.write(build_probe(4), tmp_path, rollouts=1)
     names = ["regions", "positions", "rollout-1"]
-    assert list(drawings) == names
+    assert list(drawings) == [*names, "regions-narrow", "positions-narrow"]
     assert (tmp_path / "regions.svg").read_text() == drawings["regions"]
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert (tmp_path / "regions.png").read_bytes().startswith(b"\x89PNG")

@@ -177,7 +177,8 @@ def test_what_is_written_has_the_pictures_in_it(build_probe, tmp_path) -> None:
     html = page.write(
         probe, tmp_path / "probe.html", figures.write(probe, tmp_path / "figures", rollouts=1)
     ).read_text()
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 4
+    assert html.count('class="narrow"') == 2
     assert "at the error" in html
     drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert "var(--series-1)" in drawn

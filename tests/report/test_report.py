@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +11,7 @@ from stepalign import config, report
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_json
 from stepalign.records import Rollout
-from stepalign.report import figures
+from stepalign.report import display, figures
 from stepalign.report.comparison import Comparison
 from stepalign.report.run import read_run
 
@@ -346,6 +347,7 @@ def test_a_comparison_shows_every_run_and_what_differs(
     assert report.write_comparison([refsol, stepalign], out) == out
     read_back = Page(out.read_text())
     assert "stepalign reaches Avg@6" in read_back.text
+    assert read_back.text.index("Avg@6 rises under") < read_back.text.index("reaches Avg@6")
     assert "points against refsol (step 6 against step 6), 95 % interval +" in read_back.text
     assert "context.template refsol stepalign" in read_back.text
     assert "critic.kind – program" in read_back.text
@@ -358,10 +360,39 @@ def test_the_best_of_a_column_is_bold_and_the_base_is_no_checkpoint(build_run, t
     worse, better = build_run("worse", gain=-0.5), build_run("better", gain=0.3)
     html = report.write_comparison([worse, better], tmp_path / "out.html").read_text()
     table = html.partition("Best checkpoint, metric by metric")[2].partition("</table>")[0]
-    first, second = (row.split("<td>") for row in table.split("<tr>") if "<bdi>" in row)
+    first, second = (row.split("<td") for row in table.split("<tr>") if "<bdi>" in row)
     assert "<strong>" not in first[1]
     assert "<strong>" in second[1]
     assert "at step 0" not in table
+
+
+def test_a_comparison_leads_with_each_condition_against_its_own_base(build_run, tmp_path: Path) -> None:
+    runs = {name: [read_run(build_run(name, gain=gain))] for name, gain in (("up", 0.3), ("down", -0.4), ("same", 0.0))}
+    comparison = Comparison(runs)
+    verdict = comparison.verdict
+    assert verdict is not None
+    assert re.fullmatch(r"Avg@6 rises under up \(\+[\d.]+\), falls under down \(−[\d.]+\), shows no .* same \(.*\)\.",
+                        verdict.headline)  # fmt: skip
+    assert verdict.tone == "open"
+    assert Comparison({"up": runs["up"]}).verdict.tone == "better"
+    rows = dict(comparison.gains.rows)
+    change = comparison.against["down"].differences["avg"]
+    assert rows["down"][3] == display.difference_cell("avg", change)
+    assert str(rows["up"][3]) == "–"
+    once = Comparison({"once": [read_run(build_run("once", steps=1, evaluate_every=5))]})
+    assert once.verdict is None or len(once.summaries["once"].run.evaluations) > 1
+
+
+def test_a_narrow_window_finds_the_columns_name_in_each_cell(build_run, tmp_path: Path) -> None:
+    first, second = build_run("first"), build_run("second")
+    recipe = first / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('name = "first"', 'name = "a\u202eb"'))
+    html = report.write_comparison([first, second], tmp_path / "out.html").read_text()
+    for table in re.findall(r"<thead>.*?</table>", html, re.DOTALL):
+        cells = re.findall(r"<td[^>]*>", table)
+        assert cells
+        assert all('data-label="' in cell or "colspan" in cell for cell in cells)
+    assert 'data-label="against a&lt;U+202E&gt;b"' in html
 
 
 def test_a_difference_that_seeds_do_not_agree_on_is_not_shown(build_run) -> None:

@@ -96,7 +96,7 @@ def side_effects_table(comparison: Comparison) -> Table:
 
 
 def _cell(before: float, after: float, change: Difference, scale: float, places: int) -> Cell:
-    low, high = (f"{scale * end:+.{places}f}" for end in (change.low, change.high))
+    low, high = (f"{scale * end:+.{places}f}".replace("-", "−") for end in (change.low, change.high))
     return Cell(f"{scale * before:.{places}f} → {scale * after:.{places}f}", (f"[{low}, {high}]",))
 
 

@@ -1,6 +1,6 @@
 """Memory, tokens, operations and hours of a run, before it starts.
 
-    stepalign plan recipes/paper/stepalign.toml --devices 4 --hardware h100
+    stepalign plan paper/stepalign --devices 4 --hardware h100
 
 Operations are 2 a weight and token in a forward pass, as many in a backward pass (the base is frozen, so only
 activations have gradients), and once more with gradient checkpointing. Attention costs 4 · layers · width for each pair

@@ -15,7 +15,7 @@ from stepalign import config
 from stepalign.io import write_atomically
 from stepalign.previewing.views import RolloutPreview, ViewPreview, ViewToken
 from stepalign.records import Critique
-from stepalign.report.display import HIDDEN, environment
+from stepalign.report.display import environment, visible_text
 
 _FOLDER = Path(__file__).parent
 _STYLES = {"control": "bold magenta", "prompt": "dim", "loss": "green", "completion": ""}
@@ -40,7 +40,7 @@ def title(one: RolloutPreview) -> str:
         said = f", critique of case {critique.case}"
     elif critique is not None:
         said = f", no critique: {critique.reason}"
-    return _visible(f"{one.rollout.id}: {grade}{said}{'' if one.views else ', no example'}")
+    return visible_text(f"{one.rollout.id}: {grade}{said}{'' if one.views else ', no example'}")
 
 
 def write(settings: config.Recipe, rollouts: Sequence[RolloutPreview], counts: str, out: Path) -> None:
@@ -62,14 +62,10 @@ def _kind(token: ViewToken) -> str:
 
 
 def _view(view: ViewPreview, *, ids: bool) -> Text:
-    text = Text(_visible(view.message))
+    text = Text(visible_text(view.message))
     for kind, tokens in runs(view):
         words = "".join(f"‹{token.text}›" if token.is_control else token.text for token in tokens)
-        text.append(_visible(words), style=" ".join(_STYLES[part] for part in kind.split()))
+        text.append(visible_text(words), style=" ".join(_STYLES[part] for part in kind.split()))
     if ids and view.tokens:
         text.append("\n\n" + " ".join(map(str, view.ids)), style="dim")
     return text
-
-
-def _visible(text: str) -> str:
-    return HIDDEN.sub(lambda match: f"<U+{ord(match[0]):04X}>", text)

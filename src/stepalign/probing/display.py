@@ -57,5 +57,6 @@ def format_cell(key: str, interval: Interval | None) -> tuple[str, str]:
         return "", ""
     scale = 100 if key in ("correct_negative", "diffuseness", "first_error") or key.endswith("_share") else 1
     spec = ".0f" if scale == 100 else ".2f" if key == "auroc" else "+.2f"
-    value, low, high = (format(scale * number, spec) for number in (interval.value, interval.low, interval.high))
+    ends = (interval.value, interval.low, interval.high)
+    value, low, high = (format(scale * number, spec).replace("-", "−") for number in ends)
     return value, "" if interval.low == interval.high else f"[{low}, {high}]"

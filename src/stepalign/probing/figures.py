@@ -16,9 +16,10 @@ from stepalign.evaluation.stats import Interval
 from stepalign.io import write_atomically
 from stepalign.probing.folder import Probe
 from stepalign.probing.measures import DISTANCES, credit_by_position, distance_label, rollout_means, token_regions
-from stepalign.report.figures import COLOURS, GRID, INK, LINES, MARKERS, MUTED, STYLE, printable, raster, vector
+from stepalign.report import palette
+from stepalign.report.figures import GRID, INK, MUTED, STYLE, WIDTH, printable, raster, vector
 
-PLUS, MINUS = COLOURS[0], COLOURS[1]
+PLUS, MINUS = palette.COLOURS[:2]
 
 _REGIONS = {
     "correct": ("correct solutions", "should be reinforced"),
@@ -26,7 +27,7 @@ _REGIONS = {
     "at": ("at the error", "should be suppressed"),
     "after": ("after the error", "builds on the error"),
 }
-_WIDTH = 9.6
+_WIDTH = 2 * WIDTH
 _GAP = 4 * "\N{NO-BREAK SPACE}"
 
 
@@ -35,7 +36,7 @@ def write(probe: Probe, folder: Path, *, rollouts: int = 6) -> dict[str, str]:
     """Write the set's figures, and those of a few rollouts, as PNG and SVG. Rollouts with an error come first.
 
     Returns:
-        The SVG documents by name: `regions`, `positions`, `rollout-1`, …
+        The SVG documents by name: `regions`, `positions`, `rollout-1`, …; of the set's also `…-narrow`.
     """
     marked = {mark.rollout_id for mark in probe.marks}
     selected = sorted(probe.rollouts, key=lambda rollout: rollout.id not in marked)[:rollouts]
@@ -47,11 +48,15 @@ def write(probe: Probe, folder: Path, *, rollouts: int = 6) -> dict[str, str]:
             write_atomically(folder / f"{name}.png", raster(figure))
             drawings[name] = vector(figure)
             write_atomically(folder / f"{name}.svg", drawings[name])
-    return drawings
+    narrow = {"regions": regions(probe, narrow=True), "positions": positions(probe, narrow=True)}
+    return drawings | {f"{name}-narrow": vector(figure) for name, figure in narrow.items() if figure is not None}
 
 
-def regions(probe: Probe) -> Figure | None:
-    """Draw mean credit by region, a row a context, with 95 % intervals. None without measures."""
+def regions(probe: Probe, *, narrow: bool = False) -> Figure | None:
+    """Draw mean credit by region, a row a context, with 95 % intervals. None without measures.
+
+    Narrow: two regions side by side instead of all.
+    """
     contexts = probe.measures.contexts
     panels = {name: [intervals.get(name) for intervals in contexts.values()] for name in _REGIONS}
     panels = {name: intervals for name, intervals in panels.items() if any(intervals)}
@@ -60,9 +65,14 @@ def regions(probe: Probe) -> Figure | None:
     ends = [end for intervals in panels.values() for one in intervals if one for end in (one.low, one.value, one.high)]
     low, high = min(0.0, *ends), max(0.0, *ends)
     margin = 0.08 * (high - low) or 1.0
-    figure = Figure(figsize=(_WIDTH, 1.35 + 0.42 * len(contexts)), layout="constrained")
-    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (name, intervals) in zip(grid, panels.items(), strict=True):
+    columns = min(2, len(panels)) if narrow else len(panels)
+    rows = -(-len(panels) // columns)
+    size = (WIDTH if narrow else _WIDTH, 0.7 + rows * (0.65 + 0.42 * len(contexts)))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (name, intervals) in zip(grid, panels.items(), strict=False):
         axes.set(xlim=(low - margin, high + margin), ylim=(len(contexts) - 0.4, -0.75))
         axes.set_yticks(range(len(contexts)), [printable(context) for context in contexts], color=INK)
         axes.tick_params(axis="y", length=0)
@@ -79,8 +89,10 @@ def regions(probe: Probe) -> Figure | None:
         n = max(interval.n for interval in intervals if interval)
         axes.set_title(f"{title}\n", fontsize=10)
         axes.text(0, 1.03, f"{goal} · n = {n}", transform=axes.transAxes, color=MUTED, fontsize=7.8)
+    line = "\n" if narrow else ""
     figure.supxlabel(
-        "mean credit of the sampled tokens in nats: log p(teacher) − log p(student), 95 % intervals over problems\n"
+        "mean credit of the sampled tokens in nats: "
+        f"{line}log p(teacher) − log p(student), 95 % intervals over problems\n"
         f"● reinforced{_GAP}◆ suppressed{_GAP}○ the interval includes zero",
         fontsize=8.5,
         color=MUTED,
@@ -99,32 +111,35 @@ def _dot(axes: Axes, y: float, interval: Interval, *, near: float) -> None:
     axes.annotate(_signed(value), (x, y), (shift, 6), textcoords="offset points", ha=side, color=INK, fontsize=8)
 
 
-def positions(probe: Probe) -> Figure | None:
+def positions(probe: Probe, *, narrow: bool = False) -> Figure | None:
     """Draw mean credit by distance from the error, a line a context. None without marked rollouts."""
     contexts = credit_by_position(probe.rollouts, probe.marks, probe.credits)
     if not contexts:
         return None
-    figure = Figure(figsize=(_WIDTH, 3.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH if narrow else _WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
     axes.axvspan(-0.5, 0.5, color=GRID, alpha=0.6, linewidth=0)
     axes.axhline(0, color=INK, linewidth=1)
-    for number, (context, intervals) in enumerate(contexts.items()):
+    looks = palette.numbers(contexts)
+    for context, intervals in contexts.items():
         low, value, high = np.array([(one.low, one.value, one.high) if one else (np.nan,) * 3 for one in intervals]).T
-        colour, style = COLOURS[number % len(COLOURS)], (number + number // len(COLOURS)) % len(LINES)
-        line = {"linestyle": LINES[style], "marker": MARKERS[style], "label": printable(context)}
+        colour, style, marker = palette.look(looks[context])
+        line = {"linestyle": style, "marker": marker, "label": printable(context)}
         axes.fill_between(DISTANCES, low, high, color=colour, alpha=0.13, linewidth=0)
         axes.plot(DISTANCES, value, color=colour, **line)
     middle = DISTANCES.index(0)
     n = max((interval.n for intervals in contexts.values() if (interval := intervals[middle])), default=0)
-    axes.set_xticks(DISTANCES, map(distance_label, DISTANCES))
+    axes.set_xticks(DISTANCES, map(distance_label, DISTANCES), rotation=90 if narrow else 0)
     axes.get_xticklabels()[middle].set_fontweight("bold")
     axes.set(
         xlim=(DISTANCES[0] - 0.5, DISTANCES[-1] + 0.5),
-        xlabel=f"tokens before the error ←{10 * _GAP}→ tokens after it",
+        xlabel=f"tokens before the error ←{_GAP if narrow else 10 * _GAP}→ tokens after it",
         ylabel="mean credit, nats a token",
     )
-    axes.set_title(f"Credit by distance from the error, {n:,} solutions with a known one")
-    axes.legend(ncols=min(4, len(contexts)), loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    separator = "\n" if narrow else ", "
+    axes.set_title(f"Credit by distance from the error{separator}{n:,} solutions with a known one")
+    place = (0.5, -0.35 if narrow else -0.2)
+    axes.legend(ncols=min(2 if narrow else 4, len(contexts)), loc="upper center", bbox_to_anchor=place)
     return figure
 
 

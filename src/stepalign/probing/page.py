@@ -8,7 +8,7 @@ A block is base64 of zlib of JSON and numbers. There is one for the tokens' text
 rollout is opened. Log-probabilities are counted in steps of `UNIT` nats below zero: a number on the page is within
 `UNIT` / 2 of the record's, a credit within `UNIT`. Left out: values that the page derives, such as credit.
 
-    stepalign probe recipes/probe/gsm8k.toml --out probes/gsm8k --open
+    stepalign probe probe/gsm8k --out probes/gsm8k --open
 """
 
 import base64
@@ -45,7 +45,7 @@ _SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 def write(probe: Probe, path: Path, drawings: Mapping[str, str]) -> Path:
     """Write a probe's page with the set's figures among the drawings (SVG documents by name), and return its path."""
-    shown = {name: inline(drawings[name]) for name in ("regions", "positions") if name in drawings}
+    shown = {name: inline(drawing) for name, drawing in drawings.items() if not name.startswith("rollout-")}
     write_atomically(path, render(probe, figures=shown))
     return path
 
@@ -95,6 +95,7 @@ def pack(probe: Probe) -> tuple[dict[str, Any], dict[str, str]]:
         "unit": UNIT,
         "scale": next((scale for scale in _SCALES if scale >= goal), _SCALES[-1]),
         "contexts": list(probe.contexts),
+        "first": _first(rows),
         "hidden": HIDDEN.pattern,
         "names": _names(),
         "elements": sorted(markdown.ELEMENTS),
@@ -103,6 +104,18 @@ def pack(probe: Probe) -> tuple[dict[str, Any], dict[str, str]]:
         "rollouts": rows,
     }
     return index, blocks
+
+
+def _first(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return what the page opens with: the first marked rollout, and the context with the strongest credit there."""
+    with_credit = [number for number, row in enumerate(rows) if any(row["measures"])]
+    marked = [number for number in with_credit if rows[number]["step"] is not None]
+    number = next(iter([*marked, *with_credit]), 0)
+    means = [
+        max((abs(value) for name, value in (measures or {}).items() if name != "negative"), default=0.0)
+        for measures in (rows[number]["measures"] if rows else ())
+    ]
+    return {"rollout": number, "context": means.index(max(means)) if means else 0}
 
 
 @cache

@@ -1,6 +1,6 @@
 """Credit of rollouts, sampled or given, under several contexts: a folder of records, measures, figures and a page.
 
-    stepalign probe recipes/probe/gsm8k.toml --rollouts planted --context refsol --context stepalign
+    stepalign probe probe/gsm8k --rollouts planted --context refsol --context stepalign
 
 Credit is appended to the folder as it is computed, so that a stopped probe continues. Its inputs (rollouts, critiques,
 marks) are complete, and in the folder, before.

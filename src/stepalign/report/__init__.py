@@ -40,19 +40,20 @@ def write(summary: Summary) -> Path:
         "training": figures.training_panels(run.steps),
         "probe": figures.probe_panels(run.probes),
     }
-    timeline = figures.draw_timeline(run.timeline, [stage.name for stage in summary.stages])
+    timeline = figures.draw_timeline(run.timeline)
     _write_figures(run.folder / "figures", panels, timeline)
     page = run.folder / "report.html"
-    write_atomically(page, run_page(summary, panels, timeline))
+    narrow = figures.draw_timeline(run.timeline, figures.WIDTH)
+    write_atomically(page, run_page(summary, panels, [figure for figure in (timeline, narrow) if figure]))
     return page
 
 
-def run_page(summary: Summary, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> str:
-    """Render a run's report as HTML, with its panels by section."""
+def run_page(summary: Summary, panels: Mapping[str, Sequence[Panel]], timelines: Sequence[Figure] = ()) -> str:
+    """Render a run's report as HTML, with its panels by section, and its timeline for wide and for narrow windows."""
     template = environment().get_template("run.html.jinja")
     sections = {section: _inline(panels.get(section, ())) for section in ("evaluation", "training", "probe")}
-    drawing = Markup(figures.inline(figures.vector(timeline))) if timeline else ""
-    return template.render(run=summary.run, summary=summary, timeline=drawing, **sections)
+    drawings = [Markup(figures.inline(figures.vector(timeline))) for timeline in timelines]
+    return template.render(run=summary.run, summary=summary, timelines=drawings, **sections)
 
 
 def write_report(folders: Path | str | Sequence[Path | str], out: Path | str = Path("comparison.html")) -> Path:
@@ -96,7 +97,12 @@ def write_conditions(
 
 def _inline(panels: Sequence[Panel]) -> list[tuple[str, Markup]]:
     # Matplotlib escapes the labels.
-    return [(panel.title, Markup(figures.inline(figures.vector(figures.draw_panels([panel]))))) for panel in panels]
+    looks = figures.looks_of(panels)
+    drawn = [figures.draw_panels([panel], looks=looks) for panel in panels]
+    return [
+        (panel.title, Markup(figures.inline(figures.vector(figure))))
+        for panel, figure in zip(panels, drawn, strict=True)
+    ]
 
 
 def _write_figures(folder: Path, panels: Mapping[str, Sequence[Panel]], timeline: Figure | None = None) -> None:

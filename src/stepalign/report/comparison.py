@@ -5,10 +5,12 @@ A condition is one run, or several seeds of a run pooled (`evaluation.metrics.po
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import compare, pool
+from stepalign.evaluation.metrics import Evaluation, compare, pool
+from stepalign.evaluation.stats import Difference
 from stepalign.report import display
 from stepalign.report.display import FIGURE_2, Cell, Table
 from stepalign.report.figures import Panel, evaluation_panels
@@ -36,7 +38,34 @@ class Comparison:
             raise StepalignError(f"runs evaluated with different n cannot be compared ({named})")
         self.n = next(iter(by_n), 0)
 
+    @cached_property
+    def _gains(self) -> dict[str, tuple[Evaluation, Evaluation, Difference]]:
+        """Each condition's first and last evaluation, and their difference in Avg@n."""
+        found = {}
+        for label, summary in self.summaries.items():
+            if summary.before and summary.after:
+                before, after = ([run.evaluations[at] for run in self.runs[label]] for at in (0, -1))
+                changes = compare(before, after, resamples=before[0].resamples, seed=summary.before.seed)
+                found[label] = summary.before, summary.after, changes["avg"]
+        return found
+
     @property
+    def verdict(self) -> Verdict | None:
+        """Every condition against its own base; None where none was evaluated twice."""
+        if not self._gains:
+            return None
+        verbs: dict[str, list[str]] = {"rises": [], "falls": [], "shows no change": []}
+        for label, (_, _, change) in self._gains.items():
+            verb = "shows no change" if change.includes_zero else "rises" if change.value > 0 else "falls"
+            verbs[verb].append(f"{label} ({display.difference('avg', change.value)})")
+        parts = [f"{verb} under {', '.join(labels)}" for verb, labels in verbs.items() if labels]
+        tone: Literal["better", "worse", "open"] = (
+            "open" if len(parts) > 1 or verbs["shows no change"] else "better" if verbs["rises"] else "worse"
+        )
+        detail = "Points against each condition's own base, before training; a change has a 95 % interval without zero."
+        return Verdict(tone, f"{display.label('avg', self.n)} {', '.join(parts)}.", detail)
+
+    @cached_property
     def against(self) -> dict[str, Verdict]:
         """Every other condition's last evaluation against the first condition's."""
         return {label: self._against(label) for label in self.summaries if label != self.baseline}
@@ -121,16 +150,17 @@ class Comparison:
 
     @property
     def gains(self) -> Table:
-        """Each condition's last evaluation against its first."""
-        rows = []
-        for label, summary in self.summaries.items():
-            if summary.before and summary.after:
-                before, after = ([run.evaluations[at] for run in self.runs[label]] for at in (0, -1))
-                gain = compare(before, after, resamples=before[0].resamples, seed=summary.before.seed)
-                ends = [display.value("avg", end.measures["avg"].value) for end in (summary.before, summary.after)]
-                rows.append((label, [*map(Cell, ends), display.difference_cell("avg", gain["avg"])]))
-        title = f"{display.label('avg', self.n)}, last evaluation against first"
-        return Table(title, ["before", "after", "gain"], rows)
+        """Each condition's last evaluation against its first, and against the first condition's last."""
+        rows, against = [], self.against
+        for label, (*ends, change) in self._gains.items():
+            other = against[label].differences.get("avg") if label in against else None
+            rows.append((label, [
+                *(Cell(display.value("avg", end.measures["avg"].value)) for end in ends),
+                display.difference_cell("avg", change),
+                display.difference_cell("avg", other) if other else Cell("–"),
+            ]))  # fmt: skip
+        title = f"{display.label('avg', self.n)}, last evaluation against the base and against {self.baseline}"
+        return Table(title, ["before", "after", "against its base", f"against {self.baseline}"], rows)
 
     @property
     def credit(self) -> Table:
@@ -139,7 +169,7 @@ class Comparison:
         rows = []
         for context, measures in (probes[0][1].contexts if probes else {}).items():
             regions = [measures.get(region) for region in _REGIONS]
-            cells = [Cell("–") if i is None else Cell(f"{i:+.2f}", (f"n = {i.n}",)) for i in regions]
+            cells = [Cell("–") if i is None else Cell(f"{i:+.2f}".replace("-", "−"), (f"n = {i.n}",)) for i in regions]
             rows.append((context.removeprefix("lab/"), cells))
         return Table("Credit before training, nats a token", list(_REGIONS.values()), rows)
 
@@ -158,7 +188,7 @@ class Comparison:
         seeds = ", ".join(map(str, sorted({len(runs) for runs in self.runs.values()})))
         over = "problems" if seeds == "1" else "seeds and problems"
         first = f"{self.summaries[self.baseline].evaluated_on}; seeds: {seeds}; 95 % intervals over {over}."
-        tables = [self.best, self.gains, self.changes, *others, self.credit, self.spent]
+        tables = [self.gains, self.best, self.changes, *others, self.credit, self.spent]
         return "\n\n".join([first, *(table.markdown() for table in tables if table and table.rows)]) + "\n"
 
 

@@ -20,6 +20,7 @@ from stepalign.critics.stats import OUTCOMES
 from stepalign.evaluation.metrics import Metric
 from stepalign.evaluation.stats import Interval
 from stepalign.records import Critique, CritiqueFailure, Rollout
+from stepalign.report import palette
 
 FIGURE_2: tuple[Metric, ...] = ("avg", "maj", "pass", "length")
 _COUNTS: dict[Metric, str] = {"length": "tokens", "lines": "lines"}
@@ -132,6 +133,11 @@ def visible(text: str) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
+def visible_text(text: str) -> str:
+    """Write each hidden or reordering character as its code point, where there can be no element."""
+    return HIDDEN.sub(lambda match: f"<U+{ord(match[0]):04X}>", text)
+
+
 def long_text(text: str) -> Markup:
     """Escape a foreign text, cut where it is very long."""
     if len(text) <= _MAX_CHARACTERS:
@@ -163,8 +169,11 @@ def environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {function.__name__: function for function in (visible, duration, rate)} | {"text": long_text}
+    environment.filters |= {function.__name__: function for function in (visible, visible_text, duration, rate)} | {
+        "text": long_text
+    }
     environment.globals |= {function.__name__: function for function in (count, difference, unit, label, value)}
     environment.globals |= {"rollout_text": rollout_text, "check_outcomes": OUTCOMES, "tile_metrics": FIGURE_2}
+    environment.globals["stage_colours"] = palette.STAGES
     environment.globals["version"] = stepalign.__version__
     return environment

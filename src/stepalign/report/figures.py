@@ -1,15 +1,13 @@
 """Figures: evaluation, training and probe as panels of curves, and a step's timeline, drawn with Matplotlib.
 
-A figure is an SVG element in the page's colours and fonts, or a PNG. Curves differ in colour (Okabe and Ito's palette,
-safe for the colour-blind), line style and marker, so that they stay apart in black and white. The same input gives the
-same bytes.
+A figure is an SVG element in the page's colours and fonts, or a PNG. Looks are those of `palette`. The same input gives
+the same bytes.
 """
 
 import io
-import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,21 +20,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stepalign.evaluation.metrics import CreditMeasures, Evaluation
 from stepalign.evaluation.stats import Interval
-from stepalign.report import display
+from stepalign.report import display, palette
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 3)))
-MARKERS = ("o", "s", "^", "D", "v", "X")
 INK, MUTED, GRID = "#1c2024", "#60666d", "#dde1e5"
 
 # Colours that the page's style sheet replaces, so that a figure follows the page into dark mode.
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule"} | {
-    colour: f"--series-{number}" for number, colour in enumerate(COLOURS, start=1)
+    colour: f"--series-{number}" for number, colour in enumerate(palette.COLOURS, start=1)
 }
 
 STYLE = matplotlib.rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
 
-_WIDTH, _HEIGHT = 4.8, 2.9
+WIDTH, _HEIGHT = 4.8, 2.9
 
 _STAGES = {"sample": "sampling", "answered": "critic", "critique": "critic wait"} | {
     name: name for name in ("base", "teacher", "student", "optimizer")
@@ -178,24 +173,29 @@ def printable(label: str) -> str:
     return f" {text}" if text.startswith("_") else text  # Matplotlib leaves labels with "_" out of the legend
 
 
+def looks_of(panels: Iterable[Panel]) -> dict[str, int]:
+    """Return the number of each label of these panels, the same in all of them."""
+    return palette.numbers(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
+
+
 @matplotlib.rc_context(STYLE)
-def draw_panels(panels: Sequence[Panel], columns: int = 1) -> Figure:
-    """Draw panels, row by row."""
+def draw_panels(panels: Sequence[Panel], columns: int = 1, looks: Mapping[str, int] | None = None) -> Figure:
+    """Draw panels, row by row, in the looks of `looks_of` these panels or of more."""
+    looks = looks or looks_of(panels)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH * columns, _HEIGHT * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[len(panels) :]:
         axes.remove()
     for axes, panel in zip(grid, panels, strict=False):
-        for number, curve in enumerate(panel.curves):
-            draw_curve(axes, curve, number)
+        for curve in panel.curves:
+            draw_curve(axes, curve, looks[curve.label])
         axes.set_title(panel.title)
         axes.set_xlabel(panel.x_label)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         if panel.unit == "share":
             low, high = axes.get_ylim()
-            axes.set_ylim(max(low, -0.02), min(high, 1.02))
-            axes.set_yticks([tick for tick in axes.get_yticks() if max(low, 0) <= tick <= min(high, 1)])
+            axes.set_ylim(max(low, 0), min(high, 1))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g} %"))
         else:
             axes.set_ylabel(panel.unit)
@@ -208,8 +208,8 @@ def draw_panels(panels: Sequence[Panel], columns: int = 1) -> Figure:
 
 
 def draw_curve(axes: Axes, curve: Curve, number: int) -> None:
-    """Draw the curve of this number among several, with its band. Past the sixth, colours repeat with other lines."""
-    colour, style = COLOURS[number % len(COLOURS)], (number + number // len(COLOURS)) % len(LINES)
+    """Draw a curve with its band, in the look of this number."""
+    colour, line, marker = palette.look(number)
     if len(curve.low) == 1:
         axes.vlines(curve.x, curve.low, curve.high, color=colour, alpha=0.4, linewidth=6)
     elif len(curve.low):
@@ -218,31 +218,32 @@ def draw_curve(axes: Axes, curve: Curve, number: int) -> None:
         curve.x,
         curve.y,
         color=colour,
-        linestyle=LINES[style],
-        marker=MARKERS[style],
+        linestyle=line,
+        marker=marker,
         markevery=max(1, len(curve.x) // 12),
         label=printable(curve.label),
+        clip_on=False,  # a marker at 0 % or 100 % is on the axis' end
     )
 
 
 @matplotlib.rc_context(STYLE)
-def draw_timeline(step: Mapping[str, Any], coloured: Sequence[str] = ()) -> Figure | None:
-    """Draw when each stage of a step ran; None where none took any time. Stages not in `coloured` are grey."""
+def draw_timeline(step: Mapping[str, Any], width: float = 2 * WIDTH) -> Figure | None:
+    """Draw when each stage of a step ran; None where none took any time. Critiques are grey."""
     stages = {name: sorted((start, end) for start, end in step.get(name, ())) for name in _STAGES}
     stages = {name: spans for name, spans in stages.items() if sum(end - start for start, end in spans) > _SHORTEST_S}
     if not stages:
         return None
     # Critiques overlap: each has a line of its own in a row of three times the height.
     heights = {name: 3.0 if name == "answered" and len(spans) > 1 else 1.0 for name, spans in stages.items()}
-    figure = Figure(figsize=(2 * _WIDTH, 0.3 * (sum(heights.values()) + 2)), layout="constrained")
+    figure = Figure(figsize=(width, 0.3 * (sum(heights.values()) + 2)), layout="constrained")
     axes = figure.subplots()
-    colours = dict(zip(coloured, itertools.cycle(COLOURS), strict=False))
     ticks, top = [], 0.0
     for name, spans in stages.items():
+        colour = palette.COLOURS[palette.STAGES[name]] if name in palette.STAGES else MUTED
         lane = 0.8 * heights[name] / len(spans) if heights[name] > 1 else 0.0
         for number, (start, end) in enumerate(spans):
             box = (top + 0.1 * heights[name] + number * lane, lane or 0.8 * heights[name])
-            axes.broken_barh([(start, end - start)], box, color=colours.get(name, MUTED), linewidth=0)
+            axes.broken_barh([(start, end - start)], box, color=colour, linewidth=0)
         ticks.append(top + heights[name] / 2)
         top += heights[name]
     axes.set_yticks(ticks, [_STAGES[name] for name in stages])

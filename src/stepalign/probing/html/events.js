@@ -14,8 +14,22 @@ function toggleBeside() {
   update({ shown: more.length ? [current] : [current, ...others.slice(0, 3)] });
 }
 
+let sought = null; // the element that had the focus before the search
+
+function search() {
+  sought = document.activeElement;
+  byId("search").focus();
+}
+
+/** Leave the search for where it was called from, or for the open solution. */
+function leaveSearch() {
+  if (document.activeElement !== byId("search")) return;
+  if (sought === null || sought === document.body || !sought.isConnected) sought = currentColumn() ?? byId("reading");
+  sought.focus();
+}
+
 const KEYS = {
-  "/": () => byId("search").focus(),
+  "/": search,
   j: () => go(1),
   k: () => go(-1),
   c: () => update({ shown: [(state.shown[0] + 1) % INDEX.contexts.length] }),
@@ -106,7 +120,7 @@ function listenToControls() {
   on(window, "hashchange", followAddress);
   on(window.matchMedia("(prefers-color-scheme: dark)"), "change", drawStrips);
   on(document, "keydown", (event) => {
-    if (event.key === "Escape") { byId("search").blur(); hideCard(); }
+    if (event.key === "Escape") { leaveSearch(); hideCard(); }
     const typing = event.target.matches("input:not([type=radio], [type=checkbox], [type=range])");
     if (!KEYS[event.key] || typing || modified(event) || byId("keys").open) return;
     event.preventDefault();

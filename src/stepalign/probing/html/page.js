@@ -1,7 +1,7 @@
 /* The page's state and its display. One rollout is in the document at a time; the address keeps the state after `#`. */
 
 /** `shown`: the contexts whose columns are shown. List, card and keys follow the first. */
-const state = { rollout: -1, shown: [0], token: null, reading: false, scale: INDEX.scale, words: "" };
+const state = { rollout: -1, shown: [INDEX.first.context], token: null, reading: false, scale: INDEX.scale, words: "" };
 state.sort = { key: "", down: false };
 let displayed = {}; // the state in the document
 let rollout = null; // the open rollout's content
@@ -60,6 +60,7 @@ function update(changes) {
   const [listing, opened] = [changed("words", "sort", "shown"), changed("rollout")];
   const [rebuilt, rescaled] = [changed("rollout", "shown", "reading"), changed("scale")];
   displayed = { ...state };
+  const refocus = focused();
   if (listing) showList();
   if (listing || opened) showPlace(opened);
   if (opened) showHead();
@@ -71,7 +72,21 @@ function update(changes) {
   if (rebuilt || rescaled) tintTokens();
   showActive();
   drawStrips();
+  refocus();
   history.replaceState(null, "", `#${address()}`);
+}
+
+/** Return a function that puts the focus back where it is now, if its element is replaced in the meantime. */
+function focused() {
+  const held = document.activeElement;
+  const [column, row] = [held.closest(".tokens, #reading"), held.closest("#rows tr")];
+  return () => {
+    if (held.isConnected && held.getClientRects().length) return;
+    if (row) (document.querySelector(`#rows tr[data-index="${row.dataset.index}"] button`) ?? byId("search")).focus();
+    if (!column) return;
+    const same = columns().find(({ dataset }) => dataset.context === column.dataset.context);
+    (same ?? currentColumn() ?? byId("reading")).focus({ preventScroll: true });
+  };
 }
 
 function showList() {
@@ -89,8 +104,9 @@ function showList() {
 function showPlace(scroll) {
   const row = markCurrent();
   if (scroll) row?.scrollIntoView({ block: "nearest" });
-  byId("previous").disabled = [undefined, state.rollout].includes(order[0]);
-  byId("next").disabled = [undefined, state.rollout].includes(order.at(-1));
+  // A button that is disabled loses the focus.
+  byId("previous").ariaDisabled = [undefined, state.rollout].includes(order[0]);
+  byId("next").ariaDisabled = [undefined, state.rollout].includes(order.at(-1));
 }
 
 function showHead() {
@@ -103,7 +119,7 @@ function showHead() {
     mark && `first wrong in step ${mark.step}, ${SOURCES[mark.source]}`,
     `${tokens.toLocaleString("en")} tokens`,
   ].filter(Boolean).join(" · ");
-  byId("to-error").disabled = mark === null;
+  byId("to-error").ariaDisabled = mark === null;
   byId("problem").replaceChildren(...(problem?.reading.map(build) ?? ["The problem is not in this probe."]));
 }
 
@@ -205,7 +221,7 @@ function followAddress() {
   const below = (text, size) => (/^[1-9]\d*$/.test(text ?? "") && Number(text) <= size ? Number(text) - 1 : null);
   const named = (kept.get("contexts") ?? "").split("-").map((k) => below(k, INDEX.contexts.length));
   const shown = [...new Set(named.filter((k) => k !== null))];
-  return open(below(kept.get("rollout"), INDEX.rollouts.length) ?? 0, {
+  return open(below(kept.get("rollout"), INDEX.rollouts.length) ?? INDEX.first.rollout, {
     token: below(kept.get("token"), Infinity),
     shown: shown.length ? shown : state.shown,
     reading: kept.get("view") === "reading",
