@@ -19,12 +19,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from stepalign import config, data, prompts
 from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE
 from stepalign.models import load_base, resolve_dtype
+from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
 from stepalign.rollouts import Request
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
     parser.add_argument("--prefix", type=int, default=0, help="tokens that all prompts begin with")
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--precision", default="highest", help="ours alone: model.float32_matmul_precision")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--requests", type=int, default=96, help="of vLLM")
     parser.add_argument("--vllm", nargs="?", const="in process", metavar="URL", help="measure vLLM instead")
@@ -53,8 +56,9 @@ def main() -> None:
     if options.vllm:
         results = with_and_without_seeds(options, settings, chat.eos_ids, prompt_ids, sampling)
         return report(results, options, device)
-    model = load_base(settings, device)
-    sampler = TransformersSampler(model, eos_ids=chat.eos_ids, batch_size=32)
+    model = AutoModelForCausalLM.from_pretrained(settings.location, dtype=resolve_dtype("auto", device)).to(device)
+    precision = set_matmul_precision(options.precision, device)
+    sampler = TransformersSampler(load_base(settings, device), eos_ids=chat.eos_ids, batch_size=32)
 
     def ours(count: int) -> int:
         requests = [Request(id=str(n), prompt_ids=ids, seed=n) for n, ids in enumerate(prompt_ids[:count])]
@@ -80,6 +84,7 @@ def main() -> None:
     for _ in range(options.repeats):
         for count in (32, 96):
             for name, sample in (("generate", generate), ("stepalign", ours)):
+                torch.set_float32_matmul_precision(precision if sample is ours else "highest")
                 start = time.perf_counter()
                 sampled = sample(count)
                 results.setdefault(f"{name}, {count} requests", []).append(sampled / (time.perf_counter() - start))
