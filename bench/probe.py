@@ -25,7 +25,7 @@ from stepalign.collate import collate, split_views
 from stepalign.losses.log_probs import scores
 from stepalign.models import load_base
 from stepalign.policy import Policy
-from stepalign.probing.credit import BATCH_TOKENS, score_views
+from stepalign.scoring import BATCH_TOKENS, score_views
 from stepalign.views import View
 
 LARGE_VOCABULARY = 151_936
@@ -53,8 +53,8 @@ def times(policy: Policy, seen: list[View], repeats: int, top: int) -> dict[str,
     by_length = sorted(seen, key=lambda view: -len(view.input_ids))
     groups = [collate(group).to(device) for group in split_views(by_length, BATCH_TOKENS[device.type])]
     contenders: dict[str, Callable[[], object]] = {
-        "credit": lambda: score_views(policy, policy.head, seen),
-        f"credit, top {top}": lambda: score_views(policy, policy.head, seen, top=top),
+        "credit": lambda: score_views(policy, seen),
+        f"credit, top {top}": lambda: score_views(policy, seen, top=top),
         "decoder alone": lambda: [policy(batch) for batch in groups],
         "forward with logits": lambda: [
             policy.base(input_ids=batch.input_ids, use_cache=False).logits.sum().item() for batch in groups
@@ -81,8 +81,8 @@ def peak(path: str, what: str) -> int:
     else:
         policy = load(path)
         seen = views(4, (400, 400), (1000, 1000))
-        run = lambda: score_views(policy, policy.head, seen)  # noqa: E731
-        score_views(policy, policy.head, views(1, (8, 8), (8, 8)))
+        run = lambda: score_views(policy, seen)  # noqa: E731
+        score_views(policy, views(1, (8, 8), (8, 8)))
         policy.head.sum()  # a mapped file counts once it was read
         for parameter in policy.parameters():
             parameter.sum()

@@ -269,3 +269,16 @@ def policy(make_recipe: Callable[..., Recipe]) -> Any:
             if "lora_B" in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return policy
+
+
+@pytest.fixture(scope="session")
+def own_model() -> Callable[..., Any]:
+    """A function: the solver's base as a critic, of a chat and a sampler; its weights where they are given."""
+    from stepalign.config import PromptsConfig
+    from stepalign.critics.own_model import OwnModel
+    from stepalign.prompts.conversation import SolverPrompt
+
+    def build(chat: Any, sampler: Any = None, limit: int | None = None, policy: Any = None) -> OwnModel:
+        return OwnModel(chat, sampler, SolverPrompt(PromptsConfig()), limit, lambda: policy)
+
+    return build

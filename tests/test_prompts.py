@@ -58,6 +58,12 @@ def test_the_critics_prompts_read_as_they_did(name: str) -> None:
     assert rendered(name, CRITIC) + "\n" == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
+def test_the_question_about_a_step_reads_as_it_did() -> None:
+    values = CRITIC | {"grade": "wrong", "step": "1", "attempt": "### Step 1: Add\n2 + 3 = 6"}
+    del values["truncated"]
+    assert rendered("step-verdict", values) + "\n" == (GOLDEN / "step-verdict.txt").read_text(encoding="utf-8")
+
+
 def test_asking_a_critic_again_reads_as_it_did() -> None:
     faults = {"faults": ["the correction ends in '99', the reference in '9'", "the answer is not JSON"]}
     assert rendered("critic-again", faults) + "\n" == (GOLDEN / "critic-again.txt").read_text(encoding="utf-8")
@@ -131,8 +137,8 @@ def test_the_variables_of_an_included_file_count(tmp_path: Path) -> None:
 def test_a_missing_template_is_named_with_the_shipped_ones() -> None:
     with pytest.raises(
         StepalignError,
-        match=r"no template 'stepalin': .*refsol, sd-zero, sdpo, second-turn, sibling, solver, stepalign, "
-        "summary, through-error, verdicts",
+        match=r"no template 'stepalin': .*refsol, sd-zero, sdpo, second-turn, sibling, solver, step-verdict, "
+        "stepalign, summary, through-error, verdicts",
     ):
         prompts.load("stepalin", frozenset())
 

@@ -33,7 +33,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def connect(url: str, cache: ReplyCache | None = None, **changed: Any) -> ChatCompletions:
     table = {"base_url": url, "model": "m", "timeout_s": 5.0, "cooldown_s": 0.1, "max_outage_s": 0.3}
-    return ChatCompletions(config.OpenAICriticConfig.model_validate(table | changed), "sk-key", cache)
+    settings = config.OpenAICriticConfig.model_validate(table | changed)
+    return ChatCompletions(settings, "sk-key", cache, table="critic", max_tokens=settings.max_tokens)
 
 
 def ask_all(url: str, prompts: Sequence[str], *, cache: ReplyCache | None = None, **changed: Any) -> list[Any]:

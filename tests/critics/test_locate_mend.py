@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from serving.fault_server import Reply, serving
-from stepalign import config, models
+from stepalign import config
 from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe, registry
 from stepalign.critics import stats
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.chat_completions import ChatCompletions
+from stepalign.critics.own_model import OwnModel
 from stepalign.errors import StepalignError
+from stepalign.policy import Policy
+from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.rewards.math import MathGrader
 from stepalign.rollouts import Completion, Request
@@ -69,9 +73,9 @@ def critiques(
     return list(critic.critique(attempts))
 
 
-def test_the_first_sample_that_passes_the_checks_is_kept(chat: Chat) -> None:
+def test_the_first_sample_that_passes_the_checks_is_kept(chat: Chat, own_model: Callable[..., OwnModel]) -> None:
     sampler = Scripted(chat, WRONG, FALSE, GOOD)
-    (found,) = critiques([attempt()], OwnModel(chat, sampler, None), mender={"kind": "self"})
+    (found,) = critiques([attempt()], own_model(chat, sampler, None), mender={"kind": "self"})
     assert isinstance(found, Critique)
     assert (found.case, found.first_error, found.mended_by) == ("D", 2, "self")
     assert found.correct_part == "### Step 1: Pens\n24 + 15 = 39"
@@ -85,9 +89,11 @@ def test_the_first_sample_that_passes_the_checks_is_kept(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize(("finish", "fault"), [("stop", "final_answer"), ("length", "truncated")])
-def test_without_a_good_sample_the_program_corrects(chat: Chat, finish: str, fault: str) -> None:
+def test_without_a_good_sample_the_program_corrects(
+    chat: Chat, finish: str, fault: str, own_model: Callable[..., OwnModel]
+) -> None:
     sampler = Scripted(chat, WRONG, WRONG, finish=finish)
-    (found,) = critiques([attempt()], OwnModel(chat, sampler, None), mender={"kind": "self", "num_samples": 2})
+    (found,) = critiques([attempt()], own_model(chat, sampler, None), mender={"kind": "self", "num_samples": 2})
     assert isinstance(found, Critique)
     assert (found.mended_by, found.retried) == ("program", (fault, fault))
     assert "39 * 3 = 117" in found.corrected_step
@@ -97,8 +103,8 @@ def test_without_a_good_sample_the_program_corrects(chat: Chat, finish: str, fau
     assert report.checks[fault]["retried"] == 2
 
 
-def test_a_rollout_without_room_is_left_to_the_program(chat: Chat) -> None:
-    (found,) = critiques([attempt()], OwnModel(chat, Scripted(chat), 64), mender={"kind": "self", "num_samples": 1})
+def test_a_rollout_without_room_is_left_to_the_program(chat: Chat, own_model: Callable[..., OwnModel]) -> None:
+    (found,) = critiques([attempt()], own_model(chat, Scripted(chat), 64), mender={"kind": "self", "num_samples": 1})
     assert isinstance(found, Critique)
     assert (found.mended_by, found.retried) == ("program", ("no room",))
 
@@ -110,7 +116,8 @@ def test_right_answers_need_no_model(chat: Chat) -> None:
     assert isinstance(whole, Critique)
     assert (whole.case, whole.mended_by, whole.first_error) == ("A", "", None)
     assert isinstance(repaired, Critique)
-    assert (repaired.case, repaired.mended_by, repaired.mender_failed) == ("B", "program", False)
+    assert (repaired.case, repaired.mended_by, repaired.mender_failed) == ("B", "", False)
+    assert stats.summarize([whole, repaired]).mended == {}
     assert repaired.prompt_tokens == 0
 
 
@@ -157,15 +164,75 @@ def test_a_served_sample_that_is_not_whole_is_not_kept(
     assert (found.mended_by, found.retried) == ("m", (fault,))
 
 
+def test_a_served_mender_reads_worked_examples_by_one_client_and_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    clients: list[ChatCompletions] = []
+    enter = ChatCompletions.__aenter__
+
+    async def counted(self: ChatCompletions) -> ChatCompletions:
+        clients.append(self)
+        return await enter(self)
+
+    monkeypatch.setattr(ChatCompletions, "__aenter__", counted)
+    before = (Turn("user", "1 + 1"), Turn("assistant", "2"))
+    with serving(Reply(WRONG), Reply(WRONG), Reply(GOOD)) as server:
+        mender = {"kind": "openai", "base_url": server.url, "model": "m", "max_concurrency": 1}
+        table = config.LocateMendCriticConfig.model_validate({"mender": mender})
+        critic = registry.build(table, grader=GRADER, folder=tmp_path, own=None, before=before)
+        critic.check_servers()
+        found = list(critic.critique([attempt(), attempt(name="s")]))
+    assert [one.mended_by for one in found] == ["m", "m"]
+    check, *asked = server.requests
+    assert (check["max_tokens"], check["continue_final_message"]) == (1, True)
+    assert [turn["content"] for turn in asked[0]["messages"][:2]] == ["1 + 1", "2"]
+    assert len(clients) == 2  # the check's, and that of all samples
+    with pytest.raises(StepalignError, match=r"no critic\.mender endpoint"):
+        critic.check_servers()
+
+
+def test_a_mender_in_process_reads_worked_examples(chat: Chat, own_model: Callable[..., OwnModel]) -> None:
+    sampler = Scripted(chat, GOOD)
+    table = config.LocateMendCriticConfig.model_validate({"mender": {"kind": "self"}})
+    before = (Turn("user", "1 + 1 = ?"), Turn("assistant", "it is 2"))
+    critic = registry.build(table, grader=GRADER, folder=Path(), own=lambda: own_model(chat, sampler), before=before)
+    (found,) = critic.critique([attempt()])
+    assert found.mended_by == "self"
+    assert sampler.prompts[0].index("it is 2") < sampler.prompts[0].index("A shop sells")
+
+
+def test_a_model_locates_as_well(chat: Chat, policy: Policy, own_model: Callable[..., OwnModel]) -> None:
+    own = own_model(chat, Scripted(chat), None, policy)
+    parts = [{"kind": "equations"}, {"kind": "verdicts"}]
+    (found,) = critiques([attempt()], own, locator={"kind": "combined", "locators": parts})
+    assert isinstance(found, Critique)
+    assert found.first_error in (1, 2)
+    assert found.prompt_tokens > 0
+    (credited,) = critiques([scored(chat)], own, locator={"kind": "credit"})
+    assert isinstance(credited, Critique)
+    assert credited.first_error in (1, 2)
+    (without,) = critiques([attempt()], own, locator={"kind": "credit"})  # it has no token ids
+    assert isinstance(without, CritiqueFailure)
+    assert (without.reason, without.detail) == ("not located", "no credit: no tokens of this model.")
+
+
+def scored(chat: Chat) -> tuple[Problem, Rollout]:
+    """The attempt with token ids."""
+    problem, rollout = attempt()
+    ids = chat.completion_ids(rollout.text)
+    return problem, replace(rollout, completion_ids=ids, token_starts=chat.decode(ids)[1])
+
+
 def test_a_locator_of_the_benchmark_alone_is_refused() -> None:
-    with pytest.raises(ValueError, match="allowed: equations, origins, derivation"):
-        config.LocateMendCriticConfig.model_validate({"locator": {"kind": "credit"}})
+    with pytest.raises(ValueError, match="allowed: equations, origins, derivation, verdicts"):
+        config.LocateMendCriticConfig.model_validate({"locator": {"kind": "step_values"}})
 
 
 def test_the_solvers_own_base_mends_in_process(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe()
     with open_solver(recipe, None) as solver:
-        own = OwnModel(solver.chat, solver.sampler, models.context_limit(recipe.model))
+        own = OwnModel.of(solver, recipe.model)
         mender = {"kind": "self", "num_samples": 2, "max_tokens": 8}
         found = critiques([attempt(), attempt(name="s")], own, mender=mender)
     assert [one.mended_by for one in found if isinstance(one, Critique)] == ["program"] * 2

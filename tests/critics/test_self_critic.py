@@ -12,10 +12,12 @@ from stepalign import config, models
 from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe, registry
 from stepalign.critics import schema
-from stepalign.critics.self_critic import OwnModel, SelfCritic
+from stepalign.critics.own_model import OwnModel
+from stepalign.critics.self_critic import SelfCritic
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.launch import train
+from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Grade, Problem, Rollout, Verdict
 from stepalign.rewards.math import MathGrader
 from stepalign.rollouts import Completion, Request
@@ -68,7 +70,7 @@ def answers(
     sampler: Scripted, attempts: Sequence[tuple[Problem, Rollout]], *, limit: int | None = None, **settings: object
 ) -> list[Critique | CritiqueFailure]:
     with MathGrader(num_workers=1) as grader:
-        own = OwnModel(sampler.chat, sampler, limit)
+        own = OwnModel(sampler.chat, sampler, SolverPrompt(config.PromptsConfig()), limit, lambda: None)  # type: ignore[arg-type,return-value]
         critic = SelfCritic(config.SelfCriticConfig(**settings), grader, lambda: own)
         return list(critic.critique(attempts))
 
@@ -167,7 +169,7 @@ def test_a_rollout_of_full_length_without_room_is_said_beforehand(chat: Chat) ->
     with MathGrader(num_workers=1) as grader:
 
         def lack(limit: int | None) -> str:
-            own = OwnModel(chat, Scripted(chat), limit)
+            own = OwnModel(chat, Scripted(chat), SolverPrompt(config.PromptsConfig()), limit, lambda: None)  # type: ignore
             settings = config.SelfCriticConfig(max_tokens=100)
             return SelfCritic(settings, grader, lambda: own).lack_of_room([PROBLEM], 50)
 

@@ -76,7 +76,7 @@ def test_the_critic_is_asked_where_the_answer_is_known_and_resumes(bench: Bench,
 
 def test_credit_scores_each_step_under_each_context(bench: Bench, tmp_path: Path) -> None:
     found = bench("locator.kind=credit", 'locator.contexts=["refsol", "stepalign", "sd-zero"]')
-    assert [(one.name, one.told) for one in found.scores[::2]] == [
+    assert [(one.name, one.told) for one in found.scores[::4]] == [
         ("lowest credit, refsol", ("grade", "solution")),
         ("mean credit, refsol", ("grade", "solution")),
         ("lowest credit, stepalign", ("grade", "critique")),
@@ -88,8 +88,39 @@ def test_credit_scores_each_step_under_each_context(bench: Bench, tmp_path: Path
     assert found.scores[0].accuracies["right"].value == 1  # the grade is known
     # The probe of the same traces counts the lowest step alike.
     measures = json.loads((tmp_path / "out" / "probe" / "measures.json").read_text())
-    for name, one in zip(("refsol", "stepalign", "sd-zero"), found.scores[::4], strict=True):
+    for name, one in zip(("refsol", "stepalign", "sd-zero"), found.scores[::8], strict=True):
         assert measures["contexts"][name]["first_error"]["value"] == one.accuracies["first error"].value
+    assert found.tokens > 0
+
+
+def test_verdicts_score_each_step_and_resume(bench: Bench, tmp_path: Path) -> None:
+    found = bench("locator.kind=verdicts")
+    assert [(one.name, one.rule, one.told) for one in found.scores] == [
+        ("verdicts", "", ("grade", "answer", "solution")),
+        ("verdicts", "lowest step, the grade known", ("grade", "answer", "solution")),
+        ("verdicts", "lowest step, a threshold", ("answer", "solution")),
+        ("verdicts", "first step, a threshold", ("answer", "solution")),
+        ("verdicts", "first step, a threshold, the grade known", ("grade", "answer", "solution")),
+    ]
+    assert found.scores[0].accuracies["right"].value == 1  # the grade is known
+    assert found.scores[0].accuracies["wrong"] == found.scores[1].accuracies["wrong"]
+    assert all(one.missing == 0 for one in found.scores)
+    path = tmp_path / "out" / "locations.jsonl"
+    first = path.read_bytes()
+    path.write_bytes(b"".join(first.splitlines(keepends=True)[:4]))
+    again = bench("locator.kind=verdicts")
+    assert (again.scores, again.tokens, again.tokens > 0) == (found.scores, found.tokens, True)
+    assert again.seconds
+    untold = bench("locator.kind=verdicts", "locator.told=[]", out="untold")
+    assert untold.scores[3].told == ()
+    assert untold.scores[0].accuracies["wrong"].n == 4  # an unknown answer is no hindrance
+
+
+def test_a_combination_is_measured(bench: Bench) -> None:
+    parts = '[{kind = "equations"}, {kind = "credit"}, {kind = "verdicts"}]'
+    found = bench("locator.kind=combined", f"locator.locators={parts}", "locator.rule=vote")
+    assert found.scores[0].name == "vote of false equations, mean credit, refsol, verdicts"
+    assert found.scores[0].missing == 0
     assert found.tokens > 0
 
 
@@ -108,6 +139,8 @@ def test_step_values_are_sampled_and_kept(bench: Bench, tmp_path: Path) -> None:
         (["locator.kind=credit", 'locator.contexts=["sibling"]'], "'sibling' shows another rollout"),
         (["locator.kind=credit", 'locator.contexts=["gone"]'], "no template 'gone'"),
         (["locator.kind=guess"], "unknown kind"),
+        (["locator.kind=verdicts", "locator.prompt=gone"], "no template 'gone'"),
+        (["locator.kind=verdicts", 'locator.model={name_or_path="gone"}'], "gone"),
     ],
 )
 def test_what_a_locator_lacks_is_said_first(bench: Bench, tmp_path: Path, overrides: list[str], said: str) -> None:

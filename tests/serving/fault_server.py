@@ -37,6 +37,8 @@ class Reply:
     reasoning: str | None = None
     message: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the message."""
+    logprobs: Mapping[str, float] | None = None
+    """The likeliest first tokens."""
     usage: Any = field(default_factory=lambda: {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18})
     body: str | bytes | Callable[[Mapping[str, str]], str] | None = None
     """The whole body, or a function of the request's headers; None is a chat completion."""
@@ -53,9 +55,12 @@ class Reply:
             return self.body.encode() if isinstance(self.body, str) else self.body
         said = self.content(prompt) if callable(self.content) else self.content
         message = {"role": "assistant", "content": said, "reasoning_content": self.reasoning, **self.message}
+        top = [{"token": token, "logprob": value} for token, value in (self.logprobs or {}).items()]
+        logprobs = None if self.logprobs is None else {"content": [{"token": said, "top_logprobs": top}]}
         completion = {
             "id": "c", "object": "chat.completion", "created": 0, "model": "critic",
-            "choices": [{"index": 0, "message": message, "finish_reason": self.finish}], "usage": self.usage,
+            "choices": [{"index": 0, "message": message, "finish_reason": self.finish, "logprobs": logprobs}],
+            "usage": self.usage,
         }  # fmt: skip
         return json.dumps(completion).encode()
 

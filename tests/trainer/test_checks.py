@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from stepalign.rewards import final_answers
 from stepalign.rewards.math import MathGrader
 from stepalign.trace import parse
 from stepalign.trainer import checks
+from stepalign.trainer.failure_limit import FailureLimit
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -168,6 +170,32 @@ def test_any_problem_makes_an_attempt_that_is_right() -> None:
     for problem, rollout in checks.trial_attempts(problems):
         assert parse(rollout.text).formatted
         assert final_answers(rollout.text) == (problem.answer,)
+
+
+def test_a_cut_attempt_lacks_its_end() -> None:
+    ((problem, rollout),) = checks.trial_attempts([sample.PROBLEM], cut=True)
+    assert (rollout.correct, rollout.finish) == (False, "length")
+    assert rollout.text
+    assert final_answers(rollout.text) == ()
+    assert checks.trial_attempts([problem])[0][1].text.startswith(rollout.text)
+
+
+def test_a_served_mender_that_refuses_begun_replies_stops_the_run_at_once(make_recipe: MakeRecipe) -> None:
+    with serving(choose=lambda body: Reply("yes") if body["max_tokens"] == 1 else Reply(status=400)) as server:
+        mender = f'kind = "openai", base_url = "{server.url}", model = "m", max_retries = 0, num_samples = 1'
+        settings = make_recipe(mended(mender))
+        with pytest.raises(StepalignError, match=r"on all 3 of its first attempts, .*\(3 mender: refused\)"):
+            train(settings)
+    with pytest.raises(StepalignError, match=r"no critic\.mender endpoint works"):
+        train(make_recipe(mended(mender)))
+
+
+def test_a_mender_without_replies_fails_a_step_and_a_bad_one_does_not(tmp_path: Path) -> None:
+    limit = FailureLimit(config.LocateMendCriticConfig(max_failed_steps=1), tmp_path)
+    bad = replace(sample.CRITIQUE, mended_by="program", retried=("final_answer", "timeout"))
+    limit.check(1, [bad])
+    with pytest.raises(StepalignError, match="mender: timeout"):
+        limit.check(2, [replace(bad, retried=faults) for faults in (("server", "timeout"), ("timeout",), ("parse",))])
 
 
 BROKEN = ["{{ problem.statement.text }}", "{% if %}", "{{ unknown }}", None]

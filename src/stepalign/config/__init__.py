@@ -43,13 +43,18 @@ from stepalign.config.gates import CanariesConfig, PreflightConfig
 from stepalign.config.graders import GraderConfig, MathGraderConfig, PythonGraderConfig, UnitTestGraderConfig
 from stepalign.config.load import dump, load
 from stepalign.config.locators import (
+    CombinedLocatorConfig,
     CreditLocatorConfig,
     CriticLocatorConfig,
     DerivationLocatorConfig,
     EquationsLocatorConfig,
     LocatorConfig,
     OriginsLocatorConfig,
+    ScoredLocatorConfig,
+    ServedVerdictsLocatorConfig,
     StepValuesLocatorConfig,
+    VerdictsConfig,
+    VerdictsLocatorConfig,
 )
 from stepalign.config.model import ModelConfig
 from stepalign.config.python import PythonObject
@@ -70,6 +75,7 @@ from stepalign.config.recipe import (
 )
 from stepalign.config.registry import Table
 from stepalign.config.samplers import SamplerConfig, TransformersConfig, VllmConfig, VllmServerConfig
+from stepalign.config.served import ServedModelConfig
 from stepalign.config.sources import (
     CodeColumnsConfig,
     CodeFileConfig,

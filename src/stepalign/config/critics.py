@@ -6,26 +6,24 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
     field_validator,
 )
 
-from stepalign.config.locators import AnyLocatorConfig, DerivationLocatorConfig, LocatorConfig
+from stepalign.config.locators import AnyLocatorConfig, DerivationLocatorConfig, LocatorConfig, check_stage
 from stepalign.config.python import PYTHON, PythonObject
 from stepalign.config.registry import (
     FAMILIES,
-    KEY_VARIABLE,
     RUNTIME,
     TEMPLATE,
     Probability,
     Share,
     Table,
-    Urls,
     register,
 )
+from stepalign.config.served import ServedModelConfig
 
 Fallback = Literal["refsol", "drop"]
 """The response to a missing critique: the fallback context, or no example of the rollout."""
@@ -110,6 +108,11 @@ class CriticConfig(Table):
         return False
 
     @property
+    def trial(self) -> Literal["none", "right", "cut"]:
+        """Attempts that a model is tried on before a run: right solutions, or some that were cut off."""
+        return "none"
+
+    @property
     def fallbacks(self) -> frozenset[Fallback]:
         """Fallbacks that this critic can lead to."""
         values: set[str] = {self.on_failure, *self.validation.model_dump().values()}
@@ -172,6 +175,14 @@ class LLMCriticConfig(CriticConfig):
     """The most tokens of a reply, thinking included."""
     max_attempts: PositiveInt = 2
     """The most replies for one rollout, where `validation` says `retry`."""
+    right_answers: Literal["model", "program"] = "model"
+    """The critic of right answers. `program`: no request; case A, or B where an equation does not hold. `model`: a
+    strong critic finds unjustified steps as well, of which the paper's case B tells."""
+
+    @property
+    def trial(self) -> Literal["none", "right", "cut"]:
+        """Right solutions, where the model is asked about them."""
+        return "right" if self.right_answers == "model" else "cut"
 
 
 @register("critic", "self", implementation="stepalign.critics.self_critic:SelfCritic")
@@ -180,6 +191,8 @@ class SelfCriticConfig(LLMCriticConfig):
 
     kind: Literal["self"] = "self"
     max_tokens: PositiveInt = 2048
+    right_answers: Literal["model", "program"] = "program"
+    """As above. A small model contradicts the grade more often than it finds an unjustified step."""
     enable_thinking: bool = False
     """The chat template's thinking switch."""
     max_num_seqs: Annotated[PositiveInt, RUNTIME] = 8
@@ -191,36 +204,8 @@ class SelfCriticConfig(LLMCriticConfig):
         return True
 
 
-class ServedModelConfig(Table):
-    """Base of the tables of models behind OpenAI-compatible endpoints.
-
-    The key is read from `api_key_env`, never from a recipe.
-    """
-
-    base_url: Annotated[Urls, RUNTIME]
-    """One URL, or a list of URLs that share the load; all must serve `model`."""
-    model: str
-    """The name of the served model."""
-    api_key_env: Annotated[str, KEY_VARIABLE] = "STEPALIGN_CRITIC_API_KEY"
-    """The environment variable of the API key."""
-    timeout_s: Annotated[PositiveFloat, RUNTIME] = 240.0
-    """Seconds for one request."""
-    total_timeout_s: Annotated[PositiveFloat, RUNTIME] = 900.0
-    """Seconds for one rollout, with retries and waits, except while no endpoint answers."""
-    max_retries: Annotated[NonNegativeInt, RUNTIME] = 3
-    """Requests after a failed one (connection, time-out, 408, 409, 429, 5xx), with growing waits."""
-    cooldown_s: Annotated[PositiveFloat, RUNTIME] = 15.0
-    """Seconds before a failed endpoint is tried again."""
-    max_outage_s: Annotated[NonNegativeFloat, RUNTIME] = 600.0
-    """Seconds that a run waits while no endpoint answers, before it stops."""
-    max_concurrency: Annotated[PositiveInt, RUNTIME] = 32
-    """The most requests under way at once, over all endpoints."""
-    cache: Annotated[str, RUNTIME] = "run"
-    """The file of kept replies: `run` is `critic-cache.jsonl` in the run's folder, `off` is none, else a path."""
-
-
 @register("critic", "openai", implementation="stepalign.critics.openai:OpenAICritic")
-class OpenAICriticConfig(LLMCriticConfig, ServedModelConfig):
+class OpenAICriticConfig(ServedModelConfig, LLMCriticConfig):
     """A model behind OpenAI-compatible endpoints."""
 
     kind: Literal["openai"] = "openai"
@@ -229,10 +214,6 @@ class OpenAICriticConfig(LLMCriticConfig, ServedModelConfig):
     def is_remote(self) -> bool:
         """True: its servers answer."""
         return True
-
-    def divided(self, world_size: int) -> Self:
-        """Return this critic with one process' share of the requests under way."""
-        return self.model_copy(update={"max_concurrency": -(-self.max_concurrency // world_size)})
 
 
 class MenderConfig(Table):
@@ -243,6 +224,10 @@ class MenderConfig(Table):
     needs_own_model: ClassVar[bool] = False
     """Corrections are sampled from the solver's own base."""
     kind: str
+
+    def divided(self, world_size: int) -> Self:
+        """Return the share of this mender's limits that belongs to one of several processes."""
+        return self
 
 
 AnyMenderConfig = Annotated[SerializeAsAny[MenderConfig], FAMILIES["mender"]]
@@ -283,7 +268,7 @@ class SelfMenderConfig(SampledMenderConfig):
 
 
 @register("mender", "openai", implementation="stepalign.critics.mending:OpenAIMender")
-class OpenAIMenderConfig(SampledMenderConfig, ServedModelConfig):
+class OpenAIMenderConfig(ServedModelConfig, SampledMenderConfig):
     """A model behind OpenAI-compatible endpoints that continue a begun reply (`continue_final_message`)."""
 
     is_remote: ClassVar[bool] = True
@@ -303,18 +288,24 @@ class LocateMendCriticConfig(CriticConfig):
     @field_validator("locator")
     @classmethod
     def _is_stage(cls, locator: LocatorConfig) -> LocatorConfig:
-        if not locator.is_stage:
-            tables = FAMILIES["locator"].tables.items()
-            kinds = ", ".join(kind for kind, table in tables if getattr(table, "is_stage", False))
-            raise ValueError(f"kind {locator.kind!r} locates only for stepalign critic-bench; allowed: {kinds}")
-        return locator
+        return check_stage(locator)
 
     @property
     def is_remote(self) -> bool:
-        """True where the mender is served."""
-        return self.mender.is_remote
+        """True where locator or mender is served."""
+        return self.locator.is_remote or self.mender.is_remote
+
+    @property
+    def trial(self) -> Literal["none", "right", "cut"]:
+        """Cut solutions, where a served model may refuse what it is asked."""
+        return "cut" if self.is_remote else "none"
 
     @property
     def needs_own_model(self) -> bool:
-        """True where the mender is the solver's own base."""
-        return self.mender.needs_own_model
+        """True where locator or mender is the solver's own base."""
+        return self.locator.needs_own_model or self.mender.needs_own_model
+
+    def divided(self, world_size: int) -> Self:
+        """Return this critic with one process' share of each stage's limits."""
+        stages = {"locator": self.locator.divided(world_size), "mender": self.mender.divided(world_size)}
+        return self.model_copy(update=stages)

@@ -1,8 +1,8 @@
 """Critics: whatever writes a critique of a graded rollout in the paper's schema.
 
-`config.registry.build(settings.critic, grader=…, folder=…, own=…)` builds the critic of a recipe. Its parts are the
-grader that compares final answers, the run's folder for files of the critic's own, and a function that returns the
-solver's `self_critic.OwnModel` (None where no solver can be had).
+`config.registry.build(settings.critic, grader=…, folder=…, own=…, before=…)` builds the critic of a recipe. Its parts
+are the grader that compares final answers, the run's folder for files of the critic's own, a function that returns the
+solver's `own_model.OwnModel` (None where no solver can be had), and the solver's turns before a problem.
 """
 
 from collections.abc import Iterable, Iterator

@@ -47,6 +47,12 @@ class ReplyCache:
         self._places: dict[str, tuple[int, int]] = {}
         self._read_new()
 
+    @classmethod
+    def of(cls, settings: config.ServedModelConfig, folder: Path) -> Self | None:
+        """Open the cache that a table names, `run` in the run's folder; None for `off`."""
+        path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, Path(settings.cache))
+        return None if path is None else cls(path)
+
     def get(self, key: str) -> ModelReply | None:
         """Return the first reply under a key, from any process."""
         if key not in self._places:
@@ -75,15 +81,19 @@ class ChatCompletions:
 
     def __init__(
         self,
-        settings: config.OpenAICriticConfig | config.OpenAIMenderConfig,
+        settings: config.ServedModelConfig,
         key: str | None,
         cache: ReplyCache | None,
+        *,
+        table: str,
+        max_tokens: int,
     ) -> None:
-        lost = "With critic.cache = 'off' its replies to unfinished steps are lost."
+        """`table` is the name of the settings' table, for messages; a reply has at most `max_tokens`."""
+        lost = f"With {table}.cache = 'off' its replies to unfinished steps are lost."
         kept = f"Its replies so far are kept in {cache.path}." if cache else lost
         endpoints = Endpoints(
             settings.base_url,
-            name="critic",
+            name=table,
             cooldown_s=settings.cooldown_s,
             max_outage_s=settings.max_outage_s,
             failures=3,  # one prompt that always fails is no outage
@@ -95,11 +105,11 @@ class ChatCompletions:
             key=key,
             max_retries=settings.max_retries,
             total_timeout_s=settings.total_timeout_s,
-            refusal_advice="Look at critic.base_url, critic.model and the key in the environment variable "
+            refusal_advice=f"Look at {table}.base_url, {table}.model and the key in the environment variable "
             f"{settings.api_key_env}; the same command then goes on from here.",
         )
         self._timeout_s = settings.timeout_s
-        self._cache, self._max_chars = cache, settings.max_tokens * MAX_CHARS_PER_TOKEN
+        self._cache, self._max_chars = cache, max_tokens * MAX_CHARS_PER_TOKEN
         self._pending: dict[str, asyncio.Task[ModelReply]] = {}
 
     async def __aenter__(self) -> Self:
@@ -115,7 +125,7 @@ class ChatCompletions:
     async def check(self, request: Mapping[str, Any]) -> None:
         """Ask every endpoint for one token. Errors are `Client.check`'s."""
         messages = [{"role": "user", "content": "Say yes."}]
-        body = to_json({**request, "messages": messages, "max_tokens": 1})
+        body = to_json({"messages": messages, **request, "max_tokens": 1})
         timeout_s = min(self._timeout_s, _CHECK_TIMEOUT_S)
         await self._client.check(
             Call(path="/chat/completions", body=body, read=self._read, max_bytes=_ENVELOPE, timeout_s=timeout_s)
@@ -155,9 +165,12 @@ class ChatCompletions:
             finish = choice.get("finish_reason")
             truncated = finish == "length" or len(text) > self._max_chars
             finish = "stop" if truncated else str(finish)[:80]
+            top_logprobs = _top_logprobs(choice.get("logprobs"))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise ValueError("not a chat completion") from None
-        return ModelReply(text=text[: self._max_chars], truncated=truncated, finish=finish, **tokens)
+        return ModelReply(
+            text=text[: self._max_chars], truncated=truncated, finish=finish, top_logprobs=top_logprobs, **tokens
+        )
 
 
 def _text(content: object) -> str:
@@ -171,6 +184,13 @@ def _text(content: object) -> str:
     if not isinstance(content, str | None):
         raise ValueError("neither a text nor a list of parts")
     return content or ""
+
+
+def _top_logprobs(logprobs: Any) -> dict[str, float]:
+    """Return the likeliest first tokens with their log-probabilities; empty where the server gives none."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    likeliest = content[0].get("top_logprobs") if content else None
+    return {str(one["token"]): float(one["logprob"]) for one in likeliest or []}
 
 
 def _count(usage: object, name: str) -> int:

@@ -7,7 +7,8 @@ model is asked again, with what was wrong at the message's end.
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from jinja2 import Template
 
@@ -17,6 +18,7 @@ from stepalign.critics.checks import max_length
 from stepalign.critics.fidelity import fidelity
 from stepalign.critics.pending import Fault, Pending
 from stepalign.critics.quoting import quote, unquote
+from stepalign.critics.right_answers import critique_right
 from stepalign.critics.validation import Validator
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
@@ -42,6 +44,8 @@ class ModelReply:
     """The server's reason for the end. A reply is whole at `stop` alone."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    top_logprobs: Mapping[str, float] = field(default_factory=dict)
+    """Log-probabilities of the likeliest first tokens; empty unless requested."""
 
 
 _THINK, _THINK_END = (
@@ -88,6 +92,15 @@ class CritiqueWriter:
         self._validator = Validator(settings, grader)
         self._template = load_template(settings)
         self._again, _ = prompts.load("critic-again", frozenset({"faults"}))
+
+    def composes(self, rollout: Rollout) -> bool:
+        """Return whether the recipe leaves a rollout to the program."""
+        return rollout.correct and self._settings.right_answers == "program"
+
+    def compose(self, pending: PendingCritique) -> Critique | None:
+        """Compose a right answer's critique without the model; None where the program cannot, so the model is asked."""
+        result = critique_right(pending.problem, pending.rollout, self._critic, self._validator)
+        return result if isinstance(result, Critique) else None
 
     def message(self, pending: PendingCritique) -> str:
         """Render the user message of the next request."""

@@ -5,29 +5,32 @@
     locator = { kind = "derivation" }
     mender = { kind = "self", num_samples = 4 }
 
-A right answer needs no model. Of a wrong one, the mender continues the solver's own correct steps with the reference
-solution in view, and the first sample whose critique passes the checks is kept (`mending`). The program composes the
-critique, so copy and case are right by construction. Without such a sample the program corrects: it recomputes the
-solver's text, or goes on with the reference's steps. Each critique names its author (`mended_by`). Where no
-sample of a model passed, the step's line and the head of the report say so (`records.SHORTFALLS`).
+A right answer needs no model (`right_answers`). Of a wrong one, the mender continues the solver's own correct steps,
+with the reference solution in view. The first sample whose critique passes the checks is kept (`mending`). The program
+composes the critique, so copy and case are right by construction. Without such a sample the program corrects: it
+recomputes the solver's text, or goes on with the reference's steps. Each critique names its author (`mended_by`). Where
+no sample of a model passed, the step's line and the head of the report say so (`records.SHORTFALLS`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from stepalign import config
 from stepalign.config.registry import build
-from stepalign.critics.arithmetic.critic import Attempt, Correction, correct_from, justify, to_critique
+from stepalign.critics.arithmetic.critic import Attempt, Correction, correct_from, to_critique
 from stepalign.critics.llm import ModelReply
-from stepalign.critics.location import Location, StepLocator
+from stepalign.critics.location import Location, ServedLocator, StepLocator
+from stepalign.critics.own_model import OwnModel
 from stepalign.critics.pending import Fault, Pending
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.right_answers import critique_right
 from stepalign.critics.validation import Validator
-from stepalign.records import PROGRAM, Case, Critique, CritiqueFailure, Problem, Rollout
+from stepalign.prompts.conversation import Turn
+from stepalign.records import PROGRAM, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.trace import parse
 
@@ -70,11 +73,24 @@ class Mender(Protocol):
     max_num_seqs: int
     """Rollouts that are mended together."""
 
+    def opened(self) -> AbstractContextManager[None]:
+        """Hold what all samples share, inside a `with`."""
+        ...
+
     def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, ModelReply]]:
         """Yield sample `number` of each draft, in any order: the text behind the heading.
 
         A draft without a sample gets a fault.
         """
+        ...
+
+
+@runtime_checkable
+class ServedMender(Mender, Protocol):
+    """Mender behind servers."""
+
+    def check_servers(self) -> None:
+        """Raise a StepalignError where no server works, or one refuses key, model or URL."""
         ...
 
 
@@ -97,9 +113,10 @@ class LocateMendCritic:
         grader: Grader,
         folder: Path,
         own: Callable[[], OwnModel] | None,
+        before: Sequence[Turn] = (),
     ) -> Self:
         """Build the critic of a recipe."""
-        parts = {"folder": folder, "own": own}
+        parts = {"folder": folder, "own": own, "before": before}
         return cls(settings, build(settings.locator, **parts), build(settings.mender, **parts), grader)
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
@@ -109,23 +126,36 @@ class LocateMendCritic:
         error in a wrong solution, or `no way to the answer` where nothing mends it.
         """
         source = iter(attempts)
-        while batch := list(islice(source, self._mender.max_num_seqs)):
-            start = perf_counter()
-            by_id = {rollout.id: (problem, rollout) for problem, rollout in batch}
-            drafts = []
-            for location in self._locator.locate(batch):
-                draft = Draft(
-                    Attempt(*by_id[location.rollout_id]),
-                    location,
-                    start=start,
-                    prompt_tokens=location.prompt_tokens,
-                    completion_tokens=location.completion_tokens,
-                )
-                if draft.attempt.rollout.correct or location.step is None:
-                    yield draft.finish(self._without_mender(draft))
-                else:
-                    drafts.append(draft)
-            yield from self._mend(drafts)
+        with self._mender.opened():
+            while batch := list(islice(source, self._mender.max_num_seqs)):
+                yield from (critique_right(*one, NAME, self._validator) for one in batch if one[1].correct)
+                yield from self._critique([one for one in batch if not one[1].correct])
+
+    def check_servers(self) -> None:
+        """Raise a StepalignError where no server of locator or mender works."""
+        if isinstance(self._locator, ServedLocator):
+            self._locator.check_servers()
+        if isinstance(self._mender, ServedMender):
+            self._mender.check_servers()
+
+    def _critique(self, batch: Sequence[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
+        start = perf_counter()
+        by_id = {rollout.id: (problem, rollout) for problem, rollout in batch}
+        drafts = []
+        for location in self._locator.locate(batch):
+            draft = Draft(
+                Attempt(*by_id[location.rollout_id]),
+                location,
+                start=start,
+                prompt_tokens=location.prompt_tokens,
+                completion_tokens=location.completion_tokens,
+            )
+            if location.step is None:
+                detail = location.reason or "the locator finds no error in a wrong solution"
+                yield draft.finish(self._failure(draft, "not located", detail))
+            else:
+                drafts.append(draft)
+        yield from self._mend(drafts)
 
     def _mend(self, drafts: list[Draft]) -> Iterator[Critique | CritiqueFailure]:
         """Sample for the drafts that are left, until each has a critique or its last sample."""
@@ -164,24 +194,11 @@ class LocateMendCritic:
             return self._failure(draft, "no way to the answer", "no sample passes, and there is no reference solution")
         return self._composed(draft, correction, PROGRAM)
 
-    def _without_mender(self, draft: Draft) -> Critique | CritiqueFailure:
-        """Write the critique of a right answer: case A, or B where a step is wrong."""
-        if not draft.attempt.rollout.correct:
-            return self._failure(draft, "not located", "the locator finds no error in a wrong solution")
-        if draft.location.step is None or draft.location.step not in draft.attempt.false_links:
-            return self._composed(draft, None, PROGRAM)
-        if (correction := justify(draft.attempt)) is None:
-            return self._failure(draft, "no way to the answer", "the repaired steps do not lead to the answer")
-        return self._composed(draft, correction, PROGRAM)
-
-    def _composed(self, draft: Draft, correction: Correction | None, mended_by: str) -> Critique | CritiqueFailure:
+    def _composed(self, draft: Draft, correction: Correction, mended_by: str) -> Critique | CritiqueFailure:
         attempt = draft.attempt
-        case: Case = "C" if attempt.is_truncated else "D"
-        if attempt.rollout.correct:
-            case = "A" if correction is None else "B"
-        critique = to_critique(attempt, case, correction, critic=NAME)
+        critique = to_critique(attempt, "C" if attempt.is_truncated else "D", correction, critic=NAME)
         result = self._validator.validate(critique, attempt.problem, attempt.rollout)
-        return replace(result, mended_by=mended_by) if isinstance(result, Critique) and correction else result
+        return replace(result, mended_by=mended_by) if isinstance(result, Critique) else result
 
     def _failure(self, draft: Draft, reason: str, detail: str) -> CritiqueFailure:
         return self._validator.reject(draft.attempt.rollout, NAME, reason, detail)

@@ -1,11 +1,12 @@
 """Menders: continuations of a solution's correct steps, with the reference solution in view.
 
-The message is a teacher's (`refsol` by default). The reply begins with the solver's own correct steps and the next
-heading, so that the continuation keeps the solver's manner. `program` samples nothing: the critic then recomputes the
-solver's text or goes on with the reference's steps.
+The message is a teacher's (`refsol` by default), behind the solver's worked examples. The reply begins with its
+own correct steps and the next heading, so that the continuation keeps the solver's manner. `program` samples nothing:
+the critic then recomputes the solver's text or goes on with the reference's steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,19 +14,16 @@ from jinja2 import Template
 
 from stepalign import config, prompts
 from stepalign.critics import sample
-from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import ModelReply
 from stepalign.critics.locate_mend import Draft
+from stepalign.critics.own_model import OwnModel
 from stepalign.critics.pending import Fault
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.served_model import ServedModel
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
-from stepalign.records import Problem
+from stepalign.records import PROGRAM, Problem
 from stepalign.rollouts import Request
 from stepalign.seeding import derive_seed
-from stepalign.serving.client import UnansweredError, read_key
-from stepalign.serving.endpoints import check_urls
-from stepalign.serving.loop_thread import LoopThread
 
 VARIABLES = frozenset({"problem", "solution", "answer"})
 """Variables of a mender's template."""
@@ -34,7 +32,7 @@ VARIABLES = frozenset({"problem", "solution", "answer"})
 class ProgramMender:
     """No samples: the program corrects."""
 
-    name = "program"
+    name = PROGRAM
     num_samples = 0
     max_num_seqs = 64
 
@@ -42,6 +40,10 @@ class ProgramMender:
     def from_config(cls, settings: config.ProgramMenderConfig, **_: object) -> Self:
         """Build the mender of a recipe."""
         return cls()
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Hold nothing."""
+        return nullcontext()
 
     def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, ModelReply]]:
         """Yield nothing."""
@@ -53,10 +55,10 @@ class SelfMender:
 
     name = "self"
 
-    def __init__(self, settings: config.SelfMenderConfig, own: Callable[[], OwnModel]) -> None:
+    def __init__(self, settings: config.SelfMenderConfig, own: Callable[[], OwnModel], before: Sequence[Turn]) -> None:
         """Load the template. The model is loaded with the first attempt."""
         self.num_samples, self.max_num_seqs = settings.num_samples, settings.max_num_seqs
-        self._template, self._own = load_template(settings), own
+        self._template, self._own, self._before = load_template(settings), own, before
         self._thinking = settings.enable_thinking
         self._sampling = config.SamplingConfig(
             temperature=settings.temperature,
@@ -66,11 +68,22 @@ class SelfMender:
         )
 
     @classmethod
-    def from_config(cls, settings: config.SelfMenderConfig, *, own: Callable[[], OwnModel] | None, **_: object) -> Self:
+    def from_config(
+        cls,
+        settings: config.SelfMenderConfig,
+        *,
+        own: Callable[[], OwnModel] | None,
+        before: Sequence[Turn] = (),
+        **_: object,
+    ) -> Self:
         """Build the mender of a recipe."""
         if own is None:
             raise StepalignError("critic.mender.kind = 'self': no solver is loaded here that could be the mender")
-        return cls(settings, own)
+        return cls(settings, own, before)
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Hold nothing."""
+        return nullcontext()
 
     def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, ModelReply]]:
         """Sample one continuation of each draft that has room in the model's context."""
@@ -82,7 +95,7 @@ class SelfMender:
         for name, draft in by_id.items():
             turn = Turn("user", _message(self._template, draft.attempt.problem, draft.attempt.reference))
             begun = own.chat.encode_text(f"{draft.before}{draft.heading}")
-            ids = (*own.chat.prompt_ids([turn], thinking=self._thinking), *begun)
+            ids = (*own.chat.prompt_ids([*self._before, turn], thinking=self._thinking), *begun)
             if own.context_limit is None or len(ids) + self._sampling.max_new_tokens <= own.context_limit:
                 seed = derive_seed("self-mender", name, number)
                 requests[name] = Request(id=name, prompt_ids=ids, seed=seed)
@@ -104,43 +117,46 @@ class SelfMender:
 class OpenAIMender:
     """A served model that continues a begun reply (vLLM, SGLang: `continue_final_message`)."""
 
-    def __init__(self, settings: config.OpenAIMenderConfig, folder: Path) -> None:
+    def __init__(self, settings: config.OpenAIMenderConfig, folder: Path, before: Sequence[Turn]) -> None:
         """Check URLs and key, and load the template."""
-        check_urls("critic.mender.base_url", settings.base_url)
         self.name, self.num_samples, self.max_num_seqs = settings.model, settings.num_samples, settings.max_concurrency
-        self._settings, self._template = settings, load_template(settings)
-        self._key = read_key(settings.api_key_env)
-        self._request = settings.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
-        self._request |= {"continue_final_message": True, "add_generation_prompt": False}
-        path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, Path(settings.cache))
-        self._cache = ReplyCache(path) if path else None
+        self._template, self._before = load_template(settings), [vars(turn) for turn in before]
+        request = settings.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
+        request |= {"continue_final_message": True, "add_generation_prompt": False}
+        self._served = ServedModel(settings, "critic.mender", request, folder)
 
     @classmethod
-    def from_config(cls, settings: config.OpenAIMenderConfig, *, folder: Path, **_: object) -> Self:
+    def from_config(
+        cls, settings: config.OpenAIMenderConfig, *, folder: Path, before: Sequence[Turn] = (), **_: object
+    ) -> Self:
         """Build the mender of a recipe, with its cache in the run's folder."""
-        return cls(settings, folder)
+        return cls(settings, folder, before)
+
+    def check_servers(self) -> None:
+        """Raise a StepalignError where no server works, or one refuses key, model, URL or a begun reply."""
+        self._served.check(self._messages("Say yes.", "Ye"))
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Keep one client for all samples inside a `with`."""
+        return self._served.opened()
 
     def sample(self, drafts: Sequence[Draft], number: int) -> Iterator[tuple[Draft, ModelReply]]:
         """Ask for one continuation of each draft, all at once. An answer that does not come is a fault."""
-        server = ChatCompletions(self._settings, self._key, self._cache)
-        thread = LoopThread("mender")
-        thread.run(server.__aenter__())
-        try:
-            asked = [(draft, thread.start(server.ask(self._body(draft, number)))) for draft in drafts]
-            for draft, future in asked:
-                try:
-                    yield draft, future.result()
-                except UnansweredError as error:
-                    draft.faults.append(Fault(error.reason, error.detail))
-        finally:
-            thread.close(server.__aexit__())
+        bodies = [self._body(draft, number) for draft in drafts]
+        for draft, reply in zip(drafts, self._served.ask(bodies), strict=True):
+            if isinstance(reply, ModelReply):
+                yield draft, reply
+            else:
+                draft.faults.append(Fault(reply.reason, reply.detail))
 
     def _body(self, draft: Draft, number: int) -> dict[str, Any]:
-        messages = [
-            {"role": "user", "content": _message(self._template, draft.attempt.problem, draft.attempt.reference)},
-            {"role": "assistant", "content": f"{draft.before}{draft.heading}"},
-        ]
-        return self._request | {"messages": messages, "seed": derive_seed(draft.location.rollout_id, number) % 2**31}
+        message = _message(self._template, draft.attempt.problem, draft.attempt.reference)
+        seed = derive_seed(draft.location.rollout_id, number) % 2**31
+        return {**self._messages(message, f"{draft.before}{draft.heading}"), "seed": seed}
+
+    def _messages(self, message: str, begun: str) -> dict[str, Any]:
+        turns = [{"role": "user", "content": message}, {"role": "assistant", "content": begun}]
+        return {"messages": [*self._before, *turns]}
 
 
 def load_template(settings: config.SampledMenderConfig) -> Template:

@@ -18,6 +18,7 @@ from stepalign import config
 from stepalign.critics import splice
 from stepalign.critics.chat_completions import ChatCompletions, ReplyCache
 from stepalign.critics.llm import CritiqueWriter, PendingCritique
+from stepalign.critics.served_model import ServedModel
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 from stepalign.serving.client import UnansweredError, read_key
@@ -38,7 +39,7 @@ class OpenAICritic:
         self._settings = settings
         self._writer = CritiqueWriter(settings.model, settings, grader)
         self._request = settings.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
-        self._cache_path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, Path(settings.cache))
+        self._folder = folder
 
     @classmethod
     def from_config(cls, settings: config.OpenAICriticConfig, *, grader: Grader, folder: Path, **_: object) -> Self:
@@ -76,22 +77,16 @@ class OpenAICritic:
         Raises:
             StepalignError: one refuses the key, the model or the URL, or none works.
         """
-        server = ChatCompletions(self._settings, read_key(self._settings.api_key_env), None)
-
-        async def check() -> None:
-            async with server:
-                await server.check(self._request)
-
-        thread = LoopThread("critic")
-        try:
-            thread.run(check())
-        finally:
-            thread.close()
+        ServedModel(self._settings, "critic", self._request, self._folder).check()
 
     async def _critique(
         self, pending: PendingCritique, server: ChatCompletions, room: asyncio.Semaphore
     ) -> Critique | CritiqueFailure:
         """Ask until a reply is accepted, or no further one may be asked for."""
+        if self._writer.composes(pending.rollout):
+            composed = await asyncio.to_thread(self._writer.compose, pending)
+            if composed is not None:
+                return composed
         is_spliced = self._settings.mode == "splice"
         response_format = {"response_format": splice.response_format(pending.rollout)} if is_spliced else {}
         while True:
@@ -119,8 +114,8 @@ class OpenAICritic:
     ) -> Iterator[Callable[[PendingCritique], object]]:
         """Yield a function that starts a critique in a background thread's event loop."""
         key = read_key(self._settings.api_key_env)
-        cache = ReplyCache(self._cache_path) if self._cache_path else None
-        server = ChatCompletions(self._settings, key, cache)
+        cache = ReplyCache.of(self._settings, self._folder)
+        server = ChatCompletions(self._settings, key, cache, table="critic", max_tokens=self._settings.max_tokens)
         room = asyncio.Semaphore(self._settings.max_concurrency)
         tasks: set[asyncio.Task[None]] = set()
 

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from stepalign import config, models
+from stepalign import config
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.files import critique_all
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.own_model import own_model
 from stepalign.errors import StepalignError
+from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.rollouts.generate import open_solver
 
 
 def critique_attempts(
@@ -28,12 +28,9 @@ def critique_attempts(
         raise StepalignError("the recipe has no [critic]")
     with ExitStack() as stack:
         grader: Grader = stack.enter_context(registry.build(settings.grader))
-
-        def own_model() -> OwnModel:
-            loaded = stack.enter_context(open_solver(settings, None))
-            return OwnModel(loaded.chat, loaded.sampler, models.context_limit(settings.model))
-
-        critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own_model)
+        before = SolverPrompt(settings.prompts).before
+        own = own_model(settings, stack)
+        critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own, before=before)
         console = stack.enter_context(Console())
         with console.stage("critique", len(attempts)) as advance:
             return critique_all(critic, attempts, out, advance)

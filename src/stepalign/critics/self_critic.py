@@ -9,29 +9,18 @@ out: grammars that force the JSON of splice mode, because the in-process sampler
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Self
 
 from stepalign import config
-from stepalign.chat import Chat
 from stepalign.critics.llm import CritiqueWriter, ModelReply, PendingCritique, without_thinking
+from stepalign.critics.own_model import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import Turn
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.rollouts import Request, Sampler
+from stepalign.rollouts import Request
 from stepalign.seeding import derive_seed
-
-
-@dataclass(frozen=True)
-class OwnModel:
-    """The solver as a critic: the weights that are loaded already, with the adapter off."""
-
-    chat: Chat
-    sampler: Sampler
-    context_limit: int | None
-    """Positions that the model has."""
 
 
 class SelfCritic:
@@ -62,7 +51,13 @@ class SelfCritic:
         """
         own, source = self._own(), iter(attempts)
         while batch := list(islice(source, self._settings.max_num_seqs)):
-            waiting = [PendingCritique(problem, rollout) for problem, rollout in batch]
+            waiting = []
+            for problem, rollout in batch:
+                pending = PendingCritique(problem, rollout)
+                if self._writer.composes(rollout) and (composed := self._writer.compose(pending)) is not None:
+                    yield composed
+                else:
+                    waiting.append(pending)
             while waiting:
                 sampled = list(self._sample(own, waiting))
                 waiting = [pending for pending, result in sampled if result is None]

@@ -19,8 +19,8 @@ from stepalign.distributed.strategy import DataParallel
 from stepalign.evaluation.stats import Interval, interval, resample
 from stepalign.gates.attempts import RESAMPLES
 from stepalign.policy import Policy
-from stepalign.probing.credit import score_views
 from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.scoring import score_views
 from stepalign.seeding import derive_seed
 from stepalign.trainer.accumulation import adamw, local_passes, update
 from stepalign.views import View
@@ -117,5 +117,5 @@ def _scores(policy: Policy, graded: Mapping[str, Sequence[Rollout]], names: Any)
     """Return the log-probability of each attempt, by problem."""
     rollouts = [rollout for name in names for rollout in graded[name]]
     views = [View.whole(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts]
-    scored = iter(score_views(policy, policy.head, views, share_prefixes=policy.shares_prefixes))
+    scored = iter(score_views(policy, views))
     return {name: [sum(next(scored).log_probs) for _ in graded[name]] for name in names}

@@ -8,8 +8,9 @@ from collections import Counter
 from fractions import Fraction
 
 from stepalign.critics.arithmetic.continuation import problem_terms
-from stepalign.critics.arithmetic.critic import CONSTANTS, Attempt
+from stepalign.critics.arithmetic.critic import Attempt
 from stepalign.critics.arithmetic.equations import find_equations
+from stepalign.critics.arithmetic.quantities import CONSTANTS
 from stepalign.records import Problem, Rollout
 
 

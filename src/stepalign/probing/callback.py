@@ -16,10 +16,11 @@ from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.models import context_limit
 from stepalign.probing import inputs
-from stepalign.probing.credit import CreditScorer, score_views
+from stepalign.probing.credit import CreditScorer
 from stepalign.probing.folder import Probe, check_credits
 from stepalign.probing.measures import measure
 from stepalign.records import Credit
+from stepalign.scoring import score_views
 from stepalign.trainer.loop import Trainer, TrainerCallback
 from stepalign.views import View
 
@@ -63,7 +64,7 @@ class ProbeCallback(TrainerCallback):
                 credits, given = self._credits(trainer, path.parent)
                 if not self._scorer.teacher.moves:
                     views = [View.whole(rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts]
-                    scores = score_views(policy, policy.head, views, share_prefixes=policy.shares_prefixes)
+                    scores = score_views(policy, views)
                     students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
                     credits = [replace(credit, student=students[credit.rollout_id]) for credit in credits]
                 measures = measure(given.rollouts, given.marks, credits, seed=trainer.recipe.seed)

@@ -17,10 +17,9 @@ from stepalign.critics import Critic
 from stepalign.critics.error_spans import rollout_error_span
 from stepalign.critics.files import critique_all
 from stepalign.critics.first_error import ErrorSpan
-from stepalign.critics.self_critic import OwnModel
+from stepalign.critics.own_model import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
-from stepalign.models import context_limit
 from stepalign.probing.folder import Probe, write_inputs
 from stepalign.records import CriticResult, Critique, Mark, PlantedSlip, Problem, Rollout
 from stepalign.rollouts.generate import Solver
@@ -175,8 +174,10 @@ def prepare(
     answered = {result.rollout_id for result in critic_results}
     waiting = [(problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
     if settings.critic is not None and waiting:
-        own = OwnModel(solver.chat, solver.sampler, context_limit(settings.model))
-        critic: Critic = registry.build(settings.critic, grader=solver.grader, folder=folder, own=lambda: own)
+        own = OwnModel.of(solver, settings.model)
+        critic: Critic = registry.build(
+            settings.critic, grader=solver.grader, folder=folder, own=lambda: own, before=solver.prompt.before
+        )
         with console.stage("critique", len(waiting)) as advance:
             critic_results += critique_all(critic, waiting, log, advance)
     complete = _with_marks(replace(given, rollouts=tuple(rollouts), critic_results=tuple(critic_results)))

@@ -107,8 +107,10 @@ def decide(scores: Sequence[float], rule: Rule, *, correct: bool, threshold: flo
         threshold: steps below it are wrong, for the rules that have one.
     """
     order = range(len(scores))
-    asked = [min(order, key=scores.__getitem__)] if rule.step == "lowest" else order
-    for k in asked:
+    lowest = min(order, key=scores.__getitem__)
+    if rule.wrong == "both":
+        return None if correct else next((k for k in order if scores[k] < threshold), lowest) + 1
+    for k in [lowest] if rule.step == "lowest" else order:
         if {"grade": not correct, "zero": scores[k] <= 0, "threshold": scores[k] < threshold}[rule.wrong]:
             return k + 1
     return None
@@ -120,7 +122,7 @@ def _score(finding: Finding, rule: Rule | None, seed: int) -> LocatorScore:
     scored = [trace for trace in finding.traces if trace.rollout.id in finding.scores]
     if rule is not None:
         halves = [[t for t in scored if derive_seed(seed, "half", t.problem.id) % 2 == half] for half in (0, 1)]
-        if rule.wrong == "threshold":
+        if rule.has_threshold:
             thresholds = tuple(best_threshold(finding, rule, halves[1 - half]) for half in (0, 1))
         steps = {
             trace.rollout.id: decide(
@@ -142,7 +144,7 @@ def _score(finding: Finding, rule: Rule | None, seed: int) -> LocatorScore:
     ]
     if rule is not None and erroneous:
         found["first error"] = pooled_mean(erroneous)
-    told = dict.fromkeys((*(("grade",) if rule and rule.wrong == "grade" else ()), *finding.told))
+    told = dict.fromkeys((*(("grade",) if rule and rule.knows_grade else ()), *finding.told))
     return LocatorScore(
         name=finding.name,
         rule=str(rule or ""),

@@ -9,22 +9,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Literal
 
 from stepalign import config
+from stepalign.append_log import AppendLog
 from stepalign.config import registry
 from stepalign.console import Console
-from stepalign.contexts import Context, load
-from stepalign.critics.location import StepLocator
+from stepalign.contexts import load
+from stepalign.critics import verdicts
+from stepalign.critics.location import Location, ScoredLocator, StepLocator
+from stepalign.critics.own_model import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import kept_date
 from stepalign.probing.run import probe
+from stepalign.process_supervision.credit import REDUCTIONS, context_of, told
 from stepalign.process_supervision.step_values import sample_step_values
 from stepalign.process_supervision.traces import LabelledTrace, LabelledTraces
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import open_solver
 
+_AT_A_TIME = 8
+"""Traces between two writes of what was found."""
 Critiques = Callable[[Sequence[tuple[Problem, Rollout]], Path], list[Critique | CritiqueFailure]]
 """A recipe's critic: critiques attempts, and keeps its results in a file."""
 
@@ -35,12 +40,28 @@ class Rule:
 
     step: Literal["lowest", "first"]
     """The step that is asked about: the lowest, or each in turn."""
-    wrong: Literal["grade", "zero", "threshold"]
-    """It is wrong where the grade is, where its score is at most zero, or below a threshold."""
+    wrong: Literal["grade", "zero", "threshold", "both"]
+    """It is wrong where the grade is, where its score is at most zero, or below a threshold. `both`: in a solution
+    that the grade calls wrong the first step below a threshold, else the lowest."""
+
+    @property
+    def has_threshold(self) -> bool:
+        """True where a threshold decides."""
+        return self.wrong in ("threshold", "both")
+
+    @property
+    def knows_grade(self) -> bool:
+        """True where the grade decides."""
+        return self.wrong in ("grade", "both")
 
     def __str__(self) -> str:
         """Return the rule in words."""
-        return f"{self.step} step" + {"grade": ", the grade known", "zero": " at zero"}.get(self.wrong, ", a threshold")
+        words = {"grade": ", the grade known", "zero": " at zero", "both": ", a threshold, the grade known"}
+        return f"{self.step} step" + words.get(self.wrong, ", a threshold")
+
+
+SCORE_RULES = (Rule("lowest", "grade"), Rule("lowest", "threshold"), Rule("first", "threshold"), Rule("first", "both"))
+"""The rules for scores of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +92,24 @@ class Located:
     """Wall time; None where a second start went on with the results of a first."""
 
 
-def locate(recipe: config.Recipe, traces: LabelledTraces, out: Path, critique: Critiques) -> Located:
-    """Run a recipe's locator on labelled traces. What it found is kept in the folder `out`, so that it resumes."""
+def locate(
+    recipe: config.Recipe, traces: LabelledTraces, out: Path, critique: Critiques, own: Callable[[], OwnModel]
+) -> Located:
+    """Run a recipe's locator on labelled traces. What it found is kept in the folder `out`, so that it resumes.
+
+    Args:
+        recipe: names the locator.
+        traces: the labelled traces.
+        out: the benchmark's folder.
+        critique: the recipe's critic.
+        own: returns the solver's base.
+    """
+    if isinstance(recipe.locator, config.CreditLocatorConfig):
+        return by_credit(recipe.locator, recipe, traces, out)  # a probe compares contexts, some of them with critiques
     built: Located | StepLocator = registry.build(
-        recipe.locator, recipe=recipe, traces=traces, out=out, critique=critique
+        recipe.locator, recipe=recipe, traces=traces, out=out, folder=out, critique=critique, own=own
     )
-    return built if isinstance(built, Located) else by_stage(built, traces)
+    return built if isinstance(built, Located) else by_stage(built, traces, out)
 
 
 def by_critic(
@@ -86,6 +119,7 @@ def by_critic(
     traces: LabelledTraces,
     out: Path,
     critique: Critiques,
+    **_: object,
 ) -> Located:
     """Take the first step that the recipe's critic calls incorrect. It knows the grade and the reference answer."""
     path, asked = out / "critiques.jsonl", traces.with_answer
@@ -115,20 +149,38 @@ def by_critic(
     )
 
 
-def by_stage(locator: StepLocator, traces: LabelledTraces) -> Located:
-    """Ask a step locator, which a critic can use as well."""
-    start = time.perf_counter()
-    asked = traces.with_answer if locator.told else traces.traces
+def by_stage(locator: StepLocator, traces: LabelledTraces, out: Path) -> Located:
+    """Ask a step locator, which a critic can use as well. Locations are appended to a file as they come."""
+    asked = traces.with_answer if set(locator.told) - {"grade"} else traces.traces
     by_id = {trace.rollout.id: trace for trace in asked}
-    found = list(locator.locate([(trace.problem, trace.rollout) for trace in asked]))
-    steps = {one.rollout_id: one.step and by_id[one.rollout_id].labelled_step(one.step) for one in found}
-    finding = Finding(name=locator.name, told=locator.told, traces=asked, steps=steps)
-    tokens = sum(one.prompt_tokens + one.completion_tokens for one in found)
-    return Located(findings=(finding,), tokens=tokens, seconds=time.perf_counter() - start)
+    log = AppendLog(out / "locations.jsonl", Location)
+    found = {one.rollout_id: one for one in log.read()}
+    log.truncate()
+    pending = [trace for trace in asked if trace.rollout.id not in found]
+    with Console() as console, console.stage("locate", len(asked)) as advance:
+        advance(len(found))
+        for first in range(0, len(pending), _AT_A_TIME):
+            start, batch = time.perf_counter(), pending[first : first + _AT_A_TIME]
+            new = list(locator.locate([(trace.problem, trace.rollout) for trace in batch]))
+            seconds = (time.perf_counter() - start) / len(batch)
+            log.append(*(timed := [replace(one, seconds=seconds) for one in new]))
+            found |= {one.rollout_id: one for one in timed}
+            advance(len(batch))
+    answered = {name: one for name, one in found.items() if one.scores or one.step is not None or not one.reason}
+    steps = {name: one.step and by_id[name].labelled_step(one.step) for name, one in answered.items()}
+    findings = [Finding(name=locator.name, told=locator.told, traces=asked, steps=steps)]
+    if isinstance(locator, ScoredLocator):
+        scores = {name: by_id[name].by_step(one.scores) for name, one in answered.items() if one.scores}
+        findings += [replace(findings[0], told=locator.facts, steps={}, scores=scores, rules=SCORE_RULES)]
+    return Located(
+        findings=tuple(findings),
+        tokens=sum(one.prompt_tokens + one.completion_tokens for one in found.values()),
+        seconds=sum(one.seconds for one in found.values()),
+    )
 
 
 def by_credit(
-    settings: config.CreditLocatorConfig, *, recipe: config.Recipe, traces: LabelledTraces, out: Path, **_: object
+    settings: config.CreditLocatorConfig, recipe: config.Recipe, traces: LabelledTraces, out: Path
 ) -> Located:
     """Score each step by the lowest, or by the mean, credit of its tokens under each context."""
     designs = settings.contexts or (recipe.context.design,)
@@ -136,11 +188,10 @@ def by_credit(
     probed = probe(recipe, out / "probe", rollouts=out / "traces", contexts=designs)
     asked = traces.with_answer
     spans = {trace.rollout.id: trace.token_spans for trace in asked}
-    reductions: dict[str, Callable[[Sequence[float]], float]] = {"lowest": min, "mean": fmean}
     findings = []
     for name in (load(design).name for design in designs):
         credits = {credit.rollout_id: credit.values for credit in probed.credits if credit.context == name}
-        for label, reduce in reductions.items():
+        for label, reduce in REDUCTIONS.items():
             scores = {
                 rollout_id: [reduce(values[first:stop]) for first, stop in spans[rollout_id]]
                 for rollout_id, values in credits.items()
@@ -148,10 +199,10 @@ def by_credit(
             findings.append(
                 Finding(
                     name=f"{label} credit, {name}",
-                    told=_told(load(name)),
+                    told=told(load(name)),
                     traces=asked,
                     scores=scores,
-                    rules=(Rule("lowest", "grade"), Rule("lowest", "threshold")),
+                    rules=SCORE_RULES,
                 )
             )
     cost = probed.manifest["cost"]
@@ -195,21 +246,15 @@ def by_step_values(
     )
 
 
-def _told(context: Context) -> tuple[str, ...]:
-    """Name what the teacher's text shows that a grader of steps would have to find out."""
-    shown = {
-        "grade": context.variables & {"correct", "feedback", "sibling"},
-        "answer": context.variables & {"answer"},
-        "solution": context.needs_solution,
-        "critique": context.needs_critique,
-    }
-    return tuple(name for name, is_shown in shown.items() if is_shown)
-
-
 def check(settings: config.LocatorConfig, recipe: config.Recipe) -> None:
     """Raise a StepalignError where a locator lacks something in the recipe, before long work."""
     if isinstance(settings, config.CriticLocatorConfig) and recipe.critic is None:
         raise StepalignError("locator.kind = 'critic', but the recipe has no [critic]")
+    for part in settings.parts:
+        if isinstance(part, config.VerdictsConfig):
+            verdicts.load_template(part)
+        if isinstance(part, config.CreditLocatorConfig) and part is not settings:
+            context_of(part)
     if isinstance(settings, config.CreditLocatorConfig):
         for design in settings.contexts or (recipe.context.design,):
             context = load(design)

@@ -3,12 +3,14 @@
 stepalign step-values recipes/process-bench/gsm8k.toml rollouts.jsonl --problems problems.jsonl
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Unpack
 
 from stepalign.chat import load_chat
 from stepalign.console import Console
 from stepalign.critics.files import read_attempts
+from stepalign.critics.own_model import own_model
 from stepalign.critics.run import critique_attempts
 from stepalign.data import load, processbench
 from stepalign.io import claim, kept_date, sha256, to_json, write_atomically
@@ -104,12 +106,14 @@ def process_bench(
         refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
     )
     traces.write(out / "traces")
-    located = locators.locate(
-        settings,
-        traces=traces,
-        out=out,
-        critique=lambda attempts, path: critique_attempts(settings, attempts, path),
-    )
+    with ExitStack() as stack:
+        located = locators.locate(
+            settings,
+            traces=traces,
+            out=out,
+            critique=lambda attempts, path: critique_attempts(settings, attempts, path),
+            own=own_model(settings, stack),
+        )
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found

@@ -56,6 +56,11 @@ class LabelledTrace:
         """Return the step with a section of a critique; one more than there are for a section behind the last."""
         return self.step_of(section) or len(self.spans) + 1
 
+    def by_step(self, scores: Sequence[float]) -> list[float]:
+        """Return each step's lowest score, from the scores of the sections of a critique."""
+        steps = [self.labelled_step(section) for section in range(1, len(scores) + 1)]
+        return [min(one for one, step in zip(scores, steps, strict=True) if step == k) for k in sorted(set(steps))]
+
     @property
     def token_spans(self) -> tuple[tuple[int, int], ...]:
         """The completion tokens `[first, stop)` of each step. A token across a boundary belongs to the later step."""

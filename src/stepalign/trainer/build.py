@@ -5,6 +5,7 @@ Everything that can be wrong with a recipe is found before the weights are loade
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic, ServedCritic
-from stepalign.critics.self_critic import OwnModel, SelfCritic
+from stepalign.critics.own_model import OwnModel
+from stepalign.critics.self_critic import SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
@@ -68,13 +70,15 @@ def build_trainer(
     )
     grader: Grader = stack.enter_context(registry.build(recipe.grader))
     critic: Critic | None = None
-    solver: Solver  # built below, with the weights
+    policy: Policy  # built below, and the solver on it
+    solver: Solver
     if recipe.critic and algorithm.needs_critique:
         critic = registry.build(
             recipe.critic.divided(world.size),
             grader=grader,
             folder=recipe.folder,
-            own=lambda: OwnModel(chat, solver.sampler, context_limit),
+            own=cache(lambda: OwnModel.of(solver, recipe.model, policy)),
+            before=prompt.before,
         )
     world.assert_same("text of a template or of a Python function", prompts.digests(words))
     run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
@@ -123,8 +127,8 @@ def build_trainer(
     console = stack.enter_context(Console(recipe.training.max_steps, step, quiet=not world.is_main))
     _say_what_runs(recipe, console, world, strategy, precision, dropped, last, has_checksums=has_checksums)
     _warn(recipe, console, chat, accelerator.device)
-    if critic is not None and not step and _needs_trial(recipe.critic):
-        _try_critic(critic, train, recipe.sampling.max_new_tokens, world, console, strategy.unsharded(policy))
+    if critic is not None and not step:
+        _try_critic(critic, recipe, train, world, console, strategy.unsharded(policy))
     # The solver's own model cannot sample rollouts and critiques at once.
     concurrent = recipe.training.overlap and not (recipe.critic and recipe.critic.needs_own_model)
     served = critic is not None and recipe.critic is not None and recipe.critic.is_remote
@@ -211,28 +215,26 @@ def _warn(recipe: config.Recipe, console: Console, chat: Chat, device: torch.dev
         console.warn("teacher.enable_thinking = true, but the chat template has no thinking switch")
 
 
-def _needs_trial(critic: config.CriticConfig | None) -> bool:
-    """Return whether a critic may be unable to write any critique, and its recipe limits the failures."""
-    return isinstance(critic, config.LLMCriticConfig) and critic.max_failure_share < 1
-
-
 def _try_critic(
     critic: Critic,
+    recipe: config.Recipe,
     problems: list[Problem],
-    max_new_tokens: int,
     world: World,
     console: Console,
     unsharded: AbstractContextManager[None],
 ) -> None:
-    """Ask a critic for its first critiques, and refuse it if all of them fail."""
-    attempts = world.shard(checks.trial_attempts(problems))
+    """Ask a model critic for its first critiques, and refuse it if all fail and the recipe limits the failures."""
+    trial = recipe.critic.trial if recipe.critic and recipe.critic.max_failure_share < 1 else "none"
+    if trial == "none":
+        return
+    attempts = world.shard(checks.trial_attempts(problems, cut=trial == "cut"))
     with console.stage("critic's trial", len(attempts)) as advance, unsharded:
         results = []
         for result in critic.critique(attempts):
             results.append(result)
             advance(1)
     checks.check_trial(world.gather(results))
-    if isinstance(critic, SelfCritic) and (lack := critic.lack_of_room(problems, max_new_tokens)):
+    if isinstance(critic, SelfCritic) and (lack := critic.lack_of_room(problems, recipe.sampling.max_new_tokens)):
         console.warn(lack)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from stepalign import config
 from stepalign.errors import StepalignError
-from stepalign.records import CriticResult, CritiqueFailure
-from stepalign.trainer.checks import count_reasons
+from stepalign.records import CriticResult
+from stepalign.trainer.checks import count_reasons, failed
 
 
 class FailureLimit:
@@ -25,7 +25,7 @@ class FailureLimit:
         """
         if self._critic is None or not critiques:
             return
-        failures = [result for result in critiques if isinstance(result, CritiqueFailure)]
+        failures = failed(critiques)
         too_many = len(failures) > self._critic.max_failure_share * len(critiques)
         self._failed_steps = self._failed_steps + 1 if too_many else 0
         if self._failed_steps >= self._critic.max_failed_steps:

@@ -67,6 +67,15 @@ def test_a_program_without_the_function_is_mended_by_a_reference_of_any_layout(
     assert "def total(numbers, limit):" in critique.corrected_step
 
 
+def test_the_inside_of_a_docstring_keeps_its_indentation(grader: UnitTestGrader) -> None:
+    told = REFERENCE.replace("    result = 0", '    """Add.\n\n      two spaces more\n    """\n    result = 0', 1)
+    wrong = graded(grader, "```python\ndef total(numbers, limit):\n  return 0\n```")
+    critique = criticized(grader, wrong, replace(PROBLEM, solution=told))
+    assert isinstance(critique, Critique)
+    written = f"{critique.corrected_step}\n{critique.continuation}"
+    assert '  """Add.\n\n      two spaces more\n    """\n  result = 0' in written
+
+
 @pytest.mark.parametrize("value", ["+".join(["1"] * 900), "0x" + "f" * 5000], ids=["deep", "long"])
 @pytest.mark.parametrize("fence", ["\n```", ""])
 def test_a_program_that_python_parses_but_cannot_write_is_mended(
@@ -192,7 +201,7 @@ def test_what_has_no_critique_says_why(grader: UnitTestGrader) -> None:
     wrong = graded(grader, HEAD + "    return 0\n```")
     for problem, rollout, reason in (
         (replace(PROBLEM, solution=""), wrong, "no reference"),
-        (replace(PROBLEM, solution="def total(a, b): return 1"), wrong, "no way to the answer"),
+        (replace(PROBLEM, solution="def total(a, b): return 1"), wrong, "reference fails"),
         (PROBLEM, replace(wrong, trace_format="steps"), "no program"),
     ):
         result = criticized(grader, rollout, problem)

@@ -41,6 +41,7 @@ from stepalign.critics.arithmetic.equations import (
     last_result,
 )
 from stepalign.critics.arithmetic.expressions import ANNOTATION
+from stepalign.critics.arithmetic.quantities import CONSTANTS
 from stepalign.critics.arithmetic.repair import Changes, format_like, recompute
 from stepalign.critics.location import counted_sections, is_truncated
 from stepalign.critics.schema import compose, original, trim
@@ -58,8 +59,6 @@ _NUMBER_WORDS = {
     "six": Fraction(6), "seven": Fraction(7), "eight": Fraction(8), "nine": Fraction(9), "ten": Fraction(10),
     "eleven": Fraction(11), "twelve": Fraction(12),
 }  # fmt: skip
-CONSTANTS = {Fraction(number) for number in (0, 1, 2, 100)}
-"""Numbers that a computation may use although no text states them."""
 _MAX_CANDIDATES, _MAX_STEPS = 12, 40
 """Bounds of the search for a miscopied number."""
 _MAX_NUMBERS = 4_000

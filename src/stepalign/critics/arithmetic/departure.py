@@ -25,11 +25,10 @@ from typing import NamedTuple
 
 from stepalign.critics.arithmetic.derivation import Derivation
 from stepalign.critics.arithmetic.equations import evaluate, false_links, find_numbers
-from stepalign.critics.arithmetic.quantities import Computation, Quantity, Sources, computations, compute
+from stepalign.critics.arithmetic.quantities import CONSTANTS, Computation, Quantity, Sources, computations, compute
 from stepalign.records import Problem
 from stepalign.trace import boxed
 
-_ALWAYS_KNOWN = {Fraction(number) for number in (0, 1, 2, 100)}
 _WORDS = {
     "half": Fraction(1, 2), "quarter": Fraction(1, 4), "third": Fraction(1, 3), "triple": Fraction(3),
     "dozen": Fraction(12),
@@ -46,6 +45,8 @@ class Departure(NamedTuple):
 
     step: int
     reason: str
+    is_guess: bool = False
+    """No rule found it: it is the step that gave the answer."""
 
 
 class _Placed(NamedTuple):
@@ -81,7 +82,7 @@ class _Solution:
             if not self.placed[place].fits and self._comes_back(place):
                 self.placed[place] = self.placed[place]._replace(fits=True)
         words = re.findall(r"[a-z]+", problem.statement.lower())
-        self.known = sources.given | {_WORDS[word] for word in words if word in _WORDS} | _ALWAYS_KNOWN
+        self.known = sources.given | {_WORDS[word] for word in words if word in _WORDS} | CONSTANTS
         self.known |= self.reference.stated | self.reference.values
         self.numbers = [{number.value for number in find_numbers(text)} for text in steps]
 
@@ -105,7 +106,7 @@ class _Solution:
         ]
         first = min(suspects, key=lambda suspect: suspect.step, default=None)
         if first is None:
-            return Departure(self._last(), "it does not state the answer.") if is_whole else None
+            return Departure(self._last(), "it does not state the answer.", is_guess=True) if is_whole else None
         if unfit and first.step == unfit.step and (origin := self._origin_of_term(unfit)):
             return Departure(origin, "its result is not what the rest of the solution needs.")
         if first.step == (unfit.step if unfit else unknown) and self._is_set_up(first.step):

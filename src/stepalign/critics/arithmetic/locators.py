@@ -46,8 +46,10 @@ class OriginsLocator:
         for problem, rollout in attempts:
             texts = section_texts(rollout)
             departure = first_departure(replace(problem, solution=""), texts, is_whole=False) if texts else None
-            step, reason = departure or (None, "")
-            yield Location(rollout_id=rollout.id, step=step, reason=reason)
+            if departure is None:
+                yield Location(rollout_id=rollout.id, step=None)
+            else:
+                yield Location(rollout_id=rollout.id, step=departure.step, reason=departure.reason)
 
 
 class DerivationLocator:
@@ -69,7 +71,9 @@ class DerivationLocator:
 def false_equation(rollout: Rollout) -> Location:
     """Locate the first section with an equation that does not hold."""
     false = (k for k, text in enumerate(section_texts(rollout), start=1) if false_links(text))
-    return Location(rollout_id=rollout.id, step=next(false, None), reason="an equation in it does not hold.")
+    if (step := next(false, None)) is None:
+        return Location(rollout_id=rollout.id, step=None)
+    return Location(rollout_id=rollout.id, step=step, reason="an equation in it does not hold.")
 
 
 def by_derivation(problem: Problem, rollout: Rollout) -> Location:
@@ -83,4 +87,4 @@ def by_derivation(problem: Problem, rollout: Rollout) -> Location:
     departure = first_departure(problem, texts, is_whole=not is_cut) if texts else None
     if departure is None:
         return Location(rollout_id=rollout.id, step=len(texts) + 1, reason="the solution is not finished.")
-    return Location(rollout_id=rollout.id, step=departure.step, reason=departure.reason)
+    return Location(rollout_id=rollout.id, step=departure.step, reason=departure.reason, is_guess=departure.is_guess)

@@ -18,6 +18,8 @@ from stepalign.critics.arithmetic.equations import find_equations, find_numbers
 from stepalign.critics.arithmetic.expressions import MAX_BITS, NUMBER, Expression
 
 PRIME = 2**61 - 1
+CONSTANTS = frozenset(map(Fraction, (0, 1, 2, 100)))
+"""Numbers that a computation may use although no text states them."""
 _CONSTANT = 2
 """The largest whole number that may count something instead of being one of the problem's."""
 _MAX_ORIGINS, _MAX_VARIANTS = 3, 32

@@ -23,6 +23,7 @@ from stepalign import config
 from stepalign.critics.code.locate import first_failure, wrong_line
 from stepalign.critics.code.mend import mends
 from stepalign.critics.code.units import Source, source_of
+from stepalign.critics.right_answers import case_a
 from stepalign.critics.schema import compose, original, place_of, trim
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.records import Case, CriticResult, Critique, CritiqueFailure, Problem, Rollout, Verdict
@@ -60,20 +61,19 @@ class UnitTestCritic:
     def _critique(self, problem: Problem, rollout: Rollout) -> CriticResult:
         """Criticize one graded rollout.
 
-        A failure's reason is `no reference` without a reference program, or `no way to the answer` where not even that
+        A failure's reason is `no reference` without a reference program, `reference fails` where not even that
         passes the tests, and `no program` for a problem of another trace format.
         """
         trace = parse_rollout(rollout)
         if not trace.is_program:
             return self._fail(rollout, "no program", f"the problem's trace_format is {trace.format!r}")
         if rollout.correct:
-            verdicts = tuple(_verdict(trace, k) for k in range(1, max(len(trace.steps), 1) + 1))
-            return _critique(rollout, "A", verdicts, trim(rollout.text))
+            return case_a(rollout, NAME)
         if not problem.solution:
             return self._fail(rollout, "no reference", "the problem has no reference program")
         text = self._mended(problem, rollout, trace)
         if text is None:
-            return self._fail(rollout, "no way to the answer", "the reference program fails the problem's tests")
+            return self._fail(rollout, "reference fails", "the reference program fails the problem's tests")
         case: Case = "C" if rollout.finish == "length" and (not trace.steps or UNCLOSED in trace.faults) else "D"
         k, kept = _first_changed(trace, text), _kept_lines(trace, text)
         if k > len(trace.steps) > 0 and UNCLOSED not in trace.faults:
@@ -147,8 +147,8 @@ def _critique(
     case: Case,
     verdicts: tuple[Verdict, ...],
     correct_part: str,
-    corrected_step: str = "",
-    continuation: str = "",
+    corrected_step: str,
+    continuation: str,
 ) -> Critique:
     return Critique(
         rollout_id=rollout.id,

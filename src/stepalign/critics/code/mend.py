@@ -8,7 +8,10 @@ a statement, because a critique speaks of whole steps.
 
 import ast
 import difflib
+import tokenize
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from io import StringIO
 from itertools import combinations
 
 from stepalign.critics.code import units as u
@@ -73,13 +76,24 @@ def _applied(source: Source, own: Sequence[Unit], edits: Sequence[_Edit]) -> lis
 
 
 def _written(source: Source, texts: Sequence[str]) -> list[str]:
-    """Write canonical lines in the solver's own indentation and line ends."""
-    lines = [line for text in texts for line in text.split("\n")]
-    levels = [(len(line) - len(line.lstrip(" "))) // 4 for line in lines]
-    indents = [source.fence_indent + source.indent * level for level in levels]
-    return [
-        indent + line[4 * level :] + source.newline for indent, level, line in zip(indents, levels, lines, strict=True)
-    ]
+    """Write canonical lines in the solver's own indentation and line ends. The inside of a docstring stays as it is."""
+    written = []
+    for text in texts:
+        inside = _rows_in_strings(text)
+        for row, line in enumerate(text.split("\n")):
+            level = 0 if row in inside else (len(line) - len(line.lstrip(" "))) // 4
+            written.append(source.fence_indent + source.indent * level + line[4 * level :] + source.newline)
+    return written
+
+
+def _rows_in_strings(text: str) -> set[int]:
+    """Return the rows, counted from 0, that begin inside a string."""
+    rows = set[int]()
+    with suppress(tokenize.TokenError, IndentationError):  # a unit may be the header of a block alone
+        for token in tokenize.generate_tokens(StringIO(text).readline):
+            if token.type == tokenize.STRING:
+                rows.update(range(token.start[0], token.end[0]))
+    return rows
 
 
 def _kept_before(source: Source, own: Sequence[Unit], entry_point: str, wrong_line: int) -> int:

@@ -1,13 +1,14 @@
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from stepalign import scoring
 from stepalign.collate import Batch
 from stepalign.policy import Policy
-from stepalign.probing import credit
-from stepalign.probing.credit import score_views
+from stepalign.scoring import log_odds, score_views
 from stepalign.views import View
 
 
@@ -47,7 +48,7 @@ def plain(policy: Policy, view: View) -> torch.Tensor:
 
 
 def test_every_token_is_seen_as_a_plain_computation_in_double_precision_sees_it(policy: Policy) -> None:
-    seen = score_views(policy, policy.head, views(), top=4)
+    seen = score_views(policy, views(), top=4)
     for view, one in zip(views(), seen, strict=True):
         whole = plain(policy, view)
         expected = whole.gather(-1, torch.tensor(view.completion_ids)[:, None]).squeeze(-1)
@@ -59,9 +60,9 @@ def test_every_token_is_seen_as_a_plain_computation_in_double_precision_sees_it(
 
 
 def test_a_view_alone_is_seen_as_among_others(policy: Policy) -> None:
-    together = score_views(policy, policy.head, views())
+    together = score_views(policy, views())
     for view, one in zip(views(), together, strict=True):
-        (alone,) = score_views(policy, policy.head, [view])
+        (alone,) = score_views(policy, [view])
         assert alone.log_probs == pytest.approx(one.log_probs, abs=1e-4)
 
 
@@ -72,8 +73,8 @@ def test_batches_are_of_similar_length_and_within_the_budget(policy: Policy, mon
         sizes.append(batch.input_ids.shape)
         return policy(batch)
 
-    monkeypatch.setitem(credit.BATCH_TOKENS, "cpu", 80)
-    score_views(forward, policy.head, views())
+    monkeypatch.setitem(scoring.BATCH_TOKENS, "cpu", 80)
+    score_views(SimpleNamespace(forward=forward, head=policy.head, shares_prefixes=False), views())
     assert sum(rows for rows, _ in sizes) == 9
     assert len(sizes) > 1
     assert all(rows * longest <= 80 for rows, longest in sizes)
@@ -81,4 +82,14 @@ def test_batches_are_of_similar_length_and_within_the_budget(policy: Policy, mon
 
 
 def test_nothing_to_see_is_nothing_seen(policy: Policy) -> None:
-    assert score_views(policy, policy.head, []) == []
+    assert score_views(policy, []) == []
+
+
+def test_log_odds_compare_words_at_the_end_of_prompts_that_share_their_beginning(policy: Policy) -> None:
+    start = tuple(range(7, 60))
+    prompts = [(*start[:40], 5), (*start, 5, 6), start[:50], (3, 4)]
+    found = log_odds(policy, prompts, [8, 9], [11])
+    for ids, one in zip(prompts, found, strict=True):
+        view = View(prompt_ids=ids, completion_ids=(8,), loss_start=0, loss_stop=1)
+        row = plain(policy, view)[0]
+        assert one == pytest.approx(float(row[[8, 9]].logsumexp(0) - row[11]), abs=1e-4)

@@ -1,0 +1,71 @@
+"""Locators in order."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from stepalign import config
+from stepalign.critics.combined import CombinedLocator
+from stepalign.critics.location import Location
+from stepalign.records import Grade, Problem, Rollout
+
+PROBLEM = Problem(id="p", statement="?", answer="1")
+
+
+def rollout(*, correct: bool = False) -> Rollout:
+    grade = Grade(correct=correct, outcome="correct" if correct else "wrong")
+    return Rollout(id="r", problem_id="p", completion_ids=(), token_starts=(), text="", finish="stop", grade=grade)
+
+
+class Says:
+    """A locator that always says the same."""
+
+    told = ("grade",)
+
+    def __init__(self, name: str, step: int | None, *, guess: bool = False) -> None:
+        self.name, self.step, self.guess, self.asked = name, step, guess, 0
+
+    def locate(self, attempts: Sequence[tuple[Problem, Rollout]]) -> Iterator[Location]:
+        for _, one in attempts:
+            self.asked += 1
+            yield Location(rollout_id=one.id, step=self.step, reason=self.name, is_guess=self.guess, prompt_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "says", "expected", "asked"),
+    [
+        ("first", [(2, False), (3, False)], ("0", 2), [1, 0]),
+        ("first", [(None, False), (3, False)], ("1", 3), [1, 1]),
+        ("first", [(2, True), (3, False)], ("1", 3), [1, 1]),
+        ("first", [(None, False), (2, True), (3, True)], ("1", 2), [1, 1, 1]),
+        ("first", [(None, False), (None, False)], ("0", None), [1, 1]),
+        ("vote", [(2, False), (3, False), (3, True)], ("1", 3), [1, 1, 1]),
+        ("vote", [(2, False), (3, False), (None, False)], ("0", 2), [1, 1, 1]),
+    ],
+)
+def test_the_order_or_the_vote_decides(
+    rule: str, says: list[tuple[int | None, bool]], expected: tuple[str, int | None], asked: list[int]
+) -> None:
+    parts = [Says(str(number), step, guess=guess) for number, (step, guess) in enumerate(says)]
+    locator = CombinedLocator(parts, rule)  # type: ignore[arg-type]
+    (found,) = locator.locate([(PROBLEM, rollout())])
+    assert (found.reason, found.step) == expected
+    assert [part.asked for part in parts] == asked
+    assert found.prompt_tokens == 5 * sum(asked)
+
+
+def test_of_a_right_solution_the_first_is_asked_alone() -> None:
+    parts = [Says("a", None), Says("b", 1)]
+    (found,) = CombinedLocator(parts, "vote").locate([(PROBLEM, rollout(correct=True))])
+    assert (found.step, parts[1].asked) == (None, 0)
+
+
+def test_parts_must_be_stages_and_tell_what_they_need() -> None:
+    with pytest.raises(ValueError, match="locates only for stepalign critic-bench"):
+        config.CombinedLocatorConfig.model_validate({"locators": [{"kind": "derivation"}, {"kind": "step_values"}]})
+    parts = [{"kind": "derivation"}, {"kind": "openai_verdicts", "base_url": "http://a", "model": "m"}]
+    table = config.LocateMendCriticConfig.model_validate({"locator": {"kind": "combined", "locators": parts}})
+    assert (table.is_remote, table.needs_own_model) == (True, False)
+    assert table.divided(4).locator.locators[1].max_concurrency == 8  # type: ignore[attr-defined]
+    own = config.CombinedLocatorConfig.model_validate({"locators": [{"kind": "equations"}, {"kind": "verdicts"}]})
+    assert own.needs_own_model
