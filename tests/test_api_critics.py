@@ -82,6 +82,7 @@ def test_the_solvers_own_base_is_loaded_once_and_asked(
     template.write_text("{{ attempt }}")
     settings = make_recipe(
         "critic.kind=self",
+        "critic.right_answers=model",
         f"critic.prompt={template}",
         "critic.max_tokens=8",
         "critic.max_attempts=1",

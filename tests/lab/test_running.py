@@ -93,8 +93,13 @@ def test_an_unknown_condition_is_an_error_that_names_the_others() -> None:
 
 
 @pytest.mark.slow
-def test_a_lab_is_run_compared_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_lab_is_run_compared_and_gone_on_with(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     page = running.run_lab(["stepalign", "grpo"], seeds=2, out=tmp_path, overrides=TINY)
+    said = capfd.readouterr().err.splitlines()
+    assert [line for line in said if "run " in line and " of 4" in line] == [
+        "stepalign-0 run 1 of 4", "grpo-0 run 2 of 4", "stepalign-1 run 3 of 4", "grpo-1 run 4 of 4"
+    ]  # fmt: skip
+    assert any(line.startswith("grpo-1 step 1: loss ") for line in said)
     folders = {name: [tmp_path / f"{name}-{seed}" for seed in range(2)] for name in ("stepalign", "grpo")}
     assert "Best checkpoint" in page.read_text()
     table = (tmp_path / "comparison.md").read_text()
