@@ -128,20 +128,31 @@ def test_a_teacher_is_trained_before_those_that_it_teaches(tmp_path: Path) -> No
     assert "| gkd | " in table
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
-@pytest.mark.parametrize("everyone", [True, False], ids=["Ctrl-C", "kill -INT"])
-def test_an_interrupted_lab_says_how_to_go_on_and_leaves_no_process(everyone: bool, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stepalign.cli", "lab", "--jobs", "2", "--out", str(tmp_path / "lab"), "seed=0"]
+def start_lab(out: Path) -> subprocess.Popen[str]:
+    """Start a lab of two runs in a session of its own, and wait until a run has begun."""
+    command = [sys.executable, "-m", "stepalign.cli", "lab", "--jobs", "2", "--out", str(out), "seed=0"]
     process = subprocess.Popen(
         [*command, "--condition", "grpo", "--condition", "stepalign"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    while not list((tmp_path / "lab").glob("*/manifest.json")):
+    while not list(out.glob("*/manifest.json")):
         assert process.poll() is None
         time.sleep(0.1)
+    return process
+
+
+def alive(session: int) -> list[list[str]]:
+    stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    return [fields for fields in stats if int(fields[3]) == session and fields[0] != "Z"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
+@pytest.mark.parametrize("everyone", [True, False], ids=["Ctrl-C", "kill -INT"])
+def test_an_interrupted_lab_says_how_to_go_on_and_leaves_no_process(everyone: bool, tmp_path: Path) -> None:
+    process = start_lab(tmp_path / "lab")
     if everyone:
         os.killpg(process.pid, signal.SIGINT)
     else:
@@ -150,5 +161,16 @@ def test_an_interrupted_lab_says_how_to_go_on_and_leaves_no_process(everyone: bo
     assert process.returncode == 130
     assert f"stopped; the same command goes on from {tmp_path / 'lab'}" in said
     assert "Traceback" not in said
-    stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
-    assert not [fields for fields in stats if int(fields[3]) == process.pid and fields[0] != "Z"]
+    assert not alive(process.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
+def test_the_runs_of_a_killed_lab_end_with_it(tmp_path: Path) -> None:
+    process = start_lab(tmp_path / "lab")
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(process.pid)

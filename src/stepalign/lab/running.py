@@ -112,7 +112,7 @@ def run_lab(
     out = Path(out)
     # All recipes are checked before the first run.
     batches = plan(conditions or DEFAULT, seeds=seeds, out=out, overrides=overrides)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_begin_worker) as pool:
         for recipes in batches:
             with _ignoring_interrupts():  # inherited, so that a process that starts or waits has no traceback to print
                 results = pool.map(_train, recipes, itertools.count(1), itertools.repeat(len(recipes)))
@@ -164,7 +164,15 @@ def _train(settings: config.Recipe, number: int, count: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
+    """Take one thread, and end with the lab's process: a killed one would leave runs that nobody waits for."""
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)  # the run goes on from its last checkpoint
