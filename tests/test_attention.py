@@ -106,3 +106,14 @@ def test_rows_that_views_share_are_attended_to_block_by_block(grouped: bool, mon
 
 def test_a_mask_that_hides_little_is_not_divided() -> None:
     assert attention._plan(torch.ones(1, 1, 300, 300, dtype=torch.bool)) is None
+
+
+def test_a_block_of_padding_sees_nothing_and_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = torch.ones(300, 300, dtype=torch.bool).tril().repeat(2, 1, 1, 1)
+    mask[0, 0, :, :150] = False  # padding on the left, longer than a block
+    inputs = [torch.randn(2, heads, 300, 16) for heads in (4, 2, 2)]
+    results = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(attention, "_MAX_SHARE", share)
+        results.append(cpu_sdpa(torch.nn.Identity(), *inputs, mask.clone())[0])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -23,6 +25,11 @@ def test_products_and_gradients_are_rounded_float32_ones(bias: bool, rows: tuple
     assert output.dtype == found.dtype == torch.float32
     assert (output - expected).norm() < 0.01 * expected.norm()
     assert (found - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_a_copy_multiplies_alike() -> None:
+    layer, inputs = Bfloat16Linear(nn.Linear(32, 16)), torch.randn(3, 32)
+    assert torch.equal(copy.deepcopy(layer)(inputs), layer(inputs))
 
 
 def test_each_frozen_float32_layer_is_replaced_once() -> None:

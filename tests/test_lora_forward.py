@@ -102,7 +102,6 @@ def test_a_merged_adapter_is_not_added_twice(calls: list[None]) -> None:
     model, inputs = adapted(), torch.randn(4, 12)
     use_fused_lora(model)
     model.merge_adapter()
-    assert not calls
     merged = model(inputs)
     assert not calls
     model.unmerge_adapter()

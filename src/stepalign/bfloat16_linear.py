@@ -27,6 +27,15 @@ class Bfloat16Linear(nn.Linear):
         self.weight = nn.Parameter(layer.weight.detach().bfloat16(), requires_grad=False)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the packed weight, which torch cannot copy."""
+        return {name: value for name, value in self.__dict__.items() if name != "packed"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Pack the weight again."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
+
     def forward(self, input: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         """Multiply, with the gradient of the input alone."""
         output: Tensor = _Product.apply(input, self.weight, self.packed, self.bias)  # type: ignore[no-untyped-call]
