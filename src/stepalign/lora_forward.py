@@ -4,6 +4,7 @@ peft casts, drops out, scales and adds in calls of their own, and multiplies sma
 ones. On a CPU these steps take longer than the base's product.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,10 +32,30 @@ class FusedLoraLinear(lora.Linear):  # type: ignore[misc]
         if args or kwargs or not _is_plain(self, x.dtype):
             output: Tensor = super().forward(x, *args, **kwargs)
             return output
-        name, base = self.active_adapters[0], self.base_layer
-        packed = base.packed if isinstance(base, Bfloat16Linear) else None
-        a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        return _lora_linear(x, base.weight, packed, base.bias, a, b, self.scaling[name])
+        return _lora_linear(x, *_factors(self))
+
+
+def linear_function(layer: nn.Module) -> Callable[[Float[Tensor, "rows inputs"]], Float[Tensor, "rows outputs"]]:
+    """Return a linear layer's function of its present weights, without gradients and without peft's calls.
+
+    A layer that is not plain is returned itself.
+    """
+    if type(layer) is FusedLoraLinear and _is_plain(layer, torch.float32):
+        factors = _factors(layer)
+        return lambda inputs: _product(inputs, *factors)[0]
+    if type(layer) is FusedLoraLinear and layer.disable_adapters and not layer.merged:
+        layer = layer.base_layer
+    if type(layer) is Bfloat16Linear:
+        packed, bias = layer.packed, layer.bias
+        return lambda inputs: packed_linear(inputs, packed, bias)
+    return layer
+
+
+def _factors(layer: FusedLoraLinear) -> tuple[Any, ...]:
+    """Return what `_product` multiplies inputs with."""
+    name, base = layer.active_adapters[0], layer.base_layer
+    packed = base.packed if isinstance(base, Bfloat16Linear) else None
+    return base.weight, packed, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
 
 
 def _is_plain(layer: lora.Linear, dtype: torch.dtype) -> bool:

@@ -29,6 +29,7 @@ from stepalign.policy import logit_scale
 from stepalign.records import FinishReason, TokenIds
 from stepalign.rollouts import Completion, Request
 from stepalign.rollouts.kv_cache import SharedAxisLayer
+from stepalign.rollouts.token_pass import TokenPass
 
 _COMPACT_EVERY = 256
 """Columns of slack on the time axis. The whole cache is moved to the front when they are used up."""
@@ -97,6 +98,7 @@ class _Batch:
         self.rows: list[_Row] = []
         self.starts: list[int] = []  # the column where each row's prompt begins
         self.layers = model.config.get_text_config().num_hidden_layers
+        self.token_pass = TokenPass(self.decoder) if TokenPass.supports(self.decoder) else None
 
     def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Sample a completion for each request."""
@@ -180,7 +182,10 @@ class _Batch:
         self._set_target(slots=slice(0, len(self.rows)), column=self.now, first=first)
         self.now += 1
         mask = torch.arange(first, self.now) >= starts[:, None]
-        return self._forward(torch.tensor([[row.ids[-1]] for row in self.rows]), mask, (self.now - 1 - starts)[:, None])
+        ids, positions = torch.tensor([[row.ids[-1]] for row in self.rows]), (self.now - 1 - starts)[:, None]
+        if self.token_pass is None:
+            return self._forward(ids, mask, positions)
+        return self._logits(self.token_pass(ids[:, 0], mask, positions[:, 0], self.cache))
 
     def _forward(
         self, ids: Int[Tensor, "rows new"], mask: Bool[Tensor, "rows columns"], positions: Int[Tensor, "rows new"]
@@ -192,7 +197,10 @@ class _Batch:
             past_key_values=self.cache,
             use_cache=True,
         )
-        logits: Tensor = self.head(output.last_hidden_state[:, -1])
+        return self._logits(output.last_hidden_state[:, -1])
+
+    def _logits(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        logits: Tensor = self.head(hidden)
         return logits.float() * self.logit_scale
 
     def _sample(self, logits: Float[Tensor, "some vocab"], first: int) -> Iterator[Completion]:
