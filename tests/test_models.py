@@ -381,13 +381,6 @@ def test_a_damaged_adapter_configuration_is_an_error_that_names_it(
 # ── 4-bit bases ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_four_bits_without_bitsandbytes_name_the_extra(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "find_spec", lambda _: None)
-    model = config.ModelConfig(name_or_path=str(tiny_llama), load_in_4bit=True)
-    with pytest.raises(StepalignError, match=r"model\.load_in_4bit = true needs bitsandbytes: .*stepalign\[qlora\]"):
-        models.load_base(model, CPU)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_an_adapter_on_a_base_in_four_bits_learns_and_the_base_stays(tiny_llama: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")

@@ -9,6 +9,11 @@ class StepalignError(Exception):
     """
 
 
+def not_installed(need: str, extra: str) -> StepalignError:
+    """Return the error of a package that is missing. The `extra` of this package brings it."""
+    return StepalignError(f'{need}: pip install "stepalign[{extra}]"')
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, with its type where the message is empty or a key."""
     line = next(iter(str(error).strip().splitlines()), "")

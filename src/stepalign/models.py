@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from stepalign import config
 from stepalign.attention import use_cpu_sdpa
 from stepalign.bfloat16_linear import has_bfloat16_products, use_bfloat16_linear
-from stepalign.errors import StepalignError, first_line
+from stepalign.errors import StepalignError, first_line, not_installed
 from stepalign.io import differences
 from stepalign.lora_forward import use_fused_lora
 from stepalign.manifest import read_manifest
@@ -221,7 +221,7 @@ def load_base(
 def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
     """Make QLoRA's setting: NormalFloat with quantized scales, products in `dtype`."""
     if find_spec("bitsandbytes") is None:
-        raise StepalignError("model.load_in_4bit = true needs bitsandbytes: pip install 'stepalign[qlora]'")
+        raise not_installed("model.load_in_4bit = true needs bitsandbytes", "qlora")
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

@@ -6,7 +6,6 @@ import pytest
 
 from stepalign import config
 from stepalign.data import load
-from stepalign.errors import StepalignError
 
 pytest.importorskip("reasoning_gym")
 
@@ -35,9 +34,3 @@ def test_a_seed_gives_the_same_problems_in_another_process() -> None:
 def test_neighbouring_seeds_share_no_problems() -> None:
     sets = [{p.statement for p in load(config.GsmSymbolicConfig(count=300, seed=s)).problems} for s in (0, 1)]
     assert len(sets[0] & sets[1]) <= 3
-
-
-def test_without_reasoning_gym_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(StepalignError, match=r"install stepalign\[reasoning-gym\]"):
-        load(config.GsmSymbolicConfig())

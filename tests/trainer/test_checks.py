@@ -80,7 +80,7 @@ def test_a_tracker_that_is_not_installed_is_an_error_and_leaves_no_folder(
 ) -> None:
     monkeypatch.setattr(checks, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
     settings = make_recipe('tracking.report_to=["tensorboard", "wandb"]')
-    with pytest.raises(StepalignError, match=r"tracking\.report_to: wandb is not installed: pip install wandb"):
+    with pytest.raises(StepalignError, match=r"tracking\.report_to: wandb is not installed"):
         train(settings)
     assert not settings.folder.exists()
     checks.check_trackers(make_recipe('tracking.report_to=["tensorboard"]').tracking)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from stepalign import config
 from stepalign.data import files
 from stepalign.data.normalize import Candidate, text
-from stepalign.errors import StepalignError
+from stepalign.errors import not_installed
 from stepalign.seeding import derive_seed
 
 DATASET = "openai/gsm8k"
@@ -52,7 +52,7 @@ def symbolic(source: config.GsmSymbolicConfig) -> Iterator[Candidate]:
     try:
         import reasoning_gym
     except ModuleNotFoundError:
-        raise StepalignError('source = "gsm_symbolic" needs reasoning-gym: install stepalign[reasoning-gym]') from None
+        raise not_installed('source = "gsm_symbolic" needs reasoning-gym', "reasoning-gym") from None
     seed = derive_seed(source.seed, "gsm_symbolic")
     generated = reasoning_gym.create_dataset("gsm_symbolic", size=source.count, seed=seed)
     for index in range(source.count):

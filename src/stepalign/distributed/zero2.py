@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stepalign import config
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy
-from stepalign.errors import StepalignError
+from stepalign.errors import StepalignError, not_installed
 from stepalign.policy import Policy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -36,9 +36,8 @@ class ZeRO2(ParallelStrategy):
         super().__init__(world, device)
         try:
             import deepspeed
-        except ImportError:
-            message = "distributed.strategy = 'zero2' needs DeepSpeed: pip install 'stepalign[deepspeed]'"
-            raise StepalignError(message) from None
+        except ImportError as error:
+            raise not_installed(f"distributed.strategy = 'zero2' needs DeepSpeed ({error})", "deepspeed") from None
         self._deepspeed: Any = deepspeed
         self._offload = offload
 

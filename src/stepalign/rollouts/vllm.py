@@ -15,7 +15,7 @@ from typing import Any
 
 from stepalign import config
 from stepalign.distributed.process import World
-from stepalign.errors import StepalignError, first_line
+from stepalign.errors import StepalignError, first_line, not_installed
 from stepalign.records import TokenIds
 from stepalign.rollouts import AdapterVersion, Completion, Request
 
@@ -44,7 +44,7 @@ class VllmSampler:
             import torch
             import vllm
         except ImportError as error:
-            raise StepalignError(f"sampler.kind = 'vllm' needs vLLM: pip install 'stepalign[vllm]' ({error})") from None
+            raise not_installed(f"sampler.kind = 'vllm' needs vLLM ({error})", "vllm") from None
         self._vllm: Any = vllm
         self._eos_ids, self.seeded = sorted(eos_ids), settings.seeded
         self._sleeps = settings.enable_sleep_mode and torch.cuda.is_available()

@@ -13,7 +13,7 @@ from accelerate.tracking import get_available_trackers
 from stepalign import config, contexts, python_objects
 from stepalign.algorithms.teacher_context import TeacherContext
 from stepalign.critics import llm, mending, verdicts
-from stepalign.errors import StepalignError
+from stepalign.errors import StepalignError, not_installed
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.serving.endpoints import check_urls
@@ -61,9 +61,7 @@ def check_trackers(tracking: config.TrackingConfig) -> None:
         StepalignError: naming the tracker.
     """
     if missing := [name for name in tracking.report_to if name not in map(str, get_available_trackers())]:
-        raise StepalignError(
-            f"tracking.report_to: {missing[0]} is not installed: pip install {missing[0]}, or leave it out"
-        )
+        raise not_installed(f"tracking.report_to: {missing[0]} is not installed", missing[0])
 
 
 def _check_stages(critic: config.LocateMendCriticConfig) -> None:
