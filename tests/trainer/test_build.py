@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from stepalign import api
@@ -97,3 +98,14 @@ def test_the_critics_words_are_kept_too(make_recipe: MakeRecipe) -> None:
     changed.write_text(changed.read_text() + "Be kind.\n")
     with pytest.raises(StepalignError, match=r"^critic\.txt: its words are no longer those(.|\n)*-Be kind\."):
         train(settings)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_tracker_gets_the_keys_of_the_recipe(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe('tracking.report_to=["tensorboard"]', "training.max_steps=1", "optimizer.lr=0.25")
+    train(settings)
+    (file,) = settings.folder.glob("trackers/stepalign/*/hparams.yml")
+    kept = yaml.safe_load(file.read_text())
+    assert kept["optimizer.lr"] == 0.25
+    assert kept["problems.train.source"] == "sums"
+    assert not any(isinstance(value, dict | list) for value in kept.values())

@@ -274,5 +274,15 @@ def _accelerator(recipe: config.Recipe) -> Accelerator:
     )
     if recipe.tracking.report_to:
         names = {tracker: {"name": recipe.name} for tracker in ("wandb", "trackio")}
-        accelerator.init_trackers(recipe.tracking.project, init_kwargs=names)
+        settings = dict(_settings(recipe.model_dump(mode="json", exclude_none=True)))
+        accelerator.init_trackers(recipe.tracking.project, config=settings, init_kwargs=names)
     return accelerator
+
+
+def _settings(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a recipe's keys in full, with values that a tracker takes."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, bool | int | float) else str(value)
