@@ -233,6 +233,15 @@ def kept_date(path: Path) -> date:
         raise StepalignError(f"{path}: no date can be read: {error}") from None
 
 
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a table and of the tables in it, each with its full key, such as `training.max_steps`."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield the keys in which two nested tables differ, each with the old and the new value."""
     for key in sorted(old.keys() | new.keys()):

@@ -1,5 +1,7 @@
 import re
 
+import pytest
+
 from stepalign.report.figures import Curve, Panel, draw_panels, draw_timeline, inline, raster, vector
 
 
@@ -34,6 +36,17 @@ def test_a_drawing_takes_its_colours_and_fonts_from_the_page() -> None:
     assert "var(--sans)" in drawing
     assert "DejaVu" not in drawing
     assert not re.search(r"#(?!000000|ffffff)[0-9a-f]{6}\b", re.sub(r'(id|href|url)[=(]"?#?[^")]*', "", drawing))
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_names_of_curves_stand_below_the_axis_and_leave_the_axes_their_height(count: int) -> None:
+    curves = [Curve(f"a-long-name-of-a-condition-{number}", (0, 5), (0.1, 0.2)) for number in range(count)]
+    figure = draw_panels([Panel("Avg@12", "share", curves)] * 2, columns=2)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        legend, label = axes.get_legend().get_window_extent(), axes.xaxis.label.get_window_extent()
+        assert legend.y1 <= label.y0
+        assert axes.get_window_extent().height / figure.dpi > 1.2, "inches"
 
 
 def test_a_seventh_curve_does_not_look_like_the_first() -> None:

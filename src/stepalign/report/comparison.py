@@ -3,14 +3,15 @@
 A condition is one run, or several seeds of a run pooled (`evaluation.metrics.pool`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation, compare, pool
 from stepalign.evaluation.stats import Difference
+from stepalign.io import flat
 from stepalign.report import display
 from stepalign.report.display import FIGURE_2, Cell, Table
 from stepalign.report.figures import Panel, evaluation_panels
@@ -89,7 +90,7 @@ class Comparison:
     @property
     def settings(self) -> dict[str, list[str]]:
         """The recipes' keys in which the conditions differ, with each one's value; the name aside."""
-        recipes = [dict(_flat(summary.run.recipe)) for summary in self.summaries.values()]
+        recipes = [{key: str(value) for key, value in flat(summary.run.recipe)} for summary in self.summaries.values()]
         keys = sorted({key for recipe in recipes for key in recipe} - {"name"})
         values = {key: [recipe.get(key, "–") for recipe in recipes] for key in keys}
         return {key: row for key, row in values.items() if len(set(row)) > 1}
@@ -201,11 +202,3 @@ def _pooled(label: str, runs: Sequence[RunFiles]) -> RunFiles:
     recipe = {key: value for key, value in runs[0].recipe.items() if key != "seed"}
     evaluations = [pool(same) for same in zip(*(run.evaluations for run in runs), strict=True)]
     return replace(runs[0], recipe=recipe, evaluations=evaluations)
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)

@@ -31,7 +31,8 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule"} | {
 
 STYLE = matplotlib.rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
 
-WIDTH, _HEIGHT = 4.8, 2.9
+WIDTH, _HEIGHT, _LEGEND_ROW = 4.8, 2.9, 0.18
+"""Inches of a panel with one row of names below it, and of each further row."""
 
 _STAGES = {"sample": "sampling", "answered": "critic", "critique": "critic wait"} | {
     name: name for name in ("base", "teacher", "student", "optimizer")
@@ -183,7 +184,9 @@ def draw_panels(panels: Sequence[Panel], columns: int = 1, looks: Mapping[str, i
     """Draw panels, row by row, in the looks of `looks_of` these panels or of more."""
     looks = looks or looks_of(panels)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH * columns, _HEIGHT * rows), layout="constrained")
+    legend_rows = max((-(-len(panel.curves) // _legend_columns(panel)) for panel in panels), default=1)
+    height = _HEIGHT + _LEGEND_ROW * (legend_rows - 1)
+    figure = Figure(figsize=(WIDTH * columns, height * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[len(panels) :]:
         axes.remove()
@@ -199,12 +202,14 @@ def draw_panels(panels: Sequence[Panel], columns: int = 1, looks: Mapping[str, i
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g} %"))
         else:
             axes.set_ylabel(panel.unit)
-        if len(panel.curves) > 1:
-            longest = max(len(printable(curve.label)) for curve in panel.curves)
-            axes.legend(
-                ncols=max(1, min(len(panel.curves), 44 // longest)), loc="upper center", bbox_to_anchor=(0.5, -0.22)
-            )
+        if len(panel.curves) > 1:  # below the axis' label, whatever the panel's height
+            axes.legend(ncols=_legend_columns(panel), loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4)
     return figure
+
+
+def _legend_columns(panel: Panel) -> int:
+    longest = max((len(printable(curve.label)) for curve in panel.curves), default=1)
+    return max(1, min(len(panel.curves), 44 // longest))
 
 
 def draw_curve(axes: Axes, curve: Curve, number: int) -> None:

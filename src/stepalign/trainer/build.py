@@ -24,6 +24,7 @@ from stepalign.critics.self_critic import SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
 from stepalign.errors import StepalignError
+from stepalign.io import flat
 from stepalign.losses import fused
 from stepalign.manifest import read_manifest
 from stepalign.policy import Policy
@@ -274,15 +275,7 @@ def _accelerator(recipe: config.Recipe) -> Accelerator:
     )
     if recipe.tracking.report_to:
         names = {tracker: {"name": recipe.name} for tracker in ("wandb", "trackio")}
-        settings = dict(_settings(recipe.model_dump(mode="json", exclude_none=True)))
+        keys = flat(recipe.model_dump(mode="json", exclude_none=True))
+        settings = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in keys}
         accelerator.init_trackers(recipe.tracking.project, config=settings, init_kwargs=names)
     return accelerator
-
-
-def _settings(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a recipe's keys in full, with values that a tracker takes."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, bool | int | float) else str(value)
