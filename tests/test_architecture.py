@@ -17,6 +17,7 @@ MODULES = {
 }
 NO_LOGIC = {
     "stepalign",
+    "stepalign.__main__",
     "stepalign.api",
     "stepalign.launch",
     *(name for name in MODULES if name.startswith("stepalign.cli")),

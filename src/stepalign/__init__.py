@@ -8,10 +8,13 @@ One function for each command of `stepalign --help`, and the classes that they t
 it is first used, so that `import stepalign` imports no torch.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's: `console` prints lines without ipywidgets
 
 if TYPE_CHECKING:
     from stepalign.api import check_critiques as check_critiques

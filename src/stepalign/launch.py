@@ -8,7 +8,6 @@ from typing import Unpack, cast
 from stepalign import exporting, report
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
-from stepalign.errors import StepalignError
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.probing.callback import ProbeCallback
 from stepalign.results import TrainResult
@@ -32,11 +31,6 @@ def train(recipe: AnyRecipe, callbacks: Sequence[TrainerCallback] = (), **object
     """
     recipe = with_objects(recipe, **objects)
     world = init_world(recipe.distributed.num_processes)
-    if recipe.probe is not None and world.size > 1:
-        raise StepalignError(
-            "[probe] measures the policy in one process: leave it out, and measure the checkpoints with "
-            "`stepalign probe`"
-        )
     world.on_main(lambda: checks.check_recipe(recipe))
     world.on_main(lambda: checks.check_trackers(recipe.tracking))
     with ExitStack() as stack:

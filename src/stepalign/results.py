@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from stepalign import report
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation, Metric
@@ -103,5 +105,4 @@ class TrainResult:
         verdict, table = self._summary.verdict, self._summary.values
         rows = [] if table is None else [(name, *map(str, cells)) for name, cells in table.rows]
         values = html_table(table.columns, rows) if table else ""
-        caption = html_table([], [(str(self.folder), f"{verdict.headline} {verdict.detail}")])
-        return f"{caption}{values}"
+        return Markup("<p>{}: {} {}</p>{}").format(self.folder, verdict.headline, verdict.detail, Markup(values))

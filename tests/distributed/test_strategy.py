@@ -27,6 +27,8 @@ from stepalign.distributed import strategy as strategies
 from stepalign.distributed.process import World, init_world
 from stepalign.distributed.strategy import FSDP2, DataParallel, ParallelStrategy, build_strategy
 from stepalign.errors import StepalignError
+from stepalign.evaluation.metrics import CreditMeasures
+from stepalign.io import read_json
 from stepalign.lab.running import settings_of
 from stepalign.launch import train as train_in_process
 from tests.distributed import launched
@@ -141,12 +143,15 @@ def test_an_update_in_two_processes_is_that_of_one(
 
 
 def test_a_run_in_two_processes_is_that_of_one(finished_run: Recipe, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    settings = make_recipe("distributed.num_processes=2")
+    settings = make_recipe("distributed.num_processes=2", "probe.num_rollouts=3")
     main, other = processes.launch(2, tmp_path, train_in_process, settings)
     assert "2 processes, data_parallel" in main
     assert not other, "one process speaks"
     folder = settings.folder
     same_run(folder, finished_run.folder)
+    assert [path.name for path in sorted((folder / "probe").glob("step-*"))] == [
+        f"step-00000{step}.json" for step in (0, 2, 4)
+    ]
     assert json.loads((folder / "manifest.json").read_text())["problems"] == {
         "train": 9,
         "evaluation": 3,
@@ -179,6 +184,32 @@ def test_grpo_in_two_processes_is_that_of_one(engine: str, tmp_path: Path) -> No
     assert all(step["clipped"] > 0 and step["outcomes"]["trained"] > 0 for step in metrics(wanted))
     two = config.DistributedConfig(num_processes=2, strategy=engine)
     same_run(train(settings.model_copy(update={"name": "two", "distributed": two}), 2, tmp_path), wanted)
+
+
+@SLOW
+@pytest.mark.parametrize("engine", ["data_parallel", "fsdp2", pytest.param("zero2", marks=NO_DEEPSPEED)])
+def test_a_probe_in_two_processes_is_that_of_one(engine: str, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """The first process measures while the other waits; its passes need no other process."""
+    probe = ("probe.num_rollouts=4", 'probe.contexts=["stepalign", "refsol"]', "training.max_steps=2")
+    wanted = train(make_recipe(*probe), 1, tmp_path)
+    folder = train(make_recipe(*probe, "name=two", f"distributed.strategy={engine}"), 2, tmp_path)
+    same_run(folder, wanted)
+    for step in (0, 2):
+        mine, theirs = (read_json(run / "probe" / f"step-{step:06d}.json", CreditMeasures) for run in (folder, wanted))
+        assert mine.contexts.keys() == theirs.contexts.keys() == {"stepalign", "refsol"}
+        for context, intervals in theirs.contexts.items():
+            for name, interval in intervals.items():
+                assert mine.contexts[context][name].value == pytest.approx(interval.value, abs=1e-4)
+
+
+@SLOW
+def test_the_quickstart_runs_in_two_processes(tmp_path: Path) -> None:
+    """As torchrun starts it, with nothing but a shorter end: its probe and its critic as they are."""
+    overrides = ["training.max_steps=2", "evaluation.num_samples=1", f"output_dir={tmp_path}"]
+    done = launch(torchrun(2), "-m", "stepalign", "train", "quickstart", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(tmp_path / "quickstart" / "report.html")]
+    assert len(list((tmp_path / "quickstart" / "probe").glob("step-*.json"))) == 2
 
 
 OFF_POLICY = [

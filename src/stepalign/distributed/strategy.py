@@ -11,7 +11,7 @@ the gradient of a run in one process, without a further factor.
 Left out: DDP, because its hooks average, reduce after every pass, and hang where processes run unequal numbers of
 passes; FSDP1 and ZeRO-3, because adapters made after partitioning are empty.
 
-    accelerate launch --config_file recipes/accelerate/4-gpus.yaml -m stepalign.cli train RECIPE
+    accelerate launch --config_file recipes/accelerate/4-gpus.yaml -m stepalign train RECIPE
 """
 
 import math

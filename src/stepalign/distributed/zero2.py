@@ -4,7 +4,7 @@ The paper's setting, with CPU offload. DeepSpeed receives the adapter only: the 
 needs neither to cast nor to broadcast it. With LoRA it saves 8 bytes per adapter parameter, divided by the number of
 processes, and costs communication in every pass. `data_parallel` is simpler where that fits.
 
-    torchrun --nproc-per-node 4 -m stepalign.cli train RECIPE distributed.strategy=zero2 \
+    torchrun --nproc-per-node 4 -m stepalign train RECIPE distributed.strategy=zero2 \
       distributed.offload_optimizer=true
 """
 

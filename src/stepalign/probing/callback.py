@@ -1,7 +1,8 @@
 """Probe of a training run: measures of a fixed small set of rollouts at every checkpoint.
 
 The student is the present policy, the teacher the recipe's (the base, for an algorithm without one). The scores of a
-teacher that does not change are computed once, before the first step. Later calls then cost one student pass.
+teacher that does not change are computed once, before the first step. Later calls then cost one student pass. The main
+process measures alone; others wait.
 """
 
 from dataclasses import replace
@@ -48,7 +49,7 @@ class ProbeCallback(TrainerCallback):
 
     def on_save(self, trainer: Trainer) -> None:
         """Measure the policy of a checkpoint, each once, and send the figures to the trackers."""
-        path = trainer.run.folder / "probe" / f"step-{trainer.step:06d}.json"
+        path = trainer.recipe.folder / "probe" / f"step-{trainer.step:06d}.json"
         measures = read_json(path, CreditMeasures) if path.exists() else self._measure(trainer, path)
         for context, intervals in measures.contexts.items():
             values = {
@@ -91,7 +92,7 @@ class ProbeCallback(TrainerCallback):
             if probe.rollouts is not None:
                 given = inputs.read(probe.rollouts, lambda: trainer.train_problems, limit=probe.num_rollouts)
             given = inputs.prepare(
-                given, trainer.recipe, trainer.solver, trainer.console, folder, num_samples=self._group_size
+                given, trainer.recipe, trainer.solver.alone(), trainer.console, folder, num_samples=self._group_size
             )
         credits = [credit for batch in self._scorer.run(given, {}) for credit in batch]
         if not started:

@@ -62,9 +62,13 @@ class Probe:
 
     def _repr_html_(self) -> str:
         """Return the measures with their intervals for a notebook."""
-        shown = (*self.measures.contexts.items(), *self.measures.baselines.items())
-        rows = [(name, *(" ".join(format_cell(key, by_key.get(key))) for key in COLUMNS)) for name, by_key in shown]
-        return html_table([title for title, _ in COLUMNS.values()], rows, "nats a token, shares in %")
+        shown = self.measures.contexts | self.measures.baselines
+        rows = [
+            (title, *(" ".join(format_cell(key, intervals.get(key))).strip() for intervals in shown.values()))
+            for key, (title, _) in COLUMNS.items()
+            if any(key in intervals for intervals in shown.values())
+        ]
+        return html_table(list(shown), rows, "nats a token, shares in %")
 
     def frame(self) -> "pandas.DataFrame":
         """Build a pandas DataFrame with a row for each token and context.

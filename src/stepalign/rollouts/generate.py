@@ -34,6 +34,10 @@ class Solver:
     ) -> None:
         self.chat, self.sampler, self.grader, self.prompt, self.world = chat, sampler, grader, prompt, world
 
+    def alone(self) -> "Solver":
+        """Return this solver for the work of one process, in which the others have no part."""
+        return Solver(self.chat, self.sampler, self.grader, self.prompt)
+
     def prompt_ids(self, problem: Problem, *, thinking: bool) -> TokenIds:
         """Encode the prompt for a problem."""
         return self.chat.prompt_ids(self.prompt.turns(problem), thinking=thinking)

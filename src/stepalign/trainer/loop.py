@@ -48,7 +48,7 @@ class TrainerCallback:
     """Hooks of a run, named as in transformers. Override what you need; only the main process calls them."""
 
     def on_train_begin(self, trainer: "Trainer") -> None:
-        """React to the start of a run, or of its continuation, before the first evaluation."""
+        """React to the start of a run, or of its continuation, before the first evaluation. The policy may run."""
 
     def on_step_end(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
         """React to an optimizer step. `metrics` is its line in `metrics.jsonl`."""
@@ -57,7 +57,7 @@ class TrainerCallback:
         """React to an evaluation."""
 
     def on_save(self, trainer: "Trainer") -> None:
-        """React to a checkpoint."""
+        """React to a checkpoint. The policy may run."""
 
 
 @dataclass(kw_only=True)
@@ -96,7 +96,8 @@ class Trainer:
         training = self.recipe.training
         if not self.evaluation_problems:
             self.console.warn("there are no evaluation problems: nothing will be evaluated")
-        self._call("on_train_begin")
+        with self.strategy.unsharded(self.policy):
+            self._call("on_train_begin")
         if self._evaluation_is_due():
             self.evaluate()
         problems_per_step = training.rollouts_per_step // training.num_generations
@@ -255,7 +256,8 @@ class Trainer:
         state = self.algorithm.state_dict(self.policy)
         tokenizer = self.solver.chat.tokenizer
         self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step, state, tokenizer))
-        self._call("on_save")
+        with self.strategy.unsharded(self.policy):
+            self._call("on_save")
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the policy on the evaluation problems, once a step."""
