@@ -11,6 +11,7 @@ from stepalign.config.recipe import Recipe
 from stepalign.config.registry import FAMILIES
 from tools.site import keys
 from tools.site.__main__ import ROOT, SECTIONS, filled_in, lay_out
+from tools.site.hooks import on_page_content
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,15 @@ def test_every_page_is_in_the_navigation_and_every_name_in_the_api() -> None:
     api = (ROOT / "docs" / "api.md").read_text()
     names = re.findall(r"^::: stepalign\.(\w+)$|heading: (\w+)", api, flags=re.M)
     assert sorted(name or heading for name, heading in names) == sorted({*stepalign.__all__} - {"__version__"})
+
+
+def test_each_cell_of_a_table_has_its_columns_name() -> None:
+    head = "<thead><tr><th>a</th><th align='left'><code>b</code>, \"%\"</th></tr></thead>"
+    page = (
+        f"<table>{head}<tbody><tr><td>1</td><td align='left'>2</td></tr><tr><td>3</td><td>4</td></tr></tbody></table>"
+    )
+    labelled = on_page_content(f"<p>{page}</p>{page}")
+    assert re.findall(r"<td data-label=\"(.*?)\"(?: align='left')?>(\d)", labelled) == 2 * [
+        ("a", "1"), ("b, %", "2"), ("a", "3"), ("b, %", "4"),
+    ]  # fmt: skip
+    assert re.sub(' data-label=".*?"', "", labelled) == f"<p>{page}</p>{page}"
