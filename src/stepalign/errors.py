@@ -10,7 +10,7 @@ class StepalignError(Exception):
 
 
 def not_installed(need: str, extra: str) -> StepalignError:
-    """Return the error of a package that is missing. The `extra` of this package brings it."""
+    """Return the error of a missing package. `extra` is Stepalign's optional dependency that installs it."""
     return StepalignError(f'{need}: pip install "stepalign[{extra}]"')
 
 

@@ -48,7 +48,7 @@ class TrainerCallback:
     """Hooks of a run, named as in transformers. Override what you need; only the main process calls them."""
 
     def on_train_begin(self, trainer: "Trainer") -> None:
-        """React to the start of a run, or of its continuation, before the first evaluation. The policy may run."""
+        """React to the start of a run, or of its continuation, before the first evaluation. May run the policy."""
 
     def on_step_end(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
         """React to an optimizer step. `metrics` is its line in `metrics.jsonl`."""
@@ -57,7 +57,7 @@ class TrainerCallback:
         """React to an evaluation."""
 
     def on_save(self, trainer: "Trainer") -> None:
-        """React to a checkpoint. The policy may run."""
+        """React to a checkpoint. May run the policy."""
 
 
 @dataclass(kw_only=True)
