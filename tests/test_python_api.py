@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 import stepalign
 from stepalign import StepalignError, TrainResult
@@ -74,6 +75,45 @@ def test_callbacks_are_called_after_steps_evaluations_and_checkpoints(run: Any) 
         ("evaluate", 0), ("step", 1), ("step", 2), ("save", 2), ("step", 3), ("evaluate", 3), ("step", 4), ("save", 4),
         ("evaluate", 4),
     ]  # fmt: skip
+
+
+class OneHook:
+    """A callback with one hook, no subclass."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_step_end(self, trainer: stepalign.Trainer, metrics: Mapping[str, Any]) -> None:
+        self.steps.append(metrics["step"])
+
+
+def test_absent_hooks_of_a_callback_are_skipped(make_recipe: MakeRecipe, no_figures: None) -> None:
+    one_hook: Any = OneHook()
+    stepalign.train(make_recipe("training.max_steps=1"), [one_hook])
+    assert one_hook.steps == [1]
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (
+            print,
+            r"callbacks\[0\]: <built-in function print> has none of on_train_begin, on_step_end, on_evaluate",
+        ),
+        (
+            transformers.TrainerCallback(),
+            r"TrainerCallback.on_train_begin takes \(args, state, control, kwargs\), a call has \(trainer\)",
+        ),
+        (OneHook, r"OneHook'> is a class: an object of it is wanted"),
+    ],
+)
+def test_a_callback_of_another_kind_is_an_error_before_the_run(
+    callback: Any, message: str, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe()
+    with pytest.raises(StepalignError, match=message):
+        stepalign.train(recipe, [callback])
+    assert not recipe.folder.exists()
 
 
 def test_a_run_keeps_what_it_was_given(run: Any) -> None:

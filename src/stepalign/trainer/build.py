@@ -36,7 +36,7 @@ from stepalign.trainer import checkpoints, checks
 from stepalign.trainer.accumulation import adamw
 from stepalign.trainer.batches import with_room
 from stepalign.trainer.canaries import Canaries
-from stepalign.trainer.loop import Trainer, TrainerCallback
+from stepalign.trainer.loop import Trainer
 from stepalign.trainer.run_folder import RunFolder
 from stepalign.trainer.weight_sync import WeightSync
 
@@ -46,7 +46,7 @@ def build_trainer(
     run: RunFolder,
     stack: ExitStack,
     world: World = SINGLE,
-    callbacks: Sequence[TrainerCallback] = (),
+    callbacks: Sequence[object] = (),
 ) -> Trainer:
     """Build a trainer, and restore the run's last checkpoint where there is one.
 
@@ -55,7 +55,7 @@ def build_trainer(
         run: its folder, open.
         stack: closes the parts.
         world: the processes of the run.
-        callbacks: called by the main process.
+        callbacks: objects with some of the hooks of `TrainerCallback`, called by the main process.
 
     Raises:
         StepalignError: the recipe cannot be run as it is.

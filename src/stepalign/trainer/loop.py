@@ -80,7 +80,7 @@ class Trainer:
     solver: Solver
     weight_sync: WeightSync
     canaries: Canaries
-    callbacks: Sequence[TrainerCallback] = ()
+    callbacks: Sequence[object] = ()
     concurrent_critic: bool = False
     """Critiques are made while other rollouts are sampled."""
     streaming: bool = False
@@ -346,4 +346,5 @@ class Trainer:
     def _call(self, hook: str, *arguments: Any) -> None:
         if self.world.is_main:
             for callback in self.callbacks:
-                getattr(callback, hook)(self, *arguments)
+                if callable(call := getattr(callback, hook, None)):
+                    call(self, *arguments)
