@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import stepalign
-from stepalign import cli, models
+from stepalign import StepalignError, cli, models
 from stepalign.chat import load_chat
 from stepalign.config import Recipe
 from stepalign.io import read_jsonl, write_jsonl
@@ -72,6 +72,17 @@ def test_given_rollouts_need_no_weights(finished_run: Recipe, tmp_path: Path) ->
     assert wrong.startswith(marked)
     assert 0 < len(marked) < len(wrong)
     assert "correct" in named(one, "teacher").text.lower()
+
+
+@pytest.mark.parametrize("command", [stepalign.preview, stepalign.preflight])
+@pytest.mark.usefixtures("no_weights")
+def test_problems_that_all_lack_room_for_a_completion_are_an_error(
+    make_recipe: MakeRecipe, command: Callable[[Recipe], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = r"problems.train: no problem leaves room for sampling.max_new_tokens = 1000 .* 1024 tokens"
+    with pytest.raises(StepalignError, match=message):
+        command(make_recipe("sampling.max_new_tokens=1000"))
 
 
 @pytest.mark.parametrize(

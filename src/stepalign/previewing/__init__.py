@@ -103,7 +103,6 @@ def preview(
         settings.algorithm, recipe=settings, chat=chat, prompt=prompt, context_limit=context_limit
     )
     train, evaluation, _ = data.prepare(settings.problems)
-    train = with_room(train, settings.sampling, chat, prompt, context_limit)
 
     @cache
     def load() -> Policy:
@@ -117,6 +116,7 @@ def preview(
         if rollouts:
             given = inputs.read(Path(rollouts), lambda: [*train, *evaluation], limit=limit)
         else:
+            train = with_room(train, settings.sampling, chat, prompt, context_limit)
             given = _sampled(settings, solver, algorithm, load, train, limit, console)
         critic = settings.critic if algorithm.needs_critique else None
         given = inputs.prepare(given, settings.model_copy(update={"critic": critic}), solver, console, Path(folder))

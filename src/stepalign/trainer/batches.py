@@ -6,6 +6,7 @@ from random import Random
 
 from stepalign import config
 from stepalign.chat import Chat
+from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
 from stepalign.seeding import derive_seed
@@ -17,18 +18,46 @@ def with_room(
     chat: Chat,
     prompt: SolverPrompt,
     context_limit: int | None,
+    *,
+    name: str = "problems.train",
+    key: str = "sampling",
 ) -> list[Problem]:
-    """Return the problems whose prompt leaves room for a completion in the model's context."""
+    """Return the problems whose prompt leaves room for a completion in the model's context.
+
+    Args:
+        problems: to choose from.
+        sampling: its `max_new_tokens` need room.
+        chat: encodes prompts.
+        prompt: of the solver.
+        context_limit: the model's, in tokens; None is no limit.
+        name: the problems' name in an error.
+        key: the recipe's key of `sampling`.
+
+    Raises:
+        StepalignError: there are problems, and none leaves room.
+    """
 
     def fits(problem: Problem) -> bool:
         ids = chat.prompt_ids(prompt.turns(problem), thinking=sampling.enable_thinking)
         return context_limit is None or len(ids) + sampling.max_new_tokens <= context_limit
 
-    return [problem for problem in problems if fits(problem)]
+    fitting = [problem for problem in problems if fits(problem)]
+    if problems and not fitting:
+        raise StepalignError(
+            f"{name}: no problem leaves room for {key}.max_new_tokens = {sampling.max_new_tokens} "
+            f"in the model's context of {context_limit} tokens"
+        )
+    return fitting
 
 
 def batches(problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:
-    """Yield batches without end. Every epoch has an order of its own; batches run on across epochs."""
+    """Yield batches without end. Every epoch has an order of its own; batches run on across epochs.
+
+    Raises:
+        StepalignError: there are no problems.
+    """
+    if not problems:
+        raise StepalignError("problems.train: no problems to draw batches from")
 
     def endless() -> Iterator[Problem]:
         for epoch in count():

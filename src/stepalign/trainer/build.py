@@ -23,7 +23,6 @@ from stepalign.critics.own_model import OwnModel
 from stepalign.critics.self_critic import SelfCritic
 from stepalign.distributed.process import SINGLE, World
 from stepalign.distributed.strategy import ParallelStrategy, build_strategy, fingerprint
-from stepalign.errors import StepalignError
 from stepalign.io import flat
 from stepalign.losses import fused
 from stepalign.manifest import read_manifest
@@ -249,22 +248,19 @@ def _drop_long_problems(
     dropped: dict[str, int],
 ) -> tuple[list[Problem], list[Problem]]:
     """Drop and count problems whose prompt leaves no room for a completion."""
-    fitting = [
-        with_room(problems, sampling, chat, prompt, context_limit)
-        for problems, sampling in ((train, recipe.sampling), (evaluation, recipe.evaluation.sampling))
-    ]
-    if too_long := len(train) + len(evaluation) - sum(map(len, fitting)):
+    fitting = with_room(train, recipe.sampling, chat, prompt, context_limit)
+    fitting_evaluation = with_room(
+        evaluation,
+        recipe.evaluation.sampling,
+        chat,
+        prompt,
+        context_limit,
+        name="evaluation problems",
+        key="evaluation.sampling",
+    )
+    if too_long := len(train) + len(evaluation) - len(fitting) - len(fitting_evaluation):
         dropped["longer than the model's context"] = too_long
-    for name, key, sampling, problems, fitted in (
-        ("problems.train", "sampling", recipe.sampling, train, fitting[0]),
-        ("evaluation problems", "evaluation.sampling", recipe.evaluation.sampling, evaluation, fitting[1]),
-    ):
-        if problems and not fitted:
-            raise StepalignError(
-                f"{name}: no problem leaves room for {key}.max_new_tokens = {sampling.max_new_tokens} "
-                f"in the model's context of {context_limit} tokens"
-            )
-    return fitting[0], fitting[1]
+    return fitting, fitting_evaluation
 
 
 def _accelerator(recipe: config.Recipe) -> Accelerator:
