@@ -90,6 +90,8 @@ def test_evaluating_a_checkpoint_gives_the_numbers_of_the_run(
 def test_there_must_be_something_to_evaluate_on(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(StepalignError, match="nothing to evaluate on"):
         stepalign.evaluate(make_recipe("problems.holdout=0"), tmp_path / "evaluation.json")
+    with pytest.raises(StepalignError, match="the recipe evaluates on others: give `evaluation_problems`"):
+        stepalign.evaluate(make_recipe('problems.evaluation={source="sums"}'), problems=[{"statement": "1 + 1"}])
 
 
 def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(

@@ -118,9 +118,17 @@ def evaluate(
         objects: problems, grader and critic in place of the recipe's (`objects.Objects`).
 
     Raises:
-        StepalignError: the recipe has no evaluation problems.
+        StepalignError: the recipe has no evaluation problems, or `problems` are given that it would not evaluate on.
     """
     settings, adapter = with_objects(recipe, **objects), Path(adapter) if adapter else None
+    if (
+        objects.get("problems") is not None
+        and objects.get("evaluation_problems") is None
+        and settings.problems.evaluation
+    ):
+        raise StepalignError(
+            "evaluate: `problems` are those of training, and the recipe evaluates on others: give `evaluation_problems`"
+        )
     if benchmark is not None:
         settings = settings.replace(**benchmarks.benchmark(benchmark).values())
     file = _file(out) if out is not None else None

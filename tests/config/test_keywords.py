@@ -122,8 +122,30 @@ def test_a_recipe_takes_columns_and_evaluation_problems_as_training_does() -> No
 
 def test_columns_without_problems_and_both_hold_outs_are_settled() -> None:
     with pytest.raises(StepalignError, match="columns are those of `problems`"):
-        with_objects(recipe(), columns={"statement": "q"})
+        with_objects(recipe(problems=config.SumsConfig()), columns={"statement": "q"})
     both = with_objects(recipe(holdout=1), problems=ROWS, evaluation_problems=ROWS, columns={"statement": "q"})
     assert both.problems.holdout == 0
     assert both.problems.evaluation.columns.statement == "q"  # type: ignore[union-attr]
     assert both.problems.train.columns.meta == ("*",)  # type: ignore[attr-defined]
+
+
+def test_columns_are_those_of_rows_that_the_recipe_has() -> None:
+    later = with_objects(recipe(), columns={"statement": "q"})
+    assert later.problems == recipe(columns={"statement": "q"}).problems
+    others = with_objects(later, evaluation_problems=[*ROWS, *ROWS])
+    assert others.problems.evaluation.columns == later.problems.train.columns  # type: ignore[union-attr]
+
+
+def test_a_hold_out_takes_the_place_of_evaluation_problems_laid_below_it(tmp_path: Path) -> None:
+    base = recipe(evaluation_problems=ROWS)
+    assert base.replace(holdout=1).problems.evaluation is None
+    file = tmp_path / "own.toml"
+    file.write_text('extends = "quickstart"\nname = "own"\n[problems]\nholdout = 3\n')
+    assert (loaded := config.load(file)).problems.evaluation is None
+    assert loaded.problems.holdout == 3
+    assert config.load(file, ["problems.evaluation.source=sums"]).problems.holdout == 0
+
+
+def test_a_key_of_a_list_s_tables_is_not_found_by_its_name() -> None:
+    with pytest.raises(StepalignError, match=r"problem: unknown key; did you mean problems\?"):
+        recipe(problem=ROWS)

@@ -30,7 +30,7 @@ def expand(table: type[Table], keywords: Mapping[str, Any], old: Mapping[str, An
     Raises:
         StepalignError: several tables have a key.
     """
-    keywords = _with_sources(keywords)
+    keywords = _with_sources(keywords, old.get("problems") or {})
     values = {name: _table(name, value) for name, value in keywords.items() if name in table.model_fields}
     together = _copied(old)
     lay_over(together, values, table)
@@ -63,21 +63,33 @@ def _table(name: str, value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _with_sources(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keywords with `evaluation_problems` and `columns` in the table of problems."""
+def _with_sources(keywords: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords with `evaluation_problems` and `columns` in the table of problems.
+
+    Columns are those of all rows, of `old` problems that are rows as well.
+    """
     others = dict(keywords)
-    evaluation, columns = others.pop("evaluation_problems", None), others.pop("columns", None)
+    evaluation, columns = others.pop("evaluation_problems", None), plain(others.pop("columns", None))
     if evaluation is None and columns is None:
         return others
     problems = _table("problems", others.get("problems")) or {}
     if evaluation is not None:
         problems |= {"holdout": 0, "evaluation": source_of(evaluation)}
+    rows = {name: dict(source) for name, source in old.items() if _is_rows(source)}
+    if columns is None:
+        columns = rows.get("train", {}).get("columns")
+    else:
+        problems = rows | problems
     sources = [name for name in ("train", "evaluation") if problems.get(name)]
     if not sources:
         raise StepalignError("columns are those of `problems`, which are not given; the recipe's source has its own")
     if columns is not None:  # columns that are not mapped are kept
-        problems |= {name: {**problems[name], "columns": {"meta": ["*"], **plain(columns)}} for name in sources}
+        problems |= {name: {**problems[name], "columns": {"meta": ["*"], **columns}} for name in sources}
     return {**others, "problems": problems}
+
+
+def _is_rows(source: Any) -> bool:
+    return isinstance(source, Mapping) and source.get("source") == "python"
 
 
 def source_of(problems: Any) -> dict[str, Any]:
@@ -108,7 +120,7 @@ def _paths(table: type[Table], values: Mapping[str, Any]) -> Iterator[list[str]]
     for name in table.model_fields:
         below = values.get(name) or {}
         inner = nested(table, name, below)[1]
-        if inner is not None:
+        if inner is not None and not isinstance(table.model_fields[name].default, tuple):  # no list of tables
             yield from ([name, key] for key in inner.model_fields)
             yield from ([name, *path] for path in _paths(inner, below))
 

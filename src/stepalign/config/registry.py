@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -73,6 +73,9 @@ class Table(BaseModel, metaclass=_TableType):
     """A table of the recipe: unknown keys are errors, types are not converted, values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    alternatives: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Keys that exclude others: where one is laid over a base, the others become these values."""
 
     @model_validator(mode="before")
     @classmethod
@@ -223,6 +226,9 @@ def nested(table: type[Table] | None, key: str, values: object) -> tuple[Family 
 
 def lay_over(base: dict[str, Any], values: Mapping[str, Any], table: type[Table] | None) -> None:
     """Lay values over a base, in place. Of a known table's class, a table of another kind replaces the old one."""
+    for key, others in table.alternatives.items() if table else ():
+        if values.get(key):
+            base.update({other: value for other, value in others.items() if other not in values})
     for key, value in values.items():
         old = base.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):

@@ -255,6 +255,9 @@ class CodeFileConfig(CodeSourceConfig):
 class ProblemsConfig(Table):
     """Training problems and evaluation problems."""
 
+    alternatives: ClassVar = {"holdout": {"evaluation": None}, "evaluation": {"holdout": 0}}
+    """A hold-out replaces inherited evaluation problems, and these an inherited hold-out."""
+
     train: AnySourceConfig
     """The source of the training problems."""
     holdout: NonNegativeInt = 0
