@@ -185,6 +185,22 @@ def test_problems_without_the_solution_that_would_be_shown_are_an_error(
         made.check_problems([PROBLEM, unsolved])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["critic.on_failure=refsol"], "critic.on_failure"),
+        (["critic.on_failure=drop", "critic.validation.parse=refsol"], "critic.validation.parse"),
+    ],
+)
+def test_a_fallback_to_solutions_that_are_not_there_names_its_key(
+    overrides: list[str], key: str, chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    made = teaching(chat, make_recipe("context.template=stepalign", *overrides))
+    message = rf"1 of 1 problems have none .*: {key} = 'refsol' shows it in place of a critique; 'drop' is allowed"
+    with pytest.raises(StepalignError, match=message):
+        made.check_problems([Problem(id="bare", statement="1 + 1?", answer="2")])
+
+
 def test_a_lesson_that_does_not_fit_is_dropped_and_counted_once(chat: Chat, make_recipe: MakeRecipe) -> None:
     made = teaching(chat, make_recipe("teacher.max_length=60", "critic.on_failure=refsol"))
     step = teach(made, chat, critique(0), failure(1))

@@ -48,7 +48,7 @@ class HintPrompts:
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where the context shows a reference solution and a problem has none."""
-        contexts.check_solutions([self.context], problems)
+        contexts.check_solutions(self.context, problems)
 
     def __call__(self, problem: Problem, rollout: Rollout | None = None) -> TokenIds:
         """Return the prompt ids, cut so that `sampling.max_new_tokens` fit behind them.

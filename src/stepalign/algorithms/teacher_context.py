@@ -87,7 +87,11 @@ class TeacherContext:
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
         """Raise a StepalignError where a context shows a reference solution and problems have none."""
-        contexts.check_solutions(self._both(), problems)
+        contexts.check_solutions(self.context, problems)
+        if self.fallback and self.critic:
+            keys = ", ".join(f"{key} = 'refsol'" for key in self.critic.keys_of("refsol"))
+            reason = f": {keys} shows it in place of a critique; 'drop' is allowed"
+            contexts.check_solutions(self.fallback, problems, reason=reason)
 
     def choose(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]

@@ -115,8 +115,15 @@ class CriticConfig(Table):
     @property
     def fallbacks(self) -> frozenset[Fallback]:
         """Fallbacks that this critic can lead to."""
-        values: set[str] = {self.on_failure, *self.validation.model_dump().values()}
-        return frozenset(fallback for fallback in get_args(Fallback) if fallback in values)
+        return frozenset(fallback for fallback in get_args(Fallback) if self.keys_of(fallback))
+
+    def keys_of(self, fallback: Fallback) -> list[str]:
+        """Return the recipe's keys that lead to a fallback."""
+        values = {
+            "on_failure": self.on_failure,
+            **{f"validation.{name}": value for name, value in self.validation.model_dump().items()},
+        }
+        return [f"critic.{key}" for key, value in values.items() if value == fallback]
 
     def divided(self, world_size: int) -> Self:
         """Return the share of this critic's limits that belongs to one of several processes."""

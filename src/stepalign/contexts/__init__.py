@@ -152,14 +152,13 @@ def load(design: str | PythonObject | Callable[..., str]) -> Context:
     return context
 
 
-def check_solutions(shown: Sequence[Context], problems: Sequence[Problem]) -> None:
-    """Raise a StepalignError where a context shows a reference solution and problems have none."""
-    needing = [context for context in shown if context.needs_solution]
+def check_solutions(context: Context, problems: Sequence[Problem], *, reason: str = "") -> None:
+    """Raise a StepalignError, with the reason, where a context shows a reference solution and problems have none."""
     lacking = [problem.id for problem in problems if not problem.solution]
-    if needing and lacking:
+    if context.needs_solution and lacking:
         raise StepalignError(
-            f"context {needing[0].name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
-            f"problems have none (the first: {lacking[0]})"
+            f"context {context.name!r} shows the reference solution, but {len(lacking)} of {len(problems)} "
+            f"problems have none (the first: {lacking[0]}){reason}"
         )
 
 
