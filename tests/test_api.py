@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import stepalign
+from stepalign import cli
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
@@ -173,4 +174,12 @@ def test_verifying_names_the_references_that_fail_their_own_tests(
     )
     assert [rollout.problem_id for rollout in wrong] == ["code-2"]
     assert wrong[0].grade is not None
+    recipe = tmp_path / "code.toml"
+    recipe.write_text(
+        f'extends = "quickstart"\n[problems]\ntrain = {{ source = "code_file", path = "{path}" }}\nholdout = 1\n'
+        '[grader]\nkind = "unit-tests"\n'
+    )
+    cli.verify(recipe)
+    said = capsys.readouterr().out
+    assert "reference solutions: 2 verified, 1 not correct; problems without one: 1" in said
     assert "assert sub(1, 2) == 1\nfails: the program gives -1, expected is 1." in wrong[0].grade.feedback

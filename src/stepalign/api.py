@@ -90,6 +90,11 @@ def verify(recipe: AnyRecipe, **objects: Unpack[Objects]) -> list[Rollout]:
 
     Such a problem would punish a right response. Problems without a reference solution are left out.
     """
+    return [rollout for rollout in grade_references(recipe, **objects)[0] if not rollout.correct]
+
+
+def grade_references(recipe: AnyRecipe, **objects: Unpack[Objects]) -> tuple[list[Rollout], int]:
+    """Grade the reference solutions as `verify` does, and return them with the number of problems without one."""
     settings = with_objects(recipe, **objects)
     train, evaluation, _ = prepare(settings.problems)
     problems = {problem.id: problem for problem in (*train, *evaluation) if problem.solution}
@@ -97,7 +102,7 @@ def verify(recipe: AnyRecipe, **objects: Unpack[Objects]) -> list[Rollout]:
     texts = {name: reference_text(problem) for name, problem in problems.items()}
     rollouts = [replace(blank, id=name, problem_id=name, text=text, source="reference") for name, text in texts.items()]
     with registry.build(settings.grader) as grader:
-        return [rollout for rollout in grader.grade(rollouts, problems) if not rollout.correct]
+        return list(grader.grade(rollouts, problems)), len(train) + len(evaluation) - len(problems)
 
 
 def evaluate(

@@ -104,10 +104,14 @@ def sample(
 @app.command()
 def verify(file: RecipeFile, overrides: Overrides = None, trust: TrustOption = False) -> None:
     """Grade the reference solutions of a recipe's problems, and name those that are not correct."""
+    from stepalign.api import grade_references
+
     with interruptible():
-        wrong = stepalign.verify(config.load(file, overrides or (), trust=trust))
+        graded, lacking = grade_references(config.load(file, overrides or (), trust=trust))
+    wrong = [rollout for rollout in graded if not rollout.correct]
     lines = [f"{rollout.problem_id}: {rollout.grade.feedback if rollout.grade else ''}" for rollout in wrong]
-    typer.echo("\n".join((*lines, f"{len(wrong)} reference solutions are not correct")))
+    said = f"reference solutions: {len(graded)} verified, {len(wrong)} not correct; problems without one: {lacking}"
+    typer.echo("\n".join((*lines, said)))
 
 
 @app.command()
