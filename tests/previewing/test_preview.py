@@ -13,7 +13,7 @@ from stepalign.config import Recipe
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.previewing import display
 from stepalign.previewing.views import RolloutPreview, ViewPreview
-from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -53,6 +53,13 @@ def test_the_views_are_those_of_a_runs_first_step(finished_run: Recipe, tmp_path
 
 
 @pytest.mark.usefixtures("no_weights")
+def test_a_failed_critique_has_its_reason_in_the_title() -> None:
+    rollout = Rollout(id="r", problem_id="p", completion_ids=(2,), text="two", token_starts=(0,), finish="stop")
+    failure = CritiqueFailure(rollout_id="r", critic="own", reason="parse", detail="verdicts: Field required")
+    title = display.title(RolloutPreview(Problem(id="p", statement="1 + 1"), rollout, failure, ()))
+    assert "no critique: parse (verdicts: Field required)" in title
+
+
 def test_given_rollouts_need_no_weights(finished_run: Recipe, tmp_path: Path) -> None:
     problems = read_jsonl(finished_run.folder / "problems" / "train.jsonl", Problem)
     problem = next(one for one in problems if len(one.solution.split("###")) > 3)

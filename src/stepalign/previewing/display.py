@@ -39,7 +39,7 @@ def title(one: RolloutPreview) -> str:
     if isinstance(critique, Critique):
         said = f", critique of case {critique.case}"
     elif critique is not None:
-        said = f", no critique: {critique.reason}"
+        said = f", no critique: {critique.reason}" + (f" ({critique.detail})" if critique.detail else "")
     return visible_text(f"{one.rollout.id}: {grade}{said}{'' if one.views else ', no example'}")
 
 
