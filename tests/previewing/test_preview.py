@@ -56,8 +56,9 @@ def test_the_views_are_those_of_a_runs_first_step(finished_run: Recipe, tmp_path
 def test_a_failed_critique_has_its_reason_in_the_title() -> None:
     rollout = Rollout(id="r", problem_id="p", completion_ids=(2,), text="two", token_starts=(0,), finish="stop")
     failure = CritiqueFailure(rollout_id="r", critic="own", reason="parse", detail="verdicts: Field required")
-    title = display.title(RolloutPreview(Problem(id="p", statement="1 + 1", answer="2"), rollout, failure, ()))
-    assert "no critique: parse (verdicts: Field required)" in title
+    problem = Problem(id="p", statement="1 + 1", answer="2")
+    one = RolloutPreview(problem=problem, rollout=rollout, critique=failure, views=())
+    assert "no critique: parse (verdicts: Field required)" in display.title(one)
 
 
 def test_given_rollouts_need_no_weights(finished_run: Recipe, tmp_path: Path) -> None:
