@@ -6,6 +6,7 @@ times.
 
     python bench/sampling.py
     python bench/sampling.py --prefix 500                        behind worked examples of 500 tokens
+    python bench/sampling.py --decoding                          ours without `rollouts/token_pass.py`, with an adapter
     python bench/sampling.py --vllm                              vLLM in process, with and without seeds
     python bench/sampling.py --vllm http://localhost:8000/v1     the same of a server
 """
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -25,11 +27,13 @@ from stepalign import config, data, prompts
 from stepalign.chat import load_chat
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE
-from stepalign.models import load_base, resolve_dtype
+from stepalign.models import load_base, load_policy, resolve_dtype
+from stepalign.policy import ADAPTER
 from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import Turn
 from stepalign.records import TokenIds
 from stepalign.rollouts import Request
+from stepalign.rollouts.token_pass import TokenPass
 from stepalign.rollouts.transformers import TransformersSampler
 
 
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--requests", type=int, default=96, help="of vLLM")
     parser.add_argument("--vllm", nargs="?", const="in process", metavar="URL", help="measure vLLM instead")
+    parser.add_argument("--decoding", action="store_true", help="compare with ours without `rollouts/token_pass.py`")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,13 +61,21 @@ def main() -> None:
     if options.vllm:
         results = with_and_without_seeds(options, settings, chat.eos_ids, prompt_ids, sampling)
         return report(results, options, device)
-    model = AutoModelForCausalLM.from_pretrained(settings.location, dtype=resolve_dtype("auto", device)).to(device)
     precision = set_matmul_precision(options.precision, device)
-    sampler = TransformersSampler(load_base(settings, device), eos_ids=chat.eos_ids, batch_size=32)
+    if options.decoding:  # as in training
+        loaded_model, adapter = load_policy(settings, config.LoraConfig(), 0, device).model, ADAPTER
+    else:
+        model = AutoModelForCausalLM.from_pretrained(settings.location, dtype=resolve_dtype("auto", device)).to(device)
+        loaded_model, adapter = load_base(settings, device), None
+    sampler = TransformersSampler(loaded_model, eos_ids=chat.eos_ids, batch_size=32)
 
     def ours(count: int) -> int:
         requests = [Request(id=str(n), prompt_ids=ids, seed=n) for n, ids in enumerate(prompt_ids[:count])]
-        return sum(len(completion.ids) for completion in sampler.sample(requests, sampling, adapter=None))
+        return sum(len(completion.ids) for completion in sampler.sample(requests, sampling, adapter=adapter))
+
+    def ours_by_modules(count: int) -> int:
+        with patch.object(TokenPass, "supports", return_value=False):
+            return ours(count)
 
     def generate(count: int) -> int:
         torch.manual_seed(0)
@@ -80,11 +93,12 @@ def main() -> None:
                 sampled += next((place + 1 for place, token in enumerate(row) if token in chat.eos_ids), len(row))
         return sampled
 
+    other = ("by modules", ours_by_modules) if options.decoding else ("generate", generate)
     results: dict[str, list[float]] = {}
     for _ in range(options.repeats):
         for count in (32, 96):
-            for name, sample in (("generate", generate), ("stepalign", ours)):
-                torch.set_float32_matmul_precision(precision if sample is ours else "highest")
+            for name, sample in (other, ("stepalign", ours)):
+                torch.set_float32_matmul_precision("highest" if sample is generate else precision)
                 start = time.perf_counter()
                 sampled = sample(count)
                 results.setdefault(f"{name}, {count} requests", []).append(sampled / (time.perf_counter() - start))

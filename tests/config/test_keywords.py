@@ -134,6 +134,7 @@ def test_columns_are_those_of_rows_that_the_recipe_has() -> None:
     assert later.problems == recipe(columns={"statement": "q"}).problems
     others = with_objects(later, evaluation_problems=[*ROWS, *ROWS])
     assert others.problems.evaluation.columns == later.problems.train.columns  # type: ignore[union-attr]
+    assert with_objects(later, evaluation_problems=config.SumsConfig()).problems.evaluation == config.SumsConfig()
 
 
 def test_a_hold_out_takes_the_place_of_evaluation_problems_laid_below_it(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from stepalign import config, precision
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.critics.quoting import unquote
 from stepalign.critics.schema import compose, num_sections
+from stepalign.distributed.strategy import ParallelStrategy
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_jsonl, write_jsonl
@@ -636,6 +637,27 @@ def test_callbacks_are_called_where_their_names_say(make_recipe: MakeRecipe) -> 
     assert calls == [
         *(("begin", 0), ("evaluate", 0), ("step", 1), ("save", 1), ("step", 2), ("save", 2), ("evaluate", 2))
     ]
+
+
+def test_the_base_is_gathered_for_the_hooks_that_may_run_it_alone(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Steps:
+        def on_step_end(self, trainer: loop.Trainer, metrics: Mapping[str, Any]) -> None: ...
+
+    class Saves:
+        def on_save(self, trainer: loop.Trainer) -> None: ...
+
+    gathered: list[None] = []
+    unsharded = ParallelStrategy.unsharded
+    monkeypatch.setattr(ParallelStrategy, "unsharded", lambda *given: (gathered.append(None), unsharded(*given))[1])
+
+    def gatherings(name: str, *callbacks: object) -> int:
+        gathered.clear()
+        train(make_recipe(f"name={name}", "training.max_steps=2", "training.save_steps=1"), callbacks)
+        return len(gathered)
+
+    assert gatherings("plain") == gatherings("steps", Steps()) == gatherings("saves", Saves()) - 2
 
 
 @pytest.mark.parametrize("overlap", ["true", "false"])

@@ -66,24 +66,28 @@ def _table(name: str, value: Any) -> Any:
 def _with_sources(keywords: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords with `evaluation_problems` and `columns` in the table of problems.
 
-    Columns are those of all rows, of `old` problems that are rows as well.
+    Columns are those of all problems given, and of `old` ones that are rows. Evaluation rows without any take those of
+    the old training rows.
     """
     others = dict(keywords)
     evaluation, columns = others.pop("evaluation_problems", None), plain(others.pop("columns", None))
     if evaluation is None and columns is None:
         return others
     problems = _table("problems", others.get("problems")) or {}
-    if evaluation is not None:
-        problems |= {"holdout": 0, "evaluation": source_of(evaluation)}
     rows = {name: dict(source) for name, source in old.items() if _is_rows(source)}
-    if columns is None:
-        columns = rows.get("train", {}).get("columns")
-    else:
+    if evaluation is not None:
+        source = source_of(evaluation)
+        if columns is None and _is_rows(source) and "columns" in rows.get("train", {}):
+            source = {"columns": rows["train"]["columns"], **source}
+        problems |= {"holdout": 0, "evaluation": source}
+    if columns is not None:
         problems = rows | problems
-    sources = [name for name in ("train", "evaluation") if problems.get(name)]
-    if not sources:
-        raise StepalignError("columns are those of `problems`, which are not given; the recipe's source has its own")
-    if columns is not None:  # columns that are not mapped are kept
+        sources = [name for name in ("train", "evaluation") if problems.get(name)]
+        if not sources:
+            raise StepalignError(
+                "columns are those of `problems`, which are not given; the recipe's source has its own"
+            )
+        # columns that are not mapped are kept
         problems |= {name: {**problems[name], "columns": {"meta": ["*"], **columns}} for name in sources}
     return {**others, "problems": problems}
 

@@ -4,6 +4,7 @@ One loop serves every algorithm. `trainer.build` makes the parts from a recipe.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -96,8 +97,7 @@ class Trainer:
         training = self.recipe.training
         if not self.evaluation_problems:
             self.console.warn("there are no evaluation problems: nothing will be evaluated")
-        with self.strategy.unsharded(self.policy):
-            self._call("on_train_begin")
+        self._call("on_train_begin", runs_policy=True)
         if self._evaluation_is_due():
             self.evaluate()
         problems_per_step = training.rollouts_per_step // training.num_generations
@@ -256,8 +256,7 @@ class Trainer:
         state = self.algorithm.state_dict(self.policy)
         tokenizer = self.solver.chat.tokenizer
         self.world.on_main(lambda: checkpoints.save(folder, self.policy, optimizer, self.step, state, tokenizer))
-        with self.strategy.unsharded(self.policy):
-            self._call("on_save")
+        self._call("on_save", runs_policy=True)
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the policy on the evaluation problems, once a step."""
@@ -343,8 +342,9 @@ class Trainer:
         for canary in canaries:
             self.console.warn(f"step {self.step}: canary: {canary.text}")
 
-    def _call(self, hook: str, *arguments: Any) -> None:
-        if self.world.is_main:
-            for callback in self.callbacks:
-                if callable(call := getattr(callback, hook, None)):
-                    call(self, *arguments)
+    def _call(self, hook: str, *arguments: Any, runs_policy: bool = False) -> None:
+        """Call the callbacks' hook on the main process, with the whole base gathered where the hook may run it."""
+        calls = [call for callback in self.callbacks if callable(call := getattr(callback, hook, None))]
+        with self.strategy.unsharded(self.policy) if runs_policy and calls else nullcontext():
+            for call in calls if self.world.is_main else ():
+                call(self, *arguments)
