@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from stepalign import config
-from stepalign.config import Recipe
+from stepalign.config import Recipe, trl
+from stepalign.config.registry import Table, key_paths, nested
 from stepalign.errors import StepalignError
 from stepalign.objects import with_objects
 from stepalign.records import Problem
@@ -52,7 +53,14 @@ def test_keywords_tables_and_dicts_give_the_recipe_of_a_file(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"lrr": 1}, r"Recipe: not valid\n  lrr: unknown key; did you mean lr\?"),
+        ({"lrr": 1}, r"Recipe: not valid\n  lrr: unknown key; did you mean optimizer\.lr\?"),
+        ({"learning_rate": 1}, r"Recipe: not valid\n  learning_rate: TRL's name; here it is optimizer\.lr$"),
+        ({"training": {"num_train_epochs": 1}}, r"training\.num_train_epochs: TRL's name; here it is .*max_steps, in"),
+        ({"resume_from_checkpoint": True}, r"TRL's name; here the same call resumes a run"),
+        (
+            {"algorithm": "grpo", "num_generations": 2, "beta": 0.1},
+            r"  beta: TRL's name; here it is algorithm\.kl_coef",
+        ),
         ({"optimizer": {"lrr": 1}}, r"  optimizer\.lrr: unknown key; did you mean lr\?"),
         ({"lr": "high"}, r"  optimizer\.lr: .*valid number \(found 'high'\)"),
         ({"temperature": 1.0}, r"temperature means sampling\.temperature or evaluation\.sampling\.temperature"),
@@ -67,6 +75,32 @@ def test_keywords_tables_and_dicts_give_the_recipe_of_a_file(tmp_path: Path) -> 
 def test_a_fault_is_named_as_in_a_file(keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(StepalignError, match=message):
         recipe(**keywords)
+
+
+def test_an_argument_of_a_function_with_trl_s_name_is_one_of_a_recipe() -> None:
+    with pytest.raises(StepalignError, match=r"reward_funcs: TRL's name; here it is grader"):
+        with_objects(recipe(), reward_funcs=grade)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", trl.KEYS)
+def test_a_name_of_trl_s_is_that_of_a_key_and_no_key_itself(name: str) -> None:
+    *tables, key = trl.KEYS[name].split(" ")[0].rstrip(",").split(".")
+    found: list[type[Table]] = [Recipe]
+    for part in tables:
+        found = [inner for table in found for inner in inner_tables(table, part)]
+    assert any(key in table.model_fields for table in found)
+    if name != "beta":  # of distillation; GRPO's is another
+        assert name not in {path[-1] for path in key_paths(Recipe, {})}
+
+
+def inner_tables(table: type[Table], key: str) -> list[type[Table]]:
+    """Return the table behind a key, or those of all kinds that may stand there."""
+    family, inner = nested(table, key, {})
+    return list(family.tables.values()) if family else [inner] if inner else []
+
+
+def test_one_tracker_needs_no_list() -> None:
+    assert recipe(report_to="wandb").tracking.report_to == ("wandb",)
 
 
 def test_a_faulty_table_is_an_error_like_a_faulty_recipe() -> None:

@@ -5,12 +5,11 @@
 A key that several tables have is given with its table, or as `**{"evaluation.sampling.temperature": 0.6}`.
 """
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from stepalign.config.python import PythonObject
-from stepalign.config.registry import Table, lay_over, nested
+from stepalign.config.registry import Table, key_paths, lay_over, unknown_key
 from stepalign.errors import StepalignError
 
 _KINDS = {"grader", "critic", "sampler", "teacher", "algorithm"}
@@ -106,27 +105,15 @@ def source_of(problems: Any) -> dict[str, Any]:
 
 def _find(table: type[Table], values: Mapping[str, Any], key: str) -> list[str]:
     """Return the place of a key that one table has."""
-    paths = list(_paths(table, values))
+    paths = list(key_paths(table, values))
     places = [path for path in paths if path[-1] == key]
     if not places:
-        close = difflib.get_close_matches(key, [*table.model_fields, *(path[-1] for path in paths)], n=1)
-        meant = f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(table.model_fields)} and their keys"
-        raise StepalignError(f"Recipe: not valid\n  {key}: unknown key{meant}")
+        raise StepalignError(f"Recipe: not valid\n  {key}: {unknown_key(key, table, paths)}")
     if len(places) > 1:
         names = " or ".join(".".join(path) for path in places)
         example = ".".join(places[0])
         raise StepalignError(f"Recipe: {key} means {names}: give the table, or **{{{example!r}: …}}")
     return places[0]
-
-
-def _paths(table: type[Table], values: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the places of all keys below a table."""
-    for name in table.model_fields:
-        below = values.get(name) or {}
-        inner = nested(table, name, below)[1]
-        if inner is not None and not isinstance(table.model_fields[name].default, tuple):  # no list of tables
-            yield from ([name, key] for key in inner.model_fields)
-            yield from ([name, *path] for path in _paths(inner, below))
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
