@@ -208,8 +208,10 @@ def test_stages_take_objects_and_text_paths(make_recipe: MakeRecipe, tmp_path: P
 
 
 def test_a_folder_in_a_files_place_is_refused_before_sampling(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match="a folder, a file is wanted"):
-        stepalign.sample(make_recipe("model.name_or_path=no/model"), tmp_path)
+    recipe = make_recipe("model.name_or_path=no/model")
+    for call in (stepalign.sample, stepalign.evaluate, lambda recipe, out: stepalign.preview(recipe, out=out)):
+        with pytest.raises(StepalignError, match="a folder, a file is wanted"):
+            call(recipe, tmp_path)
 
 
 def test_every_path_may_be_text() -> None:

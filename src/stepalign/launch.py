@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack, cast
 
 from stepalign import exporting, report
+from stepalign.arguments import checked
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
@@ -19,6 +20,7 @@ from stepalign.trainer.loop import TrainerCallback
 from stepalign.trainer.run_folder import RunFolder
 
 
+@checked
 def train(recipe: AnyRecipe, callbacks: Sequence[object] = (), **objects: Unpack[Objects]) -> TrainResult:
     """Train a run, or resume it where it was stopped.
 

@@ -66,6 +66,14 @@ def test_keywords_tables_and_dicts_give_the_recipe_of_a_file(tmp_path: Path) -> 
         ({"temperature": 1.0}, r"temperature means sampling\.temperature or evaluation\.sampling\.temperature"),
         ({"problems": {"DataFrame": 1}}, r"  problems\.DataFrame: unknown key"),
         ({"problems": 5}, r"problems: a list, a DataFrame, .* is wanted, found 5"),
+        (
+            {"problems": {"q": ["1 + 1?"], "answer": [2]}},
+            r"rows \(.*\) are wanted, found a dict with the keys q, answer",
+        ),
+        ({"evaluation_problems": {"q": ["1 + 1?"]}}, r"rows \(.*\) are wanted, found a dict with the keys q"),
+        ({"columns": [("statement", "q")]}, r"columns: a map like .* is wanted, found \[\('statement', 'q'\)\]"),
+        ({"grader": 3}, "grader: a function, an object, a name or a table is wanted, found 3"),
+        ({"context": [grade]}, "context: a function, an object, a name or a table is wanted"),
         ({"critic": "progam"}, r"critic\.kind: unknown kind; did you mean program\?"),
         ({"grader": {"kind": "python", "function": "no name"}}, r"grader\.function: 'module:name' is wanted"),
         ({"grader": {"kind": "python", "function": [1]}}, r"grader\.function: 'module:name' is wanted"),
@@ -97,6 +105,11 @@ def inner_tables(table: type[Table], key: str) -> list[type[Table]]:
     """Return the table behind a key, or those of all kinds that may stand there."""
     family, inner = nested(table, key, {})
     return list(family.tables.values()) if family else [inner] if inner else []
+
+
+def test_rows_may_stand_for_both_parts_of_the_problems() -> None:
+    both = recipe(problems={"train": ROWS, "evaluation": ROWS}).problems
+    assert both == recipe(problems=ROWS, evaluation_problems=ROWS).problems
 
 
 def test_one_tracker_needs_no_list() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from huggingface_hub import HfApi
 
+from stepalign.arguments import checked
 from stepalign.errors import StepalignError, first_line
 from stepalign.exporting import export
 from stepalign.exporting.dataset import export_dataset
@@ -26,6 +27,7 @@ class Pushed:
     """The address of the upload; None for a dry run."""
 
 
+@checked
 def push(
     folder: Path | str,
     repo: str,

@@ -16,13 +16,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 from accelerate import Accelerator
+from pydantic import PositiveInt
 
 from stepalign import config, data, models
 from stepalign.algorithms.base import Algorithm, StepExamples
+from stepalign.arguments import checked
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics.llm import first_message, load_template
+from stepalign.io import file_path
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import Policy
 from stepalign.previewing import display
@@ -75,11 +78,12 @@ class _LazySampler:
         return sampler.sample(requests, sampling, adapter=adapter)
 
 
+@checked
 def preview(
     recipe: AnyRecipe,
     *,
     rollouts: Path | str | None = None,
-    limit: int = 2,
+    limit: PositiveInt = 2,
     out: Path | str | None = None,
     **objects: Unpack[Objects],
 ) -> Preview:
@@ -95,7 +99,7 @@ def preview(
     Raises:
         StepalignError: the recipe or the rollouts cannot be used.
     """
-    settings = with_objects(recipe, **objects)
+    settings, page = with_objects(recipe, **objects), None if out is None else file_path(out)
     check_recipe(settings)
     prompt = SolverPrompt(settings.prompts)
     chat, context_limit = load_chat(settings.model, prompt.before), models.context_limit(settings.model)
@@ -135,8 +139,8 @@ def preview(
         for rollout in attempts[:limit]
     )
     previewed = Preview(rollouts=shown, outcomes=+step.outcomes, failures=+Counter(step.failures))
-    if out is not None:
-        display.write(settings, previewed.rollouts, previewed.counts, Path(out))
+    if page is not None:
+        display.write(settings, previewed.rollouts, previewed.counts, page)
     return previewed
 
 

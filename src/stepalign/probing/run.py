@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from accelerate import Accelerator
+from pydantic import NonNegativeInt, PositiveInt
 
 from stepalign import config, models, prompts
 from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.append_log import AppendLog
+from stepalign.arguments import checked
 from stepalign.chat import load_chat
 from stepalign.console import Console
 from stepalign.contexts import load
@@ -39,16 +41,17 @@ from stepalign.teachers.model import check_tokenizer
 from stepalign.trainer.checkpoints import load_algorithm_state
 
 
+@checked
 def probe(
     recipe: AnyRecipe,
     out: Path | str,
     *,
     rollouts: Path | str | None = None,
-    contexts: Sequence[AnyContext] = (),
+    contexts: AnyContext | Sequence[AnyContext] = (),
     adapter: Path | str | None = None,
-    top: int = 0,
-    limit: int | None = None,
-    contrast: int = 0,
+    top: NonNegativeInt = 0,
+    limit: PositiveInt | None = None,
+    contrast: NonNegativeInt = 0,
     **objects: Unpack[Objects],
 ) -> Probe:
     """Probe contexts, and write the folder `out`; or continue what was begun there.
@@ -58,7 +61,7 @@ def probe(
         out: the probe's folder.
         rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem,
             or `training.num_generations` where a context shows siblings.
-        contexts: by name or file, or functions; by default the recipe's own.
+        contexts: one or several, by name or file, or as functions; by default the recipe's own.
         adapter: the student's, or a checkpoint's folder. None probes the base itself. The teacher is the recipe's.
         top: the number of likeliest tokens kept beside each sampled one.
         limit: the number of rollouts, from the first.
@@ -71,8 +74,9 @@ def probe(
     settings, out = with_objects(recipe, **objects), Path(out)
     rollouts = Path(rollouts) if rollouts else None
     adapter = Path(adapter) if adapter else None
+    designs = [contexts] if isinstance(contexts, str | config.PythonObject) or callable(contexts) else contexts
     templates, words = [], {}
-    for design in dict.fromkeys(contexts or [settings.context.design]):
+    for design in dict.fromkeys(designs or [settings.context.design]):
         with prompts.recorded() as texts:
             templates.append(load(design))
         words[templates[-1].name] = prompts.digests(texts)
