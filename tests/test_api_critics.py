@@ -72,6 +72,19 @@ def test_a_file_of_problems_stands_in_for_the_recipes(planted: Path, make_recipe
     assert report["checks"]["exact_copy"] == {"passed": report["critiques"]}
 
 
+def test_a_limit_takes_the_first_rollouts_and_a_higher_one_goes_on(
+    planted: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    out, given = tmp_path / "critiques.jsonl", (make_recipe(), planted / "rollouts.jsonl")
+    options = {"problems_file": planted / "problems.jsonl"}
+    names = [rollout.id for rollout in read_jsonl(given[1], Rollout)]
+    first = api.critique(*given, out, **options, limit=3)
+    assert [result.rollout_id for result in first] == names[:3]
+    assert [result.rollout_id for result in api.check_critiques(*given, out, **options, limit=2)] == names[:2]
+    more = api.critique(*given, out, **options, limit=5)
+    assert ([result.rollout_id for result in more], more[:3]) == (names[:5], first)
+
+
 def test_the_solvers_own_base_is_loaded_once_and_asked(
     planted: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

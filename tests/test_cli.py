@@ -117,6 +117,7 @@ def test_the_last_override_wins(run_cli: Cli, file: Path) -> None:
         (["train", "recipe.toml", "optimizer.lrr=1", "--dry-run"], "optimizer.lrr: unknown key; did you mean lr?"),
         (["train", "recipe.toml", "steps"], "override 'steps': key=value is wanted"),
         (["evaluate", "recipe.toml", "sampling.top_p=2"], "sampling.top_p: "),
+        (["evaluate", "recipe.toml", "--adapter", "runs/gone"], "adapter 'runs/gone': no such folder"),
         (["sample", "gone.toml"], "gone.toml: no such recipe"),
         (["select", "gone.toml"], "gone.toml: no such recipe"),
         (["critique", "recipe.toml", "gone.jsonl", "critic.kind=program"], "gone.jsonl: No such file"),
@@ -211,6 +212,8 @@ def test_planted_slips_are_critiqued_checked_and_measured(
     assert "cost 0.0000" in printed
     assert printed.endswith("critiques.jsonl, critiques-report.json\n")
     assert run_cli("critique", *with_problems, "--check", "critiques.jsonl")[0] == 0
+    limited = run_cli("critique", *with_problems, "critic.kind=program", "--limit", "1", "--out", "first.jsonl")
+    assert (limited[0], len((tmp_path / "first.jsonl").read_text().splitlines())) == (0, 1)
     lines = (tmp_path / "critiques.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "critiques.jsonl").write_text(lines[0])
     status, printed, _ = run_cli("critique", *with_problems, "--check", "critiques.jsonl")

@@ -16,7 +16,6 @@ from stepalign.distributed.strategy import build_strategy
 from stepalign.errors import StepalignError
 from stepalign.launch import train
 from stepalign.rollouts.generate import make_sampler
-from stepalign.trainer import checks
 
 ROOT = Path(__file__).parents[1]
 MakeRecipe = Callable[..., Recipe]
@@ -64,7 +63,7 @@ def test_an_extra_that_is_not_installed_is_named(
 ) -> None:
     module, use = NEEDS[extra]
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(checks, "get_available_trackers", list)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(StepalignError) as raised:
         use(make_recipe)
     assert str(raised.value).endswith(f': pip install "stepalign[{extra}]"')

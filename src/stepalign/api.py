@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from stepalign import config, prompts
 from stepalign.arguments import checked
-from stepalign.config import benchmarks, registry
+from stepalign.config import benchmarks, machine, registry
 from stepalign.console import Console
 from stepalign.critics.files import ReplayCritic, read_attempts
 from stepalign.critics.run import critique_attempts
@@ -35,6 +35,7 @@ from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import open_solver
 from stepalign.rollouts.references import reference_text
 from stepalign.seeding import derive_seed
+from stepalign.trainer.checkpoints import adapter_folder
 
 
 @checked
@@ -51,7 +52,8 @@ def sample(
     An interrupt writes the finished ones, not graded, to `STEM-partial.jsonl` beside it. With None nothing is written.
     For `objects` see `objects.Objects`.
     """
-    settings, adapter = with_objects(recipe, **objects), Path(adapter) if adapter else None
+    settings, adapter = with_objects(recipe, **objects), adapter_folder(adapter)
+    machine.check(settings, "model", "sampler", "grader", "problems")
     file = file_path(out) if out is not None else None
     train_problems, _, _ = prepare(settings.problems)
     finished: list[Rollout] = []
@@ -101,6 +103,7 @@ def verify(recipe: AnyRecipe, **objects: Unpack[Objects]) -> list[Rollout]:
 def grade_references(recipe: AnyRecipe, **objects: Unpack[Objects]) -> tuple[list[Rollout], int]:
     """Grade the reference solutions as `verify` does, and return them with the number of problems without one."""
     settings = with_objects(recipe, **objects)
+    machine.check(settings, "grader", "problems")
     train, evaluation, _ = prepare(settings.problems)
     problems = {problem.id: problem for problem in (*train, *evaluation) if problem.solution}
     blank = Rollout(id="-", problem_id="-", completion_ids=(), token_starts=(), text="", finish="stop")
@@ -124,14 +127,14 @@ def evaluate(
     Args:
         recipe: the recipe, or its file.
         out: the evaluation's file; its rollouts are written to `STEM-rollouts.jsonl` beside it. None writes nothing.
-        adapter: the folder of a PEFT adapter.
+        adapter: the folder of a PEFT adapter, or of a run, whose last checkpoint is taken.
         benchmark: a name of `config.benchmarks.BENCHMARKS`, whose problems, grader and sampling replace the recipe's.
         objects: problems, grader and critic in place of the recipe's (`objects.Objects`).
 
     Raises:
         StepalignError: the recipe has no evaluation problems, or `problems` are given that it would not evaluate on.
     """
-    settings, adapter = with_objects(recipe, **objects), Path(adapter) if adapter else None
+    settings, adapter = with_objects(recipe, **objects), adapter_folder(adapter)
     if (
         objects.get("problems") is not None
         and objects.get("evaluation_problems") is None
@@ -145,6 +148,7 @@ def evaluate(
     file = file_path(out) if out is not None else None
     # Without a hold-out the training problems, which may be many, are not read.
     source = settings.problems.evaluation
+    machine.check(settings, "model", "sampler", "grader", f"problems.{'evaluation' if source else 'train'}")
     evaluation_problems = list(load(source).problems) if source else prepare(settings.problems)[1]
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
@@ -172,6 +176,7 @@ def select(recipe: AnyRecipe, out: Path | str, **objects: Unpack[Objects]) -> Pa
     recipe trains on the selected problems with `source = "file"`. For `objects` see `objects.Objects`.
     """
     settings, out = with_objects(recipe, **objects), Path(out)
+    machine.check(settings, "model", "sampler", "grader", "problems.train")
     loaded = load(settings.problems.train)
     seed = derive_seed(settings.seed, "selection")
     date = kept_date(out / "settings.json")
@@ -228,6 +233,7 @@ def critique(
     out: Path | str,
     *,
     problems_file: Path | str | None = None,
+    limit: PositiveInt | None = None,
     prices: Prices | None = None,
     **objects: Unpack[Objects],
 ) -> list[Critique | CritiqueFailure]:
@@ -240,11 +246,13 @@ def critique(
         rollouts: graded rollouts, or their file (JSONL).
         out: the results (JSONL); the report is `STEM-report.json` beside it.
         problems_file: the rollouts' problems (JSONL).
+        limit: the number of rollouts, from the first. A second start may have a higher one.
         prices: of a million tokens; the report then has the cost.
         objects: critic, grader and problems in place of the recipe's (`objects.Objects`).
     """
     settings, file = with_objects(recipe, **objects), file_path(out)
-    results = critique_attempts(settings, read_attempts(rollouts, problems_file or settings.problems), file)
+    machine.check(settings, "grader", "critic", *_own(settings), *(() if problems_file else ("problems",)))
+    results = critique_attempts(settings, read_attempts(rollouts, problems_file or settings.problems, limit), file)
     write_atomically(report_path(file), to_json(summarize(results, prices)) + "\n")
     return results
 
@@ -256,15 +264,19 @@ def check_critiques(
     critiques: Path | str,
     *,
     problems_file: Path | str | None = None,
+    limit: PositiveInt | None = None,
     **objects: Unpack[Objects],
 ) -> list[Critique | CritiqueFailure]:
     """Validate a file of critiques as the recipe would. No critic is asked, and nothing is written.
+
+    With a `limit`, only those of the first rollouts.
 
     Returns:
         Each critique, repaired where the recipe says so, or the reason why no teacher may be shown it.
     """
     settings = with_objects(recipe, **objects)
-    attempts = read_attempts(rollouts, problems_file or settings.problems)
+    machine.check(settings, "grader", *(() if problems_file else ("problems",)))
+    attempts = read_attempts(rollouts, problems_file or settings.problems, limit)
     table = settings.critic or config.ProgramCriticConfig()
     results = []
     with registry.build(settings.grader) as grader, Console() as console, console.stage("check", len(attempts)) as done:
@@ -291,6 +303,7 @@ def critic_bench(
     `prices` are of a million tokens. For `objects` see `objects.Objects`.
     """
     settings, out = with_objects(recipe, **objects), Path(out)
+    machine.check(settings, "grader", "critic", *_own(settings))
     traces = PlantedTraces.read(Path(folder), limit)
     path = out / "critiques.jsonl"
     resumed, start = path.exists(), time.perf_counter()
@@ -304,6 +317,11 @@ def critic_bench(
     )
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
     return found
+
+
+def _own(settings: config.Recipe) -> tuple[str, ...]:
+    """Return the tables of the solver where the critic needs it."""
+    return ("model", "sampler") if settings.critic and settings.critic.needs_own_model else ()
 
 
 def _partial(out: Path) -> Path:

@@ -296,18 +296,19 @@ class Chat:
 
 def load_tokenizer(model: config.ModelConfig) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
     """Load a model's tokenizer, and every token that ends a response: its own EOS, and its generation config's."""
+    location = model.location
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.location, revision=model.revision)
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=model.revision)
     except Exception as error:  # tokenizers raises a type of its own
         raise StepalignError(
             f"model.name_or_path = {model.name_or_path!r}: no tokenizer there: {first_line(error)}"
         ) from None
     try:
-        eos = GenerationConfig.from_pretrained(model.location, revision=model.revision).eos_token_id
+        eos = GenerationConfig.from_pretrained(location, revision=model.revision).eos_token_id
         ids = frozenset(map(int, eos if isinstance(eos, list) else [] if eos is None else [eos]))
     except OSError as error:
         ids = frozenset()
-        if not Path(model.location).is_dir():  # a local folder may lack the file; the hub may also be out of reach
+        if not Path(location).is_dir():  # a local folder may lack the file; the hub may also be out of reach
             log.warning("%s: no generation_config.json (%s): only the tokenizer's EOS ends a completion",
                         model.name_or_path, first_line(error))  # fmt: skip
     except Exception as error:

@@ -8,6 +8,7 @@ from typing import Unpack, cast
 
 from stepalign import exporting, report
 from stepalign.arguments import checked
+from stepalign.config import machine
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
 from stepalign.errors import StepalignError
@@ -37,7 +38,7 @@ def train(recipe: AnyRecipe, callbacks: Sequence[object] = (), **objects: Unpack
     recipe = with_objects(recipe, **objects)
     world = init_world(recipe.distributed.num_processes)
     world.on_main(lambda: checks.check_recipe(recipe))
-    world.on_main(lambda: checks.check_trackers(recipe.tracking))
+    world.on_main(lambda: machine.check(recipe, *machine.TRAINING))
     with ExitStack() as stack:
         run = cast(
             RunFolder, RunFolder(recipe) if world.size == 1 else MainProcessProxy(world, lambda: RunFolder(recipe))

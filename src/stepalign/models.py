@@ -8,7 +8,6 @@ that (Gemma 2 caps them, Phi adds a bias) is refused everywhere.
 import hashlib
 import re
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from stepalign import config
+from stepalign import config, extras
 from stepalign.attention import use_cpu_sdpa
 from stepalign.bfloat16_linear import has_bfloat16_products, use_bfloat16_linear
-from stepalign.errors import StepalignError, first_line, not_installed
+from stepalign.errors import StepalignError, first_line
 from stepalign.io import differences
 from stepalign.lora_forward import use_fused_lora
 from stepalign.manifest import read_manifest
@@ -220,8 +219,7 @@ def load_base(
 
 def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
     """Make QLoRA's setting: NormalFloat with quantized scales, products in `dtype`."""
-    if find_spec("bitsandbytes") is None:
-        raise not_installed("model.load_in_4bit = true needs bitsandbytes", "qlora")
+    extras.require("qlora", "model.load_in_4bit = true")
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
@@ -229,8 +227,9 @@ def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def load_config(model: config.ModelConfig) -> PretrainedConfig:
     """Read a model's configuration, without weights."""
+    location = model.location
     try:
-        return AutoConfig.from_pretrained(model.location, revision=model.revision)
+        return AutoConfig.from_pretrained(location, revision=model.revision)
     except Exception as error:
         raise _cannot_load(model, first_line(error)) from None
 

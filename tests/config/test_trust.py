@@ -80,6 +80,15 @@ def test_a_template_elsewhere_needs_trust(key: str, load: Load, tmp_path: Path) 
             load(*naming(key, path), trust=True)
 
 
+def test_a_template_elsewhere_needs_trust_in_a_list_of_tables_as_well(load: Load, tmp_path: Path) -> None:
+    prompt = tmp_path / "elsewhere" / "secret.txt"
+    locators = f"[{{kind = 'equations'}}, {{kind = 'verdicts', prompt = '{prompt}'}}]"
+    override = f"critic={{kind = 'locate-mend', locator = {{kind = 'combined', locators = {locators}}}}}"
+    with pytest.raises(StepalignError, match=r"critic\.locator\.locators\.1\.prompt = .*neither in the recipe's"):
+        load(override)
+    load(override, trust=True)
+
+
 @pytest.mark.parametrize("key", TEMPLATE_KEYS)
 def test_a_template_near_the_recipe_needs_none(key: str, load: Load, tmp_path: Path) -> None:
     (tmp_path / "work" / "prompts").mkdir()

@@ -35,6 +35,29 @@ def fresh(tiny_llama: Path) -> Fresh:
     return make
 
 
+def test_a_runs_folder_stands_for_its_last_checkpoint_and_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    for step in (2, 10):
+        (run / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    assert checkpoints.adapter_folder(str(run)) == run / "checkpoints" / "step-000010"
+    assert capsys.readouterr().err == f"adapter '{run}': the run's last checkpoint, step-000010\n"
+    assert checkpoints.adapter_folder(None) is None
+    assert checkpoints.adapter_folder(run / "checkpoints" / "step-000002").name == "step-000002"
+    (run / "adapter_config.json").touch()  # an adapter of another tool, whose checkpoints stand beside it
+    assert checkpoints.adapter_folder(run) == run
+    assert not capsys.readouterr().err
+
+
+def test_an_adapter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StepalignError, match=r"^adapter '\./nope': no such folder$"):
+        checkpoints.adapter_folder("./nope")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(StepalignError, match="run': a run without a checkpoint"):
+        checkpoints.adapter_folder(tmp_path / "run")
+
+
 def train(policy: Policy, optimizer: torch.optim.Optimizer, steps: int) -> None:
     for _ in range(steps):
         policy(collate([VIEW])).square().mean().backward()

@@ -1,15 +1,16 @@
 """What is known before the first evaluation, and before the weights are loaded where it can be."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from accelerate.utils import LoggerType
 
 from serving.fault_server import Reply, free_url, serving
 from stepalign import cli, config, models
+from stepalign.config import machine
 from stepalign.config.recipe import Recipe
 from stepalign.critics import sample
 from stepalign.critics.files import critique_all
@@ -78,12 +79,12 @@ def test_what_a_run_must_not_begin_with_leaves_no_folder(override: str, make_rec
 def test_a_tracker_that_is_not_installed_is_an_error_and_leaves_no_folder(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    monkeypatch.setitem(sys.modules, "wandb", None)
     settings = make_recipe('tracking.report_to=["tensorboard", "wandb"]')
     with pytest.raises(StepalignError, match=r"tracking\.report_to: wandb is not installed"):
         train(settings)
     assert not settings.folder.exists()
-    checks.check_trackers(make_recipe('tracking.report_to=["tensorboard"]').tracking)
+    machine.check(make_recipe('tracking.report_to=["tensorboard"]'), "tracking")
 
 
 @pytest.mark.usefixtures("no_weights")

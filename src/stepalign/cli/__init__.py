@@ -46,11 +46,16 @@ def train(
     """Train a solver, or resume a stopped run, and write the run's report."""
     settings = config.load(file, overrides or (), trust=trust)
     if dry_run:
+        from stepalign.config import machine
         from stepalign.trainer import checks
 
         checks.check_recipe(settings)
-        checks.check_trackers(settings.tracking)
+        machine.check_files(settings, *machine.TRAINING)
         typer.echo(config.dump(settings), nl=False)
+        try:
+            machine.check_packages(settings, *machine.TRAINING)
+        except StepalignError as error:  # the run may be meant for another machine
+            typer.echo(f"warning: {error}", err=True)
         return
     with resumable(settings.folder):
         result = stepalign.train(settings)
@@ -121,6 +126,7 @@ def critique(
     overrides: Overrides = None,
     problems: ProblemsFile = None,
     check: Annotated[Path | None, typer.Option(help="Check this file of critiques and ask no critic.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rollouts to critique.")] = None,
     prices: PriceOption = None,
     out: Annotated[Path, typer.Option(help="File for the critiques (JSONL).")] = Path("critiques.jsonl"),
     trust: TrustOption = False,
@@ -131,11 +137,11 @@ def critique(
     from stepalign.critics import stats
 
     if check is not None:
-        report = stats.summarize(api.check_critiques(settings, rollouts, check, problems_file=problems))
+        report = stats.summarize(api.check_critiques(settings, rollouts, check, problems_file=problems, limit=limit))
         typer.echo(stats.table(report))
         raise typer.Exit(int(not report.is_sound))
     with resumable(out):
-        results = api.critique(settings, rollouts, out, problems_file=problems, prices=_prices(prices))
+        results = api.critique(settings, rollouts, out, problems_file=problems, limit=limit, prices=_prices(prices))
     typer.echo(stats.table(stats.summarize(results, _prices(prices))))
     typer.echo(f"\n{out}, {api.report_path(out)}")
 

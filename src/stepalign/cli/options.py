@@ -14,7 +14,9 @@ ProblemsFile = Annotated[Path | None, typer.Option(help="Problems (JSONL) of the
 PRICE_HELP = "Price of a million prompt tokens and of a million completion tokens."
 PriceOption = Annotated[tuple[float, float] | None, typer.Option(help=PRICE_HELP)]
 TrustOption = Annotated[bool, typer.Option("--trust", help="Allow templates and key variables of any place and name.")]
-AdapterFolder = Annotated[Path | None, typer.Option(help="Folder of a PEFT adapter. Default: the base model.")]
+AdapterFolder = Annotated[
+    Path | None, typer.Option(help="PEFT adapter, or run: its last checkpoint. Default: the base.")
+]
 
 
 def resumable(path: Path) -> AbstractContextManager[None]:

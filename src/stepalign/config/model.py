@@ -1,5 +1,6 @@
 """The `[model]` table: the weights of a causal language model."""
 
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +11,10 @@ from stepalign.assets import SOLVER
 from stepalign.config.registry import TEMPLATE, Table
 from stepalign.errors import StepalignError
 
-_LOCAL = ("/", ".", "~", "models/", "runs/")
-"""Beginnings of a directory's name; a name on the hub is `owner/model` or `model`."""
+
+def is_local(name: str) -> bool:
+    """Return whether a name is plainly a path, because a name on the hub is `owner/name` or `name`."""
+    return name.startswith(("/", ".", "~")) or len(Path(name).parts) > 2
 
 
 class ModelConfig(Table):
@@ -34,23 +37,32 @@ class ModelConfig(Table):
     chat_template_date: Annotated[date, Field(strict=False)] | None = None
     """The date that a chat template shows; None is the day on which the folder of results was begun."""
 
+    def extras(self) -> Iterator[tuple[str, str]]:
+        """Yield the need of 4-bit weights."""
+        if self.load_in_4bit:
+            yield "load_in_4bit = true", "qlora"
+
     @property
     def location(self) -> str:
-        """The directory or hub name of the weights.
+        """The directory or hub name of the weights (`locate`)."""
+        return self.locate("model.name_or_path")
+
+    def locate(self, key: str) -> str:
+        """Return the directory or hub name of the weights. `key` is that of the name, for messages.
 
         Raises:
             StepalignError: a directory is missing (the hub is not asked), or holds an adapter.
         """
         if self.name_or_path == "lab":
             return str(SOLVER)
-        folder, where = Path(self.name_or_path).expanduser(), f"model.name_or_path = {self.name_or_path!r}"
+        folder, where = Path(self.name_or_path).expanduser(), f"{key} = {self.name_or_path!r}"
         if folder.is_dir():
             if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
                 raise StepalignError(f"{where}: a PEFT adapter; name its base here, and the adapter with --adapter")
             return str(folder)
         if (
-            len(folder.parts) > 2
-            or self.name_or_path.startswith(_LOCAL)
+            is_local(self.name_or_path)
+            or self.name_or_path.startswith(("models/", "runs/"))
             or (folder.parent.name and folder.parent.is_dir())
         ):
             makes = f"; `python scripts/smollm2.py {folder}` makes it" if folder.name == "SmolLM2-135M-Instruct" else ""

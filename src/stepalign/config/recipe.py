@@ -186,6 +186,11 @@ class DistributedConfig(Table):
     num_processes: NonNegativeInt = 0
     """The number of processes that must have started; 0 is any number."""
 
+    def extras(self) -> Iterator[tuple[str, str]]:
+        """Yield the need of DeepSpeed."""
+        if self.strategy == "zero2":
+            yield "strategy = 'zero2'", "deepspeed"
+
 
 class EvaluationConfig(Table):
     """Evaluation on the held-out problems (paper: n 12, T 1.0, top-p 0.95, 38,912 tokens)."""
@@ -216,6 +221,10 @@ class TrackingConfig(Table):
     """The tracker of Accelerate that receives the metrics, or a list of trackers."""
     project: str = "stepalign"
     """The project's name in the trackers."""
+
+    def extras(self) -> Iterator[tuple[str, str]]:
+        """Yield the need of each tracker, which Accelerate would leave out in silence."""
+        yield from (("report_to", tracker) for tracker in self.report_to)
 
 
 class Recipe(Table):

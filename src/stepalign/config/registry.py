@@ -103,14 +103,26 @@ class Table(BaseModel, metaclass=_TableType):
         """Yield the dotted names of the keys marked `RUNTIME`, those of inner tables included."""
         return (name for name, _ in self.marked("runtime"))
 
-    def marked(self, mark: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    def marked(self, mark: str) -> Iterator[tuple[str, Any]]:
         """Yield dotted name and value of the keys with a mark, those of inner tables included."""
-        for name, info in type(self).model_fields.items():
-            extra, value = info.json_schema_extra, getattr(self, name)
-            if isinstance(extra, dict) and extra.get(mark):
-                yield f"{prefix}{name}", value
-            elif isinstance(value, Table):
-                yield from value.marked(mark, f"{prefix}{name}.")
+        for prefix, table in self.tables():
+            for name, info in type(table).model_fields.items():
+                if isinstance(extra := info.json_schema_extra, dict) and extra.get(mark):
+                    yield f"{prefix}{name}", getattr(table, name)
+
+    def tables(self, prefix: str = "") -> Iterator[tuple[str, "Table"]]:
+        """Yield this table and all inner ones, lists of tables included, each with the beginning of its keys' names."""
+        yield prefix, self
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            inner = {f"{index}.": one for index, one in enumerate(value)} if isinstance(value, tuple) else {"": value}
+            for place, table in inner.items():
+                if isinstance(table, Table):
+                    yield from table.tables(f"{prefix}{name}.{place}")
+
+    def extras(self) -> Iterator[tuple[str, str]]:
+        """Yield each key of this table that needs an extra of Stepalign, as messages show it, and the extra."""
+        yield from ()
 
 
 T = TypeVar("T", bound=type[Table])

@@ -1,5 +1,6 @@
 """The `[sampler]` tables: the engine that samples rollouts. Without `kind`, transformers."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
@@ -52,6 +53,10 @@ class VllmConfig(_RemoteConfig):
     """No CUDA graphs and no compilation: vLLM starts sooner and decodes more slowly."""
     enable_sleep_mode: Annotated[bool, RUNTIME] = True
     """vLLM frees its GPU memory while the policy is trained."""
+
+    def extras(self) -> Iterator[tuple[str, str]]:
+        """Yield the need of vLLM."""
+        yield "kind = 'vllm'", "vllm"
 
 
 @register("sampler", "vllm-server", implementation="stepalign.rollouts.vllm_server:ServerSampler")

@@ -1,6 +1,7 @@
 """The `[problems]` tables: where problems come from, and which are held out. `source` names the kind."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -85,6 +86,10 @@ class GsmSymbolicConfig(SourceConfig):
     """The number of problems."""
     seed: NonNegativeInt = 0
     """The seed of the generator."""
+
+    def extras(self) -> Iterator[tuple[str, str]]:
+        """Yield the need of reasoning-gym."""
+        yield "source = 'gsm_symbolic'", "reasoning-gym"
 
 
 @register("source", "sums", implementation="stepalign.data.sums:candidates")

@@ -54,9 +54,9 @@ class ReplayCritic:
 
 
 def read_attempts(
-    rollouts: Path | str | Sequence[Rollout], source: Path | str | config.ProblemsConfig
+    rollouts: Path | str | Sequence[Rollout], source: Path | str | config.ProblemsConfig, limit: int | None = None
 ) -> list[tuple[Problem, Rollout]]:
-    """Pair graded rollouts, each once, with their problems from a file or from a recipe's training problems."""
+    """Pair graded rollouts, the first `limit`, with their problems from a file or a recipe's training problems."""
     path = rollouts if isinstance(rollouts, Path | str) else "rollouts"
     if isinstance(source, Path | str):
         problems, place = read_jsonl(Path(source), Problem), str(source)
@@ -64,7 +64,8 @@ def read_attempts(
         problems, place = prepare(source)[0], "the recipe"
     by_id = {problem.id: problem for problem in problems}
     attempts: dict[str, tuple[Problem, Rollout]] = {}
-    for rollout in read_jsonl(Path(rollouts), Rollout) if isinstance(rollouts, Path | str) else rollouts:
+    given = read_jsonl(Path(rollouts), Rollout) if isinstance(rollouts, Path | str) else rollouts
+    for rollout in given[:limit]:
         if rollout.problem_id not in by_id:
             raise StepalignError(f"{path}: rollout {rollout.id}: no problem {rollout.problem_id!r} in {place}")
         if rollout.grade is None:

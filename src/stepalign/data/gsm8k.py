@@ -11,10 +11,9 @@ generator's own.
 import re
 from collections.abc import Iterator
 
-from stepalign import config
+from stepalign import config, extras
 from stepalign.data import files
 from stepalign.data.normalize import Candidate, text
-from stepalign.errors import not_installed
 from stepalign.seeding import derive_seed
 
 DATASET = "openai/gsm8k"
@@ -49,10 +48,9 @@ def symbolic(source: config.GsmSymbolicConfig) -> Iterator[Candidate]:
     The generator seeds its problem i with seed + i, so that sets of neighbouring seeds would share problems.
     Therefore its seed is derived from the recipe's.
     """
-    try:
-        import reasoning_gym
-    except ModuleNotFoundError:
-        raise not_installed('source = "gsm_symbolic" needs reasoning-gym', "reasoning-gym") from None
+    extras.require("reasoning-gym", "source = 'gsm_symbolic'")
+    import reasoning_gym
+
     seed = derive_seed(source.seed, "gsm_symbolic")
     generated = reasoning_gym.create_dataset("gsm_symbolic", size=source.count, seed=seed)
     for index in range(source.count):

@@ -22,7 +22,7 @@ from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.append_log import AppendLog
 from stepalign.arguments import checked
 from stepalign.chat import load_chat
-from stepalign.config import registry
+from stepalign.config import machine, registry
 from stepalign.console import Console
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures
@@ -65,6 +65,7 @@ def preflight(
     """
     settings, out = with_objects(recipe, **objects), Path(out)
     check_recipe(settings)
+    machine.check(settings, "model", "problems", "sampler", "grader", "critic", "teacher")
     if limit is not None:
         table = settings.preflight.model_copy(update={"num_problems": limit})
         settings = settings.model_copy(update={"preflight": table})

@@ -22,6 +22,7 @@ from pydantic import PositiveInt
 
 from stepalign import config, contexts
 from stepalign.arguments import checked
+from stepalign.config import machine
 from stepalign.errors import StepalignError
 from stepalign.losses.lm_head import chunk_tokens
 from stepalign.objects import AnyRecipe, Objects, with_objects
@@ -102,6 +103,7 @@ def plan(
     settings, from_run = with_objects(recipe, **objects), Path(from_run) if from_run else None
     if hardware is not None and hardware not in GPUS:
         raise StepalignError(f"hardware {hardware!r}: allowed are {', '.join(GPUS)}")
+    machine.check_files(settings, "model", "teacher")
     gpu = hardware is not None or torch.cuda.is_available()
     size, model = model_size(settings.model, settings.adapter, gpu=gpu), settings.teacher.model_of(settings.model)
     teacher = None if model is settings.model else model_size(model, config.LoraConfig(), gpu=gpu)

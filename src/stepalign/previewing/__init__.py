@@ -22,7 +22,7 @@ from stepalign import config, data, models
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.arguments import checked
 from stepalign.chat import Chat, load_chat
-from stepalign.config import registry
+from stepalign.config import machine, registry
 from stepalign.console import Console
 from stepalign.critics.llm import first_message, load_template
 from stepalign.io import file_path
@@ -101,6 +101,7 @@ def preview(
     """
     settings, page = with_objects(recipe, **objects), None if out is None else file_path(out)
     check_recipe(settings)
+    machine.check(settings, "model", "problems", "grader", "critic", "teacher")
     prompt = SolverPrompt(settings.prompts)
     chat, context_limit = load_chat(settings.model, prompt.before), models.context_limit(settings.model)
     algorithm: Algorithm[Any] = registry.build(

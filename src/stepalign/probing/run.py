@@ -20,6 +20,7 @@ from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.append_log import AppendLog
 from stepalign.arguments import checked
 from stepalign.chat import load_chat
+from stepalign.config import machine
 from stepalign.console import Console
 from stepalign.contexts import load
 from stepalign.contexts.wrong import check_has_wrong
@@ -38,7 +39,7 @@ from stepalign.records import Credit
 from stepalign.rollouts.generate import solver_on
 from stepalign.teachers import Teacher, build_teacher
 from stepalign.teachers.model import check_tokenizer
-from stepalign.trainer.checkpoints import load_algorithm_state
+from stepalign.trainer.checkpoints import adapter_folder, load_algorithm_state
 
 
 @checked
@@ -62,7 +63,8 @@ def probe(
         rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem,
             or `training.num_generations` where a context shows siblings.
         contexts: one or several, by name or file, or as functions; by default the recipe's own.
-        adapter: the student's, or a checkpoint's folder. None probes the base itself. The teacher is the recipe's.
+        adapter: the student's: a folder of its own, a checkpoint's, or a run's, whose last checkpoint is taken. None
+            probes the base itself. The teacher is the recipe's.
         top: the number of likeliest tokens kept beside each sampled one.
         limit: the number of rollouts, from the first.
         contrast: the most wrong contexts that each context is contrasted with; 0 is no contrast.
@@ -73,7 +75,8 @@ def probe(
     """
     settings, out = with_objects(recipe, **objects), Path(out)
     rollouts = Path(rollouts) if rollouts else None
-    adapter = Path(adapter) if adapter else None
+    adapter = adapter_folder(adapter)
+    machine.check(settings, "model", "teacher", *(() if rollouts else ("problems", "grader")))
     designs = [contexts] if isinstance(contexts, str | config.PythonObject) or callable(contexts) else contexts
     templates, words = [], {}
     for design in dict.fromkeys(designs or [settings.context.design]):

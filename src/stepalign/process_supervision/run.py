@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 
 from stepalign.arguments import checked
 from stepalign.chat import load_chat
+from stepalign.config import machine
 from stepalign.console import Console
 from stepalign.critics.files import read_attempts
 from stepalign.critics.own_model import own_model
@@ -25,6 +26,7 @@ from stepalign.process_supervision.traces import to_traces
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import StepValues
 from stepalign.rollouts.generate import open_solver
+from stepalign.trainer.checkpoints import adapter_folder
 
 
 @checked
@@ -52,7 +54,8 @@ def step_values(
         objects: problems and grader in place of the recipe's (`objects.Objects`).
     """
     settings, rollouts, out = with_objects(recipe, **objects), Path(rollouts), file_path(out)
-    adapter = Path(adapter) if adapter else None
+    adapter = adapter_folder(adapter)
+    machine.check(settings, "model", "sampler", "grader", *(() if problems_file else ("problems",)))
     attempts = read_attempts(rollouts, problems_file or settings.problems)
     kept = out.with_name(f"{out.stem}-settings.json")
     date = kept_date(kept)
@@ -102,6 +105,7 @@ def process_bench(
     many traces are taken, evenly spaced. For `objects` see `objects.Objects`.
     """
     settings, file, out = with_objects(recipe, **objects), Path(file), Path(out)
+    machine.check(settings, "model", "critic", "locator", "problems.train")
     locators.check(settings.locator, settings)
     solutions = list(processbench.read(file))
     prompt = SolverPrompt(settings.prompts)

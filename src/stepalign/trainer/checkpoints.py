@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
+from stepalign.console import Console
 from stepalign.errors import StepalignError, first_line
 from stepalign.io import read_json, read_text, sha256, sync
 from stepalign.policy import Policy
@@ -134,6 +135,25 @@ def load_algorithm_state(checkpoint: Path) -> dict[str, torch.Tensor]:
 def latest(folder: Path) -> Path | None:
     """Return the checkpoint of the highest step, or None."""
     return max(_all(folder), key=_step, default=None)
+
+
+def adapter_folder(path: Path | str | None) -> Path | None:
+    """Return an adapter's folder: of a run's folder the last checkpoint, which is said. None stays None.
+
+    Raises:
+        StepalignError: there is no such folder, or the run has no checkpoint.
+    """
+    if path is None:
+        return None
+    folder = Path(path)
+    if not folder.is_dir():
+        raise StepalignError(f"adapter {str(path)!r}: no such folder")
+    if (folder / "adapter_config.json").exists() or not (folder / "checkpoints").is_dir():
+        return folder
+    if (last := latest(folder / "checkpoints")) is None:
+        raise StepalignError(f"adapter {str(path)!r}: a run without a checkpoint")
+    Console().say(f"adapter {str(path)!r}: the run's last checkpoint, {last.name}")
+    return last
 
 
 def _all(folder: Path) -> list[Path]:

@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from accelerate.tracking import get_available_trackers
-
 from stepalign import config, contexts, python_objects
 from stepalign.algorithms.teacher_context import TeacherContext
 from stepalign.critics import llm, mending, verdicts
-from stepalign.errors import StepalignError, not_installed
+from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.serving.endpoints import check_urls
@@ -49,19 +47,6 @@ def check_recipe(recipe: config.Recipe) -> None:
     for key, table in served.items():
         if isinstance(table, (config.ServedModelConfig, config.VllmServerConfig)):
             check_urls(f"{key}.base_url", table.base_url)
-    path = recipe.model.chat_template_path
-    if path is not None and not path.is_file():
-        raise StepalignError(f"model.chat_template_path = {str(path)!r}: no such file")
-
-
-def check_trackers(tracking: config.TrackingConfig) -> None:
-    """Refuse a tracker that is not installed, which Accelerate would leave out.
-
-    Raises:
-        StepalignError: naming the tracker.
-    """
-    if missing := [name for name in tracking.report_to if name not in map(str, get_available_trackers())]:
-        raise not_installed(f"tracking.report_to: {missing[0]} is not installed", missing[0])
 
 
 def _check_stages(critic: config.LocateMendCriticConfig) -> None:
