@@ -76,5 +76,5 @@ def _conclude(folder: Path) -> None:
     exporting.write_cards(folder)
     summary = report.summarize(folder)
     if summary.shortfall:
-        Console().say(f"{folder}: {summary.shortfall}")
+        Console().say(f"{folder}: {summary.shortfall} {summary.example_failure}".rstrip())
     report.write(summary)

@@ -34,6 +34,7 @@ from stepalign.probing import inputs
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.report.display import count
 from stepalign.rollouts import Completion, Request
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
@@ -60,9 +61,16 @@ class Preview:
     @property
     def counts(self) -> str:
         """Outcomes and failures as one line."""
-        parts = [f"{count} {name}" for name, count in self.outcomes.items()]
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.failures.items())
+        parts = [f"{number} {name}" for name, number in self.outcomes.items()]
+        reasons = ", ".join(f"{number} {reason}" for reason, number in self.failures.items())
         return ", ".join(parts) + (f" ({reasons})" if reasons else "")
+
+    def __str__(self) -> str:
+        return f"{count(len(self.rollouts), 'rollout')} shown; a step on these rollouts: {self.counts}"
+
+    def _repr_html_(self) -> str:
+        """Return the views for a notebook."""
+        return display.html(self.rollouts, str(self))
 
 
 class _LazySampler:
