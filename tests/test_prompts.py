@@ -19,6 +19,8 @@ CRITIC = {
     "answer": "9",
     "attempt": "### Step 1: Add\n2 + 3 = 6\n\n### Final Answer:\n\n\\boxed{10}",
     "truncated": False,
+    "steps": [{"label": "1", "text": "Add\n2 + 3 = 6"}],
+    "cases": "D",
 }
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stepalign import config, exporting
 from stepalign.errors import StepalignError
 from stepalign.exporting import hub, merge
-from stepalign.exporting.card import sources_of
+from stepalign.exporting.card import Base, model_card, sources_of
 from stepalign.exporting.dataset import export_dataset
 from stepalign.io import read_jsonl
 from stepalign.records import Rollout
@@ -60,7 +61,8 @@ def test_a_card_tells_what_taught_the_figures_with_intervals_the_data_and_the_re
     assert "The evaluation problems were held out" in card
     assert (finished_run.folder / "recipe.toml").read_text().strip() in card
     assert "Solve the problem step by step. Give every step its own heading" in card
-    assert exported.serve in card
+    assert "vllm serve owner/model --enable-lora --max-lora-rank 8 --lora-modules tiny=.\n" in card
+    assert str(tmp_path) not in card.partition("## Recipe")[0]
     assert exported.serve.startswith(
         f"vllm serve owner/model --enable-lora --max-lora-rank 8 --lora-modules tiny={tmp_path}"
     )
@@ -82,6 +84,36 @@ def test_a_card_names_data_sets_of_the_hub_and_no_folders(
     run = replace(run, recipe={"problems": {"train": table}}, manifest={"dataset_commits": commits})
     source = sources_of(run)["train"]
     assert (source.name, source.hub, source.licence) == (shown, shown if on_hub else "", licence)
+
+
+def test_a_card_shows_no_folder_of_this_machine_as_a_base(finished_run: config.Recipe, tiny_llama: Path) -> None:
+    shown = card_of(finished_run.folder / "checkpoints" / "step-000004").partition("## Recipe")[0]
+    assert "vllm serve BASE --enable-lora --max-lora-rank 8 --lora-modules tiny=.\n" in shown
+    assert f"`BASE` is the folder of `{tiny_llama.name}`, the base that it was trained on" in shown
+    assert str(tiny_llama) not in shown
+    run = read_run(finished_run.folder)
+    shipped = model_card(run, 4, serve="", base=Base.of(config.ModelConfig(name_or_path="lab")))
+    assert 'python -c "import stepalign.assets; print(stepalign.assets.SOLVER)"' in shipped
+    named = Base.of(config.ModelConfig(name_or_path="Qwen/Qwen3-1.7B"))
+    assert "BASE" not in model_card(run, 4, serve="", base=named)
+
+
+def test_a_card_describes_what_was_made_in_python(finished_run: config.Recipe) -> None:
+    run = read_run(finished_run.folder)
+    tables = {
+        "context": {"kind": "python", "function": "__main__:hint"},
+        "grader": {"kind": "python", "function": "__main__:main.<locals>.grade"},
+        "critic": {"kind": "python", "function": "mine.critics:judge"},
+        "problems": {"train": {"source": "python", "function": "<25 rows of a DataFrame, digest 11cd>"}},
+    }
+    card = model_card(replace(run, recipe=run.recipe | tables), 4, serve="", base=Base("owner/model", True))
+    said = "context `hint`, a Python function of the script that trained it (not in this repository)"
+    assert f"| feedback | {said}, critic `judge`, a Python function of the module `mine.critics` (" in card
+    assert "graded by `grade`, a Python function of the script that trained it (not in this repository)" in card
+    assert "| train | 25 rows of a DataFrame, given from Python | 9 |" in card
+    assert "what its script gave (`grader`, `context`, `problems`)" in card
+    assert "`stepalign train recipe.toml` repeats the run" not in card
+    assert "__main__" not in card.partition("## Recipe")[0]
 
 
 def test_an_exported_adapter_is_the_checkpoint_and_names_its_base(
@@ -168,6 +200,27 @@ def test_a_dry_run_lists_what_would_be_uploaded(finished_run: config.Recipe, tmp
     assert set(rows.files) == {"README.md", "recipe.toml", "train.parquet", "evaluation.parquet"}
     merged = exporting.export(finished_run.folder, tmp_path / "merged", merge=True).folder
     assert "model.safetensors" in hub.push(merged, "owner/name", dry_run=True).files
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_the_card_on_the_hub_names_the_repository(
+    exported: bool, finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, Any] = {}
+
+    def keep(_: object, repo: str, operations: Any, **__: object) -> Any:
+        sent.update({one.path_in_repo: one.path_or_fileobj for one in operations})
+        return SimpleNamespace(repo_url=repo)
+
+    monkeypatch.setattr(hub.HfApi, "create_repo", lambda *_, **__: None)
+    monkeypatch.setattr(hub.HfApi, "create_commit", keep)
+    folder, options = finished_run.folder, {"base": "owner/model"}
+    if exported:
+        folder, options = exporting.export(finished_run.folder, tmp_path / "out", base="owner/model").folder, {}
+    pushed = hub.push(folder, "me/tiny", **options)
+    assert sent.keys() == pushed.files.keys()
+    assert "--lora-modules tiny=me/tiny\n" in sent["README.md"].decode()
+    assert not exported or "tiny=.\n" in card_of(folder)
 
 
 def test_what_nobody_could_use_and_what_the_hub_refuses_are_errors(finished_run: config.Recipe, tmp_path: Path) -> None:

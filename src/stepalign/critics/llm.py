@@ -25,7 +25,7 @@ from stepalign.rewards import Grader
 from stepalign.trace import parse_rollout
 from stepalign.trace.thoughts import THOUGHT_MARKS
 
-VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated", "feedback", "steps"})
+VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated", "feedback", "steps", "cases"})
 """Variables of a critic's template."""
 
 MAX_CHARS_PER_TOKEN = 16
@@ -193,5 +193,6 @@ def _values(problem: Problem, rollout: Rollout) -> dict[str, object]:
     return {
         **{name: quote(text) for name, text in texts.items()},
         "truncated": rollout.finish == "length",
+        "cases": schema.allowed_cases(rollout),
         "steps": steps,
     }

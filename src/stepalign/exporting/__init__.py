@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt
 from stepalign import chat, config
 from stepalign.arguments import checked
 from stepalign.errors import StepalignError
-from stepalign.exporting.card import model_card
+from stepalign.exporting.card import Base, model_card
 from stepalign.exporting.merge import Agreement, merge_adapter, sample_ids
 from stepalign.io import new_folder, write_atomically
 from stepalign.report.run import RunFiles, read_run
@@ -49,6 +49,7 @@ def export(
     merge: bool = False,
     base: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    repo: str | None = None,
 ) -> Exported:
     """Write a checkpoint with tokenizer, model card, recipe and prompts into a folder of its own.
 
@@ -59,6 +60,7 @@ def export(
         merge: add the adapter to the base's weights, in float32 arithmetic, and write the whole model.
         base: the base's name where others load it from, `owner/model`; None is the recipe's.
         dtype: the dtype of merged weights; None is that of the base's files.
+        repo: the repository on the hub where the folder will be, for the card's vLLM line.
 
     Raises:
         StepalignError: there is no such checkpoint, it is damaged, `out` exists, or merged weights disagree.
@@ -86,9 +88,8 @@ def export(
         write_atomically(folder / "recipe.toml", run.recipe_text)
         if (run_folder / "prompts").is_dir():
             shutil.copytree(run_folder / "prompts", folder / "prompts")
-        serve = _serve(run.name, folder, base or model.location, shown=out)
-        card = model_card(run, _step(checkpoint), base=base, serve=serve, agreement=agreement)
-        write_atomically(folder / "README.md", card)
+        serve = _serve(run.name, folder, base or model.location, str(out))
+        write_atomically(folder / "README.md", _card(run, checkpoint, folder, base, repo or ".", agreement))
     return Exported(out, serve, agreement)
 
 
@@ -96,8 +97,7 @@ def write_cards(run_folder: Path) -> None:
     """Write the model card of each checkpoint of a run, in place of PEFT's, which says nothing of it."""
     run = read_run(run_folder)
     for checkpoint in sorted((run_folder / "checkpoints").glob("step-*")):
-        serve = _serve(run.name, checkpoint, model_of(run).location)
-        write_atomically(checkpoint / "README.md", model_card(run, _step(checkpoint), serve=serve))
+        write_atomically(checkpoint / "README.md", _card(run, checkpoint, checkpoint))
 
 
 def model_of(run: RunFiles) -> config.ModelConfig:
@@ -141,11 +141,25 @@ def _name_base(path: Path, base: str | None) -> None:
         write_atomically(path, json.dumps(settings | {"base_model_name_or_path": base}, indent=2, sort_keys=True))
 
 
-def _serve(name: str, folder: Path, base: str, *, shown: Path | None = None) -> str:
-    """Return vLLM's command for a folder of weights, which will be at `shown`."""
-    path, shown = folder / "adapter_config.json", shown or folder
+def _card(
+    run: RunFiles,
+    checkpoint: Path,
+    folder: Path,
+    base: str | None = None,
+    place: str = ".",
+    agreement: Agreement | None = None,
+) -> str:
+    """Write the card of a folder of weights, which its readers find at `place`."""
+    named = Base.of(model_of(run), base)
+    serve = _serve(run.name, folder, named.name if named.on_hub else "BASE", place)
+    return model_card(run, _step(checkpoint), base=named, serve=serve, agreement=agreement)
+
+
+def _serve(name: str, folder: Path, base: str, place: str) -> str:
+    """Return vLLM's command for a folder of weights, which will be at `place`."""
+    path = folder / "adapter_config.json"
     if not path.exists():
-        return shlex.join(["vllm", "serve", str(shown)])
+        return shlex.join(["vllm", "serve", place])
     rank = served_rank(int(json.loads(path.read_text(encoding="utf-8"))["r"]))
-    options = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={shown}"]
+    options = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={place}"]
     return shlex.join(["vllm", "serve", base, *options])

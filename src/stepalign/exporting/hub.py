@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from stepalign.arguments import checked
 from stepalign.errors import StepalignError, first_line
@@ -59,12 +60,12 @@ def push(
         if dataset:
             export_dataset(folder, made)
         elif (folder / "checkpoints").is_dir():
-            export(folder, made, **options)
+            export(folder, made, repo=repo, **options)
         else:
             made = folder
         _check(made, kind)
         files = {str(path.relative_to(made)): path.stat().st_size for path in sorted(made.rglob("*")) if path.is_file()}
-        return Pushed(repo, kind, files, None if dry_run else _upload(made, repo, kind, private))
+        return Pushed(repo, kind, files, None if dry_run else _upload(made, files, repo, kind, private))
 
 
 def _check(folder: Path, kind: str) -> None:
@@ -80,10 +81,16 @@ def _check(folder: Path, kind: str) -> None:
         )
 
 
-def _upload(folder: Path, repo: str, kind: Literal["model", "dataset"], private: bool) -> str:
+def _upload(folder: Path, files: Iterable[str], repo: str, kind: Literal["model", "dataset"], private: bool) -> str:
+    """Upload files in one commit. The vLLM line of an export's card names the repository there, not the folder."""
+    additions = [CommitOperationAdd(name, folder / name) for name in files if name != "README.md"]
+    if (card := folder / "README.md").exists():
+        text = re.sub(r"^(vllm serve .*[ =])\.$", rf"\g<1>{repo}", card.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        additions.append(CommitOperationAdd("README.md", text.encode()))
     api = HfApi()
     try:
         api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder).repo_url)
+        commit = api.create_commit(repo, additions, commit_message="Upload by Stepalign", repo_type=kind)
+        return str(commit.repo_url)
     except Exception as error:  # HTTP errors, no token, no connection: types of several packages
         raise StepalignError(f"{repo}: the hub refused: {first_line(error)}") from None
