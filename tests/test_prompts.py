@@ -139,9 +139,11 @@ def test_the_variables_of_an_included_file_count(tmp_path: Path) -> None:
 def test_a_missing_template_is_named_with_the_shipped_ones() -> None:
     with pytest.raises(
         StepalignError,
-        match=r"no template 'stepalin': .*refsol, sd-zero, sdpo, second-turn, sibling, solver, step-verdict, "
+        match=r"no template 'own-words': .*refsol, sd-zero, sdpo, second-turn, sibling, solver, step-verdict, "
         "stepalign, summary, through-error, verdicts",
     ):
+        prompts.load("own-words", frozenset())
+    with pytest.raises(StepalignError, match=r"no template 'stepalin'; did you mean stepalign\?"):
         prompts.load("stepalin", frozenset())
 
 

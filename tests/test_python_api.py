@@ -145,6 +145,13 @@ def test_the_result_has_evaluations_adapter_metrics_and_report(run: Any) -> None
     assert "Avg@" in str(result)
 
 
+def test_the_adapter_of_a_run_on_objects_is_evaluated_as_the_run_did(run: Any, objects: dict[str, Any]) -> None:
+    recipe, result, _ = run
+    evaluation = stepalign.evaluate(recipe, adapter=result.adapter, **objects)
+    assert evaluation.measures == result.final.measures
+    assert evaluation.problem_ids == result.final.problem_ids
+
+
 @pytest.mark.slow
 def test_a_resumed_run_is_the_same_to_the_bit(
     run: Any, recipe_in: Callable[..., Recipe], tmp_path: Path, objects: dict[str, Any]
@@ -208,8 +215,10 @@ def test_stages_take_objects_and_text_paths(make_recipe: MakeRecipe, tmp_path: P
 
 
 def test_a_folder_in_a_files_place_is_refused_before_sampling(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match="a folder, a file is wanted"):
-        stepalign.sample(make_recipe("model.name_or_path=no/model"), tmp_path)
+    recipe = make_recipe("model.name_or_path=no/model")
+    for call in (stepalign.sample, stepalign.evaluate, lambda recipe, out: stepalign.preview(recipe, out=out)):
+        with pytest.raises(StepalignError, match="a folder, a file is wanted"):
+            call(recipe, tmp_path)
 
 
 def test_every_path_may_be_text() -> None:

@@ -12,7 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from pydantic import PositiveInt
+
 from stepalign import config, prompts
+from stepalign.arguments import checked
 from stepalign.config import benchmarks, machine, registry
 from stepalign.console import Console
 from stepalign.critics.files import ReplayCritic, read_attempts
@@ -24,7 +27,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.evaluation.run import evaluate_policy
-from stepalign.io import kept_date, to_json, write_atomically, write_jsonl
+from stepalign.io import file_path, kept_date, to_json, write_atomically, write_jsonl
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER
 from stepalign.prompts.conversation import SolverPrompt
@@ -35,12 +38,13 @@ from stepalign.seeding import derive_seed
 from stepalign.trainer.checkpoints import adapter_folder
 
 
+@checked
 def sample(
     recipe: AnyRecipe,
     out: Path | str | None = None,
     *,
     adapter: Path | str | None = None,
-    samples: int = 1,
+    samples: PositiveInt = 1,
     **objects: Unpack[Objects],
 ) -> list[Rollout]:
     """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`.
@@ -50,7 +54,7 @@ def sample(
     """
     settings, adapter = with_objects(recipe, **objects), adapter_folder(adapter)
     machine.check(settings, "model", "sampler", "grader", "problems")
-    file = _file(out) if out is not None else None
+    file = file_path(out) if out is not None else None
     train_problems, _, _ = prepare(settings.problems)
     finished: list[Rollout] = []
     with (
@@ -87,6 +91,7 @@ def sample(
     return rollouts
 
 
+@checked
 def verify(recipe: AnyRecipe, **objects: Unpack[Objects]) -> list[Rollout]:
     """Grade the reference solutions of a recipe's problems as responses, and return those that are not correct.
 
@@ -108,6 +113,7 @@ def grade_references(recipe: AnyRecipe, **objects: Unpack[Objects]) -> tuple[lis
         return list(grader.grade(rollouts, problems)), len(train) + len(evaluation) - len(problems)
 
 
+@checked
 def evaluate(
     recipe: AnyRecipe,
     out: Path | str | None = None,
@@ -139,7 +145,7 @@ def evaluate(
         )
     if benchmark is not None:
         settings = settings.replace(**benchmarks.benchmark(benchmark).values())
-    file = _file(out) if out is not None else None
+    file = file_path(out) if out is not None else None
     # Without a hold-out the training problems, which may be many, are not read.
     source = settings.problems.evaluation
     machine.check(settings, "model", "sampler", "grader", f"problems.{'evaluation' if source else 'train'}")
@@ -162,6 +168,7 @@ def evaluate(
     return evaluation
 
 
+@checked
 def select(recipe: AnyRecipe, out: Path | str, **objects: Unpack[Objects]) -> Path:
     """Select the training problems that the base solver rarely solves but writes in the format (the paper's filter).
 
@@ -219,13 +226,14 @@ def select(recipe: AnyRecipe, out: Path | str, **objects: Unpack[Objects]) -> Pa
     return out
 
 
+@checked
 def critique(
     recipe: AnyRecipe,
     rollouts: Path | str | Sequence[Rollout],
     out: Path | str,
     *,
     problems_file: Path | str | None = None,
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     prices: Prices | None = None,
     **objects: Unpack[Objects],
 ) -> list[Critique | CritiqueFailure]:
@@ -242,20 +250,21 @@ def critique(
         prices: of a million tokens; the report then has the cost.
         objects: critic, grader and problems in place of the recipe's (`objects.Objects`).
     """
-    settings, file = with_objects(recipe, **objects), _file(out)
+    settings, file = with_objects(recipe, **objects), file_path(out)
     machine.check(settings, "grader", "critic", *_own(settings), *(() if problems_file else ("problems",)))
     results = critique_attempts(settings, read_attempts(rollouts, problems_file or settings.problems, limit), file)
     write_atomically(report_path(file), to_json(summarize(results, prices)) + "\n")
     return results
 
 
+@checked
 def check_critiques(
     recipe: AnyRecipe,
     rollouts: Path | str | Sequence[Rollout],
     critiques: Path | str,
     *,
     problems_file: Path | str | None = None,
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     **objects: Unpack[Objects],
 ) -> list[Critique | CritiqueFailure]:
     """Validate a file of critiques as the recipe would. No critic is asked, and nothing is written.
@@ -277,12 +286,13 @@ def check_critiques(
     return results
 
 
+@checked
 def critic_bench(
     recipe: AnyRecipe,
     folder: Path | str,
     out: Path | str,
     *,
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     prices: Prices | None = None,
     **objects: Unpack[Objects],
 ) -> CriticBenchmark:
@@ -312,14 +322,6 @@ def critic_bench(
 def _own(settings: config.Recipe) -> tuple[str, ...]:
     """Return the tables of the solver where the critic needs it."""
     return ("model", "sampler") if settings.critic and settings.critic.needs_own_model else ()
-
-
-def _file(out: Path | str) -> Path:
-    """Return a file's path; raise an error, before long work, where it is a folder."""
-    path = Path(out)
-    if path.is_dir():
-        raise StepalignError(f"{path}: a folder, a file is wanted")
-    return path
 
 
 def _partial(out: Path) -> Path:

@@ -109,6 +109,13 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def file_path(out: Path | str) -> Path:
+    """Return the path of a file to write; raise a StepalignError, before long work, where it is a folder."""
+    if (path := Path(out)).is_dir():
+        raise StepalignError(f"{path}: a folder, a file is wanted")
+    return path
+
+
 def write_json(path: Path, value: object) -> None:
     """Write plain values as indented JSON, atomically."""
     write_atomically(path, _indented(value))

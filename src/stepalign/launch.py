@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack, cast
 
 from stepalign import exporting, report
+from stepalign.arguments import checked
 from stepalign.config import machine
 from stepalign.console import Console
 from stepalign.distributed.process import MainProcessProxy, init_world
@@ -20,6 +21,7 @@ from stepalign.trainer.loop import TrainerCallback
 from stepalign.trainer.run_folder import RunFolder
 
 
+@checked
 def train(recipe: AnyRecipe, callbacks: Sequence[object] = (), **objects: Unpack[Objects]) -> TrainResult:
     """Train a run, or resume it where it was stopped.
 
@@ -74,5 +76,5 @@ def _conclude(folder: Path) -> None:
     exporting.write_cards(folder)
     summary = report.summarize(folder)
     if summary.shortfall:
-        Console().say(f"{folder}: {summary.shortfall}")
+        Console().say(f"{folder}: {summary.shortfall} {summary.example_failure}".rstrip())
     report.write(summary)

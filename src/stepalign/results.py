@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from stepalign import report
+from stepalign.arguments import checked
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation, Metric
 from stepalign.evaluation.stats import Difference
@@ -31,6 +32,7 @@ class TrainResult:
 
     folder: Path
 
+    @checked
     def __init__(self, folder: Path | str) -> None:
         object.__setattr__(self, "folder", Path(folder))
 

@@ -244,6 +244,11 @@ def test_a_source_of_another_name_replaces_the_inherited_one_whole(write: Write)
         ('algorithm={kind="grpo", epsilon_hi=1}', "algorithm.epsilon_hi: unknown key; did you mean epsilon_high?"),
         ("tracking.zzz=1", "tracking.zzz: unknown key; allowed: report_to, project"),
         ("sums=1", "sums: unknown key; allowed: version, name,"),
+        ("training.lr=1", "training.lr: unknown key; did you mean optimizer.lr?"),
+        ("temperature=1", "unknown key; did you mean sampling.temperature or evaluation.sampling.temperature?"),
+        ("optimizer.beta=0.9", "optimizer.beta: unknown key; did you mean betas?"),
+        ("sampler.max_model_len=9", "sampler.max_model_len: unknown key; kind = 'vllm' has it"),
+        ("sampling.max_completion_length=9", "TRL's name; here it is sampling.max_new_tokens (found 9)"),
     ],
 )
 def test_an_unknown_key_is_named_with_what_was_likely_meant(write: Write, override: str, expected: str) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from stepalign import config
-from stepalign.config import Recipe
+from stepalign.config import Recipe, trl
+from stepalign.config.registry import Table, key_paths, nested
 from stepalign.errors import StepalignError
 from stepalign.objects import with_objects
 from stepalign.records import Problem
@@ -52,12 +53,27 @@ def test_keywords_tables_and_dicts_give_the_recipe_of_a_file(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"lrr": 1}, r"Recipe: not valid\n  lrr: unknown key; did you mean lr\?"),
+        ({"lrr": 1}, r"Recipe: not valid\n  lrr: unknown key; did you mean optimizer\.lr\?"),
+        ({"learning_rate": 1}, r"Recipe: not valid\n  learning_rate: TRL's name; here it is optimizer\.lr$"),
+        ({"training": {"num_train_epochs": 1}}, r"training\.num_train_epochs: TRL's name; here it is .*max_steps, in"),
+        ({"resume_from_checkpoint": True}, r"TRL's name; here the same call resumes a run"),
+        (
+            {"algorithm": "grpo", "num_generations": 2, "beta": 0.1},
+            r"  beta: TRL's name; here it is algorithm\.kl_coef",
+        ),
         ({"optimizer": {"lrr": 1}}, r"  optimizer\.lrr: unknown key; did you mean lr\?"),
         ({"lr": "high"}, r"  optimizer\.lr: .*valid number \(found 'high'\)"),
         ({"temperature": 1.0}, r"temperature means sampling\.temperature or evaluation\.sampling\.temperature"),
         ({"problems": {"DataFrame": 1}}, r"  problems\.DataFrame: unknown key"),
         ({"problems": 5}, r"problems: a list, a DataFrame, .* is wanted, found 5"),
+        (
+            {"problems": {"q": ["1 + 1?"], "answer": [2]}},
+            r"rows \(.*\) are wanted, found a dict with the keys q, answer",
+        ),
+        ({"evaluation_problems": {"q": ["1 + 1?"]}}, r"rows \(.*\) are wanted, found a dict with the keys q"),
+        ({"columns": [("statement", "q")]}, r"columns: a map like .* is wanted, found \[\('statement', 'q'\)\]"),
+        ({"grader": 3}, "grader: a function, an object, a name or a table is wanted, found 3"),
+        ({"context": [grade]}, "context: a function, an object, a name or a table is wanted"),
         ({"critic": "progam"}, r"critic\.kind: unknown kind; did you mean program\?"),
         ({"grader": {"kind": "python", "function": "no name"}}, r"grader\.function: 'module:name' is wanted"),
         ({"grader": {"kind": "python", "function": [1]}}, r"grader\.function: 'module:name' is wanted"),
@@ -67,6 +83,37 @@ def test_keywords_tables_and_dicts_give_the_recipe_of_a_file(tmp_path: Path) -> 
 def test_a_fault_is_named_as_in_a_file(keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(StepalignError, match=message):
         recipe(**keywords)
+
+
+def test_an_argument_of_a_function_with_trl_s_name_is_one_of_a_recipe() -> None:
+    with pytest.raises(StepalignError, match=r"reward_funcs: TRL's name; here it is grader"):
+        with_objects(recipe(), reward_funcs=grade)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", trl.KEYS)
+def test_a_name_of_trl_s_is_that_of_a_key_and_no_key_itself(name: str) -> None:
+    *tables, key = trl.KEYS[name].split(" ")[0].rstrip(",").split(".")
+    found: list[type[Table]] = [Recipe]
+    for part in tables:
+        found = [inner for table in found for inner in inner_tables(table, part)]
+    assert any(key in table.model_fields for table in found)
+    if name != "beta":  # of distillation; GRPO's is another
+        assert name not in {path[-1] for path in key_paths(Recipe, {})}
+
+
+def inner_tables(table: type[Table], key: str) -> list[type[Table]]:
+    """Return the table behind a key, or those of all kinds that may stand there."""
+    family, inner = nested(table, key, {})
+    return list(family.tables.values()) if family else [inner] if inner else []
+
+
+def test_rows_may_stand_for_both_parts_of_the_problems() -> None:
+    both = recipe(problems={"train": ROWS, "evaluation": ROWS}).problems
+    assert both == recipe(problems=ROWS, evaluation_problems=ROWS).problems
+
+
+def test_one_tracker_needs_no_list() -> None:
+    assert recipe(report_to="wandb").tracking.report_to == ("wandb",)
 
 
 def test_a_faulty_table_is_an_error_like_a_faulty_recipe() -> None:

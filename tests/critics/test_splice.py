@@ -75,7 +75,8 @@ def test_latex_that_is_no_escape_at_all_is_read() -> None:
     [
         ({"first_wrong_step": 1}, "puts the first wrong step at 1, its verdicts at 2"),
         ({"verdicts": [True, True, True], "first_wrong_step": 0}, "of case D, but finds no step incorrect"),
-        ({"case": "A"}, "says fully correct, but its summary finds step 2 incorrect"),
+        ({"case": "A"}, "is of case A, fully correct, but finds step 2 incorrect"),
+        ({"case": "A", "first_wrong_step": 0}, "is of case A, fully correct, but finds step 2 incorrect"),
         ({"verdicts": [True, False, True, True]}, "judges step 4 of a solution that has 2"),
         ({"verdicts": [], "first_wrong_step": 0, "case": "A"}, "has no verdicts"),
         ({"corrected_step": " \n"}, "has no corrected step 2"),

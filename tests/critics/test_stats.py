@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from stepalign.critics.stats import Prices, outcomes, summarize, table
+from stepalign.critics.stats import Prices, example_failure, outcomes, summarize, table
 from stepalign.io import to_json
 from stepalign.records import Check, Critique, CritiqueFailure, Verdict
 
@@ -67,6 +67,7 @@ def test_the_table_shows_it_and_the_file_is_json() -> None:
     for line in (
         "critiques     3  (2 D, 1 A)",
         "failures      1  (1 final_answer)",
+        "for example   ",
         "fidelity      66.7% exact; mean 0.8333, min 0.5000, ",
         "tokens        5,000 read, 700 written; cost 0.0120",
         "                   passed   repaired    retried    ignored  fell back",
@@ -75,6 +76,17 @@ def test_the_table_shows_it_and_the_file_is_json() -> None:
     ):
         assert line in shown
     assert json.loads(to_json(report))["failures"] == {"final_answer": 1}
+
+
+def test_the_example_is_of_the_most_frequent_reason_and_short() -> None:
+    first = CritiqueFailure(rollout_id="a", critic="own", reason="timeout", detail="60 s")
+    others = [CritiqueFailure(rollout_id=n, critic="own", reason="parse", detail="it is\n" + 90 * "no ") for n in "bc"]
+    said = example_failure([first, *others, critique("d"), None])
+    assert said.startswith("b: parse: it is no no")
+    assert len(said) <= 160
+    assert example_failure([replace(first, detail="")]) == "a: timeout"
+    assert example_failure([critique("d")]) == ""
+    assert "for example" not in table(summarize([critique("d")]))
 
 
 def test_no_answers_are_no_fault() -> None:

@@ -126,7 +126,7 @@ def test_problems_are_taken_whole_and_other_rows_refused() -> None:
     assert read(problem) == [problem]
     with pytest.raises(StepalignError, match=r"problems, row 2: a dict or a stepalign\.Problem is wanted, found 'B'"):
         read(problem, "B")
-    with pytest.raises(StepalignError, match="rows are wanted, found a DatasetDict with the keys train"):
+    with pytest.raises(StepalignError, match="are wanted, found a DatasetDict with the keys train"):
         rows_source(datasets.DatasetDict(train=datasets.Dataset.from_list(FRAME)))
 
 

@@ -11,8 +11,8 @@ from stepalign import StepalignError, cli, models
 from stepalign.chat import load_chat
 from stepalign.config import Recipe
 from stepalign.io import read_jsonl, write_jsonl
-from stepalign.previewing import display
-from stepalign.previewing.views import RolloutPreview, ViewPreview
+from stepalign.previewing import Preview, display
+from stepalign.previewing.views import RolloutPreview, ViewPreview, ViewToken
 from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
 
 MakeRecipe = Callable[..., Recipe]
@@ -59,6 +59,24 @@ def test_a_failed_critique_has_its_reason_in_the_title() -> None:
     problem = Problem(id="p", statement="1 + 1", answer="2")
     one = RolloutPreview(problem=problem, rollout=rollout, critique=failure, views=())
     assert "no critique: parse (verdicts: Field required)" in display.title(one)
+
+
+def test_a_notebook_shows_the_views_and_print_the_outcomes() -> None:
+    rollout = Rollout(id="r<1>", problem_id="p", completion_ids=(2,), text="two", token_starts=(0,), finish="stop")
+    texts = [("<s>", True, True, False), ("1 + 1", False, True, False), ("two", False, False, True)]
+    tokens = tuple(
+        ViewToken(id=id, text=text, is_control=control, is_prompt=prompt, in_loss=loss)
+        for id, (text, control, prompt, loss) in enumerate(texts)
+    )
+    views = (ViewPreview(name="student", tokens=tokens), ViewPreview(name="critic", message="Judge it."))
+    problem = Problem(id="p", statement="1 + 1", answer="2")
+    shown = RolloutPreview(problem=problem, rollout=rollout, critique=None, views=views)
+    previewed = Preview(rollouts=(shown,), outcomes={"trained": 1}, failures={})
+    assert str(previewed) == "1 rollout shown; a step on these rollouts: 1 trained"
+    page = previewed._repr_html_()
+    for part in ("1 trained", "r&lt;1&gt;", '<span class="loss" title="2">two</span>', "&lt;s&gt;", "Judge it."):
+        assert part in page
+    assert "<html" not in page
 
 
 def test_given_rollouts_need_no_weights(finished_run: Recipe, tmp_path: Path) -> None:

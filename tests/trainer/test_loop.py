@@ -689,9 +689,10 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(
     assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]
     assert [line["outcomes"]["failed"] for line in lines] == [4, 4, 4, 4]
     shortfall = "16 of 16 critiques failed, 16 of 16 rollouts fell back (16 parse)."
-    assert f"goes-on: {shortfall}" in capfd.readouterr().err
+    example = "For example step-000004/"
+    assert f"goes-on: {shortfall} {example}" in capfd.readouterr().err.replace("\n", " ")
     page = (make_recipe("name=goes-on").folder / "report.html").read_text()
-    assert f'</h1>\n<p class="shortfall">{shortfall}</p>' in page
+    assert f'</h1>\n<p class="shortfall">{shortfall}</p>\n<p>{example}' in page
 
 
 def test_a_mender_whose_samples_all_fail_is_said_in_the_steps_line_and_at_the_reports_head(

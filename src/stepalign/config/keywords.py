@@ -5,18 +5,18 @@
 A key that several tables have is given with its table, or as `**{"evaluation.sampling.temperature": 0.6}`.
 """
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from stepalign.config.python import PythonObject
-from stepalign.config.registry import Table, lay_over, nested
+from stepalign.config.registry import Table, key_paths, lay_over, unknown_key
 from stepalign.errors import StepalignError
+from stepalign.io import short
 
 _KINDS = {"grader", "critic", "sampler", "teacher", "algorithm"}
 """Tables for which a word is a kind."""
-_FUNCTIONS = {"grader", "critic", "context"}
-"""Tables for which a function or an object of the protocol may stand."""
+_METHODS = {"grader": "grade", "critic": "critique", "context": "__call__"}
+"""Tables for which a function or an object may stand, and the object's method."""
 
 
 def expand(table: type[Table], keywords: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,13 +52,18 @@ def _table(name: str, value: Any) -> Any:
     """Return a table for a value that stands for one; others are as they are."""
     value = plain(value)
     if name == "problems" and value is not None:
-        if isinstance(value, Mapping):
-            return {"train": value} if "source" in value else {key: plain(part) for key, part in value.items()}
-        return {"train": source_of(value)}
+        if not isinstance(value, Mapping) or "source" in value or _is_columns(value):
+            return {"train": source_of(value)}
+        return {
+            key: source_of(part) if key in ("train", "evaluation") and part is not None else part
+            for key, part in value.items()
+        }
     if isinstance(value, str):
         words = {"model": {"name_or_path": value}, "context": {"kind": "template", "template": value}}
         return words.get(name, {"kind": value} if name in _KINDS else value)
-    if name in _FUNCTIONS and value is not None and not isinstance(value, Mapping):
+    if name in _METHODS and value is not None and not isinstance(value, Mapping):
+        if not (isinstance(value, PythonObject) or callable(value) or hasattr(value, _METHODS[name])):
+            raise StepalignError(f"{name}: a function, an object, a name or a table is wanted, found {short(value)}")
         return {"kind": "python", "function": value if isinstance(value, PythonObject) else PythonObject.of(value)}
     return dict(value) if isinstance(value, Mapping) else value
 
@@ -73,6 +78,8 @@ def _with_sources(keywords: Mapping[str, Any], old: Mapping[str, Any]) -> dict[s
     evaluation, columns = others.pop("evaluation_problems", None), plain(others.pop("columns", None))
     if evaluation is None and columns is None:
         return others
+    if not isinstance(columns, Mapping | None):
+        raise StepalignError(f"columns: a map like {{'statement': 'question'}} is wanted, found {short(columns)}")
     problems = _table("problems", others.get("problems")) or {}
     rows = {name: dict(source) for name, source in old.items() if _is_rows(source)}
     if evaluation is not None:
@@ -96,9 +103,14 @@ def _is_rows(source: Any) -> bool:
     return isinstance(source, Mapping) and source.get("source") == "python"
 
 
+def _is_columns(values: Mapping[str, Any]) -> bool:
+    """Return whether a mapping is one of columns, which stands for no rows."""
+    return any(isinstance(value, list | tuple) for value in values.values()) and not values.keys() & {"source", "train"}
+
+
 def source_of(problems: Any) -> dict[str, Any]:
     """Return a source's values for rows, for a function that returns rows, or for a source's table."""
-    if isinstance(values := plain(problems), Mapping):
+    if isinstance(values := plain(problems), Mapping) and not _is_columns(values):
         return dict(values)
     function = PythonObject.of(problems) if callable(problems) else PythonObject.of_rows(problems)
     return {"source": "python", "function": function}
@@ -106,27 +118,15 @@ def source_of(problems: Any) -> dict[str, Any]:
 
 def _find(table: type[Table], values: Mapping[str, Any], key: str) -> list[str]:
     """Return the place of a key that one table has."""
-    paths = list(_paths(table, values))
+    paths = list(key_paths(table, values))
     places = [path for path in paths if path[-1] == key]
     if not places:
-        close = difflib.get_close_matches(key, [*table.model_fields, *(path[-1] for path in paths)], n=1)
-        meant = f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(table.model_fields)} and their keys"
-        raise StepalignError(f"Recipe: not valid\n  {key}: unknown key{meant}")
+        raise StepalignError(f"Recipe: not valid\n  {key}: {unknown_key(key, table, paths)}")
     if len(places) > 1:
         names = " or ".join(".".join(path) for path in places)
         example = ".".join(places[0])
         raise StepalignError(f"Recipe: {key} means {names}: give the table, or **{{{example!r}: …}}")
     return places[0]
-
-
-def _paths(table: type[Table], values: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the places of all keys below a table."""
-    for name in table.model_fields:
-        below = values.get(name) or {}
-        inner = nested(table, name, below)[1]
-        if inner is not None and not isinstance(table.model_fields[name].default, tuple):  # no list of tables
-            yield from ([name, key] for key in inner.model_fields)
-            yield from ([name, *path] for path in _paths(inner, below))
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:

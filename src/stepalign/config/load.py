@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stepalign.arguments import checked
 from stepalign.config import benchmarks, packaged
 from stepalign.config.migrate import old_keys
 from stepalign.config.recipe import VERSION, Recipe
@@ -17,6 +18,7 @@ from stepalign.config.trust import check_trust
 from stepalign.errors import StepalignError
 
 
+@checked
 def load(
     path: Path | str, overrides: Sequence[str] = (), *, trust: bool = False, benchmark: str | None = None
 ) -> Recipe:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stepalign.arguments import checked
 from stepalign.errors import StepalignError
 from stepalign.io import write_atomically
 
@@ -76,6 +77,7 @@ def old_keys(values: Mapping[str, Any], old: str = "", new: str = "") -> Iterato
             yield from old_keys(value, _join(old, key), _join(new, name))
 
 
+@checked
 def migrate(file: Path | str, out: Path | str | None = None) -> list[tuple[str, str]]:
     """Rewrite a recipe in format 2, and return each renamed key with its new name.
 

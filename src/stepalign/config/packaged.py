@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+from stepalign.arguments import checked
 from stepalign.assets import LAB_RECIPES, RECIPES
 from stepalign.errors import StepalignError
 
@@ -38,6 +39,7 @@ def summary(file: Path) -> str:
     return textwrap.shorten(re.split(r"(?<=\.)\s", text, maxsplit=1)[0].rstrip(":."), 72, placeholder=" …")
 
 
+@checked
 def copy(name: str, out: Path | str) -> Path:
     """Write a shipped recipe to a file of one's own, which extends what the recipe extends, by name.
 

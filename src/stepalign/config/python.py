@@ -46,7 +46,9 @@ class PythonObject:
         elif hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas
             values = rows.to_dict("records")
         elif isinstance(rows, Mapping):
-            raise StepalignError(f"problems: rows are wanted, found a {kind} with the keys {', '.join(map(str, rows))}")
+            keys = ", ".join(map(str, rows))
+            wanted = "rows (a list of dicts, a DataFrame or one split of a data set) are wanted"
+            raise StepalignError(f"problems: {wanted}, found a {kind} with the keys {keys}")
         elif isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
             raise StepalignError(
                 f"problems: a list, a DataFrame, a datasets.Dataset or a function is wanted, found {rows!r:.80}"

@@ -22,7 +22,18 @@ from stepalign.config.graders import AnyGraderConfig, MathGraderConfig
 from stepalign.config.keywords import expand, plain
 from stepalign.config.locators import AnyLocatorConfig, CriticLocatorConfig
 from stepalign.config.model import ModelConfig
-from stepalign.config.registry import FAMILIES, RUNTIME, TEMPLATE, Decay, Probability, Share, Table, lay_over, register
+from stepalign.config.registry import (
+    FAMILIES,
+    ONE_OR_MORE,
+    RUNTIME,
+    TEMPLATE,
+    Decay,
+    Probability,
+    Share,
+    Table,
+    lay_over,
+    register,
+)
 from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
 from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
@@ -206,8 +217,8 @@ class ProbeConfig(Table):
 class TrackingConfig(Table):
     """Experiment trackers."""
 
-    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Trackers of Accelerate that receive the metrics."""
+    report_to: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], ONE_OR_MORE] = ()
+    """The tracker of Accelerate that receives the metrics, or a list of trackers."""
     project: str = "stepalign"
     """The project's name in the trackers."""
 

@@ -28,15 +28,16 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from stepalign.config import trl
 from stepalign.errors import StepalignError
 from stepalign.io import short
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Urls = Annotated[
-    tuple[str, ...], BeforeValidator(lambda urls: (urls,) if isinstance(urls, str) else urls), Field(min_length=1)
-]
+ONE_OR_MORE = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+"""Take one string as a list of one."""
+Urls = Annotated[tuple[str, ...], ONE_OR_MORE, Field(min_length=1)]
 """One URL, or a list of URLs."""
 
 RUNTIME = Field(json_schema_extra={"runtime": True})
@@ -262,14 +263,15 @@ def _parts(annotated: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-def fault_lines(table: type[Table], values: Mapping[str, Any], error: ValidationError) -> str:
+def fault_lines(root: type[Table], values: Mapping[str, Any], error: ValidationError) -> str:
     """Return one indented line for each fault of a table's values: the key, what was found and what is allowed."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"] or ("the recipe",))
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key" + _suggestion(table, values, fault["loc"])
+            table = _table_at(root, values, fault["loc"])
+            message = unknown_key(str(fault["loc"][-1]), table, list(key_paths(root, values)))
         elif fault["type"] in _WANTED:
             message = f"{_WANTED[fault['type']]} is wanted"
         elif fault["type"] == "missing":
@@ -280,13 +282,44 @@ def fault_lines(table: type[Table], values: Mapping[str, Any], error: Validation
     return "\n".join(lines)
 
 
-def _suggestion(root: type[Table], values: Any, location: Sequence[int | str]) -> str:
+def key_paths(table: type[Table], values: object) -> Iterator[list[str]]:
+    """Yield the places of all keys below a table, of the kinds that its values name."""
+    for name, info in table.model_fields.items():
+        below = values.get(name) if isinstance(values, Mapping) else None
+        inner = nested(table, name, below or {})[1]
+        if inner is not None and not isinstance(info.default, tuple):  # no list of tables
+            yield from ([name, key] for key in inner.model_fields)
+            yield from ([name, *path] for path in key_paths(inner, below))
+
+
+def unknown_key(name: str, table: type[Table] | None, paths: Sequence[Sequence[str]]) -> str:
+    """Say what an unknown key may have meant.
+
+    Args:
+        name: the key.
+        table: the class of the table that lacks it; None where it is not known.
+        paths: the places of the recipe's keys (`key_paths`).
+    """
+    keys = list(table.model_fields) if table else []
+    close = difflib.get_close_matches(name, keys, n=1)
+    if not difflib.get_close_matches(name, close, cutoff=0.85):  # no typing error
+        if said := trl.hint(name):
+            return said
+        family = next((family for family in FAMILIES.values() if table in family.tables.values()), Family(""))
+        if kinds := [repr(kind) for kind, other in family.tables.items() if name in other.model_fields]:
+            return f"unknown key; {family.tag} = {' or '.join(kinds)} has it"
+        others = [path[-1] for path in paths]
+        if name in others or not close:
+            there = [name] if name in others else difflib.get_close_matches(name, others, n=1)
+            close = [".".join(path) for path in paths if path[-1] in there]
+    return f"unknown key; did you mean {' or '.join(close)}?" if close else f"unknown key; allowed: {', '.join(keys)}"
+
+
+def _table_at(root: type[Table], values: Any, location: Sequence[int | str]) -> type[Table] | None:
+    """Return the class of the table that holds a key."""
     table: type[Table] | None = root
     for part in location[:-1]:
         values = values[part]
         if isinstance(part, str):
             _, table = nested(table, part, values)
-    if table is None:
-        return ""
-    close = difflib.get_close_matches(str(location[-1]), table.model_fields, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(table.model_fields)}"
+    return table

@@ -238,7 +238,7 @@ def fault_within(text: str, trace: Trace) -> str:
 def check_fit(case: Case, first_error: int | None, judged: int, trace: Trace) -> None:
     """Raise an error if case and verdicts contradict each other, or name a step that the trace lacks."""
     if case == "A" and first_error is not None:
-        raise CritiqueFormatError(f"says fully correct, but its summary finds step {first_error} incorrect")
+        raise CritiqueFormatError(f"is of case A, fully correct, but finds step {first_error} incorrect")
     if case != "A" and first_error is None:
         raise CritiqueFormatError(f"is of case {case}, but finds no step incorrect")
     if not judged:

@@ -58,9 +58,9 @@ def parse(text: str, trace: Trace) -> ParsedCritique:
     """Read a spliced critique like `schema.parse`, and put the solver's own text in."""
     spliced = _read(text)
     first = next((number for number, correct in enumerate(spliced.verdicts, start=1) if not correct), 0)
+    schema.check_fit(spliced.case, first or None, len(spliced.verdicts), trace)
     if (named := spliced.first_wrong_step) != first:
         raise CritiqueFormatError(f"puts the first wrong step at {named}, its verdicts at {first or 'none'}")
-    schema.check_fit(spliced.case, first or None, len(spliced.verdicts), trace)
     reasons = {first: " ".join(spliced.reason.split())}
     verdicts = tuple(
         Verdict(step=number, correct=correct, reason=reasons.get(number, ""), place=schema.place_of(trace, number))

@@ -12,6 +12,7 @@ Fidelity is the measure of the check `exact_copy` before any repair. Left out: w
 because that takes labels (`evaluation.critic_benchmark`).
 """
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -23,6 +24,8 @@ from pydantic.dataclasses import dataclass
 from stepalign.critics.checks import NAMES
 from stepalign.records import Critique, CritiqueFailure
 
+_WIDTH = 160
+"""The most characters of an example."""
 OUTCOMES = ("passed", "repaired", "retried", "ignored", "fell back")
 _QUANTILES = {"min": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5}
 
@@ -44,6 +47,8 @@ class CriticReport:
     cases: dict[str, int]
     failures: dict[str, int]
     """By reason."""
+    example: str = ""
+    """A failure of the most frequent reason: rollout, reason and detail."""
     mended: dict[str, int] = Field(default_factory=dict)
     """By author of the correction, where the critic has several."""
     mender_failed: int = 0
@@ -92,6 +97,7 @@ def summarize(results: Sequence[Critique | CritiqueFailure], prices: Prices | No
         critiques=len(critiques),
         cases=dict(Counter(sorted(critique.case for critique in critiques)).most_common()),
         failures=dict(Counter(sorted(reasons)).most_common()),
+        example=example_failure(results),
         mended=dict(Counter(sorted(critique.mended_by for critique in critiques if critique.mended_by)).most_common()),
         mender_failed=sum(critique.mender_failed for critique in critiques),
         checks={name: dict(counts) for name, counts in outcomes(results).items()},
@@ -103,10 +109,23 @@ def summarize(results: Sequence[Critique | CritiqueFailure], prices: Prices | No
     )
 
 
+def example_failure(results: Iterable[Critique | CritiqueFailure | None]) -> str:
+    """Return the first failure of the most frequent reason in a line; empty without a failure."""
+    failures = [result for result in results if isinstance(result, CritiqueFailure)]
+    counts = Counter(failure.reason for failure in failures)
+    if not failures:
+        return ""
+    first = max(failures, key=lambda failure: counts[failure.reason])
+    said = f"{first.rollout_id}: {first.reason}" + (f": {first.detail}" if first.detail else "")
+    return textwrap.shorten(said, _WIDTH, placeholder=" …")
+
+
 def table(report: CriticReport) -> str:
     """Format the report as lines of text."""
     lines = [f"{'answers':<14}{report.answers}", f"{'critiques':<14}{report.critiques}{_in_words(report.cases)}"]
     lines.append(f"{'failures':<14}{report.answers - report.critiques}{_in_words(report.failures)}")
+    if report.example:
+        lines.append(f"{'for example':<14}{report.example}")
     if report.mended:
         failed = f"; {report.mender_failed} by the program after the mender failed" if report.mender_failed else ""
         lines.append(f"{'mended':<14}{sum(report.mended.values())}{_in_words(report.mended)}{failed}")

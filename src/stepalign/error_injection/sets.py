@@ -9,11 +9,14 @@ steps are judged by their own arithmetic as in the paper's example B.2, and the 
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from stepalign import config
+from stepalign.arguments import checked
 from stepalign.chat import Chat, load_chat
 from stepalign.critics.arithmetic.critic import Attempt, Correction, to_critique
 from stepalign.error_injection.inject import KINDS, NotInjectable, inject_error
@@ -48,6 +51,7 @@ class PlantedSet:
     """Right solutions without a slip, by reason."""
 
 
+@checked
 def plant_set(
     source: Path | str,
     out: Path | str,
@@ -55,9 +59,9 @@ def plant_set(
     model: config.ModelConfig,
     prompts: config.PromptsConfig | None = None,
     problems_file: Path | str | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    kinds: Collection[str] = (),
+    limit: PositiveInt | None = None,
+    seed: NonNegativeInt = 0,
+    kinds: Sequence[str] = (),
 ) -> PlantedSet:
     """Plant a slip into every correct solution of a source, and write the folder `out`.
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import NonNegativeInt
+
 from stepalign import chat, config
+from stepalign.arguments import checked
 from stepalign.errors import StepalignError
 from stepalign.exporting.card import Base, model_card
 from stepalign.exporting.merge import Agreement, merge_adapter, sample_ids
@@ -37,11 +40,12 @@ class Exported:
     """Agreement of merged weights with the adapter; None where nothing was merged."""
 
 
+@checked
 def export(
     run_folder: Path | str,
     out: Path | str | None = None,
     *,
-    step: int | None = None,
+    step: NonNegativeInt | None = None,
     merge: bool = False,
     base: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,

@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from huggingface_hub import DatasetCardData
 
+from stepalign.arguments import checked
 from stepalign.errors import StepalignError
 from stepalign.exporting.card import sources_of
 from stepalign.io import new_folder, read_jsonl, write_atomically
@@ -14,6 +15,7 @@ from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, 
 from stepalign.report.run import read_run
 
 
+@checked
 def export_dataset(run_folder: Path | str, out: Path | str) -> dict[str, int]:
     """Write the rollouts of training and of evaluations, each with its problem, grade and critique, to a new folder.
 

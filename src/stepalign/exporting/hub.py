@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from stepalign.arguments import checked
 from stepalign.errors import StepalignError, first_line
 from stepalign.exporting import export
 from stepalign.exporting.dataset import export_dataset
@@ -27,6 +28,7 @@ class Pushed:
     """The address of the upload; None for a dry run."""
 
 
+@checked
 def push(
     folder: Path | str,
     repo: str,

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from accelerate import Accelerator
+from pydantic import PositiveInt
 
 from stepalign import config, data, models, prompts
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.append_log import AppendLog
+from stepalign.arguments import checked
 from stepalign.chat import load_chat
 from stepalign.config import machine, registry
 from stepalign.console import Console
@@ -46,8 +48,9 @@ MIN_PROBLEMS = 4
 """Training problems of a preflight, at least: one step is tried on each half of them."""
 
 
+@checked
 def preflight(
-    recipe: AnyRecipe, out: Path | str = "preflight", *, limit: int | None = None, **objects: Unpack[Objects]
+    recipe: AnyRecipe, out: Path | str = "preflight", *, limit: PositiveInt | None = None, **objects: Unpack[Objects]
 ) -> Preflight:
     """Measure the gates of a recipe, and write `preflight.json` and `preflight.html` into the folder `out`.
 

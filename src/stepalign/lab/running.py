@@ -16,7 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import PositiveInt
+
 from stepalign import config, report
+from stepalign.arguments import checked
 from stepalign.assets import LAB_RECIPES
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
@@ -92,12 +95,13 @@ def _behaviour_table(comparison: Comparison) -> Table:
     return Table("Attempts at the last evaluation", list(BEHAVIOURS), [row for row in rows if row[1]])
 
 
+@checked
 def run_lab(
     conditions: Sequence[str] = (),
     *,
-    seeds: int = 1,
+    seeds: PositiveInt = 1,
     out: Path | str = Path("runs/lab"),
-    jobs: int = 1,
+    jobs: PositiveInt = 1,
     overrides: Sequence[str] = (),
 ) -> Path:
     """Train the lab's conditions, and write `comparison.html`, `comparison.md` and the figures that compare them.

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
+from pydantic import PositiveInt
 
 from stepalign import config, contexts
+from stepalign.arguments import checked
 from stepalign.config import machine
 from stepalign.errors import StepalignError
 from stepalign.losses.lm_head import chunk_tokens
@@ -73,13 +75,14 @@ class Plan:
         return (self.steps * self.step_seconds + self.evaluations * self.evaluation.seconds) / 3600
 
 
+@checked
 def plan(
     recipe: AnyRecipe,
     *,
     hardware: str | None = None,
-    devices: int = 1,
+    devices: PositiveInt = 1,
     from_run: Path | str | None = None,
-    completion_tokens: int | None = None,
+    completion_tokens: PositiveInt | None = None,
     select: bool = False,
     **objects: Unpack[Objects],
 ) -> Plan:

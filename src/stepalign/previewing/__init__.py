@@ -16,13 +16,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 from accelerate import Accelerator
+from pydantic import PositiveInt
 
 from stepalign import config, data, models
 from stepalign.algorithms.base import Algorithm, StepExamples
+from stepalign.arguments import checked
 from stepalign.chat import Chat, load_chat
 from stepalign.config import machine, registry
 from stepalign.console import Console
 from stepalign.critics.llm import first_message, load_template
+from stepalign.io import file_path
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import Policy
 from stepalign.previewing import display
@@ -31,6 +34,7 @@ from stepalign.probing import inputs
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.report.display import count
 from stepalign.rollouts import Completion, Request
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
@@ -57,9 +61,16 @@ class Preview:
     @property
     def counts(self) -> str:
         """Outcomes and failures as one line."""
-        parts = [f"{count} {name}" for name, count in self.outcomes.items()]
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.failures.items())
+        parts = [f"{number} {name}" for name, number in self.outcomes.items()]
+        reasons = ", ".join(f"{number} {reason}" for reason, number in self.failures.items())
         return ", ".join(parts) + (f" ({reasons})" if reasons else "")
+
+    def __str__(self) -> str:
+        return f"{count(len(self.rollouts), 'rollout')} shown; a step on these rollouts: {self.counts}"
+
+    def _repr_html_(self) -> str:
+        """Return the views for a notebook."""
+        return display.html(self.rollouts, str(self))
 
 
 class _LazySampler:
@@ -75,11 +86,12 @@ class _LazySampler:
         return sampler.sample(requests, sampling, adapter=adapter)
 
 
+@checked
 def preview(
     recipe: AnyRecipe,
     *,
     rollouts: Path | str | None = None,
-    limit: int = 2,
+    limit: PositiveInt = 2,
     out: Path | str | None = None,
     **objects: Unpack[Objects],
 ) -> Preview:
@@ -95,7 +107,7 @@ def preview(
     Raises:
         StepalignError: the recipe or the rollouts cannot be used.
     """
-    settings = with_objects(recipe, **objects)
+    settings, page = with_objects(recipe, **objects), None if out is None else file_path(out)
     check_recipe(settings)
     machine.check(settings, "model", "problems", "grader", "critic", "teacher")
     prompt = SolverPrompt(settings.prompts)
@@ -136,8 +148,8 @@ def preview(
         for rollout in attempts[:limit]
     )
     previewed = Preview(rollouts=shown, outcomes=+step.outcomes, failures=+Counter(step.failures))
-    if out is not None:
-        display.write(settings, previewed.rollouts, previewed.counts, Path(out))
+    if page is not None:
+        display.write(settings, previewed.rollouts, previewed.counts, page)
     return previewed
 
 

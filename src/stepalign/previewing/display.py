@@ -43,6 +43,12 @@ def title(one: RolloutPreview) -> str:
     return visible_text(f"{one.rollout.id}: {grade}{said}{'' if one.views else ', no example'}")
 
 
+def html(rollouts: Sequence[RolloutPreview], summary: str) -> str:
+    """Return the views for a notebook, below a line."""
+    fragment = environment(_FOLDER).get_template("notebook.html.jinja")
+    return fragment.render(rollouts=rollouts, summary=summary, title_of=title, runs=runs)
+
+
 def write(settings: config.Recipe, rollouts: Sequence[RolloutPreview], counts: str, out: Path) -> None:
     """Write the page. It loads nothing from the network."""
     page = environment(_FOLDER).get_template("preview.html.jinja")

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from accelerate import Accelerator
+from pydantic import NonNegativeInt, PositiveInt
 
 from stepalign import config, models, prompts
 from stepalign.algorithms.teacher_prompt import limit_to_context
 from stepalign.append_log import AppendLog
+from stepalign.arguments import checked
 from stepalign.chat import load_chat
 from stepalign.config import machine
 from stepalign.console import Console
@@ -40,16 +42,17 @@ from stepalign.teachers.model import check_tokenizer
 from stepalign.trainer.checkpoints import adapter_folder, load_algorithm_state
 
 
+@checked
 def probe(
     recipe: AnyRecipe,
     out: Path | str,
     *,
     rollouts: Path | str | None = None,
-    contexts: Sequence[AnyContext] = (),
+    contexts: AnyContext | Sequence[AnyContext] = (),
     adapter: Path | str | None = None,
-    top: int = 0,
-    limit: int | None = None,
-    contrast: int = 0,
+    top: NonNegativeInt = 0,
+    limit: PositiveInt | None = None,
+    contrast: NonNegativeInt = 0,
     **objects: Unpack[Objects],
 ) -> Probe:
     """Probe contexts, and write the folder `out`; or continue what was begun there.
@@ -59,7 +62,7 @@ def probe(
         out: the probe's folder.
         rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem,
             or `training.num_generations` where a context shows siblings.
-        contexts: by name or file, or functions; by default the recipe's own.
+        contexts: one or several, by name or file, or as functions; by default the recipe's own.
         adapter: the student's: a folder of its own, a checkpoint's, or a run's, whose last checkpoint is taken. None
             probes the base itself. The teacher is the recipe's.
         top: the number of likeliest tokens kept beside each sampled one.
@@ -74,8 +77,9 @@ def probe(
     rollouts = Path(rollouts) if rollouts else None
     adapter = adapter_folder(adapter)
     machine.check(settings, "model", "teacher", *(() if rollouts else ("problems", "grader")))
+    designs = [contexts] if isinstance(contexts, str | config.PythonObject) or callable(contexts) else contexts
     templates, words = [], {}
-    for design in dict.fromkeys(contexts or [settings.context.design]):
+    for design in dict.fromkeys(designs or [settings.context.design]):
         with prompts.recorded() as texts:
             templates.append(load(design))
         words[templates[-1].name] = prompts.digests(texts)

@@ -7,6 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Unpack
 
+from pydantic import PositiveInt
+
+from stepalign.arguments import checked
 from stepalign.chat import load_chat
 from stepalign.config import machine
 from stepalign.console import Console
@@ -14,7 +17,7 @@ from stepalign.critics.files import read_attempts
 from stepalign.critics.own_model import own_model
 from stepalign.critics.run import critique_attempts
 from stepalign.data import load, processbench
-from stepalign.io import claim, kept_date, sha256, to_json, write_atomically
+from stepalign.io import claim, file_path, kept_date, sha256, to_json, write_atomically
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER
 from stepalign.process_supervision import benchmark, locators
@@ -26,6 +29,7 @@ from stepalign.rollouts.generate import open_solver
 from stepalign.trainer.checkpoints import adapter_folder
 
 
+@checked
 def step_values(
     recipe: AnyRecipe,
     rollouts: Path | str,
@@ -33,7 +37,7 @@ def step_values(
     *,
     problems_file: Path | str | None = None,
     adapter: Path | str | None = None,
-    num_rollouts: int = 8,
+    num_rollouts: PositiveInt = 8,
     **objects: Unpack[Objects],
 ) -> list[StepValues]:
     """Value every step of graded rollouts by continuations from it (Math-Shepherd), with a recipe's solver.
@@ -49,7 +53,7 @@ def step_values(
         num_rollouts: continuations of each step.
         objects: problems and grader in place of the recipe's (`objects.Objects`).
     """
-    settings, rollouts, out = with_objects(recipe, **objects), Path(rollouts), Path(out)
+    settings, rollouts, out = with_objects(recipe, **objects), Path(rollouts), file_path(out)
     adapter = adapter_folder(adapter)
     machine.check(settings, "model", "sampler", "grader", *(() if problems_file else ("problems",)))
     attempts = read_attempts(rollouts, problems_file or settings.problems)
@@ -85,8 +89,14 @@ def step_values(
         )
 
 
+@checked
 def process_bench(
-    recipe: AnyRecipe, file: Path | str, out: Path | str, *, limit: int | None = None, **objects: Unpack[Objects]
+    recipe: AnyRecipe,
+    file: Path | str,
+    out: Path | str,
+    *,
+    limit: PositiveInt | None = None,
+    **objects: Unpack[Objects],
 ) -> benchmark.ProcessBenchmark:
     """Measure a recipe's `[locator]` of the first wrong step on a ProcessBench file.
 

@@ -4,6 +4,7 @@ The authors' templates are lost (the paper's Figures 8–11 are images); each fi
 ours. Templates are Jinja, sandboxed. Text of models and data sets enters as values and is never evaluated.
 """
 
+import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -90,7 +91,9 @@ def _find(name: str) -> Path:
     if shipped.parent in _DIALECTS and (_HERE / shipped.name).is_file():
         return shipped  # the general template, which finds what it includes in the folder first
     names = sorted(str(path.relative_to(_HERE).with_suffix("")) for path in _HERE.rglob("*.txt"))
-    raise StepalignError(f"no template {name!r}: neither a file nor one of {', '.join(names)}")
+    close = difflib.get_close_matches(name, names, n=1)
+    advice = f"; did you mean {close[0]}?" if close else f": neither a file nor one of {', '.join(names)}"
+    raise StepalignError(f"no template {name!r}{advice}")
 
 
 @cache

@@ -13,6 +13,7 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from stepalign.arguments import checked
 from stepalign.errors import StepalignError
 from stepalign.io import write_atomically
 from stepalign.report import figures
@@ -56,6 +57,7 @@ def run_page(summary: Summary, panels: Mapping[str, Sequence[Panel]], timelines:
     return template.render(run=summary.run, summary=summary, timelines=drawings, **sections)
 
 
+@checked
 def write_report(folders: Path | str | Sequence[Path | str], out: Path | str = Path("comparison.html")) -> Path:
     """Write the report of one run into its folder, or a page that compares several to `out`. Return its path."""
     paths = [Path(folder) for folder in ([folders] if isinstance(folders, Path | str) else folders)]

@@ -112,6 +112,15 @@ class Summary:
         return ", ".join(parts) + (f" ({reasons})." if reasons else ".")
 
     @property
+    def example_failure(self) -> str:
+        """A failed critique of the last step in a line, where half of the run's critiques or more failed."""
+        failed = self._total("outcomes")["failed"]
+        if not failed or failed < self._total("cases").total():
+            return ""
+        example = stats.example_failure(example.critique for example in self.run.examples)
+        return example and f"For example {example}"
+
+    @property
     def canaries(self) -> list[tuple[int, str]]:
         """The measures that left the range of the run's first steps: step and change in words."""
         table = self.setting("canaries")
