@@ -233,7 +233,9 @@ def test_a_page_names_a_python_context_and_the_problems_that_there_were(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     recipe, solved = make_recipe().replace(context=hint), Interval(value=0.5, low=0.4, high=0.6, n=9)
-    measured = Preflight(name="r", gates=(), sides={"solved": dict.fromkeys(("solver", "teacher", "difference"), solved)})
+    measured = Preflight(
+        name="r", gates=(), sides={"solved": dict.fromkeys(("solver", "teacher", "difference"), solved)}
+    )
     page.write(recipe, measured, tmp_path / "preflight.html", has_probe=False)
     preview.write(recipe, (), "0 trained", tmp_path / "preview.html")
     shown = (tmp_path / "preflight.html").read_text()
