@@ -1,6 +1,7 @@
 """Gates: their verdicts, what they are made of, and a preflight of a real recipe from end to end."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from stepalign.gates import attempts, page
 from stepalign.gates.gate import Gate, Preflight
 from stepalign.gates.gates import Attempts, preflight_of
 from stepalign.gates.numbers import right_numbers
+from stepalign.previewing import display as preview
 from stepalign.records import CriticResult, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 
@@ -221,3 +223,22 @@ def test_an_interrupted_sampling_goes_on(tmp_path: Path) -> None:
     found = start()
     assert made == ["a", "b", "", "c", "d"]
     assert [rollout.id for rollout in found["d"]] == ["d/0", "d/1"]
+
+
+def hint(problem: str) -> str:
+    return f"{problem}, slowly"
+
+
+def test_a_page_names_a_python_context_and_the_problems_that_there_were(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe, solved = make_recipe().replace(context=hint), Interval(value=0.5, low=0.4, high=0.6, n=9)
+    measured = Preflight(
+        name="r", gates=(), sides={"solved": dict.fromkeys(("solver", "teacher", "difference"), solved)}
+    )
+    page.write(recipe, measured, tmp_path / "preflight.html", has_probe=False)
+    preview.write(recipe, (), "0 trained", tmp_path / "preview.html")
+    shown = (tmp_path / "preflight.html").read_text()
+    assert "<dt>Sample</dt><dd>9 problems</dd>" in shown
+    for text in (shown, (tmp_path / "preview.html").read_text()):
+        assert re.search(r"<dt>Context</dt><dd>[\w.]+:hint</dd>", text)

@@ -1,7 +1,6 @@
 """The page in a real browser. Run with `pytest -m slow -s`; the load time of a large page is printed."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,11 @@ from stepalign.report.display import HIDDEN
 
 pytestmark = pytest.mark.slow
 
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,900"
-)
-
 HOSTILE = (
     "### Step 1: Break out\n</script><script>alert(1)</script><img src=x onerror=alert(1)> \"'&amp; {{ 7 * 7 }}\n"
     "read \u202eexe.gnp\u202c \u200b\x07\x00\x0d \u2028\ufeff <!-- --> \U0001f469\u200d\U0001f52c\n"
     "### Final Answer:\n\\boxed{4}"
 )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    chrome = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if chrome is None or driver is None:
-        pytest.skip("no Chromium with its chromedriver on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chrome
-    for flag in (*_FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
 
 
 @pytest.fixture
@@ -227,19 +202,14 @@ def test_the_policy_forbids_network_foreign_scripts_and_markup_from_text(show, b
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_reaches_over_the_window(show, build_probe, width: int) -> None:
+def test_nothing_reaches_over_the_window(show, build_probe, in_window, width: int) -> None:
     browser = show(build_probe(2, tokens=200, contexts=4), "#rollout=2&contexts=1-2-3-4")
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": False}
-    )
-    press(browser, "e")
-    try:
+    with in_window(width):
+        press(browser, "e")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         box = browser.find_element("id", "card").rect
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_the_switch_makes_it_dark(show, build_probe) -> None:

@@ -36,9 +36,15 @@ def table(measured: Preflight) -> str:
 
 def write(settings: config.Recipe, measured: Preflight, path: Path, *, has_probe: bool) -> None:
     """Write the page."""
+    counts = [measure.n for side in measured.sides.values() for measure in side.values()]
     template = environment(_FOLDER).get_template("preflight.html.jinja")
     page = template.render(
-        settings=settings, measured=measured, verdict=_verdict(measured), sides=_sides(measured), has_probe=has_probe
+        settings=settings,
+        measured=measured,
+        verdict=_verdict(measured),
+        sides=_sides(measured),
+        num_problems=max(counts, default=settings.preflight.num_problems),  # a source may have fewer
+        has_probe=has_probe,
     )
     write_atomically(path, page)
 
