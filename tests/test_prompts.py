@@ -1,6 +1,7 @@
 """The golden files are the rendered prompts, whole: a change of wording shows as a change of a file."""
 
 import re
+from os.path import commonprefix
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_the_solver_prompt_reads_as_it_did(name: str) -> None:
 @pytest.mark.parametrize("name", ["critic", "critic-splice", "critic-material"])
 def test_the_critics_prompts_read_as_they_did(name: str) -> None:
     assert rendered(name, CRITIC) + "\n" == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["critic", "critic-splice", "code/critic", "code/critic-splice"])
+def test_rollouts_of_a_problem_share_a_critics_prompt_up_to_the_attempt(name: str) -> None:
+    wrong = rendered(name, CRITIC | {"feedback": "1 of 3 tests pass"})
+    others = {"attempt": "5 + 4 = 9", "steps": [], "cases": "AB", "truncated": True, "feedback": ""}
+    assert CRITIC["solution"] in commonprefix([wrong, rendered(name, CRITIC | others)])
 
 
 def test_the_question_about_a_step_reads_as_it_did() -> None:
