@@ -109,6 +109,13 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def home_expanded(path: Path | str) -> Path:
+    """Return a path with `~` as the home folder; that of an unknown user stays as it is."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def file_path(out: Path | str) -> Path:
     """Return the path of a file to write; raise a StepalignError, before long work, where it is a folder."""
     if (path := Path(out)).is_dir():

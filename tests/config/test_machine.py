@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import stepalign
-from stepalign import chat, cli, models
+from stepalign import chat, cli, data, models
 from stepalign.config import Recipe, machine
 from stepalign.errors import StepalignError
 
@@ -89,6 +89,22 @@ def test_a_command_looks_at_what_it_uses_alone(make_recipe: MakeRecipe, tiny_lla
     assert len(stepalign.evaluate(recipe).problem_ids) == 2
     names = make_recipe("problems.train={source = 'hub', dataset = 'owner/name'}")
     machine.check(names, *machine.TRAINING)  # of the hub
+
+
+def test_a_tilde_is_the_home_folder(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    rows = tmp_path / "home" / "rows" / "train.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.write_text('{"statement": "What is 1 + 1?", "answer": "2"}\n')
+    for table in (
+        '{source = "file", path = "~/rows/train.jsonl"}',
+        '{source = "hub", dataset = "~/rows", split = "train"}',
+    ):
+        recipe = make_recipe(f"problems.train={table}")
+        machine.check(recipe, *machine.TRAINING)
+        assert [problem.answer for problem in data.load(recipe.problems.train).problems] == ["2"]
+    assert make_recipe("output_dir=~/runs").output_dir == tmp_path / "home" / "runs"
+    assert make_recipe("output_dir=~nobody-of-this-name/runs").output_dir == Path("~nobody-of-this-name/runs")
 
 
 PACKAGES = {

@@ -103,6 +103,16 @@ def test_a_run_without_a_teacher_says_so(build_run) -> None:
     assert "critic program" not in text
 
 
+def test_a_critic_that_was_not_asked_is_not_named(build_run) -> None:
+    def unasked(steps: list[dict]) -> None:
+        for step in steps:
+            step |= {"cases": {}, "failures": {}}
+
+    folder = build_run()
+    rewrite_metrics(folder, unasked)
+    assert "context stepalign, no critic" in text_of(folder)
+
+
 def test_an_interval_that_includes_zero_is_said_to(build_run) -> None:
     text = text_of(build_run(gain=0.0))
     assert ": no difference is shown." in text

@@ -85,6 +85,7 @@ def evaluate(
     if benchmark is not None:
         known = config.benchmarks.benchmark(benchmark)
         typer.echo(f"{benchmark}: {len(evaluation.problem_ids)} of {known.size} problems; {known.contamination}")
+    typer.echo(f"{out}: {len(evaluation.problem_ids)} problems, {evaluation.n} samples each")
     for name, measure in evaluation.measures.items():
         typer.echo(f"{name:<10} {measure.value:8.3f}   [{measure.low:.3f}, {measure.high:.3f}]")
 

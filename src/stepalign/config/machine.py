@@ -15,6 +15,7 @@ from stepalign.config.recipe import Recipe
 from stepalign.config.registry import Table
 from stepalign.config.sources import HubSourceConfig
 from stepalign.errors import StepalignError
+from stepalign.io import home_expanded
 
 TRAINING = ("model", "problems", "sampler", "grader", "critic", "teacher", "distributed", "probe", "tracking")
 """The tables that a run uses."""
@@ -44,7 +45,7 @@ def check_files(recipe: Recipe, *keys: str) -> None:
             table.locate(f"{prefix}name_or_path")
         if isinstance(table, HubSourceConfig) and table.repository:
             name = table.repository[0]
-            if is_local(name) and not Path(name).is_dir():
+            if is_local(name) and not home_expanded(name).is_dir():
                 raise StepalignError(f"{prefix}dataset = {name!r}: no such folder")
 
 

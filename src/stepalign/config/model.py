@@ -10,6 +10,7 @@ from pydantic import Field
 from stepalign.assets import SOLVER
 from stepalign.config.registry import TEMPLATE, Table
 from stepalign.errors import StepalignError
+from stepalign.io import home_expanded
 
 
 def is_local(name: str) -> bool:
@@ -55,7 +56,7 @@ class ModelConfig(Table):
         """
         if self.name_or_path == "lab":
             return str(SOLVER)
-        folder, where = Path(self.name_or_path).expanduser(), f"{key} = {self.name_or_path!r}"
+        folder, where = home_expanded(self.name_or_path), f"{key} = {self.name_or_path!r}"
         if folder.is_dir():
             if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
                 raise StepalignError(f"{where}: a PEFT adapter; name its base here, and the adapter with --adapter")

@@ -30,7 +30,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from stepalign.config import trl
 from stepalign.errors import StepalignError
-from stepalign.io import short
+from stepalign.io import home_expanded, short
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -81,15 +81,15 @@ class Table(BaseModel, metaclass=_TableType):
     @model_validator(mode="before")
     @classmethod
     def _toml_has_no_tuples_and_no_paths(cls, values: object) -> object:
-        """Take TOML's arrays as tuples, and strings as paths where a path is wanted."""
+        """Take TOML's arrays as tuples, and strings as paths where a path is wanted; `~` is the home folder."""
         if not isinstance(values, Mapping):
             return values
         paths = {name for name, info in cls.model_fields.items() if Path in _parts(info)}
         return {
             key: tuple(value)
             if isinstance(value, list)
-            else Path(value)
-            if key in paths and isinstance(value, str) and "\0" not in value
+            else home_expanded(value)
+            if key in paths and isinstance(value, str | Path) and "\0" not in str(value)
             else value
             for key, value in values.items()
         }

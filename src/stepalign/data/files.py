@@ -23,7 +23,7 @@ from stepalign import config
 from stepalign.data.columns import ColumnReader
 from stepalign.data.normalize import Candidate, WrittenFloat, text
 from stepalign.errors import StepalignError
-from stepalign.io import explain
+from stepalign.io import explain, home_expanded
 from stepalign.records import Problem
 from stepalign.unit_tests import UnitTests
 
@@ -115,7 +115,8 @@ def hub_rows(
     import datasets
 
     with _hub_errors(dataset, otherwise, f", split {split!r}"):
-        rows = datasets.load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)
+        name = str(home_expanded(dataset)) if dataset.startswith("~") else dataset
+        rows = datasets.load_dataset(name, config, split=split, streaming=streaming, revision=revision)
         for number, row in enumerate(rows):
             yield number, f"{dataset}, {split}, row {number}", row
 
@@ -124,7 +125,7 @@ def commit(source: config.HubSourceConfig) -> str | None:
     """Return the commit of a hub data set that its revision stands for now; None for a local folder or file."""
     import datasets
 
-    if source.repository is None or Path(source.repository[0]).expanduser().is_dir():
+    if source.repository is None or home_expanded(source.repository[0]).is_dir():
         return None
     dataset, name = source.repository
     with _hub_errors(dataset, OTHERWISE):

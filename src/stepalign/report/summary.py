@@ -82,7 +82,8 @@ class Summary:
         critic = self.setting("critic.model") or self.setting("critic.kind")
         design = self.setting("context.template") or self.setting("context.function")
         context = f"context {design or 'unknown'}"
-        return f"{context}, critic {critic}" if critic else f"{context}, no critic"
+        asked = not self.steps_done or any(step.get("cases") or step.get("failures") for step in self.run.steps)
+        return f"{context}, critic {critic}" if critic and asked else f"{context}, no critic"
 
     @property
     def training(self) -> str:
