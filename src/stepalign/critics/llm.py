@@ -197,5 +197,5 @@ def _values(problem: Problem, rollout: Rollout) -> dict[str, object]:
         "truncated": rollout.finish == "length",
         "cases": schema.allowed_cases(rollout),
         "steps": steps,
-        "num_judged": schema.num_judged(rollout, trace),
+        "num_judged": splice.num_judged(rollout, trace),
     }

@@ -132,15 +132,6 @@ def num_sections(trace: Trace) -> int:
     return len(trace.steps) + 1
 
 
-def num_judged(rollout: Rollout, trace: Trace) -> int:
-    """Count the sections that a critic is asked to judge, at least one.
-
-    They are the steps and, unless the solution is a program or was cut off before it, the final answer.
-    """
-    has_answer = trace.answer_section is not None or rollout.finish != "length"
-    return max(len(trace.steps) + (has_answer and not trace.is_program), 1)
-
-
 def place_of(trace: Trace, k: int) -> str:
     """Return the lines of a program's step; empty for steps that have headings."""
     return trace.steps[k - 1].title if trace.is_program and k <= len(trace.steps) else ""

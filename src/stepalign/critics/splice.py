@@ -54,6 +54,15 @@ def response_format(rollout: Rollout) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "critique", "strict": True, "schema": value}}
 
 
+def num_judged(rollout: Rollout, trace: Trace) -> int:
+    """Count the sections that a critic is asked to judge, at least one.
+
+    They are the steps and, unless the solution is a program or was cut off before it, the final answer.
+    """
+    has_answer = trace.answer_section is not None or rollout.finish != "length"
+    return max(len(trace.steps) + (has_answer and not trace.is_program), 1)
+
+
 def parse(text: str, trace: Trace) -> ParsedCritique:
     """Read a spliced critique like `schema.parse`, and put the solver's own text in."""
     return put_together(_read(text, repair=not trace.is_program), trace)
