@@ -38,6 +38,13 @@ def test_a_function_may_return_a_record_its_text_or_a_dict(value: Any) -> None:
     assert {check.name for check in result.checks} >= {"exact_copy", "final_answer"}
 
 
+def test_a_dicts_text_stays_as_it_is() -> None:
+    step = "### Step 2: Add 12\n85 + 12 = 97\n\to"
+    (result,) = critique(lambda problem, rollout: SPLICED | {"corrected_step": step})
+    assert isinstance(result, Critique)
+    assert result.corrected_step == step
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
