@@ -563,4 +563,7 @@ def test_a_rollout_of_another_format_is_a_failure_that_names_it(trace_format: st
     text = "47 + 38 = 85\n\n85 + 12 = 98\n\n98 + 30 = 128\n\n\\boxed{128}"
     failed = answer(SUM, replace(attempt(text, correct=correct), trace_format=trace_format))
     assert isinstance(failed, CritiqueFailure)
-    assert (failed.reason, failed.detail) == ("no steps", f"the problem's trace_format is {trace_format!r}, and only 'steps' is read")
+    assert (failed.reason, failed.detail) == (
+        "no steps",
+        f"the problem's trace_format is {trace_format!r}, and only 'steps' is read",
+    )
