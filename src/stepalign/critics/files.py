@@ -126,7 +126,7 @@ def critique_all(
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What the results in a file depend on."""
+    """Inputs of the results in a file."""
 
     made_with: Mapping[str, Any]
     """Settings by key."""
