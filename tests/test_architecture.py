@@ -63,6 +63,17 @@ def test_no_room_imports_itself_in_a_circle() -> None:
     assert_no_circle(graph)
 
 
+def test_a_room_imports_rooms_of_its_row_and_above() -> None:
+    """The table of packages in docs/architecture.md: it has all of them, in an order that imports follow."""
+    table = (SOURCE.parents[1] / "docs" / "architecture.md").read_text().partition("| package | owns |")[2]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    row_of = {f"stepalign.{name}": number for number, row in enumerate(rows) for name in re.findall(r"`(\w+)`", row)}
+    assert row_of.keys() == {room_of(name) for name in MODULES} - {"stepalign", "stepalign.__main__"}
+    for name in MODULES.keys() - {"stepalign", "stepalign.__main__"}:
+        for other in {room_of(found) for found in imports(name)} - {"stepalign"}:
+            assert row_of[other] <= row_of[room_of(name)], f"{name} imports {other}"
+
+
 def test_no_room_imports_the_entry_points() -> None:
     for name in MODULES.keys() - NO_LOGIC:
         for other in imports(name):

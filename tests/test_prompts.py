@@ -21,6 +21,7 @@ CRITIC = {
     "attempt": "### Step 1: Add\n2 + 3 = 6\n\n### Final Answer:\n\n\\boxed{10}",
     "truncated": False,
     "steps": [{"label": "1", "text": "Add\n2 + 3 = 6"}],
+    "num_judged": 2,
     "cases": "D",
 }
 
@@ -64,7 +65,7 @@ def test_the_critics_prompts_read_as_they_did(name: str) -> None:
 @pytest.mark.parametrize("name", ["critic", "critic-splice", "code/critic", "code/critic-splice"])
 def test_rollouts_of_a_problem_share_a_critics_prompt_up_to_the_attempt(name: str) -> None:
     wrong = rendered(name, CRITIC | {"feedback": "1 of 3 tests pass"})
-    others = {"attempt": "5 + 4 = 9", "steps": [], "cases": "AB", "truncated": True, "feedback": ""}
+    others = {"attempt": "5 + 4 = 9", "steps": [], "num_judged": 1, "cases": "AB", "truncated": True, "feedback": ""}
     assert CRITIC["solution"] in commonprefix([wrong, rendered(name, CRITIC | others)])
 
 

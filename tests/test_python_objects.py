@@ -1,5 +1,8 @@
 """Import of a recipe's Python by name, and the text by which a function is known again."""
 
+import importlib.util
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -87,3 +90,66 @@ def test_a_changed_global_and_a_changed_helper_change_the_text(monkeypatch: pyte
     assert source_text(uses_helper) != before
     monkeypatch.setitem(globals(), "helper", closed_over(3))
     assert "value = 3" in source_text(uses_helper)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Base:\n    def grade(self): return {}\nclass Own(Base): pass",
+        "class Base:\n    def grade(self): return {}\nclass Middle(Base): pass\nclass Own(Middle): pass",
+        "def f(): return {}\nclass Own:\n    @staticmethod\n    def grade(): return f()",
+        "def f(): return {}\nclass Own:\n    grade = staticmethod(f)",
+        "def f(): return {}\nclass Own:\n    @classmethod\n    def grade(cls): return f()",
+        "def f(): return {}\nclass Own:\n    @property\n    def grade(self): return f()",
+        "def f(): return {}\nclass Own:\n    @functools.cached_property\n    def grade(self): return f()",
+        "def f(): return {}\nclass Own:\n    @functools.cache\n    def grade(self): return f()",
+        "LIMIT = {}\nclass Own:\n    def grade(self): return LIMIT",
+        "def adds(f):\n    @functools.wraps(f)\n    def adding(self): return f(self) + {}\n    return adding\n"
+        "class Own:\n    @adds\n    def grade(self): return 0",
+        "def held(f):\n    held = {{'f': f}}\n    @functools.wraps(f)\n    def g(): return held['f']()\n    return g\n"
+        "@held\ndef Own(): return {}",
+        "@functools.cache\ndef Own(): return {}",
+        "def f(): return {}\n@functools.lru_cache(maxsize=8)\ndef Own(): return f()",
+        "@functools.cache\ndef f(): return {}\ndef Own(): return f()",
+    ],
+)
+def test_a_change_behind_a_class_or_a_wrapper_changes_the_text(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = []
+    for value in (1, 2):
+        file = tmp_path / f"own_{value}.py"
+        file.write_text(f"import functools\n{source.format(value)}\n")
+        spec = importlib.util.spec_from_file_location("own", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "own", module)
+        spec.loader.exec_module(module)
+        texts.append(source_text(module.Own))
+    assert texts[0].replace("1", "2") == texts[1] != texts[0]
+
+
+def test_the_text_is_the_same_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from functools import partial\n"
+        "STOP = {'a', 'the', 'of', 2, (1, 'b')}\n"
+        "NESTED = {'words': [frozenset({'x', 'y', 'z'})], 'one': ({'u', 'v', 'w'},)}\n"
+        "def grade(x, stop=frozenset({'k', 'l', 'm'})):\n    return x in STOP or x in NESTED\n"
+        "class Own:\n    def __init__(self):\n        self.stop = {'d', 'e', 'f'}\n"
+        "VALUES = [grade, partial(grade, {'g', 'h', 'i'}), Own(), lambda x: x in {'p', 'q', 'r'}]\n"
+    )
+    code = "import own\nfrom stepalign.python_objects import source_text\nprint(*map(source_text, own.VALUES))"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    texts = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert texts[0] == texts[1]
+    assert "# STOP = {'a', 'of', 'the', (1, 'b'), 2}" in texts[0]

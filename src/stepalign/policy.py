@@ -1,6 +1,6 @@
-"""The policy, reduced to hidden states at the positions of the loss: frozen base weights under one LoRA adapter, or a
-model whose weights are all trained.
+"""Policy, reduced to hidden states at the positions of the loss.
 
+It is a frozen base under one LoRA adapter, or a model whose weights are all trained.
 Logits are left to the loss, which computes them a chunk at a time. The adapter is never merged, so the base stays
 bit-identical. Without an adapter the base is a frozen copy, kept where something is compared with it.
 
@@ -155,7 +155,7 @@ class Policy(nn.Module):
 
     @cached_property
     def parameters_read(self) -> int:
-        """The number of base parameters, each multiplied once with every token that is read."""
+        """The number of base parameters, an estimate of the products a token: an untied embedding is only looked up."""
         return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
 
     def save(self, folder: Path) -> None:

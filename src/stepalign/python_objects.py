@@ -1,9 +1,9 @@
 """Python functions and objects of a recipe: import by name, and the text by which a resumed run knows them again.
 
-The text is the source of the function or class, with what it takes from its own module (functions, classes, plain
-values), from an enclosing function and from its defaults. It is recorded like a template's words
-(`prompts.recorded`), so that a run keeps it and refuses to go on with another. Left out: the state of an instance
-beyond plain attributes, and other modules.
+The text is the source of the function or class, with what it takes from its own module (functions, classes and their
+bases, plain values), from an enclosing function, from its defaults and from what a decorator wrapped. It is recorded
+like a template's words (`prompts.recorded`), so that a run keeps it and refuses to go on with another. Left out: the
+state of an instance beyond plain attributes, functions in lists or dicts, and other modules.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
@@ -69,25 +69,61 @@ def _collect(value: Any, parts: dict[int, str]) -> None:
         _collect(value.__self__, parts)
     elif isinstance(value, FunctionType):
         parts[id(value)] = _source(value, value.__code__)
-        for name, other in _names(value):
-            if _is_plain(other):
-                parts[id(value)] += f"\n# {name} = {other!r}"
-            else:
-                _collect_own(other, value.__module__, parts)
+        _collect_names(value, value, parts)
     elif isinstance(value, type):
         parts[id(value)] = _source(value)
-        for method in vars(value).values():
-            for _, other in _names(method) if isinstance(method, FunctionType) else ():
-                _collect_own(other, value.__module__, parts)
+        for base in value.__bases__:
+            _collect_own(base, value.__module__, parts)
+        for function in (function for member in vars(value).values() for function in _functions(member)):
+            if _is_outside(function, value):
+                _collect(function, parts)
+            else:
+                _collect_names(function, value, parts)
     elif type(value).__module__ != "builtins":
         parts[id(value)] = f"# attributes: {_plain(getattr(value, '__dict__', {}))}"
         _collect(type(value), parts)
+    if not isinstance(value, type):
+        for function in _functions(value):
+            _collect(function, parts)
+
+
+def _collect_names(function: FunctionType, owner: Any, parts: dict[int, str]) -> None:
+    """Add what a function takes from elsewhere. Plain values join the text of its owner: itself, or its class."""
+    for name, other in _names(function):
+        if _is_plain(other):
+            parts[id(owner)] += f"\n# {name} = {_text(other)}"
+        else:
+            _collect_own(other, owner.__module__, parts)
 
 
 def _collect_own(value: Any, module: str, parts: dict[int, str]) -> None:
     """Collect a value that is of the same module."""
     if getattr(value, "__module__", None) == module or isinstance(value, partial):
         _collect(value, parts)
+
+
+def _functions(value: Any) -> Iterator[FunctionType]:
+    """Yield a function and those behind a wrapper (`functools.cache`), a static or class method, or a property."""
+    if isinstance(value, FunctionType):
+        yield value
+    if isinstance(value, property):
+        behind = [value.fget, value.fset, value.fdel]
+    elif isinstance(value, cached_property):
+        behind = [value.func]
+    elif isinstance(value, staticmethod | classmethod):
+        behind = [value.__func__]
+    else:
+        behind = [getattr(value, "__dict__", {}).get("__wrapped__")]
+    for each in behind:
+        if each is not None:
+            yield from _functions(each)
+
+
+def _is_outside(function: FunctionType, owner: type) -> bool:
+    """Return whether a class's module has a function whose source is not part of the class's."""
+    code = function.__code__
+    is_inside = code.co_qualname.startswith(f"{owner.__qualname__}.") or code.co_filename.startswith("<")  # generated
+    return function.__globals__.get("__name__") == owner.__module__ and not is_inside
 
 
 def _source(value: Any, code: CodeType | None = None) -> str:
@@ -100,7 +136,7 @@ def _source(value: Any, code: CodeType | None = None) -> str:
         digest = hashlib.blake2b(digest_size=8)
         for each in _codes(code):
             constants = [constant for constant in each.co_consts if not isinstance(constant, CodeType)]
-            digest.update(each.co_code + repr((constants, each.co_names)).encode())
+            digest.update(each.co_code + _text((constants, each.co_names)).encode())
         text = (
             f"{text.rstrip()}\n# compiled by Python {sys.version_info[0]}.{sys.version_info[1]}: {digest.hexdigest()}"
         )
@@ -139,5 +175,19 @@ def _is_plain(value: Any) -> bool:
 def _plain(values: Any) -> str:
     """Return the plain ones of some values, and the types of the others."""
     if isinstance(values, Mapping):
-        return repr({name: value if _is_plain(value) else type(value).__name__ for name, value in values.items()})
-    return repr([value if _is_plain(value) else type(value).__name__ for value in values])
+        return _text({name: value if _is_plain(value) else type(value).__name__ for name, value in values.items()})
+    return _text([value if _is_plain(value) else type(value).__name__ for value in values])
+
+
+def _text(value: Any) -> str:
+    """Return a value's `repr` with sets sorted, because their own order differs between processes."""
+    if isinstance(value, set | frozenset) and value:
+        items = f"{{{', '.join(sorted(map(_text, value)))}}}"
+        return items if isinstance(value, set) else f"frozenset({items})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_text(key)}: {_text(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_text, value))}{',' * (len(value) == 1)})"
+    return repr(value)

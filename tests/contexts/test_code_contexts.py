@@ -76,9 +76,8 @@ def test_the_critics_prompt_on_a_program_reads_as_it_did(name: str) -> None:
     steps = [{"label": "1 (line 1)", "text": "def add(a, b):"}, {"label": "2 (line 2)", "text": "    return a - b"}]
     values = {"problem": PROBLEM.statement, "solution": PROBLEM.solution, "answer": "", "attempt": ATTEMPT}
     template, _ = prompts.load(f"code/{name}", VARIABLES)
-    message = prompts.render(
-        template, values | {"truncated": False, "feedback": FEEDBACK, "steps": steps, "cases": "D"}
-    )
+    values |= {"truncated": False, "feedback": FEEDBACK, "steps": steps, "num_judged": 2, "cases": "D"}
+    message = prompts.render(template, values)
     assert message + "\n" == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 

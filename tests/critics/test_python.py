@@ -44,6 +44,13 @@ def test_a_record_bears_the_name_of_the_critic_whatever_name_it_had(value: Criti
     assert result.critic == PythonObject.of(by_record).name
 
 
+def test_a_dicts_text_stays_as_it_is() -> None:
+    step = "### Step 2: Add 12\n85 + 12 = 97\n\to"
+    (result,) = critique(lambda problem, rollout: SPLICED | {"corrected_step": step})
+    assert isinstance(result, Critique)
+    assert result.corrected_step == step
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

@@ -45,3 +45,11 @@ def test_a_pooled_mean_weighs_values_alike_and_keeps_a_problem_together() -> Non
 @pytest.mark.parametrize(("low", "high", "includes"), [(-0.1, 0.1, True), (1e-12, 0.1, True), (0.01, 0.1, False)])
 def test_an_interval_that_touches_zero_includes_it(low: float, high: float, includes: bool) -> None:
     assert Interval(value=0.05, low=low, high=high, n=1).includes_zero == includes
+
+
+def test_a_gain_that_every_seed_has_is_certain_though_the_seeds_differ() -> None:
+    before = np.array([[[0.2]] * 5, [[0.4]] * 5])
+    apart = paired_bootstrap(before, before + 0.1, resamples=200, seed=0)[0]
+    (same,) = paired_bootstrap(before, before + 0.1, resamples=200, seed=0, same_seeds=True)
+    assert (apart.low < 0, apart.over) == (True, "seeds and problems")
+    assert (same.low, same.high, same.over) == (pytest.approx(0.1), pytest.approx(0.1), "seeds and problems")

@@ -202,9 +202,22 @@ def test_a_dry_run_lists_what_would_be_uploaded(finished_run: config.Recipe, tmp
     assert "model.safetensors" in hub.push(merged, "owner/name", dry_run=True).files
 
 
-@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize(
+    ("exported", "options", "line"),
+    [
+        (False, {"base": "owner/model"}, "--lora-modules tiny={}\n"),
+        (True, {"base": "owner/model"}, "--lora-modules tiny={}\n"),
+        (True, {"merge": True}, "\nvllm serve {}\n"),
+    ],
+    ids=["run", "export", "merged"],
+)
 def test_the_card_on_the_hub_names_the_repository(
-    exported: bool, finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: bool,
+    options: dict[str, Any],
+    line: str,
+    finished_run: config.Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sent: dict[str, Any] = {}
 
@@ -214,13 +227,13 @@ def test_the_card_on_the_hub_names_the_repository(
 
     monkeypatch.setattr(hub.HfApi, "create_repo", lambda *_, **__: None)
     monkeypatch.setattr(hub.HfApi, "create_commit", keep)
-    folder, options = finished_run.folder, {"base": "owner/model"}
+    folder = finished_run.folder
     if exported:
-        folder, options = exporting.export(finished_run.folder, tmp_path / "out", base="owner/model").folder, {}
+        folder, options = exporting.export(folder, tmp_path / "out", **options).folder, {}
     pushed = hub.push(folder, "me/tiny", **options)
     assert sent.keys() == pushed.files.keys()
-    assert "--lora-modules tiny=me/tiny\n" in sent["README.md"].decode()
-    assert not exported or "tiny=.\n" in card_of(folder)
+    assert line.format("me/tiny") in sent["README.md"].decode()
+    assert not exported or line.format(".") in card_of(folder)
 
 
 def test_what_nobody_could_use_and_what_the_hub_refuses_are_errors(finished_run: config.Recipe, tmp_path: Path) -> None:

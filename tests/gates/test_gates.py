@@ -14,6 +14,7 @@ import pytest
 import stepalign
 from stepalign import cli
 from stepalign.algorithms.base import StepExamples
+from stepalign.algorithms.credit_grpo import CreditExample
 from stepalign.config import Recipe
 from stepalign.critics import sample
 from stepalign.errors import StepalignError
@@ -23,8 +24,9 @@ from stepalign.gates.gate import Gate, Preflight
 from stepalign.gates.gates import Attempts, preflight_of
 from stepalign.gates.numbers import right_numbers
 from stepalign.previewing import display as preview
-from stepalign.records import CriticResult, CritiqueFailure, Grade, Problem, Rollout
+from stepalign.records import PROGRAM, CriticResult, CritiqueFailure, Grade, Problem, Rollout
 from stepalign.rollouts.generate import Solver
+from stepalign.views import View
 
 MakeRecipe = Callable[..., Recipe]
 NUM_PROBLEMS = 4
@@ -84,6 +86,7 @@ WORDS = Problem(id="p", statement="Ann has 5 boxes of 12 eggs and gives away hal
         (SUM, "4 + 7 = 11\n11 + 7 = 18", 0.75),  # 7 a second time
         (SUM, "4 + 8 = 12\n12 + 9 = 21", 0.75),
         (SUM, "The answer is 22.", None),
+        (SUM, "5/0 = 3/0", None),
         (WORDS, "5 * 12 = 60\n60 / 2 = 30", 1.0),
         (WORDS, "5 * 13 = 65\n65 / 2 = 32.5", 0.75),
         (WORDS, "5 * 12 = 60\n59 - 30 = 29", 0.5),
@@ -109,7 +112,7 @@ def test_sides_are_compared_on_the_problems_that_both_attempted() -> None:
 
 def made_of(results: Sequence[CriticResult], failures: Mapping[str, int]) -> Attempts:
     step = StepExamples[Any](examples=[], failures=Counter(failures))
-    critiques = {str(number): result for number, result in enumerate(results)}
+    critiques = {str(number): replace(result, rollout_id=str(number)) for number, result in enumerate(results)}
     return Attempts(problems={}, attempts={}, fresh={}, teacher={}, critiques=critiques, step=step, seconds=[])
 
 
@@ -118,6 +121,20 @@ def test_the_critic_s_gate_gives_the_critic_s_own_reasons(settings: Recipe) -> N
     made = made_of([failure, sample.CRITIQUE], {"parse": 1, "nothing to show": 5})
     (gate,) = (one for one in preflight_of(settings, made, None, None, None).gates if one.name == "critic")
     assert gate.detail == "1 of 2 (1 parse)"
+
+
+def test_shares_of_rollouts_have_intervals_over_problems(settings: Recipe) -> None:
+    groups = {name: [replace(solution("x"), id=f"{name}{n}", problem_id=name) for n in range(4)] for name in "ab"}
+    examples = [CreditExample(rollout_id=one.id, student=View.whole((1,), (2,)), advantage=1.0, cut=one.id == "b0")
+                for one in groups["b"]]  # fmt: skip
+    unreachable = replace(sample.CRITIQUE, mended_by=PROGRAM, retried=("server",))
+    made = replace(made_of([], {}), attempts=groups, step=StepExamples[Any](examples=examples),
+                   critiques={one.id: replace(unreachable, rollout_id=one.id) for one in groups["a"]})  # fmt: skip
+    found = {gate.name: gate for gate in preflight_of(settings, made, None, None, None).gates}
+    dropped, cut, critic = (found[name].measured for name in ("dropped", "cut", "critic"))
+    assert (dropped.value, dropped.low, dropped.high, dropped.n) == (0.5, 0.0, 1.0, 8)
+    assert (cut.value, found["cut"].detail) == (0.25, "1 of 4 shortened")
+    assert (critic.value, found["critic"].detail) == (0.0, "0 of 4 (4 mender: server)")
 
 
 @pytest.mark.parametrize(

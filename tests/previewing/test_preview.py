@@ -10,10 +10,11 @@ import stepalign
 from stepalign import StepalignError, cli, models
 from stepalign.chat import load_chat
 from stepalign.config import Recipe
+from stepalign.critics.right_answers import case_a
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.previewing import Preview, display
 from stepalign.previewing.views import RolloutPreview, ViewPreview, ViewToken
-from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
+from stepalign.records import CritiqueFailure, Grade, Problem, Rollout
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -111,21 +112,41 @@ def test_problems_that_all_lack_room_for_a_completion_are_an_error(
         command(make_recipe("sampling.max_new_tokens=1000"))
 
 
+OPENAI = '{ kind = "openai", base_url = "http://127.0.0.1:9/v1", model = "m" }'
+
+
 @pytest.mark.parametrize(
-    ("critic", "is_encoded"),
-    [('{ kind = "self" }', True), ('{ kind = "openai", base_url = "http://127.0.0.1:9/v1", model = "m" }', False)],
+    ("overrides", "correct", "asked_tokens", "is_encoded"),
+    [
+        (['critic={ kind = "self" }'], False, 0, True),
+        ([f"critic={OPENAI}"], False, 0, False),
+        ([f"critic={OPENAI}"], True, 0, False),
+        (['critic={ kind = "self" }'], True, 0, None),  # the program's
+        (['critic={ kind = "self" }'], True, 9, True),  # the program could not
+        (['critic={ kind = "self" }', 'context.template="refsol"'], False, 0, None),
+    ],
 )
 @pytest.mark.usefixtures("no_weights")
-def test_the_critics_message_is_a_view(
-    finished_run: Recipe, make_recipe: MakeRecipe, critic: str, is_encoded: bool, tmp_path: Path
+def test_the_critics_message_is_a_view_where_it_is_sent(
+    finished_run: Recipe,
+    make_recipe: MakeRecipe,
+    overrides: list[str],
+    correct: bool,
+    asked_tokens: int,
+    is_encoded: bool | None,
+    tmp_path: Path,
 ) -> None:
     # The critiques are there, so nobody is asked.
     folder = tmp_path / "rollouts"
-    for name, kind in (("rollouts", Rollout), ("critiques", CriticResult)):
-        records: list[object] = read_jsonl(finished_run.folder / name / "step-000001.jsonl", kind)  # type: ignore[arg-type]
-        write_jsonl(folder / f"{name}.jsonl", records)
+    (rollout, *_) = read_jsonl(finished_run.folder / "rollouts" / "step-000001.jsonl", Rollout)
+    rollout = replace(rollout, grade=Grade(correct=correct, outcome="correct" if correct else "wrong"))
+    write_jsonl(folder / "rollouts.jsonl", [rollout])
+    write_jsonl(folder / "critiques.jsonl", [replace(case_a(rollout, "own"), prompt_tokens=asked_tokens)])
     write_jsonl(folder / "problems.jsonl", read_jsonl(finished_run.folder / "problems" / "train.jsonl", Problem))
-    one = stepalign.preview(make_recipe(f"critic={critic}"), rollouts=folder, limit=1).rollouts[0]
+    (one,) = stepalign.preview(make_recipe(*overrides), rollouts=folder).rollouts
+    if is_encoded is None:
+        assert all(view.name != "critic" for view in one.views)
+        return
     view = named(one, "critic")
     assert one.rollout.text.split("\n")[0] in view.text
     assert one.problem.answer in view.text

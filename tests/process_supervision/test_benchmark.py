@@ -45,6 +45,7 @@ def test_scores_that_are_lowest_at_the_label_find_all(traces: LabelledTraces) ->
             ("wrong", "right", "F1", "first error"), 1.0
         )
     assert [one.told for one in found.scores] == [("grade", "solution"), ("solution",)]
+    assert found.chance is not None
     assert found.chance.value == pytest.approx(1 / 3)
     assert (found.traces, found.wrong, found.answer_known) == (7, 4, 6)
     assert "scores; lowest step, the grade known\n  told: grade, solution\n" in table(found)
@@ -73,3 +74,11 @@ def test_a_trace_without_an_answer_is_a_miss(traces: LabelledTraces) -> None:
     assert one.accuracies["wrong"].value == one.accuracies["right"].value == pytest.approx(2 / 3)
     nothing = score(traces, Located(findings=(replace(given, scores={}, rules=()),)), seed=0).scores[0]
     assert nothing.accuracies["F1"].value == 0
+
+
+def test_traces_that_are_all_right_have_no_chance(traces: LabelledTraces) -> None:
+    right = tuple(trace for trace in traces.with_answer if trace.first_error is None)
+    traces = replace(traces, traces=right)
+    found = score(traces, Located(findings=(finding(traces, 0.0, KNOWN),)), seed=0)
+    assert (found.chance, found.wrong) == (None, 0)
+    assert "chance" not in table(found)

@@ -53,6 +53,8 @@ class CreditExample(PolicyGradientExample):
     """Of each token, where credit is made of a critique's verdicts."""
     steps: tuple[tuple[int, int], ...] = ()
     """Token ranges of the steps."""
+    cut: bool = False
+    """True where a teacher's context was shortened."""
 
     @property
     def max_input_len(self) -> int:
@@ -221,9 +223,9 @@ class CreditGRPO(WithTeacher, GRPO):
             if not all(one.message for one in shown):
                 step.failures[NOTHING_TO_SHOW] += 1
                 continue
-            for name, applies in (("fallback", chosen.is_fallback), ("cut", any(one.cut for one in shown))):
-                if applies:
-                    step.outcomes[name] += 1
+            cut = any(one.cut for one in shown)
+            step.outcomes["fallback"] += chosen.is_fallback
+            step.outcomes["cut"] += cut
             steps = step_spans(rollout, parse_rollout(rollout))
             yield (
                 rollout.id,
@@ -233,6 +235,7 @@ class CreditGRPO(WithTeacher, GRPO):
                     advantage=0.0,
                     teachers=tuple(one.teacher for one in shown),
                     steps=steps,
+                    cut=cut,
                 ),
             )
 

@@ -1,4 +1,4 @@
-"""Trust in recipes: without it one reads templates near it and environment variables of keys, and runs no Python.
+"""Trust in recipes: what a recipe of unknown origin may read, send and run.
 
 A recipe is code. A template's text goes to the models that a recipe names, and a key to the servers that it names. So a
 recipe of unknown origin could send any file and any variable of this machine to any server. Without `--trust` it reads

@@ -25,7 +25,9 @@ from stepalign.rewards import Grader
 from stepalign.trace import parse_rollout
 from stepalign.trace.thoughts import THOUGHT_MARKS
 
-VARIABLES = frozenset({"problem", "solution", "answer", "attempt", "truncated", "feedback", "steps", "cases"})
+VARIABLES = frozenset(
+    {"problem", "solution", "answer", "attempt", "truncated", "feedback", "steps", "num_judged", "cases"}
+)
 """Variables of a critic's template."""
 
 MAX_CHARS_PER_TOKEN = 16
@@ -195,4 +197,5 @@ def _values(problem: Problem, rollout: Rollout) -> dict[str, object]:
         "truncated": rollout.finish == "length",
         "cases": schema.allowed_cases(rollout),
         "steps": steps,
+        "num_judged": splice.num_judged(rollout, trace),
     }

@@ -5,7 +5,6 @@ splicing (`splice.SplicedCritique`); or None where it has none. Its critiques ar
 """
 
 import inspect
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -73,9 +72,9 @@ class FunctionCritic:
             if isinstance(value, str):
                 parsed = schema.parse(value, trace)
             else:
-                parsed = splice.parse(json.dumps(dict(value)), trace)
+                parsed = splice.put_together(splice.validate(dict(value)), trace)
             text = schema.text_of(parsed)
-        except (schema.CritiqueFormatError, ValueError, TypeError) as error:
+        except (schema.CritiqueFormatError, ValueError) as error:
             return CritiqueFailure(rollout_id=rollout.id, critic=self.name, reason="parse", detail=f"it {error}")
         copied = fidelity(parsed.correct_part, schema.original(trace, parsed.first_error))
         return Critique(**vars(parsed), rollout_id=rollout.id, critic=self.name, text=text, fidelity=copied)

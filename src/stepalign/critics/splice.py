@@ -54,9 +54,30 @@ def response_format(rollout: Rollout) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "critique", "strict": True, "schema": value}}
 
 
+def num_judged(rollout: Rollout, trace: Trace) -> int:
+    """Count the sections that a critic is asked to judge, at least one.
+
+    They are the steps and, unless the solution is a program or was cut off before it, the final answer.
+    """
+    has_answer = trace.answer_section is not None or rollout.finish != "length"
+    return max(len(trace.steps) + (has_answer and not trace.is_program), 1)
+
+
 def parse(text: str, trace: Trace) -> ParsedCritique:
     """Read a spliced critique like `schema.parse`, and put the solver's own text in."""
-    spliced = _read(text)
+    return put_together(_read(text, repair=not trace.is_program), trace)
+
+
+def validate(value: Any) -> SplicedCritique:
+    """Validate an object, or raise a `CritiqueFormatError` that names its fault."""
+    try:
+        return SplicedCritique.model_validate(value)
+    except ValidationError as error:
+        raise CritiqueFormatError(f"is not the JSON that was asked for: {explain(error)}") from None
+
+
+def put_together(spliced: SplicedCritique, trace: Trace) -> ParsedCritique:
+    """Check that a spliced critique fits the trace, and put the solver's own text in."""
     first = next((number for number, correct in enumerate(spliced.verdicts, start=1) if not correct), 0)
     schema.check_fit(spliced.case, first or None, len(spliced.verdicts), trace)
     if (named := spliced.first_wrong_step) != first:
@@ -86,24 +107,30 @@ _MAX_BRACES = 16
 _DECODER = json.JSONDecoder(strict=False)  # models write line breaks within strings
 
 
-def _read(text: str) -> SplicedCritique:
-    fault = "is not JSON"
+def _read(text: str, *, repair: bool) -> SplicedCritique:
+    """Read the first JSON object that is a critique. `repair` restores LaTeX commands."""
+    fault = CritiqueFormatError("is not JSON")
     for brace in islice(re.finditer(r"\{", text), _MAX_BRACES):
-        for attempt in (text[brace.start() :], _STRAY_BACKSLASH.sub(r"\\\\", text[brace.start() :])):
+        for attempt in (text[brace.start() :], _BACKSLASH.sub(_escaped, text[brace.start() :])):
             try:
                 value = _DECODER.raw_decode(attempt)[0]
             except (ValueError, RecursionError):
                 continue
             try:
-                return SplicedCritique.model_validate(_repair_latex(value))
-            except ValidationError as error:
-                fault = f"is not the JSON that was asked for: {explain(error)}"
+                return validate(_repair_latex(value) if repair else value)
+            except CritiqueFormatError as error:
+                fault = error
             break
-    raise CritiqueFormatError(fault)
+    raise fault
 
 
-_STRAY_BACKSLASH = re.compile(r"\\(?![\"\\/bfnrtu])|\\(?=u(?![0-9a-fA-F]{4}))")
-"""A backslash that begins no escape of JSON: `\\(`, `\\sqrt`."""
+_BACKSLASH = re.compile(r"\\(?P<escape>[\"\\/bfnrt]|u[0-9a-fA-F]{4})?")
+"""A backslash, with what makes it an escape of JSON: `\\(` and `\\sqrt` are none."""
+
+
+def _escaped(backslash: re.Match[str]) -> str:
+    return backslash[0] if backslash["escape"] else r"\\"
+
 
 _CONTROLS = re.compile(
     r"\x08|\x0c|\t(?=imes|ext|heta|frac|an\b|herefore|o\b|riangle)|\r(?=ight|ho\b|angle)|\n(?=eq\b|abla|otin\b)"

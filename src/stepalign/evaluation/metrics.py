@@ -161,9 +161,16 @@ def pass_at(k: int, *, samples: int, correct: int) -> float:
 
 
 def compare(
-    a: Evaluation | Sequence[Evaluation], b: Evaluation | Sequence[Evaluation], *, resamples: int, seed: int
+    a: Evaluation | Sequence[Evaluation],
+    b: Evaluation | Sequence[Evaluation],
+    *,
+    resamples: int,
+    seed: int,
+    same_seeds: bool = False,
 ) -> dict[Metric, Difference]:
     """Estimate the differences b − a of two adapters or of several seeds of each, for every metric that all have.
+
+    With `same_seeds`, the sides are the same runs, in the same order, at two steps.
 
     Raises:
         StepalignError: n or the problems differ.
@@ -173,7 +180,8 @@ def compare(
     _assert_alike(everyone, "compared")
     metrics = common_metrics(everyone)
     first, second = (np.array([evaluation.values(metrics) for evaluation in side]) for side in sides)
-    return dict(zip(metrics, paired_bootstrap(first, second, resamples=resamples, seed=seed), strict=True))
+    differences = paired_bootstrap(first, second, resamples=resamples, seed=seed, same_seeds=same_seeds)
+    return dict(zip(metrics, differences, strict=True))
 
 
 def pool(evaluations: Sequence[Evaluation], *, seed: int = 0) -> Evaluation:

@@ -103,21 +103,22 @@ def paired_bootstrap(
     *,
     resamples: int,
     seed: int,
+    same_seeds: bool = False,
 ) -> list[Difference]:
     """Estimate by how much the second mean exceeds the first, metric by metric.
 
     Both sides see the same resampled problems, so that the problems' difficulty does not widen the interval. Each
-    side's seeds are resampled by themselves.
+    side's seeds are resampled by themselves; with `same_seeds`, of one run before and after, together.
     """
     num_problems = first.shape[1]
     counts = resample(num_problems, resamples=resamples, seed=derive_seed(seed, "bootstrap"))
-    over: Unit = "problems"
-    if len(first) == len(second) == 1:  # problem by problem, so that equal values differ by exactly zero
+    over: Unit = "problems" if len(first) == len(second) == 1 else "seeds and problems"
+    if same_seeds or over == "problems":  # problem by problem, so that equal values differ by exactly zero
         change = second - first
-        value = np.array([change[0, :, k].mean() for k in range(change.shape[2])])
-        resampled = _resampled_means(change, counts, seed)
+        value = np.array([change[:, :, k].mean() for k in range(change.shape[2])])
+        resampled = _resampled_means(change, counts, derive_seed(seed, "bootstrap", "both"))
     else:
-        over, value = "seeds and problems", second.mean(axis=(0, 1)) - first.mean(axis=(0, 1))
+        value = second.mean(axis=(0, 1)) - first.mean(axis=(0, 1))
         resampled = _resampled_means(second, counts, derive_seed(seed, "bootstrap", "second"))
         resampled = resampled - _resampled_means(first, counts, derive_seed(seed, "bootstrap", "first"))
     above = (resampled > _ROUNDING).mean(axis=0)

@@ -85,7 +85,8 @@ def _upload(folder: Path, files: Iterable[str], repo: str, kind: Literal["model"
     """Upload files in one commit. The vLLM line of an export's card names the repository there, not the folder."""
     additions = [CommitOperationAdd(name, folder / name) for name in files if name != "README.md"]
     if (card := folder / "README.md").exists():
-        text = re.sub(r"^(vllm serve .*[ =])\.$", rf"\g<1>{repo}", card.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        serve = re.compile(r"^(vllm serve (?:.*[ =])?)\.$", re.MULTILINE)
+        text = serve.sub(rf"\g<1>{repo}", card.read_text(encoding="utf-8"))
         additions.append(CommitOperationAdd("README.md", text.encode()))
     api = HfApi()
     try:

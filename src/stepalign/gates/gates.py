@@ -4,18 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from stepalign import config
 from stepalign.algorithms.base import StepExamples
 from stepalign.evaluation.metrics import CreditMeasures
-from stepalign.evaluation.stats import Interval, interval, resample
+from stepalign.evaluation.stats import Interval, pooled_mean
 from stepalign.gates.attempts import RESAMPLES, compare
 from stepalign.gates.first_step import FirstStep
 from stepalign.gates.gate import Gate, Preflight
-from stepalign.records import CriticResult, CritiqueFailure, Problem, Rollout
+from stepalign.records import CriticResult, Problem, Rollout
 from stepalign.seeding import derive_seed
-from stepalign.trainer.checks import count_reasons
+from stepalign.trainer.checks import count_reasons, failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,50 +211,56 @@ def _nats(interval: Interval) -> str:
 
 
 def _of_step(settings: config.Recipe, made: Attempts) -> Iterator[Gate]:
-    table, outcomes = settings.preflight, made.step.outcomes
-    total = outcomes["trained"] + outcomes["dropped"]
-    seed = derive_seed(settings.seed, "preflight", "step")
-    if total and settings.algorithm.uses_teacher:
+    table, seed = settings.preflight, derive_seed(settings.seed, "preflight", "step")
+    problem_of = {rollout.id: name for name, some in made.attempts.items() for rollout in some}
+
+    def share(values: Mapping[str, bool]) -> Interval:
+        pairs = [(problem_of.get(rollout_id, rollout_id), float(value)) for rollout_id, value in values.items()]
+        return pooled_mean(pairs, resamples=RESAMPLES, seed=seed)
+
+    trained = {example.rollout_id: _has_cut_prompt(example) for example in made.step.examples}
+    if trained and settings.algorithm.uses_teacher:
         yield Gate(
             name="cut",
             title="Teacher prompts are whole",
-            measured=_share(outcomes["cut"], total, seed),
+            measured=share(trained),
             threshold=table.max_cut,
             at_least=False,
             unit="%",
-            detail=f"{outcomes['cut']} of {total} shortened",
+            detail=f"{sum(trained.values())} of {len(trained)} shortened",
             remedy="teacher.max_length, or a shorter context.template",
         )
-    if total:
+    if problem_of:
+        dropped = {rollout_id: rollout_id not in trained for rollout_id in problem_of}
         yield Gate(
             name="dropped",
             title="Rollouts carry a gradient",
-            measured=_share(outcomes["dropped"], total, seed),
+            measured=share(dropped),
             threshold=table.max_dropped,
             at_least=False,
             unit="%",
-            detail=f"{outcomes['dropped']} of {total} dropped",
+            detail=f"{sum(dropped.values())} of {len(dropped)} dropped",
             remedy="training.num_generations, context.fallback_template, critic.on_failure, teacher.max_length",
         )
     if made.critiques and settings.critic is not None:
-        results = list(made.critiques.values())
-        failures = [result for result in results if isinstance(result, CritiqueFailure)]
-        passed = len(results) - len(failures)
+        failures = {failure.rollout_id: failure for failure in failed(made.critiques.values())}
+        passed = {rollout_id: rollout_id not in failures for rollout_id in made.critiques}
         yield Gate(
             name="critic",
             title="The critic's critiques pass the checks",
-            measured=_share(passed, len(results), seed),
+            measured=share(passed),
             threshold=1 - settings.critic.max_failure_share,
             at_least=True,
             unit="%",
-            detail=f"{passed} of {len(results)}" + (f" ({count_reasons(failures)})" if failures else ""),
+            detail=f"{sum(passed.values())} of {len(passed)}"
+            + (f" ({count_reasons(failures.values())})" if failures else ""),
             remedy="critic.kind, critic.mode, critic.max_attempts, critic.validation; `stepalign critique`",
         )
 
 
-def _share(count: int, total: int, seed: int) -> Interval:
-    values = np.array([1.0] * count + [0.0] * (total - count))
-    return interval(values.mean(), resample(total, resamples=RESAMPLES, seed=seed) @ values / total, n=total)
+def _has_cut_prompt(example: Any) -> bool:
+    taught = getattr(example, "distilled", None) or example
+    return bool(getattr(taught, "cut", False))
 
 
 def _of_first_step(table: config.PreflightConfig, first_step: FirstStep | None) -> Iterator[Gate]:

@@ -21,12 +21,15 @@ def right_numbers(problem: Problem, rollout: Rollout) -> float | None:
 
 
 def _computations(rollout: Rollout) -> list[tuple[list[Fraction], list[Fraction]]]:
-    """Return the operands and the stated values of each chain of equations that computes something."""
+    """Return the operands and the stated values of each chain of equations that computes something.
+
+    A chain without a value, like `5/0 = 3/0`, is left out.
+    """
     found = []
     for chain in find_equations(rollout.text):
         operands = [number.value for part in chain.parts if part.computes for number in part.literals]
         stated = [value for part in chain.parts for value in part.values()]
-        if operands:
+        if operands and stated:
             found.append((operands, stated))
     return found
 

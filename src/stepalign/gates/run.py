@@ -38,7 +38,7 @@ from stepalign.probing import inputs
 from stepalign.probing.folder import Probe
 from stepalign.probing.run import probe
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import Problem, TokenIds
+from stepalign.records import CriticResult, Problem, TokenIds
 from stepalign.rollouts.generate import open_solver
 from stepalign.trainer.batches import with_room
 from stepalign.trainer.checks import check_recipe
@@ -132,10 +132,11 @@ def _sample(
         )
         critic = settings.critic if algorithm.needs_critique else None
         own = settings.model_copy(update={"critic": critic})
-        begin, is_new = time.perf_counter(), not complete.critic_results
+        known = len(complete.critic_results) or len(list(AppendLog(given / "asked.jsonl", CriticResult).read()))
+        begin = time.perf_counter()
         complete = inputs.prepare(complete, own, solver, console, given)
-        if is_new:
-            log.append(StageTime(stage="critique", units=len(complete.rollouts), seconds=time.perf_counter() - begin))
+        if asked := len(complete.critic_results) - known:
+            log.append(StageTime(stage="critique", units=asked, seconds=time.perf_counter() - begin))
         critiques = {result.rollout_id: result for result in complete.critic_results}
         step = algorithm.build_examples(complete.rollouts, by_id, critiques)
         by_attempt = _teacher_prompts(step)
@@ -193,10 +194,10 @@ def _first_step(settings: config.Recipe, algorithm: Algorithm[Any], made: Attemp
 
 
 def _hours(settings: config.Recipe, made: Attempts, first_step: FirstStep | None, evaluated: int) -> float | None:
-    """Estimate the run's hours from the seconds that each stage took here; None where sampling was not timed."""
+    """Estimate the run's hours from the seconds that each stage took here; None where a stage was not timed."""
     times = {stage: [one for one in made.seconds if one.stage == stage] for stage in ("sample", "critique")}
     rates = {s: sum(one.seconds for one in t) / max(sum(one.units for one in t), 1) for s, t in times.items()}
-    if not rates["sample"]:
+    if not rates["sample"] or (made.critiques and not times["critique"]):
         return None
     attempts = [one for some in made.fresh.values() for one in some]
     sampling = rates["sample"] * sum(len(one.completion_ids) for one in attempts) / len(attempts)

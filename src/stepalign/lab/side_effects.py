@@ -37,7 +37,7 @@ def side_effects(runs: Sequence[RunFiles]) -> dict[str, tuple[float, float, Diff
     """
     metrics = common_metrics([run.evaluations[at] for run in runs for at in (0, -1)])
     before, after = (np.array([_values(run, at, metrics) for run in runs]) for at in (0, -1))
-    changes = paired_bootstrap(before, after, resamples=2000, seed=0)
+    changes = paired_bootstrap(before, after, resamples=2000, seed=0, same_seeds=True)
     ends = [side.mean(axis=(0, 1)) for side in (before, after)]
     names: list[str] = [*metrics, *OWN]
     return {name: (float(ends[0][k]), float(ends[1][k]), changes[k]) for k, name in enumerate(names)}

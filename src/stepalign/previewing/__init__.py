@@ -33,7 +33,7 @@ from stepalign.previewing.views import RolloutPreview, ViewPreview, view_preview
 from stepalign.probing import inputs
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import SolverPrompt, Turn
-from stepalign.records import CriticResult, Problem, Rollout
+from stepalign.records import CriticResult, Critique, Problem, Rollout
 from stepalign.report.display import count
 from stepalign.rollouts import Completion, Request
 from stepalign.rollouts.generate import Solver
@@ -143,7 +143,10 @@ def preview(
             problem=problems[rollout.problem_id],
             rollout=rollout,
             critique=critiques.get(rollout.id),
-            views=(*_views(chat, step, rollout), *_critic_view(settings, chat, problems[rollout.problem_id], rollout)),
+            views=(
+                *_views(chat, step, rollout),
+                *_critic_view(critic, chat, problems[rollout.problem_id], rollout, critiques.get(rollout.id)),
+            ),
         )
         for rollout in attempts[:limit]
     )
@@ -212,9 +215,17 @@ def _views_of(example: TrainingExample) -> Iterator[tuple[str, View]]:
             yield from ((f"{name.removesuffix('s')} {k}", one) for k, one in enumerate(value, start=1))
 
 
-def _critic_view(settings: config.Recipe, chat: Chat, problem: Problem, rollout: Rollout) -> Iterator[ViewPreview]:
-    """Yield the first message to a critic that is a language model; ids where it is the solver's own model."""
-    if not isinstance(critic := settings.critic, config.LLMCriticConfig):
+def _critic_view(
+    critic: config.CriticConfig | None, chat: Chat, problem: Problem, rollout: Rollout, result: CriticResult | None
+) -> Iterator[ViewPreview]:
+    """Yield the first message to a critic that is a language model; ids where it is the solver's own model.
+
+    A right answer that the program critiqued has none.
+    """
+    if not isinstance(critic, config.LLMCriticConfig):
+        return
+    is_composed = isinstance(result, Critique) and not result.prompt_tokens
+    if rollout.correct and critic.right_answers == "program" and is_composed:
         return
     message = first_message(load_template(critic), problem, rollout)
     if isinstance(critic, config.SelfCriticConfig):

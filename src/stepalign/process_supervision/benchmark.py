@@ -49,8 +49,8 @@ class ProcessBenchmark:
     """Traces whose problem has a known answer; locators that need one are asked for these only."""
     dropped: dict[str, int] = Field(default_factory=dict)
     """Solutions left out, by reason."""
-    chance: Interval
-    """`first error` of a step drawn at random."""
+    chance: Interval | None
+    """`first error` of a step drawn at random; None without a wrong step."""
     scores: tuple[LocatorScore, ...]
     tokens: int
     seconds: float | None
@@ -63,15 +63,17 @@ def score(traces: LabelledTraces, located: Located, *, seed: int) -> ProcessBenc
     for finding in located.findings:
         for rule in finding.rules or (None,):
             scores.append(_score(finding, rule, seed))
-    asked = located.findings[0].traces
+    by_chance = [
+        (trace.problem.id, 1 / len(trace.spans))
+        for trace in located.findings[0].traces
+        if trace.first_error is not None
+    ]
     return ProcessBenchmark(
         traces=len(traces.traces),
         wrong=sum(trace.first_error is not None for trace in traces.traces),
         answer_known=len(traces.with_answer),
         dropped=dict(traces.dropped),
-        chance=pooled_mean(
-            [(trace.problem.id, 1 / len(trace.spans)) for trace in asked if trace.first_error is not None]
-        ),
+        chance=pooled_mean(by_chance) if by_chance else None,
         scores=tuple(scores),
         tokens=located.tokens,
         seconds=None if located.seconds is None else round(located.seconds, 1),
@@ -81,10 +83,11 @@ def score(traces: LabelledTraces, located: Located, *, seed: int) -> ProcessBenc
 def table(benchmark: ProcessBenchmark) -> str:
     """Format a benchmark as lines of text."""
     cost = "" if benchmark.seconds is None else f", {benchmark.seconds:,.1f} s"
+    chance = "" if benchmark.chance is None else f"; first error by chance {benchmark.chance:.1%}"
     lines = [
         f"{benchmark.traces} traces, {benchmark.wrong} with a wrong step; answer known of {benchmark.answer_known}"
         + "".join(f"; left out {count}: {reason}" for reason, count in benchmark.dropped.items()),
-        f"{benchmark.tokens:,} tokens{cost}; first error by chance {benchmark.chance:.1%}",
+        f"{benchmark.tokens:,} tokens{cost}{chance}",
     ]
     for one in benchmark.scores:
         thresholds = ", ".join(f"{threshold:.3g}" for threshold in one.thresholds)

@@ -46,7 +46,8 @@ class Comparison:
         for label, summary in self.summaries.items():
             if summary.before and summary.after:
                 before, after = ([run.evaluations[at] for run in self.runs[label]] for at in (0, -1))
-                changes = compare(before, after, resamples=before[0].resamples, seed=summary.before.seed)
+                resamples, seed = before[0].resamples, summary.before.seed
+                changes = compare(before, after, resamples=resamples, seed=seed, same_seeds=True)
                 found[label] = summary.before, summary.after, changes["avg"]
         return found
 
