@@ -159,6 +159,23 @@ def test_critiques_of_other_texts_or_by_other_settings_are_not_taken(
         api.critique(make_recipe(), rollouts, out, **options)
 
 
+def test_a_changed_python_critic_is_not_given_what_the_first_one_wrote(
+    planted: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    def version(number: int) -> Callable[[Problem, Rollout], None]:
+        def critic(problem: Problem, rollout: Rollout) -> None:
+            assert number
+
+        return critic
+
+    given = (make_recipe(), planted / "rollouts.jsonl", tmp_path / "critiques.jsonl")
+    options = {"problems_file": planted / "problems.jsonl"}
+    first = api.critique(*given, **options, critic=version(1))
+    assert api.critique(*given, **options, critic=version(1)) == first
+    with pytest.raises(StepalignError, match=r"(?s)critiques\.jsonl: .*differs:\n  words\..*critic\.py: "):
+        api.critique(*given, **options, critic=version(2))
+
+
 # ── a file of critiques ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -29,9 +29,9 @@ def critique_attempts(
     if settings.critic is None:
         raise StepalignError("the recipe has no [critic]")
     with ExitStack() as stack:
-        grader: Grader = stack.enter_context(registry.build(settings.grader))
         own = own_model(settings, stack)
         with prompts.recorded() as texts:
+            grader: Grader = stack.enter_context(registry.build(settings.grader))
             before = SolverPrompt(settings.prompts).before
             critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own, before=before)
         console = stack.enter_context(Console())
@@ -40,7 +40,7 @@ def critique_attempts(
 
 
 def _made_with(settings: config.Recipe, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings that critiques depend on, and digests of `texts`, the templates."""
+    """Return the settings that critiques depend on, and digests of `texts`, templates and Python code."""
     assert settings.critic is not None
     keys = {"critic", "grader", "prompts", *(["model"] if settings.critic.needs_own_model else [])}
     values = settings.model_dump(mode="json", include=keys)
