@@ -56,7 +56,7 @@ def main() -> None:
             "paraphrased": paraphrase(corrected),
         }
         for name, phrasing in phrasings.items():
-            span = first_error_span(slip.text, replace(critique, corrected_step=phrasing))
+            span = first_error_span(parse(slip.text), replace(critique, corrected_step=phrasing))
             exact[name] += span is not None and span.departure == slip.departure
             prefix = len(commonprefix([slip.text[section.start : section.end], phrasing]))
             before[name] += section.start + prefix == slip.departure

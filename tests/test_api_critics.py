@@ -1,6 +1,7 @@
 """Critiques outside of training: on the files of a real run, and on planted slips."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,40 @@ def test_what_cannot_be_critiqued_is_an_error_that_names_it(
     assert not out.exists()
 
 
+def test_critiques_of_other_texts_or_by_other_settings_are_not_taken(
+    planted: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    rollouts, out = tmp_path / "rollouts.jsonl", tmp_path / "critiques.jsonl"
+    first, *others = read_jsonl(planted / "rollouts.jsonl", Rollout)[:4]
+    write_jsonl(rollouts, [first, *others])
+    options = {"problems_file": planted / "problems.jsonl"}
+    kept = api.critique(make_recipe(), rollouts, out, **options)
+    assert api.critique(make_recipe("critic.max_failure_share=1.0"), rollouts, out, **options) == kept
+    for override in ("critic.checks.max_length=5.0", "grader.timeout_s=9.0"):
+        with pytest.raises(StepalignError, match=r"(?s)critiques\.jsonl: .*differs:\n  " + override.split("=")[0]):
+            api.critique(make_recipe(override), rollouts, out, **options)
+    write_jsonl(rollouts, [replace(first, text=f"{first.text} "), *others])  # sampled again, by another adapter
+    with pytest.raises(StepalignError, match=rf"critiques\.jsonl: the result of rollout {re.escape(first.id)} is of"):
+        api.critique(make_recipe(), rollouts, out, **options)
+
+
+def test_a_changed_python_critic_is_not_given_what_the_first_one_wrote(
+    planted: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    def version(number: int) -> Callable[[Problem, Rollout], None]:
+        def critic(problem: Problem, rollout: Rollout) -> None:
+            assert number
+
+        return critic
+
+    given = (make_recipe(), planted / "rollouts.jsonl", tmp_path / "critiques.jsonl")
+    options = {"problems_file": planted / "problems.jsonl"}
+    first = api.critique(*given, **options, critic=version(1))
+    assert api.critique(*given, **options, critic=version(1)) == first
+    with pytest.raises(StepalignError, match=r"(?s)critiques\.jsonl: .*differs:\n  words\..*critic\.py: "):
+        api.critique(*given, **options, critic=version(2))
+
+
 # ── a file of critiques ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -184,6 +219,24 @@ def test_the_ground_truth_itself_finds_every_first_error(
     written = json.loads((tmp_path / "bench" / "benchmark.json").read_text())
     assert written["critic"] == "replay"
     assert written["planted"]["F1"]["n"] == 16
+
+
+def test_the_figures_of_another_critic_are_not_taken(planted: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    locate_mend = ("critic.kind=locate-mend", "critic.mender.kind=program")
+    out = tmp_path / "bench"
+    found = api.critic_bench(make_recipe(*locate_mend), planted, out, limit=3)
+    assert api.critic_bench(make_recipe(*locate_mend), planted, out, limit=3).planted == found.planted
+    with pytest.raises(StepalignError, match=r"(?s)differs:\n  critic\.locator\.kind: 'derivation' → 'origins'"):
+        api.critic_bench(make_recipe(*locate_mend, "critic.locator.kind=origins"), planted, out, limit=3)
+    api.critic_bench(make_recipe(*locate_mend), planted, out)  # more of the same
+    lies, out = tmp_path / "lies.jsonl", tmp_path / "replayed"
+    critiques = read_jsonl(planted / "critiques.jsonl", Critique)
+    write_jsonl(lies, critiques)
+    replay = ("critic.kind=replay", f"critic.path={lies}")
+    api.critic_bench(make_recipe(*replay), planted, out)
+    write_jsonl(lies, critiques[1:])
+    with pytest.raises(StepalignError, match=r"(?s)differs:\n  critic\.sha256: "):
+        api.critic_bench(make_recipe(*replay), planted, out)
 
 
 def test_a_critic_that_errs_by_one_step_finds_none(planted: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:

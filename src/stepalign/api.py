@@ -244,11 +244,15 @@ def critique(
     Args:
         recipe: its `[critic]` is used, and its training problems where there is no `problems_file`.
         rollouts: graded rollouts, or their file (JSONL).
-        out: the results (JSONL); the report is `STEM-report.json` beside it.
+        out: the results (JSONL); the report is `STEM-report.json` beside it, and `STEM-settings.json` keeps what the
+            results depend on.
         problems_file: the rollouts' problems (JSONL).
         limit: the number of rollouts, from the first. A second start may have a higher one.
         prices: of a million tokens; the report then has the cost.
         objects: critic, grader and problems in place of the recipe's (`objects.Objects`).
+
+    Raises:
+        StepalignError: `out` has results of other texts under the same ids, or by other settings.
     """
     settings, file = with_objects(recipe, **objects), file_path(out)
     machine.check(settings, "grader", "critic", *_own(settings), *(() if problems_file else ("problems",)))
@@ -301,6 +305,9 @@ def critic_bench(
     Writes the critic's results (`critiques.jsonl`, resumable) and `benchmark.json` into the folder `out`. With a
     `limit`, at most so many slips, their correct traces, and as many natural solutions are judged, evenly spaced.
     `prices` are of a million tokens. For `objects` see `objects.Objects`.
+
+    Raises:
+        StepalignError: `out` has results on other traces, or by other settings.
     """
     settings, out = with_objects(recipe, **objects), Path(out)
     machine.check(settings, "grader", "critic", *_own(settings))

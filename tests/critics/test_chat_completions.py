@@ -130,6 +130,28 @@ def test_a_number_of_tokens_that_makes_no_sense_counts_nothing(usage: str, token
         assert (found.text, found.prompt_tokens, found.completion_tokens) == ("fine", *tokens)
 
 
+def test_a_cache_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = config.OpenAICriticConfig(base_url="http://a", model="m", cache="~/replies.jsonl")
+    cache = ReplyCache.of(settings, tmp_path / "run")
+    assert cache is not None
+    assert cache.path == tmp_path / "replies.jsonl"
+
+
+@pytest.mark.parametrize("least", ["-Infinity", "-1e999", "NaN", "-1e300"])
+def test_log_probabilities_that_no_file_could_hold_are_finite(tmp_path: Path, least: str) -> None:
+    likeliest = f'[{{"token": "right", "logprob": -0.5}}, {{"token": "wrong", "logprob": {least}}}]'
+    logprobs = f'{{"content": [{{"top_logprobs": {likeliest}}}]}}'
+    choice = f'{{"message": {{"content": "right"}}, "finish_reason": "stop", "logprobs": {logprobs}}}'
+    path = tmp_path / "cache.jsonl"
+    with serving(Reply(body=f'{{"choices": [{choice}]}}')) as server:
+        (reply,) = ask_all(server.url, ["?"], cache=ReplyCache(path))
+    assert reply.top_logprobs == {"right": -0.5, "wrong": -9999.0}
+    with serving() as server:  # it is read from the file
+        assert ask_all(server.url, ["?"], cache=ReplyCache(path)) == [reply]
+        assert not server.requests
+
+
 def test_text_that_no_file_could_hold_is_repaired(tmp_path: Path) -> None:
     cache = ReplyCache(tmp_path / "cache.jsonl")
     with serving(Reply("a\ud83d b")) as server:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from stepalign import config
+from stepalign.critics.arithmetic.locators import DerivationLocator, EquationsLocator, OriginsLocator
 from stepalign.critics.combined import CombinedLocator
 from stepalign.critics.location import Location
 from stepalign.records import Grade, Problem, Rollout
@@ -58,6 +59,12 @@ def test_of_a_right_solution_the_first_is_asked_alone() -> None:
     parts = [Says("a", None), Says("b", 1)]
     (found,) = CombinedLocator(parts, "vote").locate([(PROBLEM, rollout(correct=True))])
     assert (found.step, parts[1].asked) == (None, 0)
+
+
+def test_the_grade_decides_who_is_asked_so_it_is_told() -> None:
+    parts = [EquationsLocator(), OriginsLocator()]
+    assert CombinedLocator(parts, "first").told == ("grade",)
+    assert CombinedLocator([*parts, DerivationLocator()], "vote").told == ("grade", "answer", "solution")
 
 
 def test_parts_must_be_stages_and_tell_what_they_need() -> None:

@@ -1,5 +1,7 @@
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,3 +111,78 @@ def test_a_files_faults_are_named(tmp_path: Path) -> None:
     path.write_text(f"{failure}\n{failure}\n")
     with pytest.raises(StepalignError, match="rollout a is answered twice"):
         ReplayCritic(path)
+
+
+@pytest.mark.parametrize("reason", ["server", "timeout"])
+def test_an_answer_replaces_that_no_server_answered(tmp_path: Path, reason: str) -> None:
+    path = tmp_path / "critiques.jsonl"
+    unanswered = CritiqueFailure(rollout_id="a", critic="program", reason=reason)
+    ((_, rollout),) = attempts("a")
+    (answer,) = ProgramCritic().critique([(PROBLEM, rollout)])
+    write_jsonl(path, [unanswered, unanswered, answer])  # what resuming leaves when it is killed
+    assert list(ReplayCritic(path).critique([(PROBLEM, rollout)])) == [answer]
+    write_jsonl(path, [answer, unanswered])
+    with pytest.raises(StepalignError, match="rollout a is answered twice"):
+        ReplayCritic(path)
+
+
+# ── what kept results depend on ─────────────────────────────────────────────────────────────────────────────────
+
+MADE_WITH = {"critic.kind": "program", "critic.checks.max_length": 4.0}
+
+
+def made(names: str, path: Path, **changed: Any) -> list[str]:
+    """Critique attempts, one or some of them changed. Returns the names that were asked for."""
+    critic = Counting()
+    given = [(PROBLEM, replace(rollout, **changed.get(rollout.id, {}))) for _, rollout in attempts(names)]
+    critique_all(critic, given, path, made_with=changed.get("made_with", MADE_WITH))
+    return critic.asked[::-1]
+
+
+def test_more_rollouts_in_any_order_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "critiques.jsonl"
+    assert made("ab", path) == ["a", "b"]
+    assert made("cadb", path) == ["c", "d"]
+    assert made("abcd", path) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"text": TEXT.replace("Add", "Sum")},
+        {"grade": Grade(correct=False, outcome="wrong")},
+        {"response_start": 3},
+    ],
+)
+def test_a_result_of_another_text_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    path = tmp_path / "critiques.jsonl"
+    made("ab", path)
+    before = path.read_bytes()
+    for names in ("ab", "abc"):
+        with pytest.raises(StepalignError, match=r"critiques\.jsonl: the result of rollout b is of another"):
+            made(names, path, b=changed)
+    assert path.read_bytes() == before
+    assert made("ab", path) == []
+
+
+def test_a_text_that_has_no_result_yet_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "critiques.jsonl"
+    failure = CritiqueFailure(rollout_id="a", critic="program", reason="server")
+    with pytest.raises(KeyboardInterrupt):
+        critique_all(Counting(dies_after=0), attempts("ab"), path, made_with=MADE_WITH)
+    path.write_text(f"{to_json(failure)}\n")
+    assert made("ab", path, a={"text": TEXT.replace("Add", "Sum")}) == ["a", "b"]
+
+
+def test_results_by_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "critiques.jsonl"
+    made("ab", path)
+    with pytest.raises(StepalignError, match=r"(?s)critiques\.jsonl: .* other settings.*max_length: 4\.0 → 5\.0"):
+        made("ab", path, made_with=MADE_WITH | {"critic.checks.max_length": 5.0})
+    settings = path.with_name("critiques-settings.json")
+    settings.write_text("{}")
+    with pytest.raises(StepalignError, match=r"critiques-settings\.json: not a valid .*made_with"):
+        made("ab", path)
+    settings.unlink()
+    with pytest.raises(StepalignError, match=r"critiques\.jsonl: .*critiques-settings\.json.* is missing"):
+        made("ab", path)

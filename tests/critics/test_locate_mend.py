@@ -134,6 +134,23 @@ def test_what_cannot_be_located_or_mended_fails(text: str, problem: Problem, loc
     assert found.reason == reason
 
 
+@pytest.mark.parametrize("trace_format", ["paragraphs", "code"])
+def test_a_wrong_rollout_of_another_format_fails_before_anything_is_asked(
+    chat: Chat, own_model: Callable[..., OwnModel], trace_format: str
+) -> None:
+    problem, rollout = attempt()
+    other = replace(rollout, id="other", trace_format=trace_format)
+    sampler = Scripted(chat, GOOD)
+    failed, mended = critiques(
+        [(problem, other), (problem, rollout)], own_model(chat, sampler, None), mender={"kind": "self"}
+    )
+    assert isinstance(failed, CritiqueFailure)
+    assert (failed.rollout_id, failed.reason) == ("other", "no steps")
+    assert failed.detail == f"the problem's trace_format is {trace_format!r}, and only 'steps' is read"
+    assert isinstance(mended, Critique)
+    assert (mended.rollout_id, len(sampler.prompts)) == ("r", 1)
+
+
 def test_a_served_mender_continues_the_begun_reply_and_its_replies_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,12 @@ def test_a_function_may_return_a_record_its_text_or_a_dict(value: Any) -> None:
     assert {check.name for check in result.checks} >= {"exact_copy", "final_answer"}
 
 
+@pytest.mark.parametrize("value", [sample.CRITIQUE, CritiqueFailure(rollout_id="sample", critic="c", reason="later")])
+def test_a_record_bears_the_name_of_the_critic_whatever_name_it_had(value: Critique | CritiqueFailure) -> None:
+    (result,) = critique(by_record := lambda problem, rollout: value)
+    assert result.critic == PythonObject.of(by_record).name
+
+
 def test_a_dicts_text_stays_as_it_is() -> None:
     step = "### Step 2: Add 12\n85 + 12 = 97\n\to"
     (result,) = critique(lambda problem, rollout: SPLICED | {"corrected_step": step})
@@ -99,6 +105,7 @@ class Own:
 def test_an_object_with_the_methods_of_a_critic_is_one() -> None:
     (result,) = critique(Own("sample"))
     assert isinstance(result, Critique)
+    assert (result.critic, sample.CRITIQUE.critic) == ("own", "sample")
     with pytest.raises(StepalignError, match="critic own: no result of sample"):
         critique(Own())
     with pytest.raises(StepalignError, match="critic own: a result of 'other', which it was not asked"):

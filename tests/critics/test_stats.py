@@ -7,7 +7,9 @@ from stepalign.io import to_json
 from stepalign.records import Check, Critique, CritiqueFailure, Verdict
 
 
-def critique(name: str, *, exact_copy: float = 1.0, case: str = "D", **more: object) -> Critique:
+def critique(
+    name: str, *, exact_copy: float = 1.0, case: str = "D", correct_part: str = "1", **more: object
+) -> Critique:
     checks = (
         Check(name="exact_copy", measure=exact_copy, passed=exact_copy >= 0.98),
         Check(name="final_answer", measure=1.0, passed=True),
@@ -17,7 +19,7 @@ def critique(name: str, *, exact_copy: float = 1.0, case: str = "D", **more: obj
         critic="c",
         case=case,
         verdicts=(Verdict(step=1, correct=case == "A"),),
-        correct_part="",
+        correct_part=correct_part,
         text="text",
         checks=checks,
         prompt_tokens=1000,
@@ -59,6 +61,14 @@ def test_everything_is_counted_as_the_critic_wrote_it() -> None:
     assert (report.prompt_tokens, report.completion_tokens, report.seconds) == (5000, 700, 1.5)
     assert report.cost == 0.012
     assert summarize(ANSWERS).cost is None
+
+
+def test_where_nothing_was_to_be_copied_there_is_no_fidelity() -> None:
+    from_step_1 = critique("d", correct_part="")
+    assert summarize([*ANSWERS, from_step_1]).fidelity == summarize(ANSWERS).fidelity
+    assert summarize([from_step_1, replace(from_step_1, checks=())]).fidelity == {}
+    remainder = critique("e", correct_part="", case="B", exact_copy=0.5)  # case B copies what follows the step
+    assert summarize([remainder]).fidelity["mean"] == 0.5
 
 
 def test_the_table_shows_it_and_the_file_is_json() -> None:

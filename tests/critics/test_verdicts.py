@@ -10,8 +10,10 @@ from serving.fault_server import Reply, serving
 from stepalign import config
 from stepalign.chat import Chat, load_chat
 from stepalign.config import registry
+from stepalign.critics.llm import ModelReply
 from stepalign.critics.location import Location, first_wrong
 from stepalign.critics.own_model import OwnModel
+from stepalign.critics.verdicts import served_log_odds
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import Turn
@@ -135,6 +137,27 @@ def test_a_servers_likeliest_tokens_give_the_same_odds(tmp_path: Path, monkeypat
     assert (found.step, found.prompt_tokens, found.completion_tokens) == (2, 33, 21)
     again = served(server.url, tmp_path, threshold=0.0)  # from the cache
     assert again == found
+
+
+@pytest.mark.parametrize(
+    ("top", "expected"),
+    [
+        ({"right": 0.0, "wrong": -9999.0}, 9999.0),
+        ({"right": -9999.0, "Wrong": -1.0, "wrong": -9999.0}, -9998.0),
+        ({"right": -800.0, "Right": -800.0, "wrong": -801.0, "The": 0.0}, 1.693147),
+        ({"right": 0.0, "The": -9999.0}, 9999.0),
+    ],
+)
+def test_odds_of_words_that_are_all_but_impossible_are_finite(top: dict[str, float], expected: float) -> None:
+    assert served_log_odds(ModelReply(text="", top_logprobs=top)) == expected
+
+
+def test_nothing_to_locate_loads_no_model() -> None:
+    def own() -> OwnModel:
+        raise AssertionError("loaded")
+
+    locator = registry.build(config.VerdictsLocatorConfig(), own=own)
+    assert list(locator.locate([])) == []
 
 
 def test_what_a_server_does_not_say_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

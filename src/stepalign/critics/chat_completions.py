@@ -19,12 +19,15 @@ from pydantic.dataclasses import dataclass
 from stepalign import config
 from stepalign.append_log import AppendLog
 from stepalign.critics.llm import MAX_CHARS_PER_TOKEN, ModelReply, without_thinking
+from stepalign.io import home_expanded
 from stepalign.serving.client import Call, Client, to_json
 from stepalign.serving.endpoints import Endpoints
 
 _CHECK_TIMEOUT_S = 60.0
 _ENVELOPE = 2**20
 """Bytes of a reply besides its text."""
+_LEAST_LOGPROB = -9999.0
+"""The log-probability of an impossible token, as vLLM writes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class ReplyCache:
     @classmethod
     def of(cls, settings: config.ServedModelConfig, folder: Path) -> Self | None:
         """Open the cache that a table names, `run` in the run's folder; None for `off`."""
-        path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, Path(settings.cache))
+        path = {"run": folder / "critic-cache.jsonl", "off": None}.get(settings.cache, home_expanded(settings.cache))
         return None if path is None else cls(path)
 
     def get(self, key: str) -> ModelReply | None:
@@ -187,10 +190,13 @@ def _text(content: object) -> str:
 
 
 def _top_logprobs(logprobs: Any) -> dict[str, float]:
-    """Return the likeliest first tokens with their log-probabilities; empty where the server gives none."""
+    """Return the likeliest first tokens with their log-probabilities; empty where the server gives none.
+
+    JSON holds no infinity and no NaN, so each is between `_LEAST_LOGPROB` and 0.
+    """
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     likeliest = content[0].get("top_logprobs") if content else None
-    return {str(one["token"]): float(one["logprob"]) for one in likeliest or []}
+    return {str(one["token"]): min(max(_LEAST_LOGPROB, float(one["logprob"])), 0.0) for one in likeliest or []}
 
 
 def _count(usage: object, name: str) -> int:

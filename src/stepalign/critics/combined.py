@@ -4,7 +4,8 @@
     kind = "combined"
     locators = [{ kind = "derivation" }, { kind = "verdicts", threshold = -1.5 }]
 
-Left out: weights of the voters, because the order decides between equals.
+The grade decides whether more than one is asked. Left out: weights of the voters, because the order decides between
+equals.
 """
 
 from collections import Counter
@@ -24,7 +25,7 @@ class CombinedLocator:
     def __init__(self, locators: Sequence[StepLocator], rule: Literal["first", "vote"]) -> None:
         self._locators, self._rule = locators, rule
         self.name = f"{rule} of {', '.join(locator.name for locator in locators)}"
-        self.told = tuple(dict.fromkeys(fact for locator in locators for fact in locator.told))
+        self.told = tuple(dict.fromkeys(["grade", *(fact for locator in locators for fact in locator.told)]))
 
     @classmethod
     def from_config(cls, settings: config.CombinedLocatorConfig, **parts: object) -> Self:

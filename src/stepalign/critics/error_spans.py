@@ -9,4 +9,4 @@ from stepalign.trace import parse_rollout
 def rollout_error_span(rollout: Rollout, critique: Critique) -> ErrorSpan | None:
     """Find where a rollout first goes wrong; None where its critique finds no error, or only something missing."""
     trace = parse_rollout(rollout)
-    return program_error_span(trace, critique) if trace.is_program else first_error_span(rollout.text, critique)
+    return (program_error_span if trace.is_program else first_error_span)(trace, critique)

@@ -2,13 +2,18 @@
 
     stepalign critique quickstart rollouts.jsonl --problems problems.jsonl
 
-A second start asks only for what is missing. `critic.kind = "replay"` reads critiques of an earlier run, of a person or
-planted ones, which belong to rollouts by id. Left out: matching by text, because the checks reject a critique of
+A second start asks only for what is missing. `STEM-settings.json` keeps what the results depend on, because rollouts
+that are sampled again have the same ids. `critic.kind = "replay"` reads critiques of an earlier run, of a person or
+planted ones, which belong to rollouts by id. Left out: matching those by text, because the checks reject a critique of
 another text wherever it copies anything.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic.dataclasses import dataclass
 
 from stepalign import config
 from stepalign.append_log import AppendLog
@@ -16,7 +21,7 @@ from stepalign.critics import Critic, ServedCritic
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.io import read_jsonl, remove_leftovers, write_jsonl
+from stepalign.io import differences, read_json, read_jsonl, remove_leftovers, to_json, write_json, write_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 
@@ -35,7 +40,8 @@ class ReplayCritic:
         self._path = path
         self._results: dict[str, Critique | CritiqueFailure] = {}
         for result in read_jsonl(path, CriticResult):  # type: ignore[var-annotated, arg-type]
-            if result.rollout_id in self._results:
+            earlier = self._results.get(result.rollout_id)
+            if earlier is not None and not _is_unanswered(earlier):
                 raise StepalignError(f"{path}: rollout {result.rollout_id} is answered twice")
             self._results[result.rollout_id] = result
 
@@ -81,11 +87,20 @@ def critique_all(
     attempts: Sequence[tuple[Problem, Rollout]],
     path: Path,
     advance: Callable[[int], None] = lambda _: None,
+    *,
+    made_with: Mapping[str, Any] | None = None,
 ) -> list[Critique | CritiqueFailure]:
     """Have a critic write the results that a file (JSONL) does not have yet, and return all of them.
 
     Results are appended as they come. At the end the file is written once more, in the order of the attempts.
-    `advance` is called with the number of further results, those of the file first.
+
+    Args:
+        critic: the critic.
+        attempts: graded rollouts with their problems. A second start may have more.
+        path: the file.
+        advance: called with the number of further results, those of the file first.
+        made_with: the settings that critiques depend on, by key. They and a digest of each attempt are kept in
+            `STEM-settings.json` beside the file. None, where the caller holds the folder, keeps and compares nothing.
 
     Raises:
         StepalignError: the file is damaged, belongs to other rollouts or another critic, or cannot be written.
@@ -94,6 +109,8 @@ def critique_all(
     remove_leftovers(path.parent, f".{path.name}.*.tmp")
     log: AppendLog[Critique | CritiqueFailure] = AppendLog(path, CriticResult)  # type: ignore[arg-type]
     results = _read(log, set(order), critic.name)
+    if made_with is not None:
+        _claim(path, Basis(made_with=made_with, attempts={one[1].id: _digest(one) for one in attempts}), results)
     advance(len(results))
     pending = [attempt for attempt in attempts if attempt[1].id not in results]
     if pending and isinstance(critic, ServedCritic):
@@ -107,6 +124,46 @@ def critique_all(
     return ordered
 
 
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """Inputs of the results in a file."""
+
+    made_with: Mapping[str, Any]
+    """Settings by key."""
+    attempts: Mapping[str, str]
+    """A digest of each attempt, by rollout."""
+
+
+def _claim(path: Path, basis: Basis, results: Iterable[str]) -> None:
+    """Write what a file's results depend on beside it, or refuse kept results that depend on something else."""
+    file = path.with_name(f"{path.stem}-settings.json")
+    if results := set(results):
+        if not file.exists():
+            raise StepalignError(
+                f"{path}: {file.name}, which says what its results depend on, is missing: {_ELSEWHERE}"
+            )
+        kept = read_json(file, Basis)
+        for name, digest in basis.attempts.items():
+            if name in results and kept.attempts.get(name) != digest:
+                fault = f"the result of rollout {name} is of another text, grade or problem under the same id"
+                raise StepalignError(f"{path}: {fault}: {_ELSEWHERE}")
+        different = differences(kept.made_with, basis.made_with)
+        if lines := [f"{key}: {before!r} → {after!r}" for key, before, after in different]:
+            found = "\n  ".join(lines)
+            raise StepalignError(
+                f"{path}: its results were made by other settings: {_ELSEWHERE}; what differs:\n  {found}"
+            )
+    write_json(file, vars(basis))
+
+
+def _digest(attempt: tuple[Problem, Rollout]) -> str:
+    return hashlib.blake2b("\n".join(map(to_json, attempt)).encode(), digest_size=8).hexdigest()
+
+
+def _is_unanswered(result: Critique | CritiqueFailure) -> bool:
+    return isinstance(result, CritiqueFailure) and result.reason in UNANSWERED
+
+
 def _read(
     log: AppendLog[Critique | CritiqueFailure], expected: set[str], critic: str
 ) -> dict[str, Critique | CritiqueFailure]:
@@ -117,7 +174,7 @@ def _read(
             raise StepalignError(f"{log.place}: rollout {result.rollout_id} is not among these rollouts: {_ELSEWHERE}")
         if critic not in (result.critic, ReplayCritic.name):
             raise StepalignError(f"{log.place}: a result of {result.critic}, not of {critic}: {_ELSEWHERE}")
-        if not (isinstance(result, CritiqueFailure) and result.reason in UNANSWERED):
+        if not _is_unanswered(result):
             results[result.rollout_id] = result
     log.truncate()
     return results

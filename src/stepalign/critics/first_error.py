@@ -27,7 +27,7 @@ from unicodedata import category
 
 from stepalign.critics.arithmetic import equations
 from stepalign.records import Critique
-from stepalign.trace import parse
+from stepalign.trace import Trace, parse
 
 MAX_TOKENS = 400
 """Tokens of either step that are aligned, after the beginning that both share. They bound the time for any text."""
@@ -45,9 +45,8 @@ class ErrorSpan:
     """The first wrong character (136 departs from 126 at its second digit); None where it is not known."""
 
 
-def first_error_span(text: str, critique: Critique) -> ErrorSpan | None:
-    """Find where a rollout first goes wrong; None where its critique finds no error, or only something missing."""
-    trace = parse(text)
+def first_error_span(trace: Trace, critique: Critique) -> ErrorSpan | None:
+    """Find where a solution first goes wrong; None where its critique finds no error, or only something missing."""
     sections = len(trace.steps) + (trace.answer_section is not None)
     if critique.first_error is None or critique.first_error > sections:
         return None
@@ -67,7 +66,7 @@ def first_error_span(text: str, critique: Critique) -> ErrorSpan | None:
 
 def _heading_end(step: str) -> int:
     """Return the place behind a step's heading; 0 without one."""
-    kinds = [section.kind for section in parse(step).sections]
+    kinds = [section.kind for section in parse(step, 0).sections]
     return len(step.partition("\n")[0]) if kinds and kinds[0] != "preamble" else 0
 
 

@@ -22,7 +22,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from stepalign import config
 from stepalign.config.registry import build
-from stepalign.critics.arithmetic.critic import Attempt, Correction, correct_from, to_critique
+from stepalign.critics.arithmetic.critic import Attempt, Correction, correct_from, other_format, to_critique
 from stepalign.critics.llm import ModelReply
 from stepalign.critics.location import Location, ServedLocator, StepLocator
 from stepalign.critics.own_model import OwnModel
@@ -123,7 +123,8 @@ class LocateMendCritic:
         """Yield one result an attempt, a batch at a time.
 
         A failure's reason is that of the program's own critique: a check, `not located` where the locator finds no
-        error in a wrong solution, or `no way to the answer` where nothing mends it.
+        error in a wrong solution, `no way to the answer` where nothing mends it, or `no steps` for a wrong solution in
+        another trace format.
         """
         source = iter(attempts)
         with self._mender.opened():
@@ -140,9 +141,13 @@ class LocateMendCritic:
 
     def _critique(self, batch: Sequence[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
         start = perf_counter()
-        by_id = {rollout.id: (problem, rollout) for problem, rollout in batch}
-        drafts = []
-        for location in self._locator.locate(batch):
+        by_id, drafts = {}, []
+        for problem, rollout in batch:
+            if detail := other_format(rollout):
+                yield self._validator.reject(rollout, NAME, "no steps", detail)
+            else:
+                by_id[rollout.id] = problem, rollout
+        for location in self._locator.locate(list(by_id.values())):
             draft = Draft(
                 Attempt(*by_id[location.rollout_id]),
                 location,

@@ -100,6 +100,8 @@ class ScoredLocator(ABC):
 
     def locate(self, attempts: Sequence[tuple[Problem, Rollout]]) -> Iterator[Location]:
         """Yield one location an attempt, in order. A right solution has no wrong section."""
+        if not attempts:
+            return  # a model that scores would be loaded
         for (_, rollout), scored in zip(attempts, self.score(attempts), strict=True):
             step, is_guess, reason = None, False, scored.fault
             if not rollout.correct and not scored.fault:

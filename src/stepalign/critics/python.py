@@ -6,6 +6,7 @@ splicing (`splice.SplicedCritique`); or None where it has none. Its critiques ar
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from stepalign import config, python_objects
@@ -58,7 +59,7 @@ class FunctionCritic:
         if isinstance(value, Critique | CritiqueFailure):
             if value.rollout_id != rollout.id:
                 raise StepalignError(f"rollout {rollout.id}: the critic {self.name} answered {value.rollout_id!r}")
-            return value
+            return replace(value, critic=self.name)
         if value is None:
             return CritiqueFailure(rollout_id=rollout.id, critic=self.name, reason="missing", detail="it gave none")
         if not isinstance(value, str | Mapping):
@@ -86,7 +87,7 @@ class _EachOnce:
         self.name, self._critic = critic.name, critic
 
     def critique(self, attempts: Iterable[tuple[Problem, Rollout]]) -> Iterator[Critique | CritiqueFailure]:
-        """Yield the critic's results.
+        """Yield the critic's results, under its name.
 
         Raises:
             StepalignError: one is of no attempt, of one that has a result, or is missing.
@@ -102,6 +103,6 @@ class _EachOnce:
             if result.rollout_id not in pending:
                 raise StepalignError(f"critic {self.name}: a result of {result.rollout_id!r}, which it was not asked")
             del pending[result.rollout_id]
-            yield result
+            yield replace(result, critic=self.name)
         if pending:
             raise StepalignError(f"critic {self.name}: no result of {', '.join(list(pending)[:3])}")

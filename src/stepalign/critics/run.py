@@ -1,16 +1,18 @@
 """A recipe's critic on attempts, by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from stepalign import config
+from stepalign import config, prompts
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic
 from stepalign.critics.files import critique_all
 from stepalign.critics.own_model import own_model
 from stepalign.errors import StepalignError
+from stepalign.io import flat, sha256
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
@@ -22,15 +24,27 @@ def critique_attempts(
     """Have a recipe's critic critique attempts that `out` does not have yet, and return all results.
 
     Raises:
-        StepalignError: the recipe has no critic.
+        StepalignError: the recipe has no critic, or `out` has results of other texts or by other settings.
     """
     if settings.critic is None:
         raise StepalignError("the recipe has no [critic]")
     with ExitStack() as stack:
-        grader: Grader = stack.enter_context(registry.build(settings.grader))
-        before = SolverPrompt(settings.prompts).before
         own = own_model(settings, stack)
-        critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own, before=before)
+        with prompts.recorded() as texts:
+            grader: Grader = stack.enter_context(registry.build(settings.grader))
+            before = SolverPrompt(settings.prompts).before
+            critic: Critic = registry.build(settings.critic, grader=grader, folder=out.parent, own=own, before=before)
         console = stack.enter_context(Console())
         with console.stage("critique", len(attempts)) as advance:
-            return critique_all(critic, attempts, out, advance)
+            return critique_all(critic, attempts, out, advance, made_with=_made_with(settings, texts))
+
+
+def _made_with(settings: config.Recipe, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that critiques depend on, and digests of `texts`, templates and Python code."""
+    assert settings.critic is not None
+    keys = {"critic", "grader", "prompts", *(["model"] if settings.critic.needs_own_model else [])}
+    values = settings.model_dump(mode="json", include=keys)
+    if isinstance(settings.critic, config.ReplayCriticConfig):
+        values["critic"]["sha256"] = sha256(settings.critic.path)
+    runtime = set(settings.runtime_keys())
+    return {key: value for key, value in flat(values) if key not in runtime} | {"words": prompts.digests(texts)}

@@ -8,8 +8,9 @@ For each check, and each other reason why a reply was rejected (`parse`, `trunca
 - `ignored`: failed, and the teacher is shown it all the same, as the recipe says;
 - `fell back`: failed, and there is no critique. Where several checks failed, each counts.
 
-Fidelity is the measure of the check `exact_copy` before any repair. Left out: whether a critique finds the true error,
-because that takes labels (`evaluation.critic_benchmark`).
+Fidelity is the measure of the check `exact_copy` before any repair. A critique that had nothing to copy has none: its
+first step is wrong, and it is not of case B, which copies the remainder. Left out: whether a critique finds the true
+error, because that takes labels (`evaluation.critic_benchmark`).
 """
 
 import textwrap
@@ -89,6 +90,8 @@ def summarize(results: Sequence[Critique | CritiqueFailure], prices: Prices | No
     reasons = [result.reason for result in results if isinstance(result, CritiqueFailure)]
     fidelity: list[float] = []
     for result in results:
+        if isinstance(result, Critique) and not result.correct_part and result.case != "B":
+            continue
         measured = [check.measure for check in result.checks if check.name == "exact_copy"]
         fidelity += measured or ([result.fidelity] if isinstance(result, Critique) else [])
     read, written = sum(r.prompt_tokens for r in results), sum(r.completion_tokens for r in results)

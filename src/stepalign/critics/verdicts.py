@@ -184,8 +184,13 @@ def served_log_odds(reply: ModelReply) -> float | None:
     ]
     if not any(sides):
         return None
-    right, wrong = (math.log(sum(map(math.exp, side or [least]))) for side in sides)
+    right, wrong = (_log_sum_exp(side or [least]) for side in sides)
     return round(right - wrong, 6)
+
+
+def _log_sum_exp(values: Sequence[float]) -> float:
+    most = max(values)
+    return most + math.log(sum(math.exp(value - most) for value in values))
 
 
 def _values(told: Sequence[str], problem: Problem, rollout: Rollout, attempt: str, step: str) -> Mapping[str, object]:

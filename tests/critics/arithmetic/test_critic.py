@@ -4,6 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -554,3 +555,15 @@ def test_a_rollout_of_8_000_terms_is_corrected_or_refused_in_time(join: str) -> 
     found = answer(problem, attempt(f"### Step 1: a\n{body}\n\n### Final Answer:\n\\boxed{{1}}"))
     assert time.process_time() - start < 4
     assert isinstance(found, Critique) or found.reason == "too long"
+
+
+@pytest.mark.parametrize("correct", [True, False])
+@pytest.mark.parametrize("trace_format", ["paragraphs", "code"])
+def test_a_rollout_of_another_format_is_a_failure_that_names_it(trace_format: str, correct: bool) -> None:
+    text = "47 + 38 = 85\n\n85 + 12 = 98\n\n98 + 30 = 128\n\n\\boxed{128}"
+    failed = answer(SUM, replace(attempt(text, correct=correct), trace_format=trace_format))
+    assert isinstance(failed, CritiqueFailure)
+    assert (failed.reason, failed.detail) == (
+        "no steps",
+        f"the problem's trace_format is {trace_format!r}, and only 'steps' is read",
+    )

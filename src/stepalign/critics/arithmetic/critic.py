@@ -150,8 +150,11 @@ def critique(problem: Problem, rollout: Rollout) -> CriticResult:
     """Criticize one graded rollout.
 
     A failure's reason is `no way to the answer`, `too long` where it has more numbers than can be corrected
-    in about a second, or `not silent` where the critique would have to quote the wrong step.
+    in about a second, `not silent` where the critique would have to quote the wrong step, or `no steps` for a problem
+    of another trace format.
     """
+    if detail := other_format(rollout):
+        return CritiqueFailure(rollout_id=rollout.id, critic=NAME, reason="no steps", detail=detail)
     start, attempt = perf_counter(), Attempt(problem, rollout)
     case: Case = "A"
     correction = None
@@ -172,6 +175,12 @@ def critique(problem: Problem, rollout: Rollout) -> CriticResult:
         detail = f"step {correction.step} would be quoted"
         return CritiqueFailure(rollout_id=rollout.id, critic=NAME, reason="not silent", detail=detail)
     return answer
+
+
+def other_format(rollout: Rollout) -> str:
+    """Name the trace format of a rollout that is not in the step format; empty for one that is."""
+    found = rollout.trace_format
+    return "" if found == "steps" else f"the problem's trace_format is {found!r}, and only 'steps' is read"
 
 
 def to_critique(
