@@ -132,10 +132,10 @@ def _sample(
         )
         critic = settings.critic if algorithm.needs_critique else None
         own = settings.model_copy(update={"critic": critic})
-        known = len(complete.critic_results) or len(list(AppendLog(given / "asked.jsonl", CriticResult).read()))
+        num_known = len(complete.critic_results) or len(list(AppendLog(given / "asked.jsonl", CriticResult).read()))
         begin = time.perf_counter()
         complete = inputs.prepare(complete, own, solver, console, given)
-        if asked := len(complete.critic_results) - known:
+        if asked := len(complete.critic_results) - num_known:
             log.append(StageTime(stage="critique", units=asked, seconds=time.perf_counter() - begin))
         critiques = {result.rollout_id: result for result in complete.critic_results}
         step = algorithm.build_examples(complete.rollouts, by_id, critiques)
