@@ -9,6 +9,9 @@ from stepalign.report.palette import COLOURS, STAGES, look, numbers
 @pytest.mark.parametrize("others", [(), ("grpo", "mine"), ("a", "b", "c", "d", "e", "f", "g")])
 def test_a_known_name_has_one_colour_beside_any_others(others: tuple[str, ...]) -> None:
     found = numbers([*others, "lab/refsol", "stepalign-3"])
+    assert numbers(["real-refsol-reverse-0"]) == {
+        "real-refsol-reverse-0": numbers(["refsol-reverse"])["refsol-reverse"]
+    }
     assert found["lab/refsol"] == numbers(["refsol"])["refsol"]
     assert found["stepalign-3"] == numbers(["stepalign"])["stepalign"]
     assert len(set(found.values())) == len(found)

@@ -41,11 +41,11 @@ def numbers(labels: Iterable[str]) -> dict[str, int]:
     """Return the number of each label of a picture.
 
     Known names have the numbers of `_KNOWN`, others the first colours that are left, in order. The folder of the lab's
-    contexts and a run's seed are no part of a name.
+    contexts, that of a shipped recipe (`real-refsol`) and a run's seed are no part of a name.
     """
     labels, found = list(labels), dict[str, int]()
     for label in labels:
-        number = _KNOWN.get(re.sub(r"^lab/|-\d+$", "", label))
+        number = _KNOWN.get(re.sub(r"^(lab/|(code|paper|real|related)-)|-\d+$", "", label))
         if number is not None and number not in found.values():
             found[label] = number
     for label in labels:
