@@ -37,6 +37,7 @@ def train(recipe: AnyRecipe, callbacks: Sequence[object] = (), **objects: Unpack
     _check_callbacks(callbacks)
     recipe = with_objects(recipe, **objects)
     world = init_world(recipe.distributed.num_processes)
+    world.on_main(lambda: checks.check_dtype(recipe))
     world.on_main(lambda: checks.check_recipe(recipe))
     world.on_main(lambda: machine.check(recipe, *machine.TRAINING))
     with ExitStack() as stack:

@@ -167,7 +167,7 @@ def test_updates_equal_the_plain_computation(
         expected.append(total.item())
 
     step = made.build_examples(rollouts, {"p": PROBLEM}, {})
-    assert dict(step.outcomes) == {"trained": 4, "without credit": 0}
+    assert dict(+step.outcomes) == {"trained": 4}
     strategy, found, read = DataParallel(), [], []
     optimizer = torch.optim.SGD(policy.trainable(), lr=0.5)
     with Console(1) as console:
@@ -269,7 +269,7 @@ def test_a_context_of_the_fallback_a_cut_one_and_an_empty_one_are_counted(
         update={"context": TemplateContextConfig(template=str(tmp_path / "empty.txt"), fallback_template="refsol")}
     )
     step = algorithm(chat, settings).build_examples(rollouts, {"p": PROBLEM}, {})
-    assert dict(step.outcomes) == {"trained": 4, "without credit": 3}
+    assert dict(+step.outcomes) == {"trained": 4, "without credit": 3}
     assert dict(step.failures) == {"nothing to show": 3}
 
 
@@ -298,6 +298,16 @@ def test_the_base_of_the_kl_is_kept_before_training_beside_any_teacher(chat: Cha
             parameter.mul_(1.5)
     assert torch.equal(policy.forward_base(batch), before)
     assert not torch.allclose(policy(batch), before)
+
+
+def test_verdicts_build_no_teacher(chat: Chat, policy: Policy, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe(*KEYS, "algorithm.credit=verdicts", "teacher.kind=ema")
+    made = algorithm(chat, settings)
+    made.begin(policy)
+    made.after_update(policy)
+    made.after_step(policy)
+    assert not made.state_dict(policy)
+    assert not made.metrics()
 
 
 def test_what_cannot_be_contrasted_or_has_no_critique_is_refused(chat: Chat, make_recipe: MakeRecipe) -> None:

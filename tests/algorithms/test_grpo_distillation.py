@@ -101,6 +101,8 @@ def test_each_term_is_the_mean_over_its_own_tokens(
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-3)
     if distillation:
         assert metrics["kl"] == pytest.approx(torch.cat(kls).mean().item(), rel=1e-4), "over the distilled tokens"
+        first = torch.stack([kl[0] for kl in kls]).mean().item()
+        assert metrics["first_token_kl"] == pytest.approx(first, rel=1e-4), "of those that are not skipped"
     for mine, wanted in zip(policy.trainable(), plain.trainable(), strict=True):
         assert wanted.grad is not None
         torch.testing.assert_close(mine.double(), wanted - 0.5 * wanted.grad, rtol=1e-3, atol=1e-5)

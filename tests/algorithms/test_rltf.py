@@ -19,7 +19,7 @@ from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import CritiqueFailure, Rollout
+from stepalign.records import CritiqueFailure, Grade, Rollout
 from stepalign.trainer.accumulation import local_passes, update
 
 MakeRecipe = Callable[..., Recipe]
@@ -109,6 +109,15 @@ def test_a_second_turn_as_good_as_the_first_ones_counts_in_the_mean_and_costs_no
     assert step.outcomes["fallback"] == 1, "its second turn read no critique"
     assert [(one.rollout_id, one.advantage) for one in step.examples] == [("r2/second", 1.0)]
     assert len(step.zero_gradient) == step.outcomes["dropped"] == step.failures["as good as the first turns"] == 1
+
+
+def test_rewards_without_an_exact_mean_are_compared_as_they_are(chat: Chat, make_recipe: MakeRecipe) -> None:
+    tenth = Grade(correct=False, outcome="wrong", score=0.1)  # (0.1 + 0.1 + 0.1) / 3 is not 0.1
+    first = [replace(one, grade=tenth) for one in group(chat)[:3]]
+    turns = [replace(second(one, one), grade=tenth) for one in first]
+    step = built(RLTFSD, RLTFSDConfig, chat, make_recipe(*SD)).build_examples([*first, *turns], {"p": PROBLEM}, {})
+    assert not step.examples
+    assert step.failures["as good as the first turns"] == 3
 
 
 def test_the_second_prompt_shows_attempt_and_critique_and_leaves_room(chat: Chat, make_recipe: MakeRecipe) -> None:

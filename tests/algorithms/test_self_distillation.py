@@ -254,6 +254,7 @@ def test_a_rollout_without_a_counted_token_is_dropped(chat: Chat, make_recipe: M
     step = teach(teaching(chat, make_recipe("algorithm.num_loss_tokens_to_skip=1000")), chat, critique(0))
     assert not step.examples
     assert step.outcomes["dropped"] == 1
+    assert dict(step.failures) == {"no token in the loss": 1}
 
 
 def test_shuffled_shows_another_problems_critique_and_keeps_the_own_horizon(

@@ -76,6 +76,19 @@ def test_only_problems_without_a_right_rollout_are_rationalized_and_learned_with
     assert dict(step.failures) == {"wrong answer": 5, "wrong with a hint": 1}
 
 
+def test_a_problem_without_room_for_a_hint_is_counted(make_recipe: MakeRecipe) -> None:
+    keys = "algorithm={kind='sft', sequences='rollouts', rationalize=true}", "context.template=hint"
+    algorithm = build(make_recipe(*keys, "teacher.max_length=2000", "sampling.max_new_tokens=100"))
+    problems = {**PROBLEMS, "b": replace(PROBLEMS["b"], statement="Compute b. " * 1000)}
+    first = [rollout("a", 0, False), rollout("b", 0, False), rollout("b", 1, False), rollout("c", 0, True)]
+    prompts = algorithm.second_turn(first, problems, {})
+    assert list(prompts) == ["a/0"]
+    second = replace(rollout("a", 0, True), id="a/0/second", turn=2, prompt_ids=prompts["a/0"])
+    step = algorithm.build_examples([*first, second], problems, {})
+    assert dict(step.failures) == {"wrong answer": 3, "prompt with a hint too long": 1}
+    assert step.outcomes["trained"] == 2
+
+
 def test_references_are_learned_whatever_the_grader_says(make_recipe: MakeRecipe) -> None:
     algorithm = build(make_recipe("algorithm.kind=sft"))
     assert algorithm.rollout_source(7) == "reference"

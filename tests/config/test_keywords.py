@@ -101,6 +101,11 @@ def test_a_name_of_trl_s_is_that_of_a_key_and_no_key_itself(name: str) -> None:
         assert name not in {path[-1] for path in key_paths(Recipe, {})}
 
 
+def test_fp16_is_answered_with_what_can_be_trained() -> None:
+    with pytest.raises(StepalignError, match="fp16: TRL's name; here training has no loss scale"):
+        recipe(fp16=True)
+
+
 def inner_tables(table: type[Table], key: str) -> list[type[Table]]:
     """Return the table behind a key, or those of all kinds that may stand there."""
     family, inner = nested(table, key, {})

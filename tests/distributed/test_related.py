@@ -40,6 +40,10 @@ def settings(condition: str, overrides: tuple[str, ...], out: Path) -> config.Re
     return settings_of(condition, 0, out, [*SMALL, *own]).model_copy(update={"probe": None})
 
 
+def passes_vary(recipe: config.Recipe) -> bool:
+    return recipe.algorithm.teacher_passes_vary(recipe.training.max_tokens_per_micro_batch)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["data_parallel", "fsdp2"])
 @pytest.mark.parametrize(("condition", "overrides"), CASES)
@@ -50,7 +54,7 @@ def test_a_step_in_two_processes_is_that_of_one(
     two = one.model_copy(
         update={"name": "two", "distributed": config.DistributedConfig(num_processes=2, strategy=strategy)}
     )
-    if strategy == "fsdp2" and (one.adapter is None or one.algorithm.teacher_passes_vary):
+    if strategy == "fsdp2" and (one.adapter is None or passes_vary(one)):
         with pytest.raises(AssertionError, match=r"StepalignError: .*distributed\.strategy = 'fsdp2'"):
             processes.launch(2, tmp_path, train, two)
         assert not (two.folder / "metrics.jsonl").exists()
@@ -62,21 +66,24 @@ def test_a_step_in_two_processes_is_that_of_one(
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "refused"),
+    ("algorithm", "max_tokens", "refused"),
     [
-        (config.CreditGRPOConfig(), True),
-        (config.CreditGRPOConfig(credit="verdicts"), False),
-        (config.GRPODistillationConfig(), True),
-        (config.GRPOConfig(), False),
-        (config.DistillationConfig(), False),
+        (config.CreditGRPOConfig(), None, True),
+        (config.CreditGRPOConfig(credit="verdicts"), 512, False),
+        (config.GRPODistillationConfig(), None, True),
+        (config.GRPOConfig(kl_coef=0.1), 512, False),
+        (config.RLTFFMConfig(), 512, False),
+        (config.SeqKDConfig(), 512, False),
+        (config.DistillationConfig(), None, False),
+        (config.DistillationConfig(), 512, True),
     ],
 )
 def test_a_sharded_base_needs_a_number_of_teacher_passes_that_is_known(
-    algorithm: config.AlgorithmConfig, refused: bool
+    algorithm: config.AlgorithmConfig, max_tokens: int | None, refused: bool
 ) -> None:
     def build(strategy: str) -> str:
         table = config.DistributedConfig(strategy=strategy)  # type: ignore[arg-type]
-        vary = algorithm.teacher_passes_vary
+        vary = algorithm.teacher_passes_vary(max_tokens)
         return build_strategy(table, World(0, 2), torch.device("cpu"), teacher_passes_vary=vary).name
 
     assert build("data_parallel") == "data_parallel"

@@ -13,8 +13,9 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json
 from stepalign.launch import train
-from stepalign.probing import inputs
+from stepalign.probing import callback, inputs
 from stepalign.report import figures
+from stepalign.scoring import score_views
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -130,12 +131,17 @@ def test_the_runs_page_shows_how_the_signal_changes(
     assert "Credit of a fixed set of rollouts" not in (finished_run.folder / "report.html").read_text()
 
 
-def test_without_rollouts_of_its_own_the_base_draws_the_set(make_recipe: MakeRecipe) -> None:
+def test_without_rollouts_of_its_own_the_base_draws_the_set(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+    monkeypatch.setattr(callback, "score_views", lambda *views: scored.append(views) or score_views(*views))
     settings = make_recipe("probe.num_rollouts=3", "training.max_steps=2", "training.eval_steps=0")
     train(settings)
     rollouts = inputs.read(settings.folder / "probe").rollouts
     assert [rollout.policy_step for rollout in rollouts] == [0, 0, 0]
     assert set(measures(settings, 2).contexts) == {"stepalign"}
+    assert len(scored) == 1, "at step 2; at step 0 the student is scored with the teacher"
 
 
 def test_a_probe_that_shows_critiques_needs_a_critic(make_recipe: MakeRecipe) -> None:

@@ -1,5 +1,7 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,3 +118,25 @@ def test_what_is_right_or_only_unfinished_or_missing_has_no_mark() -> None:
     short = rollout(TEXT[: TEXT.index("### Final")])
     assert mark_from_critique(short, critique(3)) is None
     assert mark_from_critique(rollout("no steps at all"), critique(1)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "message"),
+    [
+        ("slips.jsonl", {"step": 99}, r"an error in step 99 of \d+"),
+        ("marks.jsonl", {"step": 99}, r"an error in step 99 of \d+"),
+        ("marks.jsonl", {"end": 9009}, r"an error in the characters \[\d+, 9009\) of a text with \d+"),
+    ],
+)
+def test_a_mark_outside_its_rollout_is_refused(
+    name: str, fault: dict[str, Any], message: str, planted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(planted, tmp_path, dirs_exist_ok=True)
+    slips = read_jsonl(planted / "slips.jsonl", PlantedSlip)
+    if name == "marks.jsonl":
+        (tmp_path / "slips.jsonl").unlink()
+        write_jsonl(tmp_path / name, [replace(mark_from_slip(slips[0]), **fault)])
+    else:
+        write_jsonl(tmp_path / name, [replace(slips[0], **fault)])
+    with pytest.raises(StepalignError, match=rf"{name}: rollout {slips[0].rollout_id}: {message}"):
+        inputs.read(tmp_path)

@@ -219,6 +219,14 @@ def test_equal_programs_are_the_same_answer(grader: UnitTestGrader) -> None:
     assert grader.same(pairs) == [True, False, True]
 
 
+def test_a_closed_grader_grades_again_in_new_sandboxes() -> None:
+    adds = problem("assert add(1, 2) == 3")
+    with UnitTestGrader(num_workers=1) as grader:
+        assert grade(grader, ADD, adds).correct
+        grader.close()
+        assert grade(grader, ADD, adds).correct
+
+
 def test_equal_programs_are_run_once_and_each_rollout_has_its_grade(grader: UnitTestGrader) -> None:
     rollouts = [rollout(ADD, str(number)) for number in range(200)]
     graded = grader.grade(rollouts, {"p": problem("assert add(1, 2) == 3")})

@@ -66,11 +66,14 @@ def copied(prompt: str) -> str:
         served("http://me:hunter2@host/v1"),
         mended('kind = "openai", model = "m", base_url = "http://me:hunter2@host/v1"'),
         "context.template=hunter2.txt",
+        "model.dtype=float16",
     ],
 )
 def test_what_a_run_must_not_begin_with_leaves_no_folder(override: str, make_recipe: MakeRecipe) -> None:
     settings = make_recipe(override)
-    with pytest.raises(StepalignError, match=r"critic\.(mender\.)?base_url|no template"):
+    with pytest.raises(
+        StepalignError, match=r"critic\.(mender\.)?base_url|no template|dtype = 'float16': .* allowed: 'bf"
+    ):
         train(settings)
     assert not settings.folder.exists()
 

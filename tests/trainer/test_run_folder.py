@@ -275,6 +275,8 @@ def test_metrics_of_steps_to_be_done_again_and_a_torn_line_are_dropped(run: RunF
     run.drop_metrics_after(2)
     run.append_metrics({"step": 3, "loss": 0.25})
     assert [json.loads(line)["loss"] for line in file.read_text().splitlines()] == [0.5, 0.5, 0.25]
+    run.drop_metrics_after(0)
+    assert not file.read_text()
 
 
 @pytest.mark.parametrize("line", ["[]", "{}", '{"step": null}', '{"step": "2"}', "not JSON", "3", ""])

@@ -15,7 +15,7 @@ FAILURE = CritiqueFailure(rollout_id="r", critic="model", reason="parse", prompt
 
 def test_every_token_is_counted_where_it_is_read() -> None:
     learnt = {"loss": 0.5, "student_tokens": 16.0, "teacher_tokens": 20.0, "base_tokens": 16.0}
-    cost = step_cost((10, 70), 1, [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2)
+    cost = step_cost((10, 70), 1, [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2, full=False)
     assert cost == {
         "rollouts": 2,
         "problems": 1,
@@ -27,10 +27,19 @@ def test_every_token_is_counted_where_it_is_read() -> None:
         "flops": 2 * 10 * (10 + 16 + 32) + 2 * 70 * 20,
     }
     assert (*cost, "seconds") == COSTS
+    trained_whole = step_cost((10, 70), 1, [ROLLOUT, ROLLOUT], [FAILURE], learnt, updates=2, full=True)
+    assert trained_whole["flops"] - cost["flops"] == 2 * 10 * 16, "the weights' own gradients"
+
+
+def test_what_the_teacher_writes_is_counted_with_its_parameters() -> None:
+    written = replace(ROLLOUT, source="teacher", prompt_ids=(1, 2, 3, 4))
+    cost = step_cost((10, 70), 1, [ROLLOUT, written], [], {"student_tokens": 5.0}, updates=1, full=False)
+    assert cost["generated_tokens"] == 4
+    assert cost["flops"] == 2 * 10 * (5 + 2 * 5) + 2 * 70 * 6
 
 
 def test_a_step_without_examples_costs_its_sampling() -> None:
-    assert step_cost((10, 70), 1, [ROLLOUT], [], {}, updates=0)["flops"] == 2 * 10 * 5
+    assert step_cost((10, 70), 1, [ROLLOUT], [], {}, updates=0, full=False)["flops"] == 2 * 10 * 5
 
 
 def test_programs_are_measured_in_lines_too() -> None:

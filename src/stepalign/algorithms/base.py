@@ -102,7 +102,10 @@ class Algorithm(Loss[E], Protocol[E]):
         return "policy"
 
     def teacher_prompts(self, problems: Sequence[Problem]) -> Mapping[str, TokenIds]:
-        """Return the prompt ids by problem id that the teacher completes, where it is a step's source."""
+        """Return the prompt ids by problem id that the teacher completes, where it is a step's source.
+
+        Problems whose prompt leaves no room for a completion are left out.
+        """
         return {}
 
     def second_turn(

@@ -312,9 +312,10 @@ class CreditGRPO(WithTeacher, GRPO):
         return gather_steps(credit, example.steps, self.algorithm.gather)
 
     def begin(self, policy: Policy) -> None:
-        """Build the teacher, and keep the base where the loss has a KL to it."""
+        """Build the teacher that gives credit, and keep the base where the loss has a KL to it."""
         GRPO.begin(self, policy)
-        WithTeacher.begin(self, policy)
+        if self.algorithm.credit != "verdicts":
+            WithTeacher.begin(self, policy)
 
     def after_update(self, policy: Policy) -> None:
         """Let the teacher follow; the step's credit stays."""

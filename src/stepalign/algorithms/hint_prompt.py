@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from stepalign import config, contexts
-from stepalign.algorithms.teacher_prompt import build_teacher_prompt
+from stepalign.algorithms.teacher_prompt import DoesNotFit, build_teacher_prompt
 from stepalign.chat import Chat
 from stepalign.config import registry
 from stepalign.contexts import ContextInput
@@ -50,8 +50,8 @@ class HintPrompts:
         """Raise a StepalignError where the context shows a reference solution and a problem has none."""
         contexts.check_solutions(self.context, problems)
 
-    def __call__(self, problem: Problem, rollout: Rollout | None = None) -> TokenIds:
-        """Return the prompt ids, cut so that `sampling.max_new_tokens` fit behind them.
+    def __call__(self, problem: Problem, rollout: Rollout | None = None) -> TokenIds | None:
+        """Return the prompt ids, cut so that `sampling.max_new_tokens` fit behind them; None where they cannot.
 
         `rollout` is a first attempt; None where there is none.
         """
@@ -59,6 +59,9 @@ class HintPrompts:
             id=problem.id, problem_id=problem.id, completion_ids=(), text="", token_starts=(), finish="length"
         )
         source = ContextInput(problem=problem, rollout=attempt)
-        return build_teacher_prompt(
-            self.chat, self.before, self.context, source, self.teacher, completion_tokens=self.max_new_tokens
-        ).ids
+        try:
+            return build_teacher_prompt(
+                self.chat, self.before, self.context, source, self.teacher, completion_tokens=self.max_new_tokens
+            ).ids
+        except DoesNotFit:
+            return None

@@ -15,6 +15,7 @@ Left out: a loss on the second turn itself; the paper's multi-turn objective bes
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 import torch
 from jaxtyping import Float
@@ -138,7 +139,7 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
             if isinstance(reason, str) and reason:
                 step.failures[reason] += 1
         for group in others.groups(first).values():
-            baseline = sum(rollout.reward for rollout in group) / len(group)
+            baseline = mean(rollout.reward for rollout in group)  # exact, so that equal rewards give 0
             for rollout in group:
                 if (turn := second.get(rollout.id)) is None:
                     continue

@@ -118,7 +118,7 @@ class SelfDistillation(DistillationLoss, Algorithm[DistillationExample]):
             example, failure = self._example(rollout, chosen)
             if failure:
                 step.failures[failure] += 1
-            if example is None or not example.student.num_loss_tokens:
+            if example is None:
                 step.outcomes["dropped"] += 1
                 if failure.startswith(NOTHING_TO_SHOW):
                     step.outcomes["masked"] += 1
@@ -133,8 +133,7 @@ class SelfDistillation(DistillationLoss, Algorithm[DistillationExample]):
         """Return an example, or None and the reason why there is none that no critic's failure names."""
         if isinstance(chosen, str):
             return None, chosen
-        # Without a critique the first error is not known.
-        span = "all" if chosen.is_fallback else self.algorithm.loss_span
+        span = "all" if chosen.is_fallback else self.algorithm.loss_span  # without a critique no first error is known
         bounds = loss_bounds(rollout, chosen.critique, span, skip=self.algorithm.num_loss_tokens_to_skip)
         try:
             example = distillation_example(
@@ -142,7 +141,9 @@ class SelfDistillation(DistillationLoss, Algorithm[DistillationExample]):
             )
         except DoesNotFit:
             return None, "teacher prompt too long"
-        return (example, "") if example.message else (None, NOTHING_TO_SHOW)
+        if not example.message:
+            return None, NOTHING_TO_SHOW
+        return (example, "") if example.student.num_loss_tokens else (None, "no token in the loss")
 
 
 def distillation_example(

@@ -82,8 +82,9 @@ class SeqKD(WithTeacher, CrossEntropyLoss):
         return "teacher"
 
     def teacher_prompts(self, problems: Sequence[Problem]) -> Mapping[str, TokenIds]:
-        """Return each problem's prompt under the context."""
-        return {problem.id: self.prompts(problem) for problem in problems}
+        """Return each problem's prompt under the context. See `Algorithm.teacher_prompts`."""
+        prompts = {problem.id: self.prompts(problem) for problem in problems}
+        return {name: prompt for name, prompt in prompts.items() if prompt is not None}
 
     def build_examples(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]

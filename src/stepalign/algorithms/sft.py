@@ -134,7 +134,8 @@ class SFT(CrossEntropyLoss):
         for rollout in rollouts:
             if rollout.problem_id not in solved:
                 first.setdefault(rollout.problem_id, rollout)
-        return {rollout.id: self.hints(problems[name], rollout) for name, rollout in first.items()}
+        prompts = {rollout.id: self.hints(problems[name], rollout) for name, rollout in first.items()}
+        return {name: prompt for name, prompt in prompts.items() if prompt is not None}
 
     def build_examples(
         self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem], critiques: Mapping[str, CriticResult]
@@ -142,6 +143,9 @@ class SFT(CrossEntropyLoss):
         """Take every reference, or every right rollout. See `Algorithm.build_examples`."""
         plain: dict[str, TokenIds] = {r.problem_id: r.prompt_ids for r in rollouts if r.turn == 1}
         step = StepExamples[SequenceExample]()
+        tried = {rollout.problem_id for rollout in rollouts if rollout.correct or rollout.turn == 2}
+        if self.hints and (too_long := plain.keys() - tried):
+            step.failures["prompt with a hint too long"] += len(too_long)
         for rollout in rollouts:
             if rollout.source == "policy" and not rollout.correct:
                 step.failures["wrong with a hint" if rollout.turn == 2 else "wrong answer"] += 1

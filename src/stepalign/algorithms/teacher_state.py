@@ -10,7 +10,7 @@ from stepalign.teachers import Teacher, build_teacher
 
 
 class WithTeacher:
-    """Base of the algorithms that have a teacher."""
+    """Base of the algorithms that have a teacher. One that is never built has no state."""
 
     def __init__(self, teacher: config.TeacherConfig | None) -> None:
         """Take the recipe's `[teacher]`; None is the base."""
@@ -28,15 +28,17 @@ class WithTeacher:
 
     def after_update(self, policy: Policy) -> None:
         """Let the teacher follow an optimizer update, where its kind does."""
-        self.teacher_of(policy).after_update(policy)
+        if self._teacher:
+            self._teacher.after_update(policy)
 
     def after_step(self, policy: Policy) -> None:
         """Let the teacher follow the step, where its kind does."""
-        self.teacher_of(policy).after_step(policy)
+        if self._teacher:
+            self._teacher.after_step(policy)
 
     def teacher_parameters(self, policy: Policy) -> int:
         """Return the parameters that each token of the teacher's views is multiplied with."""
-        return self.teacher_of(policy).parameters_read
+        return (self._teacher or policy).parameters_read
 
     def metrics(self) -> dict[str, float]:
         """Return the teacher's own measures."""
@@ -44,8 +46,9 @@ class WithTeacher:
 
     def state_dict(self, policy: Policy) -> dict[str, Tensor]:
         """Return the teacher's state."""
-        return self.teacher_of(policy).state_dict()
+        return self._teacher.state_dict() if self._teacher else {}
 
     def load_state_dict(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
         """Restore the teacher's state."""
-        self.teacher_of(policy).load_state_dict(state)
+        if self._teacher:
+            self._teacher.load_state_dict(state)

@@ -41,9 +41,8 @@ class AlgorithmConfig(Table):
         """Readings of each rollout by a step's teacher: one in each update."""
         return self.num_updates
 
-    @property
-    def teacher_passes_vary(self) -> bool:
-        """True where the number of the teacher's passes over a micro-batch depends on its rollouts."""
+    def teacher_passes_vary(self, max_tokens_per_micro_batch: int | None) -> bool:
+        """Return whether the number of the teacher's passes over a micro-batch depends on its rollouts."""
         return False
 
     def check(self, *, num_generations: int, temperature: float, dropout: float, remote_sampler: bool) -> None:
@@ -172,6 +171,10 @@ class DistillationConfig(PolicyRatioConfig):
         """The student's temperature."""
         return self.student_temperature
 
+    def teacher_passes_vary(self, max_tokens_per_micro_batch: int | None) -> bool:
+        """Return True with a bound in tokens: longer teacher views are divided into several passes."""
+        return max_tokens_per_micro_batch is not None
+
 
 class PolicyGradientConfig(PolicyRatioConfig):
     """Base of the tables with a clipped policy gradient on group advantages."""
@@ -256,9 +259,8 @@ class CreditGRPOConfig(PolicyGradientConfig):
         """Readings of each rollout by a step's teacher: one under each context, for all updates."""
         return 1 + self.num_wrong_contexts if self.credit == "contrast" else 1
 
-    @property
-    def teacher_passes_vary(self) -> bool:
-        """True with a teacher: a rollout's contexts are a pass of their own, and some rollouts have none."""
+    def teacher_passes_vary(self, max_tokens_per_micro_batch: int | None) -> bool:
+        """Return True with a teacher: a rollout's contexts are a pass of their own, and some rollouts have none."""
         return self.credit != "verdicts"
 
     @model_validator(mode="after")
@@ -283,9 +285,8 @@ class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
         """The teacher."""
         return "teacher"
 
-    @property
-    def teacher_passes_vary(self) -> bool:
-        """True: a micro-batch may hold no rollout with a context."""
+    def teacher_passes_vary(self, max_tokens_per_micro_batch: int | None) -> bool:
+        """Return True: a micro-batch may hold no rollout with a context."""
         return True
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ class ModelConfig(Table):
     revision: str | None = None
     """A commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The precision of the weights; `auto` is bfloat16 on a GPU that supports it, else float32."""
+    """The precision of weights: `auto` is bfloat16 on a GPU that has it, else float32. float16 cannot be trained."""
     float32_matmul_precision: Literal["highest", "medium", "auto"] = "highest"
     """torch's precision of float32 products: `medium` multiplies in bfloat16; `auto` measures both on the CPU."""
     load_in_4bit: bool = False

@@ -18,7 +18,6 @@ KEYS = {
     "distillation_topk": "algorithm.top_k",
     "eval_dataset": "problems.evaluation, in Python evaluation_problems",
     "eval_strategy": "training.eval_steps",
-    "fp16": "model.dtype",
     "fsdp": "distributed.strategy",
     "generation_batch_size": f"training.rollouts_per_step{_EVERY}",
     "gradient_accumulation_steps": f"training.rollouts_per_step{_EVERY}",
@@ -58,6 +57,7 @@ KEYS = {
 WORDS = {
     "args": "its fields are keys of a recipe: Recipe(lr=1e-5, …)",
     "callbacks": "they are an argument of `stepalign.train`",
+    "fp16": "training has no loss scale: model.dtype = 'bfloat16' or 'float32'",
     "hub_model_id": "`stepalign push` uploads a run",
     "logging_steps": "every step is logged",
     "processing_class": "the tokenizer is the model's own",

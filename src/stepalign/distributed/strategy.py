@@ -196,9 +196,9 @@ def build_strategy(
         )
     if teacher_passes_vary and name == "fsdp2":
         raise StepalignError(
-            "distributed.strategy = 'fsdp2' with algorithm.kind = 'credit-grpo' or 'grpo-distillation': the number of "
-            "the teacher's passes depends on the rollouts, and each pass of a sharded base needs all processes. "
-            "'data_parallel' and 'zero2' train this"
+            "distributed.strategy = 'fsdp2' with algorithm.kind = 'credit-grpo' or 'grpo-distillation', or with "
+            "'distillation' and training.max_tokens_per_micro_batch: the number of the teacher's passes depends on the "
+            "rollouts, and each pass of a sharded base needs all processes. 'data_parallel' and 'zero2' train this"
         )
     strategy: ParallelStrategy = registry.implementation("strategy", name).from_config(settings, world, device)
     return strategy

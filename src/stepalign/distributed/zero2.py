@@ -100,6 +100,8 @@ class ZeRO2(ParallelStrategy):
         """Return an AdamW with the state of all processes."""
         adapter = policy.trainable()
         gathered = torch.optim.AdamW(adapter)
+        if not optimizer.optimizer.state:  # type: ignore[attr-defined]  # before the first update
+            return gathered
         steps = next(iter(optimizer.optimizer.state.values()))["step"]  # type: ignore[attr-defined]
         for parameter in adapter:
             gathered.state[parameter] = {"step": torch.as_tensor(steps).clone()} | {

@@ -41,7 +41,7 @@ from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Problem, TokenIds
 from stepalign.rollouts.generate import open_solver
 from stepalign.trainer.batches import with_room
-from stepalign.trainer.checks import check_recipe
+from stepalign.trainer.checks import check_dtype, check_recipe
 from stepalign.views import View
 
 MIN_PROBLEMS = 4
@@ -64,6 +64,7 @@ def preflight(
         StepalignError: the recipe cannot be run, or `out` holds another recipe's preflight.
     """
     settings, out = with_objects(recipe, **objects), Path(out)
+    check_dtype(settings)
     check_recipe(settings)
     machine.check(settings, "model", "problems", "sampler", "grader", "critic", "teacher")
     if limit is not None:

@@ -39,7 +39,7 @@ from stepalign.rollouts import Completion, Request
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
-from stepalign.trainer.batches import batches, with_room
+from stepalign.trainer.batches import batches, with_room, with_teacher_room
 from stepalign.trainer.checks import check_recipe
 from stepalign.trainer.step_rollouts import make_rollouts
 from stepalign.views import TrainingExample, View
@@ -167,6 +167,7 @@ def _sampled(
 ) -> Probe:
     """Make the rollouts of the first problems of a run's step 1."""
     training = settings.training
+    train = with_teacher_room(train, algorithm)
     batch = next(batches(train, training.rollouts_per_step // training.num_generations, settings.seed))
     batch = batch[: max(_PROBLEMS, -(-limit // training.num_generations))]
     with console.stage("sample", len(batch) * training.num_generations) as advance:

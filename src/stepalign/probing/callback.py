@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from stepalign import contexts
-from stepalign.algorithms.teacher_prompt import limit_to_context
+from stepalign.algorithms.teacher_prompt import limited_teacher
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
@@ -41,10 +41,11 @@ class ProbeCallback(TrainerCallback):
         lacking = [context.name for context in templates if context.needs_critique]
         if lacking and recipe.critic is None and probe.rollouts is None:
             raise StepalignError(f"probe.contexts: {lacking[0]!r} shows a critique, but the recipe has no [critic]")
-        prompt = limit_to_context(recipe.teacher, context_limit(recipe.teacher.model_of(recipe.model)))
-        before, teacher = trainer.solver.prompt.before, trainer.algorithm.teacher_of(trainer.policy)
+        chat, before = trainer.solver.chat, trainer.solver.prompt.before
+        prompt = limited_teacher(recipe, chat, context_limit(recipe.model))
+        teacher = trainer.algorithm.teacher_of(trainer.policy)
         self._group_size = 1 if probe.rollouts else inputs.group_size(templates, recipe)
-        self._scorer = CreditScorer(trainer.policy, trainer.solver.chat, before, templates, teacher, prompt)
+        self._scorer = CreditScorer(trainer.policy, chat, before, templates, teacher, prompt)
         self.on_save(trainer)
 
     def on_save(self, trainer: Trainer) -> None:
@@ -63,11 +64,6 @@ class ProbeCallback(TrainerCallback):
         try:
             with trainer.console.stage("probe", 1, "checkpoints") as advance:
                 credits, given = self._credits(trainer, path.parent)
-                if not self._scorer.teacher.moves:
-                    views = [View.whole(rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts]
-                    scores = score_views(policy, views)
-                    students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
-                    credits = [replace(credit, student=students[credit.rollout_id]) for credit in credits]
                 measures = measure(given.rollouts, given.marks, credits, seed=trainer.recipe.seed)
                 advance(1)
         finally:
@@ -76,7 +72,7 @@ class ProbeCallback(TrainerCallback):
         return measures
 
     def _credits(self, trainer: Trainer, folder: Path) -> tuple[list[Credit], Probe]:
-        """Compute the set's credit, or read that of a teacher which has not changed from the folder."""
+        """Compute the set's credit. Scores of a teacher that has not changed are read from the folder."""
         path, probe = folder / "credits.jsonl", trainer.recipe.probe
         assert probe is not None
         started = path.exists()
@@ -85,7 +81,10 @@ class ProbeCallback(TrainerCallback):
             if not self._scorer.teacher.moves:
                 credits = read_jsonl(path, Credit)
                 check_credits(credits, given.rollouts, path)
-                return credits, given
+                views = [View.whole(rollout.prompt_ids, rollout.completion_ids) for rollout in given.rollouts]
+                scores = score_views(trainer.policy, views)
+                students = {rollout.id: one.log_probs for rollout, one in zip(given.rollouts, scores, strict=True)}
+                return [replace(credit, student=students[credit.rollout_id]) for credit in credits], given
         else:
             num_problems = -(-probe.num_rollouts // self._group_size)
             given = Probe(problems=tuple(trainer.train_problems[:num_problems]), rollouts=())

@@ -24,7 +24,7 @@ from stepalign.probing.folder import Probe, write_inputs
 from stepalign.records import CriticResult, Critique, Mark, PlantedSlip, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
-from stepalign.trace import parse_rollout
+from stepalign.trace import parse_rollout, step_spans
 
 
 def mark_from_slip(slip: PlantedSlip) -> Mark:
@@ -84,14 +84,31 @@ def read(path: Path, problems: Callable[[], Sequence[Problem]] = tuple, *, limit
     rollouts = rollouts[:limit]
     ids, problem_ids = {rollout.id for rollout in rollouts}, {rollout.problem_id for rollout in rollouts}
     slips = [mark_from_slip(slip) for slip in optional("slips.jsonl", PlantedSlip)]
+    marks = optional("marks.jsonl", Mark)
+    _check_marks(path / "slips.jsonl", slips, rollouts)
+    _check_marks(path / "marks.jsonl", marks, rollouts)
     return _with_marks(
         Probe(
             problems=tuple(problem for problem in by_id.values() if problem.id in problem_ids),
             rollouts=tuple(rollouts),
             critic_results=tuple(one for one in optional("critiques.jsonl", CriticResult) if one.rollout_id in ids),
-            marks=(*slips, *optional("marks.jsonl", Mark)),
+            marks=(*slips, *marks),
         )
     )
+
+
+def _check_marks(path: Path, marks: Iterable[Mark], rollouts: Iterable[Rollout]) -> None:
+    """Raise a StepalignError for a mark outside its rollout's steps or text."""
+    by_id = {rollout.id: rollout for rollout in rollouts}
+    for mark in marks:
+        if (rollout := by_id.get(mark.rollout_id)) is None:
+            continue
+        steps, length = len(step_spans(rollout, parse_rollout(rollout))), len(rollout.text)
+        if mark.step > steps:
+            raise StepalignError(f"{path}: rollout {rollout.id}: an error in step {mark.step} of {steps}")
+        if mark.end > length:
+            span = f"the characters [{mark.start}, {mark.end})"
+            raise StepalignError(f"{path}: rollout {rollout.id}: an error in {span} of a text with {length}")
 
 
 def _with_marks(given: Probe) -> Probe:

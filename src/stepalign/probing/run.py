@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from pydantic import NonNegativeInt, PositiveInt
 
 from stepalign import config, models, prompts
-from stepalign.algorithms.teacher_prompt import limit_to_context
+from stepalign.algorithms.teacher_prompt import limited_teacher
 from stepalign.append_log import AppendLog
 from stepalign.arguments import checked
 from stepalign.chat import load_chat
@@ -38,7 +38,6 @@ from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit
 from stepalign.rollouts.generate import solver_on
 from stepalign.teachers import Teacher, build_teacher
-from stepalign.teachers.model import check_tokenizer
 from stepalign.trainer.checkpoints import adapter_folder, load_algorithm_state
 
 
@@ -119,11 +118,8 @@ def probe(
     else:
         given = Probe(problems=tuple(prepare(settings.problems)[0][: limit and -(-limit // group_size)]), rollouts=())
     chat = load_chat(settings.model, prompt.before, date)
-    model = settings.teacher.model_of(settings.model)
-    if model is not settings.model:
-        check_tokenizer(model, chat)
+    limited = limited_teacher(settings, chat, models.context_limit(settings.model))
     policy = Policy(models.load_model(settings.model, adapter, Accelerator().device)).eval()
-    limited = limit_to_context(settings.teacher, models.context_limit(model))
     scorer = CreditScorer(
         policy,
         chat,

@@ -77,7 +77,9 @@ class UnitTestGrader(Grader):
 
     def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
         """Run each rollout's program on its problem's tests. See `Grader.grade`."""
-        if self._owner != os.getpid():  # a forked child has the sandboxes of its parent, and none of its threads
+        if (
+            self._owner != os.getpid()
+        ):  # closed, or a forked child, which has its parent's sandboxes and none of its threads
             self._open()
         programs = [(rollout.problem_id, _program(rollout)) for rollout in rollouts]
         tests = {rollout.problem_id: _tests(problem_of(rollout, problems)) for rollout in rollouts}
@@ -99,6 +101,7 @@ class UnitTestGrader(Grader):
             while not self._sandboxes.empty():
                 self._sandboxes.get().close()
             self._threads.shutdown()
+            self._owner = 0
 
     def _run(self, program: str, tests: UnitTests) -> _Judged:
         task = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from stepalign import config
@@ -109,7 +109,7 @@ class GradientAccumulator(Generic[E]):
         self._compare_with_sampler(hidden.detach(), batch, examples)
         self._add_metrics(metrics)
         if "kl" in metrics:  # the thinking boundary shows there
-            self._add_metrics({"first_token_kl": metrics["kl"][_first_tokens(lengths).to(device)]})
+            self._add_metrics({"first_token_kl": _first_known(metrics["kl"], lengths)})
 
     def _add_metrics(self, metrics: Mapping[str, Float[Tensor, " values"]]) -> None:
         """Add values to their sums, NaN aside: a token that a part of the loss leaves out has none."""
@@ -285,10 +285,9 @@ def learning_rate(optimizer: config.OptimizerConfig, step: int, max_steps: int) 
             return optimizer.lr
 
 
-def _first_tokens(lengths: Sequence[int]) -> Int[Tensor, " rows"]:
-    """Return the place of each view's first loss token among all of theirs."""
-    ends = torch.tensor(lengths).cumsum(0)
-    return ends - torch.tensor(lengths)
+def _first_known(values: Float[Tensor, " tokens"], lengths: list[int]) -> Float[Tensor, " views"]:
+    """Return each view's first value that is not NaN, of those that have one."""
+    return torch.cat([view[~view.isnan()][:1] for view in torch.split(values, lengths)])
 
 
 def _synchronize(device: torch.device) -> None:

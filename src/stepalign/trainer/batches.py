@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from random import Random
+from typing import Any
 
 from stepalign import config
+from stepalign.algorithms.base import Algorithm
 from stepalign.chat import Chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
@@ -48,6 +50,20 @@ def with_room(
             f"in the model's context of {context_limit} tokens"
         )
     return fitting
+
+
+def with_teacher_room(problems: Sequence[Problem], algorithm: Algorithm[Any]) -> list[Problem]:
+    """Return the problems whose teacher prompt leaves room for a completion, where the teacher writes; else all.
+
+    Raises:
+        StepalignError: there are problems, and none leaves room.
+    """
+    if algorithm.rollout_source(1) != "teacher":  # it is every step's, or no step's
+        return list(problems)
+    prompts = algorithm.teacher_prompts(problems)
+    if problems and not prompts:
+        raise StepalignError("problems.train: no problem leaves room for sampling.max_new_tokens in teacher.max_length")
+    return [problem for problem in problems if problem.id in prompts]
 
 
 def batches(problems: Sequence[Problem], size: int, seed: int) -> Iterator[list[Problem]]:

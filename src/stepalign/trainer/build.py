@@ -34,7 +34,7 @@ from stepalign.rewards import Grader
 from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints, checks
 from stepalign.trainer.accumulation import adamw
-from stepalign.trainer.batches import with_room
+from stepalign.trainer.batches import with_room, with_teacher_room
 from stepalign.trainer.canaries import Canaries
 from stepalign.trainer.loop import Trainer
 from stepalign.trainer.run_folder import RunFolder
@@ -87,7 +87,7 @@ def build_trainer(
     )
     train, evaluation, dropped = world.on_main(lambda: data.prepare(problems))
     train, evaluation = _drop_long_problems(recipe, chat, prompt, context_limit, train, evaluation, dropped)
-    algorithm.check_problems(train)
+    train = _drop_unteachable_problems(algorithm, train, dropped)
     last = world.on_main(lambda: checkpoints.latest(recipe.folder / "checkpoints"))
     if isinstance(critic, ServedCritic) and (last is None or last.name < f"step-{recipe.training.max_steps:06d}"):
         world.on_main(critic.check_servers)
@@ -101,7 +101,7 @@ def build_trainer(
         world,
         accelerator.device,
         full=recipe.adapter is None,
-        teacher_passes_vary=recipe.algorithm.teacher_passes_vary,
+        teacher_passes_vary=recipe.algorithm.teacher_passes_vary(recipe.training.max_tokens_per_micro_batch),
     )
     wanted = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
     precision = world.on_main(lambda: set_matmul_precision(wanted, accelerator.device))
@@ -261,6 +261,17 @@ def _drop_long_problems(
     if too_long := len(train) + len(evaluation) - len(fitting) - len(fitting_evaluation):
         dropped["longer than the model's context"] = too_long
     return fitting, fitting_evaluation
+
+
+def _drop_unteachable_problems(
+    algorithm: Algorithm[Any], train: list[Problem], dropped: dict[str, int]
+) -> list[Problem]:
+    """Check that problems have what the algorithm needs; drop and count those too long for a teacher that writes."""
+    algorithm.check_problems(train)
+    fitting = with_teacher_room(train, algorithm)
+    if too_long := len(train) - len(fitting):
+        dropped["longer than the teacher's limit"] = too_long
+    return fitting
 
 
 def _accelerator(recipe: config.Recipe) -> Accelerator:

@@ -49,6 +49,15 @@ def check_recipe(recipe: config.Recipe) -> None:
             check_urls(f"{key}.base_url", table.base_url)
 
 
+def check_dtype(recipe: config.Recipe) -> None:
+    """Refuse to train in float16, where small gradients are 0 without a loss scale, and there is none."""
+    if recipe.model.dtype == "float16":
+        raise StepalignError(
+            "model.dtype = 'float16': training has no loss scale, so that small gradients would be 0; allowed: "
+            "'bfloat16', 'float32' and 'auto'. Sampling, evaluation and probes take float16"
+        )
+
+
 def _check_stages(critic: config.LocateMendCriticConfig) -> None:
     """Load what mender and locators read, and check the locators' URLs."""
     if isinstance(critic.mender, config.SampledMenderConfig):

@@ -300,14 +300,14 @@ class Trainer:
         update_metrics: Mapping[str, float],
     ) -> None:
         """Write a step's metrics to folder, trackers and terminal."""
-        per_step = self.recipe.training.rollouts_per_step / self.recipe.training.num_generations
         counts = step_outcomes(examples.outcomes, rollouts, critiques)
         seconds = {name: round(value, 3) for name, value in self.console.seconds.items() if name != "learn"}
         updates = self.algorithm.num_iterations if examples.examples else 0
         parameters = self.policy.parameters_read, self.algorithm.teacher_parameters(self.policy)
+        full = self.policy.adapter is None
         values: dict[str, Any] = {
             "step": self.step,
-            "epoch": self.step * per_step / len(self.train_problems),
+            "epoch": self.step * len(batch) / len(self.train_problems),
             **(dict(update_metrics) | rollout_metrics(rollouts) | self.algorithm.metrics() | self.weight_sync.metrics),
         }
         out_of_range, new = self.canaries.after_step(values)
@@ -322,7 +322,7 @@ class Trainer:
                 "read": sum(result.prompt_tokens for result in critiques),
                 "written": sum(result.completion_tokens for result in critiques),
             },
-            "cost": step_cost(parameters, len(batch), rollouts, critiques, update_metrics, updates),
+            "cost": step_cost(parameters, len(batch), rollouts, critiques, update_metrics, updates, full=full),
             "seconds": seconds,
         }
         self.run.append_metrics(line)

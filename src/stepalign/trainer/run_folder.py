@@ -271,10 +271,9 @@ class RunFolder:
         """
         for path in (self.folder / "metrics.jsonl", self.folder / "timeline.jsonl"):
             if path.exists():
-                *lines, torn = read_text(path).split("\n")
+                *lines, _ = read_text(path).split("\n")
                 lines = [line for number, line in enumerate(lines, start=1) if _step_of(path, number, line) <= step]
-                if torn or lines:
-                    write_atomically(path, "".join(line + "\n" for line in lines))
+                write_atomically(path, "".join(line + "\n" for line in lines))
 
     def _append(self, name: str, values: Mapping[str, Any]) -> None:
         path = self.folder / name

@@ -1,12 +1,13 @@
 """Metrics of one step: its rollouts, its cost, warnings, and the line on the terminal.
 
-Floating-point operations are counted as 2·N a token read, N the parameters of the model that reads, and as many again
-for a token with gradients (frozen weights need none of their own). Common ids of views in one row are counted with each
-view, so that counts do not depend on the micro-batches; the time that is saved by reading them once shows in `seconds`.
-Left out: the adapter's and attention's own, and those of a separate critic, because the critic's tokens are counted by
-themselves.
+Floating-point operations are counted as 2·N a token read, N the parameters of the model that reads. A token with
+gradients counts twice, and three times where all weights are trained: frozen weights need no gradients of their own.
+Common ids of views in one row are counted with each view, so that counts do not depend on the micro-batches; the time
+that is saved by reading them once shows in `seconds`. Left out: the adapter's and attention's own, and those of a
+separate critic, because the critic's tokens are counted by themselves.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ def step_cost(
     critiques: Sequence[CriticResult],
     update_metrics: Mapping[str, float],
     updates: int,
+    *,
+    full: bool,
 ) -> dict[str, int]:
     """Count one step's cost, seconds aside.
 
@@ -91,11 +94,14 @@ def step_cost(
         rollouts: for them; references are not sampled, so they cost nothing.
         critiques: the critic's results.
         update_metrics: tokens that student, teacher and base read in all updates.
-        updates: of the adapter.
+        updates: of the policy.
+        full: all weights are trained.
     """
     sampled = [rollout for rollout in rollouts if rollout.source != "reference"]
     generated = sum(len(rollout.completion_ids) for rollout in sampled)
-    prompts = sum(len(rollout.prompt_ids) for rollout in sampled)
+    read = Counter[str]()
+    for rollout in sampled:
+        read[rollout.source] += len(rollout.prompt_ids) + len(rollout.completion_ids)
     student, teacher, base = (int(update_metrics.get(name, 0)) for name in READ)
     of_base, of_teacher = parameters
     return {
@@ -105,7 +111,8 @@ def step_cost(
         "teacher_tokens": teacher + base,
         "critic_tokens": sum(result.prompt_tokens + result.completion_tokens for result in critiques),
         "updates": updates,
-        "flops": 2 * of_base * (prompts + generated + base + 2 * student) + 2 * of_teacher * teacher,
+        "flops": 2 * of_base * (read["policy"] + base + (3 if full else 2) * student)
+        + 2 * of_teacher * (read["teacher"] + teacher),
     }
 
 
