@@ -227,7 +227,7 @@ def token_gradient(
     slopes: Float[Tensor, " rows"],
     gradient: Float[Tensor, "rows vocab"],
 ) -> None:
-    """Write slope · d log p_target / d logits to `gradient`, which may be the logits' memory (`lm_head.gradient_room`)."""
+    """Write slope · d log p_target / d logits to `gradient`, which may be `lm_head.gradient_room` of the logits."""
     rows, vocab = logits.shape
     block = min(_BLOCK, triton.next_power_of_2(vocab))
     _token_gradient[(rows,)](
