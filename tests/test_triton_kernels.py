@@ -12,6 +12,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 pytest.importorskip("triton", reason="triton is not installed (it comes with torch's CUDA build)")
 
+from triton.runtime import interpreter
+
 from stepalign import triton_kernels as kernels
 from stepalign.losses import fused
 from stepalign.losses.divergence import divergence
@@ -26,9 +28,26 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_BLOCK", 64)
 
 
+@pytest.fixture
+def _programs_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the interpreter take a kernel's last program first: a GPU takes them in any order."""
+    builder = interpreter.interpreter_builder
+    select = builder.set_grid_idx
+
+    def set_grid_idx(*index: int) -> None:
+        select(*(count - 1 - place for count, place in zip(builder.grid_dim, index, strict=True)))
+
+    monkeypatch.setattr(builder, "set_grid_idx", set_grid_idx)
+
+
 def logits(rows: int, vocab: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (6 * torch.randn(rows, vocab, generator=generator)).to(DEVICE)
+
+
+def room_of(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """View the logits' memory as `lm_head.gradient_room` does on a GPU."""
+    return values.view(dtype)[:, : values.shape[1]]
 
 
 def assert_near(gradient: Tensor, wanted: Tensor, total: Tensor) -> None:
@@ -86,14 +105,28 @@ def test_divergence_and_gradient_are_the_float64_reference_s(
 
 @pytest.mark.parametrize("shared", ["student", "teacher"])
 @pytest.mark.parametrize("beta", [0.0, 0.5])
-def test_the_gradient_may_be_written_over_the_logits(beta: float, shared: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("_programs_backwards")
+def test_the_gradient_may_be_written_over_the_logits(dtype: torch.dtype, beta: float, shared: str) -> None:
     student, teacher = logits(3, 200, 2), logits(3, 200, 3)
     targets = torch.tensor([5, 150, 199], device=DEVICE)
     options: dict[str, Any] = {"beta": beta, "temperatures": (1.0, 1.0), "entry_clip": None}
-    wanted = torch.empty_like(student)
+    wanted = torch.empty_like(student, dtype=dtype)
     out = kernels.divergence(student, teacher, targets, wanted, **options)
-    room = student if shared == "student" else teacher
+    room = room_of(student if shared == "student" else teacher, dtype)
     assert torch.equal(kernels.divergence(student, teacher, targets, room, **options), out)
+    assert torch.equal(room, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("_programs_backwards")
+def test_a_tokens_gradient_may_be_written_over_the_logits(dtype: torch.dtype) -> None:
+    values, targets = logits(3, 333, 7), torch.tensor([5, 150, 332], device=DEVICE)
+    log_sums, slopes = values.logsumexp(-1), torch.tensor([1.0, -2.0, 0.5], device=DEVICE)
+    wanted = torch.empty_like(values, dtype=dtype)
+    kernels.token_gradient(values, targets, log_sums, slopes, wanted)
+    room = room_of(values, dtype)
+    kernels.token_gradient(values, targets, log_sums, slopes, room)
     assert torch.equal(room, wanted)
 
 

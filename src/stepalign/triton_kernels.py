@@ -5,6 +5,9 @@ the logits once for both log-sum-exps, and once more for the divergence and its 
 KL need the sum of the slopes first, hence a third read. Sums are in float32. The losses take these kernels on CUDA
 devices, and torch's form elsewhere.
 
+A gradient may be written over its logits, in half precision over the first half of a row. Programs have no order, so
+one program takes the whole row, in ascending order. Threads have none either, so a barrier stands before each store.
+
     TRITON_INTERPRET=1 pytest tests/test_triton_kernels.py     # on a CPU, in NumPy
 """
 
@@ -94,6 +97,7 @@ def _divergence(  # noqa: PLR0915  (one pass over a row after another)
         teacher_entropy -= tl.sum(p_teacher * log_teacher, 0)
         if DIRECTION == 0 and not CLIPS:
             if WANTS_GRADIENT:
+                tl.debug_barrier()
                 tl.store(gradient_ptr + start + columns, p_student - p_teacher, mask=inside)
         else:
             share, slope = _share(gap, p_student, p_teacher, beta, log_beta, log_rest, clip, DIRECTION, CLIPS)
@@ -111,6 +115,7 @@ def _divergence(  # noqa: PLR0915  (one pass over a row after another)
             p_student = tl.exp(log_student)
             gap = log_teacher - log_student
             share, slope = _share(gap, p_student, tl.exp(log_teacher), beta, log_beta, log_rest, clip, DIRECTION, CLIPS)
+            tl.debug_barrier()
             # log p_i = z_i − log Σ_j exp z_j, so dD/dz = slope − p_student · Σ slope
             tl.store(gradient_ptr + start + columns, slope - p_student * slopes, mask=inside)
 
@@ -193,14 +198,17 @@ def _token_gradient(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < vocab
-    logits = tl.load(logits_ptr + row * stride + columns, mask=inside, other=-float("inf")).to(tl.float32)
-    slope = tl.load(slopes_ptr + row)
-    hit = tl.where(columns == tl.load(targets_ptr + row), 1.0, 0.0)
-    # log p_y = z_y − log Σ_j exp z_j, so d log p_y / dz = onehot_y − p
-    gradient = slope * (hit - tl.exp(logits - tl.load(log_sums_ptr + row)))
-    tl.store(gradient_ptr + row * gradient_stride + columns, gradient, mask=inside)
+    logits_ptr += row * stride
+    gradient_ptr += row * gradient_stride
+    columns = tl.arange(0, BLOCK)
+    target, log_sum, slope = tl.load(targets_ptr + row), tl.load(log_sums_ptr + row), tl.load(slopes_ptr + row)
+    for start in range(0, vocab, BLOCK):
+        inside = start + columns < vocab
+        logits = tl.load(logits_ptr + start + columns, mask=inside, other=-float("inf")).to(tl.float32)
+        hit = tl.where(start + columns == target, 1.0, 0.0)
+        tl.debug_barrier()
+        # log p_y = z_y − log Σ_j exp z_j, so d log p_y / dz = onehot_y − p
+        tl.store(gradient_ptr + start + columns, slope * (hit - tl.exp(logits - log_sum)), mask=inside)
 
 
 def token_scores(logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, " rows"]) -> Float[Tensor, "3 rows"]:
@@ -219,10 +227,10 @@ def token_gradient(
     slopes: Float[Tensor, " rows"],
     gradient: Float[Tensor, "rows vocab"],
 ) -> None:
-    """Write slope · d log p_target / d logits to `gradient`, which may be the logits."""
+    """Write slope · d log p_target / d logits to `gradient`, which may be `lm_head.gradient_room` of the logits."""
     rows, vocab = logits.shape
     block = min(_BLOCK, triton.next_power_of_2(vocab))
-    _token_gradient[(rows, triton.cdiv(vocab, block))](
+    _token_gradient[(rows,)](
         logits, targets, log_sums, slopes, gradient, logits.stride(0), gradient.stride(0), vocab,
         BLOCK=block, num_warps=8,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from stepalign.algorithms.base import StepExamples
 from stepalign.algorithms.grpo import GRPO, PolicyGradientExample
+from stepalign.collate import collate
 from stepalign.config import GRPOConfig, Recipe
 from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
@@ -17,6 +19,7 @@ from stepalign.policy import Policy
 from stepalign.records import Grade, Rollout
 from stepalign.trainer.accumulation import local_passes, update
 from stepalign.views import View
+from test_policy import load
 
 MakeRecipe = Callable[..., Recipe]
 GRPO_KEYS = ("algorithm.kind=grpo", "optimizer.max_grad_norm=1e9", "sampling.temperature=1.2")
@@ -64,6 +67,16 @@ def test_with_a_kl_to_the_base_every_rollout_is_learnt_from(make_recipe: MakeRec
     assert [example.advantage for example in step.examples] == [0, 0]
     assert not step.zero_gradient
     assert step.failures["zero-variance group"] == 2
+
+
+def test_a_fresh_adapter_in_half_precision_has_no_kl(tiny_llama: Path, make_recipe: MakeRecipe) -> None:
+    algorithm = grpo(make_recipe(*GRPO_KEYS, "algorithm.kl_coef=0.1"))
+    policy, given = load(tiny_llama).bfloat16().eval(), examples()
+    batch = collate([example.student for example in given])
+    base = algorithm.reference_forward(policy, given, batch)
+    weights = torch.ones(len(batch.targets))
+    _, measures = algorithm.loss(policy(batch), base, policy.head, given, batch, weights)
+    assert measures["kl_base"].abs().max() == 0
 
 
 def examples() -> list[PolicyGradientExample]:

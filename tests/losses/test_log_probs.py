@@ -27,6 +27,13 @@ def test_log_probabilities_are_those_of_whole_logits_in_double_precision(dtype, 
     torch.testing.assert_close(found.log_probs.double(), expected, rtol=0, atol=tolerance)
 
 
+def test_a_temperature_divides_the_logits():
+    hidden, head, targets = tensors(dtype=torch.bfloat16)
+    found = scores(hidden, head, targets, temperature=1.3)
+    expected = (hidden.double() @ head.double().T / 1.3).log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+    torch.testing.assert_close(found.log_probs.double(), expected, rtol=0, atol=1e-5)
+
+
 def test_the_likeliest_come_first_and_in_the_same_scale():
     hidden, head, targets = tensors()
     found = scores(hidden, head, targets, top=5)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from stepalign.errors import StepalignError
@@ -43,6 +45,13 @@ def test_a_score_is_correct_from_the_threshold_on_and_named_in_the_feedback(
     found = grade(lambda problem, rollout: score, "x", threshold)
     assert (found.correct, found.outcome) == (correct, "correct" if correct else "wrong")
     assert f"score {score}" in found.feedback
+    assert found.score == score
+
+
+def test_a_score_is_the_reward() -> None:
+    grader = FunctionGrader(lambda problem, rollout: len(rollout.text) / 10)
+    graded = grader.grade([rollout("ab"), rollout("abcd")], PROBLEMS)
+    assert [(r.reward, r.correct) for r in graded] == [(0.2, False), (0.4, False)]
 
 
 def test_a_whole_grade_is_taken_as_it_is() -> None:
@@ -62,6 +71,13 @@ def test_faults_name_the_rollout() -> None:
     with pytest.raises(StepalignError, match="rollout r-x: there is no problem 'q'"):
         grader.grade([rollout("x", "q")], PROBLEMS)
     with pytest.raises(StepalignError, match="rollout r-x: the grading function failed: ZeroDivisionError"):
+        grader.grade([rollout("x")], PROBLEMS)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.5, float("nan"), "good", None])
+def test_what_is_no_score_names_the_rollout(score: Any) -> None:
+    grader = FunctionGrader(lambda problem, rollout: score)
+    with pytest.raises(StepalignError, match=r"rollout r-x: the grading function returned .* a score from 0 to 1"):
         grader.grade([rollout("x")], PROBLEMS)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.rewards.math_answers import final_answers, judge
+from stepalign.rewards.math_answers import judge
+from stepalign.trace import StepFormat, parse
 
 PAIRS = Path(__file__).parents[2] / "../shared/data/grading/pairs.jsonl"
 OTHER = "zebra"
@@ -375,7 +376,7 @@ def test_published_pairs_are_judged_right() -> None:
     rows = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
     wrong = []
     for row in rows:
-        answers = [row["answer"]] if "answer" in row else final_answers(row["text"])
+        answers = [row["answer"]] if "answer" in row else StepFormat().final_answers(parse(row["text"]))
         correct = bool(answers) and judge(row["reference"], answers)[0] == "correct"
         if correct != row["want"]:
             wrong.append((row["id"], row["arguable"]))

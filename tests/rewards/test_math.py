@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
 from stepalign.rewards import math
 from stepalign.rewards.math import MAX_CHARACTERS, MAX_MEMORY_BYTES, MathGrader
-from stepalign.rewards.math_answers import final_answers
+from stepalign.trace import final_answers
 
 MODEL_SOLUTIONS = Path(__file__).parents[2] / "../shared/data/gsm8k/model_solutions.jsonl"
 
@@ -150,7 +151,15 @@ def test_a_reference_that_cannot_be_parsed_is_compared_as_text(grader):
     ],
 )
 def test_the_answer_is_the_last_box_of_the_final_section_or_the_only_one(text, answers):
-    assert final_answers(text) == answers
+    assert final_answers(rollout("r", "5", text)) == answers
+
+
+def test_a_rollouts_own_format_says_what_its_answer_is(grader):
+    """Paragraphs need no box; steps do."""
+    answer = replace(rollout("r", "5", "Three and two make\n\n5"), trace_format="paragraphs")
+    rollouts = [answer, replace(answer, trace_format="steps"), replace(answer, text=r"\boxed{4} or \boxed{5}")]
+    graded = grader.grade(rollouts, {"5": problem("5")})
+    assert [r.grade.outcome for r in graded] == ["correct", "missing", "correct"]
 
 
 def test_each_way_to_answer_has_its_outcome(grader):

@@ -239,6 +239,23 @@ def test_tokens_are_drawn_from_the_models_distribution(
     assert (shares - wanted).abs().max() < 0.05
 
 
+def test_logits_of_a_half_precision_model_are_not_rounded(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the trainer's: another rounding would be another policy."""
+    model, seen = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16), []
+
+    def watched(logits: Tensor, *arguments: Any) -> Tensor:
+        seen.append(logits)
+        return sample_tokens(logits, *arguments)
+
+    monkeypatch.setattr(transformers_sampler, "sample_tokens", watched)
+    (request,) = requests((12,))
+    sample(model, [request], SamplingConfig(max_new_tokens=1))
+    with torch.no_grad():
+        hidden = model.get_decoder()(input_ids=torch.tensor([request.prompt_ids])).last_hidden_state[:, -1]
+    wanted = hidden.double() @ model.get_output_embeddings().weight.double().T
+    torch.testing.assert_close(seen[0].double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_a_sampled_eos_is_kept_and_a_capped_row_has_none(llama: Any) -> None:
     asked, new_tokens = requests(), 24
     eos_ids = staggered_eos(llama, asked, new_tokens)

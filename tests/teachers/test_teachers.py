@@ -94,6 +94,19 @@ def test_the_trust_region_is_the_mean_of_both_models_log_probabilities(alpha: fl
     assert (base - live).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("alpha", [0.001, 0.05])
+def test_half_precision_does_not_round_a_small_trust_region_away(alpha: float, policy: Policy) -> None:
+    trained(policy).bfloat16()
+
+    def logits(kind: str, **keys: float) -> torch.Tensor:
+        teacher = build(kind, policy, **keys)
+        return teacher.forward(batch()).to(teacher.head.dtype).double() @ teacher.head.double().T
+
+    base, effect = logits("base"), logits("live") - logits("base")
+    found = (logits("trust-region", alpha=alpha) - base) / alpha
+    assert (found - effect).abs().max() < 0.01 * effect.abs().max()
+
+
 @pytest.mark.parametrize(
     "kind",
     [

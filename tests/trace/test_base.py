@@ -5,7 +5,7 @@ import random
 import pytest
 
 from stepalign.records import Rollout
-from stepalign.trace import boxed, token_span
+from stepalign.trace import boxed, parse_rollout, step_spans, token_span
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,13 @@ def test_spans_agree_with_their_definition():
                     i for i in range(len(starts)) if (ends[i] > start and starts[i] < end) or start <= starts[i] < end
                 ]
                 assert token_span(sample, start, end) == (overlapping[0], overlapping[-1] + 1)
+
+
+def test_a_step_behind_the_final_answer_ends_with_the_text():
+    text = "### Step 1: a\nx\n### Final Answer\n\\boxed{5}\n### Step 2: b\ny"
+    sample = rollout(*text, "")
+    second, answer = text.index("### Step 2"), text.index("### Final")
+    assert step_spans(sample, parse_rollout(sample)) == ((0, answer), (second, len(text) + 1), (answer, second))
 
 
 @pytest.mark.parametrize("span", [(-1, 1), (2, 1), (0, 7)])

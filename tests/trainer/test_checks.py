@@ -20,9 +20,8 @@ from stepalign.data import load
 from stepalign.errors import StepalignError
 from stepalign.launch import train
 from stepalign.records import Verdict
-from stepalign.rewards import final_answers
 from stepalign.rewards.math import MathGrader
-from stepalign.trace import parse
+from stepalign.trace import final_answers, parse
 from stepalign.trainer import checks
 from stepalign.trainer.failure_limit import FailureLimit
 
@@ -173,14 +172,14 @@ def test_any_problem_makes_an_attempt_that_is_right() -> None:
     problems = [sample.PROBLEM, *load(config.SumsConfig(count=3)).problems]
     for problem, rollout in checks.trial_attempts(problems):
         assert parse(rollout.text).formatted
-        assert final_answers(rollout.text) == (problem.answer,)
+        assert final_answers(rollout) == (problem.answer,)
 
 
 def test_a_cut_attempt_lacks_its_end() -> None:
     ((problem, rollout),) = checks.trial_attempts([sample.PROBLEM], cut=True)
     assert (rollout.correct, rollout.finish) == (False, "length")
     assert rollout.text
-    assert final_answers(rollout.text) == ()
+    assert final_answers(rollout) == ()
     assert checks.trial_attempts([problem])[0][1].text.startswith(rollout.text)
 
 

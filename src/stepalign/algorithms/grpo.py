@@ -103,8 +103,7 @@ class GRPO(Algorithm[PolicyGradientExample]):
         if not self.algorithm.kl_coef:
             return None
         base = BaseTeacher(policy)
-        # Logits over a temperature are those of hidden states over it.
-        return scores(base.forward(batch) / self.temperature, base.head, batch.targets).log_probs
+        return scores(base.forward(batch), base.head, batch.targets, temperature=self.temperature).log_probs
 
     def loss(
         self,

@@ -4,8 +4,8 @@ The difference of teacher and student is the credit of Eq. 4 (arXiv 2606.11173):
 
     A_t = log p(ŷ_t | x, c, y_<t) − log p(ŷ_t | x, y_<t)
 
-The temperature is 1, also where rollouts were sampled at another. Logits exist for a chunk of tokens at a time, so
-memory does not grow with the number of tokens. Left out: gradients, because credit has none.
+Credit is at temperature 1, also where rollouts were sampled at another. Logits exist for a chunk of tokens at a time,
+so memory does not grow with the number of tokens. Left out: gradients, because credit has none.
 
     python bench/probe.py
 """
@@ -36,14 +36,16 @@ def scores(
     targets: Int[Tensor, " tokens"],
     *,
     top: int = 0,
+    temperature: float = 1.0,
 ) -> Scores:
-    """Compute log-probabilities at temperature 1.
+    """Compute log-probabilities of tokens.
 
     Args:
         hidden: final hidden states (after the last norm) at the positions that predict the tokens.
         head: the output embedding. Hidden states are cast to its dtype; the softmax is in float32.
         targets: the tokens themselves.
         top: the number of likeliest entries to return beside them.
+        temperature: divides the logits. A half-precision hidden state that it divided would be rounded.
     """
     tokens, vocab, device, dtype = len(targets), len(head), head.device, logit_dtype(head)
     chunk = max(1, chunk_tokens(tokens, vocab, device))
@@ -57,6 +59,8 @@ def scores(
         for first in range(0, tokens, chunk):
             part = hidden[first : first + chunk].to(head.dtype)
             project(part, head, logits[: len(part)])
+            if temperature != 1:
+                logits[: len(part)].div_(temperature)
             for start in range(0, len(part), rows):
                 tile = logits[start : min(start + rows, len(part))]
                 at = slice(first + start, first + start + len(tile))

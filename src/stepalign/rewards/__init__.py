@@ -10,12 +10,12 @@ limit of a function, because it can have one inside.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import isnan, nan
+from math import nan
 from typing import Protocol, Self, runtime_checkable
 
 from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
-from stepalign.rewards.math_answers import final_answers
+from stepalign.trace import final_answers
 
 GradingFunction = Callable[[Problem, Rollout], bool | float | Grade]
 
@@ -30,8 +30,9 @@ class Grader(Protocol):
     def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
         """Return the rollouts, in their order, each with its `Grade`.
 
-        `Grade.correct` is the reward. `Grade.feedback` says in words what was extracted and what is wrong with
-        it, without the reference answer, so that a teacher may read it. An old grade is replaced.
+        `Grade.score` is the reward, and `Grade.correct` where there is no score. `Grade.feedback` says in words what
+        was extracted and what is wrong with it, without the reference answer, so that a teacher may read it. An old
+        grade is replaced.
 
         Raises:
             StepalignError: naming the rollout whose problem is not in `problems`, by id.
@@ -67,8 +68,9 @@ class FunctionGrader(Grader):
         threshold: float = 0.5,
         equal: Callable[[str, str], bool] = lambda reference, answer: reference.strip() == answer.strip(),
     ) -> None:
-        """Wrap a function that returns true or false, a score (correct from `threshold` on), or a whole `Grade`.
+        """Wrap a function that returns true or false, a score from 0 to 1, or a whole `Grade`.
 
+        A score is the reward, and correct from `threshold` on.
         `equal` compares a reference with an answer, for `same`.
         """
         self._function, self._threshold, self._equal = function, threshold, equal
@@ -96,16 +98,17 @@ class FunctionGrader(Grader):
             number = float(score)
         except (TypeError, ValueError):
             number = nan
-        if isnan(number):
+        if not 0 <= number <= 1:
             raise StepalignError(
-                f"rollout {rollout.id}: the grading function returned {score!r:.80}; true or false, a number or a "
-                "Grade is wanted"
+                f"rollout {rollout.id}: the grading function returned {score!r:.80}; true or false, a score from 0 "
+                "to 1 or a Grade is wanted"
             )
         correct = number >= self._threshold
         points = "" if isinstance(score, bool) else f" (score {number:g})"
         return Grade(
             correct=correct,
             outcome="correct" if correct else "wrong",
-            final_answer=(final_answers(rollout.text, rollout.response_start) or ("",))[-1],
+            final_answer=(final_answers(rollout) or ("",))[-1],
             feedback=f"The solution is {'correct' if correct else 'wrong'}{points}.",
+            score=None if isinstance(score, bool) else number,
         )

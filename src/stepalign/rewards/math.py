@@ -30,7 +30,8 @@ from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
 from stepalign.rewards import Grader, problem_of
-from stepalign.rewards.math_answers import Outcome, final_answers, judge
+from stepalign.rewards.math_answers import Outcome, judge
+from stepalign.trace import final_answers
 
 MAX_CHARACTERS = 2_000
 """Longer answers and references are refused unparsed: outcome `error`."""
@@ -87,10 +88,7 @@ class MathGrader(Grader):
         All correct answers to a problem have one canonical form, the reference's text; a wrong answer has its own.
         Without a comparison (`missing`, `ambiguous`, `timeout`, `error`) it is empty.
         """
-        tasks = [
-            (problem_of(rollout, problems).answer, final_answers(rollout.text, rollout.response_start))
-            for rollout in rollouts
-        ]
+        tasks = [(problem_of(rollout, problems).answer, final_answers(rollout)) for rollout in rollouts]
         graded = []
         for rollout, (_, answers), (outcome, canonical) in zip(rollouts, tasks, self._replies(tasks), strict=True):
             feedback, correct = _feedback(outcome, answers), outcome == "correct"

@@ -1,8 +1,7 @@
-"""Mathematical answers: extraction from a response, equality, and a canonical form. One call, one process.
+"""Mathematical answers: equality, and a canonical form. One call, one process.
 
-The answer is the last `\\boxed{…}` of a response, if it stands in the format's final section (`trace`). Elsewhere
-a boxed answer counts only if it is the only one, or equal to all others; two different ones are `ambiguous`, which
-is wrong. Plain text is no answer, and neither is a box inside a thought that never ends.
+A rollout's format extracts its answers (`trace.final_answers`). Several that are not equal are `ambiguous`, which is
+wrong.
 
 Equal strings are equal before anything is evaluated. Other answers are read as typed values (`values`), with sympy
 beneath, which can hang or fill the memory on a few characters: `rewards.math` calls `judge` in processes that it can
@@ -14,18 +13,8 @@ from typing import Literal
 
 from stepalign.rewards import notation, values
 from stepalign.rewards.reading import read
-from stepalign.trace import StepFormat
 
 Outcome = Literal["correct", "wrong", "missing", "ambiguous", "timeout", "error"]
-
-
-def final_answers(text: str, response_start: int | None = None) -> tuple[str, ...]:
-    """Extract a response's answers: none, one, or several that count only if all are equal.
-
-    `response_start` is the character after the thought (`Rollout.response_start`).
-    """
-    steps = StepFormat()
-    return steps.final_answers(steps.parse(text, response_start))
 
 
 def judge(reference: str, answers: Sequence[str]) -> tuple[Outcome, str]:

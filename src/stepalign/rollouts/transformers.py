@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache
 
 from stepalign import config
 from stepalign.errors import StepalignError
+from stepalign.losses.lm_head import logit_dtype, project
 from stepalign.policy import logit_scale
 from stepalign.records import FinishReason, TokenIds
 from stepalign.rollouts import Completion, Request
@@ -92,8 +93,8 @@ class _Batch:
     def __init__(
         self, model: PreTrainedModel, eos_ids: frozenset[int], size: int, sampling: config.SamplingConfig
     ) -> None:
-        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
-        self.device, self.logit_scale = self.head.weight.device, logit_scale(model)
+        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings().weight
+        self.device, self.logit_scale = self.head.device, logit_scale(model)
         self.eos_ids, self.size, self.sampling = eos_ids, size, sampling
         self.rows: list[_Row] = []
         self.starts: list[int] = []  # the column where each row's prompt begins
@@ -200,8 +201,9 @@ class _Batch:
         return self._logits(output.last_hidden_state[:, -1])
 
     def _logits(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        logits: Tensor = self.head(hidden)
-        return logits.float() * self.logit_scale
+        logits = torch.empty((len(hidden), len(self.head)), dtype=logit_dtype(self.head), device=self.device)
+        project(hidden, self.head, logits)
+        return logits if self.logit_scale == 1 else logits.mul_(self.logit_scale)
 
     def _sample(self, logits: Float[Tensor, "some vocab"], first: int) -> Iterator[Completion]:
         """Sample a token for the rows from `first` on; rows that end leave."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from stepalign import config
 from stepalign.collate import Batch
 from stepalign.errors import StepalignError
+from stepalign.losses.lm_head import logit_dtype
 from stepalign.policy import Policy
 
 
@@ -114,22 +115,25 @@ class TrustRegionTeacher(PolicyTeacher):
     """The distribution q ∝ exp((1 − α) log q_base + α log q_student).
 
     Logits are linear in the hidden states. So the mean of the logits, which q is the softmax of, is the mean of the
-    hidden states under one frozen head, and no second set of logits is needed. Two heads are laid side by side, and the
-    hidden states too: their product is the sum of both.
+    hidden states under one frozen head, and no second set of logits is needed. Half precision would round the mean, and
+    a small α away. There, and where both models have heads of their own, two heads are laid side by side, and hidden
+    states too: their product is the sum of both.
     """
 
     _both_heads: Float[Tensor, "vocab both"] | None = None
-    """Both heads side by side, until an update changes the policy's."""
+    """Two heads side by side, until an update changes the policy's."""
 
     def __init__(self, settings: config.TrustRegionTeacherConfig, *, policy: Policy) -> None:
         super().__init__(policy)
         policy.keep_base()
         self.alpha = settings.alpha
+        head = policy.head
+        self._has_one_head = policy.adapter is not None and head.dtype == logit_dtype(head)
 
     @property
     def head(self) -> Float[Tensor, "vocab hidden"]:
-        """The one output projection, or both side by side."""
-        if self._policy.adapter:
+        """The one output projection, or two side by side."""
+        if self._has_one_head:
             return self._policy.head
         if self._both_heads is None:
             self._both_heads = torch.cat((self._policy.base_head, self._policy.head.detach()), 1)
@@ -145,8 +149,10 @@ class TrustRegionTeacher(PolicyTeacher):
         self._both_heads = None
 
     def forward(self, batch: Batch) -> Float[Tensor, "tokens hidden"]:
-        """Return the mean of both models' hidden states."""
+        """Return the mean of both models' hidden states, or its two terms side by side."""
         base, student = self._policy.forward_base(batch), self._policy.forward_with({}, batch)
-        if self._policy.adapter:
-            return torch.lerp(base.float(), student.float(), self.alpha)
+        if self._has_one_head:
+            return torch.lerp(base, student, self.alpha)
+        if self._policy.adapter:  # the same head twice
+            return torch.cat((base, self.alpha * (student - base)), 1)
         return torch.cat(((1 - self.alpha) * base, self.alpha * student), 1)

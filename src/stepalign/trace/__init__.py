@@ -6,7 +6,7 @@ format, numbered steps under headings.
 
 from stepalign.trace.base import Section, Trace, TraceFormat, boxed, step_spans, token_span
 from stepalign.trace.code import CodeFormat
-from stepalign.trace.formats import FORMATS, parse_rollout, trace_format
+from stepalign.trace.formats import FORMATS, final_answers, parse_rollout, trace_format
 from stepalign.trace.paragraphs import ParagraphFormat
 from stepalign.trace.steps import StepFormat, parse, write_steps
 from stepalign.trace.thoughts import response_start
@@ -20,6 +20,7 @@ __all__ = [
     "Trace",
     "TraceFormat",
     "boxed",
+    "final_answers",
     "parse",
     "parse_rollout",
     "response_start",

@@ -123,7 +123,8 @@ def token_span(rollout: Rollout, start: int, end: int) -> tuple[int, int]:
 def step_spans(rollout: Rollout, trace: Trace) -> tuple[tuple[int, int], ...]:
     """Return the token ranges of a rollout's steps and final answer, as critiques count them.
 
-    Tokens between two belong to the first. A token across a boundary belongs to the step that begins in it. Text
+    They are in the order of critiques, which count the final answer last, wherever it stands. Tokens between two belong
+    to the first in the text. A token across a boundary belongs to the step that begins in it. Text
     around a program belongs to no step.
     """
     sections = trace.steps if trace.answer_section is None else (*trace.steps, trace.answer_section)
@@ -131,7 +132,9 @@ def step_spans(rollout: Rollout, trace: Trace) -> tuple[tuple[int, int], ...]:
     last = trace.sections[-1] if trace.sections else None
     is_prose = last is not None and last.kind == "prose"
     end = token_span(rollout, last.start, last.end)[0] if last and is_prose else len(rollout.completion_ids)
-    return tuple(zip(starts, [*starts[1:], end], strict=False))
+    by_place = sorted(range(len(sections)), key=lambda index: sections[index].start)
+    stops = dict(zip(by_place, [*(starts[index] for index in by_place[1:]), end], strict=False))
+    return tuple((start, stops[index]) for index, start in enumerate(starts))
 
 
 def boxed(text: str) -> tuple[str, ...]:

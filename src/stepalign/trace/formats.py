@@ -24,3 +24,8 @@ def trace_format(name: str) -> TraceFormat:
 def parse_rollout(rollout: Rollout) -> Trace:
     """Read a rollout's sections in its own format."""
     return trace_format(rollout.trace_format).parse(rollout.text, rollout.response_start)
+
+
+def final_answers(rollout: Rollout) -> tuple[str, ...]:
+    """Extract a rollout's answers in its own format: none, one, or several that count only if all are equal."""
+    return trace_format(rollout.trace_format).final_answers(parse_rollout(rollout))
