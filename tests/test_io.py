@@ -216,3 +216,11 @@ def test_what_killed_writers_left_is_removed_and_a_live_one_s_file_is_not(tmp_pa
     (tmp_path / "checkpoints" / ".step-000003.tmp" / "inner").mkdir(parents=True)
     claim(tmp_path / "settings.json", {"a": 1}, started=False, refusal="")
     assert sorted(path.name for path in tmp_path.rglob("*.tmp")) == sorted([f".c.{os.getppid()}.tmp", "d.tmp"])
+
+
+def test_settings_beside_a_file_leave_other_programs_files_alone(tmp_path: Path) -> None:
+    others = tmp_path / "work" / ".download.tmp"
+    others.parent.mkdir()
+    others.write_text("half")
+    claim(tmp_path / "values-settings.json", {"a": 1}, started=False, refusal="")
+    assert others.exists()

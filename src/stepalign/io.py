@@ -233,7 +233,8 @@ def claim(
         ]
         if different:
             raise StepalignError(f"{path.parent}: {refusal}; what differs:\n  " + "\n  ".join(different))
-    remove_leftovers(path.parent)
+    is_beside_a_file = path.name.endswith("-settings.json")  # then the folder is the user's, with other programs' files
+    remove_leftovers(path.parent, f".{path.name}.*.tmp" if is_beside_a_file else ".*.tmp")
     write_atomically(path, text)
 
 

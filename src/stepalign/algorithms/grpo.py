@@ -77,9 +77,11 @@ class GRPO(Algorithm[PolicyGradientExample]):
             groups[rollout.problem_id].append(rollout)
         for group in groups.values():
             rewards = torch.tensor([[rollout.reward for rollout in group]])
+            given = advantages(rewards)[0].tolist()
             if len(set(rewards[0].tolist())) == 1:
                 step.failures["zero-variance group"] += len(group)
-            for rollout, advantage in zip(group, advantages(rewards)[0].tolist(), strict=True):
+                given = [0.0] * len(group)  # the rounded mean of equal rewards may differ from them
+            for rollout, advantage in zip(group, given, strict=True):
                 view = View.whole(rollout.prompt_ids, rollout.completion_ids)
                 if advantage == 0 and not self.algorithm.kl_coef:
                     step.outcomes["dropped"] += 1
