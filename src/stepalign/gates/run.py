@@ -38,7 +38,7 @@ from stepalign.probing import inputs
 from stepalign.probing.folder import Probe
 from stepalign.probing.run import probe
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.records import CriticResult, Problem, TokenIds
+from stepalign.records import Problem, TokenIds
 from stepalign.rollouts.generate import open_solver
 from stepalign.trainer.batches import with_room
 from stepalign.trainer.checks import check_dtype, check_recipe
@@ -133,7 +133,7 @@ def _sample(
         )
         critic = settings.critic if algorithm.needs_critique else None
         own = settings.model_copy(update={"critic": critic})
-        num_known = len(complete.critic_results) or len(list(AppendLog(given / "asked.jsonl", CriticResult).read()))
+        num_known = len(complete.critic_results) or _num_lines(given / "asked.jsonl")
         begin = time.perf_counter()
         complete = inputs.prepare(complete, own, solver, console, given)
         if asked := len(complete.critic_results) - num_known:
@@ -159,6 +159,10 @@ def _sample(
         step=step,
         seconds=list(log.read()),
     )
+
+
+def _num_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def _teacher_prompts(step: StepExamples[Any]) -> dict[str, TokenIds]:
