@@ -152,7 +152,8 @@ class TrustRegionTeacher(PolicyTeacher):
         """Return the mean of both models' hidden states, or its two terms side by side."""
         base, student = self._policy.forward_base(batch), self._policy.forward_with({}, batch)
         if self._has_one_head:
-            return torch.lerp(base, student, self.alpha)
+            dtype = self._policy.head.dtype
+            return torch.lerp(base.to(dtype), student.to(dtype), self.alpha)
         if self._policy.adapter:  # the same head twice
             return torch.cat((base, self.alpha * (student - base)), 1)
         return torch.cat(((1 - self.alpha) * base, self.alpha * student), 1)
