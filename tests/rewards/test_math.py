@@ -157,9 +157,10 @@ def test_the_answer_is_the_last_box_of_the_final_section_or_the_only_one(text, a
 def test_a_rollouts_own_format_says_what_its_answer_is(grader):
     """Paragraphs need no box; steps do."""
     answer = replace(rollout("r", "5", "Three and two make\n\n5"), trace_format="paragraphs")
-    rollouts = [answer, replace(answer, trace_format="steps"), replace(answer, text=r"\boxed{4} or \boxed{5}")]
-    graded = grader.grade(rollouts, {"5": problem("5")})
-    assert [r.grade.outcome for r in graded] == ["correct", "missing", "correct"]
+    boxes = replace(answer, text=r"\boxed{4} or \boxed{5}")
+    cut = [replace(one, finish="length") for one in (answer, boxes)]
+    graded = grader.grade([answer, replace(answer, trace_format="steps"), boxes, *cut], {"5": problem("5")})
+    assert [r.grade.outcome for r in graded] == ["correct", "missing", "correct", "missing", "correct"]
 
 
 def test_each_way_to_answer_has_its_outcome(grader):

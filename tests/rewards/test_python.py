@@ -55,7 +55,7 @@ def test_functions_classes_and_objects_grade(function: Any, correct: bool) -> No
     [
         (lambda problem: True, "a function of problem and rollout is wanted: too many positional"),
         (WithoutSame(), "a grader without same, close, __enter__, __exit__: derive it from stepalign.Grader"),
-        (lambda problem, rollout: None, "rollout sample: the grading function returned None; true or false, a number"),
+        (lambda problem, rollout: None, "rollout sample: the grading function returned None; true or false, a score"),
         (lambda problem, rollout: float("nan"), "returned nan; true or false"),
         (lambda problem, rollout: "yes", "returned 'yes'; true or false"),
     ],
