@@ -1,6 +1,7 @@
 """Failures of servers, and the client's answer to each."""
 
 import asyncio
+import gc
 import json
 import shutil
 import ssl
@@ -428,6 +429,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(
     assert "sk-line" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of this server's own last connection, on a busy machine
 def test_a_handshake_that_breaks_off_may_pass_and_plain_http_behind_https_may_not() -> None:
     async def run(answer: bytes) -> None:
         closing = []
@@ -450,6 +452,7 @@ def test_a_handshake_that_breaks_off_may_pass_and_plain_http_behind_https_may_no
         asyncio.run(run(b""))
     with pytest.raises(StepalignError, match="cannot be used"):
         asyncio.run(run(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    gc.collect()
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
