@@ -77,9 +77,8 @@ class UnitTestGrader(Grader):
 
     def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
         """Run each rollout's program on its problem's tests. See `Grader.grade`."""
-        if (
-            self._owner != os.getpid()
-        ):  # closed, or a forked child, which has its parent's sandboxes and none of its threads
+        # Closed, or a forked child, which has the sandboxes of its parent and none of its threads.
+        if self._owner != os.getpid():
             self._open()
         programs = [(rollout.problem_id, _program(rollout)) for rollout in rollouts]
         tests = {rollout.problem_id: _tests(problem_of(rollout, problems)) for rollout in rollouts}

@@ -95,8 +95,11 @@ class TraceFormat(Protocol):
         families show it.
         """
 
-    def final_answers(self, trace: Trace) -> tuple[str, ...]:
-        """Return the response's answer: none, one, or several that must all be equal to count."""
+    def final_answers(self, trace: Trace, *, is_cut: bool = False) -> tuple[str, ...]:
+        """Return the response's answer: none, one, or several that must all be equal to count.
+
+        `is_cut`: it ran out of tokens, so that its last line is no answer.
+        """
 
     def write(self, solution: str, answer: str) -> str | None:
         """Write a reference solution as a response; None where its text breaks the format."""

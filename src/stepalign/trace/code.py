@@ -57,7 +57,7 @@ class CodeFormat:
         """Read a response's program and the prose around it."""
         return _parse(text, response_start)
 
-    def final_answers(self, trace: Trace) -> tuple[str, ...]:
+    def final_answers(self, trace: Trace, *, is_cut: bool = False) -> tuple[str, ...]:
         """Return the program, without the indentation of its fence; line numbers stay."""
         program = program_of(trace)
         return (program,) if program.strip() else ()

@@ -2,7 +2,7 @@
 
 from stepalign.errors import StepalignError
 from stepalign.records import Rollout
-from stepalign.trace.base import Trace, TraceFormat, boxed
+from stepalign.trace.base import Trace, TraceFormat
 from stepalign.trace.code import CodeFormat
 from stepalign.trace.paragraphs import ParagraphFormat
 from stepalign.trace.steps import StepFormat
@@ -27,11 +27,6 @@ def parse_rollout(rollout: Rollout) -> Trace:
 
 
 def final_answers(rollout: Rollout) -> tuple[str, ...]:
-    """Extract a rollout's answers in its own format: none, one, or several that count only if all are equal.
-
-    The last line of a response that was cut off is no answer, but a box in it is.
-    """
-    answers = trace_format(rollout.trace_format).final_answers(parse_rollout(rollout))
-    if rollout.finish == "length" and rollout.trace_format == "paragraphs":
-        return tuple(answer for answer in answers if answer in boxed(rollout.text))
-    return answers
+    """Extract a rollout's answers in its own format: none, one, or several that count only if all are equal."""
+    form = trace_format(rollout.trace_format)
+    return form.final_answers(parse_rollout(rollout), is_cut=rollout.finish == "length")

@@ -32,12 +32,12 @@ class ParagraphFormat:
         faults = (() if spans else (NO_TEXT,)) + (() if has_box else (NO_BOX,))
         return Trace(text, tuple(sections), faults, begin, "paragraphs")
 
-    def final_answers(self, trace: Trace) -> tuple[str, ...]:
-        """Return the last box of the response, or else its last line."""
+    def final_answers(self, trace: Trace, *, is_cut: bool = False) -> tuple[str, ...]:
+        """Return the last box of the response, or else its last line, if it is not cut off."""
         end = answer_end(trace.text, trace.response_start)
         response = trace.text[trace.response_start : end]
-        last_line = nonempty(tuple(response.splitlines()))[-1:] if end == len(trace.text) else ()
-        return nonempty(boxed(response))[-1:] or last_line
+        has_end = end == len(trace.text) and not is_cut
+        return nonempty(boxed(response))[-1:] or (nonempty(tuple(response.splitlines()))[-1:] if has_end else ())
 
     def write(self, solution: str, answer: str) -> str | None:
         """Write a solution as it is. Without a box at its end the answer follows in one."""

@@ -44,7 +44,7 @@ class StepFormat:
         """Read a response's sections."""
         return parse(text, response_start)
 
-    def final_answers(self, trace: Trace) -> tuple[str, ...]:
+    def final_answers(self, trace: Trace, *, is_cut: bool = False) -> tuple[str, ...]:
         """Return the last box of the final section, or else all different boxes after the thought."""
         text = trace.text[: answer_end(trace.text, trace.response_start)]
         if (final := trace.answer_section) is not None:

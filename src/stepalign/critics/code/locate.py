@@ -13,7 +13,7 @@ from stepalign.critics.code import units as u
 from stepalign.critics.code.mend import renamed
 from stepalign.records import Grade, Problem, Rollout
 from stepalign.rewards import Grader
-from stepalign.trace import trace_format
+from stepalign.trace import final_answers, trace_format
 from stepalign.unit_tests import UnitTestResult, UnitTests
 
 _MARK = "stepalign-trace:"
@@ -68,8 +68,7 @@ def first_failure(grade: Grade) -> UnitTestResult | None:
 
 def wrong_line(problem: Problem, rollout: Rollout, grader: Grader) -> int:
     """Return the line of a program at which it goes wrong, counted from 1."""
-    form = trace_format(rollout.trace_format)
-    program = "".join(form.final_answers(form.parse(rollout.text, rollout.response_start)))
+    program = "".join(final_answers(rollout))
     failure = first_failure(rollout.grade) if rollout.grade else None
     if failure is not None and failure.lines:
         return failure.lines[-1]
