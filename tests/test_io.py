@@ -222,5 +222,5 @@ def test_settings_beside_a_file_leave_other_programs_files_alone(tmp_path: Path)
     others = tmp_path / "work" / ".download.tmp"
     others.parent.mkdir()
     others.write_text("half")
-    claim(tmp_path / "values-settings.json", {"a": 1}, started=False, refusal="")
+    claim(tmp_path / "values-settings.json", {"a": 1}, started=False, refusal="", owns_folder=False)
     assert others.exists()

@@ -200,6 +200,7 @@ def claim(
     refusal: str,
     free: Sequence[str] = (),
     optional: Sequence[str] = (),
+    owns_folder: bool = True,
 ) -> None:
     """Write a folder's settings file, or refuse values that differ from those it was started with.
 
@@ -210,6 +211,7 @@ def claim(
         refusal: what is wrong and what to do, for the message.
         free: keys that may change, such as `training.max_steps`, or tables, such as `tracking`.
         optional: tables whose entries may be added or removed, but not changed.
+        owns_folder: what killed writers left anywhere in the folder is removed. False where it has other files.
 
     Raises:
         StepalignError: naming each setting that differs; or the file is missing or unreadable beside results.
@@ -233,8 +235,7 @@ def claim(
         ]
         if different:
             raise StepalignError(f"{path.parent}: {refusal}; what differs:\n  " + "\n  ".join(different))
-    is_beside_a_file = path.name.endswith("-settings.json")  # then the folder is the user's, with other programs' files
-    remove_leftovers(path.parent, f".{path.name}.*.tmp" if is_beside_a_file else ".*.tmp")
+    remove_leftovers(path.parent, ".*.tmp" if owns_folder else f".{path.name}.*.tmp")
     write_atomically(path, text)
 
 

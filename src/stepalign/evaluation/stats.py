@@ -108,7 +108,8 @@ def paired_bootstrap(
     """Estimate by how much the second mean exceeds the first, metric by metric.
 
     Both sides see the same resampled problems, so that the problems' difficulty does not widen the interval. Each
-    side's seeds are resampled by themselves; with `same_seeds`, of one run before and after, together.
+    side's seeds are resampled by themselves. With `same_seeds` the sides are the same runs at two steps, and a seed is
+    resampled with both of its values.
     """
     num_problems = first.shape[1]
     counts = resample(num_problems, resamples=resamples, seed=derive_seed(seed, "bootstrap"))

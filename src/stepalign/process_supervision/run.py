@@ -70,6 +70,7 @@ def step_values(
         },
         started=out.exists(),
         refusal="its values were sampled otherwise (choose another file with --out, or delete that one)",
+        owns_folder=False,
     )
     with (
         open_solver(settings, adapter, date) as solver,
