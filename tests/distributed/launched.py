@@ -49,7 +49,7 @@ def examples(count: int, objective: config.AlgorithmConfig) -> list[Distillation
 def loss_of(settings: config.Recipe) -> DistillationLoss | GRPO:
     if isinstance(settings.algorithm, config.GRPOConfig):
         return GRPO(settings.algorithm, temperature=settings.sampling.temperature)
-    return DistillationLoss(settings.algorithm)
+    return DistillationLoss(settings.algorithm, max_tokens=settings.training.max_tokens_per_micro_batch)
 
 
 def policy(settings: config.Recipe) -> Policy:

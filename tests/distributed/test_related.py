@@ -3,13 +3,9 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 import processes
 from stepalign import config
-from stepalign.distributed.process import World
-from stepalign.distributed.strategy import build_strategy
-from stepalign.errors import StepalignError
 from stepalign.lab.running import related, settings_of
 from stepalign.launch import train
 from tests.distributed.test_strategy import metrics, same_run
@@ -26,6 +22,7 @@ CASES = [
     ("opsd-v1", ("teacher.kind=ema",)),
     ("sdpo", ("teacher.kind=trust-region",)),
     ("rlcsd", TRUST_REGION),
+    ("sdpo", ("training.max_tokens_per_micro_batch=200",)),
 ]
 
 
@@ -40,10 +37,6 @@ def settings(condition: str, overrides: tuple[str, ...], out: Path) -> config.Re
     return settings_of(condition, 0, out, [*SMALL, *own]).model_copy(update={"probe": None})
 
 
-def passes_vary(recipe: config.Recipe) -> bool:
-    return recipe.algorithm.teacher_passes_vary(recipe.training.max_tokens_per_micro_batch)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["data_parallel", "fsdp2"])
 @pytest.mark.parametrize(("condition", "overrides"), CASES)
@@ -54,7 +47,7 @@ def test_a_step_in_two_processes_is_that_of_one(
     two = one.model_copy(
         update={"name": "two", "distributed": config.DistributedConfig(num_processes=2, strategy=strategy)}
     )
-    if strategy == "fsdp2" and (one.adapter is None or passes_vary(one)):
+    if strategy == "fsdp2" and one.adapter is None:
         with pytest.raises(AssertionError, match=r"StepalignError: .*distributed\.strategy = 'fsdp2'"):
             processes.launch(2, tmp_path, train, two)
         assert not (two.folder / "metrics.jsonl").exists()
@@ -63,32 +56,3 @@ def test_a_step_in_two_processes_is_that_of_one(
     assert "loss" in metrics(one.folder)[0]
     processes.launch(2, tmp_path, train, two)
     same_run(two.folder, one.folder)
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "max_tokens", "refused"),
-    [
-        (config.CreditGRPOConfig(), None, True),
-        (config.CreditGRPOConfig(credit="verdicts"), 512, False),
-        (config.GRPODistillationConfig(), None, True),
-        (config.GRPOConfig(kl_coef=0.1), 512, False),
-        (config.RLTFFMConfig(), 512, False),
-        (config.SeqKDConfig(), 512, False),
-        (config.DistillationConfig(), None, False),
-        (config.DistillationConfig(), 512, True),
-    ],
-)
-def test_a_sharded_base_needs_a_number_of_teacher_passes_that_is_known(
-    algorithm: config.AlgorithmConfig, max_tokens: int | None, refused: bool
-) -> None:
-    def build(strategy: str) -> str:
-        table = config.DistributedConfig(strategy=strategy)  # type: ignore[arg-type]
-        vary = algorithm.teacher_passes_vary(max_tokens)
-        return build_strategy(table, World(0, 2), torch.device("cpu"), teacher_passes_vary=vary).name
-
-    assert build("data_parallel") == "data_parallel"
-    if refused:
-        with pytest.raises(StepalignError, match="the number of the teacher's passes depends on the rollouts"):
-            build("fsdp2")
-    else:
-        assert build("fsdp2") == "fsdp2"

@@ -41,10 +41,6 @@ class AlgorithmConfig(Table):
         """Readings of each rollout by a step's teacher: one in each update."""
         return self.num_updates
 
-    def teacher_passes_vary(self, max_tokens_per_micro_batch: int | None) -> bool:
-        """Return whether the number of the teacher's passes over a micro-batch depends on its rollouts."""
-        return False
-
     def check(self, *, num_generations: int, temperature: float, dropout: float, remote_sampler: bool) -> None:
         """Raise a ValueError where the rollouts that the recipe samples cannot be learned from.
 
@@ -171,10 +167,6 @@ class DistillationConfig(PolicyRatioConfig):
         """The student's temperature."""
         return self.student_temperature
 
-    def teacher_passes_vary(self, max_tokens_per_micro_batch: int | None) -> bool:
-        """Return True with a bound in tokens: longer teacher views are divided into several passes."""
-        return max_tokens_per_micro_batch is not None
-
 
 class PolicyGradientConfig(PolicyRatioConfig):
     """Base of the tables with a clipped policy gradient on group advantages."""
@@ -259,10 +251,6 @@ class CreditGRPOConfig(PolicyGradientConfig):
         """Readings of each rollout by a step's teacher: one under each context, for all updates."""
         return 1 + self.num_wrong_contexts if self.credit == "contrast" else 1
 
-    def teacher_passes_vary(self, max_tokens_per_micro_batch: int | None) -> bool:
-        """Return True with a teacher: a rollout's contexts are a pass of their own, and some rollouts have none."""
-        return self.credit != "verdicts"
-
     @model_validator(mode="after")
     def _sign_is_kept(self) -> Self:
         if self.modulation == "multiply" and self.credit_weight > 1:
@@ -284,10 +272,6 @@ class GRPODistillationConfig(PolicyGradientConfig, DistillationConfig):
     def reference(self) -> Literal["teacher", "base"] | None:
         """The teacher."""
         return "teacher"
-
-    def teacher_passes_vary(self, max_tokens_per_micro_batch: int | None) -> bool:
-        """Return True: a micro-batch may hold no rollout with a context."""
-        return True
 
     @model_validator(mode="after")
     def _one_reference(self) -> Self:

@@ -28,6 +28,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from stepalign import config
+from stepalign.collate import Batch
 from stepalign.config import registry
 from stepalign.distributed.process import SINGLE, World
 from stepalign.errors import StepalignError
@@ -109,6 +110,11 @@ class ParallelStrategy:
         """Open a context in which a process may run the model without the others."""
         yield
 
+    @contextmanager
+    def equal_passes(self, policy: Policy, batch: Batch) -> Iterator[None]:
+        """Open a context in which processes may run different numbers of passes without gradients over `batch`."""
+        yield
+
 
 class DataParallel(ParallelStrategy):
     """The whole model on every process."""
@@ -156,6 +162,27 @@ class FSDP2(ParallelStrategy):
             module.reshard()
             module.set_reshard_after_forward(True, recurse=False)
 
+    @contextmanager
+    def equal_passes(self, policy: Policy, batch: Batch) -> Iterator[None]:
+        """Let all processes run as many passes as the one that runs the most.
+
+        A teacher's views differ in number and length over the processes, and each pass gathers the base from all. So
+        each pass is announced, and a process that has no more joins those of the others.
+        """
+
+        def another(mine: bool) -> bool:
+            anyone = torch.tensor(int(mine), device=self.device)
+            distributed.all_reduce(anyone, distributed.ReduceOp.MAX)
+            return bool(anyone)
+
+        hook = policy.base.get_decoder().register_forward_pre_hook(lambda *_: another(True) and None)
+        try:
+            yield
+        finally:
+            hook.remove()
+        while another(False):
+            policy.forward_base(batch)
+
 
 def build_strategy(
     settings: config.DistributedConfig,
@@ -163,7 +190,6 @@ def build_strategy(
     device: torch.device,
     *,
     full: bool = False,
-    teacher_passes_vary: bool = False,
 ) -> ParallelStrategy:
     """Create the strategy of the recipe, or else of the launcher's configuration.
 
@@ -172,7 +198,6 @@ def build_strategy(
         world: the processes of the run.
         device: this process'.
         full: all weights are trained.
-        teacher_passes_vary: the number of the teacher's passes depends on the rollouts.
 
     Raises:
         StepalignError: recipe and launcher disagree, or the strategy cannot train this.
@@ -193,12 +218,6 @@ def build_strategy(
         raise StepalignError(
             f"training.use_peft = false with distributed.strategy = {name!r}, which is made for an adapter on a frozen "
             "base: only 'data_parallel' trains all weights"
-        )
-    if teacher_passes_vary and name == "fsdp2":
-        raise StepalignError(
-            "distributed.strategy = 'fsdp2' with algorithm.kind = 'credit-grpo' or 'grpo-distillation', or with "
-            "'distillation' and training.max_tokens_per_micro_batch: the number of the teacher's passes depends on the "
-            "rollouts, and each pass of a sharded base needs all processes. 'data_parallel' and 'zero2' train this"
         )
     strategy: ParallelStrategy = registry.implementation("strategy", name).from_config(settings, world, device)
     return strategy

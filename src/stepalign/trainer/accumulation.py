@@ -83,7 +83,8 @@ class GradientAccumulator(Generic[E]):
         views = [example.student for example in examples]
         batch = collate(views, share_prefixes=self._policy.shares_prefixes).to(device)
         start = time.perf_counter()
-        reference = self._loss.reference_forward(self._policy, examples, batch)
+        with self._strategy.equal_passes(self._policy, batch):
+            reference = self._loss.reference_forward(self._policy, examples, batch)
         if reference is not None:
             _synchronize(device)
             self._console.timed(self._loss.reference_stage, start)

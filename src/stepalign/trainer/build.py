@@ -101,7 +101,6 @@ def build_trainer(
         world,
         accelerator.device,
         full=recipe.adapter is None,
-        teacher_passes_vary=recipe.algorithm.teacher_passes_vary(recipe.training.max_tokens_per_micro_batch),
     )
     wanted = run.float32_matmul_precision() or recipe.model.float32_matmul_precision
     precision = world.on_main(lambda: set_matmul_precision(wanted, accelerator.device))
