@@ -44,6 +44,8 @@ def load(
         faults = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
         raise StepalignError(f"override of an earlier recipe format: {faults}")
     if benchmark is not None:
+        if isinstance(values.get("problems"), dict):
+            values["problems"].pop("evaluation", None)  # a limit or columns of it are not the benchmark's
         lay_over(values, benchmarks.benchmark(benchmark).values(), Recipe)
     lay_over(values, together, Recipe)
     version = values.get("version", VERSION)
