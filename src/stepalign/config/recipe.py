@@ -289,10 +289,12 @@ class Recipe(Table):
             ("model.load_in_4bit", self.model.load_in_4bit, "4-bit weights have no gradients: train an adapter"),
             ("sampler.kind", self.sampler.kind, "its weight sync sends adapters: set 'transformers'"),
             ("teacher.kind", self.teacher.kind, "there is no adapter to scale: set 'trust-region' or 'ema'"),
-            ("critic.kind", self.critic and self.critic.kind, "it samples from the base, which no sampler holds then"),
         ):
-            if value is True or value in ("bfloat16", "float16", "vllm", "vllm-server", "scaled", "self"):
+            if value is True or value in ("bfloat16", "float16", "vllm", "vllm-server", "scaled"):
                 raise ValueError(f"training.use_peft = false with {key} = {value!r}: {reason}")
+        if self.critic and self.critic.needs_own_model:
+            fault = f"training.use_peft = false with critic.kind = {self.critic.kind!r}"
+            raise ValueError(f"{fault}: its model is the solver's base, which no sampler holds then")
         return self
 
     @model_validator(mode="after")
