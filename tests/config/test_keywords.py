@@ -48,6 +48,8 @@ def test_keywords_tables_and_dicts_give_the_recipe_of_a_file(tmp_path: Path) -> 
     )
     assert config.dump(made) == config.dump(config.load(file))
     assert made.context.fallback_template == "lab/refsol"
+    assert made.replace(context="code/my-context.txt").context.fallback_template == "refsol"
+    assert made.replace(context="code/stepalign").context.fallback_template == "code/refsol"
 
 
 @pytest.mark.parametrize(
