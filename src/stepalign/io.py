@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -130,7 +131,7 @@ def write_json(path: Path, value: object) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file whole: a reader, or a crash, sees the old content or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -146,11 +147,19 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def temporary_path(path: Path) -> Path:
+    """Return the path under which this process writes a file or folder before it is renamed."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Remove temporary files and folders of killed writers, at any depth. A process that is alive keeps its own."""
+    """Remove temporary files and folders (`temporary_path`) of killed writers, at any depth.
+
+    A process that is alive keeps its own, and other programs theirs.
+    """
     for path in list(folder.rglob(pattern)):
         pid = path.name.split(".")[-2]
-        if pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists():
+        if not pid.isdecimal() or (int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -167,7 +176,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists():
         raise StepalignError(f"{out}: exists; choose another folder (--out), or delete it")
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = temporary_path(out)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -239,14 +248,23 @@ def claim(
     write_atomically(path, text)
 
 
+def kept_value(path: Path, *keys: str, read: Callable[[Any], R]) -> R | None:
+    """Return the value that a folder's JSON file keeps under nested keys; None without one.
+
+    Raises:
+        StepalignError: the file cannot be read, or `read` refuses the value.
+    """
+    try:
+        return read(reduce(lambda table, key: table[key], keys, json.loads(path.read_bytes())))
+    except (FileNotFoundError, KeyError):
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise StepalignError(f"{path}: no {'.'.join(keys)} can be read: {error}") from None
+
+
 def kept_date(path: Path) -> date:
     """Return the date that a folder's JSON file keeps; today's without one."""
-    try:
-        return date.fromisoformat(json.loads(path.read_bytes())["date"])
-    except (FileNotFoundError, KeyError):
-        return datetime.now().date()
-    except (OSError, ValueError, TypeError) as error:
-        raise StepalignError(f"{path}: no date can be read: {error}") from None
+    return kept_value(path, "date", read=date.fromisoformat) or datetime.now().date()
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
