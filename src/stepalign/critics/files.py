@@ -10,6 +10,7 @@ another text wherever it copies anything.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def critique_all(
     advance: Callable[[int], None] = lambda _: None,
     *,
     made_with: Mapping[str, Any] | None = None,
+    date: date | None = None,
 ) -> list[Critique | CritiqueFailure]:
     """Have a critic write the results that a file (JSONL) does not have yet, and return all of them.
 
@@ -101,6 +103,7 @@ def critique_all(
         advance: called with the number of further results, those of the file first.
         made_with: the settings that critiques depend on, by key. They and a digest of each attempt are kept in
             `STEM-settings.json` beside the file. None, where the caller holds the folder, keeps and compares nothing.
+        date: the date that chat templates show, which is kept beside the settings.
 
     Raises:
         StepalignError: the file is damaged, belongs to other rollouts or another critic, or cannot be written.
@@ -110,7 +113,8 @@ def critique_all(
     log: AppendLog[Critique | CritiqueFailure] = AppendLog(path, CriticResult)  # type: ignore[arg-type]
     results = _read(log, set(order), critic.name)
     if made_with is not None:
-        _claim(path, Basis(made_with=made_with, attempts={one[1].id: _digest(one) for one in attempts}), results)
+        digests = {one[1].id: _digest(one) for one in attempts}
+        _claim(path, Basis(made_with=made_with, attempts=digests, date=str(date) if date else None), results)
     advance(len(results))
     pending = [attempt for attempt in attempts if attempt[1].id not in results]
     if pending and isinstance(critic, ServedCritic):
@@ -132,11 +136,18 @@ class Basis:
     """Settings by key."""
     attempts: Mapping[str, str]
     """A digest of each attempt, by rollout."""
+    date: str | None = None
+    """The date that chat templates show."""
+
+
+def settings_path(critiques: Path) -> Path:
+    """Return the path of the file that keeps what a file of critiques depends on."""
+    return critiques.with_name(f"{critiques.stem}-settings.json")
 
 
 def _claim(path: Path, basis: Basis, results: Iterable[str]) -> None:
     """Write what a file's results depend on beside it, or refuse kept results that depend on something else."""
-    file = path.with_name(f"{path.stem}-settings.json")
+    file = settings_path(path)
     if results := set(results):
         if not file.exists():
             raise StepalignError(

@@ -127,7 +127,7 @@ def process_bench(
             traces=traces,
             out=out,
             critique=lambda attempts, path: critique_attempts(settings, attempts, path),
-            own=own_model(settings, stack),
+            own=own_model(settings, stack, date),
         )
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")
