@@ -12,6 +12,7 @@ from stepalign.errors import StepalignError
 from stepalign.io import (
     claim,
     differences,
+    flat,
     new_folder,
     read_jsonl,
     sync,
@@ -206,6 +207,9 @@ def test_differences_go_into_nested_tables() -> None:
     changes = differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     assert list(changes) == [("a.c", 2, 3), ("d", None, 4)]
     assert not list(differences({"a": {"b": 1}}, {"a": {"b": 1}}))
+    assert list(differences({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 1}, {"b": 3}]})) == [("a.1.b", 2, 3)]
+    assert list(differences({"a": [1, 2]}, {"a": [1, 3]})) == [("a", [1, 2], [1, 3])]
+    assert dict(flat({"a": [{"b": 1}, {"b": [2]}], "c": []})) == {"a.0.b": 1, "a.1.b": [2], "c": []}
 
 
 def test_what_killed_writers_left_is_removed_and_a_live_one_s_file_is_not(tmp_path: Path) -> None:

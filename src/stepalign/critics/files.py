@@ -22,7 +22,7 @@ from stepalign.critics import Critic, ServedCritic
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.io import differences, read_json, read_jsonl, remove_leftovers, to_json, write_json, write_jsonl
+from stepalign.io import differences, flat, read_json, read_jsonl, remove_leftovers, to_json, write_json, write_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 
@@ -158,7 +158,7 @@ def _claim(path: Path, basis: Basis, results: Iterable[str]) -> None:
             if name in results and kept.attempts.get(name) != digest:
                 fault = f"the result of rollout {name} is of another text, grade or problem under the same id"
                 raise StepalignError(f"{path}: {fault}: {_ELSEWHERE}")
-        different = differences(kept.made_with, basis.made_with)
+        different = differences(dict(flat(kept.made_with)), dict(flat(basis.made_with)))
         if lines := [f"{key}: {before!r} → {after!r}" for key, before, after in different]:
             found = "\n  ".join(lines)
             raise StepalignError(
