@@ -99,7 +99,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise StepalignError(f"{path}: extends: a recipe's path as a string is wanted, found {parent!r}")
     inside = path.parent / parent
-    inherited = _read(inside if inside.exists() else packaged.locate(parent), (*seen, resolved))
+    inherited = _read(inside if inside.is_file() else packaged.locate(parent), (*seen, resolved))
     lay_over(inherited, values, Recipe)
     return inherited
 
