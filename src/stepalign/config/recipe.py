@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -38,7 +38,7 @@ from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
 from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
 
-VERSION = 2
+VERSION: Final = 2
 """The format of recipes this release reads and writes."""
 
 
@@ -234,7 +234,7 @@ class Recipe(Table):
 
         def __init__(self, **keywords: Any) -> None: ...
 
-    version: int = VERSION
+    version: Literal[2] = VERSION
     """The format of the recipe."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The run's name."""
