@@ -138,7 +138,8 @@ def critique(
     from stepalign.critics import stats
 
     if check is not None:
-        report = stats.summarize(api.check_critiques(settings, rollouts, check, problems_file=problems, limit=limit))
+        checked = api.check_critiques(settings, rollouts, check, problems_file=problems, limit=limit)
+        report = stats.summarize(checked, _prices(prices))
         typer.echo(stats.table(report))
         raise typer.Exit(int(not report.is_sound))
     with resumable(out):
@@ -164,6 +165,8 @@ def critic_bench(
     if traces.is_file():
         from stepalign.process_supervision import benchmark
 
+        if prices is not None:
+            raise StepalignError("--prices: the measures on a file of ProcessBench have no cost; leave it out")
         with resumable(out):
             typer.echo(benchmark.table(stepalign.process_bench(settings, traces, out, limit=limit)))
         return
