@@ -19,6 +19,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_json, read_jsonl
 from stepalign.records import Rollout
+from stepalign.rewards.math import MathGrader
 from stepalign.rollouts.generate import Solver
 
 MakeRecipe = Callable[..., Recipe]
@@ -73,6 +74,35 @@ def test_an_interrupted_sampling_keeps_the_finished_rollouts(
     assert all(whole[rollout.id] == rollout.completion_ids for rollout in partial)
     stepalign.sample(settings, out)
     assert not (tmp_path / "rollouts-partial.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [(StepalignError("no server"), r"no server; 3 of 3 rollouts, not graded"), (ValueError("odd"), "odd")],
+)
+def test_a_failed_sampling_keeps_the_finished_rollouts(
+    fault: Exception, message: str, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(MathGrader, "grade", fail)
+    with pytest.raises(type(fault), match=message) as caught:
+        stepalign.sample(make_recipe("problems.train.count=6"), tmp_path / "rollouts.jsonl")
+    assert "rollouts-partial.jsonl" in "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert len(read_jsonl(tmp_path / "rollouts-partial.jsonl", Rollout)) == 3
+
+
+def test_rollouts_are_written_before_they_are_scored(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("stepalign.evaluation.run.score", fail)
+    with pytest.raises(MemoryError):
+        stepalign.evaluate(make_recipe("evaluation.num_samples=1"), tmp_path / "evaluation.json")
+    assert len(read_jsonl(tmp_path / "evaluation-rollouts.jsonl", Rollout)) == 3
 
 
 @pytest.mark.parametrize("step", [0, 4])

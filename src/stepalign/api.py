@@ -50,7 +50,8 @@ def sample(
 ) -> list[Rollout]:
     """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`.
 
-    An interrupt writes the finished ones, not graded, to `STEM-partial.jsonl` beside it. With None nothing is written.
+    An interrupt or an error writes the finished ones, not graded, to `STEM-partial.jsonl` beside it, and says so. With
+    None nothing is written.
     For `objects` see `objects.Objects`.
     """
     settings, adapter = with_objects(recipe, **objects), adapter_folder(adapter)
@@ -79,13 +80,18 @@ def sample(
                 prefix="sample",
                 on_rollout=keep,
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
             if not finished or file is None:
                 raise
             partial = _partial(file)
             write_jsonl(partial, finished)
-            count = f"{len(finished)} of {len(train_problems) * samples} rollouts"
-            raise KeyboardInterrupt(f"{count}, not graded, are in {partial}") from None
+            kept = f"{len(finished)} of {len(train_problems) * samples} rollouts, not graded, are in {partial}"
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(kept) from None
+            if isinstance(error, StepalignError):
+                raise StepalignError(f"{error}; {kept}") from error
+            error.add_note(kept)
+            raise
     if file is not None:
         write_jsonl(file, rollouts)
         _partial(file).unlink(missing_ok=True)
@@ -154,7 +160,7 @@ def evaluate(
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
     with open_solver(settings, adapter) as solver, Console() as console:
-        evaluation, rollouts = evaluate_policy(
+        evaluation, _ = evaluate_policy(
             solver,
             evaluation_problems,
             settings.evaluation,
@@ -162,9 +168,9 @@ def evaluate(
             adapter=ADAPTER if adapter else None,
             seed=settings.seed,
             step=0,
+            out=file and file.with_name(f"{file.stem}-rollouts.jsonl"),
         )
     if file is not None:
-        write_jsonl(file.with_name(f"{file.stem}-rollouts.jsonl"), rollouts)
         write_atomically(file, to_json(evaluation) + "\n")
     return evaluation
 
@@ -218,7 +224,7 @@ def select(recipe: AnyRecipe, out: Path | str, **objects: Unpack[Objects]) -> Pa
             fingerprint={
                 "seed": settings.seed,
                 "date": str(date),
-                "words": prompts.digests({**texts, CHAT_TEMPLATE: str(solver.chat.tokenizer.chat_template)}),
+                "words": {**prompts.digests({**texts, CHAT_TEMPLATE: str(solver.chat.tokenizer.chat_template)})},
                 **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader"}),
             },
             free=tuple(settings.runtime_keys()),
