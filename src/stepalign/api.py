@@ -51,8 +51,7 @@ def sample(
     """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`.
 
     An interrupt or an error writes the finished ones, not graded, to `STEM-partial.jsonl` beside it, and says so. With
-    None nothing is written.
-    For `objects` see `objects.Objects`.
+    None nothing is written. For `objects` see `objects.Objects`.
     """
     settings, adapter = with_objects(recipe, **objects), adapter_folder(adapter)
     machine.check(settings, "model", "sampler", "grader", "problems")

@@ -4,9 +4,8 @@ A recipe is code. A template's text goes to the models that a recipe names, and 
 recipe of unknown origin could send any file and any variable of this machine to any server. Without `--trust` it reads
 templates of the package, of its own folder and of the working directory only, neither hidden nor by way of a link that
 leads elsewhere, and variables whose names are those of such servers' keys: `STEPALIGN_…` and `…_API_KEY`, but not
-`WANDB_API_KEY`. Its Python functions are not run, wherever they are,
-because they could do anything. Left out: data files, which are read as records, and what
-a server is sent because that is its work.
+`WANDB_API_KEY`. Its Python functions are not run, wherever they are, because they could do anything. Left out: data
+files, which are read as records, and what a server is sent because that is its work.
 """
 
 import re

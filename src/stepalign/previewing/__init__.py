@@ -158,9 +158,9 @@ def preview(
 
 def _first_groups(given: Probe, limit: int) -> Probe:
     """Keep the whole groups of the first rollouts, because contexts and advantages depend on all of a group."""
-    first = dict.fromkeys(rollout.problem_id for rollout in given.rollouts[:limit])
-    names = list(dict.fromkeys([*first, *(rollout.problem_id for rollout in given.rollouts)]))
-    kept = set(names[: max(_PROBLEMS, len(first))])
+    first = {rollout.problem_id for rollout in given.rollouts[:limit]}
+    in_order = list(dict.fromkeys(rollout.problem_id for rollout in given.rollouts))
+    kept = set(in_order[: max(_PROBLEMS, len(first))])
     rollouts = {rollout.id: rollout for rollout in given.rollouts if rollout.problem_id in kept}
     return replace(
         given,
