@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from huggingface_hub.repocard import metadata_load
-from peft import LoraModel, PeftModel
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepalign import config, exporting
@@ -160,6 +160,17 @@ def test_merged_weights_that_disagree_are_not_written(
     with pytest.raises(StepalignError, match=r"cast to float32, KL from the adapter is"):
         exporting.export(finished_run.folder, tmp_path / "out", merge=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_that_give_no_number_are_not_written(tiny_llama: Path, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    base.get_input_embeddings().weight.data *= 1e7  # float32's norms take it back, float16 has no such numbers
+    base.save_pretrained(tmp_path / "base")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    get_peft_model(loaded, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path / "adapter")
+    model = config.ModelConfig(name_or_path=str(tmp_path / "base"))
+    with pytest.raises(StepalignError, match=r"cast to float16, KL from the adapter is nan"):
+        merge.merge_adapter(model, tmp_path / "adapter", tmp_path / "out", IDS.tolist(), dtype="float16")
 
 
 def test_a_folder_that_exists_a_step_that_does_not_and_a_damaged_checkpoint_are_errors(
