@@ -20,7 +20,7 @@ from stepalign.errors import StepalignError
 from stepalign.exporting import hub, merge
 from stepalign.exporting.card import Base, model_card, sources_of
 from stepalign.exporting.dataset import export_dataset
-from stepalign.io import read_jsonl
+from stepalign.io import read_jsonl, write_jsonl
 from stepalign.records import Rollout
 from stepalign.report.run import read_run
 
@@ -200,6 +200,26 @@ def test_rollouts_and_critiques_are_a_data_set(finished_run: config.Recipe, tmp_
     assert row["problem"].startswith("Compute ")
     assert all(bool(each["critique"]) != bool(each["critique_failure"]) for each in rows["train"])
     assert "train: Apache-2.0" in card_of(tmp_path / "out")
+
+
+def test_second_turns_follow_the_rollouts_of_their_step(finished_run: config.Recipe, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished_run.folder, tmp_path / "run")
+    first = read_jsonl(copy / "rollouts" / "step-000001.jsonl", Rollout)
+    (copy / "second-turns").mkdir()
+    write_jsonl(copy / "second-turns" / "step-000001.jsonl", [replace(first[0], id="second", turn=2)])
+    assert export_dataset(copy, tmp_path / "out") == {"train": 17, "evaluation": 18}
+    rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert [(row["rollout_id"], row["turn"]) for row in rows][len(first)] == ("second", 2)
+    assert sum(row["turn"] == 2 for row in rows) == 1
+
+
+def test_a_column_without_a_value_has_its_type(finished_run: config.Recipe, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished_run.folder, tmp_path / "run")
+    shutil.rmtree(copy / "critiques")
+    export_dataset(copy, tmp_path / "out")
+    rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert rows.features["first_wrong_step"].dtype == "int64"
+    assert set(rows["first_wrong_step"]) == {None}
 
 
 def test_a_dry_run_lists_what_would_be_uploaded(finished_run: config.Recipe, tmp_path: Path) -> None:
