@@ -14,8 +14,10 @@ from datasets import load_dataset
 from huggingface_hub.repocard import metadata_load
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from stepalign import config, exporting
+from stepalign.cli import app
 from stepalign.errors import StepalignError
 from stepalign.exporting import hub, merge
 from stepalign.exporting.card import Base, model_card, sources_of
@@ -114,6 +116,25 @@ def test_a_card_describes_what_was_made_in_python(finished_run: config.Recipe) -
     assert "what its script gave (`grader`, `context`, `problems`)" in card
     assert "`stepalign train recipe.toml` repeats the run" not in card
     assert "__main__" not in card.partition("## Recipe")[0]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_card_shows_the_words_that_the_run_kept_of_a_file(
+    absolute: bool, finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = str(tmp_path / "my.txt") if absolute else "my.txt"
+    copy = shutil.copytree(finished_run.folder, tmp_path / "run")
+    kept = copy / "prompts" / name.lstrip("/")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("As it was: {{ problem }}\n")
+    run = read_run(copy)
+    run = replace(run, recipe=run.recipe | {"prompts": {"solver": name}})
+    for live in ("edited", None):
+        (tmp_path / "my.txt").write_text("Edited: {{ problem }}\n")
+        if live is None:
+            (tmp_path / "my.txt").unlink()
+        assert "As it was: {the problem}" in model_card(run, 4, serve="", base=Base("owner/model", True))
 
 
 def test_an_exported_adapter_is_the_checkpoint_and_names_its_base(
@@ -274,5 +295,31 @@ def test_what_nobody_could_use_and_what_the_hub_refuses_are_errors(finished_run:
         hub.push(finished_run.folder, "a/b/c", dry_run=True)
     with pytest.raises(StepalignError, match="neither a run with checkpoints nor"):
         hub.push(tmp_path, "owner/name", dry_run=True)
+    with pytest.raises(StepalignError, match="a checkpoint, with the optimizer's state: name the run's folder"):
+        hub.push(finished_run.folder / "checkpoints" / "step-000004", "owner/name", dry_run=True)
     with pytest.raises(StepalignError, match=r"owner/name: the hub refused: .*offline"):  # the tests are offline
         hub.push(finished_run.folder, "owner/name", base="owner/model")
+
+
+def test_an_exported_folder_is_pushed_as_it_is(finished_run: config.Recipe, tmp_path: Path) -> None:
+    adapter = exporting.export(finished_run.folder, tmp_path / "adapter").folder
+    for options in ({"base": "owner/model"}, {"merge": True}, {"step": 2}, {"step": 0}):
+        with pytest.raises(StepalignError, match=rf"^{next(iter(options))}: .* give it to `stepalign export`"):
+            hub.push(adapter, "owner/name", dry_run=True, **options)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "/home/me/models/gone"
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(StepalignError, match="the adapter's base is the folder /home/me/models/gone"):
+        hub.push(adapter, "owner/name", dry_run=True)
+
+
+def test_a_data_set_has_no_options_of_weights(finished_run: config.Recipe, tmp_path: Path) -> None:
+    export_dataset(finished_run.folder, tmp_path / "rows")
+    pushed = hub.push(tmp_path / "rows", "owner/name", dataset=True, dry_run=True, step=None, merge=False)
+    assert set(pushed.files) == {"README.md", "recipe.toml", "train.parquet", "evaluation.parquet"}
+    with pytest.raises(StepalignError, match=r"^step, merge: belongs to weights, and a data set has none"):
+        hub.push(finished_run.folder, "owner/name", dataset=True, dry_run=True, step=0, merge=True)
+    command = ["export", str(finished_run.folder), "--out", str(tmp_path / "out"), "--dataset", "--dtype", "float16"]
+    found = CliRunner().invoke(app, command)
+    assert isinstance(found.exception, StepalignError)
+    assert str(found.exception).startswith("dtype: belongs to weights")

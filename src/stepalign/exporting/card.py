@@ -16,6 +16,7 @@ from stepalign.config.model import is_local
 from stepalign.config.registry import FAMILIES
 from stepalign.errors import StepalignError
 from stepalign.exporting.merge import MAX_DIFFERENCE, MAX_KL, Agreement
+from stepalign.prompts import kept_path
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
 from stepalign.report import display
@@ -154,9 +155,10 @@ def _feedback(run: RunFiles, summary: Summary) -> str:
 def _solver_prompt(run: RunFiles) -> str:
     """Return the turns that the solver is asked with, by the template that the run kept."""
     table = dict(run.recipe.get("prompts", {}))
-    path = run.folder / "prompts" / f"{table.get('solver', 'solver')}.txt"
-    if path.exists():
-        table["solver"] = str(path)
+    name = table.get("solver", "solver")
+    kept = [path for path in (kept_path(run.folder, f"{name}.txt"), kept_path(run.folder, name)) if path.is_file()]
+    if kept:
+        table["solver"] = str(kept[0])
     asked = Problem(id="asked", statement="{the problem}", answer="unknown")
     turns = SolverPrompt(config.PromptsConfig.model_validate(table)).turns(asked)
     return "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in turns)

@@ -1,6 +1,6 @@
 """Rollouts and critiques of a run as a data set: Parquet files with a card, which `datasets.load_dataset` reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,15 @@ def export_dataset(run_folder: Path | str, out: Path | str) -> dict[str, int]:
     """
     with new_folder(Path(out)) as folder:
         return _write(Path(run_folder), folder)
+
+
+WITHOUT_WEIGHTS = "belongs to weights, and a data set has none: leave it out"
+
+
+def refuse_options(options: Mapping[str, Any], why: str) -> None:
+    """Raise a StepalignError where an option is set, with its name and the reason."""
+    if given := [name for name, value in options.items() if value is not None and value is not False]:
+        raise StepalignError(f"{', '.join(given)}: {why}")
 
 
 def _write(run_folder: Path, folder: Path) -> dict[str, int]:
