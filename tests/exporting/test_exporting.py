@@ -170,6 +170,14 @@ def test_merged_weights_agree_with_the_adapter(
     assert "with a LoRA adapter merged into it" in card_of(exported.folder)
 
 
+def test_weights_of_a_run_with_flash_attention_merge_without_it(
+    finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = finished_run.model.model_copy(update={"dtype": "bfloat16", "attn_implementation": "flash_attention_2"})
+    monkeypatch.setattr(exporting, "model_of", lambda _: model)
+    assert exporting.export(finished_run.folder, tmp_path / "out", merge=True).agreement is not None
+
+
 def test_merged_weights_that_disagree_are_not_written(
     finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,12 @@ def merge_adapter(
     Raises:
         StepalignError: the merged weights, or the written files, disagree with the adapter.
     """
-    exact = {"dtype": "float32", "load_in_4bit": False, "float32_matmul_precision": "highest"}
+    exact = {
+        "dtype": "float32",
+        "load_in_4bit": False,
+        "float32_matmul_precision": "highest",
+        "attn_implementation": "sdpa",
+    }
     loaded = models.load_model(model.model_copy(update=exact), adapter, torch.device("cpu"))
     assert isinstance(loaded, PeftModel)
     stored = getattr(torch, dtype) if dtype else models.load_config(model).dtype or torch.float32
