@@ -118,6 +118,33 @@ def test_a_card_describes_what_was_made_in_python(finished_run: config.Recipe) -
     assert "__main__" not in card.partition("## Recipe")[0]
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "has_teacher", "feedback"),
+    [
+        ({}, True, "context stepalign, critic program"),
+        ({"kind": "grpo-distillation"}, True, "context stepalign, critic program"),
+        ({"kind": "credit-grpo"}, True, "context stepalign, critic program"),
+        ({"kind": "credit-grpo", "credit": "verdicts"}, False, "critic program"),
+        ({"kind": "grpo"}, False, "GRPO, 2 rollouts a problem"),
+        ({"kind": "rltf-sd"}, False, "context stepalign, critic program"),
+        ({"kind": "rltf-fm"}, False, "critic program"),
+        ({"kind": "sft"}, False, "SFT on references"),
+        ({"kind": "sft", "sequences": "rollouts"}, False, "SFT on right rollouts of its own"),
+        ({"kind": "sft", "sequences": "rollouts", "rationalize": True}, False, "context stepalign, no critic"),
+        ({"kind": "seq-kd"}, True, "context stepalign, no critic"),
+        ({"kind": "of another package"}, True, "context stepalign, critic program"),
+    ],
+)
+def test_a_card_names_the_teacher_and_the_feedback_that_were_there(
+    algorithm: dict[str, Any], has_teacher: bool, feedback: str, finished_run: config.Recipe
+) -> None:
+    run = read_run(finished_run.folder)
+    run = replace(run, recipe=run.recipe | {"algorithm": algorithm})
+    card = model_card(run, 4, serve="", base=Base("owner/model", True))
+    assert ("| teacher | base |\n" in card) == has_teacher
+    assert f"| feedback | {feedback} |\n" in card
+
+
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_card_shows_the_words_that_the_run_kept_of_a_file(
     absolute: bool, finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

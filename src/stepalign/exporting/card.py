@@ -84,6 +84,7 @@ def model_card(run: RunFiles, step: int, *, serve: str, base: Base, agreement: A
         summary=summary,
         base=base,
         adapter=adapter,
+        teacher=_teacher(summary),
         feedback=_feedback(run, summary),
         grader=_named(run, summary.setting("grader.function")) or f"`{summary.setting('grader.kind') or 'math'}`",
         from_script=[key for key, name in _functions(run) if name.startswith("__main__:") or "<" in name],
@@ -140,6 +141,13 @@ def _named(run: RunFiles, function: str | None) -> str:
     source = f"source in `{kept}`" if (run.folder / kept).exists() else "not in this repository"
     script = "the script that trained it" if module == "__main__" else f"the module `{module}`"
     return f"`{name.rpartition('.')[2].strip('<>')}`, a Python function of {script} ({source})"
+
+
+def _teacher(summary: Summary) -> str:
+    """Return the kind of the model that taught; empty where none did."""
+    algorithm = summary.algorithm
+    taught = algorithm is None or algorithm.reference == "teacher" or isinstance(algorithm, config.SeqKDConfig)
+    return summary.setting("teacher.kind") or "base" if taught else ""
 
 
 def _feedback(run: RunFiles, summary: Summary) -> str:
