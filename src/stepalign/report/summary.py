@@ -85,7 +85,7 @@ class Summary:
 
     @property
     def condition(self) -> str:
-        """What is read of the context and the critic; or the algorithm that reads neither."""
+        """The context and the critic in use; or the algorithm without both."""
         algorithm = self.algorithm
         if isinstance(algorithm, GRPOConfig):
             generations = self.setting("training.num_generations") or 1
