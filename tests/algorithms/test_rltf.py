@@ -132,11 +132,22 @@ def test_the_second_prompt_shows_attempt_and_critique_and_leaves_room(chat: Chat
     assert len(prompts["r1"]) > 500
     cut = built(RLTFSD, RLTFSDConfig, chat, settings, 600).second_turn(first, {"p": PROBLEM}, answers)
     assert 400 < len(cut["r1"]) <= 500, "prompt and completion fit the model's context"
+    engine = make_recipe(*SD, "sampling.max_new_tokens=100", "sampler={ kind = 'vllm', max_model_len = 600 }")
+    assert built(RLTFSD, RLTFSDConfig, chat, engine).second_turn(first, {"p": PROBLEM}, answers) == cut
     none = built(RLTFSD, RLTFSDConfig, chat, settings, 110)
     assert not none.second_turn(first, {"p": PROBLEM}, answers)
     step = none.build_examples(first, {"p": PROBLEM}, answers)
     assert step.failures["second turn's prompt too long"] == 3
     assert step.outcomes["dropped"] == 4
+
+
+def test_the_reason_why_a_second_turn_is_missing_considers_all_siblings(chat: Chat, make_recipe: MakeRecipe) -> None:
+    settings = make_recipe(*SD[:1], "context.template=sibling", "sampling.max_new_tokens=100")
+    first = group(chat)
+    assert first[0].correct
+    made = built(RLTFSD, RLTFSDConfig, chat, settings, 110)
+    step = made.build_examples([*first[:2], second(first[0], first[1])], {"p": PROBLEM}, {})
+    assert step.failures == {"second turn's prompt too long": 1}
 
 
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])

@@ -447,3 +447,9 @@ def test_no_value_of_another_type_is_converted(table: type[Table]) -> None:
             same = isinstance(read, natural) and isinstance(read, bool) <= isinstance(value, bool)
             assert same or (name == "base_url" and read == (value,)), f"{name} = {value!r} → {read!r}"
     assert refusals > 3 or not table.model_fields.keys() - {"kind"}
+
+
+def test_flash_attention_in_float32_is_refused() -> None:
+    message = "attn_implementation = 'flash_attention_2' with dtype = 'float32': FlashAttention takes half precision"
+    with pytest.raises(StepalignError, match=message):
+        config.ModelConfig(name_or_path="lab", dtype="float32", attn_implementation="flash_attention_2")

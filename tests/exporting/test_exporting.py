@@ -12,15 +12,17 @@ import pytest
 import torch
 from datasets import load_dataset
 from huggingface_hub.repocard import metadata_load
-from peft import LoraModel, PeftModel
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from stepalign import config, exporting
+from stepalign.cli import app
 from stepalign.errors import StepalignError
 from stepalign.exporting import hub, merge
 from stepalign.exporting.card import Base, model_card, sources_of
 from stepalign.exporting.dataset import export_dataset
-from stepalign.io import read_jsonl
+from stepalign.io import read_jsonl, write_jsonl
 from stepalign.records import Rollout
 from stepalign.report.run import read_run
 
@@ -116,6 +118,52 @@ def test_a_card_describes_what_was_made_in_python(finished_run: config.Recipe) -
     assert "__main__" not in card.partition("## Recipe")[0]
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "has_teacher", "feedback"),
+    [
+        ({}, True, "context stepalign, critic program"),
+        ({"kind": "grpo-distillation"}, True, "context stepalign, critic program"),
+        ({"kind": "credit-grpo"}, True, "context stepalign, critic program"),
+        ({"kind": "credit-grpo", "credit": "verdicts"}, False, "critic program"),
+        ({"kind": "grpo"}, False, "GRPO, 2 rollouts a problem"),
+        ({"kind": "rltf-sd"}, False, "context stepalign, critic program"),
+        ({"kind": "rltf-fm"}, False, "critic program"),
+        ({"kind": "sft"}, False, "SFT on references"),
+        ({"kind": "sft", "sequences": "rollouts"}, False, "SFT on right rollouts of its own"),
+        ({"kind": "sft", "sequences": "rollouts", "rationalize": True}, False, "context stepalign, no critic"),
+        ({"kind": "seq-kd"}, True, "context stepalign, no critic"),
+        ({"kind": "of another package"}, True, "context stepalign, critic program"),
+    ],
+)
+def test_a_card_names_the_teacher_and_the_feedback_that_were_there(
+    algorithm: dict[str, Any], has_teacher: bool, feedback: str, finished_run: config.Recipe
+) -> None:
+    run = read_run(finished_run.folder)
+    run = replace(run, recipe=run.recipe | {"algorithm": algorithm})
+    card = model_card(run, 4, serve="", base=Base("owner/model", True))
+    assert ("| teacher | base |\n" in card) == has_teacher
+    assert f"| feedback | {feedback} |\n" in card
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_card_shows_the_words_that_the_run_kept_of_a_file(
+    absolute: bool, finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = str(tmp_path / "my.txt") if absolute else "my.txt"
+    copy = shutil.copytree(finished_run.folder, tmp_path / "run")
+    kept = copy / "prompts" / name.lstrip("/")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("As it was: {{ problem }}\n")
+    run = read_run(copy)
+    run = replace(run, recipe=run.recipe | {"prompts": {"solver": name}})
+    for live in ("edited", None):
+        (tmp_path / "my.txt").write_text("Edited: {{ problem }}\n")
+        if live is None:
+            (tmp_path / "my.txt").unlink()
+        assert "As it was: {the problem}" in model_card(run, 4, serve="", base=Base("owner/model", True))
+
+
 def test_an_exported_adapter_is_the_checkpoint_and_names_its_base(
     finished_run: config.Recipe, tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +197,14 @@ def test_merged_weights_agree_with_the_adapter(
     assert "with a LoRA adapter merged into it" in card_of(exported.folder)
 
 
+def test_weights_of_a_run_with_flash_attention_merge_without_it(
+    finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = finished_run.model.model_copy(update={"dtype": "bfloat16", "attn_implementation": "flash_attention_2"})
+    monkeypatch.setattr(exporting, "model_of", lambda _: model)
+    assert exporting.export(finished_run.folder, tmp_path / "out", merge=True).agreement is not None
+
+
 def test_merged_weights_that_disagree_are_not_written(
     finished_run: config.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +216,17 @@ def test_merged_weights_that_disagree_are_not_written(
     with pytest.raises(StepalignError, match=r"cast to float32, KL from the adapter is"):
         exporting.export(finished_run.folder, tmp_path / "out", merge=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_that_give_no_number_are_not_written(tiny_llama: Path, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    base.get_input_embeddings().weight.data *= 1e7  # float32's norms take it back, float16 has no such numbers
+    base.save_pretrained(tmp_path / "base")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    get_peft_model(loaded, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path / "adapter")
+    model = config.ModelConfig(name_or_path=str(tmp_path / "base"))
+    with pytest.raises(StepalignError, match=r"cast to float16, KL from the adapter is nan"):
+        merge.merge_adapter(model, tmp_path / "adapter", tmp_path / "out", IDS.tolist(), dtype="float16")
 
 
 def test_a_folder_that_exists_a_step_that_does_not_and_a_damaged_checkpoint_are_errors(
@@ -189,6 +256,26 @@ def test_rollouts_and_critiques_are_a_data_set(finished_run: config.Recipe, tmp_
     assert row["problem"].startswith("Compute ")
     assert all(bool(each["critique"]) != bool(each["critique_failure"]) for each in rows["train"])
     assert "train: Apache-2.0" in card_of(tmp_path / "out")
+
+
+def test_second_turns_follow_the_rollouts_of_their_step(finished_run: config.Recipe, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished_run.folder, tmp_path / "run")
+    first = read_jsonl(copy / "rollouts" / "step-000001.jsonl", Rollout)
+    (copy / "second-turns").mkdir()
+    write_jsonl(copy / "second-turns" / "step-000001.jsonl", [replace(first[0], id="second", turn=2)])
+    assert export_dataset(copy, tmp_path / "out") == {"train": 17, "evaluation": 18}
+    rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert [(row["rollout_id"], row["turn"]) for row in rows][len(first)] == ("second", 2)
+    assert sum(row["turn"] == 2 for row in rows) == 1
+
+
+def test_a_column_without_a_value_has_its_type(finished_run: config.Recipe, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished_run.folder, tmp_path / "run")
+    shutil.rmtree(copy / "critiques")
+    export_dataset(copy, tmp_path / "out")
+    rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert rows.features["first_wrong_step"].dtype == "int64"
+    assert set(rows["first_wrong_step"]) == {None}
 
 
 def test_a_dry_run_lists_what_would_be_uploaded(finished_run: config.Recipe, tmp_path: Path) -> None:
@@ -243,5 +330,31 @@ def test_what_nobody_could_use_and_what_the_hub_refuses_are_errors(finished_run:
         hub.push(finished_run.folder, "a/b/c", dry_run=True)
     with pytest.raises(StepalignError, match="neither a run with checkpoints nor"):
         hub.push(tmp_path, "owner/name", dry_run=True)
+    with pytest.raises(StepalignError, match="a checkpoint, with the optimizer's state: name the run's folder"):
+        hub.push(finished_run.folder / "checkpoints" / "step-000004", "owner/name", dry_run=True)
     with pytest.raises(StepalignError, match=r"owner/name: the hub refused: .*offline"):  # the tests are offline
         hub.push(finished_run.folder, "owner/name", base="owner/model")
+
+
+def test_an_exported_folder_is_pushed_as_it_is(finished_run: config.Recipe, tmp_path: Path) -> None:
+    adapter = exporting.export(finished_run.folder, tmp_path / "adapter").folder
+    for options in ({"base": "owner/model"}, {"merge": True}, {"step": 2}, {"step": 0}):
+        with pytest.raises(StepalignError, match=rf"^{next(iter(options))}: .* give it to `stepalign export`"):
+            hub.push(adapter, "owner/name", dry_run=True, **options)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "/home/me/models/gone"
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(StepalignError, match="the adapter's base is the folder /home/me/models/gone"):
+        hub.push(adapter, "owner/name", dry_run=True)
+
+
+def test_a_data_set_has_no_options_of_weights(finished_run: config.Recipe, tmp_path: Path) -> None:
+    export_dataset(finished_run.folder, tmp_path / "rows")
+    pushed = hub.push(tmp_path / "rows", "owner/name", dataset=True, dry_run=True, step=None, merge=False)
+    assert set(pushed.files) == {"README.md", "recipe.toml", "train.parquet", "evaluation.parquet"}
+    with pytest.raises(StepalignError, match=r"^step, merge: belongs to weights, and a data set has none"):
+        hub.push(finished_run.folder, "owner/name", dataset=True, dry_run=True, step=0, merge=True)
+    command = ["export", str(finished_run.folder), "--out", str(tmp_path / "out"), "--dataset", "--dtype", "float16"]
+    found = CliRunner().invoke(app, command)
+    assert isinstance(found.exception, StepalignError)
+    assert str(found.exception).startswith("dtype: belongs to weights")

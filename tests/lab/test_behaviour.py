@@ -23,10 +23,31 @@ def test_wrong_numbers_slips_and_corrections_are_counted_apart() -> None:
         attempt("3", "b", SLIPPED),
         attempt("4", "b", WRONG_OPERANDS),
     ]
-    found = behaviours(attempts, problems, resamples=500, seed=0)
-    assert [(found[name].value, found[name].n) for name in BEHAVIOURS] == [(0.75, 4), (0.25, 4), (0.125, 4)]
+    found = behaviours([attempts], problems, resamples=500, seed=0)
+    assert [(found[name].value, found[name].n) for name in BEHAVIOURS] == [(0.75, 2), (0.25, 2), (0.125, 2)]
     # Problems are resampled, not attempts.
     assert f"{next(iter(found.values())):.0%}" == "75% [50%, 100%]"
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    problems = {name: Problem(id=name, statement="?", answer="6", meta={"terms": [1, 2, 3]}) for name in "ab"}
+    runs = [[attempt(f"{name}{text}", name, text) for name in "ab"] for text in (RIGHT, WRONG_OPERANDS)]
+    numbers = behaviours(runs, problems, resamples=500, seed=0)["takes a derivation's numbers"]
+    assert (numbers.value, numbers.low, numbers.high, numbers.over) == (0.5, 0.0, 1.0, "seeds and problems")
+
+
+@pytest.mark.parametrize(
+    ("text", "slips", "uncorrected"),
+    [
+        ("3 + 4 = 8. Wait: 3 + 4 = 7", 1, 0),
+        ("3 + 4 = 8. Wait: 3 + 4 = 6. Wait: 3 + 4 = 7", 1, 0),
+        ("3 + 4 = 8. Wait: 3 + 4 = 6.", 1, 1),
+        ("3 + 4 = 7. Wait: 3 + 4 = 8.", 0, 1),
+    ],
+)
+def test_the_last_result_of_a_step_is_the_one_that_is_left(text: str, slips: int, uncorrected: int) -> None:
+    found = read(text, [3, 4])
+    assert (found.slips, found.uncorrected) == (slips, uncorrected)
 
 
 @pytest.mark.parametrize("terms", range(2, 9))

@@ -21,9 +21,10 @@ from stepalign.console import Console
 from stepalign.distributed.strategy import DataParallel
 from stepalign.errors import StepalignError
 from stepalign.launch import train
-from stepalign.planning import Plan, asks_critic, estimate, plan
+from stepalign.planning import Plan, estimate, plan
 from stepalign.planning.display import table
 from stepalign.planning.sizes import Lengths, lengths, model_size
+from stepalign.planning.stages import asks_critic
 from stepalign.policy import Policy
 from stepalign.teachers import build_teacher
 from stepalign.teachers.ema import EMATeacher
@@ -250,6 +251,79 @@ def test_contrasts_second_turns_and_the_teachers_own_samples_are_counted(make_re
     assert "sample" not in stages("algorithm.kind=sft")
 
 
+def test_reference_steps_sample_nothing_and_have_one_rollout_a_problem(make_recipe: MakeRecipe) -> None:
+    def stages(*overrides: str) -> dict[str, float]:
+        found = plan(make_recipe("context.template=refsol", "training.num_generations=2", *overrides))
+        return {name: stage.tokens for name, stage in found.stages.items()}
+
+    policy, mixed, references = (stages(f"algorithm.lmbda={share}") for share in (1.0, 0.5, 0.0))
+    assert mixed["sample"] == policy["sample"] / 2
+    assert "sample" not in references
+    for name in ("teacher", "student"):
+        assert references[name] == policy[name] / 2, name
+        assert mixed[name] == 0.75 * policy[name], name
+    sft = stages("algorithm.kind=sft")
+    assert sft["student"] == policy["student"] / 2
+
+
+def test_a_critic_may_be_asked_where_nothing_is_sampled(make_recipe: MakeRecipe) -> None:
+    found = plan(make_recipe(CRITIC, "algorithm.lmbda=0.0", "training.num_generations=2"), hardware="h100")
+    assert found.waiting > 0
+    half = found.stages["critique"].tokens
+    assert plan(make_recipe(CRITIC, "training.num_generations=2")).stages["critique"].tokens == 2 * half
+
+
+def test_star_tries_at_most_each_problem_again(make_recipe: MakeRecipe) -> None:
+    star = "algorithm.kind=sft", "algorithm.sequences=rollouts", "context.template=hint", "training.num_generations=2"
+    assert "second turn" not in plan(make_recipe(*star)).stages
+    again = plan(make_recipe(*star, "algorithm.rationalize=true")).stages
+    assert again["second turn"].tokens == again["sample"].tokens / 2
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_critiques_that_the_policy_learns_to_write_are_read_by_it(make_recipe: MakeRecipe) -> None:
+    common = "training.num_generations=2", "training.rollouts_per_step=4", "training.max_steps=2"
+    settings = make_recipe("algorithm.kind=rltf-fm", *common, "training.eval_steps=0")
+    grpo, found = plan(make_recipe("algorithm.kind=grpo", *common)), plan(settings)
+    assert found.stages["student"].tokens > 2 * grpo.stages["student"].tokens
+    assert found.memory["activations"] > 1.5 * grpo.memory["activations"]
+    train(settings)
+    given = lengths(settings, from_run=settings.folder)[0]
+    steps = [json.loads(line) for line in (settings.folder / "metrics.jsonl").read_text().splitlines()]
+    measured = sum(step.get("student_tokens", 0) for step in steps) / len(steps)
+    assert planned(settings, given, 3).stages["student"].tokens == pytest.approx(measured, rel=0.02)
+
+
+def test_each_sampler_has_its_own_memory(make_recipe: MakeRecipe) -> None:
+    def parts(sampler: str, hardware: str | None = None, **keys: Any) -> tuple[set[str], set[str]]:
+        settings = make_recipe(*([f"sampler={sampler}"] if sampler else []))
+        size = model_size(settings.model, settings.lora, gpu=True)
+        found = estimate(settings, size, GIVEN, hardware=hardware)
+        engine = {"sampler's weights", "keys and values"}
+        for memory in (found.memory, found.sampling_memory):
+            if "sampler's weights" in memory:
+                assert memory["sampler's weights"] == size.weight_bytes * size.parameters
+                share = sum(memory[name] for name in engine)
+                assert hardware is None or share == pytest.approx(0.25 * 80e9)
+        assert found.sampling_memory["weights"] == found.memory["weights"]
+        assert found.sampling_memory["optimizer"] == found.memory["optimizer"]
+        return engine & found.memory.keys(), engine & found.sampling_memory.keys()
+
+    both, none = {"sampler's weights", "keys and values"}, set[str]()
+    assert parts("") == (none, {"keys and values"})
+    for hardware in (None, "h100"):
+        vllm = "{ kind = 'vllm', gpu_memory_utilization = 0.25%s }"
+        assert parts(vllm % "", hardware) == (none, both)
+        assert parts(vllm % ", enable_sleep_mode = false", hardware) == (both, both)
+    assert parts("{ kind = 'vllm-server' }") == (none, none)
+
+
+def test_a_share_that_does_not_hold_the_samplers_weights_is_said(make_recipe: MakeRecipe) -> None:
+    small = make_recipe("sampler={ kind = 'vllm', gpu_memory_utilization = 0.000001 }")
+    assert "does not fit: the sampler's weights are" in printed(small, "h100")
+    assert "does not fit" not in printed(make_recipe("sampler={ kind = 'vllm' }"), "h100")
+
+
 def test_transformers_decodes_more_slowly_than_vllm(make_recipe: MakeRecipe) -> None:
     seconds = [
         plan(make_recipe(*overrides), hardware="h100").stages["sample"].seconds
@@ -272,7 +346,9 @@ def test_a_selection_is_planned_as_one(make_recipe: MakeRecipe) -> None:
     settings = make_recipe("selection.num_attempts=8")
     found = plan(settings, hardware="h100", completion_tokens=10, select=True)
     assert (found.stages, found.memory, found.steps) == ({}, {}, 0)
-    assert found.evaluation.tokens == 9 * 8 * 10
+    assert found.evaluation.tokens == 12 * 8 * 10, "those that training holds out too"
+    assert found.sampling_memory.keys() == {"weights", "keys and values"}
+    plan(make_recipe("problems.holdout=12"), select=True)
     assert found.hours == found.evaluation.seconds / 3600 > 0
     output = io.StringIO()
     RichConsole(width=200, file=output).print(table(settings, found))

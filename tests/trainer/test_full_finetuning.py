@@ -164,6 +164,7 @@ def test_a_damaged_model_in_a_checkpoint_is_named(
     ("override", "message"),
     [
         ("model.dtype=bfloat16", "model.dtype = 'bfloat16': updates below"),
+        ("model.attn_implementation=flash_attention_2", "model.attn_implementation = 'flash_attention_2': all weights"),
         ("model.load_in_4bit=true", "model.load_in_4bit = True: 4-bit weights have no gradients"),
         ("sampler.kind=vllm", "sampler.kind = 'vllm': its weight sync sends adapters"),
         ("teacher.kind=scaled", "teacher.kind = 'scaled': there is no adapter to scale"),

@@ -19,6 +19,7 @@ from torch import Tensor
 from processes import fork
 from serving.fault_server import Reply, serving
 from stepalign import config, precision
+from stepalign.chat import load_chat
 from stepalign.config import Recipe, TeacherConfig, registry
 from stepalign.critics.quoting import unquote
 from stepalign.critics.schema import compose, num_sections
@@ -28,12 +29,13 @@ from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_jsonl, write_jsonl
 from stepalign.launch import train
 from stepalign.policy import Policy
+from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, Rollout, Verdict
 from stepalign.rollouts import transformers as sampling
 from stepalign.teachers.stateless import BaseTeacher
 from stepalign.trace import parse
 from stepalign.trainer import checkpoints, loop
-from stepalign.trainer.build import build_trainer
+from stepalign.trainer.build import _drop_long_problems, build_trainer
 from stepalign.trainer.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -520,6 +522,14 @@ def test_problems_longer_than_the_context_are_left_out_counted_and_said(
 def test_no_problem_with_room_for_a_completion_is_an_error(make_recipe: MakeRecipe) -> None:
     with pytest.raises(StepalignError, match=r"no problem leaves room for sampling.max_new_tokens = 1000 .* 1024"):
         run(make_recipe("sampling.max_new_tokens=1000"))
+
+
+def test_no_problem_with_room_in_vllms_positions_is_an_error(make_recipe: MakeRecipe) -> None:
+    settings = make_recipe("sampler={ kind = 'vllm', max_model_len = 25 }")
+    chat, prompt = load_chat(settings.model), SolverPrompt(settings.prompts)
+    problem = Problem(id="p", statement="Compute 1 + 1.", answer="2")
+    with pytest.raises(StepalignError, match=r"max_new_tokens = 24 in 25 tokens, which .* sampler\.max_model_len"):
+        _drop_long_problems(settings, chat, prompt, 1024, [problem], [], {})
 
 
 def test_no_evaluation_problem_with_room_for_a_completion_is_an_error(make_recipe: MakeRecipe) -> None:

@@ -71,13 +71,13 @@ def measure(settings: config.Recipe) -> dict[str, Any]:
             means = resample(len(right), **bootstrap) @ right / len(right)
             with_context[design.name] = {
                 "right": interval(right.mean(), means, n=len(right)),
-                "behaviours": behaviours(attempts, by_id, **bootstrap),
+                "behaviours": behaviours([attempts], by_id, **bootstrap),
             }
     return {
         "problems": len(evaluation_problems),
         "samples": alone.n,
         "alone": alone.measures,
-        "behaviours": behaviours(rollouts, by_id, **bootstrap),
+        "behaviours": behaviours([rollouts], by_id, **bootstrap),
         "with context": with_context,
         "credit": credit_measures(inputs.rollouts, inputs.marks, credits, seed=settings.seed).contexts,
     }

@@ -33,6 +33,7 @@ from stepalign.losses.grpo import policy_gradient
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Critique, Problem, Rollout, TokenIds
+from stepalign.rollouts import sampling_limit
 from stepalign.views import View
 
 
@@ -86,7 +87,7 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
             prompt=prompt,
             context=TeacherContext.of(recipe),
             sampling=recipe.sampling,
-            max_length=limit_to_context(recipe.teacher, context_limit).max_length,
+            max_length=limit_to_context(recipe.teacher, sampling_limit(recipe.sampler, context_limit)).max_length,
         )
 
     def check_problems(self, problems: Sequence[Problem]) -> None:
@@ -133,8 +134,9 @@ class RLTFSD(Algorithm[PolicyGradientExample]):
         second = {one.id: by_place[place] for one in first if (place := (one.problem_id, one.sample)) in by_place}
         cases, failures = count_critiques([critiques.get(rollout.id) for rollout in first])
         step = StepExamples[PolicyGradientExample](cases=cases, failures=failures)
-        prompts = self._prompts([rollout for rollout in first if rollout.id not in second], problems, critiques)
-        for reason in prompts.values():
+        for name, reason in self._prompts(first, problems, critiques).items():
+            if name in second:
+                continue
             step.outcomes["dropped"] += 1
             if isinstance(reason, str) and reason:
                 step.failures[reason] += 1

@@ -21,6 +21,7 @@ from stepalign.chat import Chat
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Problem, Rollout, RolloutSource, TokenIds
+from stepalign.rollouts import sampling_limit
 
 _KINDS = ("base", "live", "model")
 
@@ -53,7 +54,7 @@ class SeqKD(WithTeacher, CrossEntropyLoss):
         self.chat, self.prompt, self.thinking = chat, prompt, recipe.sampling.enable_thinking
         self.prompts = HintPrompts(
             recipe.context,
-            limited_teacher(recipe, chat, context_limit),
+            limited_teacher(recipe, chat, sampling_limit(recipe.sampler, context_limit)),
             chat=chat,
             before=prompt.before,
             max_new_tokens=recipe.sampling.max_new_tokens,

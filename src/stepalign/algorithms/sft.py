@@ -26,6 +26,7 @@ from stepalign.losses.cross_entropy import cross_entropy
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, Problem, Rollout, RolloutSource, TokenIds
+from stepalign.rollouts import sampling_limit
 from stepalign.rollouts.references import reference_text
 from stepalign.views import View
 
@@ -103,7 +104,9 @@ class SFT(CrossEntropyLoss):
             thinking = {"enable_thinking": recipe.sampling.enable_thinking, "close_think": False}
             hints = HintPrompts(
                 recipe.context,
-                limit_to_context(recipe.teacher, context_limit).model_copy(update=thinking),
+                limit_to_context(recipe.teacher, sampling_limit(recipe.sampler, context_limit)).model_copy(
+                    update=thinking
+                ),
                 chat=chat,
                 before=prompt.before,
                 max_new_tokens=recipe.sampling.max_new_tokens,

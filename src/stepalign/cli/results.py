@@ -30,6 +30,9 @@ def export(
 ) -> None:
     """Write a run's adapter with a model card, a merged model, or its rollouts and critiques, into a folder."""
     if dataset:
+        from stepalign.exporting.dataset import WITHOUT_WEIGHTS, refuse_options
+
+        refuse_options({"step": step, "merge": merge, "base": base, "dtype": dtype}, WITHOUT_WEIGHTS)
         out = out or run / "dataset"
         rows = stepalign.export_dataset(run, out)
         typer.echo(f"{out}: {', '.join(f'{count} rollouts of {split}' for split, count in rows.items())}")

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stepalign.assets import SOLVER
 from stepalign.config.registry import TEMPLATE, Table
@@ -37,6 +37,15 @@ class ModelConfig(Table):
     """A Jinja file, for a tokenizer that has no chat template of its own."""
     chat_template_date: Annotated[date, Field(strict=False)] | None = None
     """The date that a chat template shows; None is the day on which the folder of results was begun."""
+
+    @model_validator(mode="after")
+    def _attention_takes_the_dtype(self) -> Self:
+        if self.dtype == "float32" and self.attn_implementation.startswith("flash"):
+            raise ValueError(
+                f"attn_implementation = {self.attn_implementation!r} with dtype = 'float32': FlashAttention takes half "
+                "precision only; set attn_implementation = 'sdpa'"
+            )
+        return self
 
     def extras(self) -> Iterator[tuple[str, str]]:
         """Yield the need of 4-bit weights."""

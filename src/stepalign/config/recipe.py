@@ -42,6 +42,10 @@ VERSION: Final = 2
 """The format of recipes this release reads and writes."""
 
 
+_NEED_AN_ADAPTER = ("bfloat16", "float16", "flash_attention_2", "flash_attention_3", "vllm", "vllm-server", "scaled")
+"""Values that are refused where all weights are trained."""
+
+
 class SelectionConfig(Table):
     """`stepalign select`: the paper's filter by the solver's own attempts."""
 
@@ -286,11 +290,16 @@ class Recipe(Table):
             return self
         for key, value, reason in (
             ("model.dtype", self.model.dtype, "updates below 1/256 of a weight would be lost: set 'float32' or 'auto'"),
+            (
+                "model.attn_implementation",
+                self.model.attn_implementation,
+                "all weights are trained in float32, and FlashAttention takes half precision only: set 'sdpa'",
+            ),
             ("model.load_in_4bit", self.model.load_in_4bit, "4-bit weights have no gradients: train an adapter"),
             ("sampler.kind", self.sampler.kind, "its weight sync sends adapters: set 'transformers'"),
             ("teacher.kind", self.teacher.kind, "there is no adapter to scale: set 'trust-region' or 'ema'"),
         ):
-            if value is True or value in ("bfloat16", "float16", "vllm", "vllm-server", "scaled"):
+            if value is True or value in _NEED_AN_ADAPTER:
                 raise ValueError(f"training.use_peft = false with {key} = {value!r}: {reason}")
         if self.critic and self.critic.needs_own_model:
             fault = f"training.use_peft = false with critic.kind = {self.critic.kind!r}"

@@ -16,6 +16,7 @@ from stepalign.config.model import is_local
 from stepalign.config.registry import FAMILIES
 from stepalign.errors import StepalignError
 from stepalign.exporting.merge import MAX_DIFFERENCE, MAX_KL, Agreement
+from stepalign.prompts import kept_path
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
 from stepalign.report import display
@@ -83,6 +84,7 @@ def model_card(run: RunFiles, step: int, *, serve: str, base: Base, agreement: A
         summary=summary,
         base=base,
         adapter=adapter,
+        teacher=_teacher(summary),
         feedback=_feedback(run, summary),
         grader=_named(run, summary.setting("grader.function")) or f"`{summary.setting('grader.kind') or 'math'}`",
         from_script=[key for key, name in _functions(run) if name.startswith("__main__:") or "<" in name],
@@ -141,6 +143,13 @@ def _named(run: RunFiles, function: str | None) -> str:
     return f"`{name.rpartition('.')[2].strip('<>')}`, a Python function of {script} ({source})"
 
 
+def _teacher(summary: Summary) -> str:
+    """Return the kind of the model that taught; empty where none did."""
+    algorithm = summary.algorithm
+    taught = algorithm is None or algorithm.reference == "teacher" or isinstance(algorithm, config.SeqKDConfig)
+    return summary.setting("teacher.kind") or "base" if taught else ""
+
+
 def _feedback(run: RunFiles, summary: Summary) -> str:
     """Return the run's condition, with what was made in Python in words."""
     feedback = summary.condition
@@ -154,9 +163,10 @@ def _feedback(run: RunFiles, summary: Summary) -> str:
 def _solver_prompt(run: RunFiles) -> str:
     """Return the turns that the solver is asked with, by the template that the run kept."""
     table = dict(run.recipe.get("prompts", {}))
-    path = run.folder / "prompts" / f"{table.get('solver', 'solver')}.txt"
-    if path.exists():
-        table["solver"] = str(path)
+    name = table.get("solver", "solver")
+    kept = [path for path in (kept_path(run.folder, f"{name}.txt"), kept_path(run.folder, name)) if path.is_file()]
+    if kept:
+        table["solver"] = str(kept[0])
     asked = Problem(id="asked", statement="{the problem}", answer="unknown")
     turns = SolverPrompt(config.PromptsConfig.model_validate(table)).turns(asked)
     return "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in turns)

@@ -1,11 +1,12 @@
 """Rollouts and critiques of a run as a data set: Parquet files with a card, which `datasets.load_dataset` reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+import pyarrow as pa
 from huggingface_hub import DatasetCardData
+from pyarrow.parquet import ParquetWriter
 
 from stepalign.arguments import checked
 from stepalign.errors import StepalignError
@@ -14,10 +15,40 @@ from stepalign.io import new_folder, read_jsonl, write_atomically
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.report.run import read_run
 
+_TEXT, _COUNT, _IDS = pa.string(), pa.int64(), pa.list_(pa.int64())
+_SCHEMA = pa.schema(
+    {
+        "step": _COUNT,
+        "rollout_id": _TEXT,
+        "problem_id": _TEXT,
+        "problem": _TEXT,
+        "reference_answer": _TEXT,
+        "reference_solution": _TEXT,
+        "completion": _TEXT,
+        "prompt_ids": _IDS,
+        "completion_ids": _IDS,
+        "finish": _TEXT,
+        "source": _TEXT,
+        "turn": _COUNT,
+        "correct": pa.bool_(),
+        "reward": pa.float64(),
+        "outcome": _TEXT,
+        "final_answer": _TEXT,
+        "critic": _TEXT,
+        "critique": _TEXT,
+        "critique_case": _TEXT,
+        "first_wrong_step": _COUNT,
+        "critique_failure": _TEXT,
+    }
+)
+"""Types of the columns. A column without a value has none otherwise."""
+
 
 @checked
 def export_dataset(run_folder: Path | str, out: Path | str) -> dict[str, int]:
     """Write the rollouts of training and of evaluations, each with its problem, grade and critique, to a new folder.
+
+    A step's second turns follow its rollouts.
 
     Returns:
         The number of rows of each split.
@@ -29,13 +60,27 @@ def export_dataset(run_folder: Path | str, out: Path | str) -> dict[str, int]:
         return _write(Path(run_folder), folder)
 
 
+WITHOUT_WEIGHTS = "belongs to weights, and a data set has none: leave it out"
+
+
+def refuse_options(options: Mapping[str, Any], why: str) -> None:
+    """Raise a StepalignError where an option is set, with its name and the reason."""
+    if given := [name for name, value in options.items() if value is not None and value is not False]:
+        raise StepalignError(f"{', '.join(given)}: {why}")
+
+
 def _write(run_folder: Path, folder: Path) -> dict[str, int]:
     run, counts = read_run(run_folder), {}
     for split, room in {"train": "rollouts", "evaluation": "evaluations"}.items():
-        rows = list(_rows(run_folder, room, split))
-        if rows:
-            Dataset.from_list(rows).to_parquet(folder / f"{split}.parquet")
-            counts[split] = len(rows)
+        path, count = folder / f"{split}.parquet", 0
+        with ParquetWriter(path, _SCHEMA) as writer:
+            for rows in _rows(run_folder, room, split):
+                writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+                count += len(rows)
+        if count:
+            counts[split] = count
+        else:
+            path.unlink()
     if not counts:
         raise StepalignError(f"{run_folder}: the run has no rollouts yet")
     sources = sources_of(run)
@@ -61,8 +106,8 @@ def _write(run_folder: Path, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _rows(run_folder: Path, room: str, problems: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a folder of rollouts, in the order of steps."""
+def _rows(run_folder: Path, room: str, problems: str) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each file in a folder of rollouts, in the order of steps."""
     path = run_folder / "problems" / f"{problems}.jsonl"
     by_id = {problem.id: problem for problem in read_jsonl(path, Problem)} if path.exists() else {}
     for file in sorted((run_folder / room).glob("step-*.jsonl")):
@@ -70,10 +115,11 @@ def _rows(run_folder: Path, room: str, problems: str) -> Iterator[dict[str, Any]
         found = room == "rollouts" and critiques.exists()
         kind: Any = CriticResult  # a union, which `type` does not cover
         results = {result.rollout_id: result for result in read_jsonl(critiques, kind)} if found else {}
-        for rollout in read_jsonl(file, Rollout):
-            yield _row(
-                int(file.stem.removeprefix("step-")), rollout, by_id.get(rollout.problem_id), results.get(rollout.id)
-            )
+        rollouts, second = read_jsonl(file, Rollout), run_folder / "second-turns" / file.name
+        if room == "rollouts" and second.exists():
+            rollouts += read_jsonl(second, Rollout)
+        step = int(file.stem.removeprefix("step-"))
+        yield [_row(step, each, by_id.get(each.problem_id), results.get(each.id)) for each in rollouts]
 
 
 def _row(

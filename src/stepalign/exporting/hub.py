@@ -11,9 +11,10 @@ from typing import Any, Literal
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from stepalign.arguments import checked
+from stepalign.config.model import is_local
 from stepalign.errors import StepalignError, first_line
 from stepalign.exporting import export
-from stepalign.exporting.dataset import export_dataset
+from stepalign.exporting.dataset import WITHOUT_WEIGHTS, export_dataset, refuse_options
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def push(
     """Upload a run's checkpoint, or its rollouts and critiques, or a folder that `export` wrote.
 
     Args:
-        folder: the folder of a run, or of an export.
+        folder: the folder of a run, or of an export, which is uploaded as it is.
         repo: `owner/name`; it is made if it does not exist.
         dataset: upload a run's rollouts and critiques.
         dry_run: upload nothing, and return what would be.
@@ -49,35 +50,40 @@ def push(
         **options: `export`'s, for the folder of a run.
 
     Raises:
-        StepalignError: nobody else could load the adapter's base, or the hub refuses.
+        StepalignError: nobody else could load the adapter's base, an option would do nothing, or the hub refuses.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise StepalignError(f"repository {repo!r}: owner/name is wanted")
     folder = Path(folder)
     kind: Literal["model", "dataset"] = "dataset" if dataset else "model"
+    if dataset:
+        refuse_options(options, WITHOUT_WEIGHTS)
     with TemporaryDirectory() as temporary:
         made = Path(temporary) / "export"
-        if dataset:
+        if dataset and not any(folder.glob("*.parquet")):
             export_dataset(folder, made)
-        elif (folder / "checkpoints").is_dir():
+        elif not dataset and (folder / "checkpoints").is_dir():
             export(folder, made, repo=repo, **options)
         else:
             made = folder
+            refuse_options(options, f"{folder} is no run with checkpoints: give it to `stepalign export`")
         _check(made, kind)
         files = {str(path.relative_to(made)): path.stat().st_size for path in sorted(made.rglob("*")) if path.is_file()}
         return Pushed(repo, kind, files, None if dry_run else _upload(made, files, repo, kind, private))
 
 
 def _check(folder: Path, kind: str) -> None:
-    """Refuse a folder of something else, and an adapter whose base is on this machine alone."""
+    """Refuse a folder of something else, a checkpoint, and an adapter whose base is on this machine alone."""
+    if (folder / "state.json").exists():
+        raise StepalignError(f"{folder}: a checkpoint, with the optimizer's state: name the run's folder, and its step")
     if kind == "model" and not any((folder / name).exists() for name in ("adapter_config.json", "config.json")):
         raise StepalignError(f"{folder}: neither a run with checkpoints nor a folder that `stepalign export` wrote")
     path = folder / "adapter_config.json"
     base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.exists() else ""
-    if base and Path(base).is_dir():
+    if base and (is_local(base) or Path(base).is_dir()):
         raise StepalignError(
             f"the adapter's base is the folder {base}, which others do not have: name it as they find it with "
-            "--base owner/model, or upload merged weights with --merge"
+            "--base owner/model, or merge with --merge. An exported folder is to be exported again with one of these"
         )
 
 

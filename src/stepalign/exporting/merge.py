@@ -73,15 +73,19 @@ def merge_adapter(
     Raises:
         StepalignError: the merged weights, or the written files, disagree with the adapter.
     """
-    exact = {"dtype": "float32", "load_in_4bit": False, "float32_matmul_precision": "highest"}
+    exact = {
+        "dtype": "float32",
+        "load_in_4bit": False,
+        "float32_matmul_precision": "highest",
+        "attn_implementation": "sdpa",
+    }
     loaded = models.load_model(model.model_copy(update=exact), adapter, torch.device("cpu"))
     assert isinstance(loaded, PeftModel)
     stored = getattr(torch, dtype) if dtype else models.load_config(model).dtype or torch.float32
     wanted = _logits(loaded, texts)
     merged = loaded.merge_and_unload(safe_merge=True)
-    difference = max(
-        float((a - b).abs().max() / a.abs().max()) for a, b in zip(wanted, _logits(merged, texts), strict=True)
-    )
+    differences = [(a - b).abs().max() / a.abs().max() for a, b in zip(wanted, _logits(merged, texts), strict=True)]
+    difference = float(torch.stack(differences).max())  # Python's `max` would lose NaN
     if not difference <= MAX_DIFFERENCE:
         raise StepalignError(
             f"{adapter}: merged weights differ from the adapter by {difference:.1e} of the largest logit, more than "
@@ -91,9 +95,7 @@ def merge_adapter(
     del merged, loaded
     written = _logits(AutoModelForCausalLM.from_pretrained(out, dtype=stored), texts)
     pairs = [(a.log_softmax(-1), b.log_softmax(-1)) for a, b in zip(wanted, written, strict=True)]
-    kl = max(
-        0.0, float(torch.cat([F.kl_div(b, a, reduction="none", log_target=True).sum(-1) for a, b in pairs]).mean())
-    )  # rounding may carry it below
+    kl = float(torch.cat([F.kl_div(b, a, reduction="none", log_target=True).sum(-1) for a, b in pairs]).mean())
     same = float(torch.cat([(a.argmax(-1) == b.argmax(-1)).float() for a, b in pairs]).mean())
     name = str(stored).removeprefix("torch.")
     if not kl <= MAX_KL:
@@ -101,7 +103,13 @@ def merge_adapter(
             f"{adapter}: merged and cast to {name}, KL from the adapter is {kl:.3f} nats a token, more than "
             f"{MAX_KL:g}: nothing was written. Another dtype?"
         )
-    return Agreement(tokens=sum(map(len, texts)), difference=difference, dtype=name, kl=kl, same_first=same)
+    return Agreement(
+        tokens=sum(map(len, texts)),
+        difference=difference,
+        dtype=name,
+        kl=max(0.0, kl),  # rounding may carry it below
+        same_first=same,
+    )
 
 
 def _logits(model: torch.nn.Module, texts: list[list[int]]) -> list[torch.Tensor]:

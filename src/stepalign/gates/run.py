@@ -39,6 +39,7 @@ from stepalign.probing.folder import Probe
 from stepalign.probing.run import probe
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, TokenIds
+from stepalign.rollouts import sampling_limit
 from stepalign.rollouts.generate import open_solver
 from stepalign.trainer.batches import with_room
 from stepalign.trainer.checks import check_dtype, check_recipe
@@ -81,7 +82,7 @@ def preflight(
     texts[CHAT_TEMPLATE] = str(chat.tokenizer.chat_template)
     _claim(settings, out, prompts.digests(texts), day)
     train, evaluation, _ = data.prepare(settings.problems)
-    train = with_room(train, settings.sampling, chat, prompt, context_limit)
+    train = with_room(train, settings.sampling, chat, prompt, sampling_limit(settings.sampler, context_limit))
     problems = train[: settings.preflight.num_problems]
     if len(problems) < MIN_PROBLEMS:
         raise StepalignError(f"problems.train: {len(problems)} problems, a preflight needs {MIN_PROBLEMS} or more")

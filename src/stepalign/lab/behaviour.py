@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from stepalign.evaluation.stats import Interval, pooled_mean
+import numpy as np
+from jaxtyping import Float
+
+from stepalign.evaluation.stats import Interval, bootstrap
 from stepalign.records import Problem, Rollout
 
 DERIVATIONS = ("left to right", "right to left", "pairs")
@@ -24,7 +27,7 @@ class Attempt:
     slips: int
     """Results that are wrong where they first stand."""
     uncorrected: int
-    """Slips without a correction in the same step."""
+    """Steps whose last result is wrong."""
     on_derivation: bool
     """True if the numbers added are those of a derivation, the attempt's own slips carried on."""
 
@@ -40,27 +43,32 @@ _EQUATION = re.compile(r"(Wait: )?(\d+) \+ (\d+) = (\d+)")
 
 
 def behaviours(
-    rollouts: Sequence[Rollout], problems: Mapping[str, Problem], *, resamples: int, seed: int
+    runs: Sequence[Sequence[Rollout]], problems: Mapping[str, Problem], *, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Estimate each of `BEHAVIOURS` from the rollouts of each sum, with intervals over problems."""
-    attempts = [
-        (rollout.problem_id, read(rollout.text, cast(list[int], problems[rollout.problem_id].meta["terms"])))
-        for rollout in rollouts
-    ]
-    return {
-        name: pooled_mean(((problem, share(attempt)) for problem, attempt in attempts), resamples=resamples, seed=seed)
-        for name, share in BEHAVIOURS.items()
-    }
+    """Estimate each of `BEHAVIOURS` from the attempts of each run at the same sums.
+
+    Intervals are over problems, and over runs where there are several.
+    """
+    values = np.array([_values(rollouts, problems) for rollouts in runs])
+    return dict(zip(BEHAVIOURS, bootstrap(values, resamples=resamples, seed=seed), strict=True))
+
+
+def _values(rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> Float[np.ndarray, "problems behaviours"]:
+    """Return the mean shares of each problem's attempts, in the order of the problems' ids."""
+    shares: dict[str, list[list[float]]] = {rollout.problem_id: [] for rollout in rollouts}
+    for rollout in rollouts:
+        attempt = read(rollout.text, cast(list[int], problems[rollout.problem_id].meta["terms"]))
+        shares[rollout.problem_id].append([share(attempt) for share in BEHAVIOURS.values()])
+    return np.array([np.mean(shares[name], axis=0) for name in sorted(shares)])
 
 
 def read(text: str, terms: Sequence[int]) -> Attempt:
     """Read an attempt's equations and compare them with the derivations."""
     steps: list[tuple[int, int, int]] = []
-    slips = corrected = 0
+    slips = 0
     for correction, *numbers in _EQUATION.findall(text):
         left, right, result = map(int, numbers)
         if correction and steps:
-            corrected += sum(steps[-1][:2]) != steps[-1][2]
             steps[-1] = (left, right, result)
         else:
             slips += left + right != result
@@ -71,7 +79,8 @@ def read(text: str, terms: Sequence[int]) -> Attempt:
         len(steps) == len(pairs) and used == [(values[a], values[b]) for a, b in pairs]
         for pairs in (operations(name, len(terms)) for name in DERIVATIONS)
     )
-    return Attempt(len(steps), slips, slips - corrected, on_derivation)
+    uncorrected = sum(left + right != result for left, right, result in steps)
+    return Attempt(len(steps), slips, uncorrected, on_derivation)
 
 
 def operations(derivation: str, terms: int) -> list[tuple[int, int]]:

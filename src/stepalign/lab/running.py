@@ -86,8 +86,8 @@ def _behaviour_table(comparison: Comparison) -> Table:
         if not all("terms" in problem.meta for problem in problems.values()):
             return []  # an override may replace the sums by other problems
         name = f"step-{runs[0].evaluations[at].step:06d}.jsonl"
-        rollouts = [r for run in runs for r in read_jsonl(run.folder / "evaluations" / name, Rollout)]
-        estimates = behaviours(rollouts, problems, resamples=2000, seed=0)
+        attempts = [read_jsonl(run.folder / "evaluations" / name, Rollout) for run in runs]
+        estimates = behaviours(attempts, problems, resamples=2000, seed=0)
         return [Cell(f"{estimate:.0%}") for estimate in estimates.values()]
 
     rows = [("before", cells(comparison.runs[comparison.baseline], 0))]

@@ -8,12 +8,12 @@ from rich.table import Table
 from stepalign import config
 from stepalign.planning import Plan
 from stepalign.planning.sizes import DECODE_SHARE, EAGER_LAYER_S, GPUS, PASS_SHARE
+from stepalign.planning.stages import sampled_and_made
 
-_SMALLER = {
-    "learning": "training.micro_batch_size, training.gradient_checkpointing or distributed.strategy = 'fsdp2'",
-    "sampling": "sampler.max_num_seqs",
-}
-"""Keys that lower the memory of a plan's parts."""
+_SMALLER = "training.micro_batch_size, training.gradient_checkpointing or distributed.strategy = 'fsdp2'"
+"""Keys that lower the memory of learning."""
+_ROWS = "sampler.max_num_seqs"
+"""The key that lowers the memory of sampling without vLLM."""
 
 
 def table(settings: config.Recipe, plan: Plan, *, price: float | None = None) -> RenderableType:
@@ -40,6 +40,8 @@ def table(settings: config.Recipe, plan: Plan, *, price: float | None = None) ->
         column.justify = "right"
     lines = ["hours: state --hardware, or time two steps on your own (training.max_steps=2)"]
     if gpu:
+        in_process = isinstance(settings.sampler, config.VllmConfig)
+        smaller = {"learning": _SMALLER, "sampling": "sampler.gpu_memory_utilization" if in_process else _ROWS}
         device_hours = plan.hours * plan.devices
         cost = "" if price is None else f", {device_hours * price:,.2f} at {price:g} an hour"
         lines = [
@@ -56,13 +58,21 @@ def table(settings: config.Recipe, plan: Plan, *, price: float | None = None) ->
             + ")",
             *(
                 f"does not fit: {title} needs {sum(parts.values()) / 1e9:,.1f} GB of a device's "
-                f"{gpu.memory / 1e9:,.1f}; smaller with {_SMALLER[title]}"
+                f"{gpu.memory / 1e9:,.1f}; smaller with {smaller[title]}"
                 for title, parts in needed.items()
                 if sum(parts.values()) > gpu.memory
             ),
         ]
+        if isinstance(settings.sampler, config.VllmConfig):
+            weights = plan.sampling_memory["sampler's weights"]
+            share = settings.sampler.gpu_memory_utilization * gpu.memory
+            if weights > share:
+                lines.append(
+                    f"does not fit: the sampler's weights are {weights / 1e9:,.1f} GB, "
+                    f"sampler.gpu_memory_utilization leaves vLLM {share / 1e9:,.1f}"
+                )
     if "critique" in plan.stages:
-        rollouts = settings.training.rollouts_per_step
+        _, rollouts = sampled_and_made(settings)
         read, written = rollouts * given.critic_prompt, rollouts * given.critique
         lines.insert(0, f"critic: reads {read:,.0f} and writes {written:,.0f} tokens a step")
         if gpu and isinstance(settings.critic, config.OpenAICriticConfig):

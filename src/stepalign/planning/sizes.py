@@ -182,6 +182,15 @@ class Lengths:
     """Share of a completion up to its last token in the loss."""
     learned_share: float = 1.0
     """Share of rollouts that the loss uses."""
+    feedback: float = 0.0
+    """Tokens of problem, attempt and critique, where the policy learns to write critiques (`rltf-fm`)."""
+    feedback_share: float = 1.0
+    """Share of rollouts whose critique is learned."""
+
+    @property
+    def feedback_written(self) -> float:
+        """Tokens of the critique that the policy learns to write."""
+        return self.feedback - self.prompt - self.completion
 
 
 def lengths(
@@ -214,6 +223,9 @@ def lengths(
     spliced = isinstance(settings.critic, config.LLMCriticConfig) and settings.critic.mode == "splice"
     shown = copied if contexts.load(settings.context.design).needs_critique else solution
     statement = mean_tokens(problem.statement for problem in sample)
+    feedback = given.feedback
+    if isinstance(settings.algorithm, config.RLTFFMConfig):
+        feedback = feedback or min(given.prompt + given.completion + copied, settings.teacher.max_length)
     return (
         replace(
             given,
@@ -222,6 +234,7 @@ def lengths(
             ),
             critic_prompt=_INSTRUCTIONS + statement + solution + given.completion,
             critique=copied * (_SPLICED if spliced else 1.0),
+            feedback=feedback,
         ),
         len(train),
         len(evaluation),
@@ -230,26 +243,38 @@ def lengths(
 
 def _of_run(folder: Path, assumed: Lengths) -> Lengths:
     try:
-        rollouts = [r for file in sorted((folder / "rollouts").glob("*.jsonl")) for r in read_jsonl(file, Rollout)]
+        prompts, completions = zip(
+            *(
+                (len(rollout.prompt_ids), len(rollout.completion_ids))
+                for file in sorted((folder / "rollouts").glob("*.jsonl"))
+                for rollout in read_jsonl(file, Rollout)
+            ),
+            strict=True,
+        )
         run = read_run(folder)
         algorithm: Any = FAMILIES["algorithm"].validate(run.recipe["algorithm"])
-        learned = sum(step["outcomes"].get("trained", 0) for step in run.steps)
-        prompt = fmean(len(rollout.prompt_ids) for rollout in rollouts)
-        completions = [len(rollout.completion_ids) for rollout in rollouts]
-        # A view ends before the last token in the loss.
-        student, teacher = (
-            sum(step.get(name, 0) for step in run.steps) / learned for name in ("student_tokens", "teacher_tokens")
+        learned, feedback = (
+            sum(step["outcomes"].get(name, 0) for step in run.steps) for name in ("trained", "feedback")
         )
-        read = student / algorithm.num_updates - prompt
+        prompt, completion = fmean(prompts), fmean(completions)
+        student, teacher = (
+            sum(step.get(name, 0) for step in run.steps) for name in ("student_tokens", "teacher_tokens")
+        )
+        student /= algorithm.num_updates
+        if feedback:  # the policy's other passes are over whole rollouts
+            rest, read = student - learned * (prompt + completion), completion
+            assumed = replace(assumed, feedback=rest / feedback, feedback_share=feedback / len(completions))
+        else:  # a view ends before the last token in the loss
+            read = student / learned - prompt
         return replace(
             assumed,
             prompt=prompt,
-            completion=fmean(completions),
+            completion=completion,
             max_completion=max(completions),
-            teacher_prompt=max(teacher / algorithm.teacher_readings - read, 0.0),
+            teacher_prompt=max(teacher / (learned or 1) / algorithm.teacher_readings - read, 0.0),
             evaluation=fmean([e.measures["length"].value for e in run.evaluations] or [assumed.evaluation]),
-            read_share=read / fmean(completions),
-            learned_share=learned / len(rollouts),
+            read_share=read / completion,
+            learned_share=learned / len(completions),
         )
     except (ValueError, KeyError, ZeroDivisionError) as error:
         raise StepalignError(f"{folder}: not the folder of a run that made a step: {error}") from None

@@ -35,7 +35,7 @@ from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import SolverPrompt, Turn
 from stepalign.records import CriticResult, Critique, Problem, Rollout
 from stepalign.report.display import count
-from stepalign.rollouts import Completion, Request
+from stepalign.rollouts import Completion, Request, sampling_limit
 from stepalign.rollouts.generate import Solver
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
@@ -129,7 +129,7 @@ def preview(
         if rollouts:
             given = _first_groups(inputs.read(Path(rollouts), lambda: [*train, *evaluation]), limit)
         else:
-            train = with_room(train, settings.sampling, chat, prompt, context_limit)
+            train = with_room(train, settings.sampling, chat, prompt, sampling_limit(settings.sampler, context_limit))
             given = _sampled(settings, solver, algorithm, load, train, limit, console)
         critic = settings.critic if algorithm.needs_critique else None
         given = inputs.prepare(given, settings.model_copy(update={"critic": critic}), solver, console, Path(folder))

@@ -69,6 +69,11 @@ def recorded() -> Iterator[dict[str, str]]:
         _recordings.reset(token)
 
 
+def kept_path(run_folder: Path, name: str) -> Path:
+    """Return the file of a run's folder that keeps a recorded text. It lies in `prompts/` whatever the name is."""
+    return run_folder / "prompts" / Path(*(part for part in Path(name).parts if part not in ("/", "..")))
+
+
 def digests(texts: Mapping[str, str]) -> dict[str, str]:
     """Return a digest of each text."""
     return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in texts.items()}

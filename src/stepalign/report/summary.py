@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from stepalign.config import CanariesConfig
+from stepalign.config.algorithms import AlgorithmConfig, GRPOConfig, RLTFSDConfig, SeqKDConfig, SFTConfig
+from stepalign.config.registry import FAMILIES
 from stepalign.critics import stats
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation, Metric, common_metrics, compare
@@ -73,17 +75,33 @@ class Summary:
             table = table.get(part) if isinstance(table, Mapping) else None
         return table
 
+    @cached_property
+    def algorithm(self) -> AlgorithmConfig | None:
+        """The algorithm's table; None where the recipe is not there, or names one that is not registered."""
+        try:
+            return cast(AlgorithmConfig, FAMILIES["algorithm"].validate(self.setting("algorithm")))
+        except ValueError:
+            return None
+
     @property
     def condition(self) -> str:
-        """The context and the critic; or the algorithm without a teacher."""
-        if self.setting("algorithm.kind") == "grpo":
+        """The context and the critic in use; or the algorithm without both."""
+        algorithm = self.algorithm
+        if isinstance(algorithm, GRPOConfig):
             generations = self.setting("training.num_generations") or 1
             return f"GRPO, {generations} rollout{'s' * (generations != 1)} a problem"
+        if isinstance(algorithm, SFTConfig) and not algorithm.rationalize:
+            return f"SFT on {'references' if algorithm.sequences == 'references' else 'right rollouts of its own'}"
         critic = self.setting("critic.model") or self.setting("critic.kind")
-        design = self.setting("context.template") or self.setting("context.function")
-        context = f"context {design or 'unknown'}"
         asked = not self.steps_done or any(step.get("cases") or step.get("failures") for step in self.run.steps)
-        return f"{context}, critic {critic}" if critic and asked else f"{context}, no critic"
+        has_critic = critic and asked and (algorithm is None or algorithm.uses_teacher)
+        parts = [f"critic {critic}" if has_critic else "no critic"]
+        # Verdicts and feedback modelling take the critique as it is. A context is read by others than teachers too.
+        readers = SFTConfig, SeqKDConfig, RLTFSDConfig
+        if algorithm is None or algorithm.reference == "teacher" or isinstance(algorithm, readers):
+            design = self.setting("context.template") or self.setting("context.function")
+            parts = [f"context {design or 'unknown'}", *parts]
+        return ", ".join(parts)
 
     @property
     def training(self) -> str:

@@ -72,3 +72,12 @@ class RemoteSampler(Sampler, Protocol):
 
     def close(self) -> None:
         """Stop what was started."""
+
+
+def sampling_limit(sampler: config.SamplerConfig, context_limit: int | None) -> int | None:
+    """Return the most tokens of a prompt and its completion; None is no limit.
+
+    `context_limit` is the model's own. vLLM may be started with fewer positions.
+    """
+    own = sampler.max_model_len if isinstance(sampler, config.VllmConfig) else None
+    return min((limit for limit in (context_limit, own) if limit is not None), default=None)

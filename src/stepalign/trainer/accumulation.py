@@ -88,7 +88,6 @@ class GradientAccumulator(Generic[E]):
         if reference is not None:
             _synchronize(device)
             self._console.timed(self._loss.reference_stage, start)
-
         start = time.perf_counter()
         lengths = [view.num_loss_tokens for view in views]
         weights = token_weights(lengths, self._loss_agg_mode, sequences=self._sequences, tokens=self._tokens)

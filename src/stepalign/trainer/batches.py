@@ -31,7 +31,7 @@ def with_room(
         sampling: its `max_new_tokens` need room.
         chat: encodes prompts.
         prompt: of the solver.
-        context_limit: the model's, in tokens; None is no limit.
+        context_limit: the most tokens of both (`rollouts.sampling_limit`); None is no limit.
         name: the problems' name in an error.
         key: the recipe's key of `sampling`.
 
@@ -47,7 +47,7 @@ def with_room(
     if problems and not fitting:
         raise StepalignError(
             f"{name}: no problem leaves room for {key}.max_new_tokens = {sampling.max_new_tokens} "
-            f"in the model's context of {context_limit} tokens"
+            f"in {context_limit} tokens, which the model's context or sampler.max_model_len allows"
         )
     return fitting
 

@@ -31,6 +31,7 @@ from stepalign.precision import set_matmul_precision
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, TokenIds
 from stepalign.rewards import Grader
+from stepalign.rollouts import sampling_limit
 from stepalign.rollouts.generate import Solver, make_sampler
 from stepalign.trainer import checkpoints, checks
 from stepalign.trainer.accumulation import adamw
@@ -247,13 +248,14 @@ def _drop_long_problems(
     dropped: dict[str, int],
 ) -> tuple[list[Problem], list[Problem]]:
     """Drop and count problems whose prompt leaves no room for a completion."""
-    fitting = with_room(train, recipe.sampling, chat, prompt, context_limit)
+    limit = sampling_limit(recipe.sampler, context_limit)
+    fitting = with_room(train, recipe.sampling, chat, prompt, limit)
     fitting_evaluation = with_room(
         evaluation,
         recipe.evaluation.sampling,
         chat,
         prompt,
-        context_limit,
+        limit,
         name="evaluation problems",
         key="evaluation.sampling",
     )

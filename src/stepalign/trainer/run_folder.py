@@ -40,6 +40,7 @@ from stepalign.io import (
     write_json,
 )
 from stepalign.manifest import Manifest, manifest, read_manifest
+from stepalign.prompts import kept_path
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import rollout_ids
 
@@ -119,7 +120,7 @@ class RunFolder:
         """
         started = (self.folder / "manifest.json").exists()
         for name, text in texts.items():
-            path = self.folder / "prompts" / Path(*(part for part in Path(name).parts if part not in ("/", "..")))
+            path = kept_path(self.folder, name)
             if not started or not path.exists():
                 write_atomically(path, text)
             elif (kept := path.read_bytes().decode(errors="replace")) != text:
