@@ -90,6 +90,8 @@ def test_credit_scores_each_step_under_each_context(bench: Bench, tmp_path: Path
     measures = json.loads((tmp_path / "out" / "probe" / "measures.json").read_text())
     for name, one in zip(("refsol", "stepalign", "sd-zero"), found.scores[::8], strict=True):
         assert measures["contexts"][name]["first_error"]["value"] == one.accuracies["first error"].value
+    again = bench("locator.kind=credit", 'locator.contexts=["refsol", "stepalign", "sd-zero"]')
+    assert (again.tokens, again.seconds) == (found.tokens, found.seconds)
     assert found.tokens > 0
 
 

@@ -184,7 +184,6 @@ def by_credit(
 ) -> Located:
     """Score each step by the lowest, or by the mean, credit of its tokens under each context."""
     designs = settings.contexts or (recipe.context.design,)
-    resumed = (out / "probe" / "credits.jsonl").exists()
     probed = probe(recipe, out / "probe", rollouts=out / "traces", contexts=designs)
     asked = traces.with_answer
     spans = {trace.rollout.id: trace.token_spans for trace in asked}
@@ -206,9 +205,7 @@ def by_credit(
                 )
             )
     cost = probed.manifest["cost"]
-    return Located(
-        findings=tuple(findings), tokens=int(cost["tokens"]), seconds=None if resumed else float(cost["seconds"])
-    )
+    return Located(findings=tuple(findings), tokens=int(cost["tokens"]), seconds=float(cost["seconds"]))
 
 
 def by_step_values(
