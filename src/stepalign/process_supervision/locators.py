@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from stepalign import config
+from stepalign import config, models
 from stepalign.append_log import AppendLog
 from stepalign.config import registry
 from stepalign.console import Console
@@ -30,6 +30,8 @@ from stepalign.rollouts.generate import open_solver
 
 _AT_A_TIME = 8
 """Traces between two writes of what was found."""
+RESULTS = ("critiques.jsonl", "locations.jsonl", "step-values.jsonl", "probe")
+"""What the locators write into a benchmark's folder."""
 Critiques = Callable[[Sequence[tuple[Problem, Rollout]], Path], list[Critique | CritiqueFailure]]
 """A recipe's critic: critiques attempts, and keeps its results in a file."""
 
@@ -227,6 +229,7 @@ def by_step_values(
             path,
             num_rollouts=settings.num_rollouts,
             seed=recipe.seed,
+            context_limit=models.context_limit(recipe.model),
             advance=advance,
         )
     finding = Finding(
