@@ -205,7 +205,9 @@ def probe(
     context: Annotated[list[str] | None, typer.Option(help="Name or file of a context. May be repeated.")] = None,
     adapter: AdapterFolder = None,
     top: Annotated[int, typer.Option(min=0, help="Number of likeliest tokens kept at each position.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most rollouts to probe.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Rollouts to probe, from the first; groups stay whole.")
+    ] = None,
     contrast: Annotated[int, typer.Option(min=0, help="Most wrong contexts to contrast each context with.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the probe.")] = Path("probe"),
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,

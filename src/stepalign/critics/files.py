@@ -42,7 +42,7 @@ class ReplayCritic:
         self._results: dict[str, Critique | CritiqueFailure] = {}
         for result in read_jsonl(path, CriticResult):  # type: ignore[var-annotated, arg-type]
             earlier = self._results.get(result.rollout_id)
-            if earlier is not None and not _is_unanswered(earlier):
+            if earlier is not None and not is_unanswered(earlier):
                 raise StepalignError(f"{path}: rollout {result.rollout_id} is answered twice")
             self._results[result.rollout_id] = result
 
@@ -171,7 +171,8 @@ def _digest(attempt: tuple[Problem, Rollout]) -> str:
     return hashlib.blake2b("\n".join(map(to_json, attempt)).encode(), digest_size=8).hexdigest()
 
 
-def _is_unanswered(result: Critique | CritiqueFailure) -> bool:
+def is_unanswered(result: Critique | CritiqueFailure) -> bool:
+    """Return whether a second start asks for a result again."""
     return isinstance(result, CritiqueFailure) and result.reason in UNANSWERED
 
 
@@ -185,7 +186,7 @@ def _read(
             raise StepalignError(f"{log.place}: rollout {result.rollout_id} is not among these rollouts: {_ELSEWHERE}")
         if critic not in (result.critic, ReplayCritic.name):
             raise StepalignError(f"{log.place}: a result of {result.critic}, not of {critic}: {_ELSEWHERE}")
-        if not _is_unanswered(result):
+        if not is_unanswered(result):
             results[result.rollout_id] = result
     log.truncate()
     return results

@@ -40,12 +40,19 @@ def critique_attempts(
             return critique_all(critic, attempts, out, advance, made_with=_made_with(settings, texts), date=date)
 
 
+def dump_tables(settings: config.Recipe, keys: set[str]) -> dict[str, Any]:
+    """Return tables of a recipe as JSON, a replayed critic's with a digest of its file."""
+    values = settings.model_dump(mode="json", include=keys)
+    if "critic" in keys and isinstance(settings.critic, config.ReplayCriticConfig):
+        values["critic"]["sha256"] = sha256(settings.critic.path)
+    return values
+
+
 def _made_with(settings: config.Recipe, texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings that critiques depend on, and digests of `texts`, templates and Python code."""
     assert settings.critic is not None
-    keys = {"critic", "grader", "prompts", *(["model"] if settings.critic.needs_own_model else [])}
-    values = settings.model_dump(mode="json", include=keys)
-    if isinstance(settings.critic, config.ReplayCriticConfig):
-        values["critic"]["sha256"] = sha256(settings.critic.path)
+    values = dump_tables(
+        settings, {"critic", "grader", "prompts", *(["model"] if settings.critic.needs_own_model else [])}
+    )
     runtime = set(settings.runtime_keys())
     return {key: value for key, value in flat(values) if key not in runtime} | {"words": prompts.digests(texts)}

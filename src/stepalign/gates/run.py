@@ -137,7 +137,7 @@ def _sample(
         )
         critic = settings.critic if algorithm.needs_critique else None
         own = settings.model_copy(update={"critic": critic})
-        num_known = len(complete.critic_results) or _num_lines(given / "asked.jsonl")
+        num_known = len(inputs.answered(complete, given))
         begin = time.perf_counter()
         complete = inputs.prepare(complete, own, solver, console, given)
         if asked := len(complete.critic_results) - num_known:
@@ -163,10 +163,6 @@ def _sample(
         step=step,
         seconds=list(log.read()),
     )
-
-
-def _num_lines(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def _teacher_prompts(step: StepExamples[Any]) -> dict[str, TokenIds]:
