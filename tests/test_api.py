@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import stepalign
-from stepalign import cli
+from stepalign import api, cli, precision
 from stepalign.config import Recipe
+from stepalign.config.benchmarks import benchmark
 from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation
 from stepalign.io import read_json, read_jsonl
 from stepalign.records import Rollout
+from stepalign.rewards.math import MathGrader
 from stepalign.rollouts.generate import Solver
 
 MakeRecipe = Callable[..., Recipe]
@@ -74,6 +76,35 @@ def test_an_interrupted_sampling_keeps_the_finished_rollouts(
     assert not (tmp_path / "rollouts-partial.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [(StepalignError("no server"), r"no server; 3 of 3 rollouts, not graded"), (ValueError("odd"), "odd")],
+)
+def test_a_failed_sampling_keeps_the_finished_rollouts(
+    fault: Exception, message: str, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(MathGrader, "grade", fail)
+    with pytest.raises(type(fault), match=message) as caught:
+        stepalign.sample(make_recipe("problems.train.count=6"), tmp_path / "rollouts.jsonl")
+    assert "rollouts-partial.jsonl" in "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert len(read_jsonl(tmp_path / "rollouts-partial.jsonl", Rollout)) == 3
+
+
+def test_rollouts_are_written_before_they_are_scored(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("stepalign.evaluation.run.score", fail)
+    with pytest.raises(MemoryError):
+        stepalign.evaluate(make_recipe("evaluation.num_samples=1"), tmp_path / "evaluation.json")
+    assert len(read_jsonl(tmp_path / "evaluation-rollouts.jsonl", Rollout)) == 3
+
+
 @pytest.mark.parametrize("step", [0, 4])
 def test_evaluating_a_checkpoint_gives_the_numbers_of_the_run(
     step: int, finished_run: Recipe, checkpoint: Path, tmp_path: Path
@@ -95,6 +126,17 @@ def test_there_must_be_something_to_evaluate_on(make_recipe: MakeRecipe, tmp_pat
         stepalign.evaluate(make_recipe('problems.evaluation={source="sums"}'), problems=[{"statement": "1 + 1"}])
 
 
+def test_a_benchmark_replaces_the_recipe_s_own_evaluation_problems(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(api, "load_evaluation", lambda source: seen.append(source) or [])
+    own = 'problems.evaluation={ source = "gsm8k", split = "test", limit = 2 }'
+    with pytest.raises(StepalignError, match="nothing to evaluate on"):
+        stepalign.evaluate(make_recipe("problems.holdout=0", own), benchmark="gsm8k")
+    assert seen == [benchmark("gsm8k").source]
+
+
 def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -104,14 +146,38 @@ def test_a_selection_attempts_every_problem_once_and_says_what_its_filter_left(
         stepalign.select(settings, tmp_path / "selection")
     settings_file = tmp_path / "selection" / "settings.json"
     kept = json.loads(settings_file.read_text())
-    assert kept["words"].keys() == {"solver.txt", "format.txt"}
+    assert kept["words"].keys() == {"solver.txt", "format.txt", "chat-template.jinja"}
     settings_file.write_text(json.dumps({**kept, "date": "2024-07-26"}))  # it goes on another day
     attempts = tmp_path / "selection" / "attempts.jsonl"
     before = attempts.read_bytes()
     assert len(read_jsonl(attempts, Rollout)) == 2 * 6
     with pytest.raises(StepalignError, match="format"):
-        stepalign.select(settings, tmp_path / "selection")
+        stepalign.select(settings.replace(**{"grader.num_workers": 1}), tmp_path / "selection")
     assert attempts.read_bytes() == before
+
+
+def test_a_selection_goes_on_with_its_grader_s_code_and_the_precision_it_measured(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_recipe(
+        "selection.num_attempts=1", "problems.train.count=2", "problems.holdout=0",
+        "model.float32_matmul_precision=auto",
+    )  # fmt: skip
+
+    def graded_by(bound: int, speedup: float) -> Path:
+        monkeypatch.setattr(precision, "medium_speedup", lambda: speedup)
+        return stepalign.select(settings, tmp_path, grader=lambda problem, rollout: len(rollout.text) > bound)
+
+    with pytest.raises(StepalignError, match="none of 2 problems passed"):
+        graded_by(3, speedup=1.0)
+    kept = json.loads((tmp_path / "settings.json").read_text())
+    assert kept["model"]["float32_matmul_precision"] == "highest"
+    with pytest.raises(StepalignError, match="none of 2 problems passed"):
+        graded_by(3, speedup=9.0)
+    with pytest.raises(
+        StepalignError, match=r"what differs:\n  words\.grader\.function\..*<lambda>\.py: '\w+' → '\w+'$"
+    ):
+        graded_by(4, speedup=1.0)
 
 
 # ── adapters of any origin ────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from stepalign import api, config, models
 from stepalign.config import Recipe
-from stepalign.critics import stats
+from stepalign.critics import own_model, stats
 from stepalign.critics.stats import Prices
 from stepalign.error_injection.sets import plant_set
 from stepalign.errors import StepalignError
@@ -102,12 +103,17 @@ def test_the_solvers_own_base_is_loaded_once_and_asked(
         "critic.max_attempts=1",
         "critic.max_num_seqs=6",
     )
-    answers = api.critique(
-        settings, planted / "rollouts.jsonl", tmp_path / "out.jsonl", problems_file=planted / "problems.jsonl"
-    )
-    assert [answer.critic for answer in answers] == ["self"] * 16
+    out, dates, opened = tmp_path / "out.jsonl", [], own_model.open_solver
+    monkeypatch.setattr(own_model, "open_solver", lambda *given: dates.append(str(given[2])) or opened(*given))
+    given = {"problems_file": planted / "problems.jsonl", "limit": 6}
+    answers = api.critique(settings, planted / "rollouts.jsonl", out, **given)
+    assert [answer.critic for answer in answers] == ["self"] * 6
     assert all(answer.completion_tokens for answer in answers)
     assert len(loads) == 1
+    kept = tmp_path / "out-settings.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "date": "2024-07-26"}))  # it goes on another day
+    api.critique(settings, planted / "rollouts.jsonl", out, **given | {"limit": 7})
+    assert dates == [str(date.today()), "2024-07-26"]
 
 
 def test_a_second_start_asks_only_for_what_is_missing(planted: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:

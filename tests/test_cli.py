@@ -211,7 +211,9 @@ def test_planted_slips_are_critiqued_checked_and_measured(
     assert "critiques     2  (1 A, 1 D)" in printed
     assert "cost 0.0000" in printed
     assert printed.endswith("critiques.jsonl, critiques-report.json\n")
-    assert run_cli("critique", *with_problems, "--check", "critiques.jsonl")[0] == 0
+    status, printed, _ = run_cli("critique", *with_problems, "--check", "critiques.jsonl", "--prices", "1", "2.5")
+    assert status == 0
+    assert "cost 0.0000" in printed
     limited = run_cli("critique", *with_problems, "critic.kind=program", "--limit", "1", "--out", "first.jsonl")
     assert (limited[0], len((tmp_path / "first.jsonl").read_text().splitlines())) == (0, 1)
     lines = (tmp_path / "critiques.jsonl").read_text().splitlines(keepends=True)
@@ -233,6 +235,7 @@ def test_a_file_of_processbench_is_measured_and_its_steps_are_valued(
     right = {**row, "id": "b", "steps": ["2*3 = 6", "\\boxed{6}"], "final_answer_correct": True, "label": -1}
     (tmp_path / "bench.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(right)}\n")
     source = 'problems.train={source = "processbench", path = "bench.jsonl"}'
+    assert "--prices: " in run_cli("critic-bench", "recipe.toml", "bench.jsonl", "--prices", "1", "2.5")[2]
     for kind in ("critic", "equations"):
         bench = [
             "critic-bench",

@@ -12,6 +12,8 @@ from stepalign.errors import StepalignError
 from stepalign.io import (
     claim,
     differences,
+    flat,
+    new_folder,
     read_jsonl,
     sync,
     to_json,
@@ -205,17 +207,26 @@ def test_differences_go_into_nested_tables() -> None:
     changes = differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     assert list(changes) == [("a.c", 2, 3), ("d", None, 4)]
     assert not list(differences({"a": {"b": 1}}, {"a": {"b": 1}}))
+    assert list(differences({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 1}, {"b": 3}]})) == [("a.1.b", 2, 3)]
+    assert list(differences({"a": [1, 2]}, {"a": [1, 3]})) == [("a", [1, 2], [1, 3])]
+    assert dict(flat({"a": [{"b": 1}, {"b": [2]}], "c": []})) == {"a.0.b": 1, "a.1.b": [2], "c": []}
 
 
 def test_what_killed_writers_left_is_removed_and_a_live_one_s_file_is_not(tmp_path: Path) -> None:
     """By the next start of the same folder's owner. A process id may come again after a restart."""
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True)
-    for name in (f".a.jsonl.{int(ended.stdout)}.tmp", f".b.json.{os.getpid()}.tmp", f".c.{os.getppid()}.tmp", "d.tmp"):
+    others = [f".c.{os.getppid()}.tmp", "d.tmp", ".vim.swap.tmp"]
+    for name in (f".a.jsonl.{int(ended.stdout)}.tmp", f".b.json.{os.getpid()}.tmp", *others):
         (tmp_path / "rollouts").mkdir(exist_ok=True)
         (tmp_path / "rollouts" / name).write_text("half")
-    (tmp_path / "checkpoints" / ".step-000003.tmp" / "inner").mkdir(parents=True)
+    (tmp_path / "checkpoints" / f".step-000003.{int(ended.stdout)}.tmp" / "inner").mkdir(parents=True)
     claim(tmp_path / "settings.json", {"a": 1}, started=False, refusal="")
-    assert sorted(path.name for path in tmp_path.rglob("*.tmp")) == sorted([f".c.{os.getppid()}.tmp", "d.tmp"])
+    assert sorted(path.name for path in tmp_path.rglob("*.tmp")) == sorted(others)
+
+
+def test_a_new_folder_names_its_writer_so_that_a_claim_leaves_it(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "export") as folder:
+        assert folder.name == f".export.{os.getpid()}.tmp"
 
 
 def test_settings_beside_a_file_leave_other_programs_files_alone(tmp_path: Path) -> None:

@@ -121,10 +121,10 @@ def test_a_run_keeps_what_it_was_given(run: Any) -> None:
     problems = read_jsonl(folder / "problems" / "train.jsonl", Problem)
     assert len(problems) == 4
     assert all(problem.solution and "level" in problem.meta for problem in problems)
-    kept = (folder / "prompts" / f"{__name__}.grade.py").read_text()
+    kept = (folder / "prompts" / f"grader.function.{__name__}.grade.py").read_text()
     assert "def grade" in kept
     assert "# LIMIT = 40" in kept
-    assert (folder / "prompts" / f"{__name__}.hint.py").exists()
+    assert (folder / "prompts" / f"context.function.{__name__}.hint.py").exists()
     rollouts = read_jsonl(folder / "rollouts" / "step-000001.jsonl", Rollout)
     assert {rollout.grade.feedback for rollout in rollouts if rollout.grade} == {"Too long."}
 

@@ -44,7 +44,16 @@ def test_a_module_of_the_working_directory_is_imported_by_name(tmp_path: Path, m
     monkeypatch.setattr(sys, "path", list(sys.path))
     with prompts.recorded() as texts:
         assert load(PythonObject("my_own_grader:A.grade"), "grader.function")(None) == 1
-    assert texts == {"my_own_grader.A.grade.py": "def grade(self):\n    return 1\n"}
+    assert texts == {"grader.function.my_own_grader.A.grade.py": "def grade(self):\n    return 1\n"}
+
+
+def test_two_lambdas_of_one_recipe_are_recorded_both() -> None:
+    with prompts.recorded() as texts:
+        load(PythonObject.of(lambda x: x + 1), "grader.function")
+        load(PythonObject.of(lambda x: x + 2), "context.function")
+        load(PythonObject.of_rows([{"statement": "A"}]), "problems.train.function")
+    assert [name.partition(".")[0] for name in texts] == ["grader", "context"]
+    assert len(set(texts.values())) == 2
 
 
 @pytest.mark.parametrize(

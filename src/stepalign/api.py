@@ -12,17 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from accelerate import Accelerator
 from pydantic import PositiveInt
 
-from stepalign import config, prompts
+from stepalign import config, models, prompts
 from stepalign.arguments import checked
+from stepalign.chat import CHAT_TEMPLATE
 from stepalign.config import benchmarks, machine, registry
 from stepalign.console import Console
 from stepalign.critics.files import ReplayCritic, read_attempts
 from stepalign.critics.run import critique_attempts
 from stepalign.critics.stats import Prices, summarize
 from stepalign.critics.validation import ValidatedCritic
-from stepalign.data import load, prepare, selection
+from stepalign.data import load, load_evaluation, prepare, selection
 from stepalign.errors import StepalignError
 from stepalign.evaluation.critic_benchmark import CriticBenchmark, PlantedTraces, score
 from stepalign.evaluation.metrics import Evaluation
@@ -30,7 +32,6 @@ from stepalign.evaluation.run import evaluate_policy
 from stepalign.io import file_path, kept_date, to_json, write_atomically, write_jsonl
 from stepalign.objects import AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER
-from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import open_solver
 from stepalign.rollouts.references import reference_text
@@ -49,8 +50,8 @@ def sample(
 ) -> list[Rollout]:
     """Sample and grade `samples` rollouts of every training problem of a recipe, and write them to `out`.
 
-    An interrupt writes the finished ones, not graded, to `STEM-partial.jsonl` beside it. With None nothing is written.
-    For `objects` see `objects.Objects`.
+    An interrupt or an error writes the finished ones, not graded, to `STEM-partial.jsonl` beside it, and says so. With
+    None nothing is written. For `objects` see `objects.Objects`.
     """
     settings, adapter = with_objects(recipe, **objects), adapter_folder(adapter)
     machine.check(settings, "model", "sampler", "grader", "problems")
@@ -78,13 +79,18 @@ def sample(
                 prefix="sample",
                 on_rollout=keep,
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
             if not finished or file is None:
                 raise
             partial = _partial(file)
             write_jsonl(partial, finished)
-            count = f"{len(finished)} of {len(train_problems) * samples} rollouts"
-            raise KeyboardInterrupt(f"{count}, not graded, are in {partial}") from None
+            kept = f"{len(finished)} of {len(train_problems) * samples} rollouts, not graded, are in {partial}"
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(kept) from None
+            if isinstance(error, StepalignError):
+                raise StepalignError(f"{error}; {kept}") from error
+            error.add_note(kept)
+            raise
     if file is not None:
         write_jsonl(file, rollouts)
         _partial(file).unlink(missing_ok=True)
@@ -144,16 +150,16 @@ def evaluate(
             "evaluate: `problems` are those of training, and the recipe evaluates on others: give `evaluation_problems`"
         )
     if benchmark is not None:
-        settings = settings.replace(**benchmarks.benchmark(benchmark).values())
+        settings = settings.replace(**{"problems.evaluation": None}).replace(**benchmarks.benchmark(benchmark).values())
     file = file_path(out) if out is not None else None
     # Without a hold-out the training problems, which may be many, are not read.
     source = settings.problems.evaluation
     machine.check(settings, "model", "sampler", "grader", f"problems.{'evaluation' if source else 'train'}")
-    evaluation_problems = list(load(source).problems) if source else prepare(settings.problems)[1]
+    evaluation_problems = load_evaluation(source) if source else prepare(settings.problems)[1]
     if not evaluation_problems:
         raise StepalignError("problems.holdout = 0 and no problems.evaluation: there is nothing to evaluate on")
     with open_solver(settings, adapter) as solver, Console() as console:
-        evaluation, rollouts = evaluate_policy(
+        evaluation, _ = evaluate_policy(
             solver,
             evaluation_problems,
             settings.evaluation,
@@ -161,9 +167,9 @@ def evaluate(
             adapter=ADAPTER if adapter else None,
             seed=settings.seed,
             step=0,
+            out=file and file.with_name(f"{file.stem}-rollouts.jsonl"),
         )
     if file is not None:
-        write_jsonl(file.with_name(f"{file.stem}-rollouts.jsonl"), rollouts)
         write_atomically(file, to_json(evaluation) + "\n")
     return evaluation
 
@@ -177,18 +183,12 @@ def select(recipe: AnyRecipe, out: Path | str, **objects: Unpack[Objects]) -> Pa
     """
     settings, out = with_objects(recipe, **objects), Path(out)
     machine.check(settings, "model", "sampler", "grader", "problems.train")
+    kept = out / "settings.json"
+    settings, date = models.with_precision(settings, kept, Accelerator().device), kept_date(kept)
     loaded = load(settings.problems.train)
     seed = derive_seed(settings.seed, "selection")
-    date = kept_date(out / "settings.json")
-    with prompts.recorded() as texts:
-        SolverPrompt(settings.prompts)
-    fingerprint = {
-        "seed": settings.seed,
-        "date": str(date),
-        "words": prompts.digests(texts),
-        **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader"}),
-    }
     with (
+        prompts.recorded() as texts,
         open_solver(settings, None, date) as solver,
         Console() as console,
         console.stage("select", len(loaded.problems), "problems") as advance,
@@ -220,7 +220,13 @@ def select(recipe: AnyRecipe, out: Path | str, **objects: Unpack[Objects]) -> Pa
             holdout=settings.problems.holdout,
             seed=settings.problems.seed,
             batch=max(1, 4 * settings.sampler.max_num_seqs // settings.selection.num_attempts),
-            fingerprint=fingerprint,
+            fingerprint={
+                "seed": settings.seed,
+                "date": str(date),
+                "words": {**prompts.digests({**texts, CHAT_TEMPLATE: str(solver.chat.tokenizer.chat_template)})},
+                **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader"}),
+            },
+            free=tuple(settings.runtime_keys()),
             progress=progress,
         )
     return out

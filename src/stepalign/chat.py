@@ -31,6 +31,8 @@ from stepalign.trace.thoughts import ThoughtMarks, ends_in_thought, thought_mark
 
 log = logging.getLogger("stepalign")
 
+CHAT_TEMPLATE = "chat-template.jinja"
+"""Name under which the words of a chat template are kept."""
 _SLOT, _SLOTS = "\ue000{}\ue001", r"\ue000(\d+)\ue001"
 """Placeholder of a message while the template is rendered, in private-use characters."""
 

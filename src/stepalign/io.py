@@ -13,8 +13,9 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime
+from functools import cache, reduce
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, BinaryIO, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,14 +27,19 @@ NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.
 """Errors of file systems that cannot sync a folder or lock a file."""
 
 
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
 def to_json(record: Any) -> str:
     """Return one record as one line of JSON, without the line break."""
-    return TypeAdapter(type(record)).dump_json(record).decode()
+    return _adapter(type(record)).dump_json(record).decode()
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write records one a line. The file appears whole or not at all."""
-    write_atomically(path, "".join(to_json(record) + "\n" for record in records))
+    with _new_file(path) as file:
+        for record in records:
+            file.write(to_json(record).encode() + b"\n")
 
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:
@@ -130,11 +136,18 @@ def write_json(path: Path, value: object) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file whole: a reader, or a crash, sees the old content or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _new_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file that replaces `path` when all is written."""
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -146,11 +159,19 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def temporary_path(path: Path) -> Path:
+    """Return the path under which this process writes a file or folder before it is renamed."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def remove_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Remove temporary files and folders of killed writers, at any depth. A process that is alive keeps its own."""
+    """Remove temporary files and folders (`temporary_path`) of killed writers, at any depth.
+
+    A process that is alive keeps its own, and other programs theirs.
+    """
     for path in list(folder.rglob(pattern)):
         pid = path.name.split(".")[-2]
-        if pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists():
+        if not pid.isdecimal() or (int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -167,7 +188,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists():
         raise StepalignError(f"{out}: exists; choose another folder (--out), or delete it")
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = temporary_path(out)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -239,33 +260,54 @@ def claim(
     write_atomically(path, text)
 
 
+def kept_value(path: Path, *keys: str, read: Callable[[Any], R]) -> R | None:
+    """Return the value that a folder's JSON file keeps under nested keys; None without one.
+
+    Raises:
+        StepalignError: the file cannot be read, or `read` refuses the value.
+    """
+    try:
+        return read(reduce(lambda table, key: table[key], keys, json.loads(path.read_bytes())))
+    except (FileNotFoundError, KeyError):
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise StepalignError(f"{path}: no {'.'.join(keys)} can be read: {error}") from None
+
+
 def kept_date(path: Path) -> date:
     """Return the date that a folder's JSON file keeps; today's without one."""
-    try:
-        return date.fromisoformat(json.loads(path.read_bytes())["date"])
-    except (FileNotFoundError, KeyError):
-        return datetime.now().date()
-    except (OSError, ValueError, TypeError) as error:
-        raise StepalignError(f"{path}: no date can be read: {error}") from None
+    return kept_value(path, "date", read=date.fromisoformat) or datetime.now().date()
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of a table and of the tables in it, each with its full key, such as `training.max_steps`."""
+    """Yield the values of a table and of the tables in it, each with its full key, such as `training.max_steps`.
+
+    A list of tables is a table by index.
+    """
     for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+        if isinstance(inner := _by_index(value), Mapping):
+            yield from flat(inner, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the keys in which two nested tables differ, each with the old and the new value."""
+    """Yield the keys in which two nested tables differ, each with the old and the new value.
+
+    A list of tables is a table by index.
+    """
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
+        before, after = _by_index(old.get(key)), _by_index(new.get(key))
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}", before, after
+
+
+def _by_index(value: Any) -> Any:
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        return {str(index): one for index, one in enumerate(value)}
+    return value
 
 
 def _within(key: str, tables: Iterable[str]) -> bool:

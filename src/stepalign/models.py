@@ -23,7 +23,7 @@ from stepalign import config, extras
 from stepalign.attention import use_cpu_sdpa
 from stepalign.bfloat16_linear import has_bfloat16_products, use_bfloat16_linear
 from stepalign.errors import StepalignError, first_line
-from stepalign.io import differences
+from stepalign.io import differences, kept_value
 from stepalign.lora_forward import use_fused_lora
 from stepalign.manifest import read_manifest
 from stepalign.policy import ADAPTER, Policy, logit_scale
@@ -70,6 +70,20 @@ def load_policy(
     if device.type == "cpu":
         use_fused_lora(policy)
     return policy
+
+
+def with_precision(recipe: config.Recipe, kept: Path, device: torch.device) -> config.Recipe:
+    """Return a recipe with the measured precision of float32 products in place of `auto`.
+
+    A settings file that `kept` names has the one with which its folder was begun. Another measurement may differ.
+    """
+    if recipe.model.float32_matmul_precision != "auto":
+        return recipe
+    precision = kept_value(kept, "model", "float32_matmul_precision", read=str)
+    if precision not in ("highest", "medium"):
+        precision = set_matmul_precision("auto", device)
+    model = recipe.model.model_copy(update={"float32_matmul_precision": precision})
+    return recipe.model_copy(update={"model": model})
 
 
 def load_model(model: config.ModelConfig, adapter: Path | None, device: torch.device) -> PreTrainedModel | PeftModel:

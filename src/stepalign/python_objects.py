@@ -31,7 +31,7 @@ def load(function: PythonObject, key: str) -> Any:
 
     Args:
         function: the recipe's value.
-        key: its key in the recipe, for messages.
+        key: its key in the recipe, for messages and for the record's name: two lambdas have one name.
 
     Raises:
         StepalignError: module or name cannot be imported.
@@ -45,7 +45,8 @@ def load(function: PythonObject, key: str) -> Any:
             value = reduce(getattr, name.split("."), import_module(module))
         except Exception as error:  # a module is code
             raise StepalignError(f"{key} = {function.name!r}: cannot be imported: {first_line(error)}") from error
-    prompts.record(f"{function.name.replace(':', '.')}.py", source_text(value))
+    if text := source_text(value):  # rows have none
+        prompts.record(f"{key}.{function.name.replace(':', '.')}.py", text)
     return value
 
 

@@ -324,6 +324,8 @@ class Credit:
     teacher_top: tuple[TopTokens, ...] = ()
     wrong: tuple[Nats, ...] = ()
     """log mean_k p(ŷ_t | x, wrong context k, y_<t), likewise; empty unless contrasted."""
+    cut: bool = False
+    """True where the context was shortened to fit into the teacher's prompt."""
 
     def __post_init__(self) -> None:
         if self.wrong and len(self.wrong) != len(self.teacher):

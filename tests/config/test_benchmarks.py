@@ -72,6 +72,16 @@ def test_each_reads_its_columns_and_has_its_sampling(name: str, recipe: Path, tm
     assert known.contamination
 
 
+def test_a_recipe_s_own_evaluation_problems_leave_nothing_behind(recipe: Path) -> None:
+    for name, own in (
+        ("gsm8k", 'source = "gsm8k", split = "test", limit = 200'),
+        ("aime25", 'source = "hub", dataset = "a/b", revision = "v1", streaming = true, columns = { answer = "c" }'),
+    ):
+        file = recipe.with_name("own.toml")
+        file.write_text(recipe.read_text().replace("holdout = 3", f"evaluation = {{ {own} }}"))
+        assert config.load(file, benchmark=name).problems.evaluation == benchmark(name).source
+
+
 def test_overrides_are_laid_over_a_benchmark_and_an_unknown_one_is_named(recipe: Path) -> None:
     settings = config.load(recipe, ["evaluation.num_samples=3"], benchmark="aime25")
     assert (settings.evaluation.num_samples, settings.evaluation.sampling.max_new_tokens) == (3, 38_912)

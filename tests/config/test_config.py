@@ -264,6 +264,8 @@ def test_an_unknown_key_of_a_critic_is_looked_up_in_that_critic(write: Write) ->
     ("override", "key", "found"),
     [
         ("optimizer.lr=fast", "optimizer.lr:", "'fast'"),
+        ("version=0", "version: Input should be 2", "0"),
+        ("grader={kind='python', function='m:f', threshold=1.5}", "grader.threshold:", "1.5"),
         ("optimizer.lr=-1", "optimizer.lr:", "-1"),
         ("optimizer=3", "optimizer:", "3"),
         ("optimizer.betas=[0.9]", "optimizer.betas.1: missing", ""),
@@ -305,6 +307,15 @@ def test_a_wrong_value_is_named_with_its_full_key(write: Write, override: str, k
     message = refused(write(), override)
     line = next(line for line in message.splitlines() if line.startswith(f"  {key}"))
     assert not found or f"(found {found})" in line
+
+
+def test_a_wrong_key_in_a_list_of_kinds_is_looked_up_in_its_own_kind(write: Write) -> None:
+    critic = "critic={{kind='locate-mend', locator={{kind='combined', locators=[{{kind='equations'}}, {}]}}}}"
+    message = refused(write(), critic.format("{kind='verdicts', threshhold=-1.5}"))
+    assert message.splitlines()[1:] == [
+        "  critic.locator.locators.1.threshhold: unknown key; did you mean threshold? (found -1.5)"
+    ]
+    assert "locators: Tuple should have at least 2 items" in refused(write(), critic.format("").replace(", ]", "]"))
 
 
 def test_every_fault_of_a_recipe_is_listed_at_once(write: Write) -> None:

@@ -48,6 +48,8 @@ def test_keywords_tables_and_dicts_give_the_recipe_of_a_file(tmp_path: Path) -> 
     )
     assert config.dump(made) == config.dump(config.load(file))
     assert made.context.fallback_template == "lab/refsol"
+    assert made.replace(context="code/my-context.txt").context.fallback_template == "refsol"
+    assert made.replace(context="code/stepalign").context.fallback_template == "code/refsol"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,10 @@ def test_a_hold_out_takes_the_place_of_evaluation_problems_laid_below_it(tmp_pat
     assert base.replace(holdout=1).problems.evaluation is None
     file = tmp_path / "own.toml"
     file.write_text('extends = "quickstart"\nname = "own"\n[problems]\nholdout = 3\n')
-    assert (loaded := config.load(file)).problems.evaluation is None
+    loaded = config.load(file)
+    assert loaded.problems.evaluation is None
+    rows = loaded.replace(problems={"evaluation": [{"statement": "A", "answer": 1}]}).problems
+    assert (rows.evaluation.source, rows.train) == ("python", loaded.problems.train)  # type: ignore[union-attr]
     assert loaded.problems.holdout == 3
     assert config.load(file, ["problems.evaluation.source=sums"]).problems.holdout == 0
 

@@ -33,6 +33,21 @@ def test_a_file_comes_before_a_shipped_recipe_of_its_name() -> None:
     assert config.load("mine.toml").context.template == "refsol"
 
 
+def test_a_folder_of_a_recipe_s_name_is_passed_over() -> None:
+    Path("quickstart").mkdir()
+    Path("paper/refsol").mkdir(parents=True)
+    assert config.load("quickstart").name == "quickstart"
+    Path("mine.toml").write_text('extends = "paper/refsol"\nname = "mine"\n')
+    assert config.load("mine.toml").context.template == "refsol"
+
+
+def test_a_copy_makes_its_folder_and_one_that_cannot_be_written_is_an_error() -> None:
+    assert packaged.copy("quickstart", Path("new/folder/mine.toml")).exists()
+    Path("file").write_text("")
+    with pytest.raises(StepalignError, match=r"mine\.toml: could not be written"):
+        packaged.copy("quickstart", Path("file/mine.toml"))
+
+
 def test_an_unknown_name_is_an_error_that_helps() -> None:
     with pytest.raises(StepalignError, match="did you mean quickstart"):
         packaged.copy("quickstrat", Path("mine.toml"))

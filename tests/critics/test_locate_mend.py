@@ -229,9 +229,13 @@ def test_a_model_locates_as_well(chat: Chat, policy: Policy, own_model: Callable
     (credited,) = critiques([scored(chat)], own, locator={"kind": "credit"})
     assert isinstance(credited, Critique)
     assert credited.first_error in (1, 2)
-    (without,) = critiques([attempt()], own, locator={"kind": "credit"})  # it has no token ids
-    assert isinstance(without, CritiqueFailure)
-    assert (without.reason, without.detail) == ("not located", "no credit: no tokens of this model.")
+    problem, rollout = scored(chat)
+    unsolved = replace(problem, id="unsolved", solution=""), replace(rollout, id="unsolved", problem_id="unsolved")
+    without = critiques([unsolved, attempt()], own, locator={"kind": "credit"})  # the second has no token ids
+    assert [(one.reason, one.detail) for one in without if isinstance(one, CritiqueFailure)] == [
+        ("not located", "no credit: no reference solution."),
+        ("not located", "no credit: no tokens of this model."),
+    ]
 
 
 def scored(chat: Chat) -> tuple[Problem, Rollout]:

@@ -1,5 +1,6 @@
 """Columns of a file, of a folder laid out like a hub data set, and of rows from Python."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,16 @@ def test_rows_may_be_evaluated_on(hub_folder: Path) -> None:
     )
     train, evaluation, dropped = prepare(settings)
     assert (len(train), len(evaluation), dropped) == (3, 1, {"also an evaluation problem": 1})
+    assert [problem.id for problem in (*train, *evaluation)] == ["problem-2", "problem-3", "problem-4", "evaluation-1"]
+
+
+def test_a_training_and_an_evaluation_problem_cannot_have_one_id(tmp_path: Path) -> None:
+    sources = []
+    for folder, statement in (("train", "1 + 1?"), ("test", "1 + 2?")):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / "data.jsonl"
+        file.write_text(json.dumps({"statement": statement, "answer": "2"}) + "\n")
+        sources.append(config.FileConfig(path=file))
+    message = r"1 ids are those of two different problems \(the first: 'data-1'\).*columns\.id"
+    with pytest.raises(StepalignError, match=message):
+        prepare(config.ProblemsConfig(train=sources[0], evaluation=sources[1]))

@@ -46,6 +46,21 @@ def test_a_parquet_file_reads_like_the_jsonl_file_of_the_same_rows(tmp_path: Pat
     ]
 
 
+def test_an_unknown_trace_format_is_named_with_its_line(tmp_path: Path) -> None:
+    row = {
+        "id": "p",
+        "statement": "A",
+        "answer": "1",
+        "solution": "",
+        "source": "",
+        "meta": {},
+        "trace_format": "stpes",
+    }
+    path = json_lines(tmp_path / "train.jsonl", [row])
+    with pytest.raises(StepalignError, match=r"train\.jsonl, line 1: trace_format = 'stpes': .*allowed: steps"):
+        load(source(path))
+
+
 def test_blank_lines_do_not_shift_the_line_an_id_names(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('\n{"statement": "A", "answer": "1"}\n\n{"statement": "B", "answer": "2"}\n')

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from stepalign.evaluation import stats
 from stepalign.evaluation.stats import Interval, bootstrap, interval, paired_bootstrap, pooled_mean, resample
 
 
@@ -53,3 +54,13 @@ def test_a_gain_that_every_seed_has_is_certain_though_the_seeds_differ() -> None
     (same,) = paired_bootstrap(before, before + 0.1, resamples=200, seed=0, same_seeds=True)
     assert (apart.low < 0, apart.over) == (True, "seeds and problems")
     assert (same.low, same.high, same.over) == (pytest.approx(0.1), pytest.approx(0.1), "seeds and problems")
+
+
+def test_many_resamples_are_drawn_in_blocks_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random((2, 10, 2))
+    sides = [(values[:1], values[1:]), (values, values[:1])]
+    whole = [paired_bootstrap(*side, resamples=50, seed=3) for side in sides]
+    monkeypatch.setattr(stats, "_MOST_COUNTS", 70)
+    for side, differences in zip(sides, whole, strict=True):
+        for one, other in zip(differences, paired_bootstrap(*side, resamples=50, seed=3), strict=True):
+            assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=1e-12)

@@ -193,6 +193,24 @@ def test_a_second_start_samples_nothing_and_finds_the_same(
     assert [(one.name, one.measured) for one in again.gates] == [(one.name, one.measured) for one in found.gates]
 
 
+def test_a_folder_is_that_of_one_grader_s_code(
+    settings: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> None:
+        raise StepalignError("the folder is taken")
+
+    def graded_by(bound: int) -> None:
+        stepalign.preflight(settings, tmp_path, grader=lambda problem, rollout: len(rollout.text) > bound)
+
+    monkeypatch.setattr("stepalign.data.prepare", stop)
+    for _ in range(2):
+        with pytest.raises(StepalignError, match="the folder is taken"):
+            graded_by(3)
+        (tmp_path / "solver.jsonl").touch()
+    with pytest.raises(StepalignError, match=r"another recipe's preflight.*differs:\n  words\.grader\.function\..*$"):
+        graded_by(4)
+
+
 @pytest.mark.slow
 def test_the_folder_of_another_recipe_is_refused_and_thresholds_may_change(
     settings: Recipe, measured: tuple[Path, Preflight]

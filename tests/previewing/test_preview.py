@@ -101,6 +101,22 @@ def test_given_rollouts_need_no_weights(finished_run: Recipe, tmp_path: Path) ->
     assert "correct" in named(one, "teacher").text.lower()
 
 
+@pytest.mark.usefixtures("no_weights")
+def test_a_limit_leaves_groups_whole(finished_run: Recipe, tmp_path: Path) -> None:
+    problem, other, *_ = read_jsonl(finished_run.folder / "problems" / "train.jsonl", Problem)
+    chat, rollouts = load_chat(finished_run.model), []
+    for number, (one, answer) in enumerate([(problem, "1"), (other, "2"), (problem, problem.answer)]):
+        text, starts = chat.decode(ids := chat.completion_ids(f"It is \\boxed{{{answer}}}"))
+        named_so = {"id": f"r{number}", "problem_id": one.id, "sample": number}
+        rollouts.append(Rollout(**named_so, completion_ids=ids, text=text, token_starts=starts, finish="stop"))
+    write_jsonl(tmp_path / "mine.jsonl", rollouts)
+    settings = finished_run.replace(context="sibling", critic=None, num_generations=2)
+    previewed = stepalign.preview(settings, rollouts=tmp_path / "mine.jsonl", limit=1)
+    (one,) = previewed.rollouts
+    assert f"It is \\boxed{{{problem.answer}}}" in named(one, "teacher").text
+    assert (previewed.outcomes["trained"], previewed.outcomes["masked"]) == (1, 2)
+
+
 @pytest.mark.parametrize("command", [stepalign.preview, stepalign.preflight])
 @pytest.mark.usefixtures("no_weights")
 def test_problems_that_all_lack_room_for_a_completion_are_an_error(

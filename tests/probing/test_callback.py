@@ -148,3 +148,19 @@ def test_a_probe_that_shows_critiques_needs_a_critic(make_recipe: MakeRecipe) ->
     settings = make_recipe("context.template=refsol", 'probe.contexts=["verdicts"]').model_copy(update={"critic": None})
     with pytest.raises(StepalignError, match=r"probe\.contexts: 'verdicts' shows a critique, but the recipe has no"):
         train(settings)
+
+
+def test_what_the_set_lacks_is_said_and_a_context_without_any_credit_refused(
+    make_recipe: MakeRecipe, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("problems", "rollouts", "critiques"):
+        lines = (planted / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines[1:] if name == "critiques" else lines))
+    keys = ("context.template=refsol", f"probe.rollouts={tmp_path}", "training.max_steps=1", "training.eval_steps=0")
+    settings = make_recipe(*keys, 'probe.contexts=["verdicts"]').model_copy(update={"critic": None})
+    train(settings)
+    assert "probe: verdicts: no critique (1)" in capsys.readouterr().err
+    (tmp_path / "critiques.jsonl").unlink()
+    message = r"no rollout of the probe has credit under 'verdicts'; verdicts: no critique \(8\)"
+    with pytest.raises(StepalignError, match=message):
+        train(settings.model_copy(update={"name": "without"}))

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl, write_jsonl
-from stepalign.probing import folder
+from stepalign.probing import folder, inputs
 from stepalign.probing.credit import CreditScorer
 from stepalign.probing.folder import Probe
 from stepalign.prompts.conversation import Turn
-from stepalign.records import Credit, Rollout
+from stepalign.records import Credit, CritiqueFailure, Grade, Problem, Rollout
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -128,6 +129,125 @@ def test_contexts_may_be_added_but_nothing_else_may_change(
     assert "prefix" in more.measures.contexts
     with pytest.raises(StepalignError, match=r"holds another probe .*; what differs:\n  top: 3 → 5"):
         stepalign.probe(settings, out, rollouts=planted, contexts=CONTEXTS, top=5)
+
+
+def critic_a(problem: Problem, rollout: Rollout) -> None:
+    """No critique."""
+
+
+def critic_b(problem: Problem, rollout: Rollout) -> None:
+    """None either, in other words."""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("critic.checks.min_fidelity=0.5", r"critic\.checks\.min_fidelity: "),
+        ("grader.timeout_s=9.0", r"grader\.timeout_s: "),
+        ("critic.max_failed_steps=9", None),
+        ("grader.num_workers=3", None),
+    ],
+)
+def test_another_critic_or_grader_is_refused(
+    override: str, message: str | None, make_recipe: MakeRecipe, planted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "probe"
+    found = stepalign.probe(make_recipe(), out, rollouts=planted, contexts="refsol", limit=1)
+    assert found.manifest["asked"]["critic"]["kind"] == "program"
+    with nullcontext() if message is None else pytest.raises(StepalignError, match=message):
+        stepalign.probe(make_recipe(override), out, rollouts=planted, contexts="refsol", limit=1)
+
+
+def test_other_words_of_a_critic_or_other_rollouts_in_the_same_file_are_refused(
+    settings: Recipe, planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, given = tmp_path / "probe", shutil.copytree(planted, tmp_path / "given")
+    monkeypatch.setattr(critic_b, "__name__", "critic_a")
+    monkeypatch.setattr(critic_b, "__qualname__", "critic_a")
+    stepalign.probe(settings, out, rollouts=given, contexts="refsol", limit=1, critic=critic_a)
+    with pytest.raises(StepalignError, match=r"words\..*critic_a\.py: "):
+        stepalign.probe(settings, out, rollouts=given, contexts="refsol", limit=1, critic=critic_b)
+    write_jsonl(given / "rollouts.jsonl", read_jsonl(given / "rollouts.jsonl", Rollout)[::-1])
+    with pytest.raises(StepalignError, match="rollouts_sha256: "):
+        stepalign.probe(settings, out, rollouts=given, contexts="refsol", limit=1, critic=critic_a)
+
+
+def test_credit_of_contexts_that_are_not_asked_for_again_stays_with_its_words_and_cost(
+    settings: Recipe, planted: Path, tmp_path: Path
+) -> None:
+    mine, out = tmp_path / "mine.txt", tmp_path / "probe"
+    mine.write_text("{{ problem }} {{ sibling }}")
+    first = stepalign.probe(settings, out, rollouts=planted, contexts=str(mine), limit=3)
+    more = stepalign.probe(settings, out, rollouts=planted, contexts="refsol", limit=3)
+    assert more.contexts == ("refsol", *first.contexts)
+    assert [credit for credit in more.credits if credit.context != "refsol"] == list(first.credits)
+    assert set(more.measures.contexts) == set(more.contexts)
+    assert more.manifest["skipped"] == first.manifest["skipped"] == {f"{mine}: no sibling": 2}
+    again = stepalign.probe(settings, out, rollouts=planted, contexts="refsol", limit=3)
+    assert again.manifest["cost"] == more.manifest["cost"]
+    assert more.manifest["cost"]["tokens"] > first.manifest["cost"]["tokens"] > 0
+    (out / "manifest.json").unlink()  # stopped before its end
+    mine.write_text("{{ problem }} {{ critique.case }}")
+    with pytest.raises(StepalignError, match=r"contexts\..*mine\.txt: "):
+        stepalign.probe(settings, out, rollouts=planted, contexts=(str(mine), "refsol"), limit=3)
+
+
+def test_grades_stay_and_what_a_server_did_not_answer_is_asked_again(
+    settings: Recipe, planted: Path, tmp_path: Path
+) -> None:
+    given = shutil.copytree(planted, tmp_path / "given")
+    first, second, *rest = read_jsonl(given / "rollouts.jsonl", Rollout)
+    graded = replace(first, grade=Grade(correct=True, outcome="correct", feedback="by hand"))
+    write_jsonl(given / "rollouts.jsonl", [graded, replace(second, grade=None), *rest])
+    results: list[object] = list(inputs.read(planted).critic_results)
+    results[:2] = [
+        CritiqueFailure(rollout_id=one.id, critic="program", reason=reason)
+        for one, reason in ((first, "timeout"), (second, "parse"))
+    ]
+    write_jsonl(given / "critiques.jsonl", results)
+    found = stepalign.probe(settings, tmp_path / "probe", rollouts=given, contexts="refsol", limit=3)
+    assert found.rollouts[0].grade == graded.grade
+    assert found.rollouts[1].grade is not None
+    assert found.rollouts[1].grade.outcome == "wrong"
+    assert first.id in found.critiques
+    assert second.id not in found.critiques
+
+
+def num_tokens(settings: Recipe, found: Probe) -> list[int]:
+    """The teacher's tokens for each credit."""
+    chat, rollouts = load_chat(settings.model), {rollout.id: rollout for rollout in found.rollouts}
+    return [
+        len(chat.prompt_ids([Turn("user", credit.prompt)])) + len(rollouts[credit.rollout_id].completion_ids)
+        for credit in found.credits
+    ]
+
+
+def test_teacher_prompts_that_are_cut_are_counted(make_recipe: MakeRecipe, planted: Path, tmp_path: Path) -> None:
+    whole = stepalign.probe(make_recipe(), tmp_path / "whole", rollouts=planted, contexts="stepalign", limit=2)
+    assert whole.manifest["cut"] == {}
+    settings = make_recipe(f"teacher.max_length={min(num_tokens(make_recipe(), whole)) - 20}")
+    for _ in range(2):  # the second reads the folder
+        found = stepalign.probe(settings, tmp_path / "cut", rollouts=planted, contexts="stepalign", limit=2)
+        assert found.manifest["cut"] == {"stepalign": 2}
+    assert "stepalign: teacher prompt cut (2)" in (tmp_path / "cut" / "probe.html").read_text()
+
+
+def test_a_wrong_context_that_does_not_fit_leaves_the_others(
+    make_recipe: MakeRecipe, planted: Path, tmp_path: Path
+) -> None:
+    """The second rollout's wrong answer is long, the third's short."""
+    given, mine = shutil.copytree(planted, tmp_path / "given"), tmp_path / "mine.txt"
+    mine.write_text("{{ problem }} {{ answer }}")
+    right, wrong, _, other, *_ = read_jsonl(given / "rollouts.jsonl", Rollout)
+    long, short = (Grade(correct=False, outcome="wrong", final_answer=answer) for answer in ("9" * 300, "9"))
+    third = replace(other, id="third", problem_id=wrong.problem_id, grade=short)
+    write_jsonl(given / "rollouts.jsonl", [right, replace(wrong, grade=long), third])
+    whole = stepalign.probe(make_recipe(), tmp_path / "whole", rollouts=given, contexts=str(mine))
+    settings = make_recipe(f"teacher.max_length={max(num_tokens(make_recipe(), whole)) + 20}")
+    for _ in range(2):  # the second reads the folder
+        found = stepalign.probe(settings, tmp_path / "probe", rollouts=given, contexts=str(mine), contrast=2)
+        assert [bool(credit.wrong) for credit in found.credits] == [True, True, False]
+        assert found.manifest["skipped"] == {f"{mine}: wrong context too long": 1}
 
 
 def test_a_template_that_was_reworded_is_not_mixed_with_what_was_seen_before(
@@ -276,7 +396,10 @@ def test_a_contrast_is_the_teachers_own_under_the_right_context_minus_wrong_ones
             )
             assert credit.wrong == pytest.approx(wrong.tolist(), abs=1e-4)
     assert contrasted == {"refsol": 4, "stepalign": 8}
-    assert found.manifest["skipped"] == {"refsol: no wrong context": 4}
+    again = stepalign.probe(
+        settings, tmp_path / "probe", rollouts=planted, contexts=("refsol", "stepalign"), contrast=2
+    )
+    assert again.manifest["skipped"] == found.manifest["skipped"] == {"refsol: no wrong context": 4}
     assert set(found.measures.contexts) == {"refsol", "refsol − wrong", "stepalign", "stepalign − wrong"}
     assert found.measures.contexts["stepalign − wrong"]["at"].n == 4
     assert folder.read(tmp_path / "probe").credits == found.credits

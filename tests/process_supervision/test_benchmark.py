@@ -1,13 +1,15 @@
+import random
 from dataclasses import replace
 
 import pytest
 
+from stepalign.process_supervision import benchmark
 from stepalign.process_supervision.benchmark import best_threshold, decide, score, table
 from stepalign.process_supervision.locators import Finding, Located, Rule
 from stepalign.process_supervision.traces import LabelledTraces
 
 KNOWN, LOWEST = Rule("lowest", "grade"), Rule("lowest", "threshold")
-ZERO, FIRST = Rule("first", "zero"), Rule("first", "threshold")
+ZERO, FIRST, BOTH = Rule("first", "zero"), Rule("first", "threshold"), Rule("first", "both")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,36 @@ def test_a_rule_turns_scores_into_a_step(
     rule: Rule, scores: tuple[float, ...], correct: bool, threshold: float, step: int | None
 ) -> None:
     assert decide(scores, rule, correct=correct, threshold=threshold) == step
+
+
+@pytest.mark.parametrize("rule", [LOWEST, FIRST, BOTH])
+def test_a_threshold_is_that_of_all_in_turn_with_few_decisions(
+    rule: Rule, traces: LabelledTraces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, given = random.Random(4), [trace for trace in traces.with_answer for _ in range(20)]
+    given = [replace(trace, rollout=replace(trace.rollout, id=str(number))) for number, trace in enumerate(given)]
+    scores = {
+        trace.rollout.id: [
+            draw.randrange(30) / 10 - 2 * (k == trace.first_error) for k in range(1, len(trace.spans) + 1)
+        ]
+        for trace in given
+    }
+    found = Finding(name="scores", told=(), traces=tuple(given), scores=scores)
+
+    def f1(threshold: float) -> float:
+        hits: dict[bool, list[bool]] = {True: [], False: []}
+        for trace in given:
+            step = decide(scores[trace.rollout.id], rule, correct=trace.rollout.correct, threshold=threshold)
+            hits[trace.first_error is None].append(step == trace.first_error)
+        right, wrong = (sum(some) / len(some) for some in hits.values())
+        return 2 * wrong * right / (wrong + right) if wrong + right else 0.0
+
+    values = sorted({value for each in scores.values() for value in each})
+    expected = max([*values, values[-1] + 1], key=f1)
+    made = []
+    monkeypatch.setattr(benchmark, "decide", lambda *given, **named: made.append(1) or decide(*given, **named))
+    assert best_threshold(found, rule, given) == expected
+    assert len(made) <= sum(len(each) + 1 for each in scores.values())
 
 
 def finding(traces: LabelledTraces, worst: float, *rules: Rule) -> Finding:

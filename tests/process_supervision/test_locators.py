@@ -90,6 +90,8 @@ def test_credit_scores_each_step_under_each_context(bench: Bench, tmp_path: Path
     measures = json.loads((tmp_path / "out" / "probe" / "measures.json").read_text())
     for name, one in zip(("refsol", "stepalign", "sd-zero"), found.scores[::8], strict=True):
         assert measures["contexts"][name]["first_error"]["value"] == one.accuracies["first error"].value
+    again = bench("locator.kind=credit", 'locator.contexts=["refsol", "stepalign", "sd-zero"]')
+    assert (again.tokens, again.seconds) == (found.tokens, found.seconds)
     assert found.tokens > 0
 
 
@@ -149,7 +151,20 @@ def test_what_a_locator_lacks_is_said_first(bench: Bench, tmp_path: Path, overri
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_another_benchmark_is_refused(bench: Bench) -> None:
-    bench("locator.kind=equations")
+def test_a_folder_of_another_benchmark_is_refused(bench: Bench, tmp_path: Path) -> None:
+    template = tmp_path / "verdict.txt"
+    template.write_text("{{ problem }} {{ step }} right or wrong?")
+    locator = ("locator.kind=verdicts", f"locator.prompt={template}")
+    bench(*locator)
     with pytest.raises(StepalignError, match="it holds another benchmark"):
-        bench("locator.kind=equations", "seed=9")
+        bench(*locator, "seed=9")
+    template.write_text("{{ problem }} {{ step }} wrong or right?")
+    with pytest.raises(StepalignError, match=r"words\..*verdict\.txt: "):
+        bench(*locator)
+
+
+def test_what_was_refused_before_a_result_may_be_mended(bench: Bench) -> None:
+    steps = ("locator.kind=step_values", "locator.num_rollouts=1")
+    with pytest.raises(StepalignError, match=r"sampling\.max_new_tokens = 9999 exceed the model's context"):
+        bench(*steps, "sampling.max_new_tokens=9999")
+    assert bench(*steps).traces == 7

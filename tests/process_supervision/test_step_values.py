@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+import stepalign
 from stepalign.config import PromptsConfig, Recipe, SamplingConfig
 from stepalign.errors import StepalignError
+from stepalign.io import write_jsonl
 from stepalign.process_supervision.step_values import sample_step_values
 from stepalign.process_supervision.traces import LabelledTraces
 from stepalign.prompts.conversation import SolverPrompt
@@ -26,7 +28,9 @@ def graded_by(solver: Solver, grade: Callable[[Problem, Rollout], bool]) -> Solv
     return Solver(solver.chat, solver.sampler, FunctionGrader(grade), SolverPrompt(PromptsConfig()))
 
 
-def sample(solver: Solver, traces: LabelledTraces, path: Path, num_rollouts: int = 3) -> list[StepValues]:
+def sample(
+    solver: Solver, traces: LabelledTraces, path: Path, num_rollouts: int = 3, context_limit: int | None = None
+) -> list[StepValues]:
     return sample_step_values(
         solver,
         [(trace.problem, trace.rollout) for trace in traces.with_answer],
@@ -35,6 +39,7 @@ def sample(solver: Solver, traces: LabelledTraces, path: Path, num_rollouts: int
         path,
         num_rollouts=num_rollouts,
         seed=0,
+        context_limit=context_limit,
     )
 
 
@@ -82,3 +87,51 @@ def test_values_of_something_else_are_refused(solver: Solver, traces: LabelledTr
         sample(by_length, traces, path, num_rollouts=2)
     with pytest.raises(StepalignError, match="not among those asked for"):
         sample(by_length, replace(traces, traces=traces.traces[2:]), path)
+
+
+def test_a_continuation_that_does_not_fit_is_refused_before_any_is_sampled(
+    solver: Solver, traces: LabelledTraces, tmp_path: Path
+) -> None:
+    begun = {trace.rollout.id: len(trace.rollout.prompt_ids) + trace.token_spans[-1][0] for trace in traces.with_answer}
+    longest = max(begun, key=begun.__getitem__)
+    path, limit = tmp_path / "values.jsonl", begun[longest] + SAMPLING.max_new_tokens
+    with pytest.raises(StepalignError, match=rf"rollout {longest}: {begun[longest]} tokens .* context of {limit - 1} "):
+        sample(solver, traces, path, context_limit=limit - 1)
+    assert not path.exists()
+    assert sample(solver, traces, path, num_rollouts=1, context_limit=limit)
+
+
+def test_values_of_other_problems_words_or_graders_are_refused(
+    make_recipe: Callable[..., Recipe], traces: LabelledTraces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template, problems, rollouts = (tmp_path / name for name in ("solver.txt", "problems.jsonl", "rollouts.jsonl"))
+    template.write_text("Solve: {{ problem }}")
+    trace = traces.with_answer[0]
+    write_jsonl(problems, [trace.problem])
+    write_jsonl(rollouts, [trace.rollout])
+    recipe = make_recipe(f"prompts.solver={template}", "sampling.max_new_tokens=2")
+
+    def run(grader: Callable[[Problem, Rollout], bool]) -> object:
+        return stepalign.step_values(
+            recipe, rollouts, tmp_path / "out.jsonl", problems_file=problems, num_rollouts=1, grader=grader
+        )
+
+    assert run(never) == run(never)
+    monkeypatch.setattr(always, "__qualname__", "never")
+    with pytest.raises(StepalignError, match=r"words\.\S*never\.py: "):
+        run(always)
+    write_jsonl(problems, [replace(trace.problem, answer="9")])
+    with pytest.raises(StepalignError, match="problems: "):
+        run(never)
+    write_jsonl(problems, [trace.problem])
+    template.write_text("Solve this: {{ problem }}")
+    with pytest.raises(StepalignError, match=r"words\.\S*solver\.txt: "):
+        run(never)
+
+
+def never(problem: Problem, rollout: Rollout) -> bool:
+    return False
+
+
+def always(problem: Problem, rollout: Rollout) -> bool:
+    return True

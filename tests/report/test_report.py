@@ -413,6 +413,8 @@ def test_a_difference_that_seeds_do_not_agree_on_is_not_shown(build_run) -> None
     (agreed,) = Comparison({"low": [low, low], "high": [high, high]}).against.values()
     assert agreed.tone == "better"
     assert agreed.detail.endswith("paired over 20 problems, over 2 seeds each.")
+    (uneven,) = Comparison({"low": [low], "high": [high, high]}).against.values()
+    assert uneven.detail.endswith("paired over 20 problems, over 2 seeds of high and 1 seed of low.")
     (open_,) = Comparison({"low": [low, low], "high": [high, low]}).against.values()
     assert open_.tone == "open"
     assert open_.differences["avg"].includes_zero

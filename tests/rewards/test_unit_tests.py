@@ -192,6 +192,10 @@ else:
         ("import math\ndef add(a, b):\n    return a / b", "assert math.isclose(add(1, 3), 0.3333333333)"),
         ("def round(a, b):\n    return a * b", "assert round(2, 3) == 6"),
         ("def statistics(a):\n    return a", "assert statistics(2) == 2"),
+        (ADD, "nt = add(1, 2)\nassert nt == 3"),
+        (ADD + "\nwinreg = 3", "assert add(1, 2) == winreg"),
+        (ADD, "print('a' * 20_000)\nassert add(1, 2) == 3"),
+        (ADD, "import sys\nprint('a', file=sys.stderr, flush=True)\nassert add(1, 2) == 3"),
     ],
     ids=lambda code: code.strip().split("\n")[0][:20],
 )
@@ -248,6 +252,13 @@ def test_a_killed_sandbox_is_replaced(grader: UnitTestGrader) -> None:
         if int(parent) == os.getpid() and "stepalign.sandbox" in command:
             os.kill(int(pid), signal.SIGKILL)
     assert grade(grader, ADD + "  # again", of).correct
+
+
+def test_a_sandbox_that_cannot_start_is_an_error_and_no_wrong_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    with UnitTestGrader(num_workers=1) as grader:
+        monkeypatch.setattr(launch, "_command", lambda *_: ["sh", "-c", "echo no room"])
+        with pytest.raises(StepalignError, match=r"no sandbox can be started \(no room\)"):
+            grade(grader, ADD, problem("assert add(1, 2) == 3"))
 
 
 GONE = launch.SandboxError("gone")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from stepalign import config, models
 from stepalign.collate import collate
 from stepalign.errors import StepalignError
-from stepalign.io import sync
+from stepalign.io import sync, temporary_path
 from stepalign.policy import Policy
 from stepalign.trainer import checkpoints
 from stepalign.views import View
@@ -106,7 +106,9 @@ def test_the_latest_checkpoint_is_the_one_of_the_highest_step(fresh: Fresh, tmp_
     assert checkpoints.latest(tmp_path / "checkpoints") is None
     for step in (2, 10, 9):
         checkpoints.save(tmp_path, *fresh(), step)
-    shutil.copytree(tmp_path / "step-000010", tmp_path / ".step-000011.tmp")  # a process was killed while it wrote
+    shutil.copytree(
+        tmp_path / "step-000010", temporary_path(tmp_path / "step-000011")
+    )  # a process was killed while it wrote
     latest = checkpoints.latest(tmp_path)
     assert latest is not None
     assert latest.name == "step-000010"
@@ -254,7 +256,7 @@ def test_the_files_and_then_the_renamed_folder_are_synced(
     monkeypatch.setattr(checkpoints, "sync", record)
     folder = checkpoints.save(tmp_path, *fresh(), 1)
     before = {name for name, renamed in synced if not renamed}
-    assert before == {*(path.name for path in folder.iterdir()), ".step-000001.tmp"}
+    assert before == {*(path.name for path in folder.iterdir()), temporary_path(folder).name}
     assert synced[-1] == (tmp_path.name, True)
 
 
@@ -274,6 +276,6 @@ def test_a_checkpoint_is_on_the_disk_before_and_after_its_rename(
 
     monkeypatch.setattr("os.fsync", record)
     folder = checkpoints.save(tmp_path, *fresh(), 3)
-    temporary = str(tmp_path / ".step-000003.tmp")
+    temporary = str(temporary_path(folder))
     assert sorted(synced[:-2]) == sorted(f"{temporary}/{path.name}" for path in folder.iterdir())
     assert synced[-2:] == [temporary, str(tmp_path)]

@@ -168,7 +168,9 @@ def test_a_damaged_model_in_a_checkpoint_is_named(
         ("model.load_in_4bit=true", "model.load_in_4bit = True: 4-bit weights have no gradients"),
         ("sampler.kind=vllm", "sampler.kind = 'vllm': its weight sync sends adapters"),
         ("teacher.kind=scaled", "teacher.kind = 'scaled': there is no adapter to scale"),
-        ("critic.kind=self", "critic.kind = 'self': it samples from the base"),
+        ("critic.kind=self", "critic.kind = 'self': its model is the solver's base"),
+        ('critic={ kind = "locate-mend", mender = { kind = "self" } }', "critic.kind = 'locate-mend': its model is"),
+        ('critic={ kind = "locate-mend", locator = { kind = "credit" } }', "critic.kind = 'locate-mend': its model"),
     ],
 )
 def test_what_needs_an_adapter_is_refused(override: str, message: str, make_recipe: MakeRecipe) -> None:

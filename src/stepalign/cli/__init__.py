@@ -138,7 +138,8 @@ def critique(
     from stepalign.critics import stats
 
     if check is not None:
-        report = stats.summarize(api.check_critiques(settings, rollouts, check, problems_file=problems, limit=limit))
+        checked = api.check_critiques(settings, rollouts, check, problems_file=problems, limit=limit)
+        report = stats.summarize(checked, _prices(prices))
         typer.echo(stats.table(report))
         raise typer.Exit(int(not report.is_sound))
     with resumable(out):
@@ -164,6 +165,8 @@ def critic_bench(
     if traces.is_file():
         from stepalign.process_supervision import benchmark
 
+        if prices is not None:
+            raise StepalignError("--prices: the measures on a file of ProcessBench have no cost; leave it out")
         with resumable(out):
             typer.echo(benchmark.table(stepalign.process_bench(settings, traces, out, limit=limit)))
         return
@@ -202,7 +205,9 @@ def probe(
     context: Annotated[list[str] | None, typer.Option(help="Name or file of a context. May be repeated.")] = None,
     adapter: AdapterFolder = None,
     top: Annotated[int, typer.Option(min=0, help="Number of likeliest tokens kept at each position.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most rollouts to probe.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Rollouts to probe, from the first; groups stay whole.")
+    ] = None,
     contrast: Annotated[int, typer.Option(min=0, help="Most wrong contexts to contrast each context with.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the probe.")] = Path("probe"),
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny
 
+from stepalign.assets import PROMPTS
 from stepalign.config.python import PYTHON, PythonObject
 from stepalign.config.registry import FAMILIES, TEMPLATE, Table, register
 
 
 def _fallback_beside(values: Mapping[str, Any]) -> str:
-    folder = str(values.get("template", "")).partition("/")[0]
-    return f"{folder}/refsol" if folder in ("lab", "code") else "refsol"
+    folder, _, name = str(values.get("template", "")).partition("/")
+    ships = folder in ("lab", "code") and any((PROMPTS / part / f"{name}.txt").is_file() for part in (folder, ""))
+    return f"{folder}/refsol" if ships else "refsol"
 
 
 class ContextConfig(Table):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
 
 from stepalign.config.python import PYTHON, PythonObject
-from stepalign.config.registry import FAMILIES, RUNTIME, Table, register
+from stepalign.config.registry import FAMILIES, RUNTIME, Share, Table, register
 
 
 class GraderConfig(Table):
@@ -35,7 +35,7 @@ class PythonGraderConfig(GraderConfig):
     kind: Literal["python"] = "python"
     function: Annotated[PythonObject, PYTHON]
     """`module:name` of a function of problem and rollout, or of an object with the methods of a `Grader`."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     """The score from which a rollout is correct, where the function returns a number."""
 
     @model_validator(mode="after")

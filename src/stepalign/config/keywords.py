@@ -105,7 +105,8 @@ def _is_rows(source: Any) -> bool:
 
 def _is_columns(values: Mapping[str, Any]) -> bool:
     """Return whether a mapping is one of columns, which stands for no rows."""
-    return any(isinstance(value, list | tuple) for value in values.values()) and not values.keys() & {"source", "train"}
+    has_lists = any(isinstance(value, list | tuple) for value in values.values())
+    return has_lists and values.keys().isdisjoint({"source", "train", "evaluation"})
 
 
 def source_of(problems: Any) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def load(
         faults = "; ".join(f"{old} is now {new}" for old, new in renamed.items())
         raise StepalignError(f"override of an earlier recipe format: {faults}")
     if benchmark is not None:
+        if isinstance(values.get("problems"), dict):
+            values["problems"].pop("evaluation", None)  # a limit or columns of it are not the benchmark's
         lay_over(values, benchmarks.benchmark(benchmark).values(), Recipe)
     lay_over(values, together, Recipe)
     version = values.get("version", VERSION)
@@ -97,7 +99,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise StepalignError(f"{path}: extends: a recipe's path as a string is wanted, found {parent!r}")
     inside = path.parent / parent
-    inherited = _read(inside if inside.exists() else packaged.locate(parent), (*seen, resolved))
+    inherited = _read(inside if inside.is_file() else packaged.locate(parent), (*seen, resolved))
     lay_over(inherited, values, Recipe)
     return inherited
 

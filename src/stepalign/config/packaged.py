@@ -14,6 +14,7 @@ from pathlib import Path
 from stepalign.arguments import checked
 from stepalign.assets import LAB_RECIPES, RECIPES
 from stepalign.errors import StepalignError
+from stepalign.io import write_atomically
 
 
 def names() -> Mapping[str, Path]:
@@ -27,9 +28,9 @@ def names() -> Mapping[str, Path]:
 
 
 def locate(path: Path | str) -> Path:
-    """Return a recipe's file: that of a path that exists, else that of a shipped recipe's name."""
+    """Return a recipe's file: that of a path where there is one, else that of a shipped recipe's name."""
     path = Path(path)
-    return path if path.suffix == ".toml" or path.exists() else names().get(path.as_posix(), path)
+    return path if path.suffix == ".toml" or path.is_file() else names().get(path.as_posix(), path)
 
 
 def summary(file: Path) -> str:
@@ -60,5 +61,5 @@ def copy(name: str, out: Path | str) -> Path:
         return f'extends = "{by_file.get(parent, match[1])}"'
 
     text = shipped[name].read_text(encoding="utf-8")
-    out.write_text(re.sub(r'^extends = "(.+)"', by_name, text, flags=re.MULTILINE), encoding="utf-8")
+    write_atomically(out, re.sub(r'^extends = "(.+)"', by_name, text, flags=re.MULTILINE))
     return out

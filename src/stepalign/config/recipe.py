@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -38,13 +38,11 @@ from stepalign.config.samplers import AnySamplerConfig, TransformersConfig
 from stepalign.config.sources import ProblemsConfig
 from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
 
-VERSION = 2
+VERSION: Final = 2
 """The format of recipes this release reads and writes."""
 
 
-_NEED_AN_ADAPTER = (
-    "bfloat16", "float16", "flash_attention_2", "flash_attention_3", "vllm", "vllm-server", "scaled", "self",
-)  # fmt: skip
+_NEED_AN_ADAPTER = ("bfloat16", "float16", "flash_attention_2", "flash_attention_3", "vllm", "vllm-server", "scaled")
 """Values that are refused where all weights are trained."""
 
 
@@ -240,7 +238,7 @@ class Recipe(Table):
 
         def __init__(self, **keywords: Any) -> None: ...
 
-    version: int = VERSION
+    version: Literal[2] = VERSION
     """The format of the recipe."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The run's name."""
@@ -300,10 +298,12 @@ class Recipe(Table):
             ("model.load_in_4bit", self.model.load_in_4bit, "4-bit weights have no gradients: train an adapter"),
             ("sampler.kind", self.sampler.kind, "its weight sync sends adapters: set 'transformers'"),
             ("teacher.kind", self.teacher.kind, "there is no adapter to scale: set 'trust-region' or 'ema'"),
-            ("critic.kind", self.critic and self.critic.kind, "it samples from the base, which no sampler holds then"),
         ):
             if value is True or value in _NEED_AN_ADAPTER:
                 raise ValueError(f"training.use_peft = false with {key} = {value!r}: {reason}")
+        if self.critic and self.critic.needs_own_model:
+            fault = f"training.use_peft = false with critic.kind = {self.critic.kind!r}"
+            raise ValueError(f"{fault}: its model is the solver's base, which no sampler holds then")
         return self
 
     @model_validator(mode="after")

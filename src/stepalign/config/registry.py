@@ -265,8 +265,11 @@ def _parts(annotated: Any) -> Iterator[Any]:
 
 def fault_lines(root: type[Table], values: Mapping[str, Any], error: ValidationError) -> str:
     """Return one indented line for each fault of a table's values: the key, what was found and what is allowed."""
-    lines = []
+    lines, places = [], [fault["loc"] for fault in error.errors()]
     for fault in error.errors():
+        depth = len(fault["loc"])
+        if fault["type"] == "too_short" and any(place[:depth] == fault["loc"] and place[depth:] for place in places):
+            continue  # pydantic does not count items that are not valid
         key = ".".join(str(part) for part in fault["loc"] or ("the recipe",))
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
@@ -318,8 +321,11 @@ def unknown_key(name: str, table: type[Table] | None, paths: Sequence[Sequence[s
 def _table_at(root: type[Table], values: Any, location: Sequence[int | str]) -> type[Table] | None:
     """Return the class of the table that holds a key."""
     table: type[Table] | None = root
+    family: Family | None = None
     for part in location[:-1]:
         values = values[part]
         if isinstance(part, str):
-            _, table = nested(table, part, values)
+            family, table = nested(table, part, values)
+        elif family:
+            table = family.tables.get(family.kind_of(values))
     return table

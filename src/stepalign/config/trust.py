@@ -3,9 +3,9 @@
 A recipe is code. A template's text goes to the models that a recipe names, and a key to the servers that it names. So a
 recipe of unknown origin could send any file and any variable of this machine to any server. Without `--trust` it reads
 templates of the package, of its own folder and of the working directory only, neither hidden nor by way of a link that
-leads elsewhere, and variables whose names are those of keys. Its Python functions are not run, wherever they are,
-because they could do anything. Left out: data files, which are read as records, and what
-a server is sent because that is its work.
+leads elsewhere, and variables whose names are those of such servers' keys: `STEPALIGN_…` and `…_API_KEY`, but not
+`WANDB_API_KEY`. Its Python functions are not run, wherever they are, because they could do anything. Left out: data
+files, which are read as records, and what a server is sent because that is its work.
 """
 
 import re
@@ -16,7 +16,7 @@ from stepalign.config.recipe import Recipe
 from stepalign.errors import StepalignError
 
 _PACKAGE = Path(__file__).parents[1]
-_KEY = re.compile(r"\w*(KEY|TOKEN|SECRET)\w*", re.ASCII | re.IGNORECASE)
+_KEY = re.compile(r"STEPALIGN_\w+|(?!WANDB_)\w+_API_KEY", re.ASCII)
 _ADVICE = "If you trust this recipe, give --trust (in Python: load_recipe(…, trust=True))"
 
 
@@ -39,8 +39,8 @@ def check_trust(recipe: Recipe, file: Path) -> None:
     for name, variable in recipe.marked("key_variable"):
         if not _KEY.fullmatch(variable):
             raise StepalignError(
-                f"{name} = {variable!r}: the variable's value would be sent to a server, but the name holds none of "
-                f"KEY, TOKEN, SECRET. {_ADVICE}"
+                f"{name} = {variable!r}: the variable's value would be sent to a server; allowed: names that begin "
+                f"with STEPALIGN_ or end in _API_KEY, but not WANDB_API_KEY. {_ADVICE}"
             )
 
 

@@ -10,6 +10,7 @@ another text wherever it copies anything.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from stepalign.critics import Critic, ServedCritic
 from stepalign.critics.validation import ValidatedCritic
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.io import differences, read_json, read_jsonl, remove_leftovers, to_json, write_json, write_jsonl
+from stepalign.io import differences, flat, read_json, read_jsonl, remove_leftovers, to_json, write_json, write_jsonl
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 
@@ -41,7 +42,7 @@ class ReplayCritic:
         self._results: dict[str, Critique | CritiqueFailure] = {}
         for result in read_jsonl(path, CriticResult):  # type: ignore[var-annotated, arg-type]
             earlier = self._results.get(result.rollout_id)
-            if earlier is not None and not _is_unanswered(earlier):
+            if earlier is not None and not is_unanswered(earlier):
                 raise StepalignError(f"{path}: rollout {result.rollout_id} is answered twice")
             self._results[result.rollout_id] = result
 
@@ -89,6 +90,7 @@ def critique_all(
     advance: Callable[[int], None] = lambda _: None,
     *,
     made_with: Mapping[str, Any] | None = None,
+    date: date | None = None,
 ) -> list[Critique | CritiqueFailure]:
     """Have a critic write the results that a file (JSONL) does not have yet, and return all of them.
 
@@ -101,6 +103,7 @@ def critique_all(
         advance: called with the number of further results, those of the file first.
         made_with: the settings that critiques depend on, by key. They and a digest of each attempt are kept in
             `STEM-settings.json` beside the file. None, where the caller holds the folder, keeps and compares nothing.
+        date: the date that chat templates show, which is kept beside the settings.
 
     Raises:
         StepalignError: the file is damaged, belongs to other rollouts or another critic, or cannot be written.
@@ -110,7 +113,8 @@ def critique_all(
     log: AppendLog[Critique | CritiqueFailure] = AppendLog(path, CriticResult)  # type: ignore[arg-type]
     results = _read(log, set(order), critic.name)
     if made_with is not None:
-        _claim(path, Basis(made_with=made_with, attempts={one[1].id: _digest(one) for one in attempts}), results)
+        digests = {one[1].id: _digest(one) for one in attempts}
+        _claim(path, Basis(made_with=made_with, attempts=digests, date=str(date) if date else None), results)
     advance(len(results))
     pending = [attempt for attempt in attempts if attempt[1].id not in results]
     if pending and isinstance(critic, ServedCritic):
@@ -132,11 +136,18 @@ class Basis:
     """Settings by key."""
     attempts: Mapping[str, str]
     """A digest of each attempt, by rollout."""
+    date: str | None = None
+    """The date that chat templates show."""
+
+
+def settings_path(critiques: Path) -> Path:
+    """Return the path of the file that keeps what a file of critiques depends on."""
+    return critiques.with_name(f"{critiques.stem}-settings.json")
 
 
 def _claim(path: Path, basis: Basis, results: Iterable[str]) -> None:
     """Write what a file's results depend on beside it, or refuse kept results that depend on something else."""
-    file = path.with_name(f"{path.stem}-settings.json")
+    file = settings_path(path)
     if results := set(results):
         if not file.exists():
             raise StepalignError(
@@ -147,7 +158,7 @@ def _claim(path: Path, basis: Basis, results: Iterable[str]) -> None:
             if name in results and kept.attempts.get(name) != digest:
                 fault = f"the result of rollout {name} is of another text, grade or problem under the same id"
                 raise StepalignError(f"{path}: {fault}: {_ELSEWHERE}")
-        different = differences(kept.made_with, basis.made_with)
+        different = differences(dict(flat(kept.made_with)), dict(flat(basis.made_with)))
         if lines := [f"{key}: {before!r} → {after!r}" for key, before, after in different]:
             found = "\n  ".join(lines)
             raise StepalignError(
@@ -160,7 +171,8 @@ def _digest(attempt: tuple[Problem, Rollout]) -> str:
     return hashlib.blake2b("\n".join(map(to_json, attempt)).encode(), digest_size=8).hexdigest()
 
 
-def _is_unanswered(result: Critique | CritiqueFailure) -> bool:
+def is_unanswered(result: Critique | CritiqueFailure) -> bool:
+    """Return whether a second start asks for a result again."""
     return isinstance(result, CritiqueFailure) and result.reason in UNANSWERED
 
 
@@ -174,7 +186,7 @@ def _read(
             raise StepalignError(f"{log.place}: rollout {result.rollout_id} is not among these rollouts: {_ELSEWHERE}")
         if critic not in (result.critic, ReplayCritic.name):
             raise StepalignError(f"{log.place}: a result of {result.critic}, not of {critic}: {_ELSEWHERE}")
-        if not _is_unanswered(result):
+        if not is_unanswered(result):
             results[result.rollout_id] = result
     log.truncate()
     return results

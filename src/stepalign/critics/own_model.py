@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from typing import Self
 
@@ -57,6 +58,9 @@ class OwnModel:
             policy.train(was_training)
 
 
-def own_model(recipe: config.Recipe, stack: ExitStack) -> Callable[[], OwnModel]:
-    """Return a function that loads the base of a recipe's solver at its first call. The stack closes it."""
-    return cache(lambda: OwnModel.of(stack.enter_context(open_solver(recipe, None)), recipe.model))
+def own_model(recipe: config.Recipe, stack: ExitStack, date: date) -> Callable[[], OwnModel]:
+    """Return a function that loads the base of a recipe's solver at its first call. The stack closes it.
+
+    A chat template shows `date`.
+    """
+    return cache(lambda: OwnModel.of(stack.enter_context(open_solver(recipe, None, date)), recipe.model))

@@ -15,7 +15,7 @@ from stepalign.errors import StepalignError
 from stepalign.records import Problem
 from stepalign.seeding import derive_seed
 
-__all__ = ["Loaded", "load", "pin", "prepare", "split"]
+__all__ = ["Loaded", "load", "load_evaluation", "pin", "prepare", "split"]
 
 log = logging.getLogger("stepalign")
 
@@ -24,16 +24,25 @@ def prepare(settings: config.ProblemsConfig) -> tuple[list[Problem], list[Proble
     """Load training problems, evaluation problems, and the number of rows left out by reason.
 
     A training problem whose statement is also an evaluation problem's is left out of training.
+
+    Raises:
+        StepalignError: a source cannot be used (`load`), or a training and an evaluation problem have one id.
     """
     loaded = load(settings.train)
     dropped = dict(loaded.dropped)
     if settings.evaluation is None:
         return *split(loaded.problems, settings.holdout, settings.seed), dropped
-    evaluation = list(load(settings.evaluation).problems)
+    evaluation = load_evaluation(settings.evaluation)
     held_out = {statement_digest(problem.statement) for problem in evaluation}
     train = [problem for problem in loaded.problems if statement_digest(problem.statement) not in held_out]
     if not train:
         raise StepalignError("problems.train: every problem is also one of problems.evaluation")
+    ids = {problem.id for problem in evaluation}
+    if both := [problem.id for problem in train if problem.id in ids]:
+        raise StepalignError(
+            f"problems.train and problems.evaluation: {len(both)} ids are those of two different problems (the first: "
+            f"{both[0]!r}); name a column of distinct ids (columns.id), or rename one of the files"
+        )
     if len(train) < len(loaded.problems):
         dropped["also an evaluation problem"] = len(loaded.problems) - len(train)
     return train, evaluation, dropped
@@ -58,15 +67,25 @@ def pin(settings: config.ProblemsConfig, kept: Mapping[str, str]) -> tuple[confi
     return settings, commits
 
 
-def load(source: config.SourceConfig) -> Loaded:
-    """Load a recipe's source of problems, at most `source.limit` of them.
+def load_evaluation(source: config.SourceConfig) -> list[Problem]:
+    """Load evaluation problems. Rows from Python without an id are `evaluation-1` …, since `problem-1` is of training.
+
+    Raises:
+        StepalignError: as `load`.
+    """
+    named = {"name": "evaluation"} if isinstance(source, config.PythonSourceConfig) else {}
+    return list(load(source, **named).problems)
+
+
+def load(source: config.SourceConfig, **options: str) -> Loaded:
+    """Load a recipe's source of problems, at most `source.limit` of them, with options of its implementation.
 
     Raises:
         StepalignError: the source cannot be read (naming file, line and column, or the data set), or gives no
             problem at all (with the counts of what was left out).
     """
     name = str(getattr(source, "path", None) or getattr(source, "dataset", None) or source.source)
-    loaded = collect(name, registry.build(source), source.limit)
+    loaded = collect(name, registry.build(source, **options), source.limit)
     for reason in (LOST_BACKSLASH, UNFINISHED_THOUGHT):
         if count := loaded.dropped.get(reason):
             log.warning("%s: %d rows left out, the first at %s: %s", name, count, loaded.places[reason][0], reason)

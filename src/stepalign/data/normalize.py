@@ -18,6 +18,7 @@ from stepalign.data.damage import has_lost_backslash, without_thought
 from stepalign.errors import StepalignError
 from stepalign.io import explain, short
 from stepalign.records import Problem
+from stepalign.trace import trace_format
 from stepalign.unit_tests import UnitTests
 
 LOST_BACKSLASH = "LaTeX with single backslashes, which JSON reads as control characters"
@@ -144,6 +145,7 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
             )
         place_of_id[row.id] = place
         try:
+            trace_format(row.trace_format)
             problem = Problem(
                 id=row.id,
                 statement=row.statement.strip(),
@@ -157,6 +159,8 @@ def collect(name: str, candidates: Iterable[Candidate], limit: int | None = None
             problems.append(problem)
         except ValidationError as error:
             raise StepalignError(f"{row.where}: not a problem: {explain(error)}") from None
+        except StepalignError as error:
+            raise StepalignError(f"{row.where}: {error}") from None
         if len(problems) == limit:
             break
     if not problems:

@@ -16,8 +16,8 @@ from stepalign.errors import StepalignError
 from stepalign.records import Problem
 
 
-def candidates(source: config.PythonSourceConfig) -> Iterator[Candidate]:
-    """Yield the rows as candidates. Without an id column an id is `problem` and the row, counted from 1.
+def candidates(source: config.PythonSourceConfig, *, name: str = "problem") -> Iterator[Candidate]:
+    """Yield the rows as candidates. Without an id column an id is `name` and the row, counted from 1.
 
     Raises:
         StepalignError: the function fails or returns no rows, or a row is no dict and no `Problem`.
@@ -30,7 +30,7 @@ def candidates(source: config.PythonSourceConfig) -> Iterator[Candidate]:
         except Exception as error:  # the user's own code
             raise StepalignError(f"problems: {source.function.name} failed: {error!r}") from error
         rows = PythonObject.of_rows(rows).value
-    with ColumnReader("problem", source.columns, "python") as reader:
+    with ColumnReader(name, source.columns, "python") as reader:
         for number, row in enumerate(rows, start=1):
             where = f"problems, row {number}"
             if isinstance(row, Problem):

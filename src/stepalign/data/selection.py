@@ -58,6 +58,7 @@ def select(
     seed: int,
     batch: int,
     fingerprint: Mapping[str, JsonValue],
+    free: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Selected:
     """Attempt every problem, filter, split, and write the folder. A killed selection continues.
@@ -71,6 +72,7 @@ def select(
         seed: of the split.
         batch: problems passed to `attempt` at once; a kill costs at most the unfinished ones of one batch.
         fingerprint: what the attempts depend on beside problems and number: model, prompts, sampling, seed.
+        free: its keys that may change when a selection resumes.
         progress: called with the problems finished and their number, at the start and after each.
 
     Raises:
@@ -91,7 +93,8 @@ def select(
         started=(folder / "attempts.jsonl").exists(),
         refusal="its attempts were sampled with other settings, or filtered with others. Choose another folder; where "
         "only `filter` differs, remove manifest.json to filter the same attempts again",
-        free=() if (folder / "manifest.json").exists() else ("filter",),
+        free=(*free, *(() if (folder / "manifest.json").exists() else ("filter",))),
+        optional=("words",),  # earlier releases kept fewer
     )
     rates = _attempt_all(problems, attempt, folder / "attempts.jsonl", settings.num_attempts, batch, progress)
 

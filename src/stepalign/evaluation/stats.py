@@ -6,7 +6,7 @@ Where all problems have the same value, or there is one problem only, the interv
 within a problem, because its scatter is already part of the problem's value; bias-corrected intervals.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Literal
 
@@ -21,6 +21,9 @@ CONFIDENCE = 0.95
 
 # A difference of two equal sums of shares can be some 1e-16 off zero.
 _ROUNDING = 1e-9
+
+_MOST_COUNTS = 2**23
+"""Counts of problems in resamples that are held at once: 64 MiB, twice."""
 
 Unit = Literal["problems", "seeds and problems"]
 
@@ -57,8 +60,15 @@ class Difference(Interval):
 
 def resample(num_problems: int, *, resamples: int, seed: int) -> Float[np.ndarray, "resamples problems"]:
     """Count how often each problem is in each resample."""
-    chances = np.full(num_problems, 1 / num_problems)
-    return np.random.default_rng(seed).multinomial(num_problems, chances, size=resamples).astype(float)
+    return next(_blocks(num_problems, resamples, resamples, seed))
+
+
+def _blocks(num: int, resamples: int, rows: int, seed: int) -> Iterator[Float[np.ndarray, "rows num"]]:
+    """Yield the counts of `resample` in blocks of `rows` resamples. The draws are the same."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        yield generator.multinomial(num, np.full(num, 1 / num), size=size).astype(float)
 
 
 def interval(value: float, resampled: Float[np.ndarray, " resamples"], *, n: int, over: Unit = "problems") -> Interval:
@@ -90,8 +100,7 @@ def bootstrap(values: Float[np.ndarray, "seeds problems metrics"], *, resamples:
     The same `seed` (the run's) and number of problems give the same resampled problems.
     """
     num_seeds, n, _ = values.shape
-    counts = resample(n, resamples=resamples, seed=derive_seed(seed, "bootstrap"))
-    means = _resampled_means(values, counts, derive_seed(seed, "bootstrap", "seeds"))
+    means = _resampled_means(values, resamples, seed, "seeds")
     over: Unit = "problems" if num_seeds == 1 else "seeds and problems"
     by_problem = values.mean(axis=0)
     return [interval(by_problem[:, k].mean(), means[:, k], n=n, over=over) for k in range(by_problem.shape[1])]
@@ -112,16 +121,15 @@ def paired_bootstrap(
     resampled with both of its values.
     """
     num_problems = first.shape[1]
-    counts = resample(num_problems, resamples=resamples, seed=derive_seed(seed, "bootstrap"))
     over: Unit = "problems" if len(first) == len(second) == 1 else "seeds and problems"
     if same_seeds or over == "problems":  # problem by problem, so that equal values differ by exactly zero
         change = second - first
         value = np.array([change[:, :, k].mean() for k in range(change.shape[2])])
-        resampled = _resampled_means(change, counts, derive_seed(seed, "bootstrap", "both"))
+        resampled = _resampled_means(change, resamples, seed, "both")
     else:
         value = second.mean(axis=(0, 1)) - first.mean(axis=(0, 1))
-        resampled = _resampled_means(second, counts, derive_seed(seed, "bootstrap", "second"))
-        resampled = resampled - _resampled_means(first, counts, derive_seed(seed, "bootstrap", "first"))
+        resampled = _resampled_means(second, resamples, seed, "second")
+        resampled = resampled - _resampled_means(first, resamples, seed, "first")
     above = (resampled > _ROUNDING).mean(axis=0)
     return [
         Difference(**asdict(interval(value[k], resampled[:, k], n=num_problems, over=over)), above=float(above[k]))
@@ -130,9 +138,18 @@ def paired_bootstrap(
 
 
 def _resampled_means(
-    values: Float[np.ndarray, "seeds problems metrics"], counts: Float[np.ndarray, "resamples problems"], seed: int
+    values: Float[np.ndarray, "seeds problems metrics"], resamples: int, seed: int, side: str
 ) -> Float[np.ndarray, "resamples metrics"]:
-    if len(values) == 1:
-        return np.asarray(counts @ values[0] / values.shape[1])
-    seeds = resample(len(values), resamples=len(counts), seed=seed) / len(values)
-    return np.asarray(np.einsum("rs,spm,rp->rm", seeds, values, counts / values.shape[1], optimize=True))
+    """Return the means of each resample of problems, the same for every `side`, and of the side's seeds."""
+    num_seeds, n, _ = values.shape
+    rows = max(1, _MOST_COUNTS // n)
+    every_counts = _blocks(n, resamples, rows, derive_seed(seed, "bootstrap"))
+    if num_seeds == 1:
+        means = [counts @ values[0] / n for counts in every_counts]
+    else:
+        every_seeds = _blocks(num_seeds, resamples, rows, derive_seed(seed, "bootstrap", side))
+        means = [
+            np.einsum("rs,spm,rp->rm", seeds / num_seeds, values, counts / n, optimize=True)
+            for seeds, counts in zip(every_seeds, every_counts, strict=True)
+        ]
+    return np.concatenate(means)

@@ -128,7 +128,7 @@ def _write_tokenizer(run: RunFiles, model: config.ModelConfig, folder: Path) -> 
     if (folder / "tokenizer.json").exists():
         return
     tokenizer, _ = chat.load_tokenizer(model)
-    template = run.folder / "prompts" / "chat-template.jinja"
+    template = run.folder / "prompts" / chat.CHAT_TEMPLATE
     if template.exists():
         tokenizer.chat_template = template.read_text(encoding="utf-8")
     tokenizer.save_pretrained(folder)

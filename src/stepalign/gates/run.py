@@ -21,7 +21,7 @@ from stepalign import config, data, models, prompts
 from stepalign.algorithms.base import Algorithm, StepExamples
 from stepalign.append_log import AppendLog
 from stepalign.arguments import checked
-from stepalign.chat import load_chat
+from stepalign.chat import CHAT_TEMPLATE, load_chat
 from stepalign.config import machine, registry
 from stepalign.console import Console
 from stepalign.errors import StepalignError
@@ -66,18 +66,20 @@ def preflight(
     """
     settings, out = with_objects(recipe, **objects), Path(out)
     check_dtype(settings)
-    check_recipe(settings)
-    machine.check(settings, "model", "problems", "sampler", "grader", "critic", "teacher")
+    kept = out / "settings.json"
     if limit is not None:
         table = settings.preflight.model_copy(update={"num_problems": limit})
         settings = settings.model_copy(update={"preflight": table})
     with prompts.recorded() as texts:
-        prompt = SolverPrompt(settings.prompts)
-        day = kept_date(out / "settings.json")
+        check_recipe(settings)  # loads grader, critic and contexts that are Python as well
+        machine.check(settings, "model", "problems", "sampler", "grader", "critic", "teacher")
+        settings = models.with_precision(settings, kept, Accelerator().device)
+        prompt, day = SolverPrompt(settings.prompts), kept_date(kept)
         chat, context_limit = load_chat(settings.model, prompt.before, day), models.context_limit(settings.model)
         algorithm: Algorithm[Any] = registry.build(
             settings.algorithm, recipe=settings, chat=chat, prompt=prompt, context_limit=context_limit
         )
+    texts[CHAT_TEMPLATE] = str(chat.tokenizer.chat_template)
     _claim(settings, out, prompts.digests(texts), day)
     train, evaluation, _ = data.prepare(settings.problems)
     train = with_room(train, settings.sampling, chat, prompt, sampling_limit(settings.sampler, context_limit))
@@ -106,6 +108,7 @@ def _claim(settings: config.Recipe, out: Path, words: Mapping[str, str], day: da
         started=(out / "solver.jsonl").exists(),
         refusal="it holds another recipe's preflight (choose another folder with --out, or delete that one)",
         free=tuple(settings.runtime_keys()),
+        optional=("words",),  # earlier releases kept fewer
     )
 
 
@@ -134,7 +137,7 @@ def _sample(
         )
         critic = settings.critic if algorithm.needs_critique else None
         own = settings.model_copy(update={"critic": critic})
-        num_known = len(complete.critic_results) or _num_lines(given / "asked.jsonl")
+        num_known = len(inputs.answered(complete, given))
         begin = time.perf_counter()
         complete = inputs.prepare(complete, own, solver, console, given)
         if asked := len(complete.critic_results) - num_known:
@@ -160,10 +163,6 @@ def _sample(
         step=step,
         seconds=list(log.read()),
     )
-
-
-def _num_lines(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def _teacher_prompts(step: StepExamples[Any]) -> dict[str, TokenIds]:

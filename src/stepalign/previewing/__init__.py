@@ -9,7 +9,7 @@ reads, because its server encodes the message; the replies of a critic, which `s
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +45,7 @@ from stepalign.trainer.step_rollouts import make_rollouts
 from stepalign.views import TrainingExample, View
 
 _PROBLEMS = 2
-"""Problems of the sampled step at least: some contexts show another problem's critique or solution."""
+"""Problems of a step at least: some contexts show another problem's critique or solution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def preview(
     Args:
         recipe: the recipe, or its file.
         rollouts: a file, or a folder as of `stepalign probe --rollouts`. None samples the first ones of a run's step 1.
-        limit: the most rollouts to show. Whole groups are sampled.
+        limit: the most rollouts to show. Whole groups are read or sampled.
         out: the page's path; None writes none.
         objects: problems, grader, critic and context in place of the recipe's (`objects.Objects`).
 
@@ -127,7 +127,7 @@ def preview(
     with registry.build(settings.grader) as grader, Console() as console, TemporaryDirectory() as folder:
         solver = Solver(chat, sampler, grader, prompt)
         if rollouts:
-            given = inputs.read(Path(rollouts), lambda: [*train, *evaluation], limit=limit)
+            given = _first_groups(inputs.read(Path(rollouts), lambda: [*train, *evaluation]), limit)
         else:
             train = with_room(train, settings.sampling, chat, prompt, sampling_limit(settings.sampler, context_limit))
             given = _sampled(settings, solver, algorithm, load, train, limit, console)
@@ -154,6 +154,21 @@ def preview(
     if page is not None:
         display.write(settings, previewed.rollouts, previewed.counts, page)
     return previewed
+
+
+def _first_groups(given: Probe, limit: int) -> Probe:
+    """Keep the whole groups of the first rollouts, because contexts and advantages depend on all of a group."""
+    first = {rollout.problem_id for rollout in given.rollouts[:limit]}
+    in_order = list(dict.fromkeys(rollout.problem_id for rollout in given.rollouts))
+    kept = set(in_order[: max(_PROBLEMS, len(first))])
+    rollouts = {rollout.id: rollout for rollout in given.rollouts if rollout.problem_id in kept}
+    return replace(
+        given,
+        problems=tuple(problem for problem in given.problems if problem.id in kept),
+        rollouts=tuple(rollouts.values()),
+        critic_results=tuple(result for result in given.critic_results if result.rollout_id in rollouts),
+        marks=tuple(mark for mark in given.marks if mark.rollout_id in rollouts),
+    )
 
 
 def _sampled(

@@ -5,6 +5,8 @@ teacher that does not change are computed once, before the first step. Later cal
 process measures alone; others wait.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from stepalign.io import read_json, read_jsonl, write_json, write_jsonl
 from stepalign.models import context_limit
 from stepalign.probing import inputs
 from stepalign.probing.credit import CreditScorer
+from stepalign.probing.display import remarks
 from stepalign.probing.folder import Probe, check_credits
 from stepalign.probing.measures import measure
 from stepalign.records import Credit
@@ -95,5 +98,23 @@ class ProbeCallback(TrainerCallback):
             )
         credits = [credit for batch in self._scorer.run(given, {}) for credit in batch]
         if not started:
+            self._check_and_say(credits, trainer)
             write_jsonl(path, credits)
         return credits, given
+
+    def _check_and_say(self, credits: Sequence[Credit], trainer: Trainer) -> None:
+        """Say what has no credit at the first measurement.
+
+        Raises:
+            StepalignError: a context has none at all, so that no measurement would show it.
+        """
+        skipped, with_credit = self._scorer.skipped, {credit.context for credit in credits}
+        for remark in remarks(skipped, Counter(credit.context for credit in credits if credit.cut)):
+            trainer.console.say(f"probe: {remark}")
+        for context in self._scorer.contexts:
+            if context.name not in with_credit:
+                reasons = ", ".join(reason for reason in remarks(skipped, {}) if reason.startswith(f"{context.name}: "))
+                raise StepalignError(
+                    f"probe.contexts: no rollout of the probe has credit under {context.name!r}; {reasons}. Give other "
+                    "contexts, other probe.rollouts or a larger probe.num_rollouts"
+                )

@@ -59,10 +59,15 @@ class CreditScorer:
         self.num_wrong = num_wrong
         self.student, self.chat, self.before, self.contexts = student, chat, before, contexts
         self.teacher, self.prompt, self.top = teacher, prompt, top
-        self.skipped: Counter[str] = Counter()
-        """Pairs of a rollout and a context without credit, by reason."""
+        self.reasons: dict[tuple[str, str], str] = {}
+        """For each pair of a rollout and a context without credit, or without its contrast, the reason."""
         self.tokens = 0
         """Tokens scored so far, prompts included."""
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Number of pairs by context and reason."""
+        return dict(Counter(f"{context}: {reason}" for (_, context), reason in self.reasons.items()))
 
     def run(self, inputs: Probe, cached: Mapping[tuple[str, str], Credit]) -> Iterator[list[Credit]]:
         """Yield the credit that is not cached, some rollouts at a time.
@@ -75,6 +80,8 @@ class CreditScorer:
         students = {
             rollout_id: TokenScores(credit.student, credit.student_top) for (rollout_id, _), credit in cached.items()
         }
+        names = {context.name for context in self.contexts}
+        self._wrong_views([pair for pair, one in cached.items() if pair[1] in names and not one.wrong], sources)
         ordered = sorted(inputs.rollouts, key=lambda rollout: len(rollout.prompt_ids) + len(rollout.completion_ids))
         for first in range(0, len(ordered), _ROLLOUTS_AT_A_TIME):
             examples = {
@@ -83,6 +90,8 @@ class CreditScorer:
                 for context in self.contexts
                 if (rollout.id, context.name) not in cached and (example := self._example(context, sources[rollout.id]))
             }
+            if not examples:
+                continue
             unscored = {name: example.student for (name, _), example in examples.items() if name not in students}
             teacher_views = [example.teacher for example in examples.values()]
             self.tokens += sum(len(view.input_ids) for view in (*unscored.values(), *teacher_views))
@@ -99,6 +108,7 @@ class CreditScorer:
                     student_top=students[rollout_id].top,
                     teacher_top=teacher.top,
                     wrong=wrong.get((rollout_id, context_name), ()),
+                    cut=example.cut,
                 )
                 for ((rollout_id, context_name), example), teacher in zip(examples.items(), teachers, strict=True)
             ]
@@ -107,20 +117,7 @@ class CreditScorer:
         self, pairs: Sequence[tuple[str, str]], sources: Mapping[str, ContextInput]
     ) -> dict[tuple[str, str], tuple[float, ...]]:
         """Return log mean_k p of each token under wrong contexts, by rollout and context, where there are some."""
-        if not self.num_wrong:
-            return {}
-        groups = others.groups(source.rollout for source in sources.values())
-        written = [(one.problem.id, one.critique) for one in sources.values() if one.critique is not None]
-        by_name = {context.name: context for context in self.contexts}
-        views: list[tuple[tuple[str, str], View]] = []
-        for rollout_id, name in pairs:
-            context, source = by_name[name], sources[rollout_id]
-            found = wrong_inputs(context, source, groups[source.problem.id], written, self.num_wrong)
-            own: list[View] = []
-            with suppress(DoesNotFit):
-                own = [distillation_example(self.chat, self.before, context, one, self.prompt).teacher for one in found]
-            views += [((rollout_id, name), view) for view in own]
-            self.skipped[f"{name}: no wrong context"] += not own
+        views = self._wrong_views(pairs, sources)
         self.tokens += sum(len(view.input_ids) for _, view in views)
         scored = self._score(self.teacher, [view for _, view in views])
         by_pair: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
@@ -130,6 +127,28 @@ class CreditScorer:
             pair: rounded(log_mean_exp(torch.tensor(rows, dtype=torch.float64)).tolist())
             for pair, rows in by_pair.items()
         }
+
+    def _wrong_views(
+        self, pairs: Sequence[tuple[str, str]], sources: Mapping[str, ContextInput]
+    ) -> list[tuple[tuple[str, str], View]]:
+        """Return the teacher's views under wrong contexts, each with its pair. A pair without any has its reason."""
+        if not self.num_wrong:
+            return []
+        groups = others.groups(source.rollout for source in sources.values())
+        written = [(one.problem.id, one.critique) for one in sources.values() if one.critique is not None]
+        by_name = {context.name: context for context in self.contexts}
+        views: list[tuple[tuple[str, str], View]] = []
+        for pair in pairs:
+            source, context = sources[pair[0]], by_name[pair[1]]
+            found = wrong_inputs(context, source, groups[source.problem.id], written, self.num_wrong)
+            own: list[View] = []
+            for one in found:
+                with suppress(DoesNotFit):
+                    own.append(distillation_example(self.chat, self.before, context, one, self.prompt).teacher)
+            views += [(pair, view) for view in own]
+            if not own:
+                self.reasons[pair] = "wrong context too long" if found else "no wrong context"
+        return views
 
     def _score(self, model: Predictor, views: Collection[View]) -> list[TokenScores]:
         return score_views(model, list(views), top=self.top)
@@ -148,7 +167,7 @@ class CreditScorer:
                 if example.message:
                     return example
                 reason = "empty message"
-        self.skipped[f"{context.name}: {reason}"] += 1
+        self.reasons[source.rollout.id, context.name] = reason
         return None
 
 

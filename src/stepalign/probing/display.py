@@ -1,5 +1,7 @@
 """A probe's measures as text, as the command prints them."""
 
+from collections.abc import Mapping
+
 from stepalign.evaluation.metrics import CreditMeasures
 from stepalign.evaluation.stats import Interval
 
@@ -43,6 +45,12 @@ def table(measures: CreditMeasures) -> str:
         blocks.append("\n".join(lines))
     note = "Nats a token, shares in %, with 95 % intervals over problems. docs/probe.md defines them."
     return "\n\n".join([*blocks, note])
+
+
+def remarks(skipped: Mapping[str, int], cut: Mapping[str, int]) -> list[str]:
+    """Say what has no credit, by context and reason, and how many prompts of the teacher were cut, by context."""
+    counts = {**skipped, **{f"{context}: teacher prompt cut": number for context, number in cut.items()}}
+    return [f"{reason} ({number})" for reason, number in counts.items()]
 
 
 def largest_n(measures: CreditMeasures, key: str) -> int:

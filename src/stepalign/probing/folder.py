@@ -1,6 +1,6 @@
 """A probe's records and their folder: inputs, credit under every context, and measures.
 
-    problems.jsonl  rollouts.jsonl  critiques.jsonl  marks.jsonl  credits.jsonl
+    problems.jsonl  rollouts.jsonl  critiques.jsonl  marks.jsonl  credits.jsonl  cost.jsonl
     tokens.json  measures.json  manifest.json  probe.html  figures/
 
 Left out: the page and the figures, because they are drawn from these records.
@@ -33,6 +33,15 @@ _FILES: dict[str, tuple[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Cost of some credit."""
+
+    tokens: int
+    """Tokens scored, prompts included."""
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Probe:
     """Content of a probe's folder; before credit is computed, its inputs alone."""
@@ -52,7 +61,7 @@ class Probe:
 
     @property
     def contexts(self) -> tuple[str, ...]:
-        """Names of the contexts, in the order of the request."""
+        """Names of the contexts, in the order of the request, then those of earlier requests."""
         return tuple(dict.fromkeys(credit.context for credit in self.credits))
 
     @property

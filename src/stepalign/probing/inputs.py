@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepalign import config
+from stepalign.append_log import AppendLog
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.contexts import Context
 from stepalign.critics import Critic
 from stepalign.critics.error_spans import rollout_error_span
-from stepalign.critics.files import critique_all
+from stepalign.critics.files import critique_all, is_unanswered
 from stepalign.critics.first_error import ErrorSpan
 from stepalign.critics.own_model import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.io import read_jsonl
 from stepalign.probing.folder import Probe, write_inputs
-from stepalign.records import CriticResult, Critique, Mark, PlantedSlip, Problem, Rollout
+from stepalign.records import CriticResult, Critique, CritiqueFailure, Mark, PlantedSlip, Problem, Rollout
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
 from stepalign.trace import parse_rollout, step_spans
+
+_ASKED = "asked.jsonl"
+"""The critic's results until all are there."""
 
 
 def mark_from_slip(slip: PlantedSlip) -> Mark:
@@ -49,6 +53,11 @@ def _mark(rollout_id: str, error: ErrorSpan | PlantedSlip, source: Literal["plan
     )
 
 
+def rollouts_file(path: Path) -> Path:
+    """Return the file of rollouts that `read` reads."""
+    return path / "rollouts.jsonl" if path.is_dir() else path
+
+
 def read(path: Path, problems: Callable[[], Sequence[Problem]] = tuple, *, limit: int | None = None) -> Probe:
     """Read a file of rollouts, or a folder with `rollouts.jsonl`.
 
@@ -67,7 +76,7 @@ def read(path: Path, problems: Callable[[], Sequence[Problem]] = tuple, *, limit
     def optional(name: str, kind: Any) -> list[Any]:
         return read_jsonl(path / name, kind) if path.is_dir() and (path / name).exists() else []
 
-    file = path / "rollouts.jsonl" if path.is_dir() else path
+    file = rollouts_file(path)
     rollouts = read_jsonl(file, Rollout)
     if not rollouts:
         raise StepalignError(f"{file}: no rollouts")
@@ -151,7 +160,8 @@ def prepare(
 ) -> Probe:
     """Add missing rollouts, prompts, grades and, where the recipe has a critic, critiques.
 
-    Existing ones stay as they are. Everything is written to `folder`, the critic's results as they come.
+    Existing ones stay as they are, but a critic is asked again where its server gave no answer. Everything is written
+    to `folder`, the critic's results as they come.
 
     Args:
         given: without rollouts, `num_samples` of each problem are sampled.
@@ -162,7 +172,7 @@ def prepare(
         adapter: the sampler's; None samples from the base.
         num_samples: rollouts of each problem, where they are sampled (`group_size`).
     """
-    problems, log = {problem.id: problem for problem in given.problems}, folder / "asked.jsonl"
+    problems, log = {problem.id: problem for problem in given.problems}, folder / _ASKED
     if not given.rollouts:
         with console.stage("sample", len(problems) * num_samples) as advance:
             sampled = solver.generate_rollouts(
@@ -185,9 +195,10 @@ def prepare(
         problem, thinking = problems[rollout.problem_id], settings.sampling.enable_thinking
         ids = rollout.prompt_ids or solver.prompt_ids(problem, thinking=thinking)
         rollouts.append(replace(rollout, prompt_ids=ids))
-    if any(rollout.grade is None for rollout in rollouts):
-        rollouts = solver.grader.grade(rollouts, problems)
-    critic_results = list(given.critic_results)
+    if ungraded := [rollout for rollout in rollouts if rollout.grade is None]:
+        graded = {rollout.id: rollout for rollout in solver.grader.grade(ungraded, problems)}
+        rollouts = [graded.get(rollout.id, rollout) for rollout in rollouts]
+    critic_results = [one for one in given.critic_results if settings.critic is None or not is_unanswered(one)]
     answered = {result.rollout_id for result in critic_results}
     waiting = [(problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
     if settings.critic is not None and waiting:
@@ -201,3 +212,9 @@ def prepare(
     write_inputs(complete, folder)
     log.unlink(missing_ok=True)
     return complete
+
+
+def answered(given: Probe, folder: Path) -> set[str]:
+    """Return the rollouts that a critic has answered, in `given` or in what a stopped start kept in a folder."""
+    log: AppendLog[Critique | CritiqueFailure] = AppendLog(folder / _ASKED, CriticResult)  # type: ignore[arg-type]
+    return {one.rollout_id for one in (*given.critic_results, *log.read()) if not is_unanswered(one)}

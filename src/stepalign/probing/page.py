@@ -68,6 +68,7 @@ def render(probe: Probe, *, figures: Mapping[str, str]) -> str:
         created=str(probe.manifest.get("created", ""))[:10],
         problems=len({rollout.problem_id for rollout in probe.rollouts}),
         tokens=sum(len(rollout.completion_ids) for rollout in probe.rollouts),
+        remarks=display.remarks(probe.manifest.get("skipped", {}), probe.manifest.get("cut", {})),
         errors=", ".join(f"{n} {source}" for source, n in errors.items() if n) or "none known",
         columns={key: display.COLUMNS[key] for key in display.COLUMNS if any(key in row for row in rows.values())},
         rows=rows,

@@ -7,7 +7,10 @@ marks) are complete, and in the folder, before.
 """
 
 import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,19 +23,22 @@ from stepalign.algorithms.teacher_prompt import limited_teacher
 from stepalign.append_log import AppendLog
 from stepalign.arguments import checked
 from stepalign.chat import load_chat
-from stepalign.config import machine
+from stepalign.config import machine, registry
 from stepalign.console import Console
 from stepalign.contexts import load
 from stepalign.contexts.wrong import check_has_wrong
+from stepalign.critics.own_model import own_model
+from stepalign.critics.run import dump_tables
 from stepalign.data import prepare
 from stepalign.errors import StepalignError
-from stepalign.io import claim, kept_date
+from stepalign.io import claim, kept_date, read_json, sha256
 from stepalign.manifest import manifest
 from stepalign.objects import AnyContext, AnyRecipe, Objects, with_objects
 from stepalign.policy import ADAPTER, Policy
 from stepalign.probing import figures, folder, inputs, page
 from stepalign.probing.credit import CreditScorer
-from stepalign.probing.folder import Probe
+from stepalign.probing.display import remarks
+from stepalign.probing.folder import Cost, Probe
 from stepalign.probing.measures import measure
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Credit
@@ -61,11 +67,12 @@ def probe(
         out: the probe's folder.
         rollouts: a file, or a folder that `inputs.read` reads. None samples one rollout of each training problem,
             or `training.num_generations` where a context shows siblings.
-        contexts: one or several, by name or file, or as functions; by default the recipe's own.
+        contexts: one or several, by name or file, or as functions; by default the recipe's own. Credit that the
+            folder has under other contexts stays.
         adapter: the student's: a folder of its own, a checkpoint's, or a run's, whose last checkpoint is taken. None
             probes the base itself. The teacher is the recipe's.
         top: the number of likeliest tokens kept beside each sampled one.
-        limit: the number of rollouts, from the first.
+        limit: the number of rollouts, from the first. Sampled groups stay whole.
         contrast: the most wrong contexts that each context is contrasted with; 0 is no contrast.
         objects: problems, grader and critic in place of the recipe's (`objects.Objects`).
 
@@ -82,15 +89,20 @@ def probe(
         with prompts.recorded() as texts:
             templates.append(load(design))
         words[templates[-1].name] = prompts.digests(texts)
-    with prompts.recorded() as texts:
+    with ExitStack() as stack, prompts.recorded() as texts:
         prompt = SolverPrompt(settings.prompts)
-    date = kept_date(out / "settings.json")
-    shared = {"model", "prompts", "teacher", "sampling", "seed"}
-    asked: dict[str, Any] = settings.model_dump(mode="json", include=shared)
+        grader = stack.enter_context(registry.build(settings.grader))
+        if settings.critic is not None:  # for the texts that it loads
+            own = own_model(settings, stack)
+            registry.build(settings.critic, grader=grader, folder=out, own=own, before=prompt.before)
+    started, date = (out / "rollouts.jsonl").exists(), kept_date(out / "settings.json")
+    kept = _kept(out, "settings", "contexts") if started else {}
+    asked = dump_tables(settings, {"model", "prompts", "teacher", "sampling", "critic", "grader", "seed"})
     asked |= {
         "adapter": adapter and str(adapter),
         "rollouts": str(rollouts) if rollouts else settings.problems.model_dump(mode="json"),
-        "contexts": words,
+        **({"rollouts_sha256": sha256(inputs.rollouts_file(rollouts))} if rollouts else {}),
+        "contexts": words | kept | words,  # these first
         "words": prompts.digests(texts),
         "date": str(date),
         "top": top,
@@ -104,13 +116,13 @@ def probe(
         raise StepalignError(
             f"{out} holds something else than a probe, or one of another version: choose another --out"
         )
-    started = (out / "rollouts.jsonl").exists()
     claim(
         out / "settings.json",
         asked,
         started=started,
         optional=["contexts"],
         refusal="it holds another probe (choose another folder with --out, or delete that one)",
+        free=tuple(settings.runtime_keys()),
     )
     group_size = 1 if rollouts else inputs.group_size(templates, settings, contrast=contrast > 0)
     if rollouts:
@@ -133,10 +145,14 @@ def probe(
     with Console() as console:
         with solver_on(settings, chat, policy.model) as solver:
             given = inputs.read(out) if started else given
-            own = ADAPTER if adapter else None
-            given = inputs.prepare(given, settings, solver, console, out, adapter=own, num_samples=group_size)
-        credits = _score(scorer, given, out, console)
-    cost = {"tokens": scorer.tokens, "seconds": round(console.seconds["credit"], 1)}
+            sampled = ADAPTER if adapter else None
+            given = inputs.prepare(given, settings, solver, console, out, adapter=sampled, num_samples=group_size)
+        credits, costs = _score(scorer, given, out, console, list(asked["contexts"]))
+        earlier = _kept(out, "manifest", "skipped").items()  # of contexts that are not asked for now
+        skipped = {reason: n for reason, n in earlier if reason.partition(": ")[0] not in words} | scorer.skipped
+        cut = Counter(credit.context for credit in credits if credit.cut)
+        for remark in remarks(skipped, cut):
+            console.say(f"{out}: {remark}")
     tokens = {token for rollout in given.rollouts for token in rollout.completion_ids}
     tokens |= {token for credit in credits for top in (*credit.student_top, *credit.teacher_top) for token, _ in top}
     probed = replace(
@@ -147,8 +163,9 @@ def probe(
         manifest={
             **manifest(),
             "asked": asked,
-            "skipped": dict(+scorer.skipped),
-            "cost": cost,
+            "skipped": skipped,
+            "cut": dict(cut),
+            "cost": {"tokens": sum(c.tokens for c in costs), "seconds": round(sum(c.seconds for c in costs), 1)},
             "command": " ".join(sys.argv),
         },
     )
@@ -172,24 +189,39 @@ def _teacher(settings: config.Recipe, policy: Policy, adapter: Path | None) -> T
     return teacher
 
 
-def _score(scorer: CreditScorer, given: Probe, out: Path, console: Console) -> tuple[Credit, ...]:
-    """Compute the credit that the folder lacks, and return all of it by context."""
-    log = AppendLog(out / "credits.jsonl", Credit)
+def _kept(out: Path, name: str, key: str) -> dict[str, Any]:
+    """Return a table of a JSON file that an earlier start wrote; an empty one without it."""
+    path = out / f"{name}.json"
+    kept = read_json(path, dict[str, Any]).get(key) if path.exists() else None
+    return kept if isinstance(kept, dict) else {}
+
+
+def _score(
+    scorer: CreditScorer, given: Probe, out: Path, console: Console, contexts: Sequence[str]
+) -> tuple[tuple[Credit, ...], list[Cost]]:
+    """Compute the credit that the folder lacks. Return all of it, in the order of `contexts`, and what it cost."""
+    log, costs = AppendLog(out / "credits.jsonl", Credit), AppendLog(out / "cost.jsonl", Cost)
     cached = {(credit.rollout_id, credit.context): credit for credit in log.read()}
     folder.check_credits(cached.values(), given.rollouts, log.path)
     log.truncate()
-    views, reported = len(given.rollouts) * len(scorer.contexts), 0
+    spent = list(costs.read())
+    keys = [(rollout.id, context.name) for context in scorer.contexts for rollout in given.rollouts]
+    views, done, reported = len(keys), sum(key in cached for key in keys), 0
     with console.stage("credit", views, "views") as advance:
-        advance(len(cached))
+        advance(done)
+        start, tokens = time.perf_counter(), scorer.tokens
         for batch in scorer.run(given, dict(cached)):
             log.append(*batch)
+            spent.append(Cost(tokens=scorer.tokens - tokens, seconds=time.perf_counter() - start))
+            costs.append(spent[-1])
+            start, tokens = time.perf_counter(), scorer.tokens
             cached |= {(credit.rollout_id, credit.context): credit for credit in batch}
+            done += len(batch)
             advance(len(batch))
-            if not console.rich.is_terminal and 10 * len(cached) // views > reported:
-                reported = 10 * len(cached) // views
-                console.say(f"{out}: {len(cached)} of {views} views")
-    keys = [(rollout.id, context.name) for context in scorer.contexts for rollout in given.rollouts]
-    credits = tuple(cached[key] for key in keys if key in cached)
+            if not console.rich.is_terminal and 10 * done // views > reported:
+                reported = 10 * done // views
+                console.say(f"{out}: {done} of {views} views")
     speed = scorer.tokens / max(console.seconds["credit"], 1e-9)
-    console.say(f"{out}: {len(credits)} of {views} views, {speed:,.0f} tokens/s {dict(scorer.skipped) or ''}")
-    return credits
+    console.say(f"{out}: {done} of {views} views, {speed:,.0f} tokens/s")
+    every = [(rollout.id, context) for context in contexts for rollout in given.rollouts]
+    return tuple(cached[key] for key in every if key in cached), spent

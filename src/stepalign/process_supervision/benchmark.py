@@ -8,7 +8,9 @@ A threshold is chosen without a trace's own label: problems fall into two halves
 threshold of the highest F1 on the other. Intervals do not include the choice's own scatter.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 from pydantic import Field
@@ -162,17 +164,20 @@ def best_threshold(finding: Finding, rule: Rule, traces: Sequence[LabelledTrace]
     """Return the threshold with the highest F1 on some traces, the lowest of equals; 0 without traces."""
     values = sorted({value for trace in traces for value in finding.scores[trace.rollout.id]})
     candidates = [*values, values[-1] + 1.0] if values else [0.0]
-    best, best_f1 = candidates[0], -1.0
-    for threshold in candidates:
-        hits = np.zeros((2, 2))
-        for trace in traces:
-            step = decide(finding.scores[trace.rollout.id], rule, correct=trace.rollout.correct, threshold=threshold)
-            hits[int(trace.first_error is None)] += (step == trace.first_error, 1)
-        wrong, right = hits[:, 0] / np.maximum(hits[:, 1], 1)
-        f1 = 2 * wrong * right / (wrong + right) if wrong + right else 0.0
-        if f1 > best_f1:
-            best, best_f1 = threshold, f1
-    return best
+    changes, totals = np.zeros((len(candidates), 2)), np.zeros(2)
+    for trace in traces:
+        scores, label = finding.scores[trace.rollout.id], trace.first_error
+        # The decision is another one only behind a new lowest score.
+        places = [0, *sorted({bisect_right(candidates, lowest) for lowest in accumulate(scores, min)})]
+        hits = [
+            decide(scores, rule, correct=trace.rollout.correct, threshold=candidates[place]) == label
+            for place in places
+        ]
+        changes[places, int(label is None)] += np.diff([0, *hits])
+        totals[int(label is None)] += 1
+    wrong, right = (changes.cumsum(axis=0) / np.maximum(totals, 1)).T
+    f1 = 2 * wrong * right / np.where(wrong + right, wrong + right, 1)
+    return candidates[int(np.argmax(f1))]
 
 
 def _is_hit(trace: LabelledTrace, steps: Mapping[str, int | None]) -> bool:

@@ -66,7 +66,8 @@ class CreditLocator(ScoredLocator):
             if rollout.id in credits:
                 yield SectionScores(self._scores(rollout, credits[rollout.id].values), tokens)
             else:
-                yield SectionScores((), fault=f"no credit: {', '.join(scorer.skipped) or 'no tokens of this model'}.")
+                reason = scorer.reasons.get((rollout.id, self._context.name), "no tokens of this model")
+                yield SectionScores((), fault=f"no credit: {reason}.")
 
     def _scores(self, rollout: Rollout, credit: Sequence[float]) -> tuple[float, ...]:
         """Reduce the credit of each complete section's tokens to one score."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from stepalign import config
+from stepalign import config, models
 from stepalign.append_log import AppendLog
 from stepalign.config import registry
 from stepalign.console import Console
@@ -30,6 +30,8 @@ from stepalign.rollouts.generate import open_solver
 
 _AT_A_TIME = 8
 """Traces between two writes of what was found."""
+RESULTS = ("critiques.jsonl", "locations.jsonl", "step-values.jsonl", "probe")
+"""Files and folders of results in a benchmark's folder."""
 Critiques = Callable[[Sequence[tuple[Problem, Rollout]], Path], list[Critique | CritiqueFailure]]
 """A recipe's critic: critiques attempts, and keeps its results in a file."""
 
@@ -184,7 +186,6 @@ def by_credit(
 ) -> Located:
     """Score each step by the lowest, or by the mean, credit of its tokens under each context."""
     designs = settings.contexts or (recipe.context.design,)
-    resumed = (out / "probe" / "credits.jsonl").exists()
     probed = probe(recipe, out / "probe", rollouts=out / "traces", contexts=designs)
     asked = traces.with_answer
     spans = {trace.rollout.id: trace.token_spans for trace in asked}
@@ -206,9 +207,7 @@ def by_credit(
                 )
             )
     cost = probed.manifest["cost"]
-    return Located(
-        findings=tuple(findings), tokens=int(cost["tokens"]), seconds=None if resumed else float(cost["seconds"])
-    )
+    return Located(findings=tuple(findings), tokens=int(cost["tokens"]), seconds=float(cost["seconds"]))
 
 
 def by_step_values(
@@ -230,6 +229,7 @@ def by_step_values(
             path,
             num_rollouts=settings.num_rollouts,
             seed=recipe.seed,
+            context_limit=models.context_limit(recipe.model),
             advance=advance,
         )
     finding = Finding(

@@ -9,9 +9,10 @@ from typing import Unpack
 
 from pydantic import PositiveInt
 
+from stepalign import models, prompts
 from stepalign.arguments import checked
 from stepalign.chat import load_chat
-from stepalign.config import machine
+from stepalign.config import machine, registry
 from stepalign.console import Console
 from stepalign.critics.files import read_attempts
 from stepalign.critics.own_model import own_model
@@ -57,6 +58,8 @@ def step_values(
     adapter = adapter_folder(adapter)
     machine.check(settings, "model", "sampler", "grader", *(() if problems_file else ("problems",)))
     attempts = read_attempts(rollouts, problems_file or settings.problems)
+    with prompts.recorded() as texts, registry.build(settings.grader):
+        SolverPrompt(settings.prompts)
     kept = out.with_name(f"{out.stem}-settings.json")
     date = kept_date(kept)
     claim(
@@ -65,6 +68,8 @@ def step_values(
             **settings.model_dump(mode="json", include={"model", "prompts", "sampling", "grader", "seed"}),
             "adapter": adapter and str(adapter),
             "rollouts": sha256(rollouts),
+            "problems": sha256(Path(problems_file)) if problems_file else settings.problems.model_dump(mode="json"),
+            "words": prompts.digests(texts),
             "num_rollouts": num_rollouts,
             "date": str(date),
         },
@@ -86,6 +91,7 @@ def step_values(
             num_rollouts=num_rollouts,
             seed=settings.seed,
             adapter=ADAPTER if adapter else None,
+            context_limit=models.context_limit(settings.model),
             advance=advance,
         )
 
@@ -107,17 +113,24 @@ def process_bench(
     """
     settings, file, out = with_objects(recipe, **objects), Path(file), Path(out)
     machine.check(settings, "model", "critic", "locator", "problems.train")
-    locators.check(settings.locator, settings)
+    with prompts.recorded() as texts, registry.build(settings.grader):
+        locators.check(settings.locator, settings)
+        prompt = SolverPrompt(settings.prompts)
     solutions = list(processbench.read(file))
-    prompt = SolverPrompt(settings.prompts)
     date = kept_date(out / "settings.json")
     chat = load_chat(settings.model, prompt.before, date)
     traces = to_traces(solutions, load(settings.problems.train).problems, chat, prompt, limit=limit)
     keys = {"model", "prompts", "sampling", "grader", "critic", "context", "teacher", "locator", "problems", "seed"}
     claim(
         out / "settings.json",
-        {**settings.model_dump(mode="json", include=keys), "file": sha256(file), "limit": limit, "date": str(date)},
-        started=(out / "traces" / "rollouts.jsonl").exists(),
+        {
+            **settings.model_dump(mode="json", include=keys),
+            "file": sha256(file),
+            "words": prompts.digests(texts),
+            "limit": limit,
+            "date": str(date),
+        },
+        started=any((out / name).exists() for name in locators.RESULTS),
         refusal="it holds another benchmark (choose another folder with --out, or delete that one)",
     )
     traces.write(out / "traces")
@@ -127,7 +140,7 @@ def process_bench(
             traces=traces,
             out=out,
             critique=lambda attempts, path: critique_attempts(settings, attempts, path),
-            own=own_model(settings, stack),
+            own=own_model(settings, stack, date),
         )
     found = benchmark.score(traces, located, seed=settings.seed)
     write_atomically(out / "benchmark.json", to_json(found) + "\n")

@@ -13,7 +13,7 @@ from stepalign import config
 from stepalign.append_log import AppendLog
 from stepalign.errors import StepalignError
 from stepalign.io import remove_leftovers, write_jsonl
-from stepalign.records import Problem, Rollout, StepValues
+from stepalign.records import Problem, Rollout, StepValues, TokenIds
 from stepalign.rollouts import Request
 from stepalign.rollouts.generate import Solver
 from stepalign.seeding import derive_seed
@@ -40,6 +40,7 @@ def sample_step_values(
     num_rollouts: int,
     seed: int,
     adapter: str | None = None,
+    context_limit: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[StepValues]:
     """Value every step of graded rollouts, and append the values to a file (JSONL). A second start goes on with it.
@@ -53,22 +54,26 @@ def sample_step_values(
         num_rollouts: continuations of each step.
         seed: each continuation's own is derived from it.
         adapter: the adapter in use; None is the base.
+        context_limit: the model's, in tokens; None is no limit.
         advance: called with the number of further rollouts, those of the file first.
 
     Raises:
-        StepalignError: the file is damaged, or has values of other rollouts or of another number of continuations.
+        StepalignError: the file is damaged, or has values of other rollouts or of another number of continuations; or
+            the longest continuation does not fit into the model's context.
     """
-    order = [rollout.id for _, rollout in attempts]
+    order = {rollout.id: None for _, rollout in attempts}
     remove_leftovers(path.parent, f".{path.name}.*.tmp")
     log, done = AppendLog(path, StepValues), {}
     for one in log.read():
-        if one.rollout_id not in set(order) or one.num_rollouts != num_rollouts:
+        if one.rollout_id not in order or one.num_rollouts != num_rollouts:
             fault = f"{one.num_rollouts} continuations of rollout {one.rollout_id!r}, not among those asked for"
             raise StepalignError(f"{log.place}: {fault}: delete the file, or name another")
         done[one.rollout_id] = one
     log.truncate()
     advance(len(done))
     pending = [attempt for attempt in attempts if attempt[1].id not in done]
+    if context_limit is not None:
+        _check_room(solver, pending, ends, sampling, context_limit)
     for first in range(0, len(pending), _ROLLOUTS_AT_A_TIME):
         batch = pending[first : first + _ROLLOUTS_AT_A_TIME]
         found = _values(solver, batch, ends, sampling, num_rollouts=num_rollouts, seed=seed, adapter=adapter)
@@ -78,6 +83,27 @@ def sample_step_values(
     values = [done[rollout_id] for rollout_id in order]
     write_jsonl(path, values)
     return values
+
+
+def _check_room(
+    solver: Solver,
+    attempts: Sequence[tuple[Problem, Rollout]],
+    ends: Ends,
+    sampling: config.SamplingConfig,
+    context_limit: int,
+) -> None:
+    """Raise a StepalignError, before anything is sampled, where a continuation exceeds the model's context."""
+    for problem, rollout in attempts:
+        begun = len(_prompt_ids(solver, problem, rollout, sampling)) + max(ends[rollout.id], default=0)
+        if ends[rollout.id] and begun + sampling.max_new_tokens > context_limit:
+            raise StepalignError(
+                f"rollout {rollout.id}: {begun} tokens up to its last step and sampling.max_new_tokens = "
+                f"{sampling.max_new_tokens} exceed the model's context of {context_limit} tokens"
+            )
+
+
+def _prompt_ids(solver: Solver, problem: Problem, rollout: Rollout, sampling: config.SamplingConfig) -> TokenIds:
+    return rollout.prompt_ids or solver.prompt_ids(problem, thinking=sampling.enable_thinking)
 
 
 def _values(
@@ -92,7 +118,7 @@ def _values(
 ) -> list[StepValues]:
     requests: dict[str, tuple[Request, Rollout, int, int]] = {}
     for problem, rollout in attempts:
-        prompt = rollout.prompt_ids or solver.prompt_ids(problem, thinking=sampling.enable_thinking)
+        prompt = _prompt_ids(solver, problem, rollout, sampling)
         for step, end in enumerate(ends[rollout.id]):
             for number in range(num_rollouts):
                 name = f"{rollout.id}/step-{step + 1}/{number}"

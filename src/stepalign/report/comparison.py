@@ -86,7 +86,9 @@ class Comparison:
         reached, old = (display.value("avg", evaluation.measures["avg"].value) for evaluation in (b, a))
         headline = f"{label} reaches {display.label('avg', a.n)} {reached}, {self.baseline} {old}"
         step = f"{self.baseline} (step {b.step} against step {a.step})"
-        return verdict_of(differences, headline, step, min(len(first), len(second)))
+        ours, theirs = display.count(len(second), "seed"), display.count(len(first), "seed")
+        seeds = f"{ours} of {label} and {theirs} of {self.baseline}" if ours != theirs else f"{ours} each"
+        return verdict_of(differences, headline, step, "" if len(first) == len(second) == 1 else seeds)
 
     @property
     def settings(self) -> dict[str, list[str]]:

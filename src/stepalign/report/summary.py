@@ -299,11 +299,18 @@ def best_of(metric: Metric, evaluations: Sequence[Evaluation]) -> tuple[int, Int
     return best.step, best.measures[metric]
 
 
-def verdict_of(differences: Mapping[Metric, Difference], headline: str, against: str, seeds: int = 1) -> Verdict:
-    """Put the difference in Avg@n into words. An interval that includes zero never counts as a gain."""
+def verdict_of(differences: Mapping[Metric, Difference], headline: str, against: str, seeds: str = "") -> Verdict:
+    """Put the difference in Avg@n into words. An interval that includes zero never counts as a gain.
+
+    Args:
+        differences: of both sides, by metric.
+        headline: both values.
+        against: the other side's name.
+        seeds: the number of seeds in words; empty for one each.
+    """
     change = differences["avg"]
     points, low, high = (display.difference("avg", end) for end in (change.value, change.low, change.high))
-    paired = f"paired over {count(change.n, 'problem')}" + (f", over {seeds} seeds each" if seeds > 1 else "")
+    paired = f"paired over {count(change.n, 'problem')}" + (f", over {seeds}" if seeds else "")
     detail = f"{points} points against {against}, 95 % interval {low} to {high}, {paired}."
     tone: Literal["better", "worse", "open"] = "better" if change.value > 0 else "worse"
     if change.n == 1:

@@ -13,7 +13,7 @@ from stepalign.rewards.latex import read_scalar
 from stepalign.rewards.notation import is_one, split
 from stepalign.rewards.relations import RELATION, read_relation
 from stepalign.rewards.scalars import Scalar, as_expression, exact, free_symbols
-from stepalign.rewards.values import Choice, Matrix, Named, Ratio, RealSet, Sequence, Value, Words, as_set, distinct
+from stepalign.rewards.values import Choice, Matrix, Named, RealSet, Sequence, Value, Words, as_set, distinct, ratio_of
 
 _SEPARATOR = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![a-z])|\\(?:lor|land|wedge|vee)(?![a-zA-Z])|&(?!=)")
 _MATRIX = re.compile(
@@ -151,12 +151,14 @@ def _is_infinite(item: Value) -> bool:
 
 
 def _interval(items: list[Value], left: str, right: str) -> Value | None:
-    from sympy import Interval
+    """Return an interval; without points in it a tuple that only equal brackets equal."""
+    from sympy import EmptySet, Interval
 
     ends = [as_expression(item.value) for item in items if isinstance(item, Scalar) and not free_symbols(item.value)]
     if len(ends) != 2 or not all(end.is_extended_real for end in ends):
         return None
-    return RealSet(Interval(*ends, left_open=left in "(]", right_open=right in ")["))
+    points = Interval(*ends, left_open=left in "(]", right_open=right in ")[")
+    return Sequence("tuple", (Words(left + right), *items)) if points is EmptySet else RealSet(points)
 
 
 def _read_sets(text: str) -> Value | None:
@@ -204,6 +206,4 @@ def _read_ratio(text: str) -> Value | None:
     terms = [read_scalar(piece) for piece in pieces]
     if len(terms) < 2 or not all(terms):
         return None
-    return Ratio(
-        tuple(term for term in terms if term), bool(re.fullmatch(r"\d{1,2}(?::[0-5]\d)+", text.replace(" ", "")))
-    )
+    return ratio_of([term for term in terms if term], text)

@@ -114,7 +114,7 @@ def _name(text: str) -> str:
 
 def _inequality(text: str, sides: list[str], marks: list[str]) -> Value:
     """Return an interval of one variable, or a relation."""
-    from sympy import Intersection, Interval, Poly, oo
+    from sympy import EmptySet, Intersection, Interval, Poly, oo
     from sympy.polys.polyerrors import BasePolynomialError
 
     values = [read_scalar(side) for side in sides]
@@ -139,8 +139,8 @@ def _inequality(text: str, sides: list[str], marks: list[str]) -> Value:
             parts.append(
                 Interval(-oo, bound, right_open=is_open) if slope > 0 else Interval(bound, oo, left_open=is_open)
             )
-    if len(parts) == len(marks):
-        return Named(str(*symbols), RealSet(Intersection(*parts)))
+    if len(parts) == len(marks) and (points := Intersection(*parts)) is not EmptySet:
+        return Named(str(*symbols), RealSet(points))
     if len(relations) == 1 and relations[0]:
         return relations[0]
     return Relation(compact(text))

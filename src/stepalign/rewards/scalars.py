@@ -39,7 +39,7 @@ class Scalar:
             ValueError: the value is too long to be written.
         """
         sign = "%" if self.percent else f" {self.unit}" if self.unit else ""
-        return value_key(_scaled(self).value) + sign
+        return value_key(scaled(self).value) + sign
 
 
 def same_scalar(reference: Scalar, answer: Scalar) -> bool:
@@ -53,7 +53,7 @@ def same_scalar(reference: Scalar, answer: Scalar) -> bool:
         )
     marks = ["%" if scalar.percent else scalar.unit and scalar.unit.powers for scalar in (reference, answer)]
     if all(marks):
-        return marks[0] == marks[1] and _same(_scaled(reference), _scaled(answer))
+        return marks[0] == marks[1] and _same(scaled(reference), scaled(answer))
     if "%" in marks:
         flagged, plain = (reference, answer) if reference.percent else (answer, reference)
         hundredth = replace(flagged, value=flagged.value / 100, places=flagged.places and flagged.places + 2)
@@ -69,7 +69,8 @@ def same_scalar(reference: Scalar, answer: Scalar) -> bool:
     return _same(replace(degrees[0], value=as_expression(degrees[0].value) * pi / 180, places=None), other)
 
 
-def _scaled(scalar: Scalar) -> Scalar:
+def scaled(scalar: Scalar) -> Scalar:
+    """Return an amount in base units."""
     factor = scalar.unit.factor if scalar.unit else 1
     return scalar if factor == 1 else Scalar(scalar.value * factor)
 

@@ -21,7 +21,7 @@ from stepalign import config
 from stepalign.errors import StepalignError
 from stepalign.records import Grade, Problem, Rollout
 from stepalign.rewards import Grader, problem_of
-from stepalign.sandbox.launch import Sandbox, SandboxError, choose
+from stepalign.sandbox.launch import Sandbox, SandboxError, SandboxStartError, choose
 from stepalign.trace import trace_format
 from stepalign.trace.code import parse_program
 from stepalign.unit_tests import UnitTestResult, UnitTests
@@ -76,7 +76,11 @@ class UnitTestGrader(Grader):
             self._sandboxes.put(Sandbox(self._kind, memory_bytes=self._memory_bytes))
 
     def grade(self, rollouts: Sequence[Rollout], problems: Mapping[str, Problem]) -> list[Rollout]:
-        """Run each rollout's program on its problem's tests. See `Grader.grade`."""
+        """Run each rollout's program on its problem's tests. See `Grader.grade`.
+
+        Raises:
+            StepalignError: no sandbox can be started, or a problem has no tests.
+        """
         # Closed, or a forked child, which has the sandboxes of its parent and none of its threads.
         if self._owner != os.getpid():
             self._open()
@@ -110,17 +114,19 @@ class UnitTestGrader(Grader):
             "tests": [*tests.shown, *tests.hidden],
             "entry_point": tests.entry_point,
         }
-        sandbox = self._sandboxes.get()
+        sandbox, reason = self._sandboxes.get(), ""
         try:
             for lost in range(_ATTEMPTS):
                 try:
                     return _Judged(sandbox.run(task, self._timeout_s)["results"], lost)
                 except TimeoutError:
                     return _Judged([{"outcome": "timeout"}], lost + 1)
-                except SandboxError:
-                    continue
+                except SandboxError as error:
+                    reason = str(error) if isinstance(error, SandboxStartError) else ""
         finally:
             self._sandboxes.put(sandbox)
+        if reason:
+            raise StepalignError(f"no sandbox can be started ({reason})")
         return _Judged([{"outcome": "killed"}], _ATTEMPTS)
 
     def _grade(self, program: str, tests: UnitTests, judged: _Judged | None) -> Grade:

@@ -7,11 +7,11 @@ does not. A `key` is a string that equal answers share. The rule of each kind is
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from stepalign.rewards import notation
-from stepalign.rewards.scalars import Scalar, as_expression, free_symbols, same_scalar, value_key
+from stepalign.rewards.scalars import Scalar, as_expression, free_symbols, same_scalar, scaled, value_key
 
 
 @dataclass(frozen=True)
@@ -112,20 +112,23 @@ class Ratio:
 
     terms: tuple[Scalar, ...]
     is_time: bool
+    units: tuple[object, ...] = ()
+    """Each term's, where they differ."""
 
     @property
     def quotient(self) -> Scalar | None:
         """The value of `a : b`, which is no time."""
         above, below = self.terms[0].value, self.terms[1].value
-        return Scalar(above / below) if len(self.terms) == 2 and below and not self.is_time else None
+        is_number = len(self.terms) == 2 and below and not self.is_time and not self.units
+        return Scalar(above / below) if is_number else None
 
     @property
     def key(self) -> str:
-        """The quotient, or the terms, those of a ratio without a common factor."""
+        """The quotient, or the terms, those of a ratio without a common factor, with the units that differ."""
         if self.quotient:
             return f"ratio {self.quotient.key}"
         first = 1 if self.is_time else self.terms[0].value or 1
-        return ":".join(Scalar(term.value / first).key for term in self.terms)
+        return ":".join(Scalar(term.value / first).key for term in self.terms) + (str(self.units) if self.units else "")
 
 
 Value = Scalar | Words | Choice | Sequence | RealSet | Named | Relation | Matrix | Ratio
@@ -149,7 +152,9 @@ def _same_scalar(reference: Value, answer: Value) -> bool:
 
 def _same_ratio(reference: Value, answer: Value) -> bool:
     if isinstance(reference, Ratio) and isinstance(answer, Ratio):
-        return reference.key == answer.key
+        if reference.units and answer.units:
+            return reference.key == answer.key
+        return replace(reference, units=()).key == replace(answer, units=()).key
     ratio, other = (reference, answer) if isinstance(reference, Ratio) else (answer, reference)
     quotient = ratio.quotient if isinstance(ratio, Ratio) else None
     return quotient is not None and _same_scalar(quotient, other)
@@ -226,8 +231,8 @@ def distinct(items: tuple[Value, ...]) -> tuple[Value, ...]:
 
 
 def as_set(value: Value) -> Any:
-    """Return a value as a sympy set of reals, or None."""
-    from sympy import FiniteSet, Interval
+    """Return a value as a sympy set of reals, or None; a pair as an open interval, where it has points."""
+    from sympy import EmptySet, FiniteSet, Interval
 
     if isinstance(value, Named):
         return as_set(value.value)
@@ -238,7 +243,20 @@ def as_set(value: Value) -> Any:
     points = [as_expression(item.value) for item in value.items if isinstance(item, Scalar)]
     if not all(point.is_extended_real for point in points):
         return None
-    return Interval.open(*points) if value.kind == "tuple" and len(points) == 2 else FiniteSet(*points)
+    if value.kind != "tuple" or len(points) != 2:
+        return FiniteSet(*points)
+    interval = Interval.open(*points)
+    return None if interval is EmptySet else interval
+
+
+def ratio_of(terms: list[Scalar], text: str) -> Ratio | Words:
+    """Return the ratio of terms, those of one unit converted; words for a percentage, or a unit that needs others."""
+    units = [term.unit.powers if term.unit else () for term in terms]
+    is_mixed = len(set(units)) > 1
+    if any(term.percent or (is_mixed and term.unit and term.unit.factor != 1) for term in terms):
+        return Words(text)
+    is_time = bool(re.fullmatch(r"\d{1,2}(?::[0-5]\d)+", text.replace(" ", "")))
+    return Ratio(tuple(Scalar(scaled(term).value) for term in terms), is_time, tuple(units) if is_mixed else ())
 
 
 def relation(mark: str, left: Scalar | None, right: Scalar | None) -> Relation | None:

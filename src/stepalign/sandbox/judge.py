@@ -2,7 +2,8 @@
 
 A test sees the program's functions as handles. A call sends its arguments as values and gets a value back; an object
 that has no plain value stays on the other side, and comparing it is an error. Names of a test are its own, those of
-preamble and setup, builtins and modules of the standard library; only a name that is none of these is the program's.
+preamble and setup, builtins and modules of the standard library that can be imported here; only a name that is none of
+these is the program's.
 """
 
 import ast
@@ -14,6 +15,7 @@ import sys
 import time
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partialmethod
 from typing import Any, NoReturn
 
@@ -187,11 +189,14 @@ class Judge:
         codes = [compile(code, _TEST, "exec") for code in (self._task["setup"], *self._task["tests"])]
         used = set(_names(codes)) - vars(builtins).keys()
         entry_point = self._task["entry_point"]
-        modules = used & sys.stdlib_module_names - {entry_point}
-        unknown = sorted(used - namespace.keys() - modules | {entry_point})
+        modules: dict[str, Any] = {}
+        for name in used & sys.stdlib_module_names - {entry_point} - namespace.keys():
+            with suppress(ImportError):  # another platform's, such as nt
+                modules[name] = importlib.import_module(name)
+        unknown = sorted(used - namespace.keys() - modules.keys() | {entry_point})
         given = self._program.ask("names", *unknown)
         self._names = {name: given[name] for name in unknown if name in given}
-        namespace |= {name: importlib.import_module(name) for name in modules - namespace.keys()} | self._names
+        namespace |= modules | self._names
 
     def _observe(self, node: ast.Assert) -> None:
         """Record both sides of an assertion `a == b`, where they are computed."""

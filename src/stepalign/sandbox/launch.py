@@ -36,6 +36,10 @@ class SandboxError(Exception):
     """The end of a server in the midst of a task."""
 
 
+class SandboxStartError(SandboxError):
+    """A server that does not start."""
+
+
 class Sandbox:
     """One server. It starts with the first task, and again after it was killed or has ended itself."""
 
@@ -51,7 +55,7 @@ class Sandbox:
         """Wait until the server takes a task, and start it where it is gone.
 
         Raises:
-            SandboxError: it does not start, with the reason.
+            SandboxStartError: it does not start, with the reason.
         """
         if self._is_ready or (self._process is not None and self._hears()):
             return
@@ -73,13 +77,14 @@ class Sandbox:
                 self.close()
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip().splitlines()
-                raise SandboxError(said[-1] if said else "it ends without a word")
+                raise SandboxStartError(said[-1] if said else "it ends without a word")
 
     def run(self, task: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """Run a task (`judge.judge`) and return its reply.
 
         Raises:
             SandboxError: the server died. It starts again with the next task.
+            SandboxStartError: it does not start.
             TimeoutError: the judge had no reply in time, likewise.
         """
         self.start()
@@ -136,7 +141,7 @@ def choose(wanted: Literal["auto", "bubblewrap", "limits"]) -> tuple[Kind, str]:
         sandbox = Sandbox(kind, memory_bytes=2**30)
         try:
             sandbox.start()
-        except SandboxError as error:
+        except SandboxStartError as error:
             reason = str(error)
             continue
         finally:

@@ -56,6 +56,7 @@ def main(memory_bytes: int, may_write: bool) -> None:
 
         def run_judge(ours: socket.socket = ours, theirs: socket.socket = theirs) -> None:
             theirs.close()
+            _to_null(1, 2)  # a test may print
             task = wire.receive(caller)
             limit_s = int(task["timeout_s"]) + _EXTRA_CPU_S
             wire.send(ours, limit_s)
@@ -80,11 +81,15 @@ def _keep_only(channel: socket.socket) -> socket.socket:
     """Close every other descriptor, and put `/dev/null` in place of the standard ones."""
     os.dup2(channel.detach(), 3)
     os.closerange(4, 1024)
+    _to_null(0, 1, 2)
+    return socket.socket(fileno=3)
+
+
+def _to_null(*descriptors: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
+    for descriptor in descriptors:
         os.dup2(null, descriptor)
     os.close(null)
-    return socket.socket(fileno=3)
 
 
 def _can_filter(memory_bytes: int, may_write: bool) -> bool:

@@ -15,7 +15,7 @@ from accelerate.utils import ProjectConfiguration
 
 from stepalign import config, data, models, prompts
 from stepalign.algorithms.base import Algorithm
-from stepalign.chat import Chat, load_chat
+from stepalign.chat import CHAT_TEMPLATE, Chat, load_chat
 from stepalign.config import registry
 from stepalign.console import Console
 from stepalign.critics import Critic, ServedCritic
@@ -82,7 +82,7 @@ def build_trainer(
             before=prompt.before,
         )
     world.assert_same("text of a template or of a Python function", prompts.digests(words))
-    run.keep_texts({**words, "chat-template.jinja": str(chat.tokenizer.chat_template)})
+    run.keep_texts({**words, CHAT_TEMPLATE: str(chat.tokenizer.chat_template)})
     problems, commits = world.on_main(
         lambda: data.pin(recipe.problems, read_manifest(recipe.folder).get("dataset_commits", {}))
     )

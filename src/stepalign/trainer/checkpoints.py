@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepalign.console import Console
 from stepalign.errors import StepalignError, first_line
-from stepalign.io import read_json, read_text, sha256, sync
+from stepalign.io import read_json, read_text, sha256, sync, temporary_path
 from stepalign.policy import Policy
 
 _ADAPTER = "adapter_model.safetensors"
@@ -59,7 +59,7 @@ def save(
         StepalignError: the disk is full or not writable; earlier checkpoints are untouched.
     """
     final = folder / f"step-{step:06d}"
-    temporary = folder / f".{final.name}.tmp"
+    temporary = temporary_path(final)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
