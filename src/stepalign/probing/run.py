@@ -83,6 +83,8 @@ def probe(
     rollouts = Path(rollouts) if rollouts else None
     adapter = adapter_folder(adapter)
     machine.check(settings, "model", "teacher", *(() if rollouts else ("problems", "grader")))
+    kept = out / "settings.json"
+    settings, date = models.with_precision(settings, kept, Accelerator().device), kept_date(kept)
     designs = [contexts] if isinstance(contexts, str | config.PythonObject) or callable(contexts) else contexts
     templates, words = [], {}
     for design in dict.fromkeys(designs or [settings.context.design]):
@@ -93,16 +95,16 @@ def probe(
         prompt = SolverPrompt(settings.prompts)
         grader = stack.enter_context(registry.build(settings.grader))
         if settings.critic is not None:  # for the texts that it loads
-            own = own_model(settings, stack)
+            own = own_model(settings, stack, date)
             registry.build(settings.critic, grader=grader, folder=out, own=own, before=prompt.before)
-    started, date = (out / "rollouts.jsonl").exists(), kept_date(out / "settings.json")
-    kept = _kept(out, "settings", "contexts") if started else {}
+    started = (out / "rollouts.jsonl").exists()
+    earlier_words = _kept(out, "settings", "contexts") if started else {}
     asked = dump_tables(settings, {"model", "prompts", "teacher", "sampling", "critic", "grader", "seed"})
     asked |= {
         "adapter": adapter and str(adapter),
         "rollouts": str(rollouts) if rollouts else settings.problems.model_dump(mode="json"),
         **({"rollouts_sha256": sha256(inputs.rollouts_file(rollouts))} if rollouts else {}),
-        "contexts": words | kept | words,  # these first
+        "contexts": words | earlier_words | words,  # these first
         "words": prompts.digests(texts),
         "date": str(date),
         "top": top,
