@@ -281,7 +281,7 @@ def own_model() -> Callable[..., Any]:
     from stepalign.prompts.conversation import SolverPrompt
 
     def build(chat: Any, sampler: Any = None, limit: int | None = None, policy: Any = None) -> OwnModel:
-        return OwnModel(chat, sampler, SolverPrompt(PromptsConfig()), limit, lambda: policy)
+        return OwnModel(chat, sampler, SolverPrompt(PromptsConfig()), limit, limit, lambda: policy)
 
     return build
 

@@ -253,7 +253,10 @@ def test_a_locator_of_the_benchmark_alone_is_refused() -> None:
 def test_the_solvers_own_base_mends_in_process(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe()
     with open_solver(recipe, None) as solver:
-        own = OwnModel.of(solver, recipe.model)
+        engine = OwnModel.of(solver, make_recipe("sampler={ kind = 'vllm', max_model_len = 99 }"))
+        assert (engine.context_limit, engine.sampling_limit) == (1024, 99)
+        own = OwnModel.of(solver, recipe)
+        assert own.sampling_limit == own.context_limit
         mender = {"kind": "self", "num_samples": 2, "max_tokens": 8}
         found = critiques([attempt(), attempt(name="s")], own, mender=mender)
     assert [one.mended_by for one in found if isinstance(one, Critique)] == ["program"] * 2

@@ -70,7 +70,7 @@ def answers(
     sampler: Scripted, attempts: Sequence[tuple[Problem, Rollout]], *, limit: int | None = None, **settings: object
 ) -> list[Critique | CritiqueFailure]:
     with MathGrader(num_workers=1) as grader:
-        own = OwnModel(sampler.chat, sampler, SolverPrompt(config.PromptsConfig()), limit, lambda: None)  # type: ignore[arg-type,return-value]
+        own = OwnModel(sampler.chat, sampler, SolverPrompt(config.PromptsConfig()), None, limit, lambda: None)  # type: ignore[arg-type,return-value]
         critic = SelfCritic(config.SelfCriticConfig(**settings), grader, lambda: own)
         return list(critic.critique(attempts))
 
@@ -125,7 +125,7 @@ def test_an_answer_that_was_cut_off_and_a_message_without_room_are_failures(chat
     (found,) = answers(sampler, [attempt()], limit=1000)
     assert isinstance(found, CritiqueFailure)
     assert found.reason == "no room"
-    assert "context of 1000" in found.detail
+    assert "do not fit into 1000, the model's context or sampler.max_model_len" in found.detail
 
 
 def test_without_a_solver_there_is_no_such_critic() -> None:
@@ -169,11 +169,11 @@ def test_a_rollout_of_full_length_without_room_is_said_beforehand(chat: Chat) ->
     with MathGrader(num_workers=1) as grader:
 
         def lack(limit: int | None) -> str:
-            own = OwnModel(chat, Scripted(chat), SolverPrompt(config.PromptsConfig()), limit, lambda: None)  # type: ignore
+            own = OwnModel(chat, Scripted(chat), SolverPrompt(config.PromptsConfig()), None, limit, lambda: None)  # type: ignore
             settings = config.SelfCriticConfig(max_tokens=100)
             return SelfCritic(settings, grader, lambda: own).lack_of_room([PROBLEM], 50)
 
-        message = re.search(r"are (\d+) tokens, the model's context has 200", lack(200))
+        message = re.search(r"are (\d+) tokens, the model's context or sampler\.max_model_len has 200", lack(200))
         assert message
         needed = int(message[1])
         assert needed > 150

@@ -348,10 +348,14 @@ def test_an_exported_folder_is_pushed_as_it_is(finished_run: config.Recipe, tmp_
         hub.push(adapter, "owner/name", dry_run=True)
 
 
-def test_a_data_set_has_no_options_of_weights(finished_run: config.Recipe, tmp_path: Path) -> None:
+def test_options_that_would_do_nothing_are_refused(finished_run: config.Recipe, tmp_path: Path) -> None:
     export_dataset(finished_run.folder, tmp_path / "rows")
     pushed = hub.push(tmp_path / "rows", "owner/name", dataset=True, dry_run=True, step=None, merge=False)
     assert set(pushed.files) == {"README.md", "recipe.toml", "train.parquet", "evaluation.parquet"}
+    with pytest.raises(StepalignError, match="a data set, which is uploaded with --dataset"):
+        hub.push(tmp_path / "rows", "owner/name", dry_run=True)
+    with pytest.raises(StepalignError, match="dtype = 'float16' without merge"):
+        exporting.export(finished_run.folder, tmp_path / "out", dtype="float16")
     with pytest.raises(StepalignError, match=r"^step, merge: belongs to weights, and a data set has none"):
         hub.push(finished_run.folder, "owner/name", dataset=True, dry_run=True, step=0, merge=True)
     command = ["export", str(finished_run.folder), "--out", str(tmp_path / "out"), "--dataset", "--dtype", "float16"]

@@ -41,7 +41,6 @@ from stepalign.config.teachers import AnyTeacherConfig, BaseTeacherConfig
 VERSION: Final = 2
 """The format of recipes this release reads and writes."""
 
-
 _NEED_AN_ADAPTER = ("bfloat16", "float16", "flash_attention_2", "flash_attention_3", "vllm", "vllm-server", "scaled")
 """Values that are refused where all weights are trained."""
 

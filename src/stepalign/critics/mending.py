@@ -96,7 +96,7 @@ class SelfMender:
             turn = Turn("user", _message(self._template, draft.attempt.problem, draft.attempt.reference))
             begun = own.chat.encode_text(f"{draft.before}{draft.heading}")
             ids = (*own.chat.prompt_ids([*self._before, turn], thinking=self._thinking), *begun)
-            if own.context_limit is None or len(ids) + self._sampling.max_new_tokens <= own.context_limit:
+            if own.sampling_limit is None or len(ids) + self._sampling.max_new_tokens <= own.sampling_limit:
                 seed = derive_seed("self-mender", name, number)
                 requests[name] = Request(id=name, prompt_ids=ids, seed=seed)
             else:

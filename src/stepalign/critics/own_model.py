@@ -13,7 +13,7 @@ from stepalign import config, models
 from stepalign.chat import Chat
 from stepalign.policy import Policy
 from stepalign.prompts.conversation import SolverPrompt
-from stepalign.rollouts import Sampler
+from stepalign.rollouts import Sampler, sampling_limit
 from stepalign.rollouts.generate import Solver, open_solver
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.teachers import Teacher
@@ -29,11 +29,13 @@ class OwnModel:
     prompt: SolverPrompt
     context_limit: int | None
     """Positions that the model has."""
+    sampling_limit: int | None
+    """The most tokens of a prompt and its completion."""
     policy: Callable[[], Policy]
     """Return the weights in this process."""
 
     @classmethod
-    def of(cls, solver: Solver, model: config.ModelConfig, policy: Policy | None = None) -> Self:
+    def of(cls, solver: Solver, recipe: config.Recipe, policy: Policy | None = None) -> Self:
         """Build it from a solver. Without a `policy` its weights are the sampler's, or loaded when they are needed."""
 
         @cache
@@ -41,10 +43,11 @@ class OwnModel:
             sampler = solver.sampler
             if isinstance(sampler, TransformersSampler):
                 return Policy(sampler.model)
-            return Policy(models.load_model(model, None, Accelerator().device))
+            return Policy(models.load_model(recipe.model, None, Accelerator().device))
 
         loaded = weights if policy is None else lambda: policy
-        return cls(solver.chat, solver.sampler, solver.prompt, models.context_limit(model), loaded)
+        limit = models.context_limit(recipe.model)
+        return cls(solver.chat, solver.sampler, solver.prompt, limit, sampling_limit(recipe.sampler, limit), loaded)
 
     @contextmanager
     def base(self) -> Iterator[Teacher]:
@@ -63,4 +66,4 @@ def own_model(recipe: config.Recipe, stack: ExitStack, date: date) -> Callable[[
 
     A chat template shows `date`.
     """
-    return cache(lambda: OwnModel.of(stack.enter_context(open_solver(recipe, None, date)), recipe.model))
+    return cache(lambda: OwnModel.of(stack.enter_context(open_solver(recipe, None, date)), recipe))

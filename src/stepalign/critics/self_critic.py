@@ -68,12 +68,12 @@ class SelfCritic:
         own, longest = self._own(), max(problems, key=lambda problem: len(problem.statement) + len(problem.solution))
         empty = Rollout(id="longest", problem_id=longest.id, completion_ids=(), token_starts=(), text="", finish="stop")
         needed = len(self._ids(own, PendingCritique(longest, empty))) + max_new_tokens + self._settings.max_tokens
-        if own.context_limit is None or needed <= own.context_limit:
+        if own.sampling_limit is None or needed <= own.sampling_limit:
             return ""
         return (
             f"critic.kind = 'self': the message on problem {longest.id}, a rollout of sampling.max_new_tokens = "
             f"{max_new_tokens} and critic.max_tokens = {self._settings.max_tokens} are {needed} tokens, the model's "
-            f"context has {own.context_limit}: rollouts without room get no critique"
+            f"context or sampler.max_model_len has {own.sampling_limit}: rollouts without room get no critique"
         )
 
     def _ids(self, own: OwnModel, pending: PendingCritique) -> tuple[int, ...]:
@@ -88,9 +88,9 @@ class SelfCritic:
         by_id = {pending.rollout.id: pending for pending in waiting}
         for name, pending in by_id.items():
             ids = self._ids(own, pending)
-            if own.context_limit is not None and len(ids) + self._settings.max_tokens > own.context_limit:
+            if own.sampling_limit is not None and len(ids) + self._settings.max_tokens > own.sampling_limit:
                 lengths = f"a message of {len(ids)} tokens and critic.max_tokens = {self._settings.max_tokens}"
-                detail = f"{lengths} do not fit into the model's context of {own.context_limit}"
+                detail = f"{lengths} do not fit into {own.sampling_limit}, the model's context or sampler.max_model_len"
                 yield pending, self._writer.fail(pending, "no room", detail)
                 continue
             seed = derive_seed("self-critic", name, len(pending.faults))

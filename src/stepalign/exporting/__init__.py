@@ -63,8 +63,13 @@ def export(
         repo: the repository on the hub where the folder will be, for the card's vLLM line.
 
     Raises:
-        StepalignError: there is no such checkpoint, it is damaged, `out` exists, or merged weights disagree.
+        StepalignError: there is no such checkpoint, it is damaged, `out` exists, `dtype` is given without `merge`, or
+            merged weights disagree.
     """
+    if dtype and not merge:
+        raise StepalignError(
+            f"dtype = {dtype!r} without merge: it is that of merged weights, an adapter is copied as it is"
+        )
     run_folder = Path(run_folder)
     run = read_run(run_folder)
     checkpoint = _checkpoint(run_folder, step)

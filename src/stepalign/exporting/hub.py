@@ -56,11 +56,14 @@ def push(
         raise StepalignError(f"repository {repo!r}: owner/name is wanted")
     folder = Path(folder)
     kind: Literal["model", "dataset"] = "dataset" if dataset else "model"
+    is_dataset = any(folder.glob("*.parquet")) and not (folder / "rollouts").is_dir()
+    if is_dataset and not dataset:
+        raise StepalignError(f"{folder}: a data set, which is uploaded with --dataset")
     if dataset:
         refuse_options(options, WITHOUT_WEIGHTS)
     with TemporaryDirectory() as temporary:
         made = Path(temporary) / "export"
-        if dataset and not any(folder.glob("*.parquet")):
+        if dataset and not is_dataset:
             export_dataset(folder, made)
         elif not dataset and (folder / "checkpoints").is_dir():
             export(folder, made, repo=repo, **options)

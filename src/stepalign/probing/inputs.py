@@ -202,7 +202,7 @@ def prepare(
     answered = {result.rollout_id for result in critic_results}
     waiting = [(problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
     if settings.critic is not None and waiting:
-        own = OwnModel.of(solver, settings.model)
+        own = OwnModel.of(solver, settings)
         critic: Critic = registry.build(
             settings.critic, grader=solver.grader, folder=folder, own=lambda: own, before=solver.prompt.before
         )

@@ -78,7 +78,7 @@ def build_trainer(
             recipe.critic.divided(world.size),
             grader=grader,
             folder=recipe.folder,
-            own=cache(lambda: OwnModel.of(solver, recipe.model, policy)),
+            own=cache(lambda: OwnModel.of(solver, recipe, policy)),
             before=prompt.before,
         )
     world.assert_same("text of a template or of a Python function", prompts.digests(words))
