@@ -89,13 +89,13 @@ def probe(
         with prompts.recorded() as texts:
             templates.append(load(design))
         words[templates[-1].name] = prompts.digests(texts)
+    started, date = (out / "rollouts.jsonl").exists(), kept_date(out / "settings.json")
     with ExitStack() as stack, prompts.recorded() as texts:
         prompt = SolverPrompt(settings.prompts)
         grader = stack.enter_context(registry.build(settings.grader))
         if settings.critic is not None:  # for the texts that it loads
-            own = own_model(settings, stack)
+            own = own_model(settings, stack, date)
             registry.build(settings.critic, grader=grader, folder=out, own=own, before=prompt.before)
-    started, date = (out / "rollouts.jsonl").exists(), kept_date(out / "settings.json")
     kept = _kept(out, "settings", "contexts") if started else {}
     asked = dump_tables(settings, {"model", "prompts", "teacher", "sampling", "critic", "grader", "seed"})
     asked |= {
