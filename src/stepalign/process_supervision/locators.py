@@ -31,8 +31,8 @@ from stepalign.rollouts.generate import open_solver
 
 _AT_A_TIME = 8
 """Traces between two writes of what was found."""
-RESULTS = ("critiques.jsonl", "locations.jsonl", "step-values.jsonl", "probe")
-"""Files and folders of results in a benchmark's folder."""
+RESULTS = ("critiques.jsonl", "locations.jsonl", "step-values.jsonl", "probe/rollouts.jsonl")
+"""Files of results in a benchmark's folder."""
 Critiques = Callable[[Sequence[tuple[Problem, Rollout]], Path], list[Critique | CritiqueFailure]]
 """A recipe's critic: critiques attempts, and keeps its results in a file."""
 
