@@ -164,6 +164,13 @@ def test_other_words_of_a_critic_or_other_rollouts_in_the_same_file_are_refused(
         stepalign.probe(settings, out, rollouts=given, contexts="refsol", limit=1, critic=critic_a)
 
 
+def test_two_contexts_of_one_name_are_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    designs = [lambda problem, solution: f"One: {solution}", lambda problem, solution: f"Another: {solution}"]
+    with pytest.raises(StepalignError, match=r"contexts: two are named '.*<lambda>'"):
+        stepalign.probe(make_recipe(), tmp_path, contexts=designs)
+    assert not list(tmp_path.glob("*.json*"))
+
+
 def test_credit_of_contexts_that_are_not_asked_for_again_stays_with_its_words_and_cost(
     settings: Recipe, planted: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from stepalign.arguments import checked
 from stepalign.chat import load_chat
 from stepalign.config import machine, registry
 from stepalign.console import Console
-from stepalign.contexts import load
+from stepalign.contexts import Context, load
 from stepalign.contexts.wrong import check_has_wrong
 from stepalign.critics.own_model import own_model
 from stepalign.critics.run import dump_tables
@@ -83,26 +83,24 @@ def probe(
     rollouts = Path(rollouts) if rollouts else None
     adapter = adapter_folder(adapter)
     machine.check(settings, "model", "teacher", *(() if rollouts else ("problems", "grader")))
+    kept = out / "settings.json"
+    settings, date = models.with_precision(settings, kept, Accelerator().device), kept_date(kept)
     designs = [contexts] if isinstance(contexts, str | config.PythonObject) or callable(contexts) else contexts
-    templates, words = [], {}
-    for design in dict.fromkeys(designs or [settings.context.design]):
-        with prompts.recorded() as texts:
-            templates.append(load(design))
-        words[templates[-1].name] = prompts.digests(texts)
-    started, date = (out / "rollouts.jsonl").exists(), kept_date(out / "settings.json")
+    templates, words = _load(designs or [settings.context.design])
     with ExitStack() as stack, prompts.recorded() as texts:
         prompt = SolverPrompt(settings.prompts)
         grader = stack.enter_context(registry.build(settings.grader))
         if settings.critic is not None:  # for the texts that it loads
             own = own_model(settings, stack, date)
             registry.build(settings.critic, grader=grader, folder=out, own=own, before=prompt.before)
-    kept = _kept(out, "settings", "contexts") if started else {}
+    started = (out / "rollouts.jsonl").exists()
+    earlier_words = _kept(out, "settings", "contexts") if started else {}
     asked = dump_tables(settings, {"model", "prompts", "teacher", "sampling", "critic", "grader", "seed"})
     asked |= {
         "adapter": adapter and str(adapter),
         "rollouts": str(rollouts) if rollouts else settings.problems.model_dump(mode="json"),
         **({"rollouts_sha256": sha256(inputs.rollouts_file(rollouts))} if rollouts else {}),
-        "contexts": words | kept | words,  # these first
+        "contexts": words | earlier_words | words,  # these first
         "words": prompts.digests(texts),
         "date": str(date),
         "top": top,
@@ -173,6 +171,19 @@ def probe(
     drawings = figures.write(probed, out / "figures")
     page.write(probed, out / "probe.html", drawings)
     return probed
+
+
+def _load(designs: Sequence[AnyContext]) -> tuple[list[Context], dict[str, dict[str, str]]]:
+    """Load contexts, without repetitions. Return digests of each one's texts by its name too."""
+    templates, words = [], {}
+    for design in dict.fromkeys(designs):
+        with prompts.recorded() as texts:
+            context = load(design)
+        if context.name in words:
+            raise StepalignError(f"contexts: two are named {context.name!r}; write one as a function with a name")
+        templates.append(context)
+        words[context.name] = prompts.digests(texts)
+    return templates, words
 
 
 def _teacher(settings: config.Recipe, policy: Policy, adapter: Path | None) -> Teacher:
