@@ -405,7 +405,7 @@ def test_a_narrow_window_finds_the_columns_name_in_each_cell(build_run, tmp_path
     assert 'data-label="against a&lt;U+202E&gt;b"' in html
 
 
-def test_a_difference_that_seeds_do_not_agree_on_is_not_shown(build_run) -> None:
+def test_a_difference_that_seeds_do_not_agree_on_is_not_shown(build_run, tmp_path: Path) -> None:
     low, high = (read_run(build_run(name=name, gain=gain)) for name, gain in (("low", 0.0), ("high", 0.3)))
     (sure,) = Comparison({"low": [low], "high": [high]}).against.values()
     assert sure.tone == "better"
@@ -415,6 +415,9 @@ def test_a_difference_that_seeds_do_not_agree_on_is_not_shown(build_run) -> None
     assert agreed.detail.endswith("paired over 20 problems, over 2 seeds each.")
     (uneven,) = Comparison({"low": [low], "high": [high, high]}).against.values()
     assert uneven.detail.endswith("paired over 20 problems, over 2 seeds of high and 1 seed of low.")
+    for runs, is_said in (([high], False), ([high, high], True)):
+        page = report.write_conditions(Comparison({"low": [low], "high": runs}), tmp_path / "page.html").read_text()
+        assert ("intervals and differences are over seeds and problems" in page) == is_said
     (open_,) = Comparison({"low": [low, low], "high": [high, low]}).against.values()
     assert open_.tone == "open"
     assert open_.differences["avg"].includes_zero

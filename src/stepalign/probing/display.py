@@ -48,7 +48,7 @@ def table(measures: CreditMeasures) -> str:
 
 
 def remarks(skipped: Mapping[str, int], cut: Mapping[str, int]) -> list[str]:
-    """Say what has no credit, by context and reason, and how many prompts of the teacher were cut, by context."""
+    """Say what has no credit or contrast, by context and reason, and how many of the teacher's prompts were cut."""
     counts = {**skipped, **{f"{context}: teacher prompt cut": number for context, number in cut.items()}}
     return [f"{reason} ({number})" for reason, number in counts.items()]
 

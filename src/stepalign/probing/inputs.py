@@ -199,8 +199,8 @@ def prepare(
         graded = {rollout.id: rollout for rollout in solver.grader.grade(ungraded, problems)}
         rollouts = [graded.get(rollout.id, rollout) for rollout in rollouts]
     critic_results = [one for one in given.critic_results if settings.critic is None or not is_unanswered(one)]
-    answered = {result.rollout_id for result in critic_results}
-    waiting = [(problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in answered]
+    known = {result.rollout_id for result in critic_results}
+    waiting = [(problems[rollout.problem_id], rollout) for rollout in rollouts if rollout.id not in known]
     if settings.critic is not None and waiting:
         own = OwnModel.of(solver, settings)
         critic: Critic = registry.build(

@@ -26,12 +26,13 @@ from stepalign.process_supervision.credit import REDUCTIONS, context_of, told
 from stepalign.process_supervision.step_values import sample_step_values
 from stepalign.process_supervision.traces import LabelledTrace, LabelledTraces
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
+from stepalign.rollouts import sampling_limit
 from stepalign.rollouts.generate import open_solver
 
 _AT_A_TIME = 8
 """Traces between two writes of what was found."""
-RESULTS = ("critiques.jsonl", "locations.jsonl", "step-values.jsonl", "probe")
-"""Files and folders of results in a benchmark's folder."""
+RESULTS = ("critiques.jsonl", "locations.jsonl", "step-values.jsonl", "probe/rollouts.jsonl")
+"""Files of results in a benchmark's folder."""
 Critiques = Callable[[Sequence[tuple[Problem, Rollout]], Path], list[Critique | CritiqueFailure]]
 """A recipe's critic: critiques attempts, and keeps its results in a file."""
 
@@ -229,7 +230,7 @@ def by_step_values(
             path,
             num_rollouts=settings.num_rollouts,
             seed=recipe.seed,
-            context_limit=models.context_limit(recipe.model),
+            context_limit=sampling_limit(recipe.sampler, models.context_limit(recipe.model)),
             advance=advance,
         )
     finding = Finding(

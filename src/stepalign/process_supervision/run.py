@@ -26,6 +26,7 @@ from stepalign.process_supervision.step_values import sample_step_values, step_e
 from stepalign.process_supervision.traces import to_traces
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import StepValues
+from stepalign.rollouts import sampling_limit
 from stepalign.rollouts.generate import open_solver
 from stepalign.trainer.checkpoints import adapter_folder
 
@@ -91,7 +92,7 @@ def step_values(
             num_rollouts=num_rollouts,
             seed=settings.seed,
             adapter=ADAPTER if adapter else None,
-            context_limit=models.context_limit(settings.model),
+            context_limit=sampling_limit(settings.sampler, models.context_limit(settings.model)),
             advance=advance,
         )
 

@@ -54,7 +54,7 @@ def sample_step_values(
         num_rollouts: continuations of each step.
         seed: each continuation's own is derived from it.
         adapter: the adapter in use; None is the base.
-        context_limit: the model's, in tokens; None is no limit.
+        context_limit: the most tokens of a prompt and its completion (`rollouts.sampling_limit`); None is no limit.
         advance: called with the number of further rollouts, those of the file first.
 
     Raises:

@@ -250,10 +250,10 @@ def as_set(value: Value) -> Any:
 
 
 def ratio_of(terms: list[Scalar], text: str) -> Ratio | Words:
-    """Return the ratio of terms, those of one unit converted; words for a percentage, or a unit that needs others."""
-    units = [term.unit.powers if term.unit else () for term in terms]
+    """Return the ratio of terms, those of one unit converted; words where a term would need another's unit."""
+    units = ["%" if term.percent else term.unit.powers if term.unit else () for term in terms]
     is_mixed = len(set(units)) > 1
-    if any(term.percent or (is_mixed and term.unit and term.unit.factor != 1) for term in terms):
+    if is_mixed and any(term.percent or (term.unit and term.unit.factor != 1) for term in terms):
         return Words(text)
     is_time = bool(re.fullmatch(r"\d{1,2}(?::[0-5]\d)+", text.replace(" ", "")))
     return Ratio(tuple(Scalar(scaled(term).value) for term in terms), is_time, tuple(units) if is_mixed else ())
