@@ -218,9 +218,26 @@ def test_a_folder_without_an_adapter_is_an_error(make_recipe: MakeRecipe, tmp_pa
         stepalign.sample(make_recipe(), tmp_path / "rollouts.jsonl", adapter=tmp_path / "nowhere")
 
 
-def test_a_prompt_without_room_names_the_rollout(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match=r"sample/sums-.*: a prompt of \d+ tokens and max_new_tokens = 1000"):
+def test_no_problem_with_room_is_an_error_before_sampling(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(
+        StepalignError, match=r"problems.train: no problem leaves room for sampling.max_new_tokens = 1000 in 1024"
+    ):
         stepalign.sample(make_recipe("sampling.max_new_tokens=1000"), tmp_path / "rollouts.jsonl")
+
+
+def test_problems_without_room_are_left_out_and_counted(
+    make_recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"statement": "1 + 1", "answer": "2"}, {"statement": "1 + " * 600, "answer": "2"}]
+    settings = make_recipe("problems.holdout=0")
+    assert [one.problem_id for one in stepalign.sample(settings, problems=rows)] == ["problem-1"]
+    assert stepalign.evaluate(settings, evaluation_problems=rows).problem_ids == ("evaluation-1",)
+    with pytest.raises(StepalignError, match="none of 1 problems passed"):
+        stepalign.select(settings, tmp_path, problems=rows)
+    assert {one.problem_id for one in read_jsonl(tmp_path / "attempts.jsonl", Rollout)} == {"problem-1"}
+    said = capsys.readouterr().err
+    for name in ("problems.train", "evaluation problems"):
+        assert f"{name}: 1 of 2 left out: longer than the model's context, 1024 tokens" in said
 
 
 def test_verifying_names_the_references_that_fail_their_own_tests(

@@ -8,6 +8,7 @@ them beside the functions of the rooms (`stepalign.train`, `stepalign.probe`, â€
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -35,6 +36,7 @@ from stepalign.policy import ADAPTER
 from stepalign.records import Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rollouts.generate import open_solver
 from stepalign.rollouts.references import reference_text
+from stepalign.rollouts.room import LONGER, drop_long
 from stepalign.seeding import derive_seed
 from stepalign.trainer.checkpoints import adapter_folder
 
@@ -58,11 +60,10 @@ def sample(
     file = file_path(out) if out is not None else None
     train_problems, _, _ = prepare(settings.problems)
     finished: list[Rollout] = []
-    with (
-        open_solver(settings, adapter) as solver,
-        Console() as console,
-        console.stage("sample", len(train_problems) * samples) as advance,
-    ):
+    with ExitStack() as stack:
+        solver, console = stack.enter_context(open_solver(settings, adapter)), stack.enter_context(Console())
+        train_problems = drop_long(settings, solver, train_problems, console)
+        advance = stack.enter_context(console.stage("sample", len(train_problems) * samples))
 
         def keep(rollout: Rollout) -> None:
             finished.append(rollout)
@@ -161,7 +162,7 @@ def evaluate(
     with open_solver(settings, adapter) as solver, Console() as console:
         evaluation, _ = evaluate_policy(
             solver,
-            evaluation_problems,
+            drop_long(settings, solver, evaluation_problems, console, evaluation=True),
             settings.evaluation,
             console,
             adapter=ADAPTER if adapter else None,
@@ -187,12 +188,13 @@ def select(recipe: AnyRecipe, out: Path | str, **objects: Unpack[Objects]) -> Pa
     settings, date = models.with_precision(settings, kept, Accelerator().device), kept_date(kept)
     loaded = load(settings.problems.train)
     seed = derive_seed(settings.seed, "selection")
-    with (
-        prompts.recorded() as texts,
-        open_solver(settings, None, date) as solver,
-        Console() as console,
-        console.stage("select", len(loaded.problems), "problems") as advance,
-    ):
+    with ExitStack() as stack:
+        texts = stack.enter_context(prompts.recorded())
+        solver, console = stack.enter_context(open_solver(settings, None, date)), stack.enter_context(Console())
+        fitting = drop_long(settings, solver, loaded.problems, console)
+        if lacking := len(loaded.problems) - len(fitting):
+            loaded = replace(loaded, problems=tuple(fitting), dropped={**loaded.dropped, LONGER: lacking})
+        advance = stack.enter_context(console.stage("select", len(fitting), "problems"))
 
         def attempt(batch: Sequence[Problem]) -> Iterable[Rollout]:
             return solver.generate_rollouts(

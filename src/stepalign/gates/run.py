@@ -41,7 +41,7 @@ from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem, TokenIds
 from stepalign.rollouts import sampling_limit
 from stepalign.rollouts.generate import open_solver
-from stepalign.trainer.batches import with_room
+from stepalign.rollouts.room import with_room
 from stepalign.trainer.checks import check_dtype, check_recipe
 from stepalign.views import View
 

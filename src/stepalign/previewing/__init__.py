@@ -37,9 +37,10 @@ from stepalign.records import CriticResult, Critique, Problem, Rollout
 from stepalign.report.display import count
 from stepalign.rollouts import Completion, Request, sampling_limit
 from stepalign.rollouts.generate import Solver
+from stepalign.rollouts.room import with_room
 from stepalign.rollouts.transformers import TransformersSampler
 from stepalign.seeding import derive_seed
-from stepalign.trainer.batches import batches, with_room, with_teacher_room
+from stepalign.trainer.batches import batches, with_teacher_room
 from stepalign.trainer.checks import check_recipe
 from stepalign.trainer.step_rollouts import make_rollouts
 from stepalign.views import TrainingExample, View

@@ -5,51 +5,10 @@ from itertools import count, islice
 from random import Random
 from typing import Any
 
-from stepalign import config
 from stepalign.algorithms.base import Algorithm
-from stepalign.chat import Chat
 from stepalign.errors import StepalignError
-from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import Problem
 from stepalign.seeding import derive_seed
-
-
-def with_room(
-    problems: Sequence[Problem],
-    sampling: config.SamplingConfig,
-    chat: Chat,
-    prompt: SolverPrompt,
-    context_limit: int | None,
-    *,
-    name: str = "problems.train",
-    key: str = "sampling",
-) -> list[Problem]:
-    """Return the problems whose prompt leaves room for a completion in the model's context.
-
-    Args:
-        problems: to choose from.
-        sampling: its `max_new_tokens` need room.
-        chat: encodes prompts.
-        prompt: of the solver.
-        context_limit: the most tokens of both (`rollouts.sampling_limit`); None is no limit.
-        name: the problems' name in an error.
-        key: the recipe's key of `sampling`.
-
-    Raises:
-        StepalignError: there are problems, and none leaves room.
-    """
-
-    def fits(problem: Problem) -> bool:
-        ids = chat.prompt_ids(prompt.turns(problem), thinking=sampling.enable_thinking)
-        return context_limit is None or len(ids) + sampling.max_new_tokens <= context_limit
-
-    fitting = [problem for problem in problems if fits(problem)]
-    if problems and not fitting:
-        raise StepalignError(
-            f"{name}: no problem leaves room for {key}.max_new_tokens = {sampling.max_new_tokens} "
-            f"in {context_limit} tokens, which the model's context or sampler.max_model_len allows"
-        )
-    return fitting
 
 
 def with_teacher_room(problems: Sequence[Problem], algorithm: Algorithm[Any]) -> list[Problem]:

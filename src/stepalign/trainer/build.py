@@ -33,9 +33,10 @@ from stepalign.records import Problem, TokenIds
 from stepalign.rewards import Grader
 from stepalign.rollouts import sampling_limit
 from stepalign.rollouts.generate import Solver, make_sampler
+from stepalign.rollouts.room import LONGER, with_room
 from stepalign.trainer import checkpoints, checks
 from stepalign.trainer.accumulation import adamw
-from stepalign.trainer.batches import with_room, with_teacher_room
+from stepalign.trainer.batches import with_teacher_room
 from stepalign.trainer.canaries import Canaries
 from stepalign.trainer.loop import Trainer
 from stepalign.trainer.run_folder import RunFolder
@@ -260,7 +261,7 @@ def _drop_long_problems(
         key="evaluation.sampling",
     )
     if too_long := len(train) + len(evaluation) - len(fitting) - len(fitting_evaluation):
-        dropped["longer than the model's context"] = too_long
+        dropped[LONGER] = too_long
     return fitting, fitting_evaluation
 
 
