@@ -12,7 +12,7 @@ from stepalign.errors import StepalignError
 from stepalign.evaluation.metrics import Evaluation, compare, pool
 from stepalign.evaluation.stats import Difference
 from stepalign.io import flat
-from stepalign.report import display
+from stepalign.report import display, new_problems
 from stepalign.report.display import FIGURE_2, Cell, Table
 from stepalign.report.figures import Panel, evaluation_panels
 from stepalign.report.run import RunFiles
@@ -166,6 +166,12 @@ class Comparison:
         title = f"{display.label('avg', self.n)}, last evaluation against the base and against {self.baseline}"
         return Table(title, ["before", "after", "against its base", f"against {self.baseline}"], rows)
 
+    @cached_property
+    def new_problems(self) -> Table | None:
+        """Accuracy on training problems before they were learned from; None where runs attempted different ones."""
+        last = self.summaries[self.baseline].last
+        return new_problems.table(self.runs, resamples=last.resamples if last else 2000, seed=last.seed if last else 0)
+
     @property
     def credit(self) -> Table:
         """Credit before training by context and region, of the first run with a probe."""
@@ -192,7 +198,7 @@ class Comparison:
         seeds = ", ".join(map(str, sorted({len(runs) for runs in self.runs.values()})))
         over = "problems" if seeds == "1" else "seeds and problems"
         first = f"{self.summaries[self.baseline].evaluated_on}; seeds: {seeds}; 95 % intervals over {over}."
-        tables = [self.gains, self.best, self.changes, *others, self.credit, self.spent]
+        tables = [self.gains, self.best, self.changes, self.new_problems, *others, self.credit, self.spent]
         return "\n\n".join([first, *(table.markdown() for table in tables if table and table.rows)]) + "\n"
 
 
