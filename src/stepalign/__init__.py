@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stepalign.error_injection.sets import plant_set as plant
     from stepalign.errors import StepalignError as StepalignError
     from stepalign.evaluation.metrics import Evaluation as Evaluation
+    from stepalign.evaluation.metrics import compare as compare
     from stepalign.exporting import export as export
     from stepalign.exporting.dataset import export_dataset as export_dataset
     from stepalign.exporting.hub import push as push
@@ -73,6 +74,7 @@ _API = {
     "TrainerCallback": "stepalign.trainer.loop:TrainerCallback",
     "Verdict": "stepalign.records:Verdict",
     "check_critiques": "stepalign.api:check_critiques",
+    "compare": "stepalign.evaluation.metrics:compare",
     "copy_recipe": "stepalign.config.packaged:copy",
     "critic_bench": "stepalign.api:critic_bench",
     "critique": "stepalign.api:critique",
@@ -116,6 +118,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "check_critiques",
+    "compare",
     "copy_recipe",
     "critic_bench",
     "critique",

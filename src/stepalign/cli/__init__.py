@@ -91,6 +91,18 @@ def evaluate(
 
 
 @app.command()
+def compare(files: Annotated[list[Path], typer.Argument(help="Two or more files that `evaluate` wrote.")]) -> None:
+    """Compare evaluations with the first one, problem by problem."""
+    from stepalign.evaluation.metrics import Evaluation
+    from stepalign.io import read_json
+    from stepalign.report.comparison import evaluations_table
+
+    if len(set(files)) < max(2, len(files)):
+        raise StepalignError(f"compare needs two or more files, each once; it was given {', '.join(map(str, files))}")
+    typer.echo(evaluations_table({str(file): read_json(file, Evaluation) for file in files}).markdown())
+
+
+@app.command()
 def sample(
     file: RecipeFile,
     overrides: Overrides = None,

@@ -164,8 +164,8 @@ def compare(
     a: Evaluation | Sequence[Evaluation],
     b: Evaluation | Sequence[Evaluation],
     *,
-    resamples: int,
-    seed: int,
+    resamples: int = 2000,
+    seed: int = 0,
     same_seeds: bool = False,
 ) -> dict[Metric, Difference]:
     """Estimate the differences b − a of two adapters or of several seeds of each, for every metric that all have.

@@ -1,6 +1,7 @@
 """Comparison of conditions: the paper's Figure 2 and Table 1, paired differences, credit, and the cost of each.
 
-A condition is one run, or several seeds of a run pooled (`evaluation.metrics.pool`).
+A condition is one run, or several seeds of a run pooled (`evaluation.metrics.pool`). Evaluations without their runs are
+compared by `evaluations_table`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from functools import cached_property
 from typing import Literal
 
 from stepalign.errors import StepalignError
-from stepalign.evaluation.metrics import Evaluation, compare, pool
+from stepalign.evaluation.metrics import Evaluation, common_metrics, compare, pool
 from stepalign.evaluation.stats import Difference
 from stepalign.io import flat
 from stepalign.report import display, new_problems
@@ -200,6 +201,29 @@ class Comparison:
         first = f"{self.summaries[self.baseline].evaluated_on}; seeds: {seeds}; 95 % intervals over {over}."
         tables = [self.gains, self.best, self.changes, self.new_problems, *others, self.credit, self.spent]
         return "\n\n".join([first, *(table.markdown() for table in tables if table and table.rows)]) + "\n"
+
+
+def evaluations_table(evaluations: Mapping[str, Evaluation]) -> Table:
+    """Return the first evaluation's values, and the paired differences of the others from it.
+
+    Args:
+        evaluations: two or more, by name.
+
+    Raises:
+        StepalignError: n or the problems differ.
+    """
+    (name, first), *others = evaluations.items()
+    differences = [compare(first, other, resamples=first.resamples, seed=first.seed) for _, other in others]
+    rows = []
+    for metric in common_metrics(list(evaluations.values())):
+        cells = [display.value_cell(metric, first.measures[metric])]
+        for change in (each[metric] for each in differences):
+            shown = display.difference_cell(metric, change)
+            cells.append(Cell(shown.text, shown.notes[:1], bold=not change.includes_zero))
+        rows.append((display.label(metric, first.n), cells))
+    asked = f"{display.count(len(first.problem_ids), 'problem')}, {display.count(first.n, 'sample')} each"
+    title = f"Differences from {name}, {asked}; bold: the interval excludes zero"
+    return Table(title, list(evaluations), rows)
 
 
 def _pooled(label: str, runs: Sequence[RunFiles]) -> RunFiles:
