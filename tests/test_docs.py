@@ -191,3 +191,15 @@ def _runtime_keys(table: type[Table]) -> Iterator[str]:
             yield name
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Table):
             yield from _runtime_keys(field.annotation)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda file: str(file.relative_to(ROOT))
+)
+def test_the_train_commands_at_a_recipes_head_load_and_run_in_one_process(file: Path) -> None:
+    head = re.sub(r" \\\n# +", " ", file.read_text())
+    for line in re.findall(r"^# +stepalign train (.+)$", head, re.M):
+        name, *overrides = shlex.split(re.sub(r"  +\(.*", "", line), comments=True)
+        settings = config.load(packaged.locate(name), [one for one in overrides if not one.startswith("problems.")])
+        assert settings.distributed.strategy in ("auto", "data_parallel"), line
+        assert not (settings.sampler.kind == "vllm" and settings.model.dtype == "float32"), line

@@ -201,6 +201,17 @@ def test_feedback_is_modelled_beside_the_policy_gradient(
     assert_same_update(policy, plain)
 
 
+def test_feedback_ends_as_a_response_where_the_tokenizer_has_no_eos_of_its_own(
+    chat: Chat, make_recipe: MakeRecipe
+) -> None:
+    made = built(RLTFFM, RLTFFMConfig, chat, make_recipe(*FM))
+    rollouts = group(chat)
+    chat.tokenizer.eos_token = None
+    step = made.build_examples(rollouts, {"p": PROBLEM}, {one.id: critique(one, False) for one in rollouts})
+    feedback = [one.student for one in step.examples if isinstance(one, FeedbackExample) and one.is_feedback]
+    assert [view.completion_ids[-1] for view in feedback] == [min(chat.eos_ids)] * len(rollouts)
+
+
 def test_feedback_without_a_critic_or_shown_to_its_writer_is_refused(chat: Chat, make_recipe: MakeRecipe) -> None:
     with pytest.raises(StepalignError, match="'rltf-fm' models critiques, but the recipe has no"):
         built(RLTFFM, RLTFFMConfig, chat, make_recipe(*FM).model_copy(update={"critic": None}))

@@ -61,7 +61,7 @@ def test_the_conditions_differ_in_one_field() -> None:
     assert {**refsol, "name": ""} == {**stepalign, "name": ""}
 
 
-def test_the_critic_is_that_of_table_3() -> None:
+def test_the_critic_is_that_of_table_2() -> None:
     critic = load("stepalign").critic
     assert isinstance(critic, config.OpenAICriticConfig)
     assert critic.model == "Qwen/QwQ-32B"
@@ -69,7 +69,7 @@ def test_the_critic_is_that_of_table_3() -> None:
     assert critic.validation.truncated == "fail", "fallback on truncation"
 
 
-def test_grpo_is_that_of_table_4() -> None:
+def test_grpo_is_that_of_table_3_at_matched_generation() -> None:
     settings = load("grpo")
     objective = settings.algorithm
     assert isinstance(objective, config.GRPOConfig)
@@ -78,6 +78,8 @@ def test_grpo_is_that_of_table_4() -> None:
     training = settings.training
     assert (training.rollouts_per_step, training.num_generations, training.micro_batch_size) == (32, 8, 1)
     assert (settings.sampling.temperature, settings.sampling.max_new_tokens) == (1.2, 8000)
+    other = load("stepalign").training
+    assert training.max_steps * training.rollouts_per_step == other.max_steps * other.rollouts_per_step
 
 
 @pytest.mark.parametrize("name", ["stepalign", "refsol", "grpo", "one-gpu"])

@@ -30,6 +30,8 @@ def trainer():
         (0.0, False, "token"),
         (0.0, True, "token"),
         (0.0, True, "sequence"),
+        (0.3, False, "token"),
+        (0.3, True, "sequence"),
     ],
 )
 @pytest.mark.parametrize("normalize", ["seq-mean-token-mean", "token-mean"])

@@ -4,7 +4,7 @@ The reward is the grade's: 1 for a right final answer, else 0, or a score betwee
 rollouts take the log-probabilities of the first update as those of the policy that sampled. They are the trainer's own
 under the same weights, so no second pass is spent and no difference between two engines enters the ratio.
 
-    stepalign train paper/grpo
+    stepalign train real/grpo
 """
 
 from collections import defaultdict

@@ -145,7 +145,7 @@ class RLTFFM(GRPO):
         return step
 
     def _feedback(self, rollout: Rollout, problem: Problem, critique: Critique) -> tuple[str, View]:
-        ids = (*self.chat.encode_text(critique.text), self.chat.tokenizer.eos_token_id)
+        ids = self.chat.completion_ids(critique.text)
         source = ContextInput(problem=problem, rollout=rollout)
         prompt = build_teacher_prompt(
             self.chat, self.before, self.template, source, self.prompt, completion_tokens=len(ids)

@@ -3,7 +3,9 @@
 For each rollout y₀ a second turn y₁ is sampled from the same policy, whose prompt shows the recipe's context: attempt
 and critique. The gradient is on the first turn's prompt x₀ with the tokens of the second turn:
 
-    L = −mean_i A_i · log π(y₁ⁱ | x₀),        A_i = R(y₁ⁱ) − mean_j R(y₀ʲ) over the first turns of the problem
+    L = −mean_i A_i · log π(y₁ⁱ | x₀) / |y₁ⁱ|,        A_i = R(y₁ⁱ) − mean_j R(y₀ʲ) over the first turns of the problem
+
+The paper has the sum over a turn's tokens. Here it is the mean, or `loss_agg_mode`'s, as in the other algorithms.
 
 The baseline is the first turn's, because a second-turn one would lose the signal as second turns become right. There
 are no importance weights, although π(· | x₀) did not sample y₁ (the paper's choice). A rollout whose context has

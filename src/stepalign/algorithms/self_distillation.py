@@ -6,7 +6,7 @@ for which the context has nothing to show drops out. Both are counted.
 
 With `lmbda` below 1 some steps train on reference solutions instead of rollouts (GKD); the paper is fully on-policy.
 
-    stepalign train paper/stepalign
+    stepalign train real/stepalign
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ half-written line, or too few attempts at the last problem, at the file's end. B
 The caller samples and grades, so nothing here depends on models. Left out: stopping early at problems that can no
 longer pass, because accuracies could then not be compared.
 
-    stepalign select paper/stepalign --out problems/openmath
+    stepalign select paper/select --out selection
 """
 
 import hashlib

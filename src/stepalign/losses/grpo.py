@@ -92,7 +92,8 @@ def policy_gradient(
         old_log_probs: log-probabilities under the policy that sampled; None where that is this policy.
         base_log_probs: the same under the base, at this temperature; needed where `kl_coef` is not 0.
         lengths: tokens of each sequence, in order; None is one sequence.
-        importance: the correction for an engine that sampled with other numbers than π_old's; it weighs each L_t.
+        importance: the correction for an engine that sampled with other numbers than π_old's. It weighs the first term
+            of each L_t, and not the KL, as in TRL.
         sampled_log_probs: that engine's log-probabilities, at this temperature; None is π_old's, whose ratio is 1.
 
     Raises:
@@ -114,15 +115,17 @@ def policy_gradient(
             old = measures["log_probs"] if old_log_probs is None else old_log_probs
             sampled = old if sampled_log_probs is None else sampled_log_probs.to(old.dtype)
             ratios = importance.ratios(old, sampled, [len(old)] if lengths is None else lengths)
-            losses = losses * ratios
-            if gradient is not None:
-                gradient.mul_(ratios[:, None])
-            if of_head is not None:  # a ratio may depend on later tokens, so the sum over tokens is made again
-                _evaluate(
-                    hidden, head, targets, advantage, weights * ratios, clip, kl_coef, chunk_tokens,
-                    temperature=temperature, old=old_log_probs, base=base_log_probs, wants_gradient=True,
-                    of_head=of_head.zero_(),
+            if kl_coef or of_head is not None:
+                # The KL has no ratio. A ratio may depend on later tokens, so a head's sum over tokens is made again.
+                losses, _, gradient = _evaluate(
+                    hidden, head, targets, advantage * ratios, weights, clip, kl_coef, chunk_tokens,
+                    temperature=temperature, old=old_log_probs, base=base_log_probs, wants_gradient=wants_gradient,
+                    of_head=None if of_head is None else of_head.zero_(),
                 )  # fmt: skip
+            else:
+                losses = losses * ratios
+                if gradient is not None:
+                    gradient.mul_(ratios[:, None])
         loss = torch.linalg.vecdot(weights.to(losses.dtype), losses)
     metrics = Metrics(importance_ratio=ratios, **measures)
     if gradient is not None:
