@@ -686,6 +686,7 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(
 
     with serving(Reply(words)) as server:
         keys = (served(server.url, trial=True), "critic.on_failure=refsol", f"training.overlap={overlap}")
+        keys += ("training.save_steps=4",)  # the failed steps are done again
         message = (
             r"step 3: 4 of 4 critiques failed \(4 parse\), as in the 2 steps before.*For example rollout step-000003/"
         )
@@ -694,6 +695,8 @@ def test_a_critic_that_fails_everything_stops_the_run_with_an_example(
         folder = make_recipe("name=stopped").folder
         assert len(list((folder / "critiques").iterdir())) == 3
         assert [line["step"] for line in metrics(folder)] == [1, 2]
+        run(make_recipe(*keys, "name=stopped"))  # goes on with the kept critiques, and counts anew
+        assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4]
         train(make_recipe(*keys, "critic.max_failure_share=1", "name=goes-on"))
     lines = metrics(make_recipe("name=goes-on").folder)
     assert [line["outcomes"]["fallback"] for line in lines] == [4, 4, 4, 4]

@@ -135,7 +135,7 @@ class Trainer:
                 parts = self.recipe, self.run, self.solver, self.algorithm, self.weight_sync, self.console
                 rollouts = [*rollouts, *second_turns(*parts, step, rollouts, problems, critiques)]
                 self.weight_sync.sleep()
-            self._failure_limit.check(step, critiques)
+            self._failure_limit.check(step, critiques if cached is None else [])  # kept ones were counted before
             try:
                 source = stream if streaming else None
                 examples, critiques, metrics = self._update(rollouts, problems, critiques, source)
