@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ import pytest
 from stepalign import cli
 from stepalign.evaluation.metrics import METRICS, Evaluation
 from stepalign.evaluation.stats import Interval
-from stepalign.io import to_json
+from stepalign.io import to_json, write_jsonl
+from stepalign.records import Grade, Rollout
 from stepalign.report.comparison import evaluations_table
 
 
@@ -48,7 +50,17 @@ def test_the_command_prints_the_table_and_refuses_other_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, values, n in (("base", BASE, 4), ("gain", GAIN, 4), ("pair", GAIN, 2)):
+    grade = Grade(correct=True, outcome="correct", final_answer="4")
+    rollouts = [
+        Rollout(
+            id=f"{place}", problem_id=f"p{place:02}", sample=0, completion_ids=(1,), token_starts=(0,), text="4",
+            finish="stop", grade=grade,
+        )
+        for place in range(6)
+    ]  # fmt: skip
+    write_jsonl(Path("rollouts.jsonl"), rollouts)
+    write_jsonl(Path("ungraded.jsonl"), [replace(rollouts[0], grade=None)])
+    for name, values, n in (("one", BASE, 1), ("base", BASE, 4), ("gain", GAIN, 4), ("pair", GAIN, 2)):
         Path(f"{name}.json").write_text(to_json(evaluation(values, n)))
 
     def run(*files: str) -> tuple[int, str, str]:
@@ -61,6 +73,8 @@ def test_the_command_prints_the_table_and_refuses_other_samples(
     assert (status, complaints) == (0, "")
     assert "| | base.json | gain.json |" in printed
     assert "| Avg@4 | 50.00 % [25.0 %, 75.0 %] | **+25.0 points** [+" in printed
+    assert "| Avg@1 | 50.00 % [25.0 %, 75.0 %] | **+50.0 points** [" in run("one.json", "rollouts.jsonl")[1]
+    assert run("one.json", "ungraded.jsonl")[2] == "error: ungraded.jsonl: rollout '0': not graded\n"
     status, printed, complaints = run("base.json", "pair.json")
     assert (status, printed) == (2, "")
     assert "n = 4 and n = 2 cannot be compared" in complaints

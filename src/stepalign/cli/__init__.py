@@ -91,15 +91,16 @@ def evaluate(
 
 
 @app.command()
-def compare(files: Annotated[list[Path], typer.Argument(help="Two or more files that `evaluate` wrote.")]) -> None:
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Two or more: evaluations (JSON) or graded rollouts (JSONL).")],
+) -> None:
     """Compare evaluations with the first one, problem by problem."""
-    from stepalign.evaluation.metrics import Evaluation
-    from stepalign.io import read_json
+    from stepalign.evaluation.metrics import read_evaluation
     from stepalign.report.comparison import evaluations_table
 
     if len(set(files)) < max(2, len(files)):
         raise StepalignError(f"compare needs two or more files, each once; it was given {', '.join(map(str, files))}")
-    typer.echo(evaluations_table({str(file): read_json(file, Evaluation) for file in files}).markdown())
+    typer.echo(evaluations_table({str(file): read_evaluation(file) for file in files}).markdown())
 
 
 @app.command()

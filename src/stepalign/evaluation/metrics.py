@@ -10,6 +10,7 @@ and a correction for many comparisons, because only the reader knows how many ar
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -20,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from stepalign import trace as traces
 from stepalign.errors import StepalignError
 from stepalign.evaluation.stats import Difference, Interval, bootstrap, paired_bootstrap
+from stepalign.io import read_json, read_jsonl
 from stepalign.notebook import html_table
 from stepalign.records import Grade, Rollout, Text
 
@@ -218,6 +220,23 @@ def _assert_alike(evaluations: Sequence[Evaluation], verb: str) -> None:
                 for which, extra in sides.items()
             ]
             raise StepalignError(f"evaluations on different problems cannot be {verb}: {'; '.join(named)}")
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read an evaluation (JSON), or score graded rollouts (JSONL) at their problems' least number of samples.
+
+    Raises:
+        StepalignError: the file is missing or malformed, or `score` refuses its rollouts.
+    """
+    if path.suffix != ".jsonl":
+        return read_json(path, Evaluation)
+    rollouts = read_jsonl(path, Rollout)
+    n = min(Counter(rollout.problem_id for rollout in rollouts).values(), default=1)
+    step = max((rollout.policy_step for rollout in rollouts), default=0)
+    try:
+        return score(rollouts, n=n, resamples=2000, seed=0, step=step)
+    except StepalignError as error:
+        raise StepalignError(f"{path}: {error}") from None
 
 
 def _by_problem(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
