@@ -236,6 +236,35 @@ def test_a_fault_is_not_kept(tmp_path: Path) -> None:
         ]
 
 
+LOGPROBS = {"right": -0.1}
+
+
+@pytest.mark.parametrize(
+    ("reply", "requested", "is_kept"),
+    [
+        (GOOD, {}, True),
+        (Reply(" \n"), {}, False),
+        (Reply(None), {}, False),
+        (Reply(None, finish="length"), {}, True),  # all of it was thinking
+        (Reply("right", finish="length"), {"logprobs": True}, False),
+        (Reply("right", finish="length", logprobs=LOGPROBS), {"logprobs": True}, True),
+        (Reply(" ", finish="length", logprobs=LOGPROBS), {"logprobs": True}, True),  # its likeliest tokens are read
+    ],
+)
+def test_a_reply_without_what_was_asked_for_is_not_kept(
+    tmp_path: Path, reply: Reply, requested: dict[str, Any], is_kept: bool
+) -> None:
+    cache = ReplyCache(tmp_path / "cache.jsonl")
+
+    async def run(url: str) -> ModelReply:
+        async with connect(url, cache) as connection:
+            return await connection.ask({"messages": [{"role": "user", "content": "?"}], **requested})
+
+    with serving(reply, Reply("later", logprobs=LOGPROBS)) as server:
+        first, second = (asyncio.run(run(server.url)) for _ in range(2))
+    assert (len(server.requests) == 1, first == second) == (is_kept, is_kept)
+
+
 def test_what_one_process_puts_others_get_and_the_first_reply_stays(tmp_path: Path) -> None:
     one, two = ReplyCache(tmp_path / "runs" / "cache.jsonl"), ReplyCache(tmp_path / "runs" / "cache.jsonl")
     assert one.get("a") is None

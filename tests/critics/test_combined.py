@@ -1,6 +1,7 @@
 """Locators in order."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import pytest
 
@@ -23,13 +24,14 @@ class Says:
 
     told = ("grade",)
 
-    def __init__(self, name: str, step: int | None, *, guess: bool = False) -> None:
-        self.name, self.step, self.guess, self.asked = name, step, guess, 0
+    def __init__(self, name: str, step: int | None, *, guess: bool = False, unanswered: str = "") -> None:
+        self.name, self.step, self.guess, self.unanswered, self.asked = name, step, guess, unanswered, 0
 
     def locate(self, attempts: Sequence[tuple[Problem, Rollout]]) -> Iterator[Location]:
         for _, one in attempts:
             self.asked += 1
-            yield Location(rollout_id=one.id, step=self.step, reason=self.name, is_guess=self.guess, prompt_tokens=5)
+            said = {"step": self.step, "reason": self.name, "is_guess": self.guess, "unanswered": self.unanswered}
+            yield Location(rollout_id=one.id, prompt_tokens=5, **said)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,15 @@ def test_the_order_or_the_vote_decides(
     assert (found.reason, found.step) == expected
     assert [part.asked for part in parts] == asked
     assert found.prompt_tokens == 5 * sum(asked)
+
+
+@pytest.mark.parametrize("rule", ["first", "vote"])
+def test_a_part_without_an_answer_leaves_the_whole_without_one(rule: Literal["first", "vote"]) -> None:
+    parts = [Says("a", 2, guess=True), Says("b", None, unanswered="timeout"), Says("c", 2)]
+    (found,) = CombinedLocator(parts, rule).locate([(PROBLEM, rollout())])
+    assert (found.step, found.reason, found.unanswered) == (None, "b", "timeout")
+    assert parts[2].asked == 0
+    assert found.prompt_tokens == 10
 
 
 def test_of_a_right_solution_the_first_is_asked_alone() -> None:

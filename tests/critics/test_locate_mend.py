@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from stepalign.chat import Chat, load_chat
 from stepalign.config import Recipe, registry
 from stepalign.critics import stats
 from stepalign.critics.chat_completions import ChatCompletions
+from stepalign.critics.files import critique_all
 from stepalign.critics.own_model import OwnModel
 from stepalign.errors import StepalignError
 from stepalign.policy import Policy
@@ -236,6 +238,87 @@ def test_a_model_locates_as_well(chat: Chat, policy: Policy, own_model: Callable
         ("not located", "no credit: no reference solution."),
         ("not located", "no credit: no tokens of this model."),
     ]
+
+
+RIGHT = Reply("right", finish="length", logprobs={"right": -0.1, "wrong": -3.0})
+WRONG_STEP = Reply("wrong", finish="length", logprobs={"right": -3.0, "wrong": -0.1})
+
+
+def judging(url: str) -> dict[str, object]:
+    """A served locator without patience."""
+    served = {"kind": "openai_verdicts", "base_url": url, "model": "m", "threshold": -1.0}
+    return served | {"timeout_s": 0.3, "max_retries": 0, "cooldown_s": 0.1, "max_outage_s": 1.0}
+
+
+def unhelped(reply: Reply) -> Callable[[dict[str, Any]], Reply]:
+    """A server's replies: this one about the first step, a verdict about the others."""
+    return lambda body: reply if "Is Step 1" in body["messages"][0]["content"] else RIGHT
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (Reply(status=400, body="no"), "locator: refused"),
+        (Reply(status=500, body="no"), "locator: server"),
+        (Reply(wait_s=1.0), "locator: timeout"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["alone", "first", "vote"])
+def test_a_locator_without_an_answer_fails_and_no_guess_takes_its_place(
+    reply: Reply, reason: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    unfinished = "### Step 1: Pens\n24 + 15 = 39\n\n### Step 2: Pens\nThat is all.\n\n### Final Answer:\n\\boxed{39}"
+    with serving(choose=unhelped(reply)) as server:
+        locator = judging(server.url)
+        if rule != "alone":
+            locator = {"kind": "combined", "rule": rule, "locators": [{"kind": "derivation"}, locator]}
+        (found,) = critiques([attempt(unfinished)], folder=tmp_path, locator=locator)
+    assert isinstance(found, CritiqueFailure)
+    assert found.reason == reason
+    assert found.detail
+    assert found.prompt_tokens == 22  # the verdicts that came
+
+
+def test_a_locator_without_an_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    path, replies = tmp_path / "critiques.jsonl", [RIGHT, Reply(status=500, body="no")]
+    with serving(choose=lambda body: replies[1 if "Is Step 2" in body["messages"][0]["content"] else 0]) as server:
+        table = config.LocateMendCriticConfig.model_validate({"locator": judging(server.url)})
+        critic = registry.build(table, grader=GRADER, folder=tmp_path, own=None)
+        (failed,) = critique_all(critic, [attempt()], path)
+        replies[1] = WRONG_STEP
+        (found,) = critique_all(critic, [attempt()], path)
+        count = len(server.requests)
+        assert critique_all(critic, [attempt()], path) == [found]
+        assert len(server.requests) == count
+    assert isinstance(failed, CritiqueFailure)
+    assert isinstance(found, Critique)
+    assert found.first_error == 2
+
+
+@pytest.mark.parametrize("solution", [PROBLEM.solution, ""])
+def test_a_mender_without_a_reply_is_asked_again(
+    solution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program's critique, or its failure, is not the last word."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    path, replies = tmp_path / "critiques.jsonl", [Reply(GOOD), Reply(status=500, body="no")]
+    one = attempt(STEPS.replace("39 - 3 = 36", "39 - 3 = 42"), problem=replace(PROBLEM, solution=solution))
+    with serving(choose=lambda body: replies[0] if body["max_tokens"] == 1 else replies[-1]) as server:
+        mender = {"kind": "openai", "base_url": server.url, "model": "m", "num_samples": 2, "max_retries": 0}
+        table = config.LocateMendCriticConfig.model_validate({"locator": {"kind": "equations"}, "mender": mender})
+        critic = registry.build(table, grader=GRADER, folder=tmp_path, own=None)
+        (failed,) = critique_all(critic, [one], path)
+        assert failed.retried == ("server", "server")
+        assert isinstance(failed, Critique if solution else CritiqueFailure)
+        replies.pop()
+        (found,) = critique_all(critic, [one], path)
+        count = len(server.requests)
+        assert critique_all(critic, [one], path) == [found]
+        assert len(server.requests) == count
+    assert isinstance(found, Critique)
+    assert (found.mended_by, found.retried) == ("m", ())
 
 
 def scored(chat: Chat) -> tuple[Problem, Rollout]:

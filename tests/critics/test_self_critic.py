@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_splice_mode_puts_the_solvers_own_text_in(chat: Chat) -> None:
     (found,) = answers(Scripted(chat, said), [attempt()], mode="splice")
     assert isinstance(found, Critique)
     assert (found.correct_part, found.corrected_step, found.continuation) == PARTS
+
+
+def test_without_an_attempt_for_the_model_nothing_is_loaded() -> None:
+    def own() -> OwnModel:
+        raise AssertionError("loaded")
+
+    with MathGrader(num_workers=1) as grader:
+        critic = SelfCritic(config.SelfCriticConfig(), grader, own)
+        assert list(critic.critique([])) == []
+        problem, wrong = attempt()
+        grade = Grade(correct=True, outcome="correct")
+        right = replace(wrong, text=TEXT.replace("98", "97"), grade=grade)
+        assert [one.kind for one in critic.critique([(problem, right)])] == ["critique"]
 
 
 def test_what_is_not_accepted_is_asked_again_with_its_fault(chat: Chat) -> None:

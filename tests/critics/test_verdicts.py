@@ -160,14 +160,27 @@ def test_nothing_to_locate_loads_no_model() -> None:
     assert list(locator.locate([])) == []
 
 
+def test_a_server_that_gives_log_probabilities_later_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    replies = [Reply("right", finish="length", logprobs={"right": -0.1}), Reply("right", finish="length")]
+    with serving(choose=lambda _: replies[-1]) as server:
+        with pytest.raises(StepalignError, match="no log-prob"):
+            served(server.url, tmp_path)
+        replies.pop()
+        assert len(served(server.url, tmp_path).scores) == 3
+
+
 def test_what_a_server_does_not_say_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving(Reply("hm", finish="length", logprobs={"hm": -0.1})) as server:
         found = served(server.url, tmp_path, cache="off")
     assert (found.scores, found.step, found.reason) == ((), None, "neither word is among the likeliest tokens.")
+    assert not found.unanswered
     with serving(Reply("right", finish="length")) as server, pytest.raises(StepalignError, match="no log-prob"):
         served(server.url, tmp_path, cache="off")
     with serving(Reply(status=400, body="no")) as server:
         found = served(server.url, tmp_path, cache="off", max_retries=0)
-    assert found.step is None
-    assert found.reason
+    assert (found.step, found.unanswered) == (None, "refused")
+    assert "no" in found.reason

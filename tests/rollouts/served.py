@@ -34,8 +34,8 @@ class Served:
     fault: str = ""
     """`stale`: keeps the first adapter; `stale once`: for one load; `missing`: answers as the base; `wrong`: an adapter
     of its own; `off`: log-probabilities of completions are half a nat too low; `no logprobs`: completions have none;
-    `drop`; `once`: one 500; `late`: one completion is lost when it has been under way for half a second; a status: its
-    answer to everything; `PATH STATUS`: its answer to that path."""
+    `abort once`: one completion is cut off; `drop`; `once`: one 500; `late`: one completion is lost when it has been
+    under way for half a second; a status: its answer to everything; `PATH STATUS`: its answer to that path."""
 
     def restart(self) -> None:
         self.adapters.clear()
@@ -82,6 +82,10 @@ class Served:
         choice = {"finish_reason": sampled.finish, "token_ids": sampled.ids, "logprobs": {"token_logprobs": logprobs}}
         if self.fault == "no logprobs":
             choice["logprobs"] = None
+        if self.fault == "abort once":
+            self.fault, half = "", len(sampled.ids) // 2
+            cut = {"token_ids": sampled.ids[:half], "logprobs": {"token_logprobs": logprobs[:half]}}
+            choice |= {"finish_reason": "abort", **cut}
         return 200, {"choices": [choice]}
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:

@@ -139,7 +139,7 @@ def test_a_refusal_is_this_prompts_alone_and_not_tried_again() -> None:
         assert ask(server.url) == "fine"
 
 
-@pytest.mark.parametrize("status", [307, 401, 403, 404])
+@pytest.mark.parametrize("status", [307, 401, 402, 403, 404, 405, 407, 410])
 def test_what_no_request_can_help_stops_the_run(status: int) -> None:
     with serving(
         Reply(status=status, body='{"error": "bad key sk-key"}', headers={"Location": "/elsewhere"})
@@ -285,6 +285,15 @@ def test_when_all_are_down_the_run_waits_and_goes_on(caplog: pytest.LogCaptureFi
 
     assert asyncio.run(run()) == "fine"
     assert "no endpoint answers; waiting up to 5 s for one" in caplog.text
+
+
+def test_the_time_of_a_request_stands_still_while_it_tries_a_server_that_hangs() -> None:
+    limits: dict[str, Any] = {"timeout_s": 0.2, "total_timeout_s": 0.75, "cooldown_s": 0.015, "max_outage_s": 3}
+    with serving(Reply(wait_s=30)) as server:
+        errors = ask_all(server.url, 3, **limits)
+    assert [(type(error), "no critic endpoint has answered" in str(error)) for error in errors] == [
+        (StepalignError, True)
+    ] * 3
 
 
 def test_when_all_stay_down_the_run_stops_and_says_how_to_go_on() -> None:

@@ -71,7 +71,7 @@ class VllmServerConfig(_RemoteConfig):
     api_key_env: Annotated[str, KEY_VARIABLE] = "STEPALIGN_SAMPLER_API_KEY"
     """The environment variable of the API key."""
     max_num_seqs: Annotated[PositiveInt, RUNTIME] = 256
-    """The most requests under way at once, over all servers and all training processes."""
+    """The most requests under way at once, over all servers and training processes; at least one a process."""
     timeout_s: Annotated[PositiveFloat, RUNTIME] = 1800.0
     """Seconds for one completion."""
     max_outage_s: Annotated[NonNegativeFloat, RUNTIME] = 600.0

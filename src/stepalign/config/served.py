@@ -22,7 +22,7 @@ class ServedModelConfig(Table):
     timeout_s: Annotated[PositiveFloat, RUNTIME] = 240.0
     """Seconds for one request."""
     total_timeout_s: Annotated[PositiveFloat, RUNTIME] = 900.0
-    """Seconds for one rollout, with retries and waits, except while no endpoint answers."""
+    """Seconds for one reply, with its retries and waits, except while no endpoint answers."""
     max_retries: Annotated[NonNegativeInt, RUNTIME] = 3
     """Requests after a failed one (connection, time-out, 408, 409, 429, 5xx), with growing waits."""
     cooldown_s: Annotated[PositiveFloat, RUNTIME] = 15.0
@@ -30,10 +30,10 @@ class ServedModelConfig(Table):
     max_outage_s: Annotated[NonNegativeFloat, RUNTIME] = 600.0
     """Seconds that a run waits while no endpoint answers, before it stops."""
     max_concurrency: Annotated[PositiveInt, RUNTIME] = 32
-    """The most requests under way at once, over all endpoints."""
+    """The most requests under way at once, over all endpoints and training processes; at least one a process."""
     cache: Annotated[str, RUNTIME] = "run"
     """The file of kept replies: `run` is `critic-cache.jsonl` in the run's folder, `off` is none, else a path."""
 
     def divided(self, world_size: int) -> Self:
-        """Return this table with one process' share of the requests under way."""
-        return self.model_copy(update={"max_concurrency": -(-self.max_concurrency // world_size)})
+        """Return this table with one process' share of the requests under way, at least one."""
+        return self.model_copy(update={"max_concurrency": max(1, self.max_concurrency // world_size)})

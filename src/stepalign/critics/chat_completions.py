@@ -127,12 +127,15 @@ class ChatCompletions:
 
     async def check(self, request: Mapping[str, Any]) -> None:
         """Ask every endpoint for one token. Errors are `Client.check`'s."""
-        messages = [{"role": "user", "content": "Say yes."}]
-        body = to_json({"messages": messages, **request, "max_tokens": 1})
+        whole = {"messages": [{"role": "user", "content": "Say yes."}], **request}
         timeout_s = min(self._timeout_s, _CHECK_TIMEOUT_S)
-        await self._client.check(
-            Call(path="/chat/completions", body=body, read=self._read, max_bytes=_ENVELOPE, timeout_s=timeout_s)
-        )
+        calls = [
+            Call(
+                path="/chat/completions", body=to_json(body), read=self._read, max_bytes=_ENVELOPE, timeout_s=timeout_s
+            )
+            for body in ({**whole, "max_tokens": 1}, whole)  # some hosts refuse less than 16, or too few to think
+        ]
+        await self._client.check(*calls)
 
     async def ask(self, request: Mapping[str, Any]) -> ModelReply:
         """Return the cached reply, that of an equal request under way, or a new one. Errors are `Client.post`'s."""
@@ -141,16 +144,16 @@ class ChatCompletions:
         if self._cache and (cached := self._cache.get(key)) is not None:
             return cached
         if (task := self._pending.get(key)) is None:
-            task = self._pending[key] = asyncio.create_task(self._ask(key, body))
+            task = self._pending[key] = asyncio.create_task(self._ask(key, body, request))
             task.add_done_callback(lambda _: self._pending.pop(key))
         return await asyncio.shield(task)  # equal requests wait for one task: cancelling one leaves the other
 
-    async def _ask(self, key: str, body: bytes) -> ModelReply:
+    async def _ask(self, key: str, body: bytes, request: Mapping[str, Any]) -> ModelReply:
         max_bytes = _ENVELOPE + 4 * self._max_chars  # a character is at most four bytes, an escaped one six
         reply = await self._client.post(
             Call(path="/chat/completions", body=body, read=self._read, max_bytes=max_bytes, timeout_s=self._timeout_s)
         )
-        if self._cache and reply.finish == "stop":  # another end may not come again
+        if self._cache and _is_answer(reply, request):
             self._cache.put(key, reply)
         return reply
 
@@ -174,6 +177,12 @@ class ChatCompletions:
         return ModelReply(
             text=text[: self._max_chars], truncated=truncated, finish=finish, top_logprobs=top_logprobs, **tokens
         )
+
+
+def _is_answer(reply: ModelReply, request: Mapping[str, Any]) -> bool:
+    """Tell whether a reply has what was asked for, so that it is kept. An empty or unfinished one may not recur."""
+    asked_for = reply.top_logprobs if request.get("logprobs") else reply.text.strip() or reply.truncated
+    return reply.finish == "stop" and bool(asked_for)
 
 
 def _text(content: object) -> str:

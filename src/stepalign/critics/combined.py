@@ -4,7 +4,8 @@
     kind = "combined"
     locators = [{ kind = "derivation" }, { kind = "verdicts", threshold = -1.5 }]
 
-The grade decides whether more than one is asked. Left out: weights of the voters, because the order decides between
+The grade decides whether more than one is asked. A part whose server gives no answer leaves the whole without one: a
+guess of another part would pass for the recipe's. Left out: weights of the voters, because the order decides between
 equals.
 """
 
@@ -57,10 +58,14 @@ class CombinedLocator:
         """Tell whether another locator is asked."""
         if not earlier:
             return True
+        if earlier[-1].unanswered:
+            return False
         return not rollout.correct and (self._rule == "vote" or all(map(_is_vague, earlier)))
 
     def _chosen(self, locations: Sequence[Location]) -> Location:
-        """Choose among an attempt's locations; of equals the first."""
+        """Choose among an attempt's locations; of equals the first. One without an answer is the last."""
+        if locations[-1].unanswered:
+            return locations[-1]
         named = [one for one in locations if one.step is not None]
         if self._rule == "vote":
             votes = Counter(one.step for one in named)

@@ -26,8 +26,8 @@ from stepalign.io import differences, flat, read_json, read_jsonl, remove_leftov
 from stepalign.records import CriticResult, Critique, CritiqueFailure, Problem, Rollout
 from stepalign.rewards import Grader
 
-UNANSWERED = frozenset({"server", "timeout"})
-"""Reasons of failures that are no property of the rollout, so that a second start asks again."""
+_UNANSWERED = frozenset({"server", "timeout"})
+"""Faults of a request that are no property of the rollout, so that a second start asks again."""
 
 _ELSEWHERE = "delete the file, or name another with --out"
 
@@ -172,8 +172,16 @@ def _digest(attempt: tuple[Problem, Rollout]) -> str:
 
 
 def is_unanswered(result: Critique | CritiqueFailure) -> bool:
-    """Return whether a second start asks for a result again."""
-    return isinstance(result, CritiqueFailure) and result.reason in UNANSWERED
+    """Return whether a second start asks for a result again: a model's, or a locator's or mender's part of it."""
+    if isinstance(result, CritiqueFailure) and result.reason.removeprefix("locator: ") in _UNANSWERED:
+        return True
+    return lacks_reply(result, _UNANSWERED)
+
+
+def lacks_reply(result: Critique | CritiqueFailure, faults: frozenset[str]) -> bool:
+    """Return whether the program had to correct because each request to a mender ended in one of these faults."""
+    is_programs = isinstance(result, CritiqueFailure) or result.mender_failed
+    return is_programs and bool(result.retried) and faults.issuperset(result.retried)
 
 
 def _read(

@@ -123,8 +123,9 @@ class LocateMendCritic:
         """Yield one result an attempt, a batch at a time.
 
         A failure's reason is that of the program's own critique: a check, `not located` where the locator finds no
-        error in a wrong solution, `no way to the answer` where nothing mends it, or `no steps` for a wrong solution in
-        another trace format.
+        error in a wrong solution, `locator: timeout`, `locator: server` or `locator: refused` where its server gives no
+        answer, `no way to the answer` where nothing mends it, or `no steps` for a wrong solution in another trace
+        format.
         """
         source = iter(attempts)
         with self._mender.opened():
@@ -155,7 +156,9 @@ class LocateMendCritic:
                 prompt_tokens=location.prompt_tokens,
                 completion_tokens=location.completion_tokens,
             )
-            if location.step is None:
+            if location.unanswered:
+                yield draft.finish(self._failure(draft, f"locator: {location.unanswered}", location.reason))
+            elif location.step is None:
                 detail = location.reason or "the locator finds no error in a wrong solution"
                 yield draft.finish(self._failure(draft, "not located", detail))
             else:

@@ -21,7 +21,9 @@ class Location:
     step: int | None
     """Counted as critiques count; None where no error was found."""
     reason: str = ""
-    """The fault in a few words that do not quote it."""
+    """The fault in a few words that do not quote it; of no answer, the detail."""
+    unanswered: str = ""
+    """`timeout`, `server` or `refused` where a server gave no answer, so that nothing is said about the sections."""
     is_guess: bool = False
     """Nothing points to this section more than to others."""
     scores: tuple[float, ...] = ()
@@ -79,6 +81,8 @@ class SectionScores(NamedTuple):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     fault: str = ""
+    unanswered: str = ""
+    """`timeout`, `server` or `refused` where the fault is a server's."""
 
 
 class ScoredLocator(ABC):
@@ -112,6 +116,7 @@ class ScoredLocator(ABC):
                 rollout_id=rollout.id,
                 step=step,
                 reason=reason,
+                unanswered=scored.unanswered,
                 is_guess=is_guess,
                 scores=scored.scores,
                 prompt_tokens=scored.prompt_tokens,

@@ -29,7 +29,7 @@ class SelfCritic:
     name = "self"
 
     def __init__(self, settings: config.SelfCriticConfig, grader: Grader, own: Callable[[], OwnModel]) -> None:
-        """Check the settings. The model is loaded with the first attempt."""
+        """Check the settings. The model is loaded with the first attempt that it is asked about."""
         self._settings, self._own = settings, own
         self._writer = CritiqueWriter(self.name, settings, grader)
         sampling = settings.model_dump(include={"temperature", "top_p", "enable_thinking"})
@@ -49,7 +49,7 @@ class SelfCritic:
 
         A failure's reason is `no room` where the message and `max_tokens` do not fit into the model's context.
         """
-        own, source = self._own(), iter(attempts)
+        source = iter(attempts)
         while batch := list(islice(source, self._settings.max_num_seqs)):
             waiting = []
             for problem, rollout in batch:
@@ -59,7 +59,7 @@ class SelfCritic:
                 else:
                     waiting.append(pending)
             while waiting:
-                sampled = list(self._sample(own, waiting))
+                sampled = list(self._sample(self._own(), waiting))
                 waiting = [pending for pending, result in sampled if result is None]
                 yield from (result for _, result in sampled if result is not None)
 

@@ -147,13 +147,15 @@ class ServedVerdictLocator(_Verdicts):
             own = [next(replies) for _ in messages]
             answered = [reply for reply in own if isinstance(reply, ModelReply)]
             scores = tuple(map(served_log_odds, answered))
-            faults = [str(reply) for reply in own if isinstance(reply, UnansweredError)]
+            errors = [reply for reply in own if isinstance(reply, UnansweredError)]
+            faults = [error.detail for error in errors]
             faults += ["neither word is among the likeliest tokens." for score in scores if score is None]
             yield SectionScores(
                 scores=() if faults else tuple(score for score in scores if score is not None),
                 prompt_tokens=sum(reply.prompt_tokens for reply in answered),
                 completion_tokens=sum(reply.completion_tokens for reply in answered),
                 fault=next(iter(faults), ""),
+                unanswered=errors[0].reason if errors else "",
             )
 
 

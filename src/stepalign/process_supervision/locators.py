@@ -157,7 +157,7 @@ def by_stage(locator: StepLocator, traces: LabelledTraces, out: Path) -> Located
     asked = traces.with_answer if set(locator.told) - {"grade"} else traces.traces
     by_id = {trace.rollout.id: trace for trace in asked}
     log = AppendLog(out / "locations.jsonl", Location)
-    found = {one.rollout_id: one for one in log.read()}
+    found = {one.rollout_id: one for one in log.read() if not one.unanswered}
     log.truncate()
     pending = [trace for trace in asked if trace.rollout.id not in found]
     with Console() as console, console.stage("locate", len(asked)) as advance:

@@ -56,10 +56,10 @@ class ServerSampler:
         world: World = SINGLE,
         **_: object,
     ) -> None:
-        """Connect; nothing is sent yet. The processes of `world` share the `max_num_seqs` requests under way."""
+        """Connect; nothing is sent yet. The processes of `world` share `max_num_seqs`, at least one request each."""
         check_urls("sampler.base_url", settings.base_url)
         self._model = settings.model or model.location
-        self._concurrency = -(-settings.max_num_seqs // world.size)
+        self._concurrency = max(1, settings.max_num_seqs // world.size)
         self.seeded, self._timeout_s, self._eos_ids = settings.seeded, settings.timeout_s, sorted(eos_ids)
         self._adapter: AdapterVersion | None = None
         self._has_answered = False
@@ -143,6 +143,8 @@ class ServerSampler:
 
     async def _sample(self, request: Request, sampling: config.SamplingConfig, adapter: str | None) -> Completion:
         def read(choice: Mapping[str, Any]) -> Completion:
+            if (finish := choice["finish_reason"]) not in ("length", "stop"):  # vLLM's others: abort, error, repetition
+                raise TransientError("server", f"an unfinished completion (finish_reason {str(finish)[:80]!r})")
             if choice.get("token_ids") is None:
                 raise StepalignError("sampler: no token ids in a server's answer: a newer vLLM is needed")
             ids, logprobs = choice["token_ids"], (choice.get("logprobs") or {}).get("token_logprobs")
@@ -153,7 +155,7 @@ class ServerSampler:
             return Completion(
                 id=request.id,
                 ids=tuple(ids),
-                finish="length" if choice["finish_reason"] == "length" else "stop",
+                finish=finish,
                 logprobs=tuple(round(value, 6) for value in logprobs),
             )
 

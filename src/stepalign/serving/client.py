@@ -4,11 +4,12 @@ A request that fails in passing (no connection, a time-out, 408, 409, 429, 5xx, 
 again, to the endpoint that is next (`endpoints`), after a wait that doubles each time and is cut at random to between
 half and all of it. `Retry-After` holds for its endpoint as a whole and costs no retry, but a pause shorter than the
 first wait is replaced by the growing one. Failures while all endpoints are down cost no retry either: the run pauses
-instead. Redirections, 401, 403, 404, a certificate that is not trusted and whatever cannot be sent at all end the run,
-because no request can succeed; any other refusal concerns one request.
+instead. Redirections, the statuses of `_REFUSES_ALL`, a certificate that is not trusted and whatever cannot be sent at
+all end the run, because no request can succeed; any other refusal concerns one request.
 
 The time of a request and that of all its attempts are one deadline, the earlier of both, because of two that expire
-together asyncio reports one. Text from outside is read without the key (`redaction`).
+together asyncio reports one. A trial of an endpoint that is down has the first alone. Text from outside is read without
+the key (`redaction`).
 
 Left out: the OpenAI SDK, because its retries know one endpoint, its answers are read whole whatever their size, and on
 one core it costs 1.2 ms a request (0.8 over aiohttp), aiohttp 0.15; streaming, because an answer counts once it is
@@ -42,7 +43,10 @@ log = logging.getLogger("stepalign")
 T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+_CONNECT_TIMEOUT_S = 30.0
 _MAX_DETAIL = 300
+_REFUSES_ALL = (401, 402, 403, 404, 405, 407, 410)
+"""Statuses of a wrong key, model or URL, and of an account without credit."""
 
 
 class UnansweredError(Exception):
@@ -56,9 +60,18 @@ class UnansweredError(Exception):
 class TransientError(Exception):
     """A failure after which the same request may succeed."""
 
-    def __init__(self, reason: str, detail: str, *, unreachable: bool = False, pause_s: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        detail: str,
+        *,
+        unreachable: bool = False,
+        is_busy: bool = False,
+        pause_s: float | None = None,
+    ) -> None:
         super().__init__(detail)
-        self.reason, self.detail, self.unreachable, self.pause_s = reason, detail, unreachable, pause_s
+        self.reason, self.detail, self.unreachable = reason, detail, unreachable
+        self.is_busy, self.pause_s = is_busy, pause_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +109,7 @@ class Client:
             max_retries: further attempts after a failure; None tries until the outage is too long.
             total_timeout_s: for one answer with all its attempts, outages excepted. None: no limit, and a pause that
                 an endpoint asks for counts as an outage, so that it ends.
-            refusal_advice: the last sentence of the error after 401, 403, 404 or a redirection.
+            refusal_advice: the last sentence of the error after a status of `_REFUSES_ALL` or a redirection.
         """
         self.endpoints, self._key, self._total_timeout_s = endpoints, key, total_timeout_s
         self._max_retries, self._refusal_advice = max_retries, refusal_advice
@@ -108,7 +121,7 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Content-Type": "application/json", **bearer},
-            timeout=aiohttp.ClientTimeout(),  # `_send` has the only one
+            timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT_S),  # `_send` has that of the whole request
         )
         return self
 
@@ -144,27 +157,36 @@ class Client:
                 failures += not paused and not self.endpoints.all_down
                 if self._max_retries is not None and failures > self._max_retries:
                     raise UnansweredError(error.reason, error.detail) from None
-                if not paused or (error.pause_s or 0.0) < _FIRST_WAIT_S:
+                # While all are down, `lease` waits.
+                if not self.endpoints.all_down and (not paused or (error.pause_s or 0.0) < _FIRST_WAIT_S):
                     doublings = max((pauses if paused else failures) - 1, 0)
                     wait_s = min(_FIRST_WAIT_S * 2.0 ** min(doublings, 10), _LONGEST_WAIT_S)
                     await asyncio.sleep(min(wait_s * random.uniform(0.5, 1.0), limit.left_s))
         raise UnansweredError("timeout", f"no answer within {limit.seconds:g} s{last}")
 
-    async def check(self, call: Call[Any]) -> None:
+    async def check(self, *calls: Call[Any]) -> None:
         """Send a request once to every endpoint, so that what is wrong with them is known before any work.
 
+        Args:
+            calls: the request, and further ones for an endpoint that refuses those before.
+
         Raises:
-            StepalignError: one refuses every request, or none of them works. Some that do not are logged.
+            StepalignError: one refuses all requests, or none works. Some that do not, and busy ones, are logged.
         """
 
         async def fault(url: str) -> str:
-            try:
-                await self._send(url, call, TimeLimit(None))
-            except TransientError as error:  # one that asks for a pause works
-                return "" if error.pause_s is not None else f"{url}: {error.detail}"
-            except UnansweredError as error:
-                if _refuses_all(error):
+            for call in calls:
+                try:
+                    await self._send(url, call, TimeLimit(None))
+                except TransientError as error:
+                    if not error.is_busy:
+                        return f"{url}: {error.detail}"
+                    log.warning("%s: %s: %s", self.endpoints.name, url, error.detail)
+                except UnansweredError as error:
+                    if not _refuses_all(error) and call is not calls[-1]:
+                        continue
                     raise self.fatal(error) from None
+                break
             return ""
 
         faults = await asyncio.gather(*map(fault, self.endpoints.urls))
@@ -185,16 +207,19 @@ class Client:
         return StepalignError(f"{self.endpoints.name}: {refusal.detail}. {self._refusal_advice}")
 
     async def _attempt(self, lease: Lease, request: str, call: Call[T], limit: TimeLimit) -> T:
-        """Send a request once, and record the outcome at its endpoint."""
+        """Send a request once, and record the outcome at its endpoint. A trial that fails costs no time of `limit`."""
+        start, own_limit = time.monotonic(), TimeLimit(None) if lease.is_trial else limit
         try:
             try:
-                answer = await self._send(lease.endpoint.url, call, limit)
+                answer = await self._send(lease.endpoint.url, call, own_limit)
             except UnansweredError as error:
                 if error.status != 404 or call.on_missing is None:
                     raise
                 await call.on_missing(lease.endpoint)
-                answer = await self._send(lease.endpoint.url, call, limit)
+                answer = await self._send(lease.endpoint.url, call, own_limit)
         except TransientError as error:
+            if lease.is_trial:
+                limit.extend(time.monotonic() - start)
             if error.pause_s is None or self._total_timeout_s is None:
                 self.endpoints.failed(lease, request, error.detail, error.unreachable, error.pause_s or 0.0)
             else:
@@ -219,18 +244,19 @@ class Client:
                 body = self.redact.bytes(await _read(response, call.max_bytes))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if scope.expired():
-                raise TransientError("timeout", f"no answer within {timeout_s:g} s") from None
+                raise TransientError("timeout", f"no answer within {timeout_s:g} s", is_busy=True) from None
             detail = self._excerpt(f"{type(error).__name__}: {error}")
             if _is_permanent(error):
                 raise StepalignError(f"{self.endpoints.name}: {url} cannot be used: {detail}") from None
-            unreachable = isinstance(error, aiohttp.ClientConnectorError)
+            unreachable = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             raise TransientError("server", detail, unreachable=unreachable) from None
         status = response.status
         if status >= 300:
             detail = f"{url} answers {status} {self._excerpt(response.reason or '')}: {self._excerpt(body or b'')}"
             if status in (408, 409, 429) or status >= 500:
                 pause_s = _retry_after(response.headers) if status in (429, 503) else None
-                raise TransientError("server", detail, pause_s=pause_s)
+                is_busy = status == 429 or pause_s is not None
+                raise TransientError("server", detail, is_busy=is_busy, pause_s=pause_s)
             raise UnansweredError("refused", detail, status)
         try:
             return call.read(body)
@@ -282,8 +308,8 @@ def _proxy(url: str) -> str | None:
 
 
 def _refuses_all(error: UnansweredError) -> bool:
-    """Return whether a server refuses every request: a wrong key, model or URL."""
-    return error.status in (401, 403, 404) or error.status < 400
+    """Return whether a server refuses every request."""
+    return error.status in _REFUSES_ALL or error.status < 400
 
 
 def _is_permanent(error: Exception) -> bool:

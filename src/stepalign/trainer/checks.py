@@ -11,6 +11,7 @@ from dataclasses import replace
 from stepalign import config, contexts, python_objects
 from stepalign.algorithms.teacher_context import TeacherContext
 from stepalign.critics import llm, mending, verdicts
+from stepalign.critics.files import lacks_reply
 from stepalign.errors import StepalignError
 from stepalign.prompts.conversation import SolverPrompt
 from stepalign.records import CriticResult, CritiqueFailure, Grade, Problem, Rollout
@@ -103,7 +104,7 @@ def failed(results: Iterable[CriticResult]) -> list[CritiqueFailure]:
     for result in results:
         if isinstance(result, CritiqueFailure):
             failures.append(result)
-        elif result.mender_failed and _NO_REPLY.issuperset(result.retried):
+        elif lacks_reply(result, _NO_REPLY):
             reason = f"mender: {result.retried[-1]}"
             failures.append(CritiqueFailure(rollout_id=result.rollout_id, critic=result.critic, reason=reason))
     return failures
