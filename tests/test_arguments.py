@@ -70,6 +70,8 @@ def test_every_public_function_names_an_argument_of_another_type(name: str) -> N
     required: dict[str, Any] = {one.name: "missing" for one in parameters if one.default is one.empty}
     if "model" in required:
         required["model"] = ModelConfig(name_or_path="lab")
+    if name == "compare":
+        required = dict.fromkeys(required, ())
     for parameter in parameters:
         with pytest.raises(StepalignError, match=rf"^{parameter.name}: .* wanted, found <object"):
             function(**required | {parameter.name: object()})

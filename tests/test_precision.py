@@ -39,5 +39,6 @@ def test_medium_products_keep_float32_sums() -> None:
     exact = factors[0].double() @ factors[1].double()
     set_matmul_precision("medium", CPU)
     error = (factors[0] @ factors[1] - exact).abs().max() / exact.std()
-    # Each product is rounded once to 2⁻⁸ and the errors average out; a sum in bfloat16 would be off by a tenth.
-    assert 1e-5 < error < 0.03
+    # Each factor is rounded once to 2⁻⁸ and the errors average out; a sum in bfloat16 would be off by a tenth.
+    # Without AMX oneDNN multiplies float32 factors as they are.
+    assert error < 0.03

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from stepalign import trace as traces
+from stepalign.arguments import checked
 from stepalign.errors import StepalignError
 from stepalign.evaluation.stats import Difference, Interval, bootstrap, paired_bootstrap
 from stepalign.io import read_json, read_jsonl
@@ -162,12 +163,13 @@ def pass_at(k: int, *, samples: int, correct: int) -> float:
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
+@checked
 def compare(
     a: Evaluation | Sequence[Evaluation],
     b: Evaluation | Sequence[Evaluation],
     *,
-    resamples: int = 2000,
-    seed: int = 0,
+    resamples: PositiveInt = 2000,
+    seed: NonNegativeInt = 0,
     same_seeds: bool = False,
 ) -> dict[Metric, Difference]:
     """Estimate the differences b − a of two adapters or of several seeds of each, for every metric that all have.
