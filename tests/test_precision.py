@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stepalign import precision
+from stepalign.bfloat16_linear import has_bfloat16_products
 from stepalign.precision import set_matmul_precision
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ def test_auto_takes_bfloat16_products_where_they_are_measured_faster(
 def test_measuring_leaves_precision_and_random_numbers_as_they_were() -> None:
     torch.set_float32_matmul_precision("medium")
     before = torch.get_rng_state()
-    assert precision.medium_speedup(rounds=2) > 0
+    assert (precision.medium_speedup(rounds=2) > 0) == has_bfloat16_products()
     assert torch.get_float32_matmul_precision() == "medium"
     assert torch.equal(torch.get_rng_state(), before)
 
