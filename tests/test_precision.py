@@ -42,4 +42,4 @@ def test_medium_products_keep_float32_sums() -> None:
     error = (factors[0] @ factors[1] - exact).abs().max() / exact.std()
     # Each factor is rounded once to 2⁻⁸ and the errors average out; a sum in bfloat16 would be off by a tenth.
     # Without AMX oneDNN multiplies float32 factors as they are.
-    assert error < 0.03
+    assert (1e-5 if torch.cpu._is_amx_tile_supported() else 0) < error < 0.03

@@ -439,7 +439,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(
     assert "sk-line" not in str(error.value)
 
 
-@pytest.mark.filterwarnings(  # asyncio leaves the transport of a broken handshake to the garbage collector at times
+@pytest.mark.filterwarnings(  # at times a transport is left to the garbage collector; which one is not known
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 @pytest.mark.parametrize(

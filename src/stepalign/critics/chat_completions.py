@@ -108,8 +108,8 @@ class ChatCompletions:
             key=key,
             max_retries=settings.max_retries,
             total_timeout_s=settings.total_timeout_s,
-            refusal_advice=f"Look at {table}.base_url, {table}.model and the key in the environment variable "
-            f"{settings.api_key_env}; the same command then goes on from here.",
+            refusal_advice=f"Look at {table}.base_url, {table}.model, the key in the environment variable "
+            f"{settings.api_key_env} and its credit; the same command then goes on from here.",
         )
         self._timeout_s = settings.timeout_s
         self._cache, self._max_chars = cache, max_tokens * MAX_CHARS_PER_TOKEN
@@ -126,7 +126,7 @@ class ChatCompletions:
         await self._client.__aexit__()
 
     async def check(self, request: Mapping[str, Any]) -> None:
-        """Ask every endpoint for one token. Errors are `Client.check`'s."""
+        """Ask every endpoint for one token, or for a whole reply where it refuses so little. Raises as `Client.check`."""
         whole = {"messages": [{"role": "user", "content": "Say yes."}], **request}
         timeout_s = min(self._timeout_s, _CHECK_TIMEOUT_S)
         calls = [
