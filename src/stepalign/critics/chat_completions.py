@@ -126,7 +126,7 @@ class ChatCompletions:
         await self._client.__aexit__()
 
     async def check(self, request: Mapping[str, Any]) -> None:
-        """Ask every endpoint for one token, or for a whole reply where it refuses so little. Raises as `Client.check`."""
+        """Ask every endpoint for one token, or for a whole reply where it refuses so little. Errors: `Client.check`."""
         whole = {"messages": [{"role": "user", "content": "Say yes."}], **request}
         timeout_s = min(self._timeout_s, _CHECK_TIMEOUT_S)
         calls = [
