@@ -77,4 +77,4 @@ def test_the_command_prints_the_table_and_refuses_other_samples(
     assert run("one.json", "ungraded.jsonl")[2] == "error: ungraded.jsonl: rollout '0': not graded\n"
     status, printed, complaints = run("base.json", "pair.json")
     assert (status, printed) == (2, "")
-    assert "n = 4 and n = 2 cannot be compared" in complaints
+    assert complaints == "error: base.json and pair.json: evaluations with n = 4 and n = 2 cannot be compared\n"

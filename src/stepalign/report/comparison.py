@@ -210,11 +210,15 @@ def evaluations_table(evaluations: Mapping[str, Evaluation]) -> Table:
         evaluations: two or more, by name.
 
     Raises:
-        StepalignError: n or the problems differ.
+        StepalignError: n or the problems differ; with both names.
     """
     (name, first), *others = evaluations.items()
-    differences = [compare(first, other, resamples=first.resamples, seed=first.seed) for _, other in others]
-    rows = []
+    rows, differences = [], []
+    for label, other in others:
+        try:
+            differences.append(compare(first, other, resamples=first.resamples, seed=first.seed))
+        except StepalignError as error:
+            raise StepalignError(f"{name} and {label}: {error}") from None
     for metric in common_metrics(list(evaluations.values())):
         cells = [display.value_cell(metric, first.measures[metric])]
         for change in (each[metric] for each in differences):
